@@ -1,0 +1,141 @@
+"""Every exception that lowheap raises on purpose, and the trap codes with wasmtime's wording.
+
+`LowheapError` is the root. `HeapError` and its kin report misuse of the heap or exhaustion of it, `ModuleError` and its
+kin a module that cannot be compiled or linked, and `Trap` a WebAssembly program that trapped. Each message names the
+thing, its value, and what was allowed.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class LowheapError(Exception):
+    """Root of every exception that lowheap raises on purpose."""
+
+
+class HeapError(LowheapError):
+    """A heap operation was asked for something it cannot do; the heap is unchanged."""
+
+
+class InvalidReferenceError(HeapError):
+    """A raw reference does not name a live object of the right kind in this heap."""
+
+
+class StaleReferenceError(HeapError):
+    """A handle was used after it was released, or after its heap was detached or closed."""
+
+
+class ForeignReferenceError(HeapError):
+    """A handle of one store was given to another."""
+
+
+class AllocationTooLargeError(HeapError):
+    """An object's size does not fit the heap's 32-bit sizes."""
+
+
+class HeapExhaustedError(HeapError):
+    """No room for an allocation, after collecting and growing as far as the maximum allows.
+
+    `bytes_needed` is the size of the allocation that failed, in bytes.
+    """
+
+    def __init__(self, message: str, bytes_needed: int) -> None:
+        """Keep the message and the size that was asked for."""
+        super().__init__(message)
+        self.bytes_needed = bytes_needed
+
+
+class NoGcScopeError(HeapError):
+    """A collection was asked for inside a no-GC scope, or a scope was left that was not entered."""
+
+
+class HeapCorruptionError(HeapError):
+    """`verify()` found a broken invariant. `problems` lists each, naming the object and what is wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep the problems, one sentence each."""
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class TypeDefinitionError(LowheapError):
+    """A type definition is not well formed: a bad supertype, a reference to no type, a limit passed."""
+
+
+class ModuleError(LowheapError):
+    """A module cannot be decoded, validated, compiled, linked or instantiated."""
+
+
+class MalformedModuleError(ModuleError):
+    """The bytes (or the text) are not a valid module; the message says where."""
+
+
+class UnsupportedError(ModuleError):
+    """A valid module uses what lowheap does not have; the message names it, the function and the byte offset."""
+
+
+class LinkError(ModuleError):
+    """An import is missing, or what was given for it does not match its declared type."""
+
+
+class CompilerError(LowheapError):
+    """The native pipeline met something that it does not understand; a bug in lowheap or in a user's barrier set."""
+
+
+class TrapCode(enum.IntEnum):
+    """Why a program trapped: wasmtime's codes for the traps that lowheap's instructions can raise."""
+
+    STACK_OVERFLOW = 1
+    INTEGER_OVERFLOW = 2
+    INTEGER_DIVISION_BY_ZERO = 3
+    BAD_CONVERSION_TO_INTEGER = 4
+    UNREACHABLE = 5
+    NULL_REFERENCE = 6
+    ARRAY_OUT_OF_BOUNDS = 7
+    ALLOCATION_TOO_LARGE = 8
+    CAST_FAILURE = 9
+    HEAP_EXHAUSTED = 10
+
+    @property
+    def message(self) -> str:
+        """wasmtime's sentence for this code."""
+        return _TRAP_MESSAGES[self]
+
+
+_TRAP_MESSAGES = {
+    TrapCode.STACK_OVERFLOW: "call stack exhausted",
+    TrapCode.INTEGER_OVERFLOW: "integer overflow",
+    TrapCode.INTEGER_DIVISION_BY_ZERO: "integer divide by zero",
+    TrapCode.BAD_CONVERSION_TO_INTEGER: "invalid conversion to integer",
+    TrapCode.UNREACHABLE: "wasm `unreachable` instruction executed",
+    TrapCode.NULL_REFERENCE: "null reference",
+    TrapCode.ARRAY_OUT_OF_BOUNDS: "out of bounds array access",
+    TrapCode.ALLOCATION_TOO_LARGE: "allocation size too large",
+    TrapCode.CAST_FAILURE: "cast failure",
+    TrapCode.HEAP_EXHAUSTED: "GC heap out of memory",
+}
+
+
+class Trap(LowheapError):
+    """A WebAssembly program trapped.
+
+    `code` is the `TrapCode`; `function` and `offset` say where (the function's name or index, and the byte offset of
+    the instruction in the module), where that is known; `detail` adds figures, where there are any.
+    """
+
+    def __init__(
+        self, code: TrapCode, *, function: str | None = None, offset: int | None = None, detail: str | None = None
+    ) -> None:
+        """Compose wasmtime's wording with the place and the detail."""
+        text = f"wasm trap: {code.message}"
+        if detail:
+            text += f": {detail}"
+        if function is not None:
+            text += f" (in function {function}"
+            text += f", at offset {offset:#x})" if offset is not None else ")"
+        super().__init__(text)
+        self.code = code
+        self.function = function
+        self.offset = offset
+        self.detail = detail

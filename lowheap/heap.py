@@ -1,0 +1,844 @@
+"""The deferred reference-counting heap: allocate, count, expose, write, drop, verify.
+
+Counting is *deferred*: a reference in a WebAssembly local or on its operand stack is not counted. Instead, whenever a
+reference may enter compiled code (`expose_gc_ref_to_wasm`), its object is put on a list, the over-approximated stack
+roots, and the list counts as one owner. A collection (`collector.py`) finds out which of the listed objects compiled
+code still holds, and takes the list's count from the others. Every other owner (a field, a global, a host handle)
+counts at once, so an object whose count reaches 0 is garbage at that moment, and dropped with all that only it held.
+
+What a caller owns: allocation and `clone_gc_ref` return a reference with one count that is the caller's, to hand on
+(`expose_gc_ref_to_wasm`) or to give back (`drop_gc_ref`). Everything else borrows.
+
+All state is in mapped memory: in the objects, or in the control block. A `DrcHeap` holds only views of it, and caches
+what the type registry says. Cycles are never freed; this collector, like wasmtime's, does not look for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.errors import (
+    AllocationTooLargeError,
+    HeapCorruptionError,
+    HeapError,
+    HeapExhaustedError,
+    InvalidReferenceError,
+    NoGcScopeError,
+)
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    CONTROL_ATTACHED,
+    CONTROL_BLOCK_OFFSET,
+    CONTROL_MAPPING_SIZE,
+    CONTROL_UNCOUNTED,
+    EXTERNREF_TYPE_INDEX,
+    FIRST_INDEX,
+    HANDLES_OFFSET,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    HEADER_SIZE,
+    KIND_MASK,
+    NULL,
+    OBJECT_KINDS,
+    REFERENCE_SIZE,
+    RESERVED_MASK,
+    ROOT_SLOTS_OFFSET,
+    TYPE_DATA_LIMIT,
+    TYPE_DATA_OFFSET,
+    TYPE_LIMIT,
+    TYPE_TABLE_OFFSET,
+    CollectionPhase,
+    GcArrayLayout,
+    GcLayout,
+    GcStructLayout,
+    GcTypeLayouts,
+    VMDrcArrayHeader,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMGcKind,
+    VMHeapControl,
+    VMTypeInfo,
+    block_length,
+    is_object,
+)
+from lowheap.memory import Mapping, Memory
+from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
+
+TRACE = 5
+"""Logging level of the collector's per-object messages, below DEBUG."""
+
+logging.addLevelName(TRACE, "TRACE")
+_log = logging.getLogger("lowheap.heap")
+
+
+class HostData(Protocol):
+    """What the heap asks of the side table behind externrefs (`hostdata.py`)."""
+
+    def dealloc(self, host_data_id: int) -> None:
+        """Let go of an id whose externref died."""
+
+    def __contains__(self, host_data_id: object) -> bool:
+        """Whether the id is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One live object as `DrcHeap.objects` reports it. `size` is in bytes, unrounded."""
+
+    index: int
+    kind: VMGcKind
+    type_index: int
+    ref_count: int
+    size: int
+    is_listed: bool
+    is_marked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeapStatistics:
+    """Figures of a heap. Sizes are in bytes of blocks, that is, rounded up to 16."""
+
+    objects_allocated: int
+    objects_freed: int
+    bytes_allocated: int
+    bytes_freed: int
+    peak_live_bytes: int
+    collections: int
+    growths: int
+    coalescings: int
+    capacity: int
+    maximum: int
+    listed: int
+
+    @property
+    def live_objects(self) -> int:
+        """Objects that are allocated and not yet freed."""
+        return self.objects_allocated - self.objects_freed
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the blocks of live objects."""
+        return self.bytes_allocated - self.bytes_freed
+
+
+class DrcHeap:
+    """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean."""
+
+    def __init__(self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit) -> None:
+        """Make a heap without memory. `allocator` is its free-list policy."""
+        self.types = types
+        self._allocator_policy = allocator
+        self._layouts = GcTypeLayouts()
+        self._layout_cache: dict[int, GcLayout] = {}
+        self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
+        self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
+        self.control.type_table = self._control_mapping.base + TYPE_TABLE_OFFSET
+        self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
+        self.control.handles = self._control_mapping.base + HANDLES_OFFSET
+        self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
+        self._memory: Memory | None = None
+        self._allocator: Allocator | None = None
+        self._host_data: HostData | None = None
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Memory: attach, detach, take, replace
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the heap has its memory. False, too, between `take_memory` and `replace_memory`."""
+        return self._memory is not None
+
+    @property
+    def memory(self) -> Memory:
+        """The attached memory. HeapError when there is none."""
+        if self._memory is None:
+            raise HeapError("the heap has no memory: it is detached, closed, or its memory is taken")
+        return self._memory
+
+    def attach(self, memory: Memory, host_data: HostData) -> None:
+        """Take over `memory`, all of it free, and the side table of its externrefs."""
+        if self._memory is not None or self._host_data is not None:
+            raise HeapError("the heap already has memory; detach it first")
+        self._memory, self._host_data = memory, host_data
+        control = self.control
+        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
+        control.flags |= CONTROL_ATTACHED
+        self._allocator = self._allocator_policy(control, memory)
+        self._allocator.reset()
+
+    def detach(self) -> Memory:
+        """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.
+
+        HeapError when there is none, or in the middle of a collection.
+        """
+        memory = self.memory
+        self._check_idle("detach")
+        control = self.control
+        self._clear_type_table()
+        tables = (control.type_table, control.type_data, control.handles, control.root_slots)
+        epoch = control.epoch + 1
+        ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
+        control.type_table, control.type_data, control.handles, control.root_slots = tables
+        control.epoch = epoch
+        self._memory = self._allocator = self._host_data = None
+        memory.discard()
+        return memory
+
+    def take_memory(self) -> Memory:
+        """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
+        memory = self.memory
+        self._memory = self._allocator = None
+        self.control.flags &= ~CONTROL_ATTACHED
+        return memory
+
+    def replace_memory(self, memory: Memory, delta_bytes_grown: int) -> None:
+        """Put the memory back after `take_memory`, `delta_bytes_grown` larger and perhaps at another base.
+
+        HeapError when no memory was taken, or when the capacity is not the former one plus the delta.
+        """
+        if self._memory is not None or self._host_data is None:
+            raise HeapError("the heap's memory was not taken, so it cannot be replaced")
+        control = self.control
+        if memory.capacity != control.capacity + delta_bytes_grown:
+            raise HeapError(
+                f"the memory has {memory.capacity} bytes; it was taken with {control.capacity} "
+                f"and is said to have grown by {delta_bytes_grown}"
+            )
+        self._memory = memory
+        self._allocator = self._allocator_policy(control, memory)
+        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
+        control.flags |= CONTROL_ATTACHED
+        control.growths += bool(delta_bytes_grown)
+        self._allocator.capacity_changed()
+
+    def close(self) -> None:
+        """Unmap the control mapping; the heap cannot be used any more. Detach the memory first."""
+        if self._host_data is not None:
+            raise HeapError("cannot close a heap that still has memory; detach it first")
+        self._layout_cache.clear()
+        del self.control
+        self._control_mapping.close()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # No-GC scopes
+
+    def enter_no_gc_scope(self) -> None:
+        """Forbid collections until the matching `exit_no_gc_scope`. Scopes nest."""
+        self.control.no_gc_count += 1
+
+    def exit_no_gc_scope(self) -> None:
+        """Leave a scope. NoGcScopeError when none was entered."""
+        if self.control.no_gc_count == 0:
+            raise NoGcScopeError("cannot leave a no-GC scope: none was entered")
+        self.control.no_gc_count -= 1
+
+    @contextlib.contextmanager
+    def no_gc_scope(self) -> Iterator[None]:
+        """Forbid collections for the duration of a `with` block."""
+        self.enter_no_gc_scope()
+        try:
+            yield
+        finally:
+            self.exit_no_gc_scope()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Types
+
+    def layout(self, type_index: int) -> GcLayout:
+        """Return the layout of a type's objects; for a function type, that of an exception whose tag has it."""
+        layout = self._layout_cache.get(type_index)
+        if layout is None:
+            composite = self.types[type_index].composite
+            if isinstance(composite, StructType):
+                layout = self._layouts.struct_layout([self._slot(field.storage) for field in composite.fields])
+            elif isinstance(composite, ArrayType):
+                layout = self._layouts.array_layout(self._slot(composite.element.storage))
+            else:
+                layout = self._layouts.exception_layout([self._slot(param) for param in composite.params])
+            self._layout_cache[type_index] = layout
+        return layout
+
+    def struct_layout(self, type_index: int) -> GcStructLayout:
+        """Return the layout of a struct type. HeapError when the type is not one."""
+        layout = self.layout(type_index)
+        if not isinstance(layout, GcStructLayout) or layout.is_exception:
+            raise HeapError(f"type {type_index} is {self.types.describe(type_index)}, not a struct type")
+        return layout
+
+    def array_layout(self, type_index: int) -> GcArrayLayout:
+        """Return the layout of an array type. HeapError when the type is not one."""
+        layout = self.layout(type_index)
+        if not isinstance(layout, GcArrayLayout):
+            raise HeapError(f"type {type_index} is {self.types.describe(type_index)}, not an array type")
+        return layout
+
+    def exception_layout(self, type_index: int) -> GcStructLayout:
+        """Return the layout of an exception whose tag has this function type. HeapError when the type is not one."""
+        layout = self.layout(type_index)
+        if not isinstance(self.types[type_index].composite, FuncType) or not isinstance(layout, GcStructLayout):
+            raise HeapError(f"type {type_index} is {self.types.describe(type_index)}, not a function type")
+        return layout
+
+    def register_type(self, type_index: int) -> None:
+        """Make sure that the type table has this type and its supertypes' numbers; nothing when it has."""
+        if not 0 <= type_index < TYPE_LIMIT:
+            raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
+        if self._type_info(type_index).kind != 0:
+            return
+        layout = self.layout(type_index)
+        display = self.types.supertypes(type_index)
+        traced = layout.traced_offsets if isinstance(layout, GcStructLayout) else ()
+        start = self._append_type_data((*traced, *display))
+        info = self._type_info(type_index)
+        if isinstance(layout, GcStructLayout):
+            info.size_or_elements_offset = layout.size
+            info.traced_count = len(traced)
+        else:
+            info.size_or_elements_offset = layout.elements_offset
+            info.element_size = layout.element_size
+            info.traced_count = int(layout.elements_are_traced)
+        info.traced_offsets_start = start
+        info.supertypes_start = start + len(traced)
+        info.depth = len(display) - 1
+        info.kind = layout.kind  # last: it says that the entry is complete
+        self.control.type_count = max(self.control.type_count, type_index + 1)
+
+    def _slot(self, storage: StorageType) -> tuple[int, bool]:
+        return storage_size(storage), self.types.is_traced(storage)
+
+    def _type_info(self, type_index: int) -> VMTypeInfo:
+        return self._control_mapping.view(VMTypeInfo, TYPE_TABLE_OFFSET + type_index * ctypes.sizeof(VMTypeInfo))
+
+    def _append_type_data(self, values: tuple[int, ...]) -> int:
+        start = self.control.type_data_length
+        if start + len(values) > TYPE_DATA_LIMIT:
+            raise HeapError(f"the type table's data is full: {start} of at most {TYPE_DATA_LIMIT} entries are used")
+        words = (ctypes.c_uint32 * len(values))(*values)
+        self._control_mapping.write(TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32), bytes(words))
+        self.control.type_data_length = start + len(values)
+        return start
+
+    def _type_data(self, start: int, count: int) -> ctypes.Array[ctypes.c_uint32]:
+        offset = TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32)
+        return self._control_mapping.view(ctypes.c_uint32 * count, offset)
+
+    def _clear_type_table(self) -> None:
+        self._control_mapping.zero(TYPE_TABLE_OFFSET, self.control.type_count * ctypes.sizeof(VMTypeInfo))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Headers
+
+    def header(self, reference: int) -> VMDrcHeader:
+        """Return the header of a live object, as a view. InvalidReferenceError when `reference` does not name one."""
+        header = self._header_of_object(reference)
+        if header.ref_count == 0:
+            raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
+        return header
+
+    def _header_of_object(self, reference: int) -> VMDrcHeader:
+        if not isinstance(reference, int) or isinstance(reference, bool):
+            raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
+        memory = self.memory
+        if (
+            reference % BLOCK_ALIGN
+            or reference < FIRST_INDEX
+            or reference + HEADER_SIZE > self.control.bump
+            or (header := memory.view(VMDrcHeader, reference)).kind_and_reserved & KIND_MASK not in OBJECT_KINDS
+        ):
+            raise InvalidReferenceError(
+                f"{reference:#x} does not name an object; objects are at multiples of {BLOCK_ALIGN} "
+                f"from {FIRST_INDEX:#x} to {self.control.bump:#x}"
+            )
+        return header
+
+    def kind(self, reference: int) -> VMGcKind:
+        """Return the kind of a live object."""
+        return VMGcKind(self.header(reference).kind_and_reserved & KIND_MASK)
+
+    def object_size(self, reference: int) -> int:
+        """Return the size of a live object in bytes, not rounded up to its block."""
+        return self.header(reference).object_size
+
+    def array_len(self, reference: int) -> int:
+        """Return the number of elements of an array. InvalidReferenceError when the object is not one."""
+        self._check_kind(reference, VMGcKind.ARRAY_REF)
+        return self.memory.view(VMDrcArrayHeader, reference).length
+
+    def externref_host_data(self, reference: int) -> int:
+        """Return the host-data id of an externref. InvalidReferenceError when the object is not one."""
+        self._check_kind(reference, VMGcKind.EXTERN_REF)
+        return self.memory.view(VMDrcExternRef, reference).host_data_id
+
+    def slot(self, reference: int, offset: int) -> ctypes.c_uint32:
+        """Return the reference-sized slot at `offset` bytes into a live object, as a view."""
+        header = self.header(reference)
+        if not HEADER_SIZE <= offset <= header.object_size - REFERENCE_SIZE:
+            raise HeapError(
+                f"offset {offset} is not a slot of the object at {reference:#x}, whose fields are from {HEADER_SIZE} "
+                f"to {header.object_size} bytes"
+            )
+        return self.memory.view(ctypes.c_uint32, reference + offset)
+
+    def _check_kind(self, reference: int, expected: VMGcKind) -> None:
+        kind = self.kind(reference)
+        if not kind.matches(expected):
+            raise InvalidReferenceError(f"the object at {reference:#x} is of kind {kind.name}, not {expected.name}")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Counting
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether references are counted here; not so on a heap for code that was compiled without counting."""
+        return not self.control.flags & CONTROL_UNCOUNTED
+
+    def disable_counting(self) -> None:
+        """Make this a heap on which nothing is counted and nothing freed. HeapError once it has had objects."""
+        if self.is_counted and self.control.objects_allocated:
+            raise HeapError("cannot stop counting on a heap that has had objects")
+        self.control.flags |= CONTROL_UNCOUNTED
+
+    def clone_gc_ref(self, reference: int) -> int:
+        """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
+        if is_object(reference):
+            header = self.header(reference)
+            if self.is_counted:
+                header.ref_count += 1
+                if _log.isEnabledFor(TRACE):
+                    _log.log(TRACE, "count of %#x up to %d", reference, header.ref_count)
+        return reference
+
+    def write_gc_ref(self, destination: ctypes.c_uint32, source: int) -> None:
+        """Store `source` in a slot that owns its value, and drop what was there.
+
+        The new value is counted before the old one is dropped, because they may be one; and stored before that, because
+        what a drop runs must see the new value. The caller keeps its own count of `source`.
+        """
+        self.clone_gc_ref(source)
+        old = destination.value
+        destination.value = source
+        self.drop_gc_ref(old)
+
+    def drop_gc_ref(self, reference: int) -> None:
+        """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
+        if not is_object(reference) or not self.is_counted:
+            return
+        self._decrement(reference)
+        self._free_dead()
+
+    def expose_gc_ref_to_wasm(self, reference: int) -> None:
+        """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
+
+        An object that is listed already has the list's count; the caller's is given back then.
+        """
+        if not is_object(reference) or not self.is_counted:
+            return
+        self._check_idle("expose a reference")
+        header = self.header(reference)
+        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
+            self._decrement(reference)  # cannot reach 0: the list has one
+            return
+        header.kind_and_reserved |= HEADER_IN_OVER_APPROX_LIST_BIT
+        header.next_over_approximated_stack_root = self.control.over_approximated_stack_roots
+        self.control.over_approximated_stack_roots = reference
+        self.control.current_len += 1
+
+    def _decrement(self, reference: int) -> None:
+        """Take one count; the object goes on the dead list when it was the last."""
+        header = self.header(reference)
+        if header.ref_count == 1 and header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
+            raise HeapCorruptionError(
+                [f"the object at {reference:#x} would lose its last count, but is on the over-approximated list"]
+            )
+        header.ref_count -= 1
+        if _log.isEnabledFor(TRACE):
+            _log.log(TRACE, "count of %#x down to %d", reference, header.ref_count)
+        if header.ref_count == 0:
+            header.next_over_approximated_stack_root = self.control.dead_list
+            self.control.dead_list = reference
+
+    def _free_dead(self) -> None:
+        """Free the objects on the dead list, and those that thereby lose their last owner.
+
+        An object whose count is 0 is on no other list, so its own link threads the dead list: however long a chain dies
+        at once, this needs neither recursion nor memory.
+        """
+        control = self.control
+        while control.dead_list != NULL:
+            reference = control.dead_list
+            header = self._header_of_object(reference)
+            control.dead_list = header.next_over_approximated_stack_root
+            for slot in self._traced_slots(reference):
+                if is_object(slot):
+                    self._decrement(slot)
+            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
+                assert self._host_data is not None
+                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
+            self._dealloc(reference)
+
+    def _traced_slots(self, reference: int) -> Iterator[int]:
+        """Yield the values of an object's traced slots, as its type's entry in the type table tells them."""
+        memory = self.memory
+        header = memory.view(VMDrcHeader, reference)
+        if header.type_index == EXTERNREF_TYPE_INDEX:
+            return
+        info = self._type_info(header.type_index)
+        if info.kind == VMGcKind.ARRAY_REF:
+            if info.traced_count:
+                length = memory.view(VMDrcArrayHeader, reference).length
+                elements = memory.view(ctypes.c_uint32 * length, reference + info.size_or_elements_offset)
+                yield from elements
+        else:
+            for offset in self._type_data(info.traced_offsets_start, info.traced_count):
+                yield memory.view(ctypes.c_uint32, reference + offset).value
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Allocating and freeing
+
+    def alloc_raw(self, kind: VMGcKind, type_index: int, size: int) -> int:
+        """Allocate an object of `size` bytes, header included, and write its header: one count, the caller's.
+
+        What follows the header is not initialised. Raises HeapExhaustedError when there is no room, for the caller to
+        collect or grow and try again, and AllocationTooLargeError when `size` cannot be an object's in any heap.
+        """
+        self._check_idle("allocate")
+        if kind not in OBJECT_KINDS:
+            raise HeapError(f"an object cannot be of kind {kind!r}; it must be one of {[k.name for k in OBJECT_KINDS]}")
+        if (type_index == EXTERNREF_TYPE_INDEX) != (kind == VMGcKind.EXTERN_REF):
+            raise HeapError(f"type index {type_index:#x} does not go with kind {VMGcKind(kind).name}")
+        if size < HEADER_SIZE:
+            raise HeapError(f"an object of {size} bytes is smaller than its header of {HEADER_SIZE}")
+        if FIRST_INDEX + block_length(size) > self.control.maximum:
+            raise AllocationTooLargeError(
+                f"an object of {size} bytes does not fit the largest heap allowed, of {self.control.maximum}"
+            )
+        if kind != VMGcKind.EXTERN_REF:
+            self.register_type(type_index)
+            expected = self._type_info(type_index).kind
+            if kind != expected:
+                raise HeapError(f"objects of type {type_index} are of kind {VMGcKind(expected).name}, not {kind!r}")
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        reference = self._allocator.allocate(size)
+        if reference is None:
+            raise HeapExhaustedError(
+                f"no room for an object of {size} bytes in a heap of {self.control.capacity} "
+                f"of which {self.control.bytes_allocated - self.control.bytes_freed} are live",
+                block_length(size),
+            )
+        header = self.memory.view(VMDrcHeader, reference)
+        header.kind_and_reserved = kind
+        header.type_index = type_index
+        header.ref_count = 1
+        header.next_over_approximated_stack_root = NULL
+        header.object_size = size
+        control = self.control
+        control.objects_allocated += 1
+        control.bytes_allocated += block_length(size)
+        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
+        if _log.isEnabledFor(TRACE):
+            _log.log(TRACE, "new object %#x: %s of %d bytes", reference, VMGcKind(kind).name, size)
+        return reference
+
+    def alloc_uninit_struct(self, type_index: int) -> int:
+        """Allocate a struct; its fields are all zero bits until the caller sets them. Raises as `alloc_raw`."""
+        layout = self.struct_layout(type_index)
+        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size), layout.size)
+
+    def alloc_uninit_exn(self, type_index: int) -> int:
+        """Allocate an exception whose tag has this function type; tag and fields are zero. Raises as `alloc_raw`."""
+        layout = self.exception_layout(type_index)
+        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size), layout.size)
+
+    def alloc_uninit_array(self, type_index: int, length: int) -> int:
+        """Allocate an array of `length` elements, all zero bits. Raises as `alloc_raw`."""
+        layout = self.array_layout(type_index)
+        if length < 0:
+            raise HeapError(f"an array cannot have {length} elements")
+        try:
+            size = layout.size(length)
+        except OverflowError as error:
+            raise AllocationTooLargeError(str(error)) from None
+        reference = self._zeroed(self.alloc_raw(layout.kind, type_index, size), size)
+        self.memory.view(VMDrcArrayHeader, reference).length = length
+        return reference
+
+    def alloc_externref(self, host_data_id: int) -> int:
+        """Allocate an externref for an id of the side table. Raises as `alloc_raw`."""
+        reference = self.alloc_raw(VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, ctypes.sizeof(VMDrcExternRef))
+        self._zeroed(reference, ctypes.sizeof(VMDrcExternRef))
+        self.memory.view(VMDrcExternRef, reference).host_data_id = host_data_id
+        return reference
+
+    def dealloc_uninit_struct_or_exn(self, reference: int) -> None:
+        """Free an object that was allocated and never initialised, without looking at its fields."""
+        self._dealloc_uninit(reference, (VMGcKind.STRUCT_REF, VMGcKind.EXN_REF))
+
+    def dealloc_uninit_array(self, reference: int) -> None:
+        """Free an array that was allocated and never initialised, without looking at its elements."""
+        self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF,))
+
+    def _dealloc_uninit(self, reference: int, kinds: tuple[VMGcKind, ...]) -> None:
+        header = self.header(reference)
+        if self.kind(reference) not in kinds:
+            raise InvalidReferenceError(f"the object at {reference:#x} is of kind {self.kind(reference).name}")
+        if header.ref_count != 1 or header.kind_and_reserved & RESERVED_MASK:
+            raise HeapError(f"the object at {reference:#x} is shared or exposed, so it may be initialised")
+        self._dealloc(reference)
+
+    def _dealloc(self, reference: int) -> None:
+        size = self.memory.view(VMDrcHeader, reference).object_size
+        if _log.isEnabledFor(TRACE):
+            _log.log(TRACE, "freeing %#x, %d bytes", reference, size)
+        self.control.objects_freed += 1
+        self.control.bytes_freed += block_length(size)
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        self._allocator.free(reference, size)
+
+    def _zeroed(self, reference: int, size: int) -> int:
+        self.memory.zero(reference + HEADER_SIZE, size - HEADER_SIZE)
+        return reference
+
+    def _check_idle(self, what: str) -> None:
+        if self.control.phase != CollectionPhase.IDLE:
+            raise HeapError(f"cannot {what} in the middle of a collection; finish it or close it first")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Collecting: the two halves that `collector.DrcCollection` puts together
+
+    def over_approximated_stack_roots(self) -> Iterator[int]:
+        """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""
+        seen: set[int] = set()
+        reference = self.control.over_approximated_stack_roots
+        while reference != NULL:
+            if reference in seen:
+                raise HeapCorruptionError([f"the over-approximated list comes back to {reference:#x}"])
+            seen.add(reference)
+            yield reference
+            reference = self._header_of_object(reference).next_over_approximated_stack_root
+
+    def trace(self, stack_roots: Iterable[int]) -> None:
+        """Set the mark bit of each object that compiled code holds, as its stack maps tell.
+
+        HeapCorruptionError when one is not on the list: it was never exposed, or is no reference at all.
+        """
+        if not self.is_counted:
+            return
+        for reference in stack_roots:
+            if not is_object(reference):
+                continue
+            header = self.header(reference)
+            if not header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
+                raise HeapCorruptionError(
+                    [f"compiled code holds {reference:#x}, which is not among the over-approximated stack roots"]
+                )
+            header.kind_and_reserved |= HEADER_MARK_BIT
+
+    def sweep(self) -> None:
+        """Take the list's count from each listed object that is not marked, and clear the marks of the others.
+
+        Afterwards the list is the precise set of what compiled code holds. Dropping cannot reach into the list under
+        the walk: whatever is still listed has the list's count.
+        """
+        if not self.is_counted:
+            return
+        control = self.control
+        previous: VMDrcHeader | None = None
+        reference = control.over_approximated_stack_roots
+        while reference != NULL:
+            header = self.header(reference)
+            following = header.next_over_approximated_stack_root
+            if header.kind_and_reserved & HEADER_MARK_BIT:
+                header.kind_and_reserved &= ~HEADER_MARK_BIT
+                previous = header
+            else:
+                if _log.isEnabledFor(TRACE):
+                    _log.log(TRACE, "%#x is not held any more: off the list", reference)
+                header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
+                header.next_over_approximated_stack_root = NULL
+                if previous is None:
+                    control.over_approximated_stack_roots = following
+                else:
+                    previous.next_over_approximated_stack_root = following
+                control.current_len -= 1
+                self._decrement(reference)
+                self._free_dead()
+            reference = following
+
+    def clear_marks(self) -> None:
+        """Forget what `trace` found."""
+        for reference in self.over_approximated_stack_roots():
+            self.memory.view(VMDrcHeader, reference).kind_and_reserved &= ~HEADER_MARK_BIT
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Looking at the heap
+
+    def objects(self) -> Iterator[ObjectInfo]:
+        """Yield every live object, in address order."""
+        for block in walk(self.control, self.memory):
+            if not block.is_free:
+                header = self._header_of_object(block.index)
+                word = header.kind_and_reserved
+                yield ObjectInfo(
+                    block.index,
+                    VMGcKind(word & KIND_MASK),
+                    header.type_index,
+                    header.ref_count,
+                    header.object_size,
+                    bool(word & HEADER_IN_OVER_APPROX_LIST_BIT),
+                    bool(word & HEADER_MARK_BIT),
+                )
+
+    def references(self, reference: int) -> list[int]:
+        """Return the references that an object holds to other objects, in the order of its slots."""
+        self.header(reference)
+        return [value for value in self._traced_slots(reference) if is_object(value)]
+
+    def handles(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of each host handle in use, and the reference that it holds."""
+        values = self._control_mapping.view(ctypes.c_uint32 * self.control.handle_count, HANDLES_OFFSET)
+        for number, value in enumerate(values):
+            if is_object(value):
+                yield number, value
+
+    def root_slots(self) -> Iterator[tuple[int, int]]:
+        """Yield the address of each registered root slot, and the reference in it."""
+        addresses = self._control_mapping.view(ctypes.c_uint64 * self.control.root_slot_count, ROOT_SLOTS_OFFSET)
+        for address in addresses:
+            if address and is_object(value := ctypes.c_uint32.from_address(address).value):
+                yield address, value
+
+    def stats(self) -> HeapStatistics:
+        """Return the heap's figures."""
+        control = self.control
+        return HeapStatistics(
+            objects_allocated=control.objects_allocated,
+            objects_freed=control.objects_freed,
+            bytes_allocated=control.bytes_allocated,
+            bytes_freed=control.bytes_freed,
+            peak_live_bytes=control.peak_live_bytes,
+            collections=control.collections,
+            growths=control.growths,
+            coalescings=control.coalescings,
+            capacity=control.capacity,
+            maximum=control.maximum,
+            listed=control.current_len,
+        )
+
+    def verify(self, stack_roots: Iterable[int] = ()) -> None:
+        """Walk the whole heap and check every invariant of the design; HeapCorruptionError lists what does not hold.
+
+        `stack_roots` are what the stack maps report, when compiled code is on the stack.
+        """
+        problems: list[str] = []
+        try:
+            self._verify_into(problems, stack_roots)
+        except HeapCorruptionError as error:  # a walk that cannot go on
+            problems += error.problems
+        if problems:
+            raise HeapCorruptionError(problems)
+
+    def _verify_into(self, problems: list[str], stack_roots: Iterable[int]) -> None:
+        memory, control = self.memory, self.control
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        if not FIRST_INDEX <= control.bump <= control.bump_end <= max(FIRST_INDEX, control.capacity):
+            problems.append(
+                f"bump pointer {control.bump:#x}, its end {control.bump_end:#x} and the capacity {control.capacity:#x} "
+                "are out of order"
+            )
+            return
+        problems += self._allocator.verify()  # the blocks tile the heap, and the free ones are where they belong
+        objects = {block.index for block in walk(control, memory) if not block.is_free}
+        for reference in objects:
+            problems += self._verify_object(reference)
+        if problems:
+            return  # what follows relies on sound headers
+
+        # The list: acyclic, of live objects, as long as it says; and the in-list bit says the same.
+        listed = set()
+        for reference in self.over_approximated_stack_roots():
+            if reference not in objects:
+                problems.append(f"the over-approximated list leads to {reference:#x}, where no object starts")
+                return
+            listed.add(reference)
+        if len(listed) != control.current_len:
+            problems.append(
+                f"the over-approximated list has {len(listed)} entries, its counter says {control.current_len}"
+            )
+        if control.dead_list != NULL:
+            problems.append(f"the dead list is not empty: it begins with {control.dead_list:#x}")
+
+        # Counts: one for each owner.
+        owners: Counter[int] = Counter(listed)
+        sources = [(f"object {holder:#x}", slot) for holder in objects for slot in self._traced_slots(holder)]
+        sources += [(f"handle {number}", value) for number, value in self.handles()]
+        sources += [(f"root slot {address:#x}", value) for address, value in self.root_slots()]
+        for holder, reference in sources:
+            if not is_object(reference):
+                continue
+            owners[reference] += 1
+            if reference not in objects:
+                problems.append(f"{holder} holds {reference:#x}, where no live object starts")
+        for reference in sorted(objects):
+            header = memory.view(VMDrcHeader, reference)
+            in_list = bool(header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT)
+            if in_list != (reference in listed):
+                problems.append(f"object {reference:#x} has its in-list bit {'set' if in_list else 'clear'}, wrongly")
+            if header.kind_and_reserved & HEADER_MARK_BIT and control.phase == CollectionPhase.IDLE:
+                problems.append(f"object {reference:#x} is marked, but no collection is running")
+            if self.is_counted and header.ref_count != owners[reference]:
+                problems.append(
+                    f"object {reference:#x} has count {header.ref_count}, but {owners[reference]} owners"
+                    + (", the list among them" if in_list else "")
+                )
+        for reference in stack_roots:
+            if self.is_counted and is_object(reference) and reference not in listed:
+                problems.append(f"compiled code holds {reference:#x}, which is not on the over-approximated list")
+
+        figures = self.stats()
+        live_bytes = sum(block_length(memory.view(VMDrcHeader, reference).object_size) for reference in objects)
+        if (figures.live_objects, figures.live_bytes) != (len(objects), live_bytes):
+            problems.append(
+                f"the counters say {figures.live_objects} live objects of {figures.live_bytes} bytes; "
+                f"the heap holds {len(objects)} of {live_bytes}"
+            )
+
+    def _verify_object(self, reference: int) -> Iterator[str]:
+        """Yield what is wrong with an object's header alone."""
+        header = self.memory.view(VMDrcHeader, reference)
+        kind = header.kind_and_reserved & KIND_MASK
+        if kind not in OBJECT_KINDS:
+            yield f"object {reference:#x} has kind word {header.kind_and_reserved:#x}, which is no kind"
+            return
+        if header.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
+            yield f"object {reference:#x} has unknown reserved bits in {header.kind_and_reserved:#x}"
+        if header.ref_count == 0:
+            yield f"object {reference:#x} has count 0, but was not freed"
+        if kind == VMGcKind.EXTERN_REF:
+            host_data_id = self.memory.view(VMDrcExternRef, reference).host_data_id
+            if header.type_index != EXTERNREF_TYPE_INDEX:
+                yield f"externref {reference:#x} has type index {header.type_index}"
+            if header.object_size != ctypes.sizeof(VMDrcExternRef):
+                yield f"externref {reference:#x} has size {header.object_size}"
+            if self._host_data is None or host_data_id not in self._host_data:
+                yield f"externref {reference:#x} has host data {host_data_id}, which the side table does not know"
+            return
+        if header.type_index >= self.control.type_count or self._type_info(header.type_index).kind == 0:
+            yield f"object {reference:#x} has type index {header.type_index}, which is not in the type table"
+            return
+        if self._type_info(header.type_index).kind != kind:
+            yield f"object {reference:#x} of type {header.type_index} has kind {VMGcKind(kind).name}"
+            return
+        layout = self.layout(header.type_index)
+        if isinstance(layout, GcArrayLayout):
+            size = layout.element_offset(self.memory.view(VMDrcArrayHeader, reference).length)
+        else:
+            size = layout.size
+        if header.object_size != size:
+            yield f"object {reference:#x} has size {header.object_size}; its type and length make it {size}"

@@ -1,0 +1,724 @@
+"""Every byte that Python, compiled code and C share: headers, kinds, bits, tables, the control block and the vmctx.
+
+This is the only place in lowheap where an offset, a size or a bit is decided. Each structure is a ctypes `Structure`;
+everyone else reads offsets off its fields (`VMDrcHeader.ref_count.offset`), so changing a field moves the code with it.
+Figures that are wasmtime's (releases 37 to 43, `environ::drc`, `vm/gc`) say so; the others are lowheap's own.
+
+Three address spaces meet here:
+
+- the **heap**: one region of at most 4 GiB in which a reference is a 32-bit offset from the base;
+- the **control mapping**, which no reference can reach: the control block and the tables that it points to;
+- the **vmctx** of an instance, and the store context that all instances of a store share.
+
+All integers are little-endian, as wasmtime's are; importing this module on a big-endian machine is an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, overload
+
+if sys.byteorder != "little":
+    raise ImportError("lowheap's heap layout is little-endian; this machine is not")
+
+U32_MAX = 0xFFFF_FFFF
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# How fields look to the type checker
+
+
+class Field(Protocol):
+    """What ctypes puts on a `Structure` class for each field: where it is (bytes) and how wide it is (bytes)."""
+
+    @property
+    def offset(self) -> int:
+        """Offset from the start of the structure, in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Width, in bytes."""
+
+
+if TYPE_CHECKING:
+
+    class Unsigned:
+        """A field as mypy should see it: a `Field` on the class, an int on an instance."""
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> Field: ...
+        @overload
+        def __get__(self, instance: ctypes.Structure, owner: type) -> int: ...
+        def __get__(self, instance: ctypes.Structure | None, owner: type) -> Field | int:
+            """Read the field, or describe it."""
+            ...
+
+        def __set__(self, instance: ctypes.Structure, value: int) -> None:
+            """Write the field."""
+
+    class UnsignedArray:
+        """An array field as mypy should see it: a `Field` on the class, a mutable sequence of ints on an instance."""
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> Field: ...
+        @overload
+        def __get__(self, instance: ctypes.Structure, owner: type) -> ctypes.Array[ctypes.c_uint32]: ...
+        def __get__(self, instance: ctypes.Structure | None, owner: type) -> Field | ctypes.Array[ctypes.c_uint32]:
+            """Read the field, or describe it."""
+            ...
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# References: a u32. 0 is null, an odd number is an i31, anything else is a byte offset from the heap's base
+
+NULL = 0
+I31_TAG = 1
+I31_SHIFT = 1
+I31_MASK = 0x7FFF_FFFF
+REFERENCE_SIZE = 4
+
+BLOCK_ALIGN = 16
+"""Every block, and so every reference, is a multiple of this many bytes (wasmtime's free list)."""
+
+FIRST_INDEX = 16
+"""The first index that a block can have; index 0 would be null (wasmtime's free list)."""
+
+HEAP_RESERVATION = 1 << 32
+"""Bytes reserved for a heap: all that a u32 reference can name."""
+
+HEAP_GUARD = 1 << 24
+"""Bytes behind the reservation that fault: more than any constant offset that is added to a reference."""
+
+MAXIMUM_CAPACITY = HEAP_RESERVATION - BLOCK_ALIGN
+"""Largest usable heap, in bytes, so that the end of every block is a u32."""
+
+
+def is_i31(reference: int) -> bool:
+    """Whether a raw reference is an unboxed 31-bit integer."""
+    return bool(reference & I31_TAG)
+
+
+def is_object(reference: int) -> bool:
+    """Whether a raw reference names an object: neither null nor an i31."""
+    return reference != NULL and not reference & I31_TAG
+
+
+def i31_from_int(value: int) -> int:
+    """Return the raw reference of an i31, as `ref.i31` makes it: the low 31 bits of `value`, shifted and tagged."""
+    return (value & I31_MASK) << I31_SHIFT | I31_TAG
+
+
+def i31_get_u(reference: int) -> int:
+    """Return the zero-extended payload of a raw i31 reference."""
+    return reference >> I31_SHIFT
+
+
+def i31_get_s(reference: int) -> int:
+    """Return the sign-extended payload of a raw i31 reference."""
+    payload = i31_get_u(reference)
+    return payload - (1 << 31) if payload >> 30 else payload
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Kinds and reserved bits: the first word of every object (wasmtime, `VMGcKind`)
+
+KIND_SHIFT = 26
+KIND_MASK = 0x3F << KIND_SHIFT
+RESERVED_MASK = ~KIND_MASK & U32_MAX
+
+
+class VMGcKind(enum.IntEnum):
+    """What an object is, in the upper 6 bits of its header's first word. A kind contains the bits of its supertypes."""
+
+    EXTERN_REF = 0b010000 << KIND_SHIFT
+    ANY_REF = 0b100000 << KIND_SHIFT
+    EQ_REF = 0b101000 << KIND_SHIFT
+    ARRAY_REF = 0b101010 << KIND_SHIFT
+    STRUCT_REF = 0b101100 << KIND_SHIFT
+    EXN_REF = 0b000001 << KIND_SHIFT
+
+    def matches(self, supertype: VMGcKind) -> bool:
+        """Whether this kind is `supertype` or a subtype of it."""
+        return self & supertype == supertype
+
+
+OBJECT_KINDS = (VMGcKind.EXTERN_REF, VMGcKind.ARRAY_REF, VMGcKind.STRUCT_REF, VMGcKind.EXN_REF)
+"""The kinds that objects have; `ANY_REF` and `EQ_REF` only occur as supertypes."""
+
+HEADER_MARK_BIT = 1 << 0
+"""Reserved bit: found in a stack map by the running collection (wasmtime, `environ::drc`)."""
+
+HEADER_IN_OVER_APPROX_LIST_BIT = 1 << 1
+"""Reserved bit: the object is on the over-approximated-stack-roots list (wasmtime, `environ::drc`)."""
+
+EXTERNREF_TYPE_INDEX = U32_MAX
+"""The type index of an externref, which has no type of its own (wasmtime's reserved `VMSharedTypeIndex`)."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Objects
+
+
+class VMGcHeader(ctypes.Structure):
+    """What every GC object of wasmtime begins with, whatever the collector: kind and reserved bits, type index."""
+
+    _fields_ = (("kind_and_reserved", ctypes.c_uint32), ("type_index", ctypes.c_uint32))
+    kind_and_reserved: Unsigned
+    type_index: Unsigned
+
+
+class VMDrcHeader(ctypes.Structure):
+    """The header of every object in the DRC heap: 24 bytes, aligned to 8 (wasmtime, `VMDrcHeader`).
+
+    `next_over_approximated_stack_root` links the list while the in-list bit is set, and the dead list once `ref_count`
+    is 0. `object_size` is in bytes, and not rounded up to the block.
+    """
+
+    _anonymous_ = ("header",)
+    _fields_ = (
+        ("header", VMGcHeader),
+        ("ref_count", ctypes.c_uint64),
+        ("next_over_approximated_stack_root", ctypes.c_uint32),
+        ("object_size", ctypes.c_uint32),
+    )
+    kind_and_reserved: Unsigned
+    type_index: Unsigned
+    ref_count: Unsigned
+    next_over_approximated_stack_root: Unsigned
+    object_size: Unsigned
+
+
+class VMDrcArrayHeader(ctypes.Structure):
+    """The header of an array; elements follow, aligned to their size (wasmtime, `VMDrcArrayHeader`)."""
+
+    _anonymous_ = ("drc",)
+    _fields_ = (("drc", VMDrcHeader), ("length", ctypes.c_uint32))
+    object_size: Unsigned
+    length: Unsigned
+
+
+class VMDrcExternRef(ctypes.Structure):
+    """An externref: a header and the id of its host data in the side table (wasmtime, `VMDrcExternRef`)."""
+
+    _anonymous_ = ("drc",)
+    _fields_ = (("drc", VMDrcHeader), ("host_data_id", ctypes.c_uint32))
+    host_data_id: Unsigned
+
+
+class VMDrcExnHeader(ctypes.Structure):
+    """The header of an exception object: its tag, as an instance and an index in it. Fields start at 32."""
+
+    _anonymous_ = ("drc",)
+    _fields_ = (("drc", VMDrcHeader), ("tag_instance", ctypes.c_uint32), ("tag_defined", ctypes.c_uint32))
+    tag_instance: Unsigned
+    tag_defined: Unsigned
+
+
+HEADER_SIZE = ctypes.sizeof(VMDrcHeader)
+HEADER_ALIGN = ctypes.alignment(VMDrcHeader)
+ARRAY_LENGTH_OFFSET = VMDrcArrayHeader.length.offset
+ARRAY_HEADER_END = VMDrcArrayHeader.length.offset + VMDrcArrayHeader.length.size
+EXCEPTION_FIELDS_OFFSET = ctypes.sizeof(VMDrcExnHeader)
+
+
+class FreeBlock(ctypes.Structure):
+    """A free block: kind 0, so that a walk tells it from an object, its length and its link. It fits 16 bytes."""
+
+    _fields_ = (
+        ("kind_and_reserved", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
+        ("next", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+    )
+    kind_and_reserved: Unsigned
+    length: Unsigned
+    next: Unsigned
+    flags: Unsigned
+
+
+FREE_BLOCK_COALESCED = 1 << 0
+"""Free-block flag: a coalescing pass has seen this block, so no neighbour that carries the flag too is free."""
+
+MINIMUM_OBJECT_BLOCK = 32
+"""The smallest block that an object can have: a bare header, rounded up."""
+
+
+def align_up(value: int, alignment: int) -> int:
+    """Round `value` up to a multiple of `alignment`, a power of two."""
+    return (value + alignment - 1) & -alignment
+
+
+def block_length(object_size: int) -> int:
+    """Return the bytes that an object of `object_size` bytes occupies in the heap."""
+    return align_up(object_size, BLOCK_ALIGN)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Layouts of struct, exception and array types
+
+
+@dataclass(frozen=True, slots=True)
+class FieldLayout:
+    """Where a field is: `offset` from the object's start and `size`, in bytes, and whether a collector follows it."""
+
+    offset: int
+    size: int
+    is_traced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GcStructLayout:
+    """The layout of a struct or exception type: `size` and `align` in bytes, and every field's place in order."""
+
+    size: int
+    align: int
+    fields: tuple[FieldLayout, ...]
+    is_exception: bool = False
+
+    @property
+    def kind(self) -> VMGcKind:
+        """The kind of an instance's header."""
+        return VMGcKind.EXN_REF if self.is_exception else VMGcKind.STRUCT_REF
+
+    @property
+    def traced_offsets(self) -> tuple[int, ...]:
+        """Offsets, in bytes, of the fields that hold traced references."""
+        return tuple(field.offset for field in self.fields if field.is_traced)
+
+
+@dataclass(frozen=True, slots=True)
+class GcArrayLayout:
+    """The layout of an array type: where elements start, how wide they are (bytes), and whether they are traced."""
+
+    elements_offset: int
+    element_size: int
+    align: int
+    elements_are_traced: bool
+
+    @property
+    def kind(self) -> VMGcKind:
+        """The kind of an instance's header."""
+        return VMGcKind.ARRAY_REF
+
+    def element_offset(self, index: int) -> int:
+        """Return the offset of element `index` from the object's start, in bytes."""
+        return self.elements_offset + index * self.element_size
+
+    def size(self, length: int) -> int:
+        """Return the object size of an array of `length` elements, in bytes, not rounded.
+
+        Raises OverflowError when it does not fit u32, the width of every size in the heap.
+        """
+        return checked_size(self.element_offset(length), f"an array of {length} elements of {self.element_size} bytes")
+
+
+GcLayout = GcStructLayout | GcArrayLayout
+
+
+def checked_size(size: int, what: str) -> int:
+    """Return `size`, or raise OverflowError when its block would not fit the largest heap there can be."""
+    if block_length(size) > MAXIMUM_CAPACITY - FIRST_INDEX:
+        raise OverflowError(
+            f"{what} takes {size} bytes; an object has at most {MAXIMUM_CAPACITY - FIRST_INDEX}, so that sizes fit u32"
+        )
+    return size
+
+
+class GcTypeLayouts:
+    """Computes layouts as the DRC collector of wasmtime 37 to 43 does (`DrcTypeLayouts`).
+
+    A field or element is given as `(size, is_traced)`, its size in bytes, which is its alignment too. Fields keep their
+    order, because a subtype's objects must have its supertype's fields where the supertype has them.
+    """
+
+    def struct_layout(self, fields: Sequence[tuple[int, bool]]) -> GcStructLayout:
+        """Return the layout of a struct type. OverflowError when its size does not fit u32."""
+        return self._fields_layout(fields, HEADER_SIZE, is_exception=False)
+
+    def exception_layout(self, fields: Sequence[tuple[int, bool]]) -> GcStructLayout:
+        """Return the layout of an exception whose tag has these parameters. OverflowError as for structs."""
+        return self._fields_layout(fields, EXCEPTION_FIELDS_OFFSET, is_exception=True)
+
+    def array_layout(self, element: tuple[int, bool]) -> GcArrayLayout:
+        """Return the layout of an array type."""
+        size, is_traced = element
+        return GcArrayLayout(align_up(ARRAY_HEADER_END, size), size, max(HEADER_ALIGN, size), is_traced)
+
+    @staticmethod
+    def _fields_layout(fields: Sequence[tuple[int, bool]], start: int, *, is_exception: bool) -> GcStructLayout:
+        offset, align = start, HEADER_ALIGN
+        places = []
+        for size, is_traced in fields:
+            offset = align_up(offset, size)
+            places.append(FieldLayout(offset, size, is_traced))
+            offset += size
+            align = max(align, size)
+        total = checked_size(align_up(offset, align), f"a type with {len(fields)} fields")
+        return GcStructLayout(total, align, tuple(places), is_exception)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The type table: what tracing and casting need to know of each type, indexed by type index
+
+
+class VMTypeInfo(ctypes.Structure):
+    """One type's entry; all zero for an index that this heap has not registered.
+
+    `kind` is that of the type's instances: an exception for a function type, since a function type is also a tag's.
+    `traced_offsets_start` and `supertypes_start` are indices into the type data, an array of u32: the byte offsets of a
+    struct's or exception's traced fields, and the display, the type indices from the root of the supertype chain down
+    to this type, at position `depth`. For an array, `traced_count` is 1 when its elements are traced, else 0.
+    """
+
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("size_or_elements_offset", ctypes.c_uint32),
+        ("element_size", ctypes.c_uint32),
+        ("traced_count", ctypes.c_uint32),
+        ("traced_offsets_start", ctypes.c_uint32),
+        ("supertypes_start", ctypes.c_uint32),
+        ("depth", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    kind: Unsigned
+    size_or_elements_offset: Unsigned
+    element_size: Unsigned
+    traced_count: Unsigned
+    traced_offsets_start: Unsigned
+    supertypes_start: Unsigned
+    depth: Unsigned
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The control block
+
+
+class VMDrcHeapData(ctypes.Structure):
+    """What wasmtime exposes to compiled code: the list head (37 on), and the list's lengths (45 on)."""
+
+    _fields_ = (
+        ("over_approximated_stack_roots", ctypes.c_uint32),
+        ("current_len", ctypes.c_uint32),
+        ("len_after_last_gc", ctypes.c_uint32),
+    )
+    over_approximated_stack_roots: Unsigned
+    current_len: Unsigned
+    len_after_last_gc: Unsigned
+
+
+SMALL_BLOCK_LIMIT = 1024
+"""Blocks below this many bytes have a size class each; from here on a class covers a power of two."""
+
+SMALL_CLASS_COUNT = SMALL_BLOCK_LIMIT // BLOCK_ALIGN
+SIZE_CLASS_COUNT = SMALL_CLASS_COUNT + 32 - (SMALL_BLOCK_LIMIT.bit_length() - 1)
+
+
+def size_class(length: int) -> int:
+    """Return the size class of a block of `length` bytes, a multiple of 16: exact when small, else a power of two."""
+    if length < SMALL_BLOCK_LIMIT:
+        return length // BLOCK_ALIGN
+    return SMALL_CLASS_COUNT + length.bit_length() - SMALL_BLOCK_LIMIT.bit_length()
+
+
+class CollectionPhase(enum.IntEnum):
+    """Where a collection stands; `IDLE` when there is none."""
+
+    IDLE = 0
+    TRACE = 1
+    SWEEP = 2
+    DONE = 3
+
+
+CONTROL_ATTACHED = 1 << 0
+"""Control flag: the heap has its memory."""
+
+CONTROL_UNCOUNTED = 1 << 1
+"""Control flag: a barrier set that does not count runs on this heap, so counts mean nothing and nothing is freed."""
+
+
+class VMHeapControl(ctypes.Structure):
+    """The control block: the whole state of a heap that is not in an object.
+
+    It begins with `VMDrcHeapData`, so a pointer to it is what wasmtime's compiled code expects of its vmctx. Addresses
+    are absolute; `bump` and everything on a list are references. Sizes are in bytes. `epoch` counts the memories that
+    the heap has let go of: a handle of an earlier epoch is stale.
+    """
+
+    _anonymous_ = ("drc",)
+    _fields_ = (
+        ("drc", VMDrcHeapData),
+        ("dead_list", ctypes.c_uint32),
+        ("heap_base", ctypes.c_uint64),
+        ("capacity", ctypes.c_uint64),
+        ("maximum", ctypes.c_uint64),
+        ("bump", ctypes.c_uint32),
+        ("bump_end", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("phase", ctypes.c_uint32),
+        ("no_gc_count", ctypes.c_uint32),
+        ("type_count", ctypes.c_uint32),
+        ("type_data_length", ctypes.c_uint32),
+        ("handle_count", ctypes.c_uint32),
+        ("free_handle", ctypes.c_uint32),
+        ("root_slot_count", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("type_table", ctypes.c_uint64),
+        ("type_data", ctypes.c_uint64),
+        ("handles", ctypes.c_uint64),
+        ("root_slots", ctypes.c_uint64),
+        ("objects_allocated", ctypes.c_uint64),
+        ("objects_freed", ctypes.c_uint64),
+        ("bytes_allocated", ctypes.c_uint64),
+        ("bytes_freed", ctypes.c_uint64),
+        ("bytes_freed_at_last_coalescing", ctypes.c_uint64),
+        ("live_bytes_after_last_collection", ctypes.c_uint64),
+        ("peak_live_bytes", ctypes.c_uint64),
+        ("collections", ctypes.c_uint64),
+        ("growths", ctypes.c_uint64),
+        ("coalescings", ctypes.c_uint64),
+        ("size_class_heads", ctypes.c_uint32 * SIZE_CLASS_COUNT),
+    )
+    drc: VMDrcHeapData
+    over_approximated_stack_roots: Unsigned
+    current_len: Unsigned
+    len_after_last_gc: Unsigned
+    dead_list: Unsigned
+    heap_base: Unsigned
+    capacity: Unsigned
+    maximum: Unsigned
+    bump: Unsigned
+    bump_end: Unsigned
+    flags: Unsigned
+    phase: Unsigned
+    no_gc_count: Unsigned
+    type_count: Unsigned
+    type_data_length: Unsigned
+    handle_count: Unsigned
+    free_handle: Unsigned
+    root_slot_count: Unsigned
+    epoch: Unsigned
+    type_table: Unsigned
+    type_data: Unsigned
+    handles: Unsigned
+    root_slots: Unsigned
+    objects_allocated: Unsigned
+    objects_freed: Unsigned
+    bytes_allocated: Unsigned
+    bytes_freed: Unsigned
+    bytes_freed_at_last_coalescing: Unsigned
+    live_bytes_after_last_collection: Unsigned
+    peak_live_bytes: Unsigned
+    collections: Unsigned
+    growths: Unsigned
+    coalescings: Unsigned
+    size_class_heads: UnsignedArray
+
+
+# The control mapping: the block, then its tables, each with room for as many entries as stated. Pages that are never
+# touched cost nothing, so the limits are generous.
+
+TYPE_LIMIT = 1 << 20
+TYPE_DATA_LIMIT = 1 << 24
+HANDLE_LIMIT = 1 << 24
+ROOT_SLOT_LIMIT = 1 << 20
+
+CONTROL_BLOCK_OFFSET = 0
+TYPE_TABLE_OFFSET = 1 << 16
+TYPE_DATA_OFFSET = TYPE_TABLE_OFFSET + TYPE_LIMIT * ctypes.sizeof(VMTypeInfo)
+HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uint32)
+ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
+CONTROL_MAPPING_SIZE = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
+
+assert ctypes.sizeof(VMHeapControl) <= TYPE_TABLE_OFFSET - CONTROL_BLOCK_OFFSET
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Contexts of compiled code
+
+
+JUMP_BUFFER_SIZE = 512
+"""Bytes for a C `jmp_buf`; the largest known, glibc's on aarch64, has 312."""
+
+
+class VMActivation(ctypes.Structure):
+    """One entry from the host into compiled code, on the native stack of its trampoline.
+
+    `exit_frame_pointer` is that of the frame through which compiled code last left for the runtime or the host; a frame
+    walk goes from there up to `entry_frame_pointer`, the trampoline's own frame.
+    """
+
+    _fields_ = (
+        ("jump_buffer", ctypes.c_uint8 * JUMP_BUFFER_SIZE),
+        ("previous", ctypes.c_uint64),
+        ("entry_frame_pointer", ctypes.c_uint64),
+        ("exit_frame_pointer", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64),
+    )
+    jump_buffer: UnsignedArray
+    previous: Unsigned
+    entry_frame_pointer: Unsigned
+    exit_frame_pointer: Unsigned
+
+
+ACTIVATION_ALIGN = 16
+
+
+class VMFuncRef(ctypes.Structure):
+    """One entry of the store's function table; a funcref is an index into it, and entry 0, null, is all zero."""
+
+    _fields_ = (
+        ("code", ctypes.c_uint64),
+        ("vmctx", ctypes.c_uint64),
+        ("type_index", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    code: Unsigned
+    vmctx: Unsigned
+    type_index: Unsigned
+
+
+FUNCTION_LIMIT = 1 << 20
+
+
+class VMStoreContext(ctypes.Structure):
+    """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
+
+    The runtime's calls are addresses of C functions; their types stand in `jit/runtime_calls.py`.
+    """
+
+    _fields_ = (
+        ("stack_limit", ctypes.c_uint64),
+        ("activation", ctypes.c_uint64),
+        ("trap_code", ctypes.c_uint32),
+        ("trap_offset", ctypes.c_uint32),
+        ("functions", ctypes.c_uint64),
+        ("allocate_struct", ctypes.c_uint64),
+        ("allocate_array", ctypes.c_uint64),
+        ("drop", ctypes.c_uint64),
+        ("call_host", ctypes.c_uint64),
+    )
+    stack_limit: Unsigned
+    activation: Unsigned
+    trap_code: Unsigned
+    trap_offset: Unsigned
+    functions: Unsigned
+    allocate_struct: Unsigned
+    allocate_array: Unsigned
+    drop: Unsigned
+    call_host: Unsigned
+
+
+class VMContext(ctypes.Structure):
+    """The vmctx, first argument of every compiled function. `VMContextLayout` places the instance's parts behind it.
+
+    `type_ids` is the address of a u32 array: the engine's type index for each of the module's.
+    """
+
+    _fields_ = (
+        ("heap_base", ctypes.c_uint64),
+        ("control", ctypes.c_uint64),
+        ("store", ctypes.c_uint64),
+        ("type_ids", ctypes.c_uint64),
+    )
+    heap_base: Unsigned
+    control: Unsigned
+    store: Unsigned
+    type_ids: Unsigned
+
+
+class VMFunctionImport(ctypes.Structure):
+    """An imported function in a vmctx: its code, the vmctx to call it with, and its entry in the function table."""
+
+    _fields_ = (
+        ("code", ctypes.c_uint64),
+        ("vmctx", ctypes.c_uint64),
+        ("funcref", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    code: Unsigned
+    vmctx: Unsigned
+    funcref: Unsigned
+
+
+class VMHostFunction(ctypes.Structure):
+    """The vmctx of a host function: enough of a `VMContext` for its stub, and the number the runtime knows it by."""
+
+    _anonymous_ = ("context",)
+    _fields_ = (("context", VMContext), ("function", ctypes.c_uint32), ("reserved", ctypes.c_uint32))
+    heap_base: Unsigned
+    control: Unsigned
+    store: Unsigned
+    type_ids: Unsigned
+    function: Unsigned
+
+
+GLOBAL_CELL_SIZE = 16
+"""Bytes of a global's cell: room for the widest value type, v128 (wasmtime, `VMGlobalDefinition`)."""
+
+VALUE_SLOT_SIZE = 8
+"""Bytes of a parameter or result in the buffers through which the host and compiled code exchange values."""
+
+
+@dataclass(frozen=True, slots=True)
+class VMContextLayout:
+    """Where an instance's parts stand behind its `VMContext`, in bytes; the counts are the module's.
+
+    In order: a `VMFunctionImport` for each imported function, the address of each imported global's cell, the funcref
+    of each defined function (u32, filled in when the instance is made), and the cells of the defined globals.
+    """
+
+    imported_functions: int
+    imported_globals: int
+    defined_functions: int
+    defined_globals: int
+
+    def function_import(self, index: int) -> int:
+        """Offset of the `VMFunctionImport` of imported function `index`."""
+        return ctypes.sizeof(VMContext) + index * ctypes.sizeof(VMFunctionImport)
+
+    def global_import(self, index: int) -> int:
+        """Offset of the address (u64) of imported global `index`."""
+        return self.function_import(self.imported_functions) + index * ctypes.sizeof(ctypes.c_uint64)
+
+    def funcref(self, index: int) -> int:
+        """Offset of the funcref (u32) of defined function `index`, counted without the imported ones."""
+        return self.global_import(self.imported_globals) + index * ctypes.sizeof(ctypes.c_uint32)
+
+    def global_cell(self, index: int) -> int:
+        """Offset of the cell of defined global `index`, counted without the imported ones."""
+        return align_up(self.funcref(self.defined_functions), GLOBAL_CELL_SIZE) + index * GLOBAL_CELL_SIZE
+
+    @property
+    def size(self) -> int:
+        """Size of the whole vmctx, in bytes."""
+        return self.global_cell(self.defined_globals)
+
+
+OBJECT_STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    VMGcHeader,
+    VMDrcHeader,
+    VMDrcArrayHeader,
+    VMDrcExternRef,
+    VMDrcExnHeader,
+    FreeBlock,
+)
+"""The structures that stand in the heap itself."""
+
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    *OBJECT_STRUCTURES,
+    VMTypeInfo,
+    VMDrcHeapData,
+    VMHeapControl,
+    VMActivation,
+    VMFuncRef,
+    VMStoreContext,
+    VMContext,
+    VMFunctionImport,
+    VMHostFunction,
+)
+"""Every structure of this module, each after those that it contains."""

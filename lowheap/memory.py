@@ -1,0 +1,128 @@
+"""Mapped memory: the heap's region, reserved once and grown in place, and the control mapping beside it.
+
+A region is 4 GiB of address space plus a guard, mapped once with `MAP_NORESERVE`: its base never moves, and pages that
+nobody touches cost nothing. The whole reservation is readable and writable, so no 32-bit reference, however corrupt,
+can fault; what is *in use* is the capacity, which the allocator keeps to. The guard behind it faults, for whoever adds
+more to a reference than any object is long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import sys
+from typing import Any, TypeVar, cast
+
+from lowheap.errors import HeapError
+from lowheap.layout import HEAP_GUARD, HEAP_RESERVATION, MAXIMUM_CAPACITY
+
+_Data = TypeVar("_Data", bound="ctypes._CData")
+
+_PROT_NONE = 0
+
+# Python's mmap module names MAP_NORESERVE from 3.13 on; these are the kernels' values.
+_MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", {"linux": 0x4000, "darwin": 0x40}.get(sys.platform, 0))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    libc.mprotect.restype = ctypes.c_int
+    return libc
+
+
+class Mapping:
+    """Anonymous memory of `size` bytes at a fixed `base`, all zero, with `guard` bytes behind it that fault.
+
+    Views made by `view` keep the mapping alive; `close` refuses while one exists. MemoryError when the address space or
+    the system's overcommit limit does not allow the mapping.
+    """
+
+    def __init__(self, size: int, guard: int = 0) -> None:
+        """Map `size` + `guard` bytes, each a multiple of the page size."""
+        self.size = size
+        try:
+            self._mmap = mmap.mmap(-1, size + guard, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        except OSError as error:
+            raise MemoryError(f"cannot reserve {size + guard} bytes of address space: {error.strerror}") from error
+        self.base = ctypes.addressof(ctypes.c_uint8.from_buffer(self._mmap))
+        if guard and _libc().mprotect(self.base + size, guard, _PROT_NONE) != 0:
+            raise MemoryError(f"cannot protect a guard of {guard} bytes: {os.strerror(ctypes.get_errno())}")
+
+    def view(self, data: type[_Data], offset: int) -> _Data:
+        """Return `data`, a ctypes type, laid over the bytes at `offset`, live in both directions.
+
+        Raises HeapError when it would not lie within the mapping.
+        """
+        if not 0 <= offset <= self.size - ctypes.sizeof(data):
+            raise HeapError(f"{data.__name__} at {offset:#x} is not within a mapping of {self.size:#x} bytes")
+        return cast(_Data, cast(Any, data).from_buffer(self._mmap, offset))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a copy of `length` bytes at `offset`. HeapError when they are not within the mapping."""
+        self._check_range(offset, length)
+        return self._mmap[offset : offset + length]
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Copy `data` to `offset`. HeapError when it does not fit the mapping."""
+        self._check_range(offset, len(data))
+        self._mmap[offset : offset + len(data)] = data
+
+    def zero(self, offset: int, length: int) -> None:
+        """Set `length` bytes at `offset` to zero. HeapError when they are not within the mapping."""
+        self._check_range(offset, length)
+        ctypes.memset(self.base + offset, 0, length)
+
+    def discard(self) -> None:
+        """Give every page back to the system; the contents become zero, the base stays."""
+        self._mmap.madvise(mmap.MADV_DONTNEED, 0, self.size)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has unmapped the memory."""
+        return self._mmap.closed
+
+    def close(self) -> None:
+        """Unmap the memory. HeapError while views of it exist."""
+        try:
+            self._mmap.close()
+        except BufferError:
+            raise HeapError("cannot unmap memory while views of it exist; drop them first") from None
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            end = offset + length
+            raise HeapError(f"bytes {offset:#x} to {end:#x} are not within a mapping of {self.size:#x} bytes")
+
+
+class Memory(Mapping):
+    """The region of one heap: `capacity` bytes in use of the reservation, at most `maximum`.
+
+    `initial` and `maximum` are in bytes. ValueError unless 0 <= initial <= maximum <= 2^32 - 16.
+    """
+
+    def __init__(self, initial: int = 1 << 16, maximum: int = MAXIMUM_CAPACITY) -> None:
+        """Reserve the region and put the first `initial` bytes of it to use."""
+        for name, value in (("initial", initial), ("maximum", maximum)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"the {name} heap size is {value!r}; it must be an int, a number of bytes")
+        if not 0 <= initial <= maximum <= MAXIMUM_CAPACITY:
+            raise ValueError(
+                f"heap sizes must satisfy 0 <= initial <= maximum <= {MAXIMUM_CAPACITY}; "
+                f"got initial {initial}, maximum {maximum}"
+            )
+        super().__init__(HEAP_RESERVATION, HEAP_GUARD)
+        self.capacity = initial
+        self.maximum = maximum
+
+    def grow(self, delta: int) -> bool:
+        """Put `delta` more bytes to use, in place. Returns False, and changes nothing, beyond the maximum."""
+        if delta < 0:
+            raise ValueError(f"cannot grow a heap by {delta} bytes")
+        if self.capacity + delta > self.maximum:
+            return False
+        self.capacity += delta
+        return True

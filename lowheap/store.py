@@ -1,0 +1,199 @@
+"""A store: one heap with its memory, its host data and its roots, and the policy of when to collect or grow."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from lowheap.collector import DrcCollection
+from lowheap.engine import Engine
+from lowheap.errors import HeapError, HeapExhaustedError
+from lowheap.heap import DrcHeap
+from lowheap.hostdata import ExternRefHostDataTable
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, align_up
+from lowheap.memory import Memory
+from lowheap.roots import RootSet
+
+_log = logging.getLogger("lowheap.store")
+
+DEFAULT_INITIAL_HEAP_SIZE = 1 << 16
+_GROWTH_GRANULE = 1 << 16
+_LIST_FLOOR = 1024  # a list shorter than this is never a reason to collect
+
+
+class Store:
+    """Everything that a program's objects live in. `Store()` makes an engine of its own.
+
+    `initial_heap_size` and `maximum_heap_size` are in bytes. `collect_every=N` collects at every Nth safepoint that
+    compiled code comes to (1: at each), which is slow, and proves stack maps; 0 leaves it to the policy:
+
+    - collect when the over-approximated list has doubled since the last collection;
+    - when there is no room, collect if less than half of the capacity was live after the last collection, else grow,
+      doubling the capacity up to the maximum; at the maximum, collect.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        *,
+        initial_heap_size: int = DEFAULT_INITIAL_HEAP_SIZE,
+        maximum_heap_size: int = MAXIMUM_CAPACITY,
+        collect_every: int = 0,
+    ) -> None:
+        """Map the heap. TypeError or ValueError for an argument out of range, MemoryError without address space."""
+        if engine is not None and not isinstance(engine, Engine):
+            raise TypeError(f"engine is {engine!r}; it must be an Engine")
+        if not isinstance(collect_every, int) or isinstance(collect_every, bool):
+            raise TypeError(f"collect_every is {collect_every!r}; it must be an int")
+        if collect_every < 0:
+            raise ValueError(f"collect_every is {collect_every}; it must be 0 (off) or positive")
+        self.engine = Engine() if engine is None else engine
+        self.host_data = ExternRefHostDataTable()
+        self.heap = DrcHeap(self.engine.types)
+        self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
+        self.roots = RootSet(self.heap)
+        self.collect_every = collect_every
+        self.runtime: Any = None
+        """What runs compiled code on this store; set by `jit.runtime_calls` when the first module is instantiated."""
+        self._safepoints = 0
+        self._unreachable_handles: deque[tuple[int, int]] = deque()
+        self._is_closed = False
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Life
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Unmap the heap. Every handle becomes stale. HeapError while compiled code of this store is on the stack."""
+        if self._is_closed:
+            return
+        if self.runtime is not None:
+            self.runtime.close()
+        self._is_closed = True
+        self.heap.detach().close()
+        self.heap.close()
+        self._unreachable_handles.clear()
+        self.host_data.clear()
+
+    def __enter__(self) -> Store:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def check_open(self) -> None:
+        """HeapError when the store was closed."""
+        if self._is_closed:
+            raise HeapError("the store is closed")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Collecting
+
+    def collection(self) -> DrcCollection:
+        """Return a new collection, to be done by increments."""
+        self.tidy()
+        return DrcCollection(self.heap, self.roots)
+
+    def collect(self) -> None:
+        """Collect, all at once. NoGcScopeError inside a no-GC scope."""
+        self.collection().collect()
+        self.tidy()
+
+    def safepoint(self) -> None:
+        """Compiled code has come to a safepoint: tidy up, and collect if `collect_every` says so."""
+        self.tidy()
+        self._safepoints += 1
+        if self.collect_every and self._safepoints % self.collect_every == 0 and self._may_collect():
+            self.collect()
+
+    def verify(self) -> None:
+        """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
+        self.check_open()
+        self.tidy()
+        self.heap.verify(self.roots.wasm_stack())
+
+    def tidy(self) -> None:
+        """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs."""
+        self.check_open()
+        while self._unreachable_handles:
+            number, epoch = self._unreachable_handles.popleft()
+            if epoch == self.heap.control.epoch:
+                self.heap.drop_gc_ref(self.roots.release_handle(number))
+        self.host_data.release()
+
+    def forget_handle(self, number: int, epoch: int) -> None:
+        """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
+        self._unreachable_handles.append((number, epoch))
+
+    def _may_collect(self) -> bool:
+        return self.heap.control.no_gc_count == 0
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Allocating: as the heap does, and collecting or growing when it must
+
+    def alloc_struct(self, type_index: int) -> int:
+        """Allocate a struct of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
+        return self._allocate(lambda: self.heap.alloc_uninit_struct(type_index))
+
+    def alloc_array(self, type_index: int, length: int) -> int:
+        """Allocate an array of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
+        return self._allocate(lambda: self.heap.alloc_uninit_array(type_index, length))
+
+    def alloc_exn(self, type_index: int) -> int:
+        """Allocate an exception of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
+        return self._allocate(lambda: self.heap.alloc_uninit_exn(type_index))
+
+    def alloc_externref(self, value: Any) -> int:
+        """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full."""
+        self.check_open()
+        host_data_id = self.host_data.alloc(value)
+        reference = NULL
+        try:
+            reference = self._allocate(lambda: self.heap.alloc_externref(host_data_id))
+        finally:
+            if reference == NULL:
+                self.host_data.dealloc(host_data_id)
+        return reference
+
+    def _allocate(self, allocate: Callable[[], int]) -> int:
+        self.tidy()
+        control = self.heap.control
+        if control.current_len >= max(_LIST_FLOOR, 2 * control.len_after_last_gc) and self._may_collect():
+            self.collect()
+        try:
+            return allocate()
+        except HeapExhaustedError as error:
+            bytes_needed = error.bytes_needed
+        if 2 * control.live_bytes_after_last_collection < control.capacity and self._may_collect():
+            self.collect()
+            try:
+                return allocate()
+            except HeapExhaustedError:
+                _log.debug("no room for %d bytes after a collection", bytes_needed)
+        if not self._grow(bytes_needed) and self._may_collect():
+            self.collect()
+        return allocate()
+
+    def _grow(self, bytes_needed: int) -> bool:
+        """Double the capacity, or more if that is not enough; False when the maximum leaves no room for it."""
+        control = self.heap.control
+        wanted = align_up(max(2 * control.capacity, control.capacity + bytes_needed), _GROWTH_GRANULE)
+        delta = min(wanted, control.maximum) - control.capacity
+        if delta < bytes_needed:
+            return False
+        memory = self.heap.take_memory()
+        grown = memory.grow(delta)
+        self.heap.replace_memory(memory, delta if grown else 0)
+        _log.debug("heap grown to %d bytes", control.capacity)
+        return grown
