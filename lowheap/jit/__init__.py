@@ -1,0 +1,1 @@
+"""Everything that emits or runs machine code: emission, barriers, safepoints, stack maps, the engine."""

@@ -1,0 +1,277 @@
+"""Typed access to mapped structures through llvmlite's IRBuilder.
+
+`Emitter` is what everything that emits code works with: it knows the current function's vmctx and heap base, and turns
+a `Structure` field into a load or store of its offset and width. No numeric offset appears outside of `layout.py`.
+
+Every address in the heap is `heap base + zero-extended u32 + small constant`, so compiled code cannot leave the heap's
+reservation and guard, whatever a reference or an index holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from lowheap.errors import TrapCode
+from lowheap.layout import (
+    I31_TAG,
+    NULL,
+    Field,
+    VMActivation,
+    VMContext,
+    VMStoreContext,
+)
+from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, VectorType
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F64 = ir.FloatType(), ir.DoubleType()
+PTR = ir.PointerType()
+VOID = ir.VoidType()
+REFERENCE = I32
+
+_LLVM_TYPES: dict[StorageType, ir.Type] = {
+    PackedType.I8: I8,
+    PackedType.I16: I16,
+    NumType.I32: I32,
+    NumType.I64: I64,
+    NumType.F32: F32,
+    NumType.F64: F64,
+    VectorType.V128: ir.VectorType(I64, 2),
+}
+
+
+def llvm_type(storage: StorageType) -> ir.Type:
+    """Return the LLVM type of a value or storage type; every reference is an i32."""
+    return REFERENCE if isinstance(storage, RefType) else _LLVM_TYPES[storage]
+
+
+def llvm_structure(data: type[ctypes.Structure]) -> ir.LiteralStructType:
+    """Return a mapped structure as an LLVM type, field by field; offsets follow from LLVM's data layout."""
+    return ir.LiteralStructType([_llvm_field(kind) for _, kind in data._fields_])  # type: ignore[misc]
+
+
+def _llvm_field(data: type[ctypes._CData]) -> ir.Type:
+    if issubclass(data, ctypes.Structure):
+        return llvm_structure(data)
+    if issubclass(data, ctypes.Array):
+        return ir.ArrayType(_llvm_field(data._type_), data._length_)
+    return ir.IntType(8 * ctypes.sizeof(data))
+
+
+class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
+    """Function attributes with the string attributes that llvmlite does not know."""
+
+    _known = ir.values.FunctionAttributes._known | {'"frame-pointer"="all"'}
+
+
+class NativeFunction(ir.Function):  # type: ignore[misc]
+    """A function that keeps a frame pointer, so that frames can be walked."""
+
+    def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
+        """Declare the function in `module` with these further attributes."""
+        super().__init__(module, ftype, name)
+        self.attributes = _Attributes()
+        for attribute in ('"frame-pointer"="all"', "nounwind", *attributes):
+            self.attributes.add(attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceShape:
+    """What the static type of a reference says about its values; barriers leave out what cannot be.
+
+    `is_counted` is False for references that never name a counted object: i31 and functions.
+    """
+
+    may_be_null: bool
+    may_be_i31: bool
+    may_be_object: bool
+    is_counted: bool
+
+    @staticmethod
+    def of(type: RefType, *, is_traced: bool) -> ReferenceShape:
+        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
+        heap_type = type.heap_type
+        bottoms = (
+            AbstractHeapType.NONE,
+            AbstractHeapType.NOEXTERN,
+            AbstractHeapType.NOFUNC,
+            AbstractHeapType.NOEXN,
+        )
+        may_be_i31 = heap_type in (
+            AbstractHeapType.ANY,
+            AbstractHeapType.EQ,
+            AbstractHeapType.I31,
+            AbstractHeapType.EXTERN,
+        )
+        may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
+        return ReferenceShape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
+
+
+class Emitter:
+    """Emits code into one function, whose first argument is a vmctx."""
+
+    def __init__(self, function: ir.Function) -> None:
+        """Start the function's entry block."""
+        self.function = function
+        self.module: ir.Module = function.module
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self.vmctx: ir.Value = function.args[0]
+        self.heap_base = self.load_pointer(self.vmctx, VMContext.heap_base, invariant=True)
+        self.control = self.load_pointer(self.vmctx, VMContext.control, invariant=True)
+        self.store_context = self.load_pointer(self.vmctx, VMContext.store, invariant=True)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Mapped structures
+
+    def at(self, base: ir.Value, offset: int | ir.Value) -> ir.Value:
+        """Return the address `offset` bytes behind `base`."""
+        if isinstance(offset, int):
+            if offset == 0:
+                return base
+            offset = I64(offset)
+        return self.builder.gep(base, [offset], source_etype=I8)
+
+    def load(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
+        """Load an integer field of the structure at `base`. `invariant`: nothing changes it while code runs."""
+        return self.load_typed(self.at(base, field.offset), ir.IntType(8 * field.size), invariant=invariant)
+
+    def load_pointer(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
+        """Load a field that holds an address."""
+        return self.load_typed(self.at(base, field.offset), PTR, invariant=invariant)
+
+    def load_typed(self, address: ir.Value, type: ir.Type, *, invariant: bool = False) -> ir.Value:
+        """Load a value of an LLVM type, aligned to its size."""
+        loaded = self.builder.load(address, typ=type, align=alignment_of(type))
+        if invariant:
+            loaded.set_metadata("invariant.load", self.module.add_metadata([]))
+        return loaded
+
+    def store(self, value: ir.Value | int, base: ir.Value, field: Field) -> None:
+        """Store an integer (or an address) to a field of the structure at `base`."""
+        if isinstance(value, int):
+            value = ir.IntType(8 * field.size)(value)
+        self.store_typed(value, self.at(base, field.offset))
+
+    def store_typed(self, value: ir.Value, address: ir.Value) -> None:
+        """Store a value, aligned to its size."""
+        self.builder.store(value, address, align=alignment_of(value.type))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The heap
+
+    def heap_address(self, reference: ir.Value, offset: int | ir.Value = 0) -> ir.Value:
+        """Return the address of the byte `offset` into an object. A variable offset is u32 arithmetic, and wraps."""
+        if isinstance(offset, int):
+            return self.at(self.at(self.heap_base, self.builder.zext(reference, I64)), offset)
+        return self.at(self.heap_base, self.builder.zext(self.builder.add(reference, offset), I64))
+
+    def load_header(self, reference: ir.Value, field: Field) -> ir.Value:
+        """Load a field of an object's header."""
+        return self.load(self.heap_address(reference), field)
+
+    def store_header(self, value: ir.Value | int, reference: ir.Value, field: Field) -> None:
+        """Store to a field of an object's header."""
+        self.store(value, self.heap_address(reference), field)
+
+    def is_null(self, reference: ir.Value) -> ir.Value:
+        """Return whether a reference is null, as an i1."""
+        return self.builder.icmp_unsigned("==", reference, reference.type(NULL))
+
+    def is_i31(self, reference: ir.Value) -> ir.Value:
+        """Return whether a reference is an i31, as an i1."""
+        return self.builder.trunc(self.builder.and_(reference, REFERENCE(I31_TAG)), I1)
+
+    @contextmanager
+    def if_object(self, reference: ir.Value, shape: ReferenceShape) -> Iterator[None]:
+        """Emit the body for the case that `reference` names an object, with the checks that its shape calls for.
+
+        The body must not be emitted at all when `shape.may_be_object` is False.
+        """
+        conditions = []
+        if shape.may_be_null:
+            conditions.append(self.builder.not_(self.is_null(reference)))
+        if shape.may_be_i31:
+            conditions.append(self.builder.not_(self.is_i31(reference)))
+        if not conditions:
+            yield
+            return
+        condition = conditions[0] if len(conditions) == 1 else self.builder.and_(*conditions)
+        with self.builder.if_then(condition):
+            yield
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Calls and control
+
+    def declare(self, name: str, return_type: ir.Type, argument_types: Sequence[ir.Type]) -> ir.Function:
+        """Return the function `name`, declared with this type if the module does not have it."""
+        known = self.module.globals.get(name)
+        if known is not None:
+            return known
+        return ir.Function(self.module, ir.FunctionType(return_type, argument_types), name)
+
+    def intrinsic(self, name: str, return_type: ir.Type, argument_types: Sequence[ir.Type]) -> ir.Function:
+        """Return an LLVM intrinsic by its full name, `llvm.ctpop.i32` for one."""
+        return self.declare(name, return_type, argument_types)
+
+    def call_pointer(
+        self, pointer: ir.Value, return_type: ir.Type, argument_types: Sequence[ir.Type], args: Sequence[ir.Value]
+    ) -> ir.Value:
+        """Call a C function by its address."""
+        return self.builder.call(self.function_pointer(pointer, return_type, argument_types), args)
+
+    def function_pointer(
+        self, pointer: ir.Value, return_type: ir.Type, argument_types: Sequence[ir.Type]
+    ) -> ir.Value:
+        """Return an address as something that llvmlite can call."""
+        return self.builder.bitcast(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
+
+    def frame_address(self) -> ir.Value:
+        """Return the current function's frame pointer, as an address."""
+        return self.builder.call(self.intrinsic("llvm.frameaddress.p0", PTR, [I32]), [I32(0)])
+
+    def likely(self, condition: ir.Value) -> ir.Value:
+        """Tell LLVM that `condition` is expected to hold."""
+        return self.builder.call(self.intrinsic("llvm.expect.i1", I1, [I1, I1]), [condition, I1(1)])
+
+    def trap_if(self, condition: ir.Value, code: TrapCode, offset: int = 0) -> None:
+        """Trap with `code` if `condition` holds; `offset` is the instruction's byte offset in the module."""
+        trap, proceed = self.function.append_basic_block("trap"), self.function.append_basic_block()
+        self.builder.cbranch(condition, trap, proceed).set_weights([1, 1 << 20])
+        self.builder.position_at_end(trap)
+        self.trap(code, offset)
+        self.builder.position_at_end(proceed)
+
+    def trap(self, code: TrapCode, offset: int = 0) -> None:
+        """Trap; ends the current block."""
+        self.builder.call(
+            self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32]), [self.vmctx, I32(int(code)), I32(offset)]
+        )
+        self.builder.unreachable()
+
+
+TRAP_FUNCTION = "lowheap.trap"
+"""void(vmctx, code, offset), does not return; `runtime_calls.define` gives it its body in every module."""
+
+
+def alignment_of(type: ir.Type) -> int:
+    """Return the size of an LLVM value type in bytes, which is its alignment in every structure of ours."""
+    if isinstance(type, ir.IntType):
+        return max(1, int(type.width) // 8)
+    if isinstance(type, ir.PointerType):
+        return ctypes.sizeof(ctypes.c_void_p)
+    if isinstance(type, ir.FloatType):
+        return ctypes.sizeof(ctypes.c_float)
+    if isinstance(type, ir.DoubleType):
+        return ctypes.sizeof(ctypes.c_double)
+    return 2 * ctypes.sizeof(ctypes.c_uint64)  # a v128
+
+
+def exit_frame(emitter: Emitter) -> ir.Value:
+    """Return the address of the innermost activation, having noted in it that code leaves through this frame."""
+    activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
+    emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
+    return activation

@@ -1,0 +1,943 @@
+"""Safepoints: which references live across a call that may collect, and how LLVM is told to keep them findable.
+
+A front end emits each call that may collect through `call`, which inserts a `SafepointCall`. When a function is
+complete, `fill_safepoints` computes by a backward liveness pass which references are live after each such call, and the
+call then prints them as a `"deopt"` operand bundle. LLVM's optimiser keeps bundles intact and, when it inlines, puts
+the caller's list in front of the callee's. After optimisation `lower_statepoints` rewrites each call with such a
+bundle, in LLVM's printed module text, into `llvm.experimental.gc.statepoint`, whose lowering spills every listed
+reference to a stack slot and describes the slots in the object file's stack map (`lowheap.jit.stackmaps` reads it).
+
+Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
+objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line.
+
+References are i32 heap indices in a heap that does not move, so nothing is relocated: values used after a call stay
+where LLVM put them, and the slots are only read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from lowheap.errors import CompilerError
+
+GC_STRATEGY = "statepoint-example"
+"""LLVM's garbage collection strategy whose stack map describes statepoints."""
+
+FUNCTIONS_GLOBAL = "lowheap.functions"
+"""The global that `lower_statepoints` appends: the addresses of the functions that contain a statepoint."""
+
+_REFERENCE_TYPE = ir.IntType(32)
+
+
+# --- Emitting: calls that carry their live references -----------------------------------------------------------------
+
+
+class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no type information
+    """A call that may collect; prints its `live` references as a `"deopt"` operand bundle.
+
+    The bundle is printed even when it is empty: it is what makes the call a statepoint, without which the frame walker
+    could not pass through the calling frame.
+    """
+
+    _live: tuple[ir.Value, ...] = ()
+
+    @property
+    def live(self) -> tuple[ir.Value, ...]:
+        """The references live after the call, in definition order; empty until `fill_safepoints` has run."""
+        return self._live
+
+    @live.setter
+    def live(self, values: Sequence[ir.Value]) -> None:
+        self._live = tuple(values)
+        self._clear_string_cache()
+
+    def replace_usage(self, old: ir.Value, new: ir.Value) -> None:
+        """Replace a value among the operands and in the bundle."""
+        super().replace_usage(old, new)
+        if any(value is old for value in self._live):
+            self.live = tuple(new if value is old else value for value in self._live)
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction: the plain call, then the bundle, then metadata, as LLVM's grammar has it."""
+        parts: list[str] = []
+        self._descr(parts, add_metadata=False)
+        plain = "".join(parts).rstrip("\n")
+        bundle = ", ".join(f"{value.type} {value.get_reference()}" for value in self._live)
+        buf.append(f'{plain} [ "deopt"({bundle}) ]{self._stringify_metadata(leading_comma=True)}\n')
+
+
+def call(builder: ir.IRBuilder, callee: ir.Value, args: Sequence[ir.Value], name: str = "") -> SafepointCall:
+    """Insert a call that may collect at the builder's position, and return it.
+
+    `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
+    """
+    instruction = SafepointCall(builder.block, callee, args, name=name)
+    builder._insert(instruction)
+    return instruction
+
+
+# --- Liveness ---------------------------------------------------------------------------------------------------------
+
+
+def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> None:
+    """Set `live` of every `SafepointCall` in `function` to the members of `references` that are live after it.
+
+    A value is live after a call if some path from just behind the call reaches a use of it before its definition. The
+    call's own result is left out, and being an argument of the call is no use after it. A phi uses an incoming value at
+    the end of the predecessor, and defines its result at the start of its block. A bundle is no use.
+
+    Phis that feed, however indirectly, nothing but phis are removed from their blocks first: they would keep garbage
+    alive. References are listed in definition order (arguments, then instructions block by block), without duplicates.
+
+    `references` may hold constants (null, an i31), which are never roots; every other member is an i32 argument or
+    instruction of `function`. Blocks that cannot be reached are allowed; uses in them keep nothing alive elsewhere.
+
+    Raises `CompilerError` for a foreign or wrongly typed reference, a block without a terminator, or a terminator other
+    than br, switch, ret and unreachable.
+    """
+    blocks: list[ir.Block] = list(function.blocks)
+    successors = {id(block): _successors(function, block) for block in blocks}
+    ordered = _in_definition_order(function, references)
+    needed = _prune_dead_phis(blocks, _reachable(blocks, successors))
+    _Liveness(blocks, successors, ordered, needed).fill()
+
+
+def _successors(function: ir.Function, block: ir.Block) -> list[ir.Block]:
+    """The blocks that control may pass to from the end of `block`."""
+    terminator = block.terminator
+    where = f"block {block.name!r} of function {function.name!r}"
+    if terminator is None:
+        raise CompilerError(f"{where} has no terminator; liveness needs complete functions")
+    if isinstance(terminator, ir.Branch | ir.ConditionalBranch):
+        return [operand for operand in terminator.operands if isinstance(operand, ir.Block)]
+    if isinstance(terminator, ir.SwitchInstr):
+        return [terminator.default, *(target for _, target in terminator.cases)]
+    if isinstance(terminator, ir.Ret | ir.Unreachable):
+        return []
+    raise CompilerError(
+        f"{where} ends in {terminator.opname!r}; liveness understands br, switch, ret and unreachable only"
+    )
+
+
+def _reachable(blocks: Sequence[ir.Block], successors: dict[int, list[ir.Block]]) -> set[int]:
+    """The ids of the blocks that can be reached from the entry block."""
+    pending = list(blocks[:1])
+    reached = {id(block) for block in pending}
+    while pending:
+        for successor in successors[id(pending.pop())]:
+            if id(successor) not in reached:
+                reached.add(id(successor))
+                pending.append(successor)
+    return reached
+
+
+def _in_definition_order(function: ir.Function, references: Collection[ir.Value]) -> list[ir.Value]:
+    """The references without constants and duplicates, arguments first, then in the order of their instructions."""
+    wanted = {id(value): value for value in references if not isinstance(value, ir.Constant)}
+    ordered = []
+    for value in (*function.args, *(instruction for block in function.blocks for instruction in block.instructions)):
+        if wanted.pop(id(value), None) is not None:
+            if value.type != _REFERENCE_TYPE:
+                raise CompilerError(
+                    f"reference {value.get_reference()} of function {function.name!r} has type {value.type}; "
+                    f"references are {_REFERENCE_TYPE}"
+                )
+            ordered.append(value)
+    if wanted:
+        stranger = next(iter(wanted.values()))
+        raise CompilerError(
+            f"reference {stranger} is neither an argument nor an instruction of function {function.name!r}"
+        )
+    return ordered
+
+
+def _operands(instruction: ir.Instruction) -> Sequence[ir.Value]:
+    """What an instruction other than a phi uses (a `Comment` has no operand list)."""
+    return instruction.operands or ()
+
+
+def _prune_dead_phis(blocks: Sequence[ir.Block], reachable: set[int]) -> set[int]:
+    """Remove the phis that nothing but phis uses; return the ids of those that an instruction in reachable code needs.
+
+    The two sets differ by the phis that only unreachable code uses: those must stay for the text to be valid, but what
+    flows into them is not used.
+    """
+    phis = {id(phi): phi for block in blocks for phi in block.instructions if isinstance(phi, ir.PhiInstr)}
+
+    def closure(used_by: Iterator[ir.Block]) -> set[int]:
+        found: set[int] = set()
+        pending = [
+            id(operand)
+            for block in used_by
+            for instruction in block.instructions
+            if not isinstance(instruction, ir.PhiInstr)
+            for operand in _operands(instruction)
+        ]
+        while pending:
+            key = pending.pop()
+            if key in phis and key not in found:
+                found.add(key)
+                pending.extend(id(value) for value, _ in phis[key].incomings)
+        return found
+
+    needed = closure(block for block in blocks if id(block) in reachable)
+    kept = needed | closure(block for block in blocks if id(block) not in reachable)
+    if len(kept) < len(phis):
+        for block in blocks:
+            block.instructions[:] = [
+                instruction
+                for instruction in block.instructions
+                if not isinstance(instruction, ir.PhiInstr) or id(instruction) in kept
+            ]
+    return needed
+
+
+class _Liveness:
+    """Backward liveness of a function's references; a set of references is the bits of a Python int."""
+
+    def __init__(
+        self,
+        blocks: Sequence[ir.Block],
+        successors: dict[int, list[ir.Block]],
+        references: Sequence[ir.Value],
+        needed_phis: set[int],
+    ) -> None:
+        """Number the references and summarise each block."""
+        self.blocks = blocks
+        self.references = references
+        self.bits = {id(value): 1 << number for number, value in enumerate(references)}
+        position = {id(block): index for index, block in enumerate(blocks)}
+        self.successors = [[position[id(target)] for target in successors[id(block)]] for block in blocks]
+        self.predecessors: list[list[int]] = [[] for _ in blocks]
+        for index, targets in enumerate(self.successors):
+            for target in targets:
+                self.predecessors[target].append(index)
+
+        # used_on_leaving[b]: what the phis of b's successors take from b. A phi that is not needed uses nothing.
+        self.used_on_leaving = [0] * len(blocks)
+        for block in blocks:
+            for instruction in block.instructions:
+                if isinstance(instruction, ir.PhiInstr) and id(instruction) in needed_phis:
+                    for value, source in instruction.incomings:
+                        if id(source) in position:
+                            self.used_on_leaving[position[id(source)]] |= self.bits.get(id(value), 0)
+
+        self.used_first = [0] * len(blocks)  # used before any definition in the block
+        self.defined = [0] * len(blocks)
+        for index, block in enumerate(blocks):
+            used = defined = 0
+            for instruction in reversed(block.instructions):
+                bit = self.bits.get(id(instruction), 0)
+                defined |= bit
+                used = (used & ~bit) | self.uses(instruction)
+            self.used_first[index] = used
+            self.defined[index] = defined
+
+    def uses(self, instruction: ir.Instruction) -> int:
+        """The references among an instruction's operands; none for a phi, which uses them in its predecessors."""
+        used = 0
+        if not isinstance(instruction, ir.PhiInstr):
+            for operand in _operands(instruction):
+                used |= self.bits.get(id(operand), 0)
+        return used
+
+    def live_on_leaving(self) -> list[int]:
+        """The references live at the end of each block: the least solution of the data-flow equations."""
+        live_in = [0] * len(self.blocks)
+        live_out = list(self.used_on_leaving)
+        # Last block first: information flows backwards, and blocks mostly stand in the order of control flow.
+        pending = deque(reversed(range(len(self.blocks))))
+        waiting = [True] * len(self.blocks)
+        while pending:
+            index = pending.popleft()
+            waiting[index] = False
+            out = self.used_on_leaving[index]
+            for successor in self.successors[index]:
+                out |= live_in[successor]
+            live_out[index] = out
+            into = self.used_first[index] | (out & ~self.defined[index])
+            if into != live_in[index]:
+                live_in[index] = into
+                for predecessor in self.predecessors[index]:
+                    if not waiting[predecessor]:
+                        waiting[predecessor] = True
+                        pending.append(predecessor)
+        return live_out
+
+    def fill(self) -> None:
+        """Walk each block backwards from its end and give every safepoint the set live behind it."""
+        for block, live in zip(self.blocks, self.live_on_leaving(), strict=True):
+            for instruction in reversed(block.instructions):
+                live &= ~self.bits.get(id(instruction), 0)
+                if isinstance(instruction, SafepointCall):
+                    instruction.live = tuple(self.references[number] for number in _set_bits(live))
+                live |= self.uses(instruction)
+
+
+def _set_bits(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set, ascending."""
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
+
+
+# --- Lowering: from bundles to statepoints, on LLVM's printed text ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Statepoint:
+    """One lowered call.
+
+    `id` is the number its stack map record carries, `function` the function that contains it, `callee` the name of the
+    function called, or the printed operand of an indirect call (`%pointer`), `live_count` the length of its list.
+    """
+
+    id: int
+    function: str
+    callee: str
+    live_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatepointModule:
+    """A module's text after `lower_statepoints`.
+
+    `functions` are the names of the functions that contain a statepoint, in module order, which is the order of
+    the addresses in the global `FUNCTIONS_GLOBAL` and of the functions in the object's stack map. `statepoints` are
+    in id order: statepoint number i has id i.
+    """
+
+    text: str
+    functions: tuple[str, ...]
+    statepoints: tuple[Statepoint, ...]
+
+
+_STATEPOINT = "llvm.experimental.gc.statepoint"
+_RESULT = "llvm.experimental.gc.result"
+_TOKEN_PREFIX = "lowheap.statepoint."
+
+# A bundle tag, as opposed to a quoted name (@"deopt"), a metadata or character string, or an attribute ("deopt"="x").
+# Quotes inside LLVM's quoted strings are escaped as \22, so this cannot match inside one.
+_DEOPT_TAG = re.compile(r'(?<![@%!$c\\])"deopt"(?!\s*=)')
+
+_NAME = re.compile(r'[%@](?:"[^"]*"|[-\w$.]+)')
+_NUMBER = re.compile(r"[-+]?\d[\w.+-]*")
+_WORD = re.compile(r"[a-z_]\w*")
+_QUOTED = re.compile(r'"[^"]*"')
+_SCALAR = re.compile(r"i\d+\b|half\b|bfloat\b|float\b|double\b|ptr\b(?! addrspace)")
+_VECTOR = re.compile(r"<(\d+) x (i\d+|half|bfloat|float|double|ptr)>")
+_METADATA = re.compile(r"!([\w.-]+) (![\w.]+)")
+_LOCAL_RESULT = re.compile(r'(%(?:"[^"]*"|[-\w$.]+)) = ')
+
+_TAIL_MARKERS = frozenset({"tail", "notail"})
+_CALLING_CONVENTIONS = frozenset({"ccc", "fastcc", "coldcc"})
+_FAST_MATH_FLAGS = frozenset({"nnan", "ninf", "nsz", "arcp", "contract", "afn", "reassoc", "fast"})
+
+# Attributes of arguments and results that only promise something to the optimiser, which has finished. What is not
+# listed changes how a value is passed (signext, byval, sret, inreg, ...) or is unknown; both are refused.
+_HARMLESS_VALUE_ATTRIBUTES = frozenset(
+    {
+        "align",
+        "captures",
+        "dead_on_return",
+        "dead_on_unwind",
+        "dereferenceable",
+        "dereferenceable_or_null",
+        "initializes",
+        "noalias",
+        "nocapture",
+        "nofpclass",
+        "nofree",
+        "nonnull",
+        "noundef",
+        "range",
+        "readnone",
+        "readonly",
+        "returned",
+        "writable",
+        "writeonly",
+    }
+)
+
+# Attributes of the called function that change what the call instruction must do.
+_REFUSED_FUNCTION_ATTRIBUTES = re.compile(r'\breturns_twice\b|"no_calle[er]_saved_registers"')
+
+_CONSTANT_WORDS = frozenset({"true", "false", "null", "undef", "poison", "zeroinitializer", "none"})
+_CONSTANT_EXPRESSIONS = frozenset(
+    {
+        "add",
+        "addrspacecast",
+        "bitcast",
+        "extractelement",
+        "getelementptr",
+        "insertelement",
+        "inttoptr",
+        "ptrtoaddr",
+        "ptrtoint",
+        "shufflevector",
+        "splat",
+        "sub",
+        "trunc",
+        "xor",
+    }
+)
+_CONSTANT_EXPRESSION_FLAGS = frozenset({"inbounds", "inrange", "nsw", "nusw", "nuw"})
+
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+
+
+class _NotUnderstoodError(Exception):
+    """A piece of text is outside the subset that the rewriting knows; the message says what."""
+
+
+class _Cursor:
+    """A position in one line of LLVM assembly."""
+
+    def __init__(self, text: str, position: int = 0) -> None:
+        """Start at `position`, behind any blanks."""
+        self.text = text
+        self.position = position
+        self.skip()
+
+    def skip(self) -> None:
+        """Pass over blanks."""
+        while self.position < len(self.text) and self.text[self.position] in " \t":
+            self.position += 1
+
+    def at(self, literal: str) -> bool:
+        """Whether the text goes on with `literal`."""
+        return self.text.startswith(literal, self.position)
+
+    def done(self) -> bool:
+        """Whether the line is used up."""
+        return self.position >= len(self.text)
+
+    def rest(self) -> str:
+        """What is left of the line."""
+        return self.text[self.position :]
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Take what `pattern` matches here, and the blanks behind it; None if it does not match."""
+        found = pattern.match(self.text, self.position)
+        if found:
+            self.position = found.end()
+            self.skip()
+        return found
+
+    def peek_word(self) -> str:
+        """The keyword at this position, or the empty string."""
+        found = _WORD.match(self.text, self.position)
+        return found.group() if found else ""
+
+    def accept(self, literal: str) -> bool:
+        """Take `literal` if it stands here."""
+        if not self.at(literal):
+            return False
+        self.position += len(literal)
+        self.skip()
+        return True
+
+    def expect(self, literal: str) -> None:
+        """Take `literal`, which must stand here."""
+        if not self.accept(literal):
+            raise _NotUnderstoodError(f"expected {literal!r} before {self.rest()!r}")
+
+    def take_word(self, word: str) -> None:
+        """Take a keyword that `peek_word` has seen."""
+        self.position += len(word)
+        self.skip()
+
+    def balanced(self) -> str:
+        """Take a bracketed text, from the bracket here to its partner; quoted strings are opaque."""
+        start = self.position
+        expected: list[str] = []
+        while self.position < len(self.text):
+            character = self.text[self.position]
+            if character == '"':
+                quoted = _QUOTED.match(self.text, self.position)
+                if not quoted:
+                    break
+                self.position = quoted.end()
+                continue
+            if character in _BRACKETS:
+                expected.append(_BRACKETS[character])
+            elif character in ")]}>":
+                if not expected or character != expected.pop():
+                    break
+                if not expected:
+                    self.position += 1
+                    taken = self.text[start : self.position]
+                    self.skip()
+                    return taken
+            self.position += 1
+        raise _NotUnderstoodError(f"unbalanced brackets in {self.text[start:]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """A first-class type as printed, and its spelling in the name of an overloaded intrinsic."""
+
+    text: str
+    mangled: str
+
+
+_MANGLED = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
+_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64, "ptr": 64}
+_MAXIMUM_SCALAR_BITS = 64
+_MAXIMUM_VECTOR_BITS = 128
+
+
+def _parse_type(cursor: _Cursor) -> _Type:
+    """Take a scalar or a fixed vector of scalars; aggregates, scalable vectors and address spaces are refused.
+
+    So is what is wider than a register: LLVM returns it through memory, which its statepoint lowering does not survive.
+    """
+    start = cursor.rest()
+    if scalar := cursor.match(_SCALAR):
+        text = scalar.group().rstrip()
+        count, element, limit = 1, text, _MAXIMUM_SCALAR_BITS
+        mangled = _MANGLED.get(text, text)
+    elif vector := cursor.match(_VECTOR):
+        text, count, element, limit = vector.group(), int(vector.group(1)), vector.group(2), _MAXIMUM_VECTOR_BITS
+        mangled = f"v{count}{_MANGLED.get(element, element)}"
+    else:
+        raise _NotUnderstoodError(f"neither a scalar nor a vector type: {start!r}")
+    bits = count * (_BITS.get(element) or int(element.removeprefix("i")))
+    if bits > limit:
+        raise _NotUnderstoodError(f"{text} has {bits} bits; the most is {limit}")
+    return _Type(text, mangled)
+
+
+def _skip_value_attributes(cursor: _Cursor) -> None:
+    """Pass over the attributes of an argument or a result; refuse those that matter after optimisation."""
+    while word := cursor.peek_word():
+        if word in _HARMLESS_VALUE_ATTRIBUTES:
+            cursor.take_word(word)
+            if cursor.at("("):
+                cursor.balanced()
+            elif word == "align" and not cursor.match(_NUMBER):
+                raise _NotUnderstoodError(f"alignment expected before {cursor.rest()!r}")
+        elif (
+            word in _CONSTANT_WORDS
+            or word in _CONSTANT_EXPRESSIONS
+            or word == "void"
+            or _SCALAR.match(cursor.text, cursor.position)
+        ):
+            return
+        else:
+            raise _NotUnderstoodError(f"attribute {word!r} is not known to leave the calling sequence alone")
+
+
+def _parse_value(cursor: _Cursor) -> str:
+    """Take an operand without its type and return it as printed."""
+    start = cursor.position
+    word = cursor.peek_word()
+    if cursor.match(_NAME) or cursor.match(_NUMBER):
+        pass
+    elif word in _CONSTANT_WORDS:
+        cursor.take_word(word)
+    elif word in _CONSTANT_EXPRESSIONS:
+        cursor.take_word(word)
+        while (flag := cursor.peek_word()) in _CONSTANT_EXPRESSION_FLAGS:
+            cursor.take_word(flag)
+            if flag == "inrange":
+                cursor.balanced()
+        if not cursor.at("("):
+            raise _NotUnderstoodError(f"operands of constant expression {word!r} expected before {cursor.rest()!r}")
+        cursor.balanced()
+    elif cursor.at("<"):
+        cursor.balanced()
+    else:
+        raise _NotUnderstoodError(f"operand expected before {cursor.rest()!r}")
+    return cursor.text[start : cursor.position].rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call with a deopt bundle, taken apart."""
+
+    indent: str
+    result: str  # "%name", or "" for a void call
+    calling_convention: str  # with a trailing blank, or ""
+    return_type: _Type | None  # None: void
+    callee: str  # as printed
+    arguments: tuple[tuple[_Type, str], ...]
+    function_attributes: str  # as printed
+    live: tuple[str, ...]  # values as printed; each is an i32
+    debug_location: str  # ", !dbg !7", or ""
+
+
+def _parse_call(line: str) -> _Call:
+    """Take apart one printed call with a deopt bundle."""
+    cursor = _Cursor(line)
+    indent = line[: cursor.position]
+    assigned = cursor.match(_LOCAL_RESULT)
+    result = assigned.group(1) if assigned else ""
+
+    if (marker := cursor.peek_word()) in _TAIL_MARKERS:
+        cursor.take_word(marker)
+    if (opcode := cursor.peek_word()) != "call":
+        raise _NotUnderstoodError(f"only plain calls can become statepoints, this is {opcode or cursor.rest()!r}")
+    cursor.take_word("call")
+    while (flag := cursor.peek_word()) in _FAST_MATH_FLAGS:
+        cursor.take_word(flag)
+    calling_convention = ""
+    if (convention := cursor.peek_word()) in _CALLING_CONVENTIONS:
+        cursor.take_word(convention)
+        calling_convention = f"{convention} "
+    _skip_value_attributes(cursor)
+
+    return_type: _Type | None = None
+    if cursor.peek_word() == "void":
+        cursor.take_word("void")
+    else:
+        return_type = _parse_type(cursor)
+    if (return_type is None) != (not result):
+        raise _NotUnderstoodError("a result must be assigned exactly when its type is not void")
+    callee = _parse_value(cursor)
+    if callee.startswith(("@llvm.", '@"llvm.')):
+        raise _NotUnderstoodError("an intrinsic cannot be called at a statepoint")
+
+    arguments: list[tuple[_Type, str]] = []
+    cursor.expect("(")
+    while not cursor.accept(")"):
+        if arguments:
+            cursor.expect(",")
+        argument_type = _parse_type(cursor)
+        _skip_value_attributes(cursor)
+        arguments.append((argument_type, _parse_value(cursor)))
+
+    attributes_start = cursor.position
+    while not cursor.done() and not cursor.at("["):
+        _skip_function_attribute(cursor)
+    function_attributes = line[attributes_start : cursor.position].strip()
+
+    cursor.expect("[")
+    cursor.expect('"deopt"')
+    cursor.expect("(")
+    live: list[str] = []
+    while not cursor.accept(")"):
+        if live:
+            cursor.expect(",")
+        cursor.expect("i32 ")
+        live.append(_parse_value(cursor))
+    cursor.expect("]")
+
+    debug_location = ""
+    while cursor.accept(","):
+        metadata = cursor.match(_METADATA)
+        if not metadata:
+            raise _NotUnderstoodError(f"metadata expected before {cursor.rest()!r}")
+        if metadata.group(1) == "dbg":
+            debug_location = f", {metadata.group().rstrip()}"
+    if not cursor.done():
+        raise _NotUnderstoodError(f"unexpected {cursor.rest()!r}")
+    return _Call(
+        indent,
+        result,
+        calling_convention,
+        return_type,
+        callee,
+        tuple(arguments),
+        function_attributes,
+        tuple(live),
+        debug_location,
+    )
+
+
+_ATTRIBUTE_GROUP = re.compile(r"#\d+")
+_STRING_ATTRIBUTE = re.compile(r'"[^"]*"(?:="[^"]*")?')
+
+
+def _skip_function_attribute(cursor: _Cursor) -> None:
+    """Pass over one attribute behind an argument list: a group, a string attribute, or a keyword with its operand."""
+    if cursor.match(_ATTRIBUTE_GROUP) or cursor.match(_STRING_ATTRIBUTE):
+        return
+    word = cursor.peek_word()
+    if not word:
+        raise _NotUnderstoodError(f"function attribute expected before {cursor.rest()!r}")
+    cursor.take_word(word)
+    if cursor.at("("):
+        cursor.balanced()
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """The part of a `define` or `declare` line that callers depend on."""
+
+    attributes: str  # behind the parameter list, as printed
+    unusual: str  # why it cannot be called at a statepoint; "" if it can
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A `define` or `declare` line, cut at the function's name and behind its parameter list."""
+
+    line: str
+    name: str  # as printed, with the @
+    parameters_start: int
+    attributes_start: int
+
+
+def _parse_header(line: str) -> _Header:
+    """Find the name and the parameter list of a `define` or `declare` line."""
+    cursor = _Cursor(line)
+    while not cursor.done():
+        if cursor.at('"'):
+            if not cursor.match(_QUOTED):
+                break
+        elif cursor.at("@"):
+            name = cursor.match(_NAME)
+            if not name or not cursor.at("("):
+                break
+            parameters = cursor.position
+            cursor.balanced()
+            return _Header(line, name.group().rstrip(), parameters, cursor.position)
+        elif any(cursor.at(bracket) for bracket in _BRACKETS):
+            cursor.balanced()
+        else:
+            cursor.position += 1
+    raise _NotUnderstoodError("no function name and parameter list")
+
+
+_LINKAGE_WORDS = frozenset(
+    {
+        "define",
+        "declare",
+        "private",
+        "internal",
+        "external",
+        "weak",
+        "weak_odr",
+        "linkonce",
+        "linkonce_odr",
+        "available_externally",
+        "extern_weak",
+        "common",
+        "appending",
+        "dso_local",
+        "dso_preemptable",
+        "default",
+        "hidden",
+        "protected",
+        "dllimport",
+        "dllexport",
+    }
+)
+_REPLACEABLE_LINKAGE = frozenset({"weak", "weak_odr", "linkonce", "linkonce_odr", "available_externally"})
+
+
+def _signature(header: _Header) -> _Signature:
+    """Judge whether a function can be called at a statepoint: its own attributes bind its callers as well."""
+    attributes = header.line[header.attributes_start :]
+    try:
+        cursor = _Cursor(header.line)
+        while (word := cursor.peek_word()) in _LINKAGE_WORDS:
+            cursor.take_word(word)
+            while cursor.match(_METADATA):
+                pass
+        if cursor.peek_word() in _CALLING_CONVENTIONS:
+            cursor.take_word(cursor.peek_word())
+        _skip_value_attributes(cursor)
+        if cursor.peek_word() == "void":
+            cursor.take_word("void")
+        else:
+            _parse_type(cursor)
+        if not cursor.accept(header.name):
+            raise _NotUnderstoodError(f"name expected before {cursor.rest()!r}")
+        cursor.expect("(")
+        first = True
+        while not cursor.accept(")"):
+            if not first:
+                cursor.expect(",")
+            first = False
+            _parse_type(cursor)
+            _skip_value_attributes(cursor)
+            cursor.match(_NAME)
+    except _NotUnderstoodError as reason:
+        return _Signature(attributes, str(reason))
+    return _Signature(attributes, "")
+
+
+_HEADER_TAIL_END = frozenset({"prefix", "prologue", "personality"})
+
+
+def _mark_collected(header: _Header) -> str:
+    """The `define` line with the garbage collection strategy in its place among the trailing clauses."""
+    linkage = header.line.split("@", 1)[0].split()
+    if replaceable := _REPLACEABLE_LINKAGE.intersection(linkage):
+        raise _NotUnderstoodError(f"linkage {', '.join(sorted(replaceable))} lets another body take this one's place")
+    cursor = _Cursor(header.line, header.attributes_start)
+    while not cursor.done():
+        word = cursor.peek_word()
+        if word == "gc":
+            raise _NotUnderstoodError("the function has a garbage collection strategy already")
+        if word in _HEADER_TAIL_END or cursor.at("!") or cursor.at("{"):
+            if not header.line.endswith("{"):
+                raise _NotUnderstoodError("the body must open at the end of the line, as LLVM prints it")
+            before = header.line[: cursor.position].rstrip()
+            return f'{before} gc "{GC_STRATEGY}" {header.line[cursor.position :]}'
+        if word:
+            cursor.take_word(word)
+        elif cursor.at("("):
+            cursor.balanced()
+        elif not (cursor.match(_QUOTED) or cursor.match(_NUMBER) or cursor.match(_ATTRIBUTE_GROUP)):
+            cursor.position += 1
+            cursor.skip()
+    raise _NotUnderstoodError("the body must open at the end of the line, as LLVM prints it")
+
+
+def _plain_name(printed: str) -> str:
+    r"""A symbol's name from its printed form: without the sigil and quotes, escapes such as \22 resolved."""
+    name = printed[1:]
+    if name.startswith('"'):
+        escaped = name[1:-1].encode()
+        resolved = re.sub(rb"\\([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), escaped)
+        return resolved.decode("utf-8", "surrogateescape")
+    return name
+
+
+def lower_statepoints(llvm_ir: str) -> StatepointModule:
+    """Rewrite every call with a `"deopt"` bundle into a statepoint, in LLVM's printed text of an optimised module.
+
+    Each such call becomes `llvm.experimental.gc.statepoint`, followed by `llvm.experimental.gc.result` under the call's
+    own name when it has a result. Ids are consecutive from 0. Functions that contain one get `gc "statepoint-example"`.
+    Calling conventions are kept; `tail` and `notail` are dropped; attributes that only inform the optimiser are
+    dropped, and of metadata only `!dbg` is kept. The constant array `FUNCTIONS_GLOBAL` of the changed functions'
+    addresses is appended, so that they can be read after linking even when a function is internal.
+
+    Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
+    `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
+    the call or on the called function), an unproven calling convention, an intrinsic or inline assembly, references
+    that are not i32, other bundles beside this one. Run LLVM's verifier on the text, as on any module.
+    """
+    return _Lowering(llvm_ir).run()
+
+
+class _Lowering:
+    """The state of one `lower_statepoints`."""
+
+    def __init__(self, llvm_ir: str) -> None:
+        """Split the text into lines and collect what calls refer to: attribute groups and function signatures."""
+        self.lines = llvm_ir.split("\n")
+        self.statepoints: list[Statepoint] = []
+        self.functions: list[str] = []  # as printed
+        self.result_types: dict[str, _Type] = {}
+        self.attribute_groups: dict[str, str] = {}
+        self.headers: dict[str, _Header] = {}
+        for line in self.lines:
+            if line.startswith("attributes #"):
+                group, _, content = line.removeprefix("attributes ").partition(" = ")
+                self.attribute_groups[group] = content
+            elif line.startswith(("define ", "declare ")):
+                try:
+                    header = _parse_header(line)
+                except _NotUnderstoodError as reason:
+                    raise CompilerError(f"cannot read a function's head ({reason}): {line}") from None
+                self.headers[_plain_name(header.name)] = header
+        for taken in (_STATEPOINT, _TOKEN_PREFIX, f"@{FUNCTIONS_GLOBAL} ="):
+            if taken in llvm_ir:
+                raise CompilerError(f"the module mentions {taken!r} already; statepoints are lowered once")
+
+    def run(self) -> StatepointModule:
+        """Rewrite line by line."""
+        output: list[str] = []
+        header: _Header | None = None  # of the function that the line is in
+        header_index = 0
+        marked = False
+        for line in self.lines:
+            if line.startswith("define "):
+                header = _parse_header(line)
+                header_index = len(output)
+                marked = False
+            elif line == "}":
+                header = None
+            if '"deopt"' not in line or line.lstrip().startswith(";") or not _DEOPT_TAG.search(line):
+                output.append(line)
+                continue
+            if header is None or line.startswith("define "):
+                raise CompilerError(f"a deopt bundle outside a function's body: {line}")
+            try:
+                output.extend(self.lower(_parse_call(line), header))
+            except _NotUnderstoodError as reason:
+                raise CompilerError(
+                    f"cannot lower this call in function {_plain_name(header.name)!r} to a statepoint "
+                    f"({reason}): {line}"
+                ) from None
+            if not marked:
+                try:
+                    output[header_index] = _mark_collected(header)
+                except _NotUnderstoodError as reason:
+                    raise CompilerError(
+                        f"cannot mark function {_plain_name(header.name)!r} as collected ({reason}): {header.line}"
+                    ) from None
+                self.functions.append(header.name)
+                marked = True
+        output.extend(self.appendix())
+        return StatepointModule(
+            "\n".join(output) + "\n",
+            tuple(_plain_name(name) for name in self.functions),
+            tuple(self.statepoints),
+        )
+
+    def lower(self, call: _Call, header: _Header) -> list[str]:
+        """The lines that take the place of one call."""
+        self.refuse_unusual(call)
+        number = len(self.statepoints)
+        callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
+        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, len(call.live)))
+        returned = call.return_type.text if call.return_type else "void"
+        parameters = ", ".join(kind.text for kind, _ in call.arguments)
+        operands = [
+            f"i64 {number}",
+            "i32 0",  # bytes to reserve for patching
+            f"ptr elementtype({returned} ({parameters})) {call.callee}",
+            f"i32 {len(call.arguments)}",
+            "i32 0",  # flags
+            *(f"{kind.text} {value}" for kind, value in call.arguments),
+            "i32 0",  # transition arguments, an obsolete operand list
+            "i32 0",  # deopt arguments, an obsolete operand list: the bundle has taken its place
+        ]
+        token = f"%{_TOKEN_PREFIX}{number}"
+        live = ", ".join(f"i32 {value}" for value in call.live)
+        lines = [
+            f"{call.indent}{token} = call {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
+            f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{call.debug_location}'
+        ]
+        if call.return_type:
+            self.result_types[call.return_type.mangled] = call.return_type
+            lines.append(
+                f"{call.indent}{call.result} = call {call.return_type.text} "
+                f"@{_RESULT}.{call.return_type.mangled}(token {token}){call.debug_location}"
+            )
+        return lines
+
+    def refuse_unusual(self, call: _Call) -> None:
+        """Refuse a call whose function attributes, or whose callee's own, change the calling sequence."""
+        attributes = [call.function_attributes]
+        if call.callee.startswith("@") and (header := self.headers.get(_plain_name(call.callee))):
+            signature = _signature(header)
+            if signature.unusual:
+                raise _NotUnderstoodError(f"the called function's signature: {signature.unusual}")
+            attributes.append(signature.attributes)
+        for text in attributes:
+            groups = (self.attribute_groups.get(group, "") for group in _ATTRIBUTE_GROUP.findall(text))
+            if refused := _REFUSED_FUNCTION_ATTRIBUTES.search(" ".join((text, *groups))):
+                raise _NotUnderstoodError(f"function attribute {refused.group()}")
+
+    def appendix(self) -> list[str]:
+        """The global that lists the changed functions, and the declarations that the new calls need."""
+        addresses = ", ".join(f"ptr {name}" for name in self.functions)
+        lines = [f"@{FUNCTIONS_GLOBAL} = constant [{len(self.functions)} x ptr] [{addresses}]"]
+        if self.statepoints:
+            lines.append(f"declare token @{_STATEPOINT}.p0(i64 immarg, i32 immarg, ptr, i32 immarg, i32 immarg, ...)")
+        lines.extend(
+            f"declare {kind.text} @{_RESULT}.{mangled}(token)" for mangled, kind in sorted(self.result_types.items())
+        )
+        return lines

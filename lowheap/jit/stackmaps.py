@@ -1,0 +1,523 @@
+"""Stack maps: where the live references of every suspended compiled function are, found from LLVM's own tables.
+
+The object file that LLVM emits for a module with statepoints (see `lowheap.jit.safepoints`) holds a stack map: for each
+call that may collect, the place of every reference live after it. `parse` reads that section, `StackMap` turns its
+records into return addresses of the linked code, and `StackMapRegistry` merges the maps of all loaded modules.
+`walk_frames` follows the chain of frame pointers from the exit into the runtime to the entry trampoline, and
+`stack_slots` puts both together: the addresses of all u32 slots that hold live references.
+
+Promises: every location is either understood or refused with `CompilerError`; a damaged section raises `CompilerError`
+and nothing else; a frame walk reads no memory outside the stack between its two ends.
+
+Format: "Stack maps and patch points in LLVM", stack map format version 3, and "Garbage Collection Safepoints in LLVM"
+for the meaning of a statepoint's locations. All figures are little-endian.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import platform
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llvmlite import binding
+
+from lowheap.errors import CompilerError
+from lowheap.jit.safepoints import StatepointModule
+
+# --- What depends on the processor ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The facts about frames and registers that reading a stack needs.
+
+    A frame pointer points to a frame record: the caller's frame pointer, then the return address. Offsets and sizes are
+    in bytes; registers are DWARF numbers.
+    """
+
+    name: str
+    stack_pointer_register: int
+    frame_pointer_register: int
+    caller_frame_pointer_offset: int
+    """From the frame pointer to the saved frame pointer of the caller."""
+    return_address_offset: int
+    """From the frame pointer to the address in the caller that the frame returns to."""
+    caller_stack_pointer_offset: int
+    """From the frame pointer to what the caller's stack pointer was at its call instruction."""
+    frame_pointer_alignment: int
+
+
+X86_64 = Architecture(
+    name="x86_64",
+    stack_pointer_register=7,
+    frame_pointer_register=6,
+    caller_frame_pointer_offset=0,
+    return_address_offset=8,
+    caller_stack_pointer_offset=16,
+    frame_pointer_alignment=16,
+)
+
+AARCH64_DARWIN = Architecture(
+    name="arm64",
+    stack_pointer_register=31,
+    frame_pointer_register=29,
+    caller_frame_pointer_offset=0,
+    return_address_offset=8,
+    caller_stack_pointer_offset=16,
+    frame_pointer_alignment=16,
+)
+"""AArch64 as LLVM compiles for Darwin, where the frame record lies at the top of the frame. Elsewhere LLVM puts it
+below the saved registers, so that the caller's stack pointer cannot be told from the record: AArch64 Linux is therefore
+missing."""
+
+_ARCHITECTURES = {
+    ("Linux", "x86_64"): X86_64,
+    ("Darwin", "x86_64"): X86_64,
+    ("Darwin", "arm64"): AARCH64_DARWIN,
+}
+
+
+def host_architecture() -> Architecture:
+    """The facts for the machine that this runs on; `CompilerError` where no rule is known to be right."""
+    host = (platform.system(), platform.machine())
+    try:
+        return _ARCHITECTURES[host]
+    except KeyError:
+        known = ", ".join(" ".join(pair) for pair in _ARCHITECTURES)
+        raise CompilerError(f"frames of {' '.join(host)} cannot be walked; known are {known}") from None
+
+
+# --- Parsing ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a frame: `size` bytes at `offset` from the value that DWARF register `register` has in that frame."""
+
+    register: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafepointRecord:
+    """One statepoint.
+
+    `id` is the number that `lower_statepoints` gave it, `instruction_offset` the bytes from the function's start to the
+    return address of the call, `operand_count` the length of the list that the call carried, and `slots` those of the
+    list's members that are in memory, without duplicates; the rest are constants, which are no roots.
+    """
+
+    id: int
+    instruction_offset: int
+    operand_count: int
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRecord:
+    """One function with statepoints: its address as the section has it (0 in an object file), its frame's size in
+    bytes."""
+
+    address: int
+    stack_size: int
+    records: tuple[SafepointRecord, ...]
+
+
+class _LocationKind(enum.IntEnum):
+    """How a location says where its value is."""
+
+    REGISTER = 1
+    DIRECT = 2  # the value is the address register + offset
+    INDIRECT = 3  # the value is in memory at register + offset
+    CONSTANT = 4
+    CONSTANT_INDEX = 5  # the offset is an index into the section's constants
+
+
+_VERSION = 3
+_HEADER = struct.Struct("<BBHIII")  # version, reserved, reserved, functions, constants, records
+_FUNCTION = struct.Struct("<QQQ")  # address, stack size, record count
+_CONSTANT = struct.Struct("<Q")
+_RECORD_HEAD = struct.Struct("<QIHH")  # id, instruction offset, flags, location count
+_LOCATION = struct.Struct("<BBHHHi")  # kind, reserved, size, register, reserved, offset or constant
+_LIVE_OUTS_HEAD = struct.Struct("<HH")  # padding, live-out count
+_LIVE_OUT_SIZE = 4
+_RECORD_ALIGNMENT = 8
+
+_REFERENCE_SIZE = 4
+_REFERENCE_MASK = 0xFFFFFFFF
+_UNDEFINED = 0xFEFEFEFE
+"""What LLVM reports for an undefined operand."""
+
+# A statepoint's locations start with three constants: calling convention, flags, and the number of deopt operands.
+_STATEPOINT_PREFIX = 3
+_DEOPT_COUNT_INDEX = 2
+
+
+class _Reader:
+    """A position in the section; every step is checked."""
+
+    def __init__(self, section: bytes) -> None:
+        """Start at the beginning."""
+        self.section = section
+        self.position = 0
+
+    def take(self, layout: struct.Struct, what: str) -> tuple[int, ...]:
+        """Unpack the next `layout`."""
+        end = self.position + layout.size
+        if end > len(self.section):
+            raise CompilerError(
+                f"stack map is truncated: {what} at byte {self.position} needs {layout.size} bytes, "
+                f"{len(self.section) - self.position} are left"
+            )
+        fields: tuple[int, ...] = layout.unpack_from(self.section, self.position)
+        self.position = end
+        return fields
+
+    def skip(self, size: int, what: str) -> None:
+        """Pass over `size` bytes."""
+        if self.position + size > len(self.section):
+            raise CompilerError(
+                f"stack map is truncated: {what} at byte {self.position} needs {size} bytes, "
+                f"{len(self.section) - self.position} are left"
+            )
+        self.position += size
+
+    def align(self) -> None:
+        """Pass over padding up to the alignment of records."""
+        self.skip(-self.position % _RECORD_ALIGNMENT, "padding")
+
+
+def parse(section: bytes, architecture: Architecture | None = None) -> list[FunctionRecord]:
+    """Read the stack map of one module.
+
+    `architecture` is the one that the code was compiled for (default: the host's). Raises `CompilerError` for a section
+    that is not a complete version 3 stack map of statepoints, for a reference that is neither a constant nor in memory,
+    for a memory location relative to a register other than the stack and the frame pointer, or of a size other than a
+    reference's, and for a constant that is neither null, an i31 nor LLVM's mark for an undefined value.
+    """
+    architecture = architecture or host_architecture()
+    reader = _Reader(section)
+    version, _, _, function_count, constant_count, record_count = reader.take(_HEADER, "header")
+    if version != _VERSION:
+        raise CompilerError(f"stack map has version {version}; {_VERSION} is understood")
+    heads = [reader.take(_FUNCTION, "function") for _ in range(function_count)]
+    constants = [reader.take(_CONSTANT, "constant")[0] for _ in range(constant_count)]
+    if sum(count for _, _, count in heads) != record_count:
+        raise CompilerError(
+            f"stack map announces {record_count} records, its functions {sum(count for _, _, count in heads)}"
+        )
+    functions = [
+        FunctionRecord(address, stack_size, tuple(_parse_record(reader, constants, architecture) for _ in range(count)))
+        for address, stack_size, count in heads
+    ]
+    if reader.position != len(section):
+        raise CompilerError(
+            f"stack map ends at byte {reader.position}, its section at {len(section)}; one module's map is expected"
+        )
+    return functions
+
+
+def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Architecture) -> SafepointRecord:
+    """Read one record with its padding."""
+    identifier, instruction_offset, _, location_count = reader.take(_RECORD_HEAD, "record")
+    locations = [reader.take(_LOCATION, "location") for _ in range(location_count)]
+    reader.align()
+    _, live_out_count = reader.take(_LIVE_OUTS_HEAD, "live-outs")
+    reader.skip(live_out_count * _LIVE_OUT_SIZE, "live-outs")
+    reader.align()
+
+    where = f"stack map record {identifier}"
+    if location_count < _STATEPOINT_PREFIX or any(
+        kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
+    ):
+        raise CompilerError(f"{where} is not a statepoint's: it does not start with {_STATEPOINT_PREFIX} constants")
+    deopt_count = locations[_DEOPT_COUNT_INDEX][-1]
+    if deopt_count != location_count - _STATEPOINT_PREFIX:
+        raise CompilerError(
+            f"{where} announces {deopt_count} references and locations for {location_count - _STATEPOINT_PREFIX}"
+        )
+    slots: dict[Slot, None] = {}
+    for kind, _, size, register, _, value in locations[_STATEPOINT_PREFIX:]:
+        if kind == _LocationKind.INDIRECT:
+            slots[_slot(where, register, value, size, architecture)] = None
+        elif kind == _LocationKind.CONSTANT:
+            _check_constant(where, value)
+        elif kind == _LocationKind.CONSTANT_INDEX:
+            if not 0 <= value < len(constants):
+                raise CompilerError(f"{where} refers to constant {value} of {len(constants)}")
+            _check_constant(where, constants[value])
+        else:
+            name = _LocationKind(kind).name if kind in _LocationKind.__members__.values() else f"unknown ({kind})"
+            raise CompilerError(f"{where} has a location of kind {name}; a reference must be in memory or a constant")
+    return SafepointRecord(identifier, instruction_offset, deopt_count, tuple(slots))
+
+
+def _slot(where: str, register: int, offset: int, size: int, architecture: Architecture) -> Slot:
+    """A memory location, if the frame walker can find it."""
+    known = (architecture.stack_pointer_register, architecture.frame_pointer_register)
+    if register not in known:
+        raise CompilerError(f"{where} has a location relative to register {register}; frames give {known}")
+    if size != _REFERENCE_SIZE:
+        raise CompilerError(f"{where} has a location of {size} bytes; a reference has {_REFERENCE_SIZE}")
+    return Slot(register, offset, size)
+
+
+def _check_constant(where: str, value: int) -> None:
+    """Refuse a constant that names an object: no compiled code can know one, so something was misread."""
+    reference = value & _REFERENCE_MASK
+    is_i31 = reference & 1
+    if reference and not is_i31 and reference != _UNDEFINED:
+        raise CompilerError(f"{where} has the constant reference {reference:#x}; null and i31 are the only constants")
+
+
+_ELF_MAGIC = b"\x7fELF"
+_ELF64_HEADER_SIZE = 64
+_ELF64_SECTION_TABLE = struct.Struct("<40xQ10xHH")  # of the header: section table's offset, entry size, entry count
+_ELF_SECTION = b".llvm_stackmaps"
+_MACH_O_64_MAGIC = b"\xcf\xfa\xed\xfe"
+_MACH_O_SECTION = b"__llvm_stackmaps"
+
+
+def find_section(object: bytes) -> bytes | None:
+    """The stack map section of a 64-bit ELF or Mach-O object file; None if it has none, as a module without
+    statepoints.
+
+    Raises `CompilerError` for other bytes and for an ELF file that ends before its section table (LLVM's reader, which
+    does the rest, crashes on those).
+    """
+    if object.startswith(_ELF_MAGIC) and len(object) >= _ELF64_HEADER_SIZE:
+        offset, entry_size, count = _ELF64_SECTION_TABLE.unpack_from(object)
+        if offset + entry_size * count > len(object):
+            raise CompilerError(f"object file is truncated: its section table ends behind byte {len(object)}")
+        wanted = _ELF_SECTION
+    elif object.startswith(_MACH_O_64_MAGIC):
+        wanted = _MACH_O_SECTION
+    else:
+        raise CompilerError(f"not a 64-bit ELF or Mach-O object file: it starts with {object[:4]!r}")
+    found: list[bytes] = []
+    reference = binding.ObjectFileRef.from_data(object)
+    for section in reference.sections():
+        name: bytes = section.name() or b""
+        if wanted is _MACH_O_SECTION:
+            # A Mach-O name fills a field of fixed width, and this one leaves no room for a terminator: llvmlite reads on.
+            name = name[: len(_MACH_O_SECTION)]
+        if name == wanted:
+            found.append(section.data())
+    if len(found) > 1:
+        raise CompilerError(f"object file has {len(found)} stack map sections; one is expected")
+    return found[0] if found else None
+
+
+# --- From return addresses to slots -----------------------------------------------------------------------------------
+
+
+class SlotLookup(Protocol):
+    """What the frame walker asks: `StackMap` and `StackMapRegistry` answer."""
+
+    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+        """The slots of the call that returns to `return_address`; `CompilerError` if there is no such call."""
+
+
+class StackMap:
+    """The slots of one linked module by return address. Immutable."""
+
+    def __init__(
+        self, module: StatepointModule, records: Sequence[FunctionRecord], function_addresses: Sequence[int]
+    ) -> None:
+        """Join the parsed section of `module` with the addresses of its functions after linking.
+
+        `function_addresses` are those of `module.functions`, in that order (what the global `FUNCTIONS_GLOBAL` holds).
+        Records must be in that order too; a function whose statepoints were all in dead code has none. Raises
+        `CompilerError` when counts, order, ids or list lengths do not agree.
+        """
+        if len(function_addresses) != len(module.functions):
+            raise CompilerError(
+                f"{len(function_addresses)} function addresses for {len(module.functions)} functions with statepoints"
+            )
+        index_of = {name: index for index, name in enumerate(module.functions)}
+        slots: dict[int, tuple[Slot, ...]] = {}
+        previous = -1
+        for function in records:
+            indices = {index_of[self._statepoint_function(module, record)] for record in function.records}
+            if len(indices) != 1:
+                raise CompilerError(
+                    f"a stack map function has records of {sorted(module.functions[index] for index in indices)}; "
+                    "one function's are expected"
+                )
+            (index,) = indices
+            if index <= previous:
+                raise CompilerError(
+                    f"stack map records of {module.functions[index]!r} follow those of {module.functions[previous]!r}; "
+                    f"the module has them the other way round"
+                )
+            previous = index
+            start = function_addresses[index]
+            if not start:
+                raise CompilerError(f"function {module.functions[index]!r} has no address")
+            for record in function.records:
+                return_address = start + record.instruction_offset
+                if return_address in slots:
+                    raise CompilerError(f"two stack map records for return address {return_address:#x}")
+                slots[return_address] = record.slots
+        self._slots = slots
+
+    @staticmethod
+    def _statepoint_function(module: StatepointModule, record: SafepointRecord) -> str:
+        """The function that a record's id says it is in, the list's length being right."""
+        if record.id >= len(module.statepoints):
+            raise CompilerError(
+                f"stack map record {record.id} is none of the module's {len(module.statepoints)} statepoints"
+            )
+        statepoint = module.statepoints[record.id]
+        if statepoint.live_count != record.operand_count:
+            raise CompilerError(
+                f"stack map record {record.id} has {record.operand_count} references, its statepoint in "
+                f"{statepoint.function!r} {statepoint.live_count}"
+            )
+        return statepoint.function
+
+    @property
+    def by_return_address(self) -> dict[int, tuple[Slot, ...]]:
+        """A copy of the whole map."""
+        return dict(self._slots)
+
+    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+        """The slots of the call that returns to `return_address`; `CompilerError` if the module has none such."""
+        try:
+            return self._slots[return_address]
+        except KeyError:
+            raise _unknown(return_address, len(self._slots)) from None
+
+
+class StackMapRegistry:
+    """The stack maps of all loaded modules; one dictionary lookup finds a return address in any of them."""
+
+    def __init__(self) -> None:
+        """Start without modules."""
+        self._slots: dict[int, tuple[Slot, ...]] = {}
+
+    def __len__(self) -> int:
+        """The number of return addresses known."""
+        return len(self._slots)
+
+    def add(self, stack_map: StackMap) -> None:
+        """Take in a module's map; `CompilerError` if one of its return addresses is known already."""
+        added = stack_map.by_return_address
+        if clash := added.keys() & self._slots.keys():
+            raise CompilerError(f"return address {min(clash):#x} belongs to another loaded module already")
+        self._slots.update(added)
+
+    def remove(self, stack_map: StackMap) -> None:
+        """Forget a module's map, which must have been added; to be done before its code is unloaded."""
+        removed = stack_map.by_return_address
+        if missing := removed.keys() - self._slots.keys():
+            raise CompilerError(f"return address {min(missing):#x} is not registered; was the module added?")
+        for return_address in removed:
+            del self._slots[return_address]
+
+    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+        """The slots of the call that returns to `return_address`; `CompilerError` if no module has it."""
+        try:
+            return self._slots[return_address]
+        except KeyError:
+            raise _unknown(return_address, len(self._slots)) from None
+
+
+def _unknown(return_address: int, known: int) -> CompilerError:
+    """The error for a frame that no stack map covers."""
+    return CompilerError(
+        f"return address {return_address:#x} is in no stack map ({known} are known): a call that may collect was not "
+        "emitted as a safepoint, or a frame of other code lies between the entry and the exit"
+    )
+
+
+# --- Walking ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A suspended compiled function: the address it will go on at, and its stack and frame pointer at the call."""
+
+    return_address: int
+    stack_pointer: int
+    frame_pointer: int
+
+
+MAXIMUM_FRAMES = 1 << 24
+"""More frames than this between an exit and its entry are taken for corruption."""
+
+
+def walk_frames(
+    exit_frame_pointer: int,
+    entry_frame_pointer: int,
+    *,
+    architecture: Architecture | None = None,
+    maximum_frames: int = MAXIMUM_FRAMES,
+) -> Iterator[Frame]:
+    """The frames between an exit into the runtime and the entry trampoline, innermost first.
+
+    `exit_frame_pointer` is the frame pointer of the native function that left compiled code (it is not yielded itself:
+    its frame record describes its caller, the first frame). `entry_frame_pointer` is that of the trampoline through
+    which compiled code was entered (not yielded either). Both must be frames of the calling thread's live stack, and
+    every function between them must keep a frame pointer. Raises `CompilerError` when the chain is broken: a frame
+    pointer that is misaligned, does not grow, passes the entry, or a chain of more than `maximum_frames`. Memory
+    outside the stack between the two is never read.
+    """
+    architecture = architecture or host_architecture()
+    alignment = architecture.frame_pointer_alignment
+    for name, pointer in (("exit", exit_frame_pointer), ("entry", entry_frame_pointer)):
+        if pointer <= 0 or pointer % alignment:
+            raise CompilerError(f"{name} frame pointer {pointer:#x} is not a multiple of {alignment} above 0")
+    if exit_frame_pointer >= entry_frame_pointer:
+        raise CompilerError(
+            f"exit frame pointer {exit_frame_pointer:#x} is not below the entry's, {entry_frame_pointer:#x}"
+        )
+    read = ctypes.c_uint64.from_address
+    callee = exit_frame_pointer
+    for _ in range(maximum_frames + 1):
+        # callee < entry, both aligned: its frame record ends at the entry's at the latest.
+        caller = read(callee + architecture.caller_frame_pointer_offset).value
+        if caller == entry_frame_pointer:
+            return
+        if caller % alignment or not callee < caller < entry_frame_pointer:
+            raise CompilerError(
+                f"broken frame chain: frame {callee:#x} has caller {caller:#x}; a multiple of {alignment} above it and "
+                f"up to the entry's frame {entry_frame_pointer:#x} was expected"
+            )
+        yield Frame(
+            return_address=read(callee + architecture.return_address_offset).value,
+            stack_pointer=callee + architecture.caller_stack_pointer_offset,
+            frame_pointer=caller,
+        )
+        callee = caller
+    raise CompilerError(f"more than {maximum_frames} frames between exit and entry")
+
+
+def stack_slots(
+    stack_map: SlotLookup,
+    exit_frame_pointer: int,
+    entry_frame_pointer: int,
+    *,
+    architecture: Architecture | None = None,
+) -> Iterator[int]:
+    """The addresses of the u32 slots that hold the references live in the frames between an exit and its entry.
+
+    A slot may hold null or an i31 at run time. Raises `CompilerError` as `walk_frames` does, for a return address that
+    `stack_map` does not know, and for a slot outside the stack between exit and entry.
+    """
+    architecture = architecture or host_architecture()
+    for frame in walk_frames(exit_frame_pointer, entry_frame_pointer, architecture=architecture):
+        for slot in stack_map.lookup(frame.return_address):
+            base = frame.stack_pointer if slot.register == architecture.stack_pointer_register else frame.frame_pointer
+            address = base + slot.offset
+            if not exit_frame_pointer < address <= entry_frame_pointer - slot.size:
+                raise CompilerError(
+                    f"slot {address:#x} of the call that returns to {frame.return_address:#x} is outside the stack "
+                    f"from {exit_frame_pointer:#x} to {entry_frame_pointer:#x}"
+                )
+            yield address

@@ -1,0 +1,845 @@
+"""The binary format, read into dataclasses: types, imports, globals, exports, and instructions with their offsets.
+
+`decode` turns bytes into a `DecodedModule` or raises one of two errors, each with the byte offset in the module:
+
+- `MalformedModuleError`: the bytes do not follow the binary format. Sizes, counts, LEB128 numbers, section order and
+  the nesting of blocks are checked here, so that no input, validated or not, makes the decoder fail in another way, or
+  use memory or time out of proportion to its length.
+- `UnsupportedError`: the module may well be valid, but uses something that lowheap does not have; the first such thing
+  is named.
+
+What the decoder does not check is what a validator does: operand types, and whether an index names something. Only the
+type index of a block is looked up, since its parameters and results become part of the instruction.
+
+The sections are framed first, all of them, then the names are read, since messages use them, then everything else in
+the order of the module. Custom sections other than `name` are skipped. Names help people and are not part of the
+program, so a faulty name subsection is ignored.
+
+Source: the WebAssembly 3.0 specification, chapter "Binary Format"; the `name` section's subsections for types and
+fields are those of the GC proposal.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
+
+from lowheap.errors import MalformedModuleError, UnsupportedError
+from lowheap.types import (
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    V128,
+    AbstractHeapType,
+    ArrayType,
+    CompositeType,
+    FieldType,
+    FuncType,
+    HeapType,
+    NumType,
+    PackedType,
+    RefType,
+    StorageType,
+    StructType,
+    SubType,
+    ValType,
+    VectorType,
+)
+from lowheap.wasm.opcodes import BLOCK, ELSE, END, GENERIC_PREFIXES, IF, LOOP, OPCODES, Immediate, Opcode
+
+# Implementation limits. The first is wasmtime's. The second keeps a small module from expanding to gigabytes of locals.
+MAX_FUNCTION_LOCALS = 50_000
+MAX_MODULE_LOCALS = 10_000_000
+
+_T = TypeVar("_T")
+
+_logger = logging.getLogger("lowheap.wasm")
+
+
+# --- What comes out --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BlockType:
+    """What a block takes from the operand stack and leaves there."""
+
+    params: tuple[ValType, ...]
+    results: tuple[ValType, ...]
+
+
+Operand: TypeAlias = int | tuple[int, ...] | ValType | HeapType | BlockType
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction: its name in the text format, its operands, and the byte offset of its opcode in the module.
+
+    The operands, for instructions that have any:
+
+    - block, loop, if: a `BlockType`
+    - br, br_if, br_on_null, br_on_non_null: the label's depth; br_table: a tuple of depths, and the default
+    - br_on_cast, br_on_cast_fail: the label's depth, the source and the target `RefType`
+    - ref.test, ref.cast: a `RefType`; ref.null: a `HeapType`; select with a type: a `ValType`
+    - i32.const, i64.const: a signed int; f32.const, f64.const: the raw IEEE 754 bits as an int
+    - struct.get, struct.get_s, struct.get_u, struct.set: the type index and the field index
+    - array.new_fixed: the type index and the number of elements
+    - array.copy: the destination's and the source's type index
+    - all others: an index
+    """
+
+    name: str
+    operands: tuple[Operand, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalType:
+    """The type of a global."""
+
+    storage: ValType
+    mutable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionImport:
+    """An imported function, by the index of its type."""
+
+    type_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalImport:
+    """An imported global."""
+
+    type: GlobalType
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import under its two names; `offset` is where its entry begins."""
+
+    module: str
+    name: str
+    desc: FunctionImport | GlobalImport
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalDefinition:
+    """A global of the module's own; `init` is a constant expression and includes its final `end`."""
+
+    type: GlobalType
+    init: tuple[Instruction, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An exported function or global, by its index (imports come first)."""
+
+    name: str
+    kind: Literal["function", "global"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElementSegment:
+    """A segment that fills no table: its use is to declare which functions `ref.func` may name.
+
+    `functions` are the functions that the segment lists, or that its expressions refer to by `ref.func`, in order.
+    """
+
+    mode: Literal["passive", "declarative"]
+    type: RefType
+    functions: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBody:
+    """The code of one function of the module's own.
+
+    `locals` are the declared ones, without the parameters; `instructions` include the final `end`. The body occupies
+    the bytes from `offset`, where its locals are declared, up to `end_offset`.
+    """
+
+    locals: tuple[ValType, ...]
+    instructions: tuple[Instruction, ...]
+    offset: int
+    end_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the `name` section calls things; fields and locals by the index of their type and function first."""
+
+    module: str | None = None
+    functions: dict[int, str] = field(default_factory=dict)
+    locals: dict[int, dict[int, str]] = field(default_factory=dict)
+    types: dict[int, str] = field(default_factory=dict)
+    fields: dict[int, dict[int, str]] = field(default_factory=dict)
+    globals: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedModule:
+    """A module as its binary states it. Heap types and supertypes are the module's type indices.
+
+    A type that is defined outside a recursion group is a group of one. `functions` are type indices, one for each of
+    `bodies`; a function's index is its position there after the imported functions, and so with globals.
+    """
+
+    rec_groups: list[list[SubType]]
+    imports: list[Import]
+    functions: list[int]
+    globals: list[GlobalDefinition]
+    exports: list[Export]
+    start: int | None
+    elements: list[ElementSegment]
+    bodies: list[FunctionBody]
+    names: Names
+
+
+# --- Bytes, numbers, names -------------------------------------------------------------------------------------------
+
+
+def malformed(message: str, offset: int) -> NoReturn:
+    """Raise MalformedModuleError for what begins at `offset`."""
+    raise MalformedModuleError(f"{message}, at offset {offset:#x}")
+
+
+def unsupported(what: str, offset: int) -> NoReturn:
+    """Raise UnsupportedError for what begins at `offset`."""
+    raise UnsupportedError(f"unsupported {what}, at offset {offset:#x}")
+
+
+class Reader:
+    """A position in the module's bytes and an end that it may not pass. Positions are offsets in the module.
+
+    Every method raises MalformedModuleError, with the offset at which the faulty thing begins.
+    """
+
+    __slots__ = ("data", "end", "position")
+
+    def __init__(self, data: memoryview, position: int, end: int) -> None:
+        """Read from `position` up to, not including, `end`, which lies within `data`."""
+        self.data = data
+        self.position = position
+        self.end = end
+
+    def part(self, size: int) -> Reader:
+        """A reader of the next `size` bytes, which this one steps over."""
+        start = self.position
+        self.skip(size)
+        return Reader(self.data, start, self.position)
+
+    def skip(self, size: int) -> None:
+        """Step over `size` bytes."""
+        left = self.end - self.position
+        if size > left:
+            malformed(f"unexpected end: {size} bytes are announced, {left} are left", self.position)
+        self.position += size
+
+    def u8(self) -> int:
+        """The next byte."""
+        position = self.position
+        if position >= self.end:
+            malformed("unexpected end", position)
+        self.position = position + 1
+        return self.data[position]
+
+    def peek(self) -> int:
+        """The next byte, without stepping over it."""
+        if self.position >= self.end:
+            malformed("unexpected end", self.position)
+        return self.data[self.position]
+
+    def u32(self) -> int:
+        """An unsigned LEB128 number of at most 32 bits in at most 5 bytes."""
+        start = self.position
+        byte = self.u8()
+        if byte < 0x80:  # almost always
+            return byte
+        result = byte & 0x7F
+        for shift in (7, 14, 21):
+            byte = self.u8()
+            result |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return result
+        byte = self.u8()
+        if byte > 0x0F:
+            malformed("an unsigned LEB128 number does not fit 32 bits", start)
+        return result | byte << 28
+
+    def signed(self, bits: int) -> int:
+        """A signed LEB128 number of `bits` bits in at most ceil(bits / 7) bytes; `bits` is not a multiple of 7."""
+        start = self.position
+        result = 0
+        for shift in range(0, bits, 7):
+            byte = self.u8()
+            result |= (byte & 0x7F) << shift
+            width = bits - shift  # of the number's bits, those that this byte may hold
+            if width < 7:
+                # The sign bit and the unused bits above it must be equal, and the continuation bit clear.
+                sign = byte >> (width - 1)
+                if sign not in (0, 0x7F >> (width - 1)):
+                    malformed(f"a signed LEB128 number does not fit {bits} bits", start)
+            if byte < 0x80:
+                break
+        return result - (1 << (shift + 7)) if byte & 0x40 else result
+
+    def bits(self, size: int) -> int:
+        """The next `size` bytes as a little-endian unsigned number."""
+        start = self.position
+        self.skip(size)
+        return int.from_bytes(self.data[start : self.position], "little")
+
+    def count(self, what: str) -> int:
+        """The length of a vector, whose elements take at least a byte each, so that it cannot exceed the bytes left."""
+        start = self.position
+        count = self.u32()
+        left = self.end - self.position
+        if count > left:
+            malformed(f"{count} {what} are announced, {left} bytes are left", start)
+        return count
+
+    def vector(self, what: str, element: Callable[[Reader], _T]) -> list[_T]:
+        """A vector: its length, then that many elements."""
+        return [element(self) for _ in range(self.count(what))]
+
+    def name(self) -> str:
+        """A name: its length in bytes, then UTF-8."""
+        start = self.position
+        size = self.u32()
+        content = self.position
+        self.skip(size)
+        try:
+            return str(self.data[content : self.position], "utf-8")
+        except UnicodeDecodeError as error:
+            malformed(f"a name is not UTF-8 ({error.reason})", start)
+
+    def expect_end(self, what: str) -> None:
+        """Check that nothing is left of `what`."""
+        if self.position != self.end:
+            malformed(f"{what} is {self.end - self.position} bytes longer than its contents", self.position)
+
+
+# --- Types -----------------------------------------------------------------------------------------------------------
+
+_NUMBER_TYPES: dict[int, NumType | VectorType] = {0x7F: I32, 0x7E: I64, 0x7D: F32, 0x7C: F64, 0x7B: V128}
+_PACKED_TYPES: dict[int, PackedType] = {0x78: I8, 0x77: I16}
+_ABSTRACT_HEAP_TYPES = {
+    0x74: AbstractHeapType.NOEXN,
+    0x73: AbstractHeapType.NOFUNC,
+    0x72: AbstractHeapType.NOEXTERN,
+    0x71: AbstractHeapType.NONE,
+    0x70: AbstractHeapType.FUNC,
+    0x6F: AbstractHeapType.EXTERN,
+    0x6E: AbstractHeapType.ANY,
+    0x6D: AbstractHeapType.EQ,
+    0x6C: AbstractHeapType.I31,
+    0x6B: AbstractHeapType.STRUCT,
+    0x6A: AbstractHeapType.ARRAY,
+    0x69: AbstractHeapType.EXN,
+}
+_NULLABLE_REFERENCE, _REFERENCE = 0x63, 0x64
+_VALUE_TYPES: dict[int, ValType] = {
+    **_NUMBER_TYPES,
+    **{code: RefType(True, heap_type) for code, heap_type in _ABSTRACT_HEAP_TYPES.items()},
+}
+_RECURSION_GROUP, _SUB_FINAL, _SUB = 0x4E, 0x4F, 0x50
+_FUNCTION, _STRUCT, _ARRAY = 0x60, 0x5F, 0x5E
+
+# Where a type could begin, the bytes of proposals that lowheap does not have.
+_UNSUPPORTED_TYPES = {
+    0x65: "shared type",
+    0x5D: "continuation type",
+    0x68: "continuation reference",
+    0x75: "continuation reference",
+}
+_EMPTY_BLOCK = 0x40
+
+
+def _unknown_type(code: int, expected: str, offset: int) -> NoReturn:
+    """Refuse a byte that begins no type that is expected there."""
+    if code in _UNSUPPORTED_TYPES:
+        unsupported(_UNSUPPORTED_TYPES[code], offset)
+    malformed(f"{expected} was expected, not the byte {code:#04x}", offset)
+
+
+def _type_index(reader: Reader, expected: str) -> int:
+    """A type index in the signed form in which it stands beside type codes, which are negative numbers of one byte."""
+    offset = reader.position
+    code = reader.peek()
+    if code & 0xC0 == 0x40:
+        _unknown_type(code, expected, offset)
+    index = reader.signed(33)
+    if index < 0:
+        malformed(f"{expected} was expected, not the number {index}", offset)
+    return index
+
+
+def _heap_type(reader: Reader) -> HeapType:
+    abstract = _ABSTRACT_HEAP_TYPES.get(reader.peek())
+    if abstract is None:
+        return _type_index(reader, "a heap type")
+    reader.position += 1
+    return abstract
+
+
+def _value_type(reader: Reader) -> ValType:
+    offset = reader.position
+    code = reader.u8()
+    found = _VALUE_TYPES.get(code)
+    if found is not None:
+        return found
+    if code not in (_REFERENCE, _NULLABLE_REFERENCE):
+        _unknown_type(code, "a value type", offset)
+    return RefType(code == _NULLABLE_REFERENCE, _heap_type(reader))
+
+
+def _reference_type(reader: Reader) -> RefType:
+    offset = reader.position
+    found = _value_type(reader)
+    if not isinstance(found, RefType):
+        malformed(f"a reference type was expected, not {found}", offset)
+    return found
+
+
+def _mutability(reader: Reader) -> bool:
+    offset = reader.position
+    flag = reader.u8()
+    if flag > 1:
+        malformed(f"mutability is 0 or 1, not {flag}", offset)
+    return flag == 1
+
+
+def _field_type(reader: Reader) -> FieldType:
+    storage: StorageType | None = _PACKED_TYPES.get(reader.peek())
+    if storage is None:
+        storage = _value_type(reader)
+    else:
+        reader.skip(1)
+    return FieldType(storage, _mutability(reader))
+
+
+def _global_type(reader: Reader) -> GlobalType:
+    storage = _value_type(reader)
+    if reader.peek() in (2, 3):  # the second bit is that of the shared-everything proposal
+        unsupported("shared global", reader.position)
+    return GlobalType(storage, _mutability(reader))
+
+
+def _composite_type(reader: Reader) -> CompositeType:
+    offset = reader.position
+    code = reader.u8()
+    if code == _FUNCTION:
+        params = tuple(reader.vector("parameters", _value_type))
+        return FuncType(params, tuple(reader.vector("results", _value_type)))
+    if code == _STRUCT:
+        return StructType(tuple(reader.vector("fields", _field_type)))
+    if code == _ARRAY:
+        return ArrayType(_field_type(reader))
+    _unknown_type(code, "a struct, array or function type", offset)
+
+
+def _sub_type(reader: Reader) -> SubType:
+    code = reader.peek()
+    if code not in (_SUB, _SUB_FINAL):
+        return SubType(_composite_type(reader))
+    reader.skip(1)
+    offset = reader.position
+    supertypes = reader.vector("supertypes", Reader.u32)
+    if len(supertypes) > 1:
+        malformed(f"a type has at most one supertype, not {len(supertypes)}", offset)
+    return SubType(_composite_type(reader), supertypes[0] if supertypes else None, final=code == _SUB_FINAL)
+
+
+def _recursion_group(reader: Reader) -> list[SubType]:
+    if reader.peek() != _RECURSION_GROUP:
+        return [_sub_type(reader)]
+    reader.skip(1)
+    return reader.vector("types of a recursion group", _sub_type)
+
+
+# --- Sections --------------------------------------------------------------------------------------------------------
+
+_MAGIC, _VERSION = b"\0asm", b"\1\0\0\0"
+
+# The sections by their id, in the order in which a module has them.
+_SECTIONS = {
+    1: "type",
+    2: "import",
+    3: "function",
+    4: "table",
+    5: "memory",
+    13: "tag",
+    6: "global",
+    7: "export",
+    8: "start",
+    9: "element",
+    12: "data count",
+    10: "code",
+    11: "data",
+}
+_SECTION_ORDER = {number: position for position, number in enumerate(_SECTIONS)}
+_CUSTOM_SECTION = 0
+
+# The flags of an element segment. The second bit has another meaning in active segments, which are not read.
+_NOT_ACTIVE, _DECLARATIVE, _EXPRESSIONS = 1, 2, 4
+
+_BYTE_OPCODES = [OPCODES.get((code,)) for code in range(256)]
+_PREFIXES = {code[0] for code in OPCODES if len(code) == 2} | GENERIC_PREFIXES.keys()
+
+# What imports and exports may be of.
+_EXTERNAL_KINDS: dict[int, Literal["function", "table", "memory", "global", "tag", "exact function"]] = {
+    0: "function",
+    1: "table",
+    2: "memory",
+    3: "global",
+    4: "tag",
+    0x20: "exact function",  # of the custom-descriptors proposal; wasmtime 46 to 49 call it valid
+}
+
+
+def _frame(data: memoryview) -> tuple[dict[str, Reader], Reader | None]:
+    """Each section's contents by the section's name, and those of the first custom section that is called `name`."""
+    reader = Reader(data, 0, len(data))
+    if bytes(data[:4]) != _MAGIC:
+        malformed(f"a module begins with {_MAGIC!r}, not {bytes(data[:4])!r}", 0)
+    if bytes(data[4:8]) != _VERSION:
+        malformed(f"the version is {_VERSION!r}, not {bytes(data[4:8])!r}", 4)
+    reader.skip(8)
+    sections: dict[str, Reader] = {}
+    names: Reader | None = None
+    last = -1
+    while reader.position < reader.end:
+        offset = reader.position
+        number = reader.u8()
+        contents = reader.part(reader.u32())
+        if number == _CUSTOM_SECTION:
+            if contents.name() == "name" and names is None:
+                names = contents
+            continue
+        if number not in _SECTIONS:
+            malformed(f"there is no section {number}", offset)
+        if _SECTION_ORDER[number] <= last:
+            malformed(f"the {_SECTIONS[number]} section is out of order or there twice", offset)
+        last = _SECTION_ORDER[number]
+        sections[_SECTIONS[number]] = contents
+    return sections, names
+
+
+# --- Names -----------------------------------------------------------------------------------------------------------
+
+
+def _name_map(reader: Reader) -> dict[int, str]:
+    return dict(reader.vector("names", lambda reader: (reader.u32(), reader.name())))
+
+
+def _indirect_name_map(reader: Reader) -> dict[int, dict[int, str]]:
+    return dict(reader.vector("name maps", lambda reader: (reader.u32(), _name_map(reader))))
+
+
+_NAME_SUBSECTIONS: dict[int, tuple[str, Callable[[Reader], object]]] = {
+    0: ("module", Reader.name),
+    1: ("functions", _name_map),
+    2: ("locals", _indirect_name_map),
+    4: ("types", _name_map),
+    7: ("globals", _name_map),
+    10: ("fields", _indirect_name_map),
+}
+
+
+def _decode_names(section: Reader | None) -> Names:
+    """The names, as far as they can be read.
+
+    A subsection with a fault in it counts as absent, and so does all that follows one whose size is faulty.
+    """
+    found: dict[str, Any] = {}
+    try:
+        while section is not None and section.position < section.end:
+            number = section.u8()
+            contents = section.part(section.u32())
+            if number in _NAME_SUBSECTIONS:
+                what, read = _NAME_SUBSECTIONS[number]
+                try:
+                    value = read(contents)
+                    contents.expect_end(f"the {what} subsection")
+                    found[what] = value
+                except MalformedModuleError as error:
+                    _logger.debug("ignored the names of %s: %s", what, error)
+    except MalformedModuleError as error:
+        _logger.debug("ignored the rest of the name section: %s", error)
+    return Names(**found)
+
+
+# --- The module ------------------------------------------------------------------------------------------------------
+
+
+class _ModuleDecoder:
+    """Decodes the sections in the order of the module; each method reads one kind of thing."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.sections, names = _frame(data)
+        self.names = _decode_names(names)
+        self.types: list[SubType] = []
+        self.imported_functions = 0
+        self.imported_globals = 0
+        self.total_locals = 0  # of the bodies read so far
+        self.read_immediate: dict[Immediate, Callable[[Reader], tuple[Operand, ...]]] = {
+            Immediate.INDEX: lambda reader: (reader.u32(),),
+            Immediate.BLOCK_TYPE: self.block_type,
+            Immediate.LABEL_TABLE: lambda reader: (tuple(reader.vector("labels", Reader.u32)), reader.u32()),
+            Immediate.VALUE_TYPES: self.select_type,
+            Immediate.HEAP_TYPE: lambda reader: (_heap_type(reader),),
+            Immediate.REFERENCE: lambda reader: (RefType(False, _heap_type(reader)),),
+            Immediate.NULLABLE_REFERENCE: lambda reader: (RefType(True, _heap_type(reader)),),
+            Immediate.CAST: self.cast,
+            Immediate.I32: lambda reader: (reader.signed(32),),
+            Immediate.I64: lambda reader: (reader.signed(64),),
+            Immediate.F32: lambda reader: (reader.bits(4),),
+            Immediate.F64: lambda reader: (reader.bits(8),),
+        }
+
+    def module(self) -> DecodedModule:
+        rec_groups = self.section("type", "type definitions", self.recursion_group)
+        imports = self.section("import", "imports", self.import_)
+        self.imported_functions = sum(isinstance(entry.desc, FunctionImport) for entry in imports)
+        self.imported_globals = len(imports) - self.imported_functions
+        functions = self.section("function", "functions", lambda _, reader: reader.u32())
+        for kind, plural in (("table", "tables"), ("memory", "memories"), ("tag", "tags")):
+            self.section(kind, plural, functools.partial(self.unsupported_entry, kind))
+        global_definitions = self.section("global", "globals", self.global_)
+        exports = self.section("export", "exports", self.export)
+        start = self.single_number("start")
+        elements = self.section("element", "element segments", self.element)
+        data_count = self.single_number("data count")
+        bodies = self.section("code", "function bodies", self.body)
+        if len(bodies) != len(functions):
+            place = self.sections.get("code") or self.sections["function"]
+            malformed(f"{len(functions)} functions are declared, {len(bodies)} have a body", place.position)
+        self.data(data_count)
+        return DecodedModule(
+            rec_groups, imports, functions, global_definitions, exports, start, elements, bodies, self.names
+        )
+
+    def section(self, name: str, entries: str, read_entry: Callable[[int, Reader], _T]) -> list[_T]:
+        """The entries of a section that is a vector, each read by `read_entry`; none if the section is absent."""
+        reader = self.sections.get(name)
+        if reader is None:
+            return []
+        found = [read_entry(index, reader) for index in range(reader.count(entries))]
+        reader.expect_end(f"the {name} section")
+        return found
+
+    def single_number(self, name: str) -> int | None:
+        """The number that a section consists of; None if the section is absent."""
+        reader = self.sections.get(name)
+        if reader is None:
+            return None
+        number = reader.u32()
+        reader.expect_end(f"the {name} section")
+        return number
+
+    def unsupported_entry(self, kind: str, index: int, reader: Reader) -> NoReturn:
+        unsupported(f"{kind} {index}", reader.position)
+
+    def recursion_group(self, _: int, reader: Reader) -> list[SubType]:
+        group = _recursion_group(reader)
+        self.types.extend(group)
+        return group
+
+    def import_(self, _: int, reader: Reader) -> Import:
+        offset = reader.position
+        module, name = reader.name(), reader.name()
+        desc: FunctionImport | GlobalImport
+        match self.external_kind(reader, f'import "{module}" "{name}"', offset):
+            case "function":
+                desc = FunctionImport(reader.u32())
+            case "global":
+                desc = GlobalImport(_global_type(reader))
+        return Import(module, name, desc, offset)
+
+    def export(self, _: int, reader: Reader) -> Export:
+        offset = reader.position
+        name = reader.name()
+        kind = self.external_kind(reader, f'export "{name}"', offset)
+        return Export(name, kind, reader.u32())
+
+    def external_kind(self, reader: Reader, what: str, offset: int) -> Literal["function", "global"]:
+        """What kind of thing the import or export `what`, which begins at `offset`, is of."""
+        kind_offset = reader.position
+        kind = _EXTERNAL_KINDS.get(reader.u8())
+        if kind is None:
+            malformed(f"{what} is of no kind that there is", kind_offset)
+        if kind not in ("function", "global"):
+            unsupported(f"{kind} {what}", offset)
+        return kind
+
+    def global_(self, index: int, reader: Reader) -> GlobalDefinition:
+        offset = reader.position
+        global_type = _global_type(reader)
+        return GlobalDefinition(global_type, self.expression(reader, self.global_place(index)), offset)
+
+    def global_place(self, index: int) -> str:
+        return "the initialiser of " + _named("global", self.imported_globals + index, self.names.globals)
+
+    def element(self, index: int, reader: Reader) -> ElementSegment:
+        offset = reader.position
+        flags = reader.u32()
+        if flags > 7:
+            malformed(f"the flags of an element segment are at most 7, not {flags}", offset)
+        if not flags & _NOT_ACTIVE:
+            unsupported(f"active element segment {index}", offset)
+        functions: tuple[int, ...]
+        if flags & _EXPRESSIONS:
+            element_type = _reference_type(reader)
+            place = f"element segment {index}"
+            items = reader.vector("elements", lambda reader: self.expression(reader, place))
+            references = [instruction for item in items for instruction in item if instruction.name == "ref.func"]
+            functions = tuple(
+                index for reference in references for index in reference.operands if isinstance(index, int)
+            )
+        else:
+            kind_offset = reader.position
+            if kind := reader.u8():
+                malformed(f"the kind of an element segment is 0, not {kind}", kind_offset)
+            element_type = RefType(False, AbstractHeapType.FUNC)
+            functions = tuple(reader.vector("elements", Reader.u32))
+        return ElementSegment("declarative" if flags & _DECLARATIVE else "passive", element_type, functions, offset)
+
+    def data(self, declared: int | None) -> None:
+        """Check the data section against the data count, and that there is no segment."""
+        reader = self.sections.get("data")
+        if reader is None:
+            if declared:
+                position = self.sections["data count"].position
+                malformed(f"{declared} data segments are declared, 0 are there", position)
+            return
+        count = reader.count("data segments")
+        if declared is not None and declared != count:
+            malformed(f"{declared} data segments are declared, {count} are there", reader.position)
+        if count:
+            self.unsupported_entry("data segment", 0, reader)
+        reader.expect_end("the data section")
+
+    def body(self, index: int, reader: Reader) -> FunctionBody:
+        body = reader.part(reader.u32())
+        offset = body.position
+        place = _named("function", self.imported_functions + index, self.names.functions)
+        local_types = self.locals(body, place)
+        instructions = self.expression(body, place)
+        body.expect_end(f"the body of {place}")
+        return FunctionBody(local_types, instructions, offset, body.end)
+
+    def locals(self, reader: Reader, place: str) -> tuple[ValType, ...]:
+        """The declared locals of a body. The binary has them run-length encoded, so their number needs limits."""
+        found: list[ValType] = []
+        for _ in range(reader.count("groups of locals")):
+            offset = reader.position
+            count = reader.u32()
+            total = len(found) + count
+            if total > MAX_FUNCTION_LOCALS:
+                malformed(f"{place} has {total} locals, the limit is {MAX_FUNCTION_LOCALS}", offset)
+            self.total_locals += count
+            if self.total_locals > MAX_MODULE_LOCALS:
+                unsupported(f"number of locals: more than {MAX_MODULE_LOCALS} in one module", offset)
+            found += [_value_type(reader)] * count
+        return tuple(found)
+
+    def expression(self, reader: Reader, place: str) -> tuple[Instruction, ...]:
+        """The instructions up to and including the `end` that closes the expression; `place` is for messages."""
+        instructions: list[Instruction] = []
+        nesting: list[int] = []  # the opcodes of the open blocks; that of an if becomes ELSE at its else
+        read_immediate = self.read_immediate
+        while True:
+            offset = reader.position
+            code = reader.u8()
+            opcode = _BYTE_OPCODES[code]
+            if opcode is None:
+                opcode = _prefixed_opcode(reader, code, place, offset)
+            immediates = opcode.immediates
+            if immediates is None:
+                unsupported(f"instruction {opcode.name} in {place}", offset)
+            operands: tuple[Operand, ...] = ()
+            for immediate in immediates:
+                operands += read_immediate[immediate](reader)
+            instructions.append(Instruction(opcode.name, operands, offset))
+            if code == END:
+                if not nesting:
+                    return tuple(instructions)
+                nesting.pop()
+            elif code in (BLOCK, LOOP, IF):
+                nesting.append(code)
+            elif code == ELSE:
+                if not nesting or nesting[-1] != IF:
+                    malformed(f"an else without an if in {place}", offset)
+                nesting[-1] = ELSE
+
+    def block_type(self, reader: Reader) -> tuple[Operand, ...]:
+        offset = reader.position
+        code = reader.peek()
+        if code == _EMPTY_BLOCK:
+            reader.skip(1)
+            return (BlockType((), ()),)
+        if code in _VALUE_TYPES or code in (_REFERENCE, _NULLABLE_REFERENCE):
+            return (BlockType((), (_value_type(reader),)),)
+        index = _type_index(reader, "a block's type")
+        if index >= len(self.types):
+            malformed(f"a block's type is type {index}, the module has {len(self.types)} types", offset)
+        composite = self.types[index].composite
+        if not isinstance(composite, FuncType):
+            malformed(f"a block's type is type {index}, which is no function type", offset)
+        return (BlockType(composite.params, composite.results),)
+
+    def select_type(self, reader: Reader) -> tuple[Operand, ...]:
+        offset = reader.position
+        types = reader.vector("types", _value_type)
+        if len(types) != 1:
+            malformed(f"a select has one type, not {len(types)}", offset)
+        return (types[0],)
+
+    def cast(self, reader: Reader) -> tuple[Operand, ...]:
+        offset = reader.position
+        flags = reader.u8()
+        if flags > 3:
+            malformed(f"the flags of a cast are at most 3, not {flags}", offset)
+        label = reader.u32()
+        source = RefType(bool(flags & 1), _heap_type(reader))
+        return label, source, RefType(bool(flags & 2), _heap_type(reader))
+
+
+def _named(kind: str, index: int, names: dict[int, str]) -> str:
+    """`function 3 ($dispatch)`, or `function 3` if it has no name."""
+    return f"{kind} {index} (${names[index]})" if index in names else f"{kind} {index}"
+
+
+def _prefixed_opcode(reader: Reader, prefix: int, place: str, offset: int) -> Opcode:
+    """The opcode at `offset`, whose first byte is not an opcode by itself."""
+    if prefix not in _PREFIXES:
+        malformed(f"there is no opcode {prefix:#04x} (in {place})", offset)
+    number = reader.u32()
+    if prefix in GENERIC_PREFIXES:
+        unsupported(f"instruction {GENERIC_PREFIXES[prefix]} {prefix:#04x} {number} in {place}", offset)
+    opcode = OPCODES.get((prefix, number))
+    if opcode is None:
+        malformed(f"there is no opcode {prefix:#04x} {number} (in {place})", offset)
+    return opcode
+
+
+def decode(binary: bytes) -> DecodedModule:
+    """Decode a binary module.
+
+    Raises MalformedModuleError for bytes that do not follow the binary format, UnsupportedError for a thing that
+    lowheap does not have (named, with its function and byte offset), and TypeError for anything but bytes.
+    """
+    if not isinstance(binary, bytes):
+        raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
+    return _ModuleDecoder(memoryview(binary)).module()

@@ -1,0 +1,203 @@
+"""The one table of WebAssembly opcodes: what each code is called and which immediates follow it.
+
+`OPCODES` maps the code of every instruction of WebAssembly 3.0 outside SIMD to an `Opcode`. A code is a tuple: one
+byte, or a prefix byte and the sub-opcode after it (an LEB128 `u32` in the binary). SIMD (0xfd) and threads (0xfe) are
+named by number alone, since lowheap supports none of them.
+
+An instruction that lowheap supports has its immediates listed in the order of the binary format. One that it does not
+support has `immediates = None`: it is in the table so that an error can name it, and nothing reads past it.
+
+Source: the WebAssembly 3.0 specification, chapters "Binary Format: Instructions" and "Index of Instructions"; the four
+128-bit instructions are those of the wide-arithmetic proposal.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+class Immediate(enum.Enum):
+    """One immediate of an instruction: how it is encoded and what the decoder makes of it."""
+
+    INDEX = "index"  # u32: a function, type, local, global, field or label index, or a count; an int
+    BLOCK_TYPE = "block type"  # 0x40, a value type or an s33 type index; a BlockType
+    LABEL_TABLE = "label table"  # a vector of u32 and one more; a tuple of labels and the default
+    VALUE_TYPES = "value types"  # a vector of value types, of which `select` takes exactly one; a ValType
+    HEAP_TYPE = "heap type"  # a HeapType
+    REFERENCE = "reference"  # a heap type, read as a non-nullable RefType
+    NULLABLE_REFERENCE = "nullable reference"  # a heap type, read as a nullable RefType
+    CAST = "cast"  # flags, a u32 label and two heap types; the label, the source and the target RefType
+    I32 = "i32"  # s32; a signed int
+    I64 = "i64"  # s64; a signed int
+    F32 = "f32"  # 4 bytes, little-endian; the raw bits as an int
+    F64 = "f64"  # 8 bytes, little-endian; the raw bits as an int
+
+
+@dataclass(frozen=True, slots=True)
+class Opcode:
+    """An instruction's name in the text format and its immediates, or None where lowheap does not support it."""
+
+    name: str
+    immediates: tuple[Immediate, ...] | None
+
+    @property
+    def supported(self) -> bool:
+        """Whether lowheap decodes and compiles this instruction."""
+        return self.immediates is not None
+
+
+Code = tuple[int] | tuple[int, int]
+
+GC_PREFIX = 0xFB
+MISCELLANEOUS_PREFIX = 0xFC
+SIMD_PREFIX = 0xFD
+THREADS_PREFIX = 0xFE
+
+# Prefixes of families that the table does not list, with the family's name.
+GENERIC_PREFIXES: Mapping[int, str] = MappingProxyType({SIMD_PREFIX: "simd", THREADS_PREFIX: "atomic"})
+
+# The codes that shape the nesting of blocks; the decoder needs to know them apart.
+BLOCK, LOOP, IF, ELSE, END = 0x02, 0x03, 0x04, 0x05, 0x0B
+
+_INDEX = Immediate.INDEX
+_BLOCK_TYPE = Immediate.BLOCK_TYPE
+
+_CONTROL: dict[int, Opcode] = {
+    0x00: Opcode("unreachable", ()),
+    0x01: Opcode("nop", ()),
+    BLOCK: Opcode("block", (_BLOCK_TYPE,)),
+    LOOP: Opcode("loop", (_BLOCK_TYPE,)),
+    IF: Opcode("if", (_BLOCK_TYPE,)),
+    ELSE: Opcode("else", ()),
+    0x08: Opcode("throw", None),
+    0x0A: Opcode("throw_ref", None),
+    END: Opcode("end", ()),
+    0x0C: Opcode("br", (_INDEX,)),
+    0x0D: Opcode("br_if", (_INDEX,)),
+    0x0E: Opcode("br_table", (Immediate.LABEL_TABLE,)),
+    0x0F: Opcode("return", ()),
+    0x10: Opcode("call", (_INDEX,)),
+    0x11: Opcode("call_indirect", None),
+    0x12: Opcode("return_call", None),
+    0x13: Opcode("return_call_indirect", None),
+    0x14: Opcode("call_ref", (_INDEX,)),
+    0x15: Opcode("return_call_ref", None),
+    0x1F: Opcode("try_table", None),
+}
+
+_PARAMETRIC_AND_VARIABLE: dict[int, Opcode] = {
+    0x1A: Opcode("drop", ()),
+    0x1B: Opcode("select", ()),
+    0x1C: Opcode("select", (Immediate.VALUE_TYPES,)),
+    0x20: Opcode("local.get", (_INDEX,)),
+    0x21: Opcode("local.set", (_INDEX,)),
+    0x22: Opcode("local.tee", (_INDEX,)),
+    0x23: Opcode("global.get", (_INDEX,)),
+    0x24: Opcode("global.set", (_INDEX,)),
+    0x25: Opcode("table.get", None),
+    0x26: Opcode("table.set", None),
+}
+
+_CONSTANT: dict[int, Opcode] = {
+    0x41: Opcode("i32.const", (Immediate.I32,)),
+    0x42: Opcode("i64.const", (Immediate.I64,)),
+    0x43: Opcode("f32.const", (Immediate.F32,)),
+    0x44: Opcode("f64.const", (Immediate.F64,)),
+}
+
+_REFERENCE: dict[int, Opcode] = {
+    0xD0: Opcode("ref.null", (Immediate.HEAP_TYPE,)),
+    0xD1: Opcode("ref.is_null", ()),
+    0xD2: Opcode("ref.func", (_INDEX,)),
+    0xD3: Opcode("ref.eq", ()),
+    0xD4: Opcode("ref.as_non_null", ()),
+    0xD5: Opcode("br_on_null", (_INDEX,)),
+    0xD6: Opcode("br_on_non_null", (_INDEX,)),
+}
+
+_GC: dict[int, Opcode] = {
+    0: Opcode("struct.new", (_INDEX,)),
+    1: Opcode("struct.new_default", (_INDEX,)),
+    2: Opcode("struct.get", (_INDEX, _INDEX)),
+    3: Opcode("struct.get_s", (_INDEX, _INDEX)),
+    4: Opcode("struct.get_u", (_INDEX, _INDEX)),
+    5: Opcode("struct.set", (_INDEX, _INDEX)),
+    6: Opcode("array.new", (_INDEX,)),
+    7: Opcode("array.new_default", (_INDEX,)),
+    8: Opcode("array.new_fixed", (_INDEX, _INDEX)),
+    9: Opcode("array.new_data", None),
+    10: Opcode("array.new_elem", None),
+    11: Opcode("array.get", (_INDEX,)),
+    12: Opcode("array.get_s", (_INDEX,)),
+    13: Opcode("array.get_u", (_INDEX,)),
+    14: Opcode("array.set", (_INDEX,)),
+    15: Opcode("array.len", ()),
+    16: Opcode("array.fill", (_INDEX,)),
+    17: Opcode("array.copy", (_INDEX, _INDEX)),
+    18: Opcode("array.init_data", None),
+    19: Opcode("array.init_elem", None),
+    20: Opcode("ref.test", (Immediate.REFERENCE,)),
+    21: Opcode("ref.test", (Immediate.NULLABLE_REFERENCE,)),
+    22: Opcode("ref.cast", (Immediate.REFERENCE,)),
+    23: Opcode("ref.cast", (Immediate.NULLABLE_REFERENCE,)),
+    24: Opcode("br_on_cast", (Immediate.CAST,)),
+    25: Opcode("br_on_cast_fail", (Immediate.CAST,)),
+    26: Opcode("any.convert_extern", ()),
+    27: Opcode("extern.convert_any", ()),
+    28: Opcode("ref.i31", ()),
+    29: Opcode("i31.get_s", ()),
+    30: Opcode("i31.get_u", ()),
+}
+
+_INTEGER_COMPARISONS = "eqz eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u"
+_FLOAT_COMPARISONS = "eq ne lt gt le ge"
+_INTEGER_ARITHMETIC = "clz ctz popcnt add sub mul div_s div_u rem_s rem_u and or xor shl shr_s shr_u rotl rotr"
+_FLOAT_ARITHMETIC = "abs neg ceil floor trunc nearest sqrt add sub mul div min max copysign"
+
+# Runs of consecutive codes without immediates: (prefix or None, first code, operand type or None, names, supported).
+_RUNS: tuple[tuple[int | None, int, str | None, str, bool], ...] = (
+    (None, 0x28, None, "i32.load i64.load f32.load f64.load", False),
+    (None, 0x2C, "i32", "load8_s load8_u load16_s load16_u", False),
+    (None, 0x30, "i64", "load8_s load8_u load16_s load16_u load32_s load32_u", False),
+    (None, 0x36, None, "i32.store i64.store f32.store f64.store", False),
+    (None, 0x3A, None, "i32.store8 i32.store16 i64.store8 i64.store16 i64.store32", False),
+    (None, 0x3F, "memory", "size grow", False),
+    (None, 0x45, "i32", _INTEGER_COMPARISONS, True),
+    (None, 0x50, "i64", _INTEGER_COMPARISONS, True),
+    (None, 0x5B, "f32", _FLOAT_COMPARISONS, True),
+    (None, 0x61, "f64", _FLOAT_COMPARISONS, True),
+    (None, 0x67, "i32", _INTEGER_ARITHMETIC, True),
+    (None, 0x79, "i64", _INTEGER_ARITHMETIC, True),
+    (None, 0x8B, "f32", _FLOAT_ARITHMETIC, True),
+    (None, 0x99, "f64", _FLOAT_ARITHMETIC, True),
+    (None, 0xA7, "i32", "wrap_i64 trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", True),
+    (None, 0xAC, "i64", "extend_i32_s extend_i32_u trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", True),
+    (None, 0xB2, "f32", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u demote_f64", True),
+    (None, 0xB7, "f64", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u promote_f32", True),
+    (None, 0xBC, None, "i32.reinterpret_f32 i64.reinterpret_f64 f32.reinterpret_i32 f64.reinterpret_i64", True),
+    (None, 0xC0, None, "i32.extend8_s i32.extend16_s i64.extend8_s i64.extend16_s i64.extend32_s", True),
+    (0xFC, 0, "i32", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", True),
+    (0xFC, 4, "i64", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", True),
+    (0xFC, 8, None, "memory.init data.drop memory.copy memory.fill", False),
+    (0xFC, 12, None, "table.init elem.drop table.copy table.grow table.size table.fill", False),
+    (0xFC, 19, "i64", "add128 sub128 mul_wide_s mul_wide_u", False),
+)
+
+
+def _entries() -> Iterator[tuple[Code, Opcode]]:
+    for table in (_CONTROL, _PARAMETRIC_AND_VARIABLE, _CONSTANT, _REFERENCE):
+        for code, opcode in table.items():
+            yield (code,), opcode
+    for code, opcode in _GC.items():
+        yield (GC_PREFIX, code), opcode
+    for prefix, first, operand_type, names, supported in _RUNS:
+        for number, name in enumerate(names.split(), first):
+            full_name = name if operand_type is None else f"{operand_type}.{name}"
+            opcode = Opcode(full_name, () if supported else None)
+            yield ((number,) if prefix is None else (prefix, number)), opcode
+
+
+OPCODES: Mapping[Code, Opcode] = MappingProxyType(dict(_entries()))
