@@ -164,7 +164,11 @@
             (i32.const 4))
           (i32.or
             (i32.shl (ref.is_null (global.get $function)) (i32.const 5))
-            (i32.shl (ref.test (ref i31) (global.get $anything)) (i32.const 6)))))))
+            (i32.or
+              (i32.shl (ref.test (ref i31) (global.get $anything)) (i32.const 6))
+              (i32.shl
+                (ref.eq (ref.cast (ref null eq) (global.get $anything)) (global.get $twin))
+                (i32.const 7))))))))
 
   ;; Counts the values from 0 to 12.
   (func $note_small (param $value i32)

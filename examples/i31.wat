@@ -2,7 +2,7 @@
 ;;
 ;; A number is a (ref eq): an i31 when it fits 31 bits, else a boxed i32, as dynamic languages represent integers.
 ;; `run` fills an array of anyref with n elements (edge cases first, then random numbers; some null, some the same
-;; reference as their neighbour, some its equal) and folds in: the value of each element and the low 31 bits of the
+;; reference as their neighbour, some its equal) and folds in: the value of each element and the upper 23 bits of the
 ;; i31s among them, what kind it is, whether it equals its neighbour and whether it is identical to it, and the sum of
 ;; all, computed on numbers (so that the running sum crosses from i31 to box and back).
 ;;
@@ -61,11 +61,11 @@
       (then (return (i32.const 0))))
     (i32.eq (call $unbox (local.get $a)) (call $unbox (local.get $b))))
 
-  ;; 0 null, 1 i31, 2 boxed.
+  ;; 0 null, 1 i31, 2 boxed, 3 anything else (which there is not).
   (func $kind (param $element anyref) (result i32)
     (if (result i32) (ref.test (ref null i31) (local.get $element))
       (then (i32.eqz (ref.is_null (local.get $element))))
-      (else (i32.shl (ref.test (ref $boxed) (local.get $element)) (i32.const 1)))))
+      (else (select (i32.const 2) (i32.const 3) (ref.test (ref $boxed) (local.get $element))))))
 
   (func $fill (param $n i32) (result (ref $numbers))
     (local $numbers (ref $numbers))
@@ -140,7 +140,9 @@
           (then
             (local.set $sum
               (call $fold (local.get $sum)
-                (i31.get_u (ref.cast (ref null i31) (local.get $element)))))))
+                (i32.shr_u
+                  (i31.get_u (ref.cast (ref null i31) (local.get $element)))
+                  (i32.const 8))))))
         (if (i32.eqz (ref.is_null (local.get $element)))
           (then
             (local.set $total

@@ -4,7 +4,7 @@
 ;; struct of a hierarchy three deep: $item <: nothing, $counted <: $item, $wrapper <: $counted (final), the last
 ;; holding a node. `run` builds a tree `depth` levels high whose inner nodes have `width` children (every inner node
 ;; with an odd index is a wrapper around one child instead), then sums it twice, for a sum changes the counters it
-;; meets, and measures its height.
+;; meets, and counts its objects.
 ;;
 ;; Exercises: br_on_null, br_on_cast, br_on_cast_fail, ref.test and ref.cast among abstract and concrete, array and
 ;; struct types; a declared subtype hierarchy with final types; packed i8 and i16 elements and fields, read signed and
@@ -77,7 +77,7 @@
                 (br_table $null $small $bytes $shorts $item $counted
                   (i32.rem_u (local.get $index) (i32.const 6))))
               (return (ref.null none)))
-            (return (ref.i31 (local.get $index))))
+            (return (ref.i31 (i32.mul (local.get $index) (i32.const -7)))))
           (return (call $make_bytes (local.get $width) (local.get $index))))
         (return (call $make_shorts (local.get $width) (local.get $index))))
       (return
@@ -135,7 +135,7 @@
         (br $next)))
     (i64.extend_i32_s (local.get $sum)))
 
-  ;; Each short once as signed and 3 times as unsigned.
+  ;; Each short once as signed and 3 times as unsigned, both times its position from 1.
   (func $sum_shorts (param $shorts (ref $shorts)) (result i64)
     (local $k i32)
     (local $sum i64)
@@ -145,11 +145,13 @@
         (local.set $sum
           (i64.add
             (local.get $sum)
-            (i64.add
-              (i64.extend_i32_s (array.get_s $shorts (local.get $shorts) (local.get $k)))
-              (i64.mul
-                (i64.const 3)
-                (i64.extend_i32_u (array.get_u $shorts (local.get $shorts) (local.get $k)))))))
+            (i64.mul
+              (i64.extend_i32_u (i32.add (local.get $k) (i32.const 1)))
+              (i64.add
+                (i64.extend_i32_s (array.get_s $shorts (local.get $shorts) (local.get $k)))
+                (i64.mul
+                  (i64.const 3)
+                  (i64.extend_i32_u (array.get_u $shorts (local.get $shorts) (local.get $k))))))))
         (local.set $k (i32.add (local.get $k) (i32.const 1)))
         (br $next)))
     (local.get $sum))
@@ -218,12 +220,11 @@
       (return (i64.extend_i32_s (i31.get_s))))
     (i64.const 1))
 
-  ;; The number of nodes on the longest way down: null and i31 have height 0, other leaves 1.
-  (func $height (param $node (ref null eq)) (result i32)
+  ;; The number of heap objects in a tree: null and i31 are none.
+  (func $count (param $node (ref null eq)) (result i32)
     (local $children (ref $children))
     (local $k i32)
-    (local $child_height i32)
-    (local $greatest i32)
+    (local $count i32)
     (if (ref.test (ref null i31) (local.get $node))
       (then (return (i32.const 0))))
     (if (ref.test (ref $wrapper) (local.get $node))
@@ -231,24 +232,24 @@
         (return
           (i32.add
             (i32.const 1)
-            (call $height
+            (call $count
               (struct.get $wrapper $child (ref.cast (ref $wrapper) (local.get $node))))))))
     (if (ref.test (ref struct) (local.get $node))
       (then (return (i32.const 1))))
     (if (i32.eqz (ref.test (ref $children) (ref.cast (ref array) (local.get $node))))
       (then (return (i32.const 1))))
     (local.set $children (ref.cast (ref $children) (local.get $node)))
+    (local.set $count (i32.const 1))
     (block $done
       (loop $next
         (br_if $done (i32.ge_u (local.get $k) (array.len (local.get $children))))
-        (local.set $child_height
-          (call $height (array.get $children (local.get $children) (local.get $k))))
-        (local.set $greatest
-          (select (local.get $child_height) (local.get $greatest)
-            (i32.gt_s (local.get $child_height) (local.get $greatest))))
+        (local.set $count
+          (i32.add
+            (local.get $count)
+            (call $count (array.get $children (local.get $children) (local.get $k)))))
         (local.set $k (i32.add (local.get $k) (i32.const 1)))
         (br $next)))
-    (i32.add (local.get $greatest) (i32.const 1)))
+    (local.get $count))
 
   (func $run (export "run") (param $depth i32) (param $width i32) (result i64)
     (local $tree (ref null eq))
@@ -257,5 +258,5 @@
       (i64.mul (call $sum (local.get $tree)) (i64.const 31))
       (i64.add
         (i64.mul (call $sum (local.get $tree)) (i64.const 7))
-        (i64.extend_i32_s (call $height (local.get $tree))))))
+        (i64.extend_i32_s (call $count (local.get $tree))))))
 )

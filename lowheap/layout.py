@@ -588,12 +588,18 @@ FUNCTION_LIMIT = 1 << 20
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
-    The runtime's calls are addresses of C functions; their types stand in `jit/runtime_calls.py`.
+    `stack_size` is how much native stack compiled code may use from its outermost entry on, `stack_floor` the lowest
+    address that it may come to whatever that says; `stack_limit` is what the outermost entry makes of both. The
+    runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
+    of the code that trapped.
     """
 
     _fields_ = (
         ("stack_limit", ctypes.c_uint64),
+        ("stack_size", ctypes.c_uint64),
+        ("stack_floor", ctypes.c_uint64),
         ("activation", ctypes.c_uint64),
+        ("trap_vmctx", ctypes.c_uint64),
         ("trap_code", ctypes.c_uint32),
         ("trap_offset", ctypes.c_uint32),
         ("functions", ctypes.c_uint64),
@@ -603,7 +609,10 @@ class VMStoreContext(ctypes.Structure):
         ("call_host", ctypes.c_uint64),
     )
     stack_limit: Unsigned
+    stack_size: Unsigned
+    stack_floor: Unsigned
     activation: Unsigned
+    trap_vmctx: Unsigned
     trap_code: Unsigned
     trap_offset: Unsigned
     functions: Unsigned

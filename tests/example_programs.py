@@ -245,7 +245,7 @@ def i31(n: int) -> tuple[int]:
     for number in numbers:
         figures += [kind(number), identical(number, previous), equal(number, previous)]
         if isinstance(number, int):
-            figures.append(number % 2**31)
+            figures.append(number % 2**31 >> 8)
         if number is not None:
             total = box(wrap32(unbox(total) + unbox(number)))
             figures += [unbox(number), unbox(total)]
@@ -282,7 +282,7 @@ def tree_of_arrays(depth: int, width: int) -> tuple[int]:
             case 0:
                 return None
             case 1:
-                return signed(index, 31)
+                return signed(index * -7, 31)
             case 2:
                 return bytes((index * 7 + k * 37) % 256 for k in range(width))
             case 3:
@@ -309,7 +309,7 @@ def tree_of_arrays(depth: int, width: int) -> tuple[int]:
             case bytes():
                 return sum(signed(byte, 8) + 256 * byte for byte in node)
             case (shorts,) if isinstance(node, tuple):
-                return sum(signed(short, 16) + 3 * short for short in shorts)
+                return sum(position * (signed(short, 16) + 3 * short) for position, short in enumerate(shorts, 1))
             case list():
                 return sum(position * total(child) for position, child in enumerate(node, 1))
             case TreeItem(visits=None):
@@ -318,16 +318,19 @@ def tree_of_arrays(depth: int, width: int) -> tuple[int]:
         own: int = node.weight * signed(node.visits, 16) + node.visits
         return own if node.child is None else own + 3 * total(node.child[0])
 
-    def height(node: Any) -> int:
-        if node is None or isinstance(node, int):
-            return 0
-        if isinstance(node, TreeItem):
-            return 1 + (height(node.child[0]) if node.child else 0)
-        return 1 + max(map(height, node), default=0) if isinstance(node, list) else 1
+    def count(node: Any) -> int:
+        match node:
+            case None | int():
+                return 0
+            case list():
+                return 1 + sum(map(count, node))
+            case TreeItem(child=[child]):
+                return 1 + count(child)
+        return 1
 
     tree = make(depth, 0)
     first = total(tree)
-    return (wrap64(first * 31 + total(tree) * 7 + height(tree)),)
+    return (wrap64(first * 31 + total(tree) * 7 + count(tree)),)
 
 
 # --- callbacks.wat ---------------------------------------------------------------------------------------------------
@@ -411,7 +414,8 @@ def callbacks(n: int) -> tuple[int]:
     for number, payload in reversed(records):
         host["host.log"].call(payload)
         total = fold([number], total)
-    return (wrap32(host["host.transform"].call(wrap32(total))),)
+    transformed = host["host.transform"].call(wrap32(total))
+    return (wrap32(transformed ^ transformed >> 32),)
 
 
 # --- callbacks_refs.wat ----------------------------------------------------------------------------------------------
@@ -498,6 +502,7 @@ def globals_and_calls(n: int) -> tuple[int, int, float]:
         facts += 16 * (position is carried)
         facts += 32 * function_is_null
         facts += 64 * (index % 2)
+        facts += 128 * (index % 4 == 0)
         x, y = position if position is not None else origin
         weight = (1, 10, 100)[index % 3]
         checksum = fold([facts + x * (y - weight)], checksum)
@@ -532,7 +537,7 @@ EXAMPLES: tuple[Example, ...] = (
     *_rows("hash_table", hash_table, [(0,), (1,), (5,), (64,), (300,)], [(30_000,)]),
     *_rows("i31", i31, [(0,), (8,), (16,), (500,)], [(50_000,)]),
     *_rows("tree_of_arrays", tree_of_arrays, [(-1, 1), (0, 4), (1, 0), (2, 1), (2, 9), (4, 5)], [(7, 6)]),
-    *_rows("callbacks", callbacks, [(0,), (1,), (2,), (20,)], [(1_000,)], imports=callbacks_host, reset="reset"),
+    *_rows("callbacks", callbacks, [(0,), (1,), (2,), (3,), (21,)], [(1_000,)], imports=callbacks_host, reset="reset"),
     *_rows(
         "callbacks_refs", callbacks_refs, [(0,), (1,), (20,)], [(1_000,)], imports=callbacks_refs_host, reset="reset"
     ),

@@ -30,7 +30,7 @@ from lowheap.layout import (
 ENTRY_POINT_GROUP = "lowheap.barriers"
 
 DROP_FUNCTION = "lowheap.drop"
-"""void(vmctx, reference): takes the last count of an object and frees it; `runtime_calls.define` gives it its body."""
+"""void(vmctx, reference): takes the last count of an object and frees it; `transitions.define` gives it its body."""
 
 
 class BarrierSet(ABC):

@@ -13,6 +13,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
@@ -21,9 +22,7 @@ from lowheap.layout import (
     I31_TAG,
     NULL,
     Field,
-    VMActivation,
     VMContext,
-    VMStoreContext,
 )
 from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, VectorType
 
@@ -51,10 +50,10 @@ def llvm_type(storage: StorageType) -> ir.Type:
 
 def llvm_structure(data: type[ctypes.Structure]) -> ir.LiteralStructType:
     """Return a mapped structure as an LLVM type, field by field; offsets follow from LLVM's data layout."""
-    return ir.LiteralStructType([_llvm_field(kind) for _, kind in data._fields_])  # type: ignore[misc]
+    return ir.LiteralStructType([_llvm_field(field[1]) for field in data._fields_])
 
 
-def _llvm_field(data: type[ctypes._CData]) -> ir.Type:
+def _llvm_field(data: Any) -> ir.Type:
     if issubclass(data, ctypes.Structure):
         return llvm_structure(data)
     if issubclass(data, ctypes.Array):
@@ -151,7 +150,7 @@ class Emitter:
         return loaded
 
     def store(self, value: ir.Value | int, base: ir.Value, field: Field) -> None:
-        """Store an integer (or an address) to a field of the structure at `base`."""
+        """Store an integer or an address to a field of the structure at `base`."""
         if isinstance(value, int):
             value = ir.IntType(8 * field.size)(value)
         self.store_typed(value, self.at(base, field.offset))
@@ -254,7 +253,7 @@ class Emitter:
 
 
 TRAP_FUNCTION = "lowheap.trap"
-"""void(vmctx, code, offset), does not return; `runtime_calls.define` gives it its body in every module."""
+"""void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
 
 def alignment_of(type: ir.Type) -> int:
@@ -268,10 +267,3 @@ def alignment_of(type: ir.Type) -> int:
     if isinstance(type, ir.DoubleType):
         return ctypes.sizeof(ctypes.c_double)
     return 2 * ctypes.sizeof(ctypes.c_uint64)  # a v128
-
-
-def exit_frame(emitter: Emitter) -> ir.Value:
-    """Return the address of the innermost activation, having noted in it that code leaves through this frame."""
-    activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
-    emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
-    return activation

@@ -1,0 +1,137 @@
+"""From LLVM IR to callable code: optimise, lower the safepoints, emit an object, link it, look up its symbols.
+
+The pipeline, and the one order that works: LLVM's optimiser runs on calls with "deopt" bundles, which its inliner
+understands; only then are these rewritten into statepoints, whose lowering tells where each live reference is spilled;
+then the object is emitted, and its stack map parsed. `compile` does all of that and depends on nothing outside of its
+arguments; `load` links the result into this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from llvmlite import binding, ir
+
+from lowheap.errors import CompilerError
+from lowheap.jit import safepoints, stackmaps
+from lowheap.jit.transitions import IMPORTED_SYMBOLS
+
+_log = logging.getLogger("lowheap.jit")
+_lock = threading.RLock()  # llvmlite's JIT is one for the process
+_library_numbers = itertools.count()
+
+
+@functools.cache
+def _initialise() -> None:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+
+
+def target_machine(opt_level: int = 2) -> binding.TargetMachine:
+    """Return a target machine for this computer's own CPU."""
+    _initialise()
+    return binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(),
+        features=binding.get_host_cpu_features().flatten(),
+        opt=opt_level,
+        reloc="pic",
+        codemodel="jitdefault",
+    )
+
+
+@functools.cache
+def _lljit() -> binding.LLJIT:
+    return binding.create_lljit_compiler(target_machine())
+
+
+@functools.cache
+def _libc_address(name: str) -> int:
+    address = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
+    if address is None:
+        raise CompilerError(f"the C library has no function {name}, which compiled code needs")
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledCode:
+    """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
+
+    `llvm_ir` is the module's text after optimisation and lowering; `seconds` is how long compiling took.
+    """
+
+    object: bytes
+    symbols: tuple[str, ...]
+    statepoints: safepoints.StatepointModule
+    stack_map: tuple[stackmaps.FunctionRecord, ...]
+    seconds: float
+
+    @property
+    def llvm_ir(self) -> str:
+        """The module's text after optimisation and lowering."""
+        return self.statepoints.text
+
+
+def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) -> CompiledCode:
+    """Compile a module whose functions' safepoints are filled. `symbols` are the globals to look up after linking.
+
+    Raises CompilerError when LLVM refuses the module, which is a bug in what emitted it.
+    """
+    started = time.perf_counter()
+    with _lock:
+        machine = target_machine(opt_level)
+        module.triple = machine.triple
+        module.data_layout = str(machine.target_data)
+        optimised = _parse(str(module))
+        tuning = binding.create_pipeline_tuning_options(speed_level=opt_level)
+        builder = binding.create_pass_builder(machine, tuning)
+        builder.getModulePassManager().run(optimised, builder)
+        lowered = safepoints.lower_statepoints(str(optimised))
+        image: bytes = machine.emit_object(_parse(lowered.text))
+    section = stackmaps.find_section(image)
+    records = () if section is None else tuple(stackmaps.parse(section))
+    seconds = time.perf_counter() - started
+    _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
+    return CompiledCode(image, symbols, lowered, records, seconds)
+
+
+def _parse(text: str) -> binding.ModuleRef:
+    try:
+        module = binding.parse_assembly(text)
+        module.verify()
+    except RuntimeError as error:
+        raise CompilerError(f"LLVM does not accept the module: {error}") from error
+    return module
+
+
+class LoadedCode:
+    """Linked code. It stays in memory as long as this object."""
+
+    def __init__(self, code: CompiledCode) -> None:
+        """Link `code` into this process."""
+        has_statepoints = bool(code.statepoints.functions)
+        builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
+        for name in IMPORTED_SYMBOLS:
+            builder.import_symbol(name, _libc_address(name))
+        for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
+            builder.export_symbol(name)
+        with _lock:
+            self._tracker = builder.link(_lljit(), f"lowheap.{next(_library_numbers)}")
+        self._addresses = {name: int(self._tracker[name]) for name in code.symbols}
+        functions: list[int] = []
+        if has_statepoints:
+            table = ctypes.c_uint64 * len(code.statepoints.functions)
+            functions = list(table.from_address(self._tracker[safepoints.FUNCTIONS_GLOBAL]))
+        self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
+
+    def address(self, symbol: str) -> int:
+        """Return the address of one of the compiled code's symbols. CompilerError when it is not one."""
+        try:
+            return self._addresses[symbol]
+        except KeyError:
+            raise CompilerError(f"the compiled module does not export {symbol!r}") from None

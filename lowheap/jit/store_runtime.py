@@ -1,0 +1,408 @@
+"""The Python side of compiled code: what it calls, how it is called, and what it holds.
+
+A `StoreRuntime` belongs to one store. It owns the store context and the function table, answers the calls that compiled
+code makes (allocate, drop, host functions), calls exported functions through their trampolines, and walks the frames of
+compiled code for the collector.
+
+An exception on the Python side of a call out of compiled code is kept, the call reports failure, compiled code jumps to
+its trampoline, and the exception is raised again behind that, itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import cffi
+
+from lowheap.errors import AllocationTooLargeError, HeapError, HeapExhaustedError, LowheapError, Trap, TrapCode
+from lowheap.jit import transitions
+from lowheap.jit.stackmaps import StackMapRegistry, stack_slots
+from lowheap.layout import (
+    FUNCTION_LIMIT,
+    NULL,
+    VALUE_SLOT_SIZE,
+    CollectionPhase,
+    VMActivation,
+    VMFuncRef,
+    VMHostFunction,
+    VMStoreContext,
+)
+from lowheap.memory import Mapping
+from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.store import Store
+from lowheap.types import FuncType, RefType, ValType, storage_size
+
+MAX_WASM_STACK = 512 * 1024
+"""Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
+
+_HOST_STACK_RESERVE = 256 * 1024
+"""Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
+
+_ffi = cffi.FFI()
+
+
+class Place(Protocol):
+    """What can tell where in a module a trap happened: an instance."""
+
+    def locate(self, offset: int) -> str:
+        """Return the name of the function whose code is at a byte offset of the module."""
+
+
+@functools.cache
+def _function_type(cdecl: str) -> Any:
+    return _ffi.typeof(cdecl)
+
+
+def runtime_of(store: Store) -> StoreRuntime:
+    """Return the store's runtime, made at the first use."""
+    store.check_open()
+    if store.runtime is None:
+        store.runtime = StoreRuntime(store)
+    runtime: StoreRuntime = store.runtime
+    return runtime
+
+
+class StoreRuntime:
+    """See the module's docstring. `context` is the store context that vmctxs point to."""
+
+    def __init__(self, store: Store) -> None:
+        """Make the store context, the function table with its null entry, and the functions that code calls back."""
+        self._store = store
+        self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
+        self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
+        self.context_address = self._mapping.base
+        self.stack_maps = StackMapRegistry()
+        self._functions: list[Func | None] = [None]
+        self._host_functions: list[tuple[Callable[..., Any], FuncType, str]] = []
+        self._host_contexts: list[VMHostFunction] = []
+        self._places: dict[int, Place] = {}
+        self._keep: list[Any] = []
+        self._pending: BaseException | None = None
+        self._depth = 0
+        self._thread = 0
+        self._stack_thread = 0
+        self._callbacks = {
+            "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
+            "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
+            "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
+            "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
+        }
+        for name, callback in self._callbacks.items():
+            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
+        self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
+        self.context.stack_size = MAX_WASM_STACK
+        store.roots.add_stack_walker(self._walk)
+
+    def close(self) -> None:
+        """Refuse while compiled code is on the stack; afterwards the store may go."""
+        if self._depth:
+            raise HeapError("cannot close a store while its compiled code is on the stack")
+
+    def keep(self, *owners: Any) -> None:
+        """Keep linked code and vmctxs alive as long as the store; functions and globals point into them."""
+        self._keep += owners
+
+    def add_place(self, vmctx: int, place: Place) -> None:
+        """Say whose vmctx this is, for the places of traps."""
+        self._places[vmctx] = place
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The function table
+
+    def add_function(
+        self, code: int, vmctx: int, type_index: int, name: str, call: Callable[[Sequence[Any]], Any]
+    ) -> Func:
+        """Enter a function into the table. HeapError when the table is full."""
+        number = len(self._functions)
+        if number == FUNCTION_LIMIT:
+            raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
+        entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
+        entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
+        function = Func(self._store, number, type_index, name, call)
+        self._functions.append(function)
+        return function
+
+    def function(self, funcref: int) -> Func:
+        """Return the function at an entry of the table. HeapError when there is none."""
+        function = self._functions[funcref] if 0 < funcref < len(self._functions) else None
+        if function is None:
+            raise HeapError(f"function table entry {funcref} is not in use; 1 to {len(self._functions) - 1} are")
+        return function
+
+    def entry(self, function: Func) -> VMFuncRef:
+        """Return a function's entry in the table."""
+        return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
+
+    def add_host_function(self, callable: Callable[..., Any], type_index: int, name: str, stub: int) -> Func:
+        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub."""
+        type = self._store.engine.types[type_index].composite
+        assert isinstance(type, FuncType), "a function import has a function type"
+        context = VMHostFunction()
+        context.heap_base = self._store.heap.control.heap_base
+        context.control = ctypes.addressof(self._store.heap.control)
+        context.store = self.context_address
+        context.function = len(self._host_functions)
+        self._host_functions.append((callable, type, name))
+        self._host_contexts.append(context)
+        call = functools.partial(self._call_host_directly, callable, type, name)
+        return self.add_function(stub, ctypes.addressof(context), type_index, name, call)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Into compiled code
+
+    def caller(
+        self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
+    ) -> Callable[[Sequence[Any]], Any]:
+        """Return what calls a compiled function with Python values."""
+        signature = transitions.Signature.of(type)
+        entry = _ffi.cast(_function_type(signature.entry_cdecl), trampoline)
+        count = max(1, len(type.results))
+
+        def call(args: Sequence[Any]) -> Any:
+            self._check_callable()
+            raw, owned = self._lower_all(type.params, args, name)
+            self._expose_all(owned)
+            results = _ffi.new("uint64_t[]", count)
+            self._enter(entry, vmctx, code, results, raw)
+            return self._lift_results(type.results, bytes(_ffi.buffer(results)))
+
+        return call
+
+    def enter_directly(self, entry: Callable[..., int], *args: Any) -> None:
+        """Call a trampoline of another shape (`natives.py`) under the same rules; raises what it left behind."""
+        self._check_callable()
+        self._run(entry, args)
+
+    def _enter(self, entry: Callable[..., int], vmctx: int, code: int, results: Any, raw: Sequence[Any]) -> None:
+        self._run(entry, (vmctx, code, results, *raw))
+
+    def _run(self, entry: Callable[..., int], args: tuple[Any, ...]) -> None:
+        thread = threading.get_ident()
+        if self._depth == 0:
+            self._thread = thread
+            if thread != self._stack_thread:
+                self.context.stack_floor = _stack_floor()
+                self._stack_thread = thread
+        self._depth += 1
+        try:
+            trapped = entry(*args)
+        finally:
+            self._depth -= 1
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            raise pending
+        if trapped:
+            raise self._trap()
+
+    def _trap(self) -> Trap:
+        place = self._places.get(self.context.trap_vmctx)
+        offset = self.context.trap_offset
+        return Trap(
+            TrapCode(self.context.trap_code),
+            function=None if place is None else place.locate(offset),
+            offset=None if place is None else offset,
+        )
+
+    def _check_callable(self) -> None:
+        self._store.check_open()
+        if self._depth and threading.get_ident() != self._thread:
+            raise HeapError("this store's compiled code is running on another thread; a store is used by one at a time")
+        if self._store.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot call compiled code in the middle of a collection; finish it or close it first")
+        self._store.tidy()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Out of compiled code
+
+    def _callback(self, cdecl: str, function: Callable[..., Any], failure: Any) -> Any:
+        """Return a C function that runs `function`; an exception is kept, and the call returns `failure`."""
+
+        def keep(kind: type[BaseException], value: BaseException, traceback: Any) -> Any:
+            if self._pending is None:
+                self._pending = value
+            return failure
+
+        if failure is None:
+            return _ffi.callback(cdecl, function, onerror=keep)
+        return _ffi.callback(cdecl, function, error=failure, onerror=keep)
+
+    def _allocate_struct(self, type_index: int) -> int:
+        self._store.safepoint()
+        return self._allocate(lambda: self._store.alloc_struct(type_index))
+
+    def _allocate_array(self, type_index: int, length: int) -> int:
+        self._store.safepoint()
+        return self._allocate(lambda: self._store.alloc_array(type_index, length))
+
+    @staticmethod
+    def _allocate(allocate: Callable[[], int]) -> int:
+        try:
+            return allocate()
+        except AllocationTooLargeError as error:
+            raise Trap(TrapCode.ALLOCATION_TOO_LARGE, detail=str(error)) from error
+        except HeapExhaustedError as error:
+            raise Trap(TrapCode.HEAP_EXHAUSTED, detail=str(error)) from error
+
+    def _drop(self, reference: int) -> None:
+        self._store.heap.drop_gc_ref(reference)
+
+    def _call_host(self, number: int, values: Any) -> int:
+        callable, type, name = self._host_functions[number]
+        count = max(len(type.params), len(type.results))
+        buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)
+        # Handles first: what is passed may be held by nobody else when the collector next looks.
+        args = self._lift_all(type.params, bytes(buffer))
+        self._store.safepoint()
+        raw, owned = self._call_and_lower(callable, type, name, args)
+        del args
+        self._store.safepoint()
+        self._expose_all(owned)
+        for index, (result, value) in enumerate(zip(type.results, raw, strict=True)):
+            start = index * VALUE_SLOT_SIZE
+            data = bytes(_scalar(result, value))
+            buffer[start : start + len(data)] = data
+        return 0
+
+    def _call_host_directly(
+        self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
+    ) -> Any:
+        """Call a host function from the host: its values are checked and converted as if they passed through code."""
+        self._check_callable()
+        raw, _ = self._lower_all(type.params, args, name)
+        lifted = [self._lift(param, value) for param, value in zip(type.params, raw, strict=True)]
+        raw, _ = self._call_and_lower(callable, type, name, lifted)
+        return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
+
+    def _call_and_lower(
+        self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
+    ) -> tuple[list[Any], list[int]]:
+        returned = callable(*args)
+        if len(type.results) == 1:
+            results: Sequence[Any] = (returned,)
+        elif not type.results:
+            results = ()
+            if returned is not None:
+                raise TypeError(f"host function {name} returned {returned!r}; its type has no result")
+        elif isinstance(returned, tuple | list):
+            results = returned
+        else:
+            raise TypeError(f"host function {name} returned {returned!r}; it must be a tuple of {len(type.results)}")
+        return self._lower_all(type.results, results, f"the results of host function {name}")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Values
+
+    def _lower_all(
+        self, types: Sequence[ValType], values: Sequence[Any], what: str
+    ) -> tuple[list[Any], list[int]]:
+        """Return values as C numbers, and those of them that are references with a count of the caller's."""
+        if len(values) != len(types):
+            raise TypeError(f"{what}: {len(values)} values were given where {len(types)} are wanted")
+        raw: list[Any] = []
+        owned: list[int] = []
+        try:
+            for number, (type, value) in enumerate(zip(types, values, strict=True)):
+                try:
+                    if isinstance(type, RefType):
+                        reference = lower_reference(self._store, type, value)
+                        raw.append(reference)
+                        if self._store.engine.types.is_traced(type):
+                            owned.append(reference)
+                    else:
+                        raw.append(lower_scalar(type, value).value)
+                except (TypeError, ValueError) as error:
+                    raise error.__class__(f"{what}, value {number}: {error}") from None
+        except BaseException:
+            for reference in owned:
+                self._store.heap.drop_gc_ref(reference)
+            raise
+        return raw, owned
+
+    def _expose_all(self, owned: Sequence[int]) -> None:
+        """Hand references over to compiled code. Nothing may collect from here until compiled code runs."""
+        for reference in owned:
+            self._store.heap.expose_gc_ref_to_wasm(reference)
+
+    def _lift_all(self, types: Sequence[ValType], data: bytes) -> list[Any]:
+        """Return values that compiled code handed out, in slots, as Python values; references get a count."""
+        raw = [_unpack(type, data, number) for number, type in enumerate(types)]
+        for type, value in zip(types, raw, strict=True):
+            if isinstance(type, RefType) and self._store.engine.types.is_traced(type):
+                self._store.heap.clone_gc_ref(int(value))
+        return [self._lift(type, value) for type, value in zip(types, raw, strict=True)]
+
+    def _lift(self, type: ValType, raw: Any) -> Any:
+        return lift_reference(self._store, type, raw) if isinstance(type, RefType) else raw
+
+    def _lift_results(self, types: Sequence[ValType], data: bytes) -> Any:
+        return _results(self._lift_all(types, data))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # What compiled code holds
+
+    def _walk(self) -> Iterator[int]:
+        """Yield the references that stack maps report, in every activation on the stack, the innermost first."""
+        address = self.context.activation
+        while address:
+            activation = VMActivation.from_address(address)
+            if activation.exit_frame_pointer == 0:
+                raise LowheapError("compiled code is entered but has not left; nothing can be known of its frames")
+            exit_frame, entry_frame = activation.exit_frame_pointer, activation.entry_frame_pointer
+            for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
+                yield ctypes.c_uint32.from_address(slot).value
+            address = activation.previous
+
+
+def _results(values: list[Any]) -> Any:
+    """One result as itself, several as a tuple, none as None."""
+    if len(values) == 1:
+        return values[0]
+    return tuple(values) if values else None
+
+
+def _scalar(type: ValType, raw: Any) -> ctypes._SimpleCData[Any]:
+    return ctypes.c_uint32(raw) if isinstance(type, RefType) else lower_scalar(type, raw)
+
+
+def _unpack(type: ValType, data: bytes, number: int) -> Any:
+    start = number * VALUE_SLOT_SIZE
+    data = data[start : start + storage_size(type)]
+    return int.from_bytes(data, "little") if isinstance(type, RefType) else lift_scalar(type, data)
+
+
+def _round_to_page(size: int) -> int:
+    return (size + (1 << 16) - 1) & -(1 << 16)
+
+
+_FUNCTION_TABLE_OFFSET = _round_to_page(ctypes.sizeof(VMStoreContext))
+_FUNCTION_TABLE_SIZE = _round_to_page(FUNCTION_LIMIT * ctypes.sizeof(VMFuncRef))
+
+
+def _stack_floor() -> int:
+    """Return the lowest stack address that compiled code may come to on this thread; 0 where that is not known."""
+    libc = ctypes.CDLL(None)
+    if sys.platform == "darwin":
+        libc.pthread_self.restype = ctypes.c_void_p
+        thread = ctypes.c_void_p(libc.pthread_self())
+        libc.pthread_get_stackaddr_np.restype = ctypes.c_void_p
+        libc.pthread_get_stacksize_np.restype = ctypes.c_size_t
+        top = int(libc.pthread_get_stackaddr_np(thread))
+        return top - int(libc.pthread_get_stacksize_np(thread)) + _HOST_STACK_RESERVE
+    if not sys.platform.startswith("linux"):
+        return 0
+    attributes = ctypes.create_string_buffer(_PTHREAD_ATTR_SIZE)
+    libc.pthread_self.restype = ctypes.c_ulong
+    if libc.pthread_getattr_np(ctypes.c_ulong(libc.pthread_self()), attributes) != 0:
+        return 0
+    lowest, size = ctypes.c_void_p(), ctypes.c_size_t()
+    status = libc.pthread_attr_getstack(attributes, ctypes.byref(lowest), ctypes.byref(size))
+    libc.pthread_attr_destroy(attributes)
+    return (lowest.value or 0) + _HOST_STACK_RESERVE if status == 0 else 0
+
+
+_PTHREAD_ATTR_SIZE = 256  # at least sizeof(pthread_attr_t), which is 56 to 64 on the systems known

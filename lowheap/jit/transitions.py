@@ -1,0 +1,251 @@
+"""Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
+
+**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, a buffer for results,
+and the arguments. It puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`),
+and calls. It returns 0, or 1 when the code trapped.
+
+**Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
+pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
+context. When that reports a failure, the stub leaves the activation by `longjmp`. So a jump passes over compiled frames
+only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
+
+**Traps** store their code and place in the store context, and jump likewise.
+
+Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
+more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from lowheap.jit.barriers import DROP_FUNCTION
+from lowheap.jit.emit import I32, I64, PTR, REFERENCE, TRAP_FUNCTION, VOID, Emitter, NativeFunction, llvm_type
+from lowheap.layout import (
+    ACTIVATION_ALIGN,
+    VALUE_SLOT_SIZE,
+    Field,
+    VMActivation,
+    VMHostFunction,
+    VMStoreContext,
+)
+from lowheap.types import FuncType, NumType, RefType, ValType
+
+SETJMP = "_setjmp"
+LONGJMP = "longjmp"
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
+"""libc's functions that every module may call."""
+
+ALLOCATE_STRUCT_FUNCTION = "lowheap.allocate_struct"
+"""i32(vmctx, type index): a new struct with one count, that is not listed; does not return when there is no room."""
+
+ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
+"""i32(vmctx, type index, length): a new array, likewise."""
+
+# The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
+# null for failure; what failed is in the runtime's hands.
+ALLOCATE_STRUCT_CDECL = "uint32_t(uint32_t type_index)"
+ALLOCATE_ARRAY_CDECL = "uint32_t(uint32_t type_index, uint32_t length)"
+DROP_CDECL = "void(uint32_t reference)"
+CALL_HOST_CDECL = "uint32_t(uint32_t function, void *values)"
+
+_LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
+_C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function type as far as calls are concerned: every reference is the same u32, written `r`."""
+
+    params: str
+    results: str
+
+    @staticmethod
+    def of(type: FuncType) -> Signature:
+        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
+        return Signature(_letters(type.params), _letters(type.results))
+
+    @property
+    def entry(self) -> str:
+        """The name of the signature's trampoline."""
+        return f"lowheap.enter.{self.params}.{self.results}"
+
+    @property
+    def host_stub(self) -> str:
+        """The name of the signature's stub for host functions."""
+        return f"lowheap.host.{self.params}.{self.results}"
+
+    @property
+    def entry_cdecl(self) -> str:
+        """The trampoline's type in C: (vmctx, code, results, parameters...) -> status."""
+        params = "".join(f", {_C_TYPES[letter]}" for letter in self.params)
+        return f"uint32_t(*)(uintptr_t, uintptr_t, uint64_t *{params})"
+
+
+def _letters(types: Sequence[ValType]) -> str:
+    return "".join("r" if isinstance(type, RefType) else _LETTERS[type] for type in types)
+
+
+_LLVM_OF_LETTER: dict[str, ir.Type] = {
+    **{letter: llvm_type(type) for type, letter in _LETTERS.items()},
+    "r": REFERENCE,
+}
+
+
+def function_type(signature: Signature) -> ir.FunctionType:
+    """Return the LLVM type of a compiled function of this signature; see the module's docstring."""
+    params = [PTR, *(_LLVM_OF_LETTER[letter] for letter in signature.params)]
+    if len(signature.results) > 1:
+        return ir.FunctionType(VOID, [*params, PTR])
+    return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
+
+
+def define(module: ir.Module) -> None:
+    """Give a module the functions that compiled code calls to trap, to drop and to allocate."""
+    _define_trap(module)
+    _define_drop(module)
+    _define_allocation(module, ALLOCATE_STRUCT_FUNCTION, [I32], VMStoreContext.allocate_struct)
+    _define_allocation(module, ALLOCATE_ARRAY_FUNCTION, [I32, I32], VMStoreContext.allocate_array)
+
+
+def _internal(module: ir.Module, name: str, type: ir.FunctionType, *attributes: str) -> Emitter:
+    function = NativeFunction(module, type, name, "noinline", *attributes)
+    function.linkage = "internal"
+    return Emitter(function)
+
+
+def _define_trap(module: ir.Module) -> None:
+    emitter = _internal(module, TRAP_FUNCTION, ir.FunctionType(VOID, [PTR, I32, I32]), "cold", "noreturn")
+    vmctx, code, offset = emitter.function.args
+    emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
+    emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
+    emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+    _leave(emitter)
+
+
+def _define_drop(module: ir.Module) -> None:
+    """No frame is noted: a drop does not collect, so nobody walks the stack during one."""
+    emitter = _internal(module, DROP_FUNCTION, ir.FunctionType(VOID, [PTR, REFERENCE]), "cold")
+    pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.drop, invariant=True)
+    emitter.call_pointer(pointer, VOID, [REFERENCE], [emitter.function.args[1]])
+    emitter.builder.ret_void()
+
+
+def _define_allocation(module: ir.Module, name: str, argument_types: list[ir.Type], call: Field) -> None:
+    emitter = _internal(module, name, ir.FunctionType(REFERENCE, [PTR, *argument_types]))
+    _note_exit(emitter)
+    pointer = emitter.load_pointer(emitter.store_context, call, invariant=True)
+    reference = emitter.call_pointer(pointer, REFERENCE, argument_types, emitter.function.args[1:])
+    with emitter.builder.if_then(emitter.is_null(reference), likely=False):
+        _leave(emitter)
+    emitter.builder.ret(reference)
+
+
+def define_entry(module: ir.Module, signature: Signature) -> None:
+    """Give a module the trampoline of a signature, once."""
+    if signature.entry in module.globals:
+        return
+    params = [_LLVM_OF_LETTER[letter] for letter in signature.params]
+    # The results buffer comes before the parameters, whose number varies.
+    function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR, *params]), signature.entry, "noinline")
+    emitter = Emitter(function)
+    builder, store = emitter.builder, emitter.store_context
+    _, code, results, *args = function.args
+
+    size = ir.ArrayType(ir.IntType(8), ctypes.sizeof(VMActivation))
+    activation = builder.alloca(size)
+    activation.align = ACTIVATION_ALIGN
+    activation = builder.bitcast(activation, PTR)
+    frame = emitter.frame_address()
+    previous = emitter.load_pointer(store, VMStoreContext.activation)
+    emitter.store(previous, activation, VMActivation.previous)
+    emitter.store(frame, activation, VMActivation.entry_frame_pointer)
+    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)
+    with builder.if_then(builder.icmp_unsigned("==", builder.ptrtoint(previous, I64), I64(0))):
+        _set_stack_limit(emitter, frame)
+    emitter.store(activation, store, VMStoreContext.activation)
+
+    setjmp = emitter.declare(SETJMP, I32, [PTR])
+    setjmp.attributes.add("returns_twice")
+    buffer = emitter.at(activation, VMActivation.jump_buffer.offset)
+    trapped = builder.icmp_unsigned("!=", builder.call(setjmp, [buffer]), I32(0))
+    with builder.if_else(trapped, likely=False) as (after_jump, at_first):
+        with after_jump:
+            pass
+        with at_first:
+            type = function_type(signature)
+            several = len(signature.results) > 1
+            callee = emitter.function_pointer(code, type.return_type, type.args)
+            result = builder.call(callee, [function.args[0], *args, *([results] if several else [])])
+            if signature.results and not several:
+                emitter.store_typed(result, results)
+    emitter.store(previous, store, VMStoreContext.activation)
+    builder.ret(builder.zext(trapped, I32))
+
+
+def _set_stack_limit(emitter: Emitter, frame: ir.Value) -> None:
+    """At the outermost entry: the limit is `stack_size` below this frame, but not below the floor."""
+    builder, store = emitter.builder, emitter.store_context
+    subtract = emitter.intrinsic("llvm.usub.sat.i64", I64, [I64, I64])
+    maximum = emitter.intrinsic("llvm.umax.i64", I64, [I64, I64])
+    lowest = builder.call(
+        subtract, [builder.ptrtoint(frame, I64), emitter.load(store, VMStoreContext.stack_size)]
+    )
+    limit = builder.call(maximum, [lowest, emitter.load(store, VMStoreContext.stack_floor)])
+    emitter.store(limit, store, VMStoreContext.stack_limit)
+
+
+def define_host_stub(module: ir.Module, signature: Signature) -> None:
+    """Give a module the stub through which compiled code calls host functions of a signature, once.
+
+    The stub's vmctx is a `VMHostFunction`. It passes the arguments in a buffer of 8-byte slots, from which it takes the
+    results afterwards.
+    """
+    if signature.host_stub in module.globals:
+        return
+    function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    emitter = Emitter(function)
+    builder = emitter.builder
+    params = function.args[1 : 1 + len(signature.params)]
+    count = max(len(signature.params), len(signature.results), 1)
+    values = builder.alloca(ir.ArrayType(I64, count))
+    values = builder.bitcast(values, PTR)
+    for number, param in enumerate(params):
+        emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
+    _note_exit(emitter)
+    pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.call_host, invariant=True)
+    number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
+    status = emitter.call_pointer(pointer, I32, [I32, PTR], [number, values])
+    with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        _leave(emitter)
+    results = [
+        emitter.load_typed(emitter.at(values, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+        for number, letter in enumerate(signature.results)
+    ]
+    if len(results) > 1:
+        for number, result in enumerate(results):
+            emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))
+        builder.ret_void()
+    elif results:
+        builder.ret(results[0])
+    else:
+        builder.ret_void()
+
+
+def _note_exit(emitter: Emitter) -> None:
+    """Note in the activation that code leaves through this frame."""
+    activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
+    emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
+
+
+def _leave(emitter: Emitter) -> None:
+    """Jump to the trampoline of the innermost activation; ends the block."""
+    activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
+    longjmp = emitter.declare(LONGJMP, VOID, [PTR, I32])
+    longjmp.attributes.add("noreturn")
+    emitter.builder.call(longjmp, [emitter.at(activation, VMActivation.jump_buffer.offset), I32(1)])
+    emitter.builder.unreachable()
