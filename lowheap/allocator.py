@@ -91,6 +91,10 @@ class Allocator(ABC):
     def capacity_changed(self) -> None:
         """Put to use what the control block's capacity has gained."""
 
+    def coalesce(self) -> None:
+        """Merge free neighbours, whatever it costs: the last resort. Nothing where freeing merges them anyway."""
+        return
+
     @abstractmethod
     def verify(self) -> list[str]:
         """Return what is wrong with the policy's structures, one sentence each, compared with a walk of the heap."""
@@ -119,6 +123,8 @@ class SegregatedFit(Allocator):
     def allocate(self, size: int) -> int | None:
         """Return a block's index: off its list, off the bump region, off a larger block, or after a coalescing pass."""
         length = block_length(size)
+        if FIRST_INDEX + length > self.control.bump_end:
+            return None  # longer than all there is, and perhaps than any class
         index = self._pop(length)
         if index is None and length >= SMALL_BLOCK_LIMIT:
             index = self._split_larger(length)  # before fresh memory, or large blocks would never be used again

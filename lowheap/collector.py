@@ -36,17 +36,21 @@ class DrcCollection:
 
     def __init__(self, heap: DrcHeap, roots: RootSet) -> None:
         """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running."""
-        if heap.control.no_gc_count:
-            raise NoGcScopeError(f"cannot collect inside a no-GC scope; {heap.control.no_gc_count} are entered")
-        if heap.control.phase != CollectionPhase.IDLE:
-            raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
         self._heap = heap
         self._roots = roots
         self._phase = CollectionPhase.TRACE
+        self._check_allowed()
+        if heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
 
     def collect_increment(self) -> GcProgress:
-        """Do the next increment: trace, then sweep. COMPLETE when nothing is left to do."""
+        """Do the next increment: trace, then sweep. COMPLETE when nothing is left to do.
+
+        NoGcScopeError when a no-GC scope was entered meanwhile; leave it, and go on.
+        """
         control = self._heap.control
+        if self._phase != CollectionPhase.DONE:
+            self._check_allowed()
         match self._phase:
             case CollectionPhase.TRACE:
                 if control.phase != CollectionPhase.IDLE:
@@ -81,6 +85,11 @@ class DrcCollection:
             self._heap.clear_marks()
             self._heap.control.phase = CollectionPhase.IDLE
         self._phase = CollectionPhase.DONE
+
+    def _check_allowed(self) -> None:
+        self._heap.check_attached()
+        if scopes := self._heap.control.no_gc_count:
+            raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
 
     def __enter__(self) -> DrcCollection:
         """Return the collection itself."""

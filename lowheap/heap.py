@@ -21,7 +21,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.errors import (
@@ -54,6 +54,7 @@ from lowheap.layout import (
     TYPE_DATA_OFFSET,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
+    U32_MAX,
     CollectionPhase,
     GcArrayLayout,
     GcLayout,
@@ -78,6 +79,7 @@ logging.addLevelName(TRACE, "TRACE")
 _log = logging.getLogger("lowheap.heap")
 
 
+@runtime_checkable
 class HostData(Protocol):
     """What the heap asks of the side table behind externrefs (`hostdata.py`)."""
 
@@ -86,6 +88,15 @@ class HostData(Protocol):
 
     def __contains__(self, host_data_id: object) -> bool:
         """Whether the id is in use."""
+
+
+def _names_object(reference: int) -> bool:
+    """`is_object` for what comes from outside: TypeError or InvalidReferenceError for what is no u32 at all."""
+    if not isinstance(reference, int) or isinstance(reference, bool):
+        raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
+    if not 0 <= reference <= U32_MAX:
+        raise InvalidReferenceError(f"{reference:#x} is not a reference; references are from 0 to {U32_MAX:#x}")
+    return is_object(reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,8 @@ class DrcHeap:
 
     def __init__(self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit) -> None:
         """Make a heap without memory. `allocator` is its free-list policy."""
+        if not isinstance(types, TypeRegistry):
+            raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
         self._allocator_policy = allocator
         self._layouts = GcTypeLayouts()
@@ -143,6 +156,7 @@ class DrcHeap:
         self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
         self.control.handles = self._control_mapping.base + HANDLES_OFFSET
         self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
+        self._is_closed = False
         self._memory: Memory | None = None
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
@@ -162,8 +176,18 @@ class DrcHeap:
             raise HeapError("the heap has no memory: it is detached, closed, or its memory is taken")
         return self._memory
 
+    def check_attached(self) -> None:
+        """HeapError when the heap has no memory."""
+        _ = self.memory
+
     def attach(self, memory: Memory, host_data: HostData) -> None:
         """Take over `memory`, all of it free, and the side table of its externrefs."""
+        if not isinstance(memory, Memory):
+            raise TypeError(f"memory is {memory!r}; it must be a Memory")
+        if not isinstance(host_data, HostData):
+            raise TypeError(f"host_data is {host_data!r}; it must be a side table, with dealloc and `in`")
+        if self._is_closed:
+            raise HeapError("the heap is closed, so it cannot have memory again")
         if self._memory is not None or self._host_data is not None:
             raise HeapError("the heap already has memory; detach it first")
         self._memory, self._host_data = memory, host_data
@@ -205,8 +229,10 @@ class DrcHeap:
         """
         if self._memory is not None or self._host_data is None:
             raise HeapError("the heap's memory was not taken, so it cannot be replaced")
+        if not isinstance(memory, Memory):
+            raise TypeError(f"memory is {memory!r}; it must be a Memory")
         control = self.control
-        if memory.capacity != control.capacity + delta_bytes_grown:
+        if delta_bytes_grown < 0 or memory.capacity != control.capacity + delta_bytes_grown:
             raise HeapError(
                 f"the memory has {memory.capacity} bytes; it was taken with {control.capacity} "
                 f"and is said to have grown by {delta_bytes_grown}"
@@ -222,9 +248,10 @@ class DrcHeap:
         """Unmap the control mapping; the heap cannot be used any more. Detach the memory first."""
         if self._host_data is not None:
             raise HeapError("cannot close a heap that still has memory; detach it first")
+        self._is_closed = True
         self._layout_cache.clear()
-        del self.control
-        self._control_mapping.close()
+        self.control = VMHeapControl()  # all zero: a heap without memory, types or roots
+        self._control_mapping.abandon()
 
     # ------------------------------------------------------------------------------------------------------------------
     # No-GC scopes
@@ -407,7 +434,7 @@ class DrcHeap:
 
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
-        if is_object(reference):
+        if _names_object(reference):
             header = self.header(reference)
             if self.is_counted:
                 header.ref_count += 1
@@ -421,6 +448,8 @@ class DrcHeap:
         The new value is counted before the old one is dropped, because they may be one; and stored before that, because
         what a drop runs must see the new value. The caller keeps its own count of `source`.
         """
+        if not isinstance(destination, ctypes.c_uint32):
+            raise TypeError(f"destination is {destination!r}; it must be a slot, a c_uint32")
         self.clone_gc_ref(source)
         old = destination.value
         destination.value = source
@@ -428,7 +457,7 @@ class DrcHeap:
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
-        if not is_object(reference) or not self.is_counted:
+        if not _names_object(reference) or not self.is_counted:
             return
         self._decrement(reference)
         self._free_dead()
@@ -438,7 +467,7 @@ class DrcHeap:
 
         An object that is listed already has the list's count; the caller's is given back then.
         """
-        if not is_object(reference) or not self.is_counted:
+        if not _names_object(reference) or not self.is_counted:
             return
         self._check_idle("expose a reference")
         header = self.header(reference)
@@ -508,6 +537,7 @@ class DrcHeap:
         What follows the header is not initialised. Raises HeapExhaustedError when there is no room, for the caller to
         collect or grow and try again, and AllocationTooLargeError when `size` cannot be an object's in any heap.
         """
+        self.check_attached()
         self._check_idle("allocate")
         if kind not in OBJECT_KINDS:
             raise HeapError(f"an object cannot be of kind {kind!r}; it must be one of {[k.name for k in OBJECT_KINDS]}")
@@ -570,7 +600,10 @@ class DrcHeap:
         return reference
 
     def alloc_externref(self, host_data_id: int) -> int:
-        """Allocate an externref for an id of the side table. Raises as `alloc_raw`."""
+        """Allocate an externref for an id of the side table. Raises as `alloc_raw`, and HeapError for another id."""
+        self.check_attached()
+        if self._host_data is None or host_data_id not in self._host_data:
+            raise HeapError(f"the side table does not know host data {host_data_id!r}")
         reference = self.alloc_raw(VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, ctypes.sizeof(VMDrcExternRef))
         self._zeroed(reference, ctypes.sizeof(VMDrcExternRef))
         self.memory.view(VMDrcExternRef, reference).host_data_id = host_data_id
@@ -583,6 +616,12 @@ class DrcHeap:
     def dealloc_uninit_array(self, reference: int) -> None:
         """Free an array that was allocated and never initialised, without looking at its elements."""
         self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF,))
+
+    def coalesce(self) -> None:
+        """Merge free neighbours now, in one pass over the heap: for an allocation that would fail otherwise."""
+        self.check_attached()
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        self._allocator.coalesce()
 
     def _dealloc_uninit(self, reference: int, kinds: tuple[VMGcKind, ...]) -> None:
         header = self.header(reference)
@@ -631,7 +670,7 @@ class DrcHeap:
         if not self.is_counted:
             return
         for reference in stack_roots:
-            if not is_object(reference):
+            if not _names_object(reference):
                 continue
             header = self.header(reference)
             if not header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:

@@ -8,6 +8,7 @@ more to a reference than any object is long.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -59,6 +60,8 @@ class Mapping:
         """
         if not 0 <= offset <= self.size - ctypes.sizeof(data):
             raise HeapError(f"{data.__name__} at {offset:#x} is not within a mapping of {self.size:#x} bytes")
+        if self._mmap.closed:
+            raise HeapError(f"{data.__name__} at {offset:#x} cannot be seen: the memory is unmapped")
         return cast(_Data, cast(Any, data).from_buffer(self._mmap, offset))
 
     def read(self, offset: int, length: int) -> bytes:
@@ -78,6 +81,7 @@ class Mapping:
 
     def discard(self) -> None:
         """Give every page back to the system; the contents become zero, the base stays."""
+        self._check_range(0, self.size)
         self._mmap.madvise(mmap.MADV_DONTNEED, 0, self.size)
 
     @property
@@ -92,7 +96,14 @@ class Mapping:
         except BufferError:
             raise HeapError("cannot unmap memory while views of it exist; drop them first") from None
 
+    def abandon(self) -> None:
+        """Unmap the memory: now, or, while views of it exist, when the last of them and the mapping are gone."""
+        with contextlib.suppress(BufferError):  # a view may be held by no more than the traceback of an exception
+            self._mmap.close()
+
     def _check_range(self, offset: int, length: int) -> None:
+        if self._mmap.closed:
+            raise HeapError(f"{length} bytes at {offset:#x} cannot be reached: the memory is unmapped")
         if offset < 0 or length < 0 or offset + length > self.size:
             end = offset + length
             raise HeapError(f"bytes {offset:#x} to {end:#x} are not within a mapping of {self.size:#x} bytes")
@@ -120,6 +131,8 @@ class Memory(Mapping):
 
     def grow(self, delta: int) -> bool:
         """Put `delta` more bytes to use, in place. Returns False, and changes nothing, beyond the maximum."""
+        if not isinstance(delta, int) or isinstance(delta, bool):
+            raise TypeError(f"cannot grow a heap by {delta!r}; it must be an int, a number of bytes")
         if delta < 0:
             raise ValueError(f"cannot grow a heap by {delta} bytes")
         if self.capacity + delta > self.maximum:

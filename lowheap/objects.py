@@ -141,9 +141,7 @@ class GcObject:
     @property
     def is_valid(self) -> bool:
         """Whether the handle still names its object."""
-        return (
-            self._handle is not None and not self._store.is_closed and self._epoch == self._store.heap.control.epoch
-        )
+        return self._handle is not None and not self._store.is_closed and self._epoch == self._store.heap.control.epoch
 
     @property
     def store(self) -> Store:
@@ -229,13 +227,14 @@ class _TypedObject(GcObject):
 
     def _read(self, storage: StorageType, offset: int) -> Any:
         heap = self._store.heap
+        reference = self.reference
         self._store.tidy()
         if isinstance(storage, RefType):
-            raw = heap.slot(self.reference, offset).value
+            raw = heap.slot(reference, offset).value
             if heap.types.is_traced(storage):
                 heap.clone_gc_ref(raw)
             return lift_reference(self._store, storage, raw)
-        return lift_scalar(storage, heap.memory.read(self.reference + offset, storage_size(storage)))
+        return lift_scalar(storage, heap.memory.read(reference + offset, storage_size(storage)))
 
 
 class Struct(_TypedObject):
@@ -322,6 +321,8 @@ class Array(_TypedObject):
         array_type = store.engine.types[type_index].composite
         if not isinstance(array_type, ArrayType):
             raise HeapError(f"type {type_index} is {array_type}, not an array type")
+        if isinstance(values, bool):
+            raise TypeError(f"values is {values!r}; it must be a sequence of values, or a number of elements")
         if isinstance(values, int):
             _check_defaultable([array_type.element.storage], f"type {type_index}")
         self._root(store, store.alloc_array(type_index, values if isinstance(values, int) else len(values)))
@@ -455,13 +456,13 @@ def lower_reference(store: Store, wanted: RefType, value: Any) -> int:
         if isinstance(value, Func) and types.is_subtype(value.type_index, wanted.heap_type):
             return value.funcref
     elif isinstance(value, I31):
-        if top is AbstractHeapType.EXTERN or types.is_subtype(AbstractHeapType.I31, wanted.heap_type):
+        if wanted.heap_type is AbstractHeapType.EXTERN or types.is_subtype(AbstractHeapType.I31, wanted.heap_type):
             return value.raw
     elif isinstance(value, GcObject):
         if value.store is not store:
             raise ForeignReferenceError(f"{value!r} belongs to another store")
         reference = value.reference
-        if top is AbstractHeapType.EXTERN or types.is_subtype(_dynamic_type(value), wanted.heap_type):
+        if wanted.heap_type is AbstractHeapType.EXTERN or types.is_subtype(_dynamic_type(value), wanted.heap_type):
             return store.heap.clone_gc_ref(reference)
     elif wanted.heap_type is AbstractHeapType.EXTERN:
         return store.alloc_externref(value)
@@ -478,7 +479,11 @@ def lift_reference(store: Store, declared: RefType, raw: int) -> Any:
         return None
     if is_i31(raw):
         return I31(i31_get_s(raw))
-    return _HANDLES[store.heap.kind(raw)]._adopt(store, raw)
+    kind = store.heap.kind(raw)
+    if kind not in _HANDLES:
+        store.heap.drop_gc_ref(raw)
+        raise TypeError(f"the object at {raw:#x} is of kind {kind.name}, which cannot be given to Python")
+    return _HANDLES[kind]._adopt(store, raw)
 
 
 def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
@@ -489,7 +494,7 @@ def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
         try:
             return _FLOAT_TYPES[storage](value)
         except OverflowError:  # an int beyond any float
-            return _FLOAT_TYPES[storage](math.copysign(math.inf, value))
+            return _FLOAT_TYPES[storage](math.inf if value > 0 else -math.inf)
     if storage in _INTEGER_TYPES:
         bits, data = _INTEGER_TYPES[storage]
         if isinstance(value, bool) or not isinstance(value, int):

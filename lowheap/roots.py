@@ -110,6 +110,8 @@ class RootSet:
 
     def add_slot(self, address: int) -> None:
         """Register a slot (a u32 in memory outside the heap) that counts what it holds. It must outlive its entry."""
+        self._heap.check_attached()
+        self._check_address(address)
         control = self._heap.control
         count = control.root_slot_count
         for number in range(count):
@@ -123,11 +125,19 @@ class RootSet:
 
     def remove_slot(self, address: int) -> None:
         """Forget a slot; whoever owns it has dropped what it held. HeapError when it was not registered."""
+        self._check_address(address)
         for number in range(self._heap.control.root_slot_count):
             if self._slot(number).value == address:
                 self._slot(number).value = 0
                 return
         raise HeapError(f"{address:#x} is not a registered root slot")
+
+    @staticmethod
+    def _check_address(address: int) -> None:
+        if not isinstance(address, int) or isinstance(address, bool):
+            raise TypeError(f"a root slot's address is {address!r}; it must be an int")
+        if not 0 < address < 1 << 64:
+            raise HeapError(f"{address:#x} is not the address of a root slot")
 
     def _slot(self, number: int) -> ctypes.c_uint64:
         return ctypes.c_uint64.from_address(self._heap.control.root_slots + number * ctypes.sizeof(ctypes.c_uint64))

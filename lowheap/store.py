@@ -13,7 +13,7 @@ from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.layout import MAXIMUM_CAPACITY, NULL, align_up
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
 
@@ -71,13 +71,18 @@ class Store:
         return self._is_closed
 
     def close(self) -> None:
-        """Unmap the heap. Every handle becomes stale. HeapError while compiled code of this store is on the stack."""
+        """Unmap the heap. Every handle becomes stale.
+
+        HeapError, and nothing happens, while compiled code of this store is on the stack, or a collection is running.
+        """
         if self._is_closed:
             return
+        if self.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
         if self.runtime is not None:
             self.runtime.close()
         self._is_closed = True
-        self.heap.detach().close()
+        self.heap.detach().abandon()
         self.heap.close()
         self._unreachable_handles.clear()
         self.host_data.clear()
@@ -181,16 +186,22 @@ class Store:
                 return allocate()
             except HeapExhaustedError:
                 _log.debug("no room for %d bytes after a collection", bytes_needed)
-        if not self._grow(bytes_needed) and self._may_collect():
+        if self._grow(bytes_needed):
+            try:
+                return allocate()
+            except HeapExhaustedError:
+                _log.debug("no room for %d bytes in a heap of the maximum size", bytes_needed)
+        if self._may_collect():
             self.collect()
+        self.heap.coalesce()
         return allocate()
 
     def _grow(self, bytes_needed: int) -> bool:
-        """Double the capacity, or more if that is not enough; False when the maximum leaves no room for it."""
+        """Double the capacity, or more if that is not enough, up to the maximum; False when it is there already."""
         control = self.heap.control
-        wanted = align_up(max(2 * control.capacity, control.capacity + bytes_needed), _GROWTH_GRANULE)
+        wanted = align_up(max(2 * control.capacity, control.bump + bytes_needed), _GROWTH_GRANULE)
         delta = min(wanted, control.maximum) - control.capacity
-        if delta < bytes_needed:
+        if delta == 0:
             return False
         memory = self.heap.take_memory()
         grown = memory.grow(delta)

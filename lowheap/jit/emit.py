@@ -111,7 +111,12 @@ class ReferenceShape:
 
 
 class Emitter:
-    """Emits code into one function, whose first argument is a vmctx."""
+    """Emits code into one function, whose first argument is a vmctx.
+
+    `offset` is the byte offset, in its module, of the instruction that code is emitted for; traps tell it.
+    """
+
+    offset: int = 0
 
     def __init__(self, function: ir.Function) -> None:
         """Start the function's entry block."""
@@ -225,8 +230,21 @@ class Emitter:
     def function_pointer(
         self, pointer: ir.Value, return_type: ir.Type, argument_types: Sequence[ir.Type]
     ) -> ir.Value:
-        """Return an address as something that llvmlite can call."""
-        return self.builder.bitcast(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
+        """Return an address as something that llvmlite can call: it wants a pointer whose type tells the function's."""
+        return self._cast_pointer(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
+
+    def stack_buffer(self, size: int, alignment: int) -> ir.Value:
+        """Return the address of `size` bytes in the function's frame."""
+        with self.builder.goto_entry_block():
+            buffer = self.builder.alloca(ir.ArrayType(I8, size))
+            buffer.align = alignment
+            return self._cast_pointer(buffer, PTR)
+
+    def _cast_pointer(self, pointer: ir.Value, type: ir.Type) -> ir.Value:
+        """Cast between llvmlite's pointer types; `builder.bitcast` takes all for one, and leaves the cast out."""
+        cast = ir.instructions.CastInstr(self.builder.block, "bitcast", pointer, type)
+        self.builder._insert(cast)
+        return cast
 
     def frame_address(self) -> ir.Value:
         """Return the current function's frame pointer, as an address."""
@@ -236,19 +254,18 @@ class Emitter:
         """Tell LLVM that `condition` is expected to hold."""
         return self.builder.call(self.intrinsic("llvm.expect.i1", I1, [I1, I1]), [condition, I1(1)])
 
-    def trap_if(self, condition: ir.Value, code: TrapCode, offset: int = 0) -> None:
-        """Trap with `code` if `condition` holds; `offset` is the instruction's byte offset in the module."""
+    def trap_if(self, condition: ir.Value, code: TrapCode) -> None:
+        """Trap with `code` if `condition` holds."""
         trap, proceed = self.function.append_basic_block("trap"), self.function.append_basic_block()
         self.builder.cbranch(condition, trap, proceed).set_weights([1, 1 << 20])
         self.builder.position_at_end(trap)
-        self.trap(code, offset)
+        self.trap(code)
         self.builder.position_at_end(proceed)
 
-    def trap(self, code: TrapCode, offset: int = 0) -> None:
+    def trap(self, code: TrapCode) -> None:
         """Trap; ends the current block."""
-        self.builder.call(
-            self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32]), [self.vmctx, I32(int(code)), I32(offset)]
-        )
+        function = self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32])
+        self.builder.call(function, [self.vmctx, I32(int(code)), I32(self.offset)])
         self.builder.unreachable()
 
 

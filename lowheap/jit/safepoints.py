@@ -793,14 +793,20 @@ def _mark_collected(header: _Header) -> str:
     raise _NotUnderstoodError("the body must open at the end of the line, as LLVM prints it")
 
 
+_ESCAPE = re.compile(rb"\\(\\|[0-9A-Fa-f]{2})")
+
+
 def _plain_name(printed: str) -> str:
-    r"""A symbol's name from its printed form: without the sigil and quotes, escapes such as \22 resolved."""
+    r"""A symbol's name from its printed form: without sigil and quotes, with the escapes \\ and \22 resolved."""
     name = printed[1:]
-    if name.startswith('"'):
-        escaped = name[1:-1].encode()
-        resolved = re.sub(rb"\\([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), escaped)
-        return resolved.decode("utf-8", "surrogateescape")
-    return name
+    if not name.startswith('"'):
+        return name
+
+    def resolve(match: re.Match[bytes]) -> bytes:
+        escaped = match.group(1)
+        return escaped if escaped == b"\\" else bytes([int(escaped, 16)])
+
+    return _ESCAPE.sub(resolve, name[1:-1].encode()).decode("utf-8", "surrogateescape")
 
 
 def lower_statepoints(llvm_ir: str) -> StatepointModule:

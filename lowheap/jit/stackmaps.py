@@ -304,7 +304,7 @@ def find_section(object: bytes) -> bytes | None:
     for section in reference.sections():
         name: bytes = section.name() or b""
         if wanted is _MACH_O_SECTION:
-            # A Mach-O name fills a field of fixed width, and this one leaves no room for a terminator: llvmlite reads on.
+            # This name fills its fixed-width field, leaving no room for a terminator: llvmlite reads on behind it.
             name = name[: len(_MACH_O_SECTION)]
         if name == wanted:
             found.append(section.data())

@@ -21,6 +21,7 @@ import cffi
 
 from lowheap.errors import AllocationTooLargeError, HeapError, HeapExhaustedError, LowheapError, Trap, TrapCode
 from lowheap.jit import transitions
+from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import StackMapRegistry, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
@@ -82,6 +83,7 @@ class StoreRuntime:
         self._host_contexts: list[VMHostFunction] = []
         self._places: dict[int, Place] = {}
         self._keep: list[Any] = []
+        self._mapped_code: set[LoadedCode] = set()
         self._pending: BaseException | None = None
         self._depth = 0
         self._thread = 0
@@ -106,6 +108,12 @@ class StoreRuntime:
     def keep(self, *owners: Any) -> None:
         """Keep linked code and vmctxs alive as long as the store; functions and globals point into them."""
         self._keep += owners
+
+    def add_stack_map(self, code: LoadedCode) -> None:
+        """Make the safepoints of linked code known to the frame walk; nothing when they are."""
+        if code not in self._mapped_code:
+            self._mapped_code.add(code)
+            self.stack_maps.add(code.stack_map)
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -222,10 +230,9 @@ class StoreRuntime:
     def _callback(self, cdecl: str, function: Callable[..., Any], failure: Any) -> Any:
         """Return a C function that runs `function`; an exception is kept, and the call returns `failure`."""
 
-        def keep(kind: type[BaseException], value: BaseException, traceback: Any) -> Any:
+        def keep(kind: Any, value: Any, traceback: Any) -> None:
             if self._pending is None:
                 self._pending = value
-            return failure
 
         if failure is None:
             return _ffi.callback(cdecl, function, onerror=keep)

@@ -156,10 +156,7 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     builder, store = emitter.builder, emitter.store_context
     _, code, results, *args = function.args
 
-    size = ir.ArrayType(ir.IntType(8), ctypes.sizeof(VMActivation))
-    activation = builder.alloca(size)
-    activation.align = ACTIVATION_ALIGN
-    activation = builder.bitcast(activation, PTR)
+    activation = emitter.stack_buffer(ctypes.sizeof(VMActivation), ACTIVATION_ALIGN)
     frame = emitter.frame_address()
     previous = emitter.load_pointer(store, VMStoreContext.activation)
     emitter.store(previous, activation, VMActivation.previous)
@@ -212,8 +209,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
     count = max(len(signature.params), len(signature.results), 1)
-    values = builder.alloca(ir.ArrayType(I64, count))
-    values = builder.bitcast(values, PTR)
+    values = emitter.stack_buffer(count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for number, param in enumerate(params):
         emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
     _note_exit(emitter)

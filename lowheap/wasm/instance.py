@@ -1,0 +1,310 @@
+"""Instances: a module's code put to work on a store, with its imports filled in and its globals made."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lowheap.errors import ForeignReferenceError, HeapError, LinkError
+from lowheap.jit.store_runtime import StoreRuntime, runtime_of
+from lowheap.jit.transitions import Signature
+from lowheap.layout import VMContext, VMFunctionImport
+from lowheap.memory import Mapping as MemoryMapping
+from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.store import Store
+from lowheap.types import FuncType, RefType, ValType, storage_size
+from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE
+from lowheap.wasm.decode import FunctionImport, GlobalType
+from lowheap.wasm.module import Module
+
+_PAGE = 1 << 12
+
+
+class Global:
+    """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
+
+    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it.
+    """
+
+    def __init__(self, store: Store, type: ValType, value: Any, *, mutable: bool = False) -> None:
+        """Make a global of the host's. TypeError when the value does not match the type."""
+        if not isinstance(store, Store):
+            raise TypeError(f"store is {store!r}; it must be a Store")
+        runtime = runtime_of(store)
+        memory = MemoryMapping(_PAGE)
+        runtime.keep(memory)
+        self._bind(store, GlobalType(type, mutable), memory.base)
+        self._set(value)
+        if store.engine.types.is_traced(type):
+            store.roots.add_slot(self.address)
+
+    @classmethod
+    def _at(cls, store: Store, type: GlobalType, address: int) -> Global:
+        """Return the global whose cell is at `address`, which the store keeps."""
+        found = object.__new__(cls)
+        found._bind(store, type, address)
+        return found
+
+    def _bind(self, store: Store, type: GlobalType, address: int) -> None:
+        self.store, self.type, self.address = store, type, address
+
+    @property
+    def value(self) -> Any:
+        """The global's value."""
+        self.store.tidy()
+        storage = self.type.storage
+        data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
+        if not isinstance(storage, RefType):
+            return lift_scalar(storage, bytes(data))
+        raw = int.from_bytes(bytes(data), "little")
+        if self.store.engine.types.is_traced(storage):
+            self.store.heap.clone_gc_ref(raw)
+        return lift_reference(self.store, storage, raw)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if not self.type.mutable:
+            raise HeapError(f"cannot write a global of type {self.type.storage}: it is immutable")
+        self._set(value)
+
+    def _set(self, value: Any) -> None:
+        self.store.tidy()
+        storage = self.type.storage
+        if not isinstance(storage, RefType):
+            data = bytes(lower_scalar(storage, value))
+            ctypes.memmove(self.address, data, len(data))
+            return
+        new = lower_reference(self.store, storage, value)
+        cell = ctypes.c_uint32.from_address(self.address)
+        if self.store.engine.types.is_traced(storage):
+            self.store.heap.write_gc_ref(cell, new)
+            self.store.heap.drop_gc_ref(new)
+            self.store.tidy()
+        else:
+            cell.value = new
+
+    def __repr__(self) -> str:
+        """Show the type."""
+        return f"<Global {'mut ' if self.type.mutable else ''}{self.type.storage}>"
+
+
+Extern = Func | Global
+
+
+class Exports(Mapping[str, Any]):
+    """An instance's exports by name, each a `Func` or a `Global`."""
+
+    def __init__(self, exports: dict[str, Extern]) -> None:
+        """Wrap a dictionary of them."""
+        self._exports = exports
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an export. KeyError, naming those that there are, when there is none such."""
+        try:
+            return self._exports[name]
+        except KeyError:
+            known = ", ".join(sorted(self._exports)) or "none"
+            raise KeyError(f"there is no export {name!r}; there are: {known}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, in the module's order."""
+        return iter(self._exports)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._exports)
+
+
+class Instance:
+    """An instance of `module` on `store`.
+
+    `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
+    function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable. A
+    callable gets and returns Python values, may call exports, and may raise: the exception comes out of the outermost
+    call.
+
+    Raises LinkError when an import is missing or does not match, and whatever the start function raises.
+    """
+
+    def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
+        """Link, make the globals, and run the start function."""
+        if not isinstance(store, Store):
+            raise TypeError(f"store is {store!r}; it must be a Store")
+        if not isinstance(module, Module):
+            raise TypeError(f"module is {module!r}; it must be a Module")
+        if module.engine is not store.engine:
+            raise LinkError("the module was compiled for another engine; use Module(store.engine, ...)")
+        self.store = store
+        self.module = module
+        self._runtime: StoreRuntime = runtime_of(store)
+        self._agree_on_counting()
+        given = _flatten(imports)
+        values = [self._find(given, i.module, i.name) for i in module.imports]
+        for index in module.type_indices:
+            store.heap.register_type(index)
+
+        layout = module.vmctx_layout
+        self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
+        self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
+        self._runtime.keep(self._vmctx, self._type_ids, module.loaded, self)
+        self._runtime.add_place(self._vmctx.base, module)
+        self._runtime.add_stack_map(module.loaded)
+        context = self._vmctx.view(VMContext, 0)
+        context.heap_base = store.heap.control.heap_base
+        context.control = ctypes.addressof(store.heap.control)
+        context.store = self._runtime.context_address
+        context.type_ids = ctypes.addressof(self._type_ids)
+
+        self._functions: dict[int, Func] = {}
+        self._globals: list[Global] = []
+        self._link(values)
+        self._make_functions()
+        self._make_globals()
+        self.exports = Exports(
+            {
+                export.name: self._functions[export.index]
+                if export.kind == "function"
+                else self._globals[export.index]
+                for export in module.decoded.exports
+            }
+        )
+        if INITIALISE in module.compiled.symbols:
+            self._caller(module.loaded.address(INITIALISE), FuncType((), ()), INITIALISE)(())
+
+    def _agree_on_counting(self) -> None:
+        heap, barriers = self.store.heap, self.module.barriers
+        if barriers.counts and not heap.is_counted:
+            raise LinkError(
+                f"the module's barriers ({barriers.name}) count references, but this store runs code that does not"
+            )
+        if not barriers.counts and heap.is_counted:
+            try:
+                heap.disable_counting()
+            except HeapError as error:
+                raise LinkError(f"the module's barriers ({barriers.name}) do not count references: {error}") from None
+
+    # Imports
+
+    @staticmethod
+    def _find(given: dict[tuple[str, str], Any], module: str, name: str) -> Any:
+        try:
+            return given[module, name]
+        except KeyError:
+            known = ", ".join(f"{m}.{n}" for m, n in sorted(given)) or "none"
+            raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
+
+    def _link(self, values: list[Any]) -> None:
+        functions = globals = 0
+        for declared, described, value in zip(
+            self.module.decoded.imports, self.module.imports, values, strict=True
+        ):
+            what = f"import {declared.module}.{declared.name}"
+            if isinstance(declared.desc, FunctionImport):
+                index = self.module.type_indices[declared.desc.type_index]
+                self._link_function(functions, self._resolve_function(what, index, value))
+                functions += 1
+            else:
+                assert isinstance(described.type, GlobalType), "a global import has a global type"
+                imported = self._resolve_global(what, described.type, value)
+                place = self.module.vmctx_layout.global_import(globals)
+                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
+                self._globals.append(imported)
+                globals += 1
+
+    def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
+        types = self.store.engine.types
+        if isinstance(value, Func):
+            if value.store is not self.store:
+                raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
+            if not types.is_subtype(value.type_index, type_index):
+                raise LinkError(f"{what} is {types.describe(type_index)}; {value!r} was given")
+            return value
+        if not callable(value):
+            raise LinkError(f"{what} is a function, {types.describe(type_index)}; {value!r} was given")
+        type = types[type_index].composite
+        assert isinstance(type, FuncType), "a function import has a function type"
+        stub = self.module.loaded.address(Signature.of(type).host_stub)
+        return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+
+    def _link_function(self, number: int, function: Func) -> None:
+        place = self._vmctx.view(VMFunctionImport, self.module.vmctx_layout.function_import(number))
+        entry = self._runtime.entry(function)
+        place.code, place.vmctx, place.funcref = entry.code, entry.vmctx, function.funcref
+        self._functions[number] = function
+
+    def _resolve_global(self, what: str, wanted: GlobalType, value: Any) -> Global:
+        if not isinstance(value, Global):
+            if wanted.mutable:
+                raise LinkError(f"{what} is a mutable global of type {wanted.storage}; not a Global: {value!r}")
+            try:
+                return Global(self.store, wanted.storage, value)
+            except (TypeError, ValueError) as error:
+                raise LinkError(f"{what} is a global: {error}") from None
+        if value.store is not self.store:
+            raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
+        types = self.store.engine.types
+        matches = (
+            value.type == wanted
+            if wanted.mutable
+            else not value.type.mutable and types.matches(value.type.storage, wanted.storage)
+        )
+        if not matches:
+            mutable = "mutable " if wanted.mutable else ""
+            raise LinkError(f"{what} is a {mutable}global of type {wanted.storage}; {value!r} was given")
+        return value
+
+    # The module's own
+
+    def _make_functions(self) -> None:
+        module = self.module
+        imported = module.vmctx_layout.imported_functions
+        own = [index for index in module.escaping_functions if index >= imported]
+        addresses = (ctypes.c_uint64 * len(own)).from_address(module.loaded.address(FUNCTION_TABLE))
+        names = {export.index: export.name for export in module.decoded.exports if export.kind == "function"}
+        type_indices = module.decoded.functions
+        for index, code in zip(own, addresses, strict=True):
+            type, name = module.function_types[index], names.get(index) or module.function_name(index)
+            function = self._runtime.add_function(
+                code,
+                self._vmctx.base,
+                module.type_indices[type_indices[index - imported]],
+                name,
+                self._caller(code, type, name),
+            )
+            self._functions[index] = function
+            place = module.vmctx_layout.funcref(index - imported)
+            self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
+
+    def _caller(self, code: int, type: FuncType, name: str) -> Callable[..., Any]:
+        trampoline = self.module.loaded.address(Signature.of(type).entry)
+        return self._runtime.caller(trampoline, self._vmctx.base, code, type, name)
+
+    def _make_globals(self) -> None:
+        imported = self.module.vmctx_layout.imported_globals
+        for number, type in enumerate(self.module.global_types[imported:]):
+            address = self._vmctx.base + self.module.vmctx_layout.global_cell(number)
+            if self.store.engine.types.is_traced(type.storage):
+                self.store.roots.add_slot(address)
+            self._globals.append(Global._at(self.store, type, address))
+
+
+def _flatten(imports: Mapping[Any, Any] | None) -> dict[tuple[str, str], Any]:
+    """Return imports by module and name, from either form. TypeError for anything else."""
+    flat: dict[tuple[str, str], Any] = {}
+    if imports is None:
+        return flat
+    if not isinstance(imports, Mapping):
+        raise TypeError(f"imports is {imports!r}; it must be a mapping, {{module: {{name: value}}}}")
+    for key, value in imports.items():
+        if isinstance(key, tuple) and len(key) == 2 and all(isinstance(part, str) for part in key):
+            flat[key] = value
+        elif isinstance(key, str) and isinstance(value, Mapping):
+            for name, each in value.items():
+                flat[key, name] = each
+        else:
+            raise TypeError(
+                f"imports has {key!r}: {value!r}; it must have {{module: {{name: value}}}} or {{(module, name): value}}"
+            )
+    return flat
+

@@ -1,0 +1,118 @@
+"""A compiled module: validated, decoded, its types registered, its code linked; ready to be instantiated."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from dataclasses import dataclass
+
+from lowheap.engine import Engine
+from lowheap.jit import barriers
+from lowheap.jit.engine import CompiledCode, LoadedCode
+from lowheap.jit.engine import compile as compile_ir
+from lowheap.types import FuncType, RefType, StructType, ValType
+from lowheap.wasm import validate
+from lowheap.wasm.compile import ModuleCompiler, vmctx_layout
+from lowheap.wasm.decode import DecodedModule, FunctionImport, GlobalType, decode
+
+
+@dataclass(frozen=True, slots=True)
+class ImportType:
+    """One import: its two names, and what must be given for it."""
+
+    module: str
+    name: str
+    type: FuncType | GlobalType
+
+
+@dataclass(frozen=True, slots=True)
+class ExportType:
+    """One export: its name, and what it is."""
+
+    name: str
+    type: FuncType | GlobalType
+
+
+class Module:
+    """A module for the stores of one engine. `source` is wat text, or the bytes of a binary.
+
+    Raises MalformedModuleError when it is not valid, UnsupportedError when it uses what lowheap does not have, and
+    CompilerError when the engine's barrier set cannot be found. Nothing is compiled that wasmtime does not validate.
+    """
+
+    def __init__(self, engine: Engine, source: str | bytes | bytearray | memoryview) -> None:
+        """Compile the module."""
+        if not isinstance(engine, Engine):
+            raise TypeError(f"engine is {engine!r}; it must be an Engine")
+        started = time.perf_counter()
+        self.engine = engine
+        self.barriers = barriers.find(engine.barriers)
+        binary = validate.to_binary(source)
+        validate.validate(binary)
+        self.decoded: DecodedModule = decode(binary)
+        self.type_indices = self._register_types()
+        compiler = ModuleCompiler(self.decoded, engine.types, self.type_indices, self.barriers)
+        self.function_types = compiler.function_types
+        self.global_types = compiler.global_types
+        self.escaping_functions = compiler.escaping_functions
+        self.vmctx_layout = vmctx_layout(self.decoded)
+        module, symbols = compiler.compile()
+        self.compiled: CompiledCode = compile_ir(module, symbols, opt_level=engine.opt_level)
+        self.loaded = LoadedCode(self.compiled)
+        self.compile_seconds = time.perf_counter() - started
+        self._body_offsets = [body.offset for body in self.decoded.bodies]
+
+    @property
+    def name(self) -> str | None:
+        """The module's name, where it has one."""
+        return self.decoded.names.module
+
+    @property
+    def imports(self) -> list[ImportType]:
+        """What an instance must be given, in order. Type indices in the types are the engine's."""
+        functions, globals = iter(self.function_types), iter(self.global_types)
+        return [
+            ImportType(i.module, i.name, next(functions) if isinstance(i.desc, FunctionImport) else next(globals))
+            for i in self.decoded.imports
+        ]
+
+    @property
+    def exports(self) -> list[ExportType]:
+        """What an instance offers, in order. Type indices in the types are the engine's."""
+        return [
+            ExportType(e.name, self.function_types[e.index] if e.kind == "function" else self.global_types[e.index])
+            for e in self.decoded.exports
+        ]
+
+    def function_name(self, index: int) -> str:
+        """Return a function's name as `$name`, or its index where it has none."""
+        name = self.decoded.names.functions.get(index)
+        return f"${name}" if name else str(index)
+
+    def locate(self, offset: int) -> str:
+        """Return the name of the function whose code is at a byte offset of the module."""
+        number = bisect.bisect_right(self._body_offsets, offset) - 1
+        if number < 0 or offset >= self.decoded.bodies[number].end_offset:
+            return "the module's initialiser"
+        imported = len(self.function_types) - len(self.decoded.bodies)
+        return self.function_name(imported + number)
+
+    def canonical(self, type: ValType) -> ValType:
+        """Return a value type of the module with the engine's type index in place of the module's."""
+        if isinstance(type, RefType) and isinstance(type.heap_type, int):
+            return RefType(type.nullable, self.type_indices[type.heap_type])
+        return type
+
+    def _register_types(self) -> list[int]:
+        types, names = self.engine.types, self.decoded.names
+        indices: list[int] = []
+        for group in self.decoded.rec_groups:
+            indices += types.register(group, outer=indices)
+        for number, index in enumerate(indices):
+            if number in names.types:
+                types.name_type(index, names.types[number])
+            composite = types[index].composite
+            if isinstance(composite, StructType):
+                fields = names.fields.get(number, {})  # a name section may say anything
+                types.name_fields(index, {k: name for k, name in fields.items() if k < len(composite.fields)})
+        return indices
