@@ -1,0 +1,105 @@
+"""Every example program, under every barrier set and collection frequency, against its model and against wasmtime."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import wasmtime_peer
+from example_programs import EXAMPLES, Example, HostFunction
+
+import lowheap as lh
+
+BARRIERS = ("drc", "outlined", "null")
+EVERY = (0, 1, 7)
+
+
+@functools.cache
+def engine(barriers: str) -> lh.Engine:
+    return lh.Engine(barriers=barriers)
+
+
+@functools.cache
+def module(barriers: str, source: str) -> lh.Module:
+    return lh.Module(engine(barriers), source)
+
+
+def host_callable(function: HostFunction) -> Any:
+    """The neutral host function as lowheap's imports want it: host values out of their externrefs, structs as handles."""
+
+    def call(*args: Any) -> Any:
+        return function.call(*(arg.value if isinstance(arg, lh.ExternRef) else arg for arg in args))
+
+    return call
+
+
+def instantiate(example: Example, store: lh.Store, barriers: str) -> lh.Instance:
+    instance: lh.Instance
+
+    def export(name: str) -> Any:
+        return instance.exports[name]
+
+    imports: dict[tuple[str, str], Any] = {}
+    if example.imports is not None:
+        for name, function in example.imports(export).items():
+            module_name, _, field = name.partition(".")
+            imports[module_name, field] = host_callable(function)
+    instance = lh.Instance(store, module(barriers, example.source), imports)
+    return instance
+
+
+def results(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def run(example: Example, barriers: str, every: int) -> None:
+    with lh.Store(engine(barriers), collect_every=every) as store:
+        instance = instantiate(example, store, barriers)
+        assert results(instance.exports[example.export](*example.args)) == example.expected
+        store.verify()
+        if barriers == "null":
+            store.collect()
+            assert store.heap.stats().objects_freed == 0, "the null barriers free nothing"
+            return
+        if example.reset is not None:
+            instance.exports[example.reset]()
+        store.collect()
+        store.verify()
+        assert store.heap.stats().live_objects == example.survivors
+        assert store.heap.stats().listed == 0
+        assert len(store.host_data) == 0
+
+
+SMALL = [example for example in EXAMPLES if not example.large]
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize("barriers", BARRIERS)
+@pytest.mark.parametrize("example", SMALL, ids=str)
+def test_the_program_gives_its_result_and_leaves_nothing_behind(example: Example, barriers: str, every: int) -> None:
+    run(example, barriers, every)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("barriers", ["drc", "outlined"])
+@pytest.mark.parametrize("example", [example for example in EXAMPLES if example.large], ids=str)
+def test_large_sizes_too(example: Example, barriers: str) -> None:
+    run(example, barriers, 0)
+
+
+@pytest.mark.parametrize("example", [example for example in SMALL if example.name != "callbacks_refs"], ids=str)
+def test_wasmtime_gives_the_same_result(example: Example) -> None:
+    expected = wasmtime_peer.run(example.path, example.export, example.args, imports=example.imports)
+    with lh.Store(engine("drc")) as store:
+        instance = instantiate(example, store, "drc")
+        assert results(instance.exports[example.export](*example.args)) == expected
+
+
+@pytest.mark.parametrize("example", [example for example in SMALL if example.imports is None], ids=str)
+def test_a_row_can_be_repeated_on_one_instance(example: Example) -> None:
+    with lh.Store(engine("drc"), collect_every=3) as store:
+        instance = instantiate(example, store, "drc")
+        for _ in range(3):
+            assert results(instance.exports[example.export](*example.args)) == example.expected
+            store.verify()
