@@ -203,7 +203,7 @@ class DrcHeap:
         HeapError when there is none, or in the middle of a collection.
         """
         memory = self.memory
-        self._check_idle("detach")
+        self.check_idle("detach")
         control = self.control
         self._clear_type_table()
         tables = (control.type_table, control.type_data, control.handles, control.root_slots)
@@ -469,7 +469,7 @@ class DrcHeap:
         """
         if not _names_object(reference) or not self.is_counted:
             return
-        self._check_idle("expose a reference")
+        self.check_idle("expose a reference")
         header = self.header(reference)
         if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
             self._decrement(reference)  # cannot reach 0: the list has one
@@ -538,7 +538,7 @@ class DrcHeap:
         collect or grow and try again, and AllocationTooLargeError when `size` cannot be an object's in any heap.
         """
         self.check_attached()
-        self._check_idle("allocate")
+        self.check_idle("allocate")
         if kind not in OBJECT_KINDS:
             raise HeapError(f"an object cannot be of kind {kind!r}; it must be one of {[k.name for k in OBJECT_KINDS]}")
         if (type_index == EXTERNREF_TYPE_INDEX) != (kind == VMGcKind.EXTERN_REF):
@@ -644,7 +644,8 @@ class DrcHeap:
         self.memory.zero(reference + HEADER_SIZE, size - HEADER_SIZE)
         return reference
 
-    def _check_idle(self, what: str) -> None:
+    def check_idle(self, what: str) -> None:
+        """HeapError, saying that one cannot do `what` now, in the middle of a collection."""
         if self.control.phase != CollectionPhase.IDLE:
             raise HeapError(f"cannot {what} in the middle of a collection; finish it or close it first")
 

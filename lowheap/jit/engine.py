@@ -41,13 +41,13 @@ def target_machine(opt_level: int = 2) -> binding.TargetMachine:
         features=binding.get_host_cpu_features().flatten(),
         opt=opt_level,
         reloc="pic",
-        codemodel="jitdefault",
+        codemodel="small",  # JITLink puts a module's sections together, so that calls within it are direct
     )
 
 
 @functools.cache
 def _lljit() -> binding.LLJIT:
-    return binding.create_lljit_compiler(target_machine())
+    return binding.create_lljit_compiler(target_machine(), use_jit_link=True)
 
 
 @functools.cache

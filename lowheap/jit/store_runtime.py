@@ -176,20 +176,19 @@ class StoreRuntime:
             raw, owned = self._lower_all(type.params, args, name)
             self._expose_all(owned)
             results = _ffi.new("uint64_t[]", count)
-            self._enter(entry, vmctx, code, results, raw)
+            self._enter(entry, vmctx, code, results, *raw)
             return self._lift_results(type.results, bytes(_ffi.buffer(results)))
 
         return call
 
-    def enter_directly(self, entry: Callable[..., int], *args: Any) -> None:
-        """Call a trampoline of another shape (`natives.py`) under the same rules; raises what it left behind."""
-        self._check_callable()
-        self._run(entry, args)
+    def call_native(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a C function that may drop objects, and raise what a drop left behind."""
+        result = function(*args)
+        self._raise_pending()
+        return result
 
-    def _enter(self, entry: Callable[..., int], vmctx: int, code: int, results: Any, raw: Sequence[Any]) -> None:
-        self._run(entry, (vmctx, code, results, *raw))
-
-    def _run(self, entry: Callable[..., int], args: tuple[Any, ...]) -> None:
+    def _enter(self, trampoline: Callable[..., int], *args: Any) -> None:
+        """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
         thread = threading.get_ident()
         if self._depth == 0:
             self._thread = thread
@@ -198,14 +197,17 @@ class StoreRuntime:
                 self._stack_thread = thread
         self._depth += 1
         try:
-            trapped = entry(*args)
+            trapped = trampoline(*args)
         finally:
             self._depth -= 1
+        self._raise_pending()
+        if trapped:
+            raise self._trap()
+
+    def _raise_pending(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
             raise pending
-        if trapped:
-            raise self._trap()
 
     def _trap(self) -> Trap:
         place = self._places.get(self.context.trap_vmctx)
