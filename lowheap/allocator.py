@@ -33,6 +33,9 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping
 
+COALESCING_FRACTION = 16
+"""A coalescing pass reads the whole heap, so this part of it must be free, and freed since the last one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -96,17 +99,18 @@ class Allocator(ABC):
         return
 
     @abstractmethod
+    def check_integrity(self) -> list[str]:
+        """Return what is wrong with the policy's own structures, one sentence each, without a look at any object."""
+
+    @abstractmethod
     def verify(self) -> list[str]:
-        """Return what is wrong with the policy's structures, one sentence each, compared with a walk of the heap."""
+        """Return what `check_integrity` does, and what does not agree with a walk of the heap."""
 
 
 class SegregatedFit(Allocator):
     """Segregated fit over the control block's size-class heads; see the module's docstring."""
 
     name = "segregated-fit"
-
-    # A coalescing pass reads the whole heap, so it must be paid for by what was freed since the last one.
-    _COALESCING_FRACTION = 16
 
     def reset(self) -> None:
         """Make all of the capacity one bump region, and every list empty."""
@@ -161,10 +165,30 @@ class SegregatedFit(Allocator):
         control.bytes_freed_at_last_coalescing = control.bytes_freed
         control.coalescings += 1
 
+    def check_integrity(self) -> list[str]:
+        """Check that the lists hold nothing but free blocks, each once and in its class."""
+        return self._follow_lists({})
+
     def verify(self) -> list[str]:
         """Check that the lists hold exactly the free blocks, each in its class, and that no merge was missed."""
-        problems = []
         listed: dict[int, int] = {}
+        problems = self._follow_lists(listed)
+        previous_coalesced_end = None
+        for found in walk(self.control, self.memory):
+            if not found.is_free:
+                continue
+            if listed.pop(found.index, None) is None:
+                problems.append(f"free block at {found.index:#x} is on no free list")
+            coalesced = bool(self.memory.view(FreeBlock, found.index).flags & FREE_BLOCK_COALESCED)
+            if coalesced and previous_coalesced_end == found.index:
+                problems.append(f"free block at {found.index:#x} was not merged with the one before it")
+            previous_coalesced_end = found.index + found.length if coalesced else None
+        problems += [f"free list {number} holds {index:#x}, which no walk reaches" for index, number in listed.items()]
+        return problems
+
+    def _follow_lists(self, listed: dict[int, int]) -> list[str]:
+        """Put each block on a list into `listed`, with its list's number, and return what is wrong on the way."""
+        problems = []
         for number in range(SIZE_CLASS_COUNT):
             index = self.control.size_class_heads[number]
             while index != NULL:
@@ -182,17 +206,6 @@ class SegregatedFit(Allocator):
                     problems.append(f"free block at {index:#x} of {block.length} bytes is on free list {number}")
                 listed[index] = number
                 index = block.next
-        previous_coalesced_end = None
-        for found in walk(self.control, self.memory):
-            if not found.is_free:
-                continue
-            if listed.pop(found.index, None) is None:
-                problems.append(f"free block at {found.index:#x} is on no free list")
-            coalesced = bool(self.memory.view(FreeBlock, found.index).flags & FREE_BLOCK_COALESCED)
-            if coalesced and previous_coalesced_end == found.index:
-                problems.append(f"free block at {found.index:#x} was not merged with the one before it")
-            previous_coalesced_end = found.index + found.length if coalesced else None
-        problems += [f"free list {number} holds {index:#x}, which no walk reaches" for index, number in listed.items()]
         return problems
 
     # The four sources of a block, and the way back.
@@ -248,8 +261,10 @@ class SegregatedFit(Allocator):
             self.control.size_class_heads[number] = NULL
 
     def _coalescing_pays(self) -> bool:
-        freed = self.control.bytes_freed - self.control.bytes_freed_at_last_coalescing
-        return freed > 0 and freed >= self.control.capacity // self._COALESCING_FRACTION
+        control = self.control
+        freed = control.bytes_freed - control.bytes_freed_at_last_coalescing
+        free = control.bump - FIRST_INDEX - (control.bytes_allocated - control.bytes_freed)
+        return min(freed, free) >= max(1, control.capacity // COALESCING_FRACTION)
 
 
 assert block_length(HEADER_SIZE) == MINIMUM_OBJECT_BLOCK

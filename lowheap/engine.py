@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lowheap.types import TypeRegistry
 
-RUNTIMES = ("python",)
+RUNTIMES = ("native", "python")
 OPT_LEVELS = (0, 1, 2, 3)
 
 
@@ -13,7 +13,8 @@ class Engine:
 
     `barriers` names the barrier set whose code surrounds every access to a reference: "drc", "null", "outlined", the
     name of an entry point in the group `lowheap.barriers`, or "module:Class". `runtime` says who allocates, drops and
-    collects: "python" is the heap of `heap.py`, called back from compiled code. `opt_level` is LLVM's, 0 to 3.
+    collects for compiled code: "native" is compiled too, and inline where it is hot; "python" is the heap of `heap.py`,
+    called back. `opt_level` is LLVM's, 0 to 3.
     """
 
     def __init__(self, *, barriers: str = "drc", runtime: str = "python", opt_level: int = 2) -> None:

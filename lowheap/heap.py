@@ -19,7 +19,7 @@ import contextlib
 import ctypes
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +70,7 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
+from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
 
 TRACE = 5
@@ -140,14 +141,23 @@ class HeapStatistics:
 
 
 class DrcHeap:
-    """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean."""
+    """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean.
 
-    def __init__(self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit) -> None:
+    A `checked` heap is a slow one that looks for corruption all the time, not only in `verify`: after each operation
+    that takes or frees a block, at the free-list policy's structures, and at the whole header of every object that an
+    operation is given or comes to. It raises HeapCorruptionError. What compiled code does by itself goes unchecked.
+    """
+
+    def __init__(
+        self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit, checked: bool = False
+    ) -> None:
         """Make a heap without memory. `allocator` is its free-list policy."""
         if not isinstance(types, TypeRegistry):
             raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
-        self._allocator_policy = allocator
+        self.allocator_policy = allocator
+        self.is_checked = checked
+        """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcLayout] = {}
         self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
@@ -160,6 +170,8 @@ class DrcHeap:
         self._memory: Memory | None = None
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
+        self.free_dead: Callable[[], None] = self._free_dead
+        """What frees the objects on the dead list; whoever has compiled code that does the same may put it here."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Memory: attach, detach, take, replace
@@ -194,7 +206,7 @@ class DrcHeap:
         control = self.control
         control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
         control.flags |= CONTROL_ATTACHED
-        self._allocator = self._allocator_policy(control, memory)
+        self._allocator = self.allocator_policy(control, memory)
         self._allocator.reset()
 
     def detach(self) -> Memory:
@@ -205,6 +217,7 @@ class DrcHeap:
         memory = self.memory
         self.check_idle("detach")
         control = self.control
+        memory.capacity = control.capacity
         self._clear_type_table()
         tables = (control.type_table, control.type_data, control.handles, control.root_slots)
         epoch = control.epoch + 1
@@ -218,6 +231,7 @@ class DrcHeap:
     def take_memory(self) -> Memory:
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
+        memory.capacity = self.control.capacity  # compiled code may have grown it
         self._memory = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
@@ -238,11 +252,12 @@ class DrcHeap:
                 f"and is said to have grown by {delta_bytes_grown}"
             )
         self._memory = memory
-        self._allocator = self._allocator_policy(control, memory)
+        self._allocator = self.allocator_policy(control, memory)
         control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
         control.flags |= CONTROL_ATTACHED
         control.growths += bool(delta_bytes_grown)
         self._allocator.capacity_changed()
+        self._check_integrity()
 
     def close(self) -> None:
         """Unmap the control mapping; the heap cannot be used any more. Detach the memory first."""
@@ -367,6 +382,8 @@ class DrcHeap:
         header = self._header_of_object(reference)
         if header.ref_count == 0:
             raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
+        if self.is_checked and (problems := list(self._verify_object(reference))):
+            raise HeapCorruptionError(problems)
         return header
 
     def _header_of_object(self, reference: int) -> VMDrcHeader:
@@ -460,7 +477,7 @@ class DrcHeap:
         if not _names_object(reference) or not self.is_counted:
             return
         self._decrement(reference)
-        self._free_dead()
+        self.free_dead()
 
     def expose_gc_ref_to_wasm(self, reference: int) -> None:
         """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
@@ -510,6 +527,16 @@ class DrcHeap:
             if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
                 assert self._host_data is not None
                 self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
+            self._dealloc(reference)
+
+    def release_dead_externrefs(self) -> None:
+        """Free the externrefs that died in compiled code, which leaves that to the host."""
+        while self.control.dead_externrefs != NULL:
+            reference = self.control.dead_externrefs
+            externref = self.memory.view(VMDrcExternRef, reference)
+            self.control.dead_externrefs = externref.next_over_approximated_stack_root
+            assert self._host_data is not None, "a heap with memory has a side table"
+            self._host_data.dealloc(externref.host_data_id)
             self._dealloc(reference)
 
     def _traced_slots(self, reference: int) -> Iterator[int]:
@@ -574,6 +601,7 @@ class DrcHeap:
         control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
         if _log.isEnabledFor(TRACE):
             _log.log(TRACE, "new object %#x: %s of %d bytes", reference, VMGcKind(kind).name, size)
+        self._check_integrity()
         return reference
 
     def alloc_uninit_struct(self, type_index: int) -> int:
@@ -622,6 +650,7 @@ class DrcHeap:
         self.check_attached()
         assert self._allocator is not None, "a heap with memory has an allocator"
         self._allocator.coalesce()
+        self._check_integrity()
 
     def _dealloc_uninit(self, reference: int, kinds: tuple[VMGcKind, ...]) -> None:
         header = self.header(reference)
@@ -639,6 +668,13 @@ class DrcHeap:
         self.control.bytes_freed += block_length(size)
         assert self._allocator is not None, "a heap with memory has an allocator"
         self._allocator.free(reference, size)
+        self._check_integrity()
+
+    def _check_integrity(self) -> None:
+        if self.is_checked:
+            assert self._allocator is not None, "a heap with memory has an allocator"
+            if problems := self._allocator.check_integrity():
+                raise HeapCorruptionError(problems)
 
     def _zeroed(self, reference: int, size: int) -> int:
         self.memory.zero(reference + HEADER_SIZE, size - HEADER_SIZE)
@@ -671,9 +707,12 @@ class DrcHeap:
         if not self.is_counted:
             return
         for reference in stack_roots:
-            if not _names_object(reference):
-                continue
-            header = self.header(reference)
+            try:
+                if not _names_object(reference):
+                    continue
+                header = self.header(reference)
+            except InvalidReferenceError as error:
+                raise HeapCorruptionError([f"compiled code holds {reference:#x}, but {error}"]) from None
             if not header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
                 raise HeapCorruptionError(
                     [f"compiled code holds {reference:#x}, which is not among the over-approximated stack roots"]
@@ -708,7 +747,7 @@ class DrcHeap:
                     previous.next_over_approximated_stack_root = following
                 control.current_len -= 1
                 self._decrement(reference)
-                self._free_dead()
+                self.free_dead()
             reference = following
 
     def clear_marks(self) -> None:
@@ -762,7 +801,7 @@ class DrcHeap:
             objects_freed=control.objects_freed,
             bytes_allocated=control.bytes_allocated,
             bytes_freed=control.bytes_freed,
-            peak_live_bytes=control.peak_live_bytes,
+            peak_live_bytes=max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed),
             collections=control.collections,
             growths=control.growths,
             coalescings=control.coalescings,
@@ -771,12 +810,34 @@ class DrcHeap:
             listed=control.current_len,
         )
 
+    def snapshot(self, stack_roots: Iterable[int] = ()) -> Image:
+        """Return an image of the heap as it is now: bytes, control block, type table and roots.
+
+        `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
+        too, as long as its bump pointer is within the memory; HeapError otherwise, or when there is no memory.
+        """
+        memory = self.memory
+        self.release_dead_externrefs()
+        assert self._host_data is not None, "a heap with memory has a side table"
+        roots = [ImageRoot("handle", number, reference) for number, reference in self.handles()]
+        roots += [ImageRoot("slot", address, reference) for address, reference in self.root_slots()]
+        roots += [ImageRoot("wasm stack", 0, reference) for reference in stack_roots if is_object(reference)]
+        return Image.take(
+            self.control,
+            memory.read,
+            self.types,
+            allocator=self.allocator_policy.name,
+            roots=roots,
+            knows_host_data=self._host_data.__contains__,
+        )
+
     def verify(self, stack_roots: Iterable[int] = ()) -> None:
         """Walk the whole heap and check every invariant of the design; HeapCorruptionError lists what does not hold.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack.
         """
         problems: list[str] = []
+        self.release_dead_externrefs()
         try:
             self._verify_into(problems, stack_roots)
         except HeapCorruptionError as error:  # a walk that cannot go on

@@ -206,6 +206,7 @@ class VMDrcExternRef(ctypes.Structure):
 
     _anonymous_ = ("drc",)
     _fields_ = (("drc", VMDrcHeader), ("host_data_id", ctypes.c_uint32))
+    next_over_approximated_stack_root: Unsigned
     host_data_id: Unsigned
 
 
@@ -445,7 +446,9 @@ class VMHeapControl(ctypes.Structure):
 
     It begins with `VMDrcHeapData`, so a pointer to it is what wasmtime's compiled code expects of its vmctx. Addresses
     are absolute; `bump` and everything on a list are references. Sizes are in bytes. `epoch` counts the memories that
-    the heap has let go of: a handle of an earlier epoch is stale.
+    the heap has let go of: a handle of an earlier epoch is stale. `dead_externrefs` is a list, linked as the dead list
+    is, of externrefs whose count is 0, and whose host data the host has yet to let go of before it frees their blocks:
+    compiled code cannot.
     """
 
     _anonymous_ = ("drc",)
@@ -466,7 +469,7 @@ class VMHeapControl(ctypes.Structure):
         ("free_handle", ctypes.c_uint32),
         ("root_slot_count", ctypes.c_uint32),
         ("epoch", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("dead_externrefs", ctypes.c_uint32),
         ("type_table", ctypes.c_uint64),
         ("type_data", ctypes.c_uint64),
         ("handles", ctypes.c_uint64),
@@ -502,6 +505,7 @@ class VMHeapControl(ctypes.Structure):
     free_handle: Unsigned
     root_slot_count: Unsigned
     epoch: Unsigned
+    dead_externrefs: Unsigned
     type_table: Unsigned
     type_data: Unsigned
     handles: Unsigned
@@ -591,7 +595,9 @@ class VMStoreContext(ctypes.Structure):
     `stack_size` is how much native stack compiled code may use from its outermost entry on, `stack_floor` the lowest
     address that it may come to whatever that says; `stack_limit` is what the outermost entry makes of both. The
     runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
-    of the code that trapped.
+    of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
+    two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
+    leaves that in `unknown_return_address`.
     """
 
     _fields_ = (
@@ -607,6 +613,10 @@ class VMStoreContext(ctypes.Structure):
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
+        ("stack_map_entries", ctypes.c_uint64),
+        ("stack_map_mask", ctypes.c_uint64),
+        ("stack_map_slots", ctypes.c_uint64),
+        ("unknown_return_address", ctypes.c_uint64),
     )
     stack_limit: Unsigned
     stack_size: Unsigned
@@ -620,6 +630,36 @@ class VMStoreContext(ctypes.Structure):
     allocate_array: Unsigned
     drop: Unsigned
     call_host: Unsigned
+    stack_map_entries: Unsigned
+    stack_map_mask: Unsigned
+    stack_map_slots: Unsigned
+    unknown_return_address: Unsigned
+
+
+class VMStackMapEntry(ctypes.Structure):
+    """One safepoint in a store's hash table of stack maps; an empty entry has return address 0."""
+
+    _fields_ = (
+        ("return_address", ctypes.c_uint64),
+        ("first_slot", ctypes.c_uint32),
+        ("slot_count", ctypes.c_uint32),
+    )
+    return_address: Unsigned
+    first_slot: Unsigned
+    slot_count: Unsigned
+
+
+STACK_MAP_HASH_MULTIPLIER = 0x9E37_79B9_7F4A_7C15
+STACK_MAP_HASH_SHIFT = 32
+"""The place to look for a return address first: (address * multiplier mod 2^64) >> shift, and the table's mask."""
+
+
+class VMStackSlot(ctypes.Structure):
+    """Where a suspended frame holds a live reference: `offset` bytes from its stack pointer or its frame pointer."""
+
+    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32))
+    offset: Unsigned
+    is_frame_relative: Unsigned
 
 
 class VMContext(ctypes.Structure):
@@ -726,6 +766,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMActivation,
     VMFuncRef,
     VMStoreContext,
+    VMStackMapEntry,
+    VMStackSlot,
     VMContext,
     VMFunctionImport,
     VMHostFunction,

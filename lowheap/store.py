@@ -8,40 +8,58 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
+from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
+from lowheap.layout import FIRST_INDEX, MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
+from lowheap.snapshot import Image
 
 _log = logging.getLogger("lowheap.store")
 
+ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (SegregatedFit, FirstFit)}
+"""The free-list policies, by name."""
+
+GROWTH_POLICIES = ("collect-first", "grow-first")
+
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 16
-_GROWTH_GRANULE = 1 << 16
-_LIST_FLOOR = 1024  # a list shorter than this is never a reason to collect
+GROWTH_GRANULE = 1 << 16
+LIST_FLOOR = 1 << 14  # a list shorter than this is never a reason to collect
 
 
 class Store:
     """Everything that a program's objects live in. `Store()` makes an engine of its own.
 
-    `initial_heap_size` and `maximum_heap_size` are in bytes. `collect_every=N` collects at every Nth safepoint that
-    compiled code comes to (1: at each), which is slow, and proves stack maps; 0 leaves it to the policy:
+    `allocator` names the free-list policy: "segregated-fit", or "first-fit", which puts every object where wasmtime 37
+    to 43 puts it. `initial_heap_size` and `maximum_heap_size` are in bytes. `collect_every=N` collects at every Nth
+    safepoint that compiled code comes to (1: at each), which is slow, and proves stack maps; 0 leaves it to `growth`:
 
-    - collect when the over-approximated list has doubled since the last collection;
-    - when there is no room, collect if less than half of the capacity was live after the last collection, else grow,
-      doubling the capacity up to the maximum; at the maximum, collect.
+    - "collect-first": collect when the over-approximated list has doubled since the last collection; when there is no
+      room, collect if less than half of the capacity was live after the last collection, else grow, doubling the
+      capacity up to the maximum; at the maximum, collect.
+    - "grow-first", the rule of wasmtime 37 to 43: when there is no room, grow, doubling the capacity up to the maximum,
+      and in any case by what is needed; collect only when that would go beyond the maximum.
+
+    Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
+    heap starts with 64 KiB, and by wasmtime's rule with nothing. The runtime "native" has only the default policies.
+    `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells.
     """
 
     def __init__(
         self,
         engine: Engine | None = None,
         *,
-        initial_heap_size: int = DEFAULT_INITIAL_HEAP_SIZE,
+        allocator: str = SegregatedFit.name,
+        growth: str | None = None,
+        initial_heap_size: int | None = None,
         maximum_heap_size: int = MAXIMUM_CAPACITY,
         collect_every: int = 0,
+        checked: bool = False,
     ) -> None:
         """Map the heap. TypeError or ValueError for an argument out of range, MemoryError without address space."""
         if engine is not None and not isinstance(engine, Engine):
@@ -50,9 +68,25 @@ class Store:
             raise TypeError(f"collect_every is {collect_every!r}; it must be an int")
         if collect_every < 0:
             raise ValueError(f"collect_every is {collect_every}; it must be 0 (off) or positive")
+        if not isinstance(checked, bool):
+            raise TypeError(f"checked is {checked!r}; it must be a bool")
+        if allocator not in list(ALLOCATORS):
+            raise ValueError(f"there is no allocator {allocator!r}; there are {', '.join(ALLOCATORS)}")
+        if growth is None:
+            growth = "grow-first" if allocator == FirstFit.name else "collect-first"
+        if growth not in GROWTH_POLICIES:
+            raise ValueError(f"there is no growth policy {growth!r}; there are {', '.join(GROWTH_POLICIES)}")
+        if initial_heap_size is None:
+            initial_heap_size = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
         self.engine = Engine() if engine is None else engine
+        if self.engine.runtime == "native" and (allocator, growth) != (SegregatedFit.name, "collect-first"):
+            raise ValueError(
+                f'the runtime "native" has no allocator {allocator!r} with growth policy {growth!r}; '
+                f"it has {SegregatedFit.name!r} with 'collect-first'"
+            )
+        self.growth = growth
         self.host_data = ExternRefHostDataTable()
-        self.heap = DrcHeap(self.engine.types)
+        self.heap = DrcHeap(self.engine.types, allocator=ALLOCATORS[allocator], checked=checked)
         self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
@@ -112,7 +146,9 @@ class Store:
 
     def collect(self) -> None:
         """Collect, all at once. NoGcScopeError inside a no-GC scope."""
-        self.collection().collect()
+        collection = self.collection()
+        if self.runtime is None or not self.runtime.collect():
+            collection.collect()
         self.tidy()
 
     def safepoint(self) -> None:
@@ -128,6 +164,11 @@ class Store:
         self.tidy()
         self.heap.verify(self.roots.wasm_stack())
 
+    def snapshot(self) -> Image:
+        """Return an image of the heap as it is now, with what compiled code holds among its roots."""
+        self.tidy()
+        return self.heap.snapshot(self.roots.wasm_stack())
+
     def tidy(self) -> None:
         """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs."""
         self.check_open()
@@ -135,6 +176,7 @@ class Store:
             number, epoch = self._unreachable_handles.popleft()
             if epoch == self.heap.control.epoch:
                 self.heap.drop_gc_ref(self.roots.release_handle(number))
+        self.heap.release_dead_externrefs()
         self.host_data.release()
 
     def forget_handle(self, number: int, epoch: int) -> None:
@@ -174,13 +216,16 @@ class Store:
     def _allocate(self, allocate: Callable[[], int]) -> int:
         self.tidy()
         control = self.heap.control
-        if control.current_len >= max(_LIST_FLOOR, 2 * control.len_after_last_gc) and self._may_collect():
+        collects_first = self.growth == "collect-first"
+        list_has_doubled = control.current_len >= max(LIST_FLOOR, 2 * control.len_after_last_gc)
+        if collects_first and list_has_doubled and self._may_collect():
             self.collect()
         try:
             return allocate()
         except HeapExhaustedError as error:
             bytes_needed = error.bytes_needed
-        if 2 * control.live_bytes_after_last_collection < control.capacity and self._may_collect():
+        much_was_free = 2 * control.live_bytes_after_last_collection < control.capacity
+        if collects_first and much_was_free and self._may_collect():
             self.collect()
             try:
                 return allocate()
@@ -197,9 +242,16 @@ class Store:
         return allocate()
 
     def _grow(self, bytes_needed: int) -> bool:
-        """Double the capacity, or more if that is not enough, up to the maximum; False when it is there already."""
+        """Double the capacity, or more if that is not enough, up to the maximum; False when it cannot grow."""
         control = self.heap.control
-        wanted = align_up(max(2 * control.capacity, control.bump + bytes_needed), _GROWTH_GRANULE)
+        if self.growth == "grow-first":
+            # wasmtime takes no account of what is free at the end, and grows by all that is needed or not at all.
+            end = max(FIRST_INDEX, control.capacity) + bytes_needed
+            if end > align_up(control.maximum, GROWTH_GRANULE):
+                return False
+        else:
+            end = control.bump + bytes_needed
+        wanted = align_up(max(2 * control.capacity, end), GROWTH_GRANULE)
         delta = min(wanted, control.maximum) - control.capacity
         if delta == 0:
             return False

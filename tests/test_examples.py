@@ -11,18 +11,19 @@ from example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
 
+RUNTIMES = ("native", "python")
 BARRIERS = ("drc", "outlined", "null")
 EVERY = (0, 1, 7)
 
 
 @functools.cache
-def engine(barriers: str) -> lh.Engine:
-    return lh.Engine(barriers=barriers)
+def engine(runtime: str, barriers: str) -> lh.Engine:
+    return lh.Engine(runtime=runtime, barriers=barriers)
 
 
 @functools.cache
-def module(barriers: str, source: str) -> lh.Module:
-    return lh.Module(engine(barriers), source)
+def module(runtime: str, barriers: str, source: str) -> lh.Module:
+    return lh.Module(engine(runtime, barriers), source)
 
 
 def host_callable(function: HostFunction) -> Any:
@@ -34,7 +35,7 @@ def host_callable(function: HostFunction) -> Any:
     return call
 
 
-def instantiate(example: Example, store: lh.Store, barriers: str) -> lh.Instance:
+def instantiate(example: Example, store: lh.Store) -> lh.Instance:
     instance: lh.Instance
 
     def export(name: str) -> Any:
@@ -45,7 +46,7 @@ def instantiate(example: Example, store: lh.Store, barriers: str) -> lh.Instance
         for name, function in example.imports(export).items():
             module_name, _, field = name.partition(".")
             imports[module_name, field] = host_callable(function)
-    instance = lh.Instance(store, module(barriers, example.source), imports)
+    instance = lh.Instance(store, module(store.engine.runtime, store.engine.barriers, example.source), imports)
     return instance
 
 
@@ -53,9 +54,9 @@ def results(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def run(example: Example, barriers: str, every: int) -> None:
-    with lh.Store(engine(barriers), collect_every=every) as store:
-        instance = instantiate(example, store, barriers)
+def run(example: Example, runtime: str, barriers: str, every: int) -> None:
+    with lh.Store(engine(runtime, barriers), collect_every=every) as store:
+        instance = instantiate(example, store)
         assert results(instance.exports[example.export](*example.args)) == example.expected
         store.verify()
         if barriers == "null":
@@ -76,30 +77,33 @@ SMALL = [example for example in EXAMPLES if not example.large]
 
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("barriers", BARRIERS)
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("example", SMALL, ids=str)
-def test_the_program_gives_its_result_and_leaves_nothing_behind(example: Example, barriers: str, every: int) -> None:
-    run(example, barriers, every)
+def test_the_program_gives_its_result_and_leaves_nothing_behind(
+    example: Example, runtime: str, barriers: str, every: int
+) -> None:
+    run(example, runtime, barriers, every)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("barriers", ["drc", "outlined"])
+@pytest.mark.parametrize("barriers", BARRIERS)
 @pytest.mark.parametrize("example", [example for example in EXAMPLES if example.large], ids=str)
 def test_large_sizes_too(example: Example, barriers: str) -> None:
-    run(example, barriers, 0)
+    run(example, "native", barriers, 0)
 
 
 @pytest.mark.parametrize("example", [example for example in SMALL if example.name != "callbacks_refs"], ids=str)
 def test_wasmtime_gives_the_same_result(example: Example) -> None:
     expected = wasmtime_peer.run(example.path, example.export, example.args, imports=example.imports)
-    with lh.Store(engine("drc")) as store:
-        instance = instantiate(example, store, "drc")
+    with lh.Store(engine("native", "drc")) as store:
+        instance = instantiate(example, store)
         assert results(instance.exports[example.export](*example.args)) == expected
 
 
 @pytest.mark.parametrize("example", [example for example in SMALL if example.imports is None], ids=str)
 def test_a_row_can_be_repeated_on_one_instance(example: Example) -> None:
-    with lh.Store(engine("drc"), collect_every=3) as store:
-        instance = instantiate(example, store, "drc")
+    with lh.Store(engine("native", "drc"), collect_every=3) as store:
+        instance = instantiate(example, store)
         for _ in range(3):
             assert results(instance.exports[example.export](*example.args)) == example.expected
             store.verify()

@@ -26,13 +26,15 @@ class TableMachine(RuleBasedStateMachine):
         super().__init__()
         self.table = ExternRefHostDataTable()
         self.model: dict[int, Any] = {}
+        self.most = 0
 
     @rule(value=st.none() | st.integers() | st.text())
     def alloc(self, value: Any) -> None:
         host_data_id = self.table.alloc(value)
         assert host_data_id not in self.model
-        assert 0 <= host_data_id <= len(self.model), "ids are dense"
         self.model[host_data_id] = value
+        self.most = max(self.most, len(self.model))
+        assert 0 <= host_data_id < self.most, "a free id is used before a new one"
 
     @rule(data=st.data())
     def dealloc(self, data: st.DataObject) -> None:
@@ -59,6 +61,7 @@ class TableMachine(RuleBasedStateMachine):
     def clear(self) -> None:
         self.table.clear()
         self.model.clear()
+        self.most = 0
 
     @invariant()
     def length(self) -> None:

@@ -110,6 +110,37 @@ class ReferenceShape:
         return ReferenceShape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
 
 
+class Variable:
+    """A local variable of the function that is being emitted: `v.value` reads it, `v.value = x` writes it."""
+
+    def __init__(self, builder: ir.IRBuilder, slot: ir.Value) -> None:
+        """Wrap a stack slot."""
+        self._builder, self._slot = builder, slot
+
+    @property
+    def value(self) -> ir.Value:
+        """The variable's value at this point of the code."""
+        return self._builder.load(self._slot)
+
+    @value.setter
+    def value(self, value: ir.Value) -> None:
+        self._builder.store(value, self._slot)
+
+
+class Loop:
+    """The loop that `Emitter.loop` emits."""
+
+    def __init__(self, emitter: Emitter, done: ir.Block) -> None:
+        """Keep the block behind the loop."""
+        self._emitter, self._done = emitter, done
+
+    def leave_if(self, condition: ir.Value) -> None:
+        """Emit a way out of the loop."""
+        proceed = self._emitter.function.append_basic_block()
+        self._emitter.builder.cbranch(condition, self._done, proceed)
+        self._emitter.builder.position_at_end(proceed)
+
+
 class Emitter:
     """Emits code into one function, whose first argument is a vmctx.
 
@@ -206,6 +237,27 @@ class Emitter:
         condition = conditions[0] if len(conditions) == 1 else self.builder.and_(*conditions)
         with self.builder.if_then(condition):
             yield
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Structured code: variables and loops, for what is written by hand. LLVM turns the variables into SSA values.
+
+    def variable(self, initial: ir.Value) -> Variable:
+        """Return a new local variable."""
+        with self.builder.goto_entry_block():
+            slot = self.builder.alloca(initial.type)
+        self.builder.store(initial, slot)
+        return Variable(self.builder, slot)
+
+    @contextmanager
+    def loop(self) -> Iterator[Loop]:
+        """Emit a loop around the body; `loop.leave_if` is the way out."""
+        head, done = self.function.append_basic_block("loop"), self.function.append_basic_block("done")
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        yield Loop(self, done)
+        if not self.builder.block.is_terminated:
+            self.builder.branch(head)
+        self.builder.position_at_end(done)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Calls and control

@@ -29,7 +29,7 @@ from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction, Refe
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.store_runtime import runtime_of
-from lowheap.layout import VMContext, is_object
+from lowheap.layout import is_object
 from lowheap.store import Store
 
 _ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
@@ -85,12 +85,8 @@ class NativeBarriers:
         emit(module, chosen)
         self._store = store
         self._code = LoadedCode(compile_ir(module, tuple(CDECLS)))
-        self._context = VMContext()
-        self._context.heap_base = store.heap.control.heap_base
-        self._context.control = ctypes.addressof(store.heap.control)
-        self._context.store = runtime.context_address
-        runtime.keep(self._code, self._context)
-        self.vmctx = _ffi.cast("void *", ctypes.addressof(self._context))
+        runtime.keep(self._code)
+        self.vmctx = runtime.vmctx
         self.functions: dict[str, Any] = {
             name: _ffi.cast(cdecl, self._code.address(name)) for name, cdecl in CDECLS.items()
         }

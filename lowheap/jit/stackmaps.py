@@ -405,6 +405,11 @@ class StackMapRegistry:
         """The number of return addresses known."""
         return len(self._slots)
 
+    @property
+    def by_return_address(self) -> dict[int, tuple[Slot, ...]]:
+        """A copy of the whole registry."""
+        return dict(self._slots)
+
     def add(self, stack_map: StackMap) -> None:
         """Take in a module's map; `CompilerError` if one of its return addresses is known already."""
         added = stack_map.by_return_address

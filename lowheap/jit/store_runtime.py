@@ -19,18 +19,32 @@ from typing import Any, Protocol
 
 import cffi
 
-from lowheap.errors import AllocationTooLargeError, HeapError, HeapExhaustedError, LowheapError, Trap, TrapCode
-from lowheap.jit import transitions
+from lowheap.allocator import SegregatedFit
+from lowheap.errors import (
+    AllocationTooLargeError,
+    CompilerError,
+    HeapError,
+    HeapExhaustedError,
+    LowheapError,
+    Trap,
+    TrapCode,
+)
+from lowheap.jit import runtime, transitions
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.stackmaps import StackMapRegistry, stack_slots
+from lowheap.jit.stackmaps import Slot, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
+    STACK_MAP_HASH_MULTIPLIER,
+    STACK_MAP_HASH_SHIFT,
     VALUE_SLOT_SIZE,
     CollectionPhase,
     VMActivation,
+    VMContext,
     VMFuncRef,
     VMHostFunction,
+    VMStackMapEntry,
+    VMStackSlot,
     VMStoreContext,
 )
 from lowheap.memory import Mapping
@@ -96,9 +110,45 @@ class StoreRuntime:
         }
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
+        self._vmctx = VMContext(
+            heap_base=store.heap.control.heap_base,
+            control=ctypes.addressof(store.heap.control),
+            store=self.context_address,
+        )
+        self.vmctx = _ffi.cast("void *", ctypes.addressof(self._vmctx))
+        """A vmctx of the store itself, for native functions that belong to no instance."""
+        self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
+        """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
+        self.allocates_inline = self.is_native and not store.collect_every
+        if self.is_native:
+            self._use_native_runtime()
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
+
+    def _use_native_runtime(self) -> None:
+        """Put the compiled runtime in the place of Python's, as far as this store allows."""
+        code = runtime.load()
+        self.context.drop = code.address(runtime.DROP)
+        if self.allocates_inline:
+            self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
+            self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
+        self._collect = _ffi.cast("uint32_t(*)(void *)", code.address(runtime.COLLECT))
+        free_dead = _ffi.cast("void(*)(void *)", code.address(runtime.FREE_DEAD))
+        self._store.heap.free_dead = lambda: free_dead(self.vmctx)
+
+    def collect(self) -> bool:
+        """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
+        if not self.is_native:
+            return False
+        if self._collect(self.vmctx):
+            self._raise_unknown_frame()
+        return True
+
+    def _raise_unknown_frame(self) -> None:
+        address, self.context.unknown_return_address = self.context.unknown_return_address, 0
+        self.stack_maps.lookup(address)
+        raise CompilerError(f"return address {address:#x} is in no stack map of the compiled runtime")
 
     def close(self) -> None:
         """Refuse while compiled code is on the stack; afterwards the store may go."""
@@ -114,6 +164,29 @@ class StoreRuntime:
         if code not in self._mapped_code:
             self._mapped_code.add(code)
             self.stack_maps.add(code.stack_map)
+            self._write_stack_map_table()
+
+    def _write_stack_map_table(self) -> None:
+        """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
+        by_address = self.stack_maps.by_return_address
+        size = 1 << (2 * len(by_address)).bit_length()  # at most half full
+        entries = (VMStackMapEntry * size)()
+        slots: list[Slot] = []
+        for address, its_slots in by_address.items():
+            place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+            while entries[place % size].return_address:
+                place += 1
+            entry = entries[place % size]
+            entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
+            slots += its_slots
+        frame_pointer = host_architecture().frame_pointer_register
+        table = (VMStackSlot * max(1, len(slots)))(
+            *(VMStackSlot(slot.offset, int(slot.register == frame_pointer)) for slot in slots)
+        )
+        self._stack_map_table = (entries, table)
+        self.context.stack_map_entries = ctypes.addressof(entries)
+        self.context.stack_map_mask = size - 1
+        self.context.stack_map_slots = ctypes.addressof(table)
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -209,7 +282,9 @@ class StoreRuntime:
         if pending is not None:
             raise pending
 
-    def _trap(self) -> Trap:
+    def _trap(self) -> Exception:
+        if self.context.unknown_return_address:
+            self._raise_unknown_frame()
         place = self._places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
         return Trap(
@@ -240,11 +315,11 @@ class StoreRuntime:
             return _ffi.callback(cdecl, function, onerror=keep)
         return _ffi.callback(cdecl, function, error=failure, onerror=keep)
 
-    def _allocate_struct(self, type_index: int) -> int:
+    def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
         return self._allocate(lambda: self._store.alloc_struct(type_index))
 
-    def _allocate_array(self, type_index: int, length: int) -> int:
+    def _allocate_array(self, _vmctx: Any, type_index: int, length: int) -> int:
         self._store.safepoint()
         return self._allocate(lambda: self._store.alloc_array(type_index, length))
 
@@ -257,10 +332,10 @@ class StoreRuntime:
         except HeapExhaustedError as error:
             raise Trap(TrapCode.HEAP_EXHAUSTED, detail=str(error)) from error
 
-    def _drop(self, reference: int) -> None:
+    def _drop(self, _vmctx: Any, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
 
-    def _call_host(self, number: int, values: Any) -> int:
+    def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         callable, type, name = self._host_functions[number]
         count = max(len(type.params), len(type.results))
         buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)

@@ -48,10 +48,10 @@ ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
-ALLOCATE_STRUCT_CDECL = "uint32_t(uint32_t type_index)"
-ALLOCATE_ARRAY_CDECL = "uint32_t(uint32_t type_index, uint32_t length)"
-DROP_CDECL = "void(uint32_t reference)"
-CALL_HOST_CDECL = "uint32_t(uint32_t function, void *values)"
+ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
+ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
+DROP_CDECL = "void(void *vmctx, uint32_t reference)"
+CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
 
 _LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
 _C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
@@ -131,7 +131,7 @@ def _define_drop(module: ir.Module) -> None:
     """No frame is noted: a drop does not collect, so nobody walks the stack during one."""
     emitter = _internal(module, DROP_FUNCTION, ir.FunctionType(VOID, [PTR, REFERENCE]), "cold")
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.drop, invariant=True)
-    emitter.call_pointer(pointer, VOID, [REFERENCE], [emitter.function.args[1]])
+    emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], emitter.function.args)
     emitter.builder.ret_void()
 
 
@@ -139,7 +139,7 @@ def _define_allocation(module: ir.Module, name: str, argument_types: list[ir.Typ
     emitter = _internal(module, name, ir.FunctionType(REFERENCE, [PTR, *argument_types]))
     _note_exit(emitter)
     pointer = emitter.load_pointer(emitter.store_context, call, invariant=True)
-    reference = emitter.call_pointer(pointer, REFERENCE, argument_types, emitter.function.args[1:])
+    reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *argument_types], emitter.function.args)
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
         _leave(emitter)
     emitter.builder.ret(reference)
@@ -215,7 +215,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     _note_exit(emitter)
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.call_host, invariant=True)
     number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
-    status = emitter.call_pointer(pointer, I32, [I32, PTR], [number, values])
+    status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
     results = [

@@ -13,6 +13,7 @@ that cannot be reached is skipped.
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.errors import TrapCode, UnsupportedError
-from lowheap.jit import safepoints, transitions
+from lowheap.jit import runtime, safepoints, transitions
 from lowheap.jit.barriers import BarrierSet
 from lowheap.jit.emit import (
     F32,
@@ -43,7 +44,9 @@ from lowheap.layout import (
     I31_SHIFT,
     I31_TAG,
     NULL,
+    SMALL_BLOCK_LIMIT,
     VALUE_SLOT_SIZE,
+    FreeBlock,
     GcArrayLayout,
     GcStructLayout,
     GcTypeLayouts,
@@ -57,6 +60,7 @@ from lowheap.layout import (
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
+    block_length,
 )
 from lowheap.types import (
     AbstractHeapType,
@@ -91,21 +95,33 @@ FUNCTION_TABLE = "lowheap.wasm_functions"
 
 INITIALISE_SIGNATURE = Signature("", "")
 
-_LARGE_FRAME_LOCALS = 256  # a function with more locals than this has its frame's size counted by the stack check
-_BYTES_PER_LOCAL = 16
+# The stack check of a function counts its frame if that may be large: so many bytes for each local and operand. Smaller
+# frames fit what is left beyond the limit.
+_LARGE_FRAME = 4096
+_BYTES_PER_VALUE = 16
 
 
 class ModuleCompiler:
     """Compiles one decoded module. `type_indices` are the engine's indices of the module's types."""
 
     def __init__(
-        self, decoded: DecodedModule, types: TypeRegistry, type_indices: Sequence[int], barriers: BarrierSet
+        self,
+        decoded: DecodedModule,
+        types: TypeRegistry,
+        type_indices: Sequence[int],
+        barriers: BarrierSet,
+        *,
+        inline_allocation: bool,
     ) -> None:
-        """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had."""
+        """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
+
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one.
+        """
         self.decoded = decoded
         self.types = types
         self.type_indices = type_indices
         self.barriers = barriers
+        self.inline_allocation = inline_allocation
         self.module = ir.Module(decoded.names.module or "module")
         self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
         self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
@@ -131,7 +147,7 @@ class ModuleCompiler:
         for function, body, type in zip(
             self.functions, self.decoded.bodies, self.function_types[len(self.imported_functions) :], strict=True
         ):
-            FunctionCompiler(self, function, type, body.locals, body.instructions).compile()
+            FunctionCompiler(self, function, type, body.locals, body.instructions, body.offset).compile()
         if self.decoded.globals or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
@@ -343,16 +359,19 @@ class FunctionCompiler(Emitter):
         type: FuncType,
         locals: Sequence[ValType],
         instructions: Sequence[Instruction],
+        offset: int = 0,
     ) -> None:
-        """Start the function: its prologue, and its locals."""
+        """Start the function: its prologue, and its locals. `offset` is where its body begins in the module."""
         super().__init__(function)
+        self.offset = offset
         self.context = module
         self.barriers = module.barriers
         self.type = type
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._check_stack()
+        self._frame_size = self._check_stack()
+        self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
             *(self._tag(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
@@ -388,6 +407,7 @@ class FunctionCompiler(Emitter):
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
             else:
                 _HANDLERS[name](self, *instruction.operands)
+        self._finish_frame()
         safepoints.fill_safepoints(self.function, self.references)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
@@ -405,13 +425,36 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self) -> None:
-        """Trap when the frame would pass the stack limit."""
-        frame = self.builder.ptrtoint(self.frame_address(), I64)
-        if len(self.local_types) > _LARGE_FRAME_LOCALS:
-            frame = self.builder.sub(frame, I64(len(self.local_types) * _BYTES_PER_LOCAL))
+    def _check_stack(self) -> ir.Instruction:
+        """Trap when the frame would pass the stack limit. Returns the subtraction of the frame's size, 0 for now."""
+        frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
         limit = self.load(self.store_context, VMStoreContext.stack_limit)
         self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
+        return frame
+
+    def _finish_frame(self) -> None:
+        """Now that the function is complete, fill in what its frame's size depends on.
+
+        A function with a large frame is not inlined: its caller's check would not know of it.
+        """
+        size = (len(self.local_types) + self._most_operands) * _BYTES_PER_VALUE
+        if self._most_results > 1:
+            size += self._most_results * VALUE_SLOT_SIZE
+        if size > _LARGE_FRAME:
+            self._frame_size.operands[1] = I64(size)
+            self.function.attributes.add("noinline")
+
+    @functools.cached_property
+    def _most_results(self) -> int:
+        """How many results the calls of the function have at most."""
+        types = {"call": self.context.function_types.__getitem__, "call_ref": self.context.function_type}
+        calls = (each for each in self.instructions if each.name in types)
+        return max((len(types[each.name](int(each.operands[0])).results) for each in calls), default=0)  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _results_buffer(self) -> ir.Value:
+        """The address of the frame's one buffer for several results, which are read at once after each call."""
+        return self.stack_buffer(self._most_results * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The operand stack
@@ -419,6 +462,7 @@ class FunctionCompiler(Emitter):
     def push(self, value: ir.Value, type: ValType) -> None:
         """Push a value; a traced reference is remembered for the safepoints."""
         self.stack.append((self._tag(value, type), type))
+        self._most_operands = max(self._most_operands, len(self.stack))
 
     def pop(self) -> ir.Value:
         """Pop a value."""
@@ -648,7 +692,7 @@ class FunctionCompiler(Emitter):
             if type.results:
                 self.push(result, type.results[0])
             return
-        buffer = self.stack_buffer(len(type.results) * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+        buffer = self._results_buffer
         safepoints.call(self.builder, callee, [*args, buffer])
         for number, result_type in enumerate(type.results):
             place = self.at(buffer, number * VALUE_SLOT_SIZE)
@@ -981,15 +1025,46 @@ class FunctionCompiler(Emitter):
         return self.load_typed(self.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
 
     def _allocate(self, function: str, args: Sequence[ir.Value], type_index: int) -> ir.Value:
-        """Call for a new object, a safepoint, and hand it to this code."""
+        """Call for a new object, which is a safepoint."""
         callee = self.declare(function, REFERENCE, [PTR, *(arg.type for arg in args)])
         reference = safepoints.call(self.builder, callee, [self.vmctx, *args])
-        self._tag(reference, RefType(False, self.context.type_indices[type_index]))
+        return self._tag(reference, RefType(False, self.context.type_indices[type_index]))
+
+    def _allocate_struct(self, type_index: int) -> ir.Value:
+        size = self.context.struct_layout(type_index).size
+        if self.context.inline_allocation and block_length(size) < SMALL_BLOCK_LIMIT:
+            reference = self._allocate_inline(type_index, size)
+        else:
+            args = [self._type_id(type_index)]
+            reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
         self.barriers.allocate(self, reference)
         return reference
 
-    def _allocate_struct(self, type_index: int) -> ir.Value:
-        return self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)], type_index)
+    def _allocate_inline(self, type_index: int, size: int) -> ir.Value:
+        """Take a block off its size class's list and write the header; call for one when the list is empty."""
+        builder, length = self.builder, block_length(size)
+        head, place = runtime.emit_pop(self, length)
+        listed, empty = self.function.append_basic_block("pop"), self.function.append_basic_block("refill")
+        done = self.function.append_basic_block()
+        builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
+
+        builder.position_at_end(listed)
+        self.store_typed(self.load(self.heap_address(head), FreeBlock.next), place)
+        self.store_header(VMGcKind.STRUCT_REF, head, VMDrcHeader.kind_and_reserved)
+        self.store_header(self._type_id(type_index), head, VMDrcHeader.type_index)
+        self.store_header(1, head, VMDrcHeader.ref_count)
+        self.store_header(size, head, VMDrcHeader.object_size)
+        for counter, amount in ((VMHeapControl.objects_allocated, 1), (VMHeapControl.bytes_allocated, length)):
+            self.store(builder.add(self.load(self.control, counter), I64(amount)), self.control, counter)
+        builder.branch(done)
+
+        builder.position_at_end(empty)
+        called = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)], type_index)
+        builder.branch(done)
+
+        builder.position_at_end(done)
+        type = RefType(False, self.context.type_indices[type_index])
+        return self._phi(type, [(head, listed), (called, empty)])
 
     @_instruction("struct.new", "struct.new_default")
     def _struct_new(self, type_index: int) -> None:
@@ -1019,7 +1094,9 @@ class FunctionCompiler(Emitter):
 
     def _allocate_array(self, type_index: int, length: ir.Value) -> ir.Value:
         args = [self._type_id(type_index), length]
-        return self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
+        array = self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
+        self.barriers.allocate(self, array)
+        return array
 
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
         layout = self.context.array_layout(type_index)

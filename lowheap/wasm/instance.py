@@ -138,6 +138,7 @@ class Instance:
         self.store = store
         self.module = module
         self._runtime: StoreRuntime = runtime_of(store)
+        self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         self._agree_on_counting()
         given = _flatten(imports)
         values = [self._find(given, i.module, i.name) for i in module.imports]
@@ -147,9 +148,9 @@ class Instance:
         layout = module.vmctx_layout
         self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
         self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
-        self._runtime.keep(self._vmctx, self._type_ids, module.loaded, self)
+        self._runtime.keep(self._vmctx, self._type_ids, self._code, self)
         self._runtime.add_place(self._vmctx.base, module)
-        self._runtime.add_stack_map(module.loaded)
+        self._runtime.add_stack_map(self._code)
         context = self._vmctx.view(VMContext, 0)
         context.heap_base = store.heap.control.heap_base
         context.control = ctypes.addressof(store.heap.control)
@@ -170,7 +171,7 @@ class Instance:
             }
         )
         if INITIALISE in module.compiled.symbols:
-            self._caller(module.loaded.address(INITIALISE), FuncType((), ()), INITIALISE)(())
+            self._caller(self._code.address(INITIALISE), FuncType((), ()), INITIALISE)(())
 
     def _agree_on_counting(self) -> None:
         heap, barriers = self.store.heap, self.module.barriers
@@ -224,7 +225,7 @@ class Instance:
             raise LinkError(f"{what} is a function, {types.describe(type_index)}; {value!r} was given")
         type = types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
-        stub = self.module.loaded.address(Signature.of(type).host_stub)
+        stub = self._code.address(Signature.of(type).host_stub)
         return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
 
     def _link_function(self, number: int, function: Func) -> None:
@@ -260,7 +261,7 @@ class Instance:
         module = self.module
         imported = module.vmctx_layout.imported_functions
         own = [index for index in module.escaping_functions if index >= imported]
-        addresses = (ctypes.c_uint64 * len(own)).from_address(module.loaded.address(FUNCTION_TABLE))
+        addresses = (ctypes.c_uint64 * len(own)).from_address(self._code.address(FUNCTION_TABLE))
         names = {export.index: export.name for export in module.decoded.exports if export.kind == "function"}
         type_indices = module.decoded.functions
         for index, code in zip(own, addresses, strict=True):
@@ -277,7 +278,7 @@ class Instance:
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
 
     def _caller(self, code: int, type: FuncType, name: str) -> Callable[..., Any]:
-        trampoline = self.module.loaded.address(Signature.of(type).entry)
+        trampoline = self._code.address(Signature.of(type).entry)
         return self._runtime.caller(trampoline, self._vmctx.base, code, type, name)
 
     def _make_globals(self) -> None:

@@ -51,14 +51,13 @@ class Module:
         validate.validate(binary)
         self.decoded: DecodedModule = decode(binary)
         self.type_indices = self._register_types()
-        compiler = ModuleCompiler(self.decoded, engine.types, self.type_indices, self.barriers)
+        compiler = self._compiler(inline_allocation=engine.runtime == "native")
         self.function_types = compiler.function_types
         self.global_types = compiler.global_types
         self.escaping_functions = compiler.escaping_functions
         self.vmctx_layout = vmctx_layout(self.decoded)
-        module, symbols = compiler.compile()
-        self.compiled: CompiledCode = compile_ir(module, symbols, opt_level=engine.opt_level)
-        self.loaded = LoadedCode(self.compiled)
+        self.compiled = self._compile(compiler)
+        self._loaded = {compiler.inline_allocation: LoadedCode(self.compiled)}
         self.compile_seconds = time.perf_counter() - started
         self._body_offsets = [body.offset for body in self.decoded.bodies]
 
@@ -83,6 +82,22 @@ class Module:
             ExportType(e.name, self.function_types[e.index] if e.kind == "function" else self.global_types[e.index])
             for e in self.decoded.exports
         ]
+
+    def loaded(self, *, inline_allocation: bool) -> LoadedCode:
+        """Return the linked code for a store that allocates inline, or for one that must be asked each time."""
+        if inline_allocation not in self._loaded:
+            compiler = self._compiler(inline_allocation=inline_allocation)
+            self._loaded[inline_allocation] = LoadedCode(self._compile(compiler))
+        return self._loaded[inline_allocation]
+
+    def _compiler(self, *, inline_allocation: bool) -> ModuleCompiler:
+        return ModuleCompiler(
+            self.decoded, self.engine.types, self.type_indices, self.barriers, inline_allocation=inline_allocation
+        )
+
+    def _compile(self, compiler: ModuleCompiler) -> CompiledCode:
+        module, symbols = compiler.compile()
+        return compile_ir(module, symbols, opt_level=self.engine.opt_level)
 
     def function_name(self, index: int) -> str:
         """Return a function's name as `$name`, or its index where it has none."""

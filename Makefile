@@ -1,0 +1,35 @@
+# What a developer does with lowheap. Each target makes the virtual environment that it needs, in $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.lowheap-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: $(INSTALLED) ## build and drop binary trees on the heap, and print its figures
+	$(BIN)/lowheap run examples/binary_trees.wat --invoke run 10 20 --stats
+
+test: $(INSTALLED) ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+clean: ## remove .venv, caches and what was built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Editable, so that only a change of the dependencies calls for a new installation.
+$(INSTALLED): pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --editable '.[dev]' >$(VENV)/install.log 2>&1 || \
+		{ cat $(VENV)/install.log >&2; exit 1; }
+	@touch $@

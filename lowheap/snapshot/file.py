@@ -1,0 +1,316 @@
+"""The file format of an image: a fixed header, metadata as JSON, and the heap's bytes, compressed.
+
+All integers are little-endian. The header is `FileHeader`:
+
+| offset | width | what                                                             |
+|--------|-------|------------------------------------------------------------------|
+| 0      | 8     | magic, `\\x89lowheap`: not text, and no other program's           |
+| 8      | 4     | version, 1                                                       |
+| 12     | 4     | reserved, 0                                                      |
+| 16     | 8     | length of the metadata in bytes                                  |
+| 24     | 8     | length of the compressed heap in bytes                           |
+| 32     | 8     | length of the heap in bytes                                      |
+| 40     | 32    | SHA-256 of the 40 bytes before it and of everything behind it    |
+
+The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
+those of `image.Image`, without `data`; each record in it is an object, each tuple an array.
+
+Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
+not an image is an ImageFormatError that says what is wrong, and never another exception.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from lowheap.allocator import Block
+from lowheap.errors import LowheapError
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    EXTERNREF_TYPE_INDEX,
+    HEAP_RESERVATION,
+    OBJECT_KINDS,
+    SIZE_CLASS_COUNT,
+    U32_MAX,
+    VMGcKind,
+    VMHeapControl,
+)
+from lowheap.snapshot.image import (
+    ROOT_KINDS,
+    Image,
+    ImageControl,
+    ImageField,
+    ImageRoot,
+    ImageType,
+    control_integers,
+)
+
+MAGIC = b"\x89lowheap"
+VERSION = 1
+_U64_MAX = (1 << 64) - 1
+
+_T = TypeVar("_T")
+
+
+class ImageFormatError(LowheapError):
+    """The bytes are not an image, or not a whole and sound one; the message says where."""
+
+
+class FileHeader(ctypes.LittleEndianStructure):
+    """What a file begins with; see the module's docstring."""
+
+    _fields_ = (
+        ("magic", ctypes.c_char * len(MAGIC)),
+        ("version", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("metadata_length", ctypes.c_uint64),
+        ("compressed_length", ctypes.c_uint64),
+        ("heap_length", ctypes.c_uint64),
+        ("checksum", ctypes.c_uint8 * hashlib.sha256().digest_size),
+    )
+    magic: bytes
+    version: int
+    reserved: int
+    metadata_length: int
+    compressed_length: int
+    heap_length: int
+    checksum: ctypes.Array[ctypes.c_uint8]
+
+
+_HEADER_SIZE = ctypes.sizeof(FileHeader)
+_CHECKSUM_START = FileHeader.checksum.offset  # type: ignore[attr-defined]  # ctypes puts a descriptor there
+
+
+def pack(image: Image) -> bytes:
+    """Return an image in the file format."""
+    return assemble(json.dumps(_metadata(image), ensure_ascii=False, separators=(",", ":")).encode(), image.data)
+
+
+def assemble(metadata: bytes, heap: bytes) -> bytes:
+    """Put header and checksum before the metadata and the heap, whatever they hold."""
+    compressed = zlib.compress(heap)
+    header = FileHeader(MAGIC, VERSION, 0, len(metadata), len(compressed), len(heap))
+    start = bytes(header)[:_CHECKSUM_START]
+    return start + _checksum(start, metadata + compressed) + metadata + compressed
+
+
+def unpack(data: bytes) -> Image:
+    """Read the file format. ImageFormatError for anything that is not an image."""
+    if not data.startswith(MAGIC):
+        raise ImageFormatError(f"not a heap image: it does not begin with {MAGIC!r}")
+    if len(data) < _HEADER_SIZE:
+        raise ImageFormatError(f"a heap image cut short: it has {len(data)} bytes, its header alone {_HEADER_SIZE}")
+    header = FileHeader.from_buffer_copy(data)
+    if header.version != VERSION:
+        raise ImageFormatError(f"a heap image of version {header.version}; this lowheap reads version {VERSION}")
+    expected = _HEADER_SIZE + header.metadata_length + header.compressed_length
+    if len(data) != expected:
+        how = "cut short" if len(data) < expected else "with something behind it"
+        raise ImageFormatError(f"a heap image {how}: it has {len(data)} bytes, its header says {expected}")
+    payload = memoryview(data)[_HEADER_SIZE:]
+    if _checksum(data[:_CHECKSUM_START], payload) != bytes(header.checksum):
+        raise ImageFormatError("a damaged heap image: its SHA-256 is not what its header says")
+    if header.heap_length > HEAP_RESERVATION:
+        raise ImageFormatError(f"a heap of {header.heap_length} bytes; a heap has at most {HEAP_RESERVATION}")
+    heap = _decompress(payload[header.metadata_length :], header.heap_length)
+    try:
+        metadata = json.loads(bytes(payload[: header.metadata_length]).decode())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ImageFormatError(f"the metadata of the heap image is not JSON: {error}") from None
+    return _image(_Reader(metadata, "the metadata"), heap)
+
+
+def _checksum(start: bytes, payload: bytes | memoryview) -> bytes:
+    checksum = hashlib.sha256(start)
+    checksum.update(payload)
+    return checksum.digest()
+
+
+def _decompress(compressed: memoryview, length: int) -> bytes:
+    """Return the heap's bytes, and never make more of them than there should be."""
+    decompressor = zlib.decompressobj()
+    try:
+        heap = decompressor.decompress(compressed, length + 1)
+    except zlib.error as error:
+        raise ImageFormatError(f"the heap in the image cannot be decompressed: {error}") from None
+    if len(heap) != length or not decompressor.eof or decompressor.unused_data:
+        raise ImageFormatError(f"the heap in the image does not decompress to the {length} bytes that it should have")
+    return heap
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Metadata, there
+
+
+def _metadata(image: Image) -> dict[str, Any]:
+    return {
+        "source": image.source,
+        "types": [_type_record(each) for each in image.types.values()],
+        "control": None if image.control is None else dataclasses.asdict(image.control),
+        "roots": [dataclasses.asdict(root) for root in image.roots],
+        "host_data_ids": None if image.host_data_ids is None else sorted(image.host_data_ids),
+        "list_head": image.list_head,
+        "known": list(image.known),
+        "free": None if image.free is None else [[block.index, block.length] for block in image.free],
+    }
+
+
+def _type_record(image_type: ImageType) -> dict[str, Any]:
+    return dataclasses.asdict(image_type) | {"kind": image_type.kind.name}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Metadata, and back
+
+
+class _Reader:
+    """A JSON value that is read as what it should be; ImageFormatError, which names the place, when it is not."""
+
+    def __init__(self, value: Any, place: str) -> None:
+        self.value = value
+        self.place = place
+
+    def refuse(self, expected: str) -> ImageFormatError:
+        shown = repr(self.value)
+        return ImageFormatError(f"{self.place} is {shown if len(shown) <= 60 else shown[:57] + '...'}, not {expected}")
+
+    def member(self, name: str) -> _Reader:
+        if not isinstance(self.value, dict):
+            raise self.refuse("an object")
+        if name not in self.value:
+            raise ImageFormatError(f"{self.place} has no {name!r}")
+        return _Reader(self.value[name], f"{name} of {self.place}")
+
+    def items(self) -> Iterator[_Reader]:
+        if not isinstance(self.value, list):
+            raise self.refuse("an array")
+        for number, value in enumerate(self.value):
+            yield _Reader(value, f"item {number} of {self.place}")
+
+    def tuple(self, read: Callable[[_Reader], _T]) -> tuple[_T, ...]:
+        return tuple(read(item) for item in self.items())
+
+    def optional(self, read: Callable[[_Reader], _T]) -> _T | None:
+        return None if self.value is None else read(self)
+
+    def integer(self, limit: int) -> int:
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 <= self.value <= limit:
+            raise self.refuse(f"an integer from 0 to {limit}")
+        return self.value
+
+    def u32(self) -> int:
+        return self.integer(U32_MAX)
+
+    def boolean(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.refuse("true or false")
+        return self.value
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.refuse("a string")
+        return self.value
+
+    def choice(self, names: tuple[str, ...]) -> str:
+        if self.value not in names:  # a list or an object is in no tuple of strings, and needs no hash for that
+            raise self.refuse(f"one of {', '.join(names)}")
+        return self.text()
+
+
+def _image(reader: _Reader, heap: bytes) -> Image:
+    types = reader.member("types").tuple(_type)
+    control = reader.member("control").optional(_control)
+    if control is not None and control.bump != len(heap):
+        raise ImageFormatError(f"the image has {len(heap)} bytes of heap, and its bump pointer is {control.bump}")
+    by_index = {each.index: each for each in types}
+    if len(by_index) != len(types):
+        raise ImageFormatError("two types of the metadata have the same index")
+    host_data_ids = reader.member("host_data_ids").optional(lambda ids: frozenset(ids.tuple(_Reader.u32)))
+    return Image(
+        data=heap,
+        source=reader.member("source").text(),
+        types=by_index,
+        control=control,
+        roots=reader.member("roots").tuple(_root),
+        host_data_ids=host_data_ids,
+        list_head=reader.member("list_head").optional(_Reader.u32),
+        known=reader.member("known").tuple(_index),
+        free=reader.member("free").optional(lambda blocks: blocks.tuple(_free_block)),
+    )
+
+
+def _index(reader: _Reader) -> int:
+    index = reader.u32()
+    if index % BLOCK_ALIGN:
+        raise reader.refuse(f"a multiple of {BLOCK_ALIGN}")
+    return index
+
+
+def _free_block(reader: _Reader) -> Block:
+    numbers = reader.tuple(_Reader.u32)
+    if len(numbers) != 2:
+        raise reader.refuse("an index and a length")
+    return Block(*numbers, is_free=True)
+
+
+def _root(reader: _Reader) -> ImageRoot:
+    return ImageRoot(
+        reader.member("kind").choice(ROOT_KINDS),
+        reader.member("place").integer(_U64_MAX),
+        reader.member("reference").u32(),
+    )
+
+
+def _control(reader: _Reader) -> ImageControl:
+    integers = {
+        name: reader.member(name).integer((1 << (8 * getattr(VMHeapControl, name).size)) - 1)
+        for name in control_integers()
+    }
+    heads = reader.member("size_class_heads")
+    numbers = heads.tuple(_Reader.u32)
+    if len(numbers) != SIZE_CLASS_COUNT:
+        raise heads.refuse(f"{SIZE_CLASS_COUNT} references")
+    return ImageControl(**integers, size_class_heads=numbers, allocator=reader.member("allocator").text())
+
+
+def _type(reader: _Reader) -> ImageType:
+    index = reader.member("index").integer(EXTERNREF_TYPE_INDEX - 1)
+    kind = VMGcKind[reader.member("kind").choice(tuple(each.name for each in OBJECT_KINDS))]
+    fields = reader.member("fields").optional(lambda each: each.tuple(_field))
+    if fields is not None and kind is VMGcKind.ARRAY_REF and len(fields) != 1:
+        raise reader.member("fields").refuse("an array's element")
+    return ImageType(
+        index,
+        kind,
+        reader.member("size_or_elements_offset").u32(),
+        reader.member("element_size").integer(16),
+        reader.member("elements_are_traced").boolean(),
+        reader.member("traced_offsets").tuple(_Reader.u32),
+        reader.member("supertypes").tuple(_Reader.u32),
+        reader.member("name").optional(_Reader.text),
+        reader.member("definition").optional(_Reader.text),
+        fields,
+    )
+
+
+def _field(reader: _Reader) -> ImageField:
+    size = reader.member("size")
+    if size.integer(16) not in (1, 2, 4, 8, 16):
+        raise size.refuse("1, 2, 4, 8 or 16")
+    field = ImageField(
+        reader.member("name").optional(_Reader.text),
+        reader.member("storage").optional(_Reader.text),
+        reader.member("mutable").boolean(),
+        reader.member("offset").u32(),
+        size.integer(16),
+        reader.member("is_traced").boolean(),
+    )
+    if field.storage in ("f32", "f64") and field.size != int(field.storage[1:]) // 8:
+        raise size.refuse(f"that of an {field.storage}")
+    return field

@@ -1,0 +1,819 @@
+"""An image: the bytes of a heap at one moment, and what is needed to read them without the heap.
+
+There are two sorts of image, which differ in how objects are found.
+
+**Of a lowheap heap** (`Image.take`): the bytes from index 0 to the bump pointer, every block of which tells its length.
+Objects are found by a walk, and all that is found is certain.
+
+**Of a wasmtime heap** (`Image.from_wasmtime`): a copy of the whole mapping. wasmtime's free list is outside of the heap,
+and the memory of a freed object keeps its stale header, so nothing in the bytes says where a block ends. Where the free
+blocks are known, the rest can be walked. Else objects are found by following: first those that are known to be there,
+then, going up through the gaps between them, whatever looks like a header with a count above 0. A freed object is not
+mistaken for a live one that way, because its count reached 0 when it was freed; but old field data may by chance look
+like a header. So an object that was found is *confirmed* only when it is known, on the list, or referred to by another.
+
+Whatever the bytes hold, reading an image ends in a result or in HeapCorruptionError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lowheap.allocator import Block
+from lowheap.errors import HeapCorruptionError
+from lowheap.layout import (
+    ARRAY_HEADER_END,
+    ARRAY_LENGTH_OFFSET,
+    BLOCK_ALIGN,
+    CONTROL_UNCOUNTED,
+    EXTERNREF_TYPE_INDEX,
+    FIRST_INDEX,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    HEADER_SIZE,
+    KIND_MASK,
+    MAXIMUM_CAPACITY,
+    MINIMUM_OBJECT_BLOCK,
+    NULL,
+    OBJECT_KINDS,
+    REFERENCE_SIZE,
+    RESERVED_MASK,
+    TYPE_DATA_LIMIT,
+    TYPE_LIMIT,
+    FreeBlock,
+    GcArrayLayout,
+    GcTypeLayouts,
+    VMDrcArrayHeader,
+    VMDrcExnHeader,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMGcKind,
+    VMHeapControl,
+    VMTypeInfo,
+    block_length,
+    i31_get_s,
+    is_i31,
+    is_object,
+)
+from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
+
+_Data = TypeVar("_Data", bound=ctypes.Structure)
+
+_KIND_WORDS = frozenset(int(kind) for kind in OBJECT_KINDS)
+_KIND_LABELS = {
+    VMGcKind.EXTERN_REF: "externref",
+    VMGcKind.ARRAY_REF: "array",
+    VMGcKind.STRUCT_REF: "struct",
+    VMGcKind.EXN_REF: "exception",
+}
+_INTEGERS = frozenset({"i8", "i16", "i32", "i64"})
+_FLOATS = {"f32": "<f", "f64": "<d"}
+_I31_STORAGES = frozenset({"i31ref", "(ref i31)"})
+HOST_DATA_STORAGE = "host data"  # not a storage type of wasm's: the id in an externref, or in an exception's header
+TAG_STORAGE = "tag"
+
+
+def kind_label(kind: VMGcKind) -> str:
+    """Return what people call objects of a kind: struct, array, externref, exception."""
+    return _KIND_LABELS[kind]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Types
+
+
+@dataclass(frozen=True, slots=True)
+class ImageField:
+    """One field of a struct or exception, or an array's element: `offset` and `size` in bytes, from the object's start.
+
+    `storage` is the text format of its storage type, in the type indices of the image, or None where it is not known.
+    """
+
+    name: str | None
+    storage: str | None
+    mutable: bool
+    offset: int
+    size: int
+    is_traced: bool
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it holds a reference to a function: an id that only the store's function table understands."""
+        return self.is_reference and not self.is_traced and self.storage not in _I31_STORAGES
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it holds a reference of any sort, as far as is known."""
+        return self.is_traced or (self.storage is not None and ("ref" in self.storage))
+
+    @property
+    def is_opaque_id(self) -> bool:
+        """Whether its value is a number that some table outside of the heap gave out."""
+        return self.is_function or self.storage == HOST_DATA_STORAGE
+
+    def decode(self, data: bytes) -> int | float | bytes:
+        """Return the value of its bytes: signed integers, floats, raw references and ids, and bytes for a v128."""
+        if self.storage in _FLOATS:
+            return float(struct.unpack(_FLOATS[self.storage], data)[0])
+        if len(data) > 8:
+            return data
+        return int.from_bytes(data, "little", signed=self.storage in _INTEGERS)
+
+    def format(self, data: bytes) -> str:
+        """Return the value of its bytes as text: `-1`, `0.5`, `null`, `i31 7`, `0x40`, `func 3`."""
+        value = self.decode(data)
+        if isinstance(value, bytes):
+            return f"0x{value[::-1].hex()}"
+        if isinstance(value, float) or self.storage in _INTEGERS:
+            return repr(value)
+        if self.storage in (HOST_DATA_STORAGE, TAG_STORAGE):
+            return f"{self.storage} {value}"
+        if self.is_function:
+            return f"func {value}"
+        return format_reference(value) if self.is_reference else f"{value:#x}"
+
+
+def format_reference(reference: int) -> str:
+    """Return a raw reference as text: `null`, `i31 -3`, `0x40`."""
+    if reference == NULL:
+        return "null"
+    return f"i31 {i31_get_s(reference)}" if is_i31(reference) else f"{reference:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageType:
+    """One type, as the heap's type table has it, with names and storage types where a registry knew them.
+
+    `size_or_elements_offset` is the size of a struct or exception, or where an array's elements start, in bytes.
+    `traced_offsets` are a struct's or exception's; `elements_are_traced` is an array's. `supertypes` leads from the root
+    of the chain down to this type. `fields` are all slots behind the header in order (an array's only one is its
+    element), or None when only the type table is known.
+    """
+
+    index: int
+    kind: VMGcKind
+    size_or_elements_offset: int
+    element_size: int = 0
+    elements_are_traced: bool = False
+    traced_offsets: tuple[int, ...] = ()
+    supertypes: tuple[int, ...] = ()
+    name: str | None = None
+    definition: str | None = None
+    fields: tuple[ImageField, ...] | None = None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether its objects are arrays."""
+        return self.kind is VMGcKind.ARRAY_REF
+
+    @property
+    def label(self) -> str:
+        """What to call it: `$node`, `type 3`, `externref`."""
+        if self.index == EXTERNREF_TYPE_INDEX:
+            return "externref"
+        return f"type {self.index}" if self.name is None else f"${self.name}"
+
+    @property
+    def element(self) -> ImageField:
+        """An array's element; its `offset` is that of element 0."""
+        if self.fields:
+            return self.fields[0]
+        return ImageField(
+            None, None, True, self.size_or_elements_offset, self.element_size, is_traced=self.elements_are_traced
+        )
+
+    def object_size(self, length: int | None) -> int:
+        """Return the size in bytes of an object, of an array with so many elements."""
+        return self.size_or_elements_offset + self.element_size * (length or 0)
+
+    def labelled_fields(self) -> list[tuple[str, ImageField]]:
+        """Return the fields, each with its name or else its number; the tag in an exception's header is not counted."""
+        first = -len(_TAG_FIELDS) if self.kind is VMGcKind.EXN_REF else 0
+        return [
+            (str(number) if each.name is None else each.name, each) for number, each in enumerate(self.fields or (), first)
+        ]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """All that decides where things are in an object, without indices or names: equal for equal layouts."""
+        return (
+            self.kind,
+            self.size_or_elements_offset,
+            self.element_size,
+            self.elements_are_traced,
+            self.traced_offsets,
+        )
+
+
+def _u32_field(name: str, place: Any, storage: str) -> ImageField:
+    return ImageField(name, storage, False, place.offset, place.size, is_traced=False)
+
+
+EXTERNREF_TYPE = ImageType(
+    EXTERNREF_TYPE_INDEX,
+    VMGcKind.EXTERN_REF,
+    ctypes.sizeof(VMDrcExternRef),
+    name="externref",
+    fields=(_u32_field("host_data_id", VMDrcExternRef.host_data_id, HOST_DATA_STORAGE),),
+)
+_TAG_FIELDS = (
+    _u32_field("tag_instance", VMDrcExnHeader.tag_instance, TAG_STORAGE),
+    _u32_field("tag_defined", VMDrcExnHeader.tag_defined, TAG_STORAGE),
+)
+
+
+def image_types(control: VMHeapControl, registry: TypeRegistry) -> dict[int, ImageType]:
+    """Return the type table that a control block points to, with what the registry knows of each type."""
+    # A broken heap can be looked at too, so the counts are not trusted to be within the tables.
+    data = (ctypes.c_uint32 * min(control.type_data_length, TYPE_DATA_LIMIT)).from_address(control.type_data)
+    types = {}
+    for index in range(min(control.type_count, TYPE_LIMIT)):
+        info = VMTypeInfo.from_address(control.type_table + index * ctypes.sizeof(VMTypeInfo))
+        if info.kind not in _KIND_WORDS:
+            continue
+        kind = VMGcKind(info.kind)
+        is_array = kind is VMGcKind.ARRAY_REF
+        traced_start, display_start = info.traced_offsets_start, info.supertypes_start
+        image_type = ImageType(
+            index,
+            kind,
+            info.size_or_elements_offset,
+            info.element_size,
+            elements_are_traced=is_array and bool(info.traced_count),
+            traced_offsets=() if is_array else tuple(data[traced_start : traced_start + info.traced_count]),
+            supertypes=tuple(data[display_start : display_start + info.depth + 1]),
+        )
+        types[index] = with_names(image_type, registry) if index in registry else image_type
+    return types
+
+
+def with_names(image_type: ImageType, registry: TypeRegistry) -> ImageType:
+    """Return the type with its fields, storage types and names as the registry knows them."""
+    index, layouts = image_type.index, GcTypeLayouts()
+    composite = registry[index].composite
+    names: dict[int, str] = {}
+
+    def slot(storage: StorageType) -> tuple[int, bool]:
+        return storage_size(storage), registry.is_traced(storage)
+
+    storages: list[tuple[StorageType, bool]]
+    before: tuple[ImageField, ...] = ()
+    match composite:
+        case ArrayType(element):
+            storages = [(element.storage, element.mutable)]
+        case StructType(fields):
+            storages = [(each.storage, each.mutable) for each in fields]
+            names = registry.field_names(index)
+        case FuncType(params):
+            storages = [(param, False) for param in params]
+            before = _TAG_FIELDS
+    slots = [slot(storage) for storage, _ in storages]
+    if isinstance(composite, ArrayType):
+        array = layouts.array_layout(slots[0])
+        places = [(array.elements_offset, array.element_size, array.elements_are_traced)]
+    else:
+        is_struct = isinstance(composite, StructType)
+        layout = layouts.struct_layout(slots) if is_struct else layouts.exception_layout(slots)
+        assert not isinstance(layout, GcArrayLayout)
+        places = [(each.offset, each.size, each.is_traced) for each in layout.fields]
+    return dataclasses.replace(
+        image_type,
+        name=registry.type_name(index),
+        definition=str(registry[index]),
+        fields=before
+        + tuple(
+            ImageField(names.get(number), str(storage), mutable, *place)
+            for number, ((storage, mutable), place) in enumerate(zip(storages, places, strict=True))
+        ),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Control block, roots, objects
+
+
+@dataclass(frozen=True, slots=True)
+class ImageControl:
+    """The facts of a control block (`layout.VMHeapControl`, whose names these are), and the allocator's name."""
+
+    over_approximated_stack_roots: int
+    current_len: int
+    len_after_last_gc: int
+    dead_list: int
+    dead_externrefs: int
+    capacity: int
+    maximum: int
+    bump: int
+    bump_end: int
+    flags: int
+    phase: int
+    no_gc_count: int
+    epoch: int
+    objects_allocated: int
+    objects_freed: int
+    bytes_allocated: int
+    bytes_freed: int
+    live_bytes_after_last_collection: int
+    peak_live_bytes: int
+    collections: int
+    growths: int
+    coalescings: int
+    size_class_heads: tuple[int, ...]
+    allocator: str
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the heap counts references."""
+        return not self.flags & CONTROL_UNCOUNTED
+
+    @classmethod
+    def of(cls, control: VMHeapControl, allocator: str) -> ImageControl:
+        """Copy a control block."""
+        integers = {name: int(getattr(control, name)) for name in control_integers()}
+        return cls(**integers, size_class_heads=tuple(control.size_class_heads), allocator=allocator)
+
+
+def control_integers() -> list[str]:
+    """Return the names of an `ImageControl`'s fields that are plain integers."""
+    return [each.name for each in dataclasses.fields(ImageControl) if each.type in (int, "int")]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRoot:
+    """A root outside of the heap: its `kind` (`handle`, `slot` or `wasm stack`), its place, and what it refers to."""
+
+    kind: str
+    place: int
+    reference: int
+
+
+ROOT_KINDS = ("handle", "slot", "wasm stack")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageValue:
+    """One decoded field or element: what to call it, its value (see `ImageField.decode`), and its bytes."""
+
+    label: str
+    value: int | float | bytes
+    field: ImageField
+    data: bytes
+
+    def __str__(self) -> str:
+        """Return the value as text."""
+        return self.field.format(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObject:
+    """One object of an image. `size` is in bytes, unrounded; `length` is an array's number of elements, else None.
+
+    `is_confirmed` is False only for an object of a wasmtime image that merely looks like one.
+    """
+
+    index: int
+    kind_and_reserved: int
+    type_index: int
+    ref_count: int
+    next: int
+    size: int
+    length: int | None
+    is_confirmed: bool = field(default=True, compare=False)
+    image: Image | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def kind(self) -> VMGcKind:
+        """The kind of object."""
+        return VMGcKind(self.kind_and_reserved & KIND_MASK)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it says that it is on the over-approximated list."""
+        return bool(self.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a collection has marked it."""
+        return bool(self.kind_and_reserved & HEADER_MARK_BIT)
+
+    @property
+    def block_length(self) -> int:
+        """Bytes of its block."""
+        return block_length(self.size)
+
+    @property
+    def type(self) -> ImageType | None:
+        """Its type, or None where the image does not know it."""
+        return self._image.type_of(self)
+
+    @property
+    def label(self) -> str:
+        """What to call its type: `$node`, `type 3`, `externref`."""
+        known = self.type
+        return f"type {self.type_index}" if known is None else known.label
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes, header included."""
+        return self._image.data[self.index : self.index + self.size]
+
+    def fields(self) -> list[ImageValue]:
+        """Return its decoded fields; none for an array, or where they are not known."""
+        known = self.type
+        if known is None or known.is_array:
+            return []
+        return [self._value(label, each, each.offset) for label, each in known.labelled_fields()]
+
+    def elements(self) -> Iterator[ImageValue]:
+        """Yield its decoded elements; none when it is not an array, or where its type is not known."""
+        known = self.type
+        if known is None or not known.is_array:
+            return
+        element = known.element
+        for number in range(self.length or 0):
+            yield self._value(str(number), element, element.offset + number * element.size)
+
+    def references(self) -> list[int]:
+        """Return the references that it holds to other objects, in the order of its slots.
+
+        Where its type is not known these are all words that could be one, null and i31 left out.
+        """
+        return [value for value in self._image.traced_slots(self) if is_object(value)]
+
+    def _value(self, label: str, place: ImageField, offset: int) -> ImageValue:
+        data = self._image.slice(self.index + offset, place.size)
+        return ImageValue(label, place.decode(data), place, data)
+
+    @property
+    def _image(self) -> Image:
+        assert self.image is not None, "an object that an image made knows its image"
+        return self.image
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The image
+
+
+@dataclass(frozen=True)
+class Image:
+    """A heap at one moment. `data` begins at index 0; all indices are offsets in it.
+
+    `source` says what it was taken from, in words. `control` is None for a wasmtime heap, of which only the mapping is
+    known; then `free` may hold its free blocks, `known` indices at which there certainly are objects, and `list_head`
+    the head of the list. `host_data_ids` are those that were in use, None when not known.
+    """
+
+    data: bytes
+    source: str = "lowheap"
+    types: Mapping[int, ImageType] = field(default_factory=dict)
+    control: ImageControl | None = None
+    roots: tuple[ImageRoot, ...] = ()
+    host_data_ids: frozenset[int] | None = None
+    list_head: int | None = None
+    known: tuple[int, ...] = ()
+    free: tuple[Block, ...] | None = None
+
+    @classmethod
+    def take(
+        cls,
+        control: VMHeapControl,
+        read: Callable[[int, int], bytes],
+        types: TypeRegistry,
+        *,
+        allocator: str,
+        roots: Iterable[ImageRoot],
+        knows_host_data: Callable[[int], bool],
+        source: str = "lowheap",
+    ) -> Image:
+        """Copy a heap: `read(offset, length)` gives its bytes, `control` says how many and points to the type table."""
+        image = cls(
+            data=read(0, control.bump),
+            source=source,
+            types=image_types(control, types),
+            control=ImageControl.of(control, allocator),
+            roots=tuple(roots),
+            list_head=control.over_approximated_stack_roots,
+        )
+        return dataclasses.replace(image, host_data_ids=frozenset(filter(knows_host_data, image._host_data_ids_held())))
+
+    @classmethod
+    def from_wasmtime(
+        cls,
+        data: bytes,
+        *,
+        source: str = "wasmtime",
+        types: Mapping[int, ImageType] | None = None,
+        free_blocks: Iterable[tuple[int, int]] | None = None,
+        known: Iterable[int] = (),
+        list_head: int | None = None,
+    ) -> Image:
+        """Make an image of the bytes of a wasmtime heap's mapping, releases 37 to 45.
+
+        `types` are by wasmtime's type indices; where they are not known, `with_types_of` takes them from an image of
+        the same program in lowheap. `free_blocks`, as (index, length), and `known`, indices of objects, say what the
+        bytes cannot. ValueError for data that cannot be a heap, and for an index that cannot be an object's.
+        """
+        if len(data) > MAXIMUM_CAPACITY + BLOCK_ALIGN:
+            raise ValueError(f"a heap has at most {MAXIMUM_CAPACITY + BLOCK_ALIGN} bytes; these are {len(data)}")
+        known = tuple(known)
+        for index in known:
+            if index % BLOCK_ALIGN or not FIRST_INDEX <= index <= len(data) - HEADER_SIZE:
+                raise ValueError(f"{index:#x} is not an index in a heap of {len(data):#x} bytes, or not one of a block")
+        free = None if free_blocks is None else tuple(Block(*block, is_free=True) for block in sorted(free_blocks))
+        return cls(bytes(data), source, dict(types or {}), known=known, free=free, list_head=list_head)
+
+    # Files
+
+    def to_bytes(self) -> bytes:
+        """Return the image in its file format (`snapshot/file.py`)."""
+        from lowheap.snapshot import file
+
+        return file.pack(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Image:
+        """Read the file format. ImageFormatError, which says why, for anything that is not an image."""
+        from lowheap.snapshot import file
+
+        return file.unpack(data)
+
+    def save(self, path: str | Path) -> None:
+        """Write the image to a file."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Image:
+        """Read a file. ImageFormatError, which names it, when it does not hold an image; OSError as usual."""
+        from lowheap.snapshot import file
+
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except file.ImageFormatError as error:
+            raise file.ImageFormatError(f"{path}: {error}") from None
+
+    # Reading bytes
+
+    def slice(self, index: int, length: int) -> bytes:
+        """Return `length` bytes at `index`. HeapCorruptionError when they are not all in the image."""
+        found = self.data[index : index + length]
+        if index < 0 or len(found) != length:
+            raise HeapCorruptionError([f"{length} bytes at {index:#x} are beyond the heap's end, {len(self.data):#x}"])
+        return found
+
+    def _view(self, data: type[_Data], index: int) -> _Data:
+        """A copy of the structure at an index."""
+        return data.from_buffer_copy(self.slice(index, ctypes.sizeof(data)))
+
+    # Objects
+
+    @property
+    def is_walkable(self) -> bool:
+        """Whether every block can be told, free or live, so that all that is found is certain."""
+        return self.control is not None or self.free is not None
+
+    @property
+    def end(self) -> int:
+        """Where the blocks end: the bump pointer, or the capacity of a wasmtime heap, rounded down to a block."""
+        return len(self.data) & -BLOCK_ALIGN
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield every block in address order; of an image that cannot be walked, those of the objects that are found.
+
+        HeapCorruptionError where a block does not lead to the next.
+        """
+        if not self.is_walkable:
+            for found in self._followed.values():
+                yield Block(found.index, found.block_length, is_free=False)
+            return
+        given = None if self.free is None else {block.index: block.length for block in self.free}
+        index = FIRST_INDEX
+        while index < self.end:
+            if given is None:
+                block = self._view(FreeBlock, index)
+                is_free, length = block.kind_and_reserved == 0, block.length
+            else:
+                is_free, length = index in given, given.get(index, 0)
+            least = BLOCK_ALIGN
+            if not is_free:
+                length, least = block_length(self._object_size(index)), MINIMUM_OBJECT_BLOCK
+            if length < least or length % BLOCK_ALIGN or index + length > self.end:
+                what = "free block" if is_free else "object"
+                raise HeapCorruptionError(
+                    [f"{what} at {index:#x} claims {length} bytes; the blocks end at {self.end:#x}"]
+                )
+            yield Block(index, length, is_free)
+            index += length
+
+    def _object_size(self, index: int) -> int:
+        return self._view(VMDrcHeader, index).object_size
+
+    def free_blocks(self) -> list[Block]:
+        """Return the free blocks in address order; none where they are not known. Raises as `blocks`."""
+        return [block for block in self.blocks() if block.is_free]
+
+    def objects(self) -> Iterator[ImageObject]:
+        """Yield every live object in address order. HeapCorruptionError where a walk cannot go on."""
+        if self.is_walkable:
+            for block in self.blocks():
+                if not block.is_free:
+                    yield self.object_at(block.index)
+        else:
+            yield from self._followed.values()
+
+    def object_at(self, index: int) -> ImageObject:
+        """Return the object at an index. HeapCorruptionError when there is no header of any kind."""
+        found = self._header_at(index)
+        if found is None:
+            raise HeapCorruptionError([f"{index:#x} does not name an object of this image: no header is there"])
+        return found
+
+    def type_of(self, found: ImageObject) -> ImageType | None:
+        """Return an object's type, or None where the image does not know it."""
+        if found.type_index == EXTERNREF_TYPE_INDEX:
+            return EXTERNREF_TYPE if found.kind is VMGcKind.EXTERN_REF else None
+        known = self.types.get(found.type_index)
+        return known if known is not None and known.kind is found.kind else None
+
+    def traced_slots(self, found: ImageObject) -> Sequence[int]:
+        """Return the values of an object's traced slots, null and i31 among them.
+
+        Where the type is not known: all words behind the header that could be a reference to an object that was found.
+        """
+        known = self.type_of(found)
+        if known is None:
+            return [word for word in self._words_in(found) if word != found.index and self._could_be_object(word)]
+        if not known.is_array:
+            return [self._words(found.index + offset, 1)[0] for offset in known.traced_offsets]
+        if not known.elements_are_traced:
+            return ()
+        return self._words(found.index + known.size_or_elements_offset, found.length or 0)
+
+    def over_approximated_list(self) -> list[int]:
+        """Return the references on the over-approximated list, the latest first.
+
+        In a wasmtime image whose list head is not known, it is the listed object to which no other listed one leads.
+        HeapCorruptionError when the list is cyclic, leads to what is no object, or cannot be told.
+        """
+        head = self._derived_list_head() if self.list_head is None else self.list_head
+        chain: list[int] = []
+        seen: set[int] = set()
+        while head != NULL:
+            if head in seen:
+                raise HeapCorruptionError([f"the over-approximated list comes back to {head:#x}"])
+            found = self._header_at(head)
+            if found is None:
+                raise HeapCorruptionError([f"the over-approximated list leads to {head:#x}, where no object starts"])
+            seen.add(head)
+            chain.append(head)
+            head = found.next
+        return chain
+
+    # What `objects` of an image rests on that cannot be walked
+
+    @cached_property
+    def _followed(self) -> dict[int, ImageObject]:
+        """The objects of an image that cannot be walked, in address order; see the module's docstring."""
+        found = {index: header for index in self.known if (header := self._header_at(index)) is not None}
+        gaps, start = [], FIRST_INDEX
+        for index in sorted(found):
+            gaps.append((start, index))
+            length = found[index].block_length if self._is_sound(found[index]) else MINIMUM_OBJECT_BLOCK
+            start = max(start, index + length)
+        gaps.append((start, self.end))
+        for start, end in gaps:
+            found.update(self._scan(start, end))
+        confirmed = {*self.known, *self._confirmed_by_list(found)}
+        for holder in filter(self._is_sound, found.values()):
+            slots = self._words_in(holder) if holder.type is None else self.traced_slots(holder)
+            confirmed.update(slot for slot in slots if slot != holder.index)
+        return {
+            index: dataclasses.replace(found[index], is_confirmed=index in confirmed) for index in sorted(found)
+        }
+
+    def _scan(self, start: int, end: int) -> Iterator[tuple[int, ImageObject]]:
+        """Yield what looks like a live object between two indices, from below, looking behind each for the next."""
+        words = memoryview(self.data)[: self.end].cast("I")
+        index = start
+        while index + MINIMUM_OBJECT_BLOCK <= end:
+            if words[index // 4] & KIND_MASK in _KIND_WORDS:
+                found = self._header_at(index)
+                if found is not None and index + found.block_length <= end and self._is_sound(found):
+                    yield index, found
+                    index += found.block_length
+                    continue
+            index += BLOCK_ALIGN
+
+    def _is_sound(self, found: ImageObject) -> bool:
+        """Whether a header can be a live object's: it agrees with itself, and with its type where that is known."""
+        if found.ref_count == 0 or found.index + found.block_length > self.end:
+            return False
+        if found.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
+            return False
+        if found.ref_count >> 32 or found.next % BLOCK_ALIGN or found.next >= len(self.data):
+            return False
+        if (found.type_index == EXTERNREF_TYPE_INDEX) != (found.kind is VMGcKind.EXTERN_REF):
+            return False
+        known = self.types.get(found.type_index)
+        if found.kind is VMGcKind.EXTERN_REF:
+            return found.size == EXTERNREF_TYPE.size_or_elements_offset
+        if known is not None:
+            return known.kind is found.kind and found.size == known.object_size(found.length)
+        least = {VMGcKind.ARRAY_REF: ARRAY_HEADER_END, VMGcKind.EXN_REF: ctypes.sizeof(VMDrcExnHeader)}
+        return found.size >= least.get(found.kind, HEADER_SIZE)
+
+    def _confirmed_by_list(self, found: Mapping[int, ImageObject]) -> list[int]:
+        """The objects on the list, if it can be told."""
+        try:
+            head = self.list_head if self.list_head is not None else _head_of_chain(found.values())
+        except HeapCorruptionError:
+            return []
+        chain: list[int] = []
+        while head in found and len(chain) < len(found):
+            chain.append(head)
+            head = found[head].next
+        return chain
+
+    def _derived_list_head(self) -> int:
+        return _head_of_chain(self.objects())
+
+    def _could_be_object(self, word: int) -> bool:
+        if self.is_walkable:
+            return word in self._object_indices
+        return word in self._followed
+
+    @cached_property
+    def _object_indices(self) -> frozenset[int]:
+        return frozenset(block.index for block in self.blocks() if not block.is_free)
+
+    # Pieces
+
+    def _header_at(self, index: int) -> ImageObject | None:
+        """The header at an index, read as it is; None where there can be none."""
+        if index % BLOCK_ALIGN or not FIRST_INDEX <= index <= len(self.data) - HEADER_SIZE:
+            return None
+        header = self._view(VMDrcHeader, index)
+        kind = header.kind_and_reserved & KIND_MASK
+        if kind not in _KIND_WORDS:
+            return None
+        length = None
+        if kind == VMGcKind.ARRAY_REF:
+            if index + ARRAY_HEADER_END > len(self.data):
+                return None
+            length = self._words(index + ARRAY_LENGTH_OFFSET, 1)[0]
+        return ImageObject(
+            index,
+            header.kind_and_reserved,
+            header.type_index,
+            header.ref_count,
+            header.next_over_approximated_stack_root,
+            header.object_size,
+            length,
+            image=self,
+        )
+
+    def _words(self, index: int, count: int) -> Sequence[int]:
+        return memoryview(self.slice(index, max(0, count) * REFERENCE_SIZE)).cast("I")
+
+    def _words_in(self, found: ImageObject) -> Sequence[int]:
+        return self._words(found.index + HEADER_SIZE, (found.size - HEADER_SIZE) // REFERENCE_SIZE)
+
+    def _host_data_ids_held(self) -> Iterator[int]:
+        """The host-data ids in the image's externrefs, as far as a walk goes."""
+        try:
+            for found in self.objects():
+                if found.kind is VMGcKind.EXTERN_REF:
+                    yield self._view(VMDrcExternRef, found.index).host_data_id
+        except HeapCorruptionError:
+            return  # an image of a broken heap is an image all the same; inspecting it tells
+
+
+def _head_of_chain(objects: Iterable[ImageObject]) -> int:
+    """Return the listed object to which no other listed one leads. HeapCorruptionError when that is not one chain."""
+    listed = {found.index: found.next for found in objects if found.is_listed}
+    heads = listed.keys() - set(listed.values())
+    if not listed:
+        return NULL
+    if len(heads) != 1:
+        shown = ", ".join(f"{index:#x}" for index in sorted(heads)[:8]) or "none"
+        raise HeapCorruptionError(
+            [f"the order of the list cannot be told: of {len(listed)} listed objects these could be the first: {shown}"]
+        )
+    head = next(iter(heads))
+    length, index = 0, head
+    while index in listed and length < len(listed):
+        index, length = listed[index], length + 1
+    if length != len(listed) or index != NULL:
+        raise HeapCorruptionError(
+            [f"the order of the list cannot be told: from {head:#x} it leads to {length} of {len(listed)} objects"]
+        )
+    return head
+
+
+assert ctypes.sizeof(VMDrcArrayHeader) >= ARRAY_HEADER_END

@@ -1,0 +1,713 @@
+"""The `lowheap` command: results, figures, messages, exit statuses. Whatever goes wrong, nobody sees a traceback."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import wasmtime
+from example_programs import EXAMPLES, Example
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lowheap as lh
+from lowheap import cli
+from lowheap.types import ANYREF, EXTERNREF, F32, F64, I31REF, I32, I64, V128
+
+ROOT = Path(__file__).resolve().parent.parent
+TREES = str(ROOT / "examples" / "binary_trees.wat")
+
+ECHO = """
+(module
+  (func (export "echo") (param i32 i64 f32 f64 i31ref anyref externref funcref)
+    (result i32 i64 f32 f64 i31ref anyref externref funcref)
+    (local.get 0) (local.get 1) (local.get 2) (local.get 3)
+    (local.get 4) (local.get 5) (local.get 6) (local.get 7)))
+"""
+
+NUMBERS = """
+(module
+  (type $pair (struct (field i32) (field f64)))
+  (type $bytes (array (mut i8)))
+  (global (export "counter") (mut i32) (i32.const 0))
+  (func $nothing (export "nothing"))
+  (elem declare func $nothing)
+  (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+  (func (export "divide") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1)))
+  (func (export "double") (param f64) (result f64) (local.get 0))
+  (func (export "strict") (param (ref any)))
+  (func (export "small") (param (ref i31)) (result i32) (i31.get_s (local.get 0)))
+  (func (export "") (result i32) (i32.const 7))
+  (func (export "references") (result (ref $pair) (ref $bytes) i31ref funcref structref)
+    (struct.new_default $pair)
+    (array.new_default $bytes (i32.const 3))
+    (ref.i31 (i32.const -5))
+    (ref.func $nothing)
+    (ref.null struct))
+  (func $forever (export "forever") (result i32) (i32.add (call $forever) (i32.const 1))))
+"""
+
+KEEPERS = """
+(module
+  (type $cell (struct (field $next (mut (ref null $cell)))))
+  (global $kept (mut (ref null $cell)) (ref.null $cell))
+  (func (export "keep") (global.set $kept (struct.new $cell (struct.new_default $cell))))
+  (func (export "cycle") (local $a (ref null $cell))
+    (local.set $a (struct.new_default $cell))
+    (struct.set $cell $next (local.get $a) (local.get $a)))
+  (func (export "both")
+    (local $a (ref null $cell))
+    (local.set $a (struct.new_default $cell))
+    (struct.set $cell $next (local.get $a) (struct.new $cell (local.get $a)))
+    (global.set $kept (struct.new_default $cell))))
+"""
+
+
+class Ran:
+    """How a run of the command ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    def __repr__(self) -> str:
+        return f"status {self.status}\n--- out\n{self.out}\n--- err\n{self.err}"
+
+
+@pytest.fixture
+def lowheap(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command in this process."""
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        status = cli.execute(arguments)
+        out, err = capsys.readouterr()
+        return Ran(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., str]:
+    """Write a program to a file, and return its path."""
+
+    def write(text: str | bytes, name: str = "program.wat") -> str:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """An environment in which `python -m lowheap` finds this checkout from anywhere."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **changes}
+
+
+COMMAND = (sys.executable, "-m", "lowheap")
+
+
+def spawn(*arguments: str, **options: object) -> Ran:
+    """Run the command in a process of its own."""
+    settings: dict[str, object] = {"env": environment(), "capture_output": True, "text": True, "timeout": 60}
+    settings.update(options)
+    done = subprocess.run([*COMMAND, *arguments], **settings)  # type: ignore[call-overload]
+    return Ran(done.returncode, done.stdout or "", done.stderr or "")
+
+
+def failed(ran: Ran, status: int, *parts: str, label: str = "error") -> bool:
+    """Check that a run ended in one message that has these parts, and in nothing else."""
+    assert ran.status == status, ran
+    assert ran.out == "", ran
+    assert ran.err.startswith(f"lowheap: {label}: "), ran
+    assert ran.err.count("lowheap: ") == 1, ran
+    assert "Traceback" not in ran.err, ran
+    for part in parts:
+        assert part in ran.err, (part, ran)
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+def test_a_result_is_all_that_goes_to_standard_output(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2")
+    assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", TREES, "--invoke", "run", "2", "3", "--verify"],
+        ["run", "--verify", "--invoke=run", TREES, "2", "3"],
+        ["run", TREES, "2", "--invoke", "run", "--verify", "3"],
+        ["run", "--invoke", "run", "--verify", "--", TREES, "2", "3"],
+    ],
+)
+def test_options_may_stand_anywhere(lowheap: Callable[..., Ran], arguments: list[str]) -> None:
+    ran = lowheap(*arguments)
+    assert (ran.status, ran.out, ran.err) == (0, "21\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-1", "2"], "1"),
+        (["-1", "-2"], "-3"),
+        (["--", "-1", "-2"], "-3"),
+        (["-2147483648", "0"], "-2147483648"),
+        (["4294967295", "0"], "-1"),
+        (["0xffffffff", "0x0"], "-1"),
+        (["-0x80000000", "+1"], "-2147483647"),
+        (["007", "0"], "7"),
+    ],
+)
+def test_integers_of_either_sign(
+    lowheap: Callable[..., Ran], program: Callable[..., str], arguments: list[str], expected: str
+) -> None:
+    ran = lowheap("run", program(NUMBERS), "--invoke", "add", *arguments)
+    assert (ran.status, ran.out, ran.err) == (0, f"{expected}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("-0", "-0.0"), ("-inf", "-inf"), ("NaN", "nan"), ("-.5", "-0.5"), ("1e999", "inf"), ("0x1.8p1", "3.0")],
+)
+def test_floats_of_every_form(
+    lowheap: Callable[..., Ran], program: Callable[..., str], text: str, expected: str
+) -> None:
+    ran = lowheap("run", program(NUMBERS), "--invoke", "double", text)
+    assert (ran.status, ran.out, ran.err) == (0, f"{expected}\n", "")
+
+
+def test_every_type_of_value_goes_in_and_out(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    given = ["-7", "0x7fffffffffffffff", "0.1", "0.1", "-1073741824", "null", "null", "null"]
+    ran = lowheap("run", program(ECHO), "--invoke", "echo", *given)
+    expected = ["-7", "9223372036854775807", "0.1", "0.1", "I31(-1073741824)", "null", "null", "null"]
+    assert (ran.status, ran.out.splitlines(), ran.err) == (0, expected, "")
+
+
+def test_references_are_shown(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    ran = lowheap("run", program(NUMBERS), "--invoke", "references", "--stats")
+    struct_line, array_line, *others = ran.out.splitlines()
+    assert re.fullmatch(r"<Struct \$pair at 0x[0-9a-f]+>", struct_line)
+    assert re.fullmatch(r"<Array \$bytes of 3 at 0x[0-9a-f]+>", array_line)
+    assert others == ["I31(-5)", "<Func nothing (func)>", "null"]
+    assert figures(ran)["objects live after a last collection"] == "0", "the results' handles are dropped"
+
+
+def test_no_result_prints_nothing(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    assert repr(lowheap("run", program(NUMBERS), "--invoke", "nothing")) == repr(Ran(0, "", ""))
+
+
+def test_an_export_may_have_an_empty_name(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    assert lowheap("run", program(NUMBERS), "--invoke", "").out == "7\n"
+
+
+def test_a_binary_and_standard_input(
+    lowheap: Callable[..., Ran], program: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = bytes(wasmtime.wat2wasm(NUMBERS))
+    assert lowheap("run", program(binary, "misnamed.wat"), "--invoke", "add", "1", "2").out == "3\n"
+    for contents in (binary, NUMBERS.encode()):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(contents)))
+        assert lowheap("run", "-", "--invoke", "add", "1", "2").out == "3\n"
+
+
+# The last row of each program; test_examples.py runs them all.
+RUNNABLE = {example.name: example for example in EXAMPLES if example.imports is None and not example.large}.values()
+
+
+@pytest.mark.parametrize("example", RUNNABLE, ids=str)
+def test_the_examples(lowheap: Callable[..., Ran], example: Example) -> None:
+    arguments = ["run", str(example.path), *map(str, example.args), "--invoke", example.export, "--verify"]
+    ran = lowheap(*arguments)
+    assert (ran.status, ran.out.split(), ran.err) == (0, [str(value) for value in example.expected], "")
+
+
+@pytest.mark.parametrize("level", ["0", "1", "2", "3"])
+@pytest.mark.parametrize("barriers", ["drc", "outlined", "null"])
+def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str, level: str) -> None:
+    options = ["--barriers", barriers, "--opt-level", level, "--collect-every", "1", "--runtime", "python"]
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", *options, "--initial-heap", "1K", "--max-heap", "0x10000")
+    assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Values, against C's own conversions
+
+
+@given(st.integers(-(1 << 31), (1 << 32) - 1), st.booleans())
+def test_i32_is_read_as_python_reads_it(value: int, in_hexadecimal: bool) -> None:
+    assert cli.parse_value(I32, hex(value) if in_hexadecimal else str(value)) == value
+
+
+@given(st.integers(-(1 << 70), 1 << 70))
+def test_integers_out_of_range_are_refused(value: int) -> None:
+    for type, least, greatest in ((I32, -(1 << 31), 1 << 32), (I64, -(1 << 63), 1 << 64)):
+        if least <= value < greatest:
+            assert cli.parse_value(type, str(value)) == value
+        else:
+            with pytest.raises(ValueError, match=str(least)):
+                cli.parse_value(type, str(value))
+
+
+@given(st.floats(width=64))
+def test_f64_comes_back_as_itself(value: float) -> None:
+    again = cli.parse_value(F64, cli.format_value(F64, value))
+    assert (math.isnan(value) and math.isnan(again)) or struct.pack("d", again) == struct.pack("d", value)
+
+
+@given(st.floats(width=32))
+def test_f32_comes_back_as_itself_in_its_shortest_form(value: float) -> None:
+    text = cli.format_value(F32, value)
+    again = cli.parse_value(F32, text)
+    assert (math.isnan(value) and math.isnan(again)) or struct.pack("f", again) == struct.pack("f", value)
+    assert len(text) <= len(repr(value))
+
+
+@given(st.integers(0x0080_0000, 0x7F7F_FFFE), st.integers(-1000, 1000))
+def test_f32_is_rounded_once(bits: int, nudge: int) -> None:
+    """A decimal so near to the middle of two floats that a double does not tell them apart."""
+    low, high = (Fraction(struct.unpack("f", struct.pack("I", bits + up))[0]) for up in (0, 1))
+    middle = (low + high) / 2 * (1 + Fraction(nudge, 10**25))
+    # Exact in decimal, because every factor of the denominator is 2 or 5.
+    shift = 0
+    while (middle * 10**shift).denominator != 1:
+        shift += 1
+    parsed = Fraction(cli.parse_value(F32, f"{(middle * 10**shift).numerator}e-{shift}"))
+    assert parsed in (low, high)
+    assert abs(parsed - middle) <= min(abs(low - middle), abs(high - middle))
+
+
+@pytest.mark.parametrize(
+    ("type", "text"),
+    [
+        (I32, ""), (I32, " 1"), (I32, "1 "), (I32, "1.0"), (I32, "1_000"), (I32, "0b1"), (I32, "0x"), (I32, "٣"),
+        (I32, "--1"), (I32, "one"), (I32, "9" * 5000), (I64, "0x1" + "0" * 16), (I64, "1\n"),
+        (F32, ""), (F32, "."), (F32, "1_0.0"), (F32, "1e"), (F64, "١"), (F64, "in"), (F64, "nan:0x1"), (F64, "1,5"),
+        (F64, " 1"), (F64, "1\n"),
+        (I31REF, "1073741824000"), (I31REF, "-1073741825"), (I31REF, "1.5"), (I31REF, "nil"),
+        (ANYREF, "1"), (ANYREF, ""), (EXTERNREF, "'x'"), (EXTERNREF, "Null"),
+        (lh.RefType(False, ANYREF.heap_type), "null"), (lh.RefType(False, I31REF.heap_type), "null"), (V128, "0"),
+    ],
+)  # fmt: skip
+def test_what_is_no_value_is_refused(type: object, text: str) -> None:
+    with pytest.raises(ValueError, match=r"written here|write a"):
+        cli.parse_value(type, text)  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def figures(ran: Ran) -> dict[str, str]:
+    """The rows of the table on standard error."""
+    rows = re.findall(r"^[│|] (.*?) +[│|] +(.*?) [│|]$", ran.err, re.MULTILINE)
+    return dict(rows)
+
+
+def test_figures(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "4", "--stats", "--collect-every", "10", "--verify")
+    assert (ran.status, ran.out) == (0, "60\n")
+    rows = figures(ran)
+    expected = {
+        "barriers": "drc",
+        "runtime": "python",
+        "allocator": "segregated-fit",
+        "optimisation level": "2",
+        "objects allocated": "60",
+        "objects freed": "60",
+        "objects live after a last collection": "0",
+        "collections before the last": "6",
+        "heap capacity in bytes": "65,536",
+        "heap growths": "0",
+        "heap verified": "yes",
+    }
+    assert {name: rows.get(name) for name in expected} == expected
+    assert rows["list length before and after the last"].endswith(" and 0")
+    assert int(rows["peak live bytes"]) >= 15 * 32, "the nodes of one tree"
+    for name in ("compile time", "instantiation time", "run time"):
+        assert re.fullmatch(r"[0-9,]+\.[0-9] ms", rows[name])
+    assert "lowheap:" not in ran.err, "nothing is live, so nothing is to be said"
+
+
+def test_figures_of_a_heap_that_grows(lowheap: Callable[..., Ran]) -> None:
+    rows = figures(lowheap("run", TREES, "--invoke", "run", "7", "1", "--stats", "--initial-heap", "1KiB"))
+    assert int(rows["peak live bytes"].replace(",", "")) == 255 * 32
+    assert int(rows["heap capacity in bytes"].replace(",", "")) >= 255 * 32
+    assert int(rows["heap growths"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("export", "live", "saying"),
+    [
+        ("keep", "2", "2 objects are live after a last collection: 2 reachable from globals\n"),
+        ("cycle", "1", "1 object is live after a last collection: 1 from no root, which only reference cycles keep"),
+        ("both", "3", "3 objects are live after a last collection: 1 reachable from globals, 2 from no root, which"),
+    ],
+)
+def test_what_is_still_live_is_said(
+    lowheap: Callable[..., Ran], program: Callable[..., str], export: str, live: str, saying: str
+) -> None:
+    ran = lowheap("run", program(KEEPERS), "--invoke", export, "--stats", "--verify")
+    assert ran.status == 0
+    assert figures(ran)["objects live after a last collection"] == live
+    assert f"lowheap: {saying}" in ran.err
+
+
+def test_barriers_that_do_not_count_free_nothing(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--stats", "--barriers", "null", "--verify")
+    assert (ran.status, ran.out) == (0, "30\n")
+    assert figures(ran)["objects freed"] == "0"
+    assert "30 objects are live after a last collection: code with these barriers does not count" in ran.err
+
+
+def test_figures_in_a_narrow_terminal_and_without_unicode() -> None:
+    ran = spawn(
+        "run", TREES, "--invoke", "run", "3", "2", "--stats", env=environment(COLUMNS="30", PYTHONIOENCODING="ascii")
+    )
+    assert (ran.status, ran.out) == (0, "30\n")
+    assert "Traceback" not in ran.err
+
+
+def test_logging(lowheap: Callable[..., Ran]) -> None:
+    quiet = lowheap("run", TREES, "--invoke", "run", "1", "1")
+    traced = lowheap("run", TREES, "--invoke", "run", "1", "1", "--log-level", "TRACE")
+    assert quiet.err == ""
+    assert traced.out == quiet.out == "3\n"
+    assert traced.err.count("lowheap.heap: new object") == 3
+    assert lowheap("run", TREES, "--invoke", "run", "1", "1").err == "", "logging ends with the command"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Traps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["divide", "1", "0"], "integer divide by zero"),
+        (["divide", "-2147483648", "-1"], "integer overflow"),
+        (["forever"], "call stack exhausted"),
+    ],
+)
+def test_a_trap(lowheap: Callable[..., Ran], program: Callable[..., str], arguments: list[str], message: str) -> None:
+    ran = lowheap("run", program(NUMBERS), "--invoke", *arguments, "--verify")
+    assert failed(ran, 3, f"lowheap: trap: {message}", label="trap")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_trap_when_the_heap_is_full_and_its_figures(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "12", "1", "--max-heap", "4K")
+    assert failed(ran, 3, "lowheap: trap: GC heap out of memory: ", " 4096 ", label="trap")
+    ran = lowheap("run", TREES, "--invoke", "run", "12", "1", "--max-heap", "4K", "--stats", "--verify")
+    assert (ran.status, ran.out) == (3, "")
+    assert figures(ran)["heap capacity in bytes"] == "4,096"
+    assert figures(ran)["objects live after a last collection"] == "0", "frames that a trap left hold nothing"
+
+
+def test_a_trap_in_the_start_function(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    path = program('(module (func $go (export "go") unreachable) (start $go))')
+    assert failed(lowheap("run", path, "--invoke", "go"), 3, "unreachable", label="trap")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Errors: one message each
+
+
+def test_help_and_version(lowheap: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = lowheap("--help")
+    assert (ran.status, ran.err) == (0, "")
+    assert re.search(r"^  run  ", ran.out, re.MULTILINE)
+    ran = lowheap("run", "--help")
+    assert (ran.status, ran.err) == (0, "")
+    for word in (
+        "--invoke EXPORT", "--barriers NAME", "--runtime", "--collect-every N", "--opt-level 0-3",
+        "--initial-heap SIZE", "--max-heap SIZE", "--stats", "--verify", "--log-level", "Exit status",
+    ):  # fmt: skip
+        assert word in ran.out
+    monkeypatch.setattr(metadata, "version", {"lowheap": "1.2.3"}.__getitem__)
+    assert lowheap("--version").out == "lowheap 1.2.3\n"
+
+
+def test_no_command_shows_the_help(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap()
+    assert (ran.status, ran.out) == (2, "")
+    assert "Usage: lowheap" in ran.err
+
+
+WRONG_COMMAND_LINES: list[tuple[list[str], list[str]]] = [
+    (["walk"], ["walk"]),
+    (["--frobnicate"], ["--frobnicate"]),
+    (["run"], ["PROGRAM"]),
+    (["run", TREES], ["--invoke", "'run': (func (param i32 i32) (result i32))", "(ref null $node)"]),
+    (["run", TREES, "1", "2"], ["--invoke"]),
+    (["run", TREES, "--invoke"], ["--invoke"]),
+    (["run", TREES, "--invoke", "walk"], ["'walk'", "'make'", "'check'", "'run'"]),
+    (["run", TREES, "--invoke", "[bold]run[/bold]"], ["'[bold]run[/bold]'"]),
+    (["run", TREES, "--invoke", "run"], ["'run' takes 2 arguments", "not 0"]),
+    (["run", TREES, "--invoke", "run", "1"], ["not 1"]),
+    (["run", TREES, "--invoke", "run", "1", "2", "3"], ["not 3"]),
+    (["run", TREES, "--invoke", "run", "1", "2.5"], ["argument 2 of 'run'", "'2.5'", "4294967295"]),
+    (["run", TREES, "--invoke", "run", "1", "[red]"], ["'[red]'"]),
+    (["run", TREES, "--invoke", "run", "1", "4294967296"], ["4294967296"]),
+    (["run", TREES, "--invoke", "run", "1", "9" * 6000], ["999..."]),
+    (["run", TREES, "--invoke", "run", "-x", "1"], ["'-x'"]),
+    (["run", TREES, "--invoke", "run", "-infamous", "1"], ["'-infamous'"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--stat"], ["'--stat'", "'--stats'"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--frobnicate=3"], ["'--frobnicate'"]),
+    (["run", TREES, "--invoke", "run", "--", "1", "--stats"], ["'--stats'"]),
+    (["run", TREES, "--invoke", "check", "0x50"], ["(ref null $node)", "only null"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--opt-level", "4"], ["--opt-level", "4"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--opt-level", "fast"], ["--opt-level", "fast"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--collect-every", "-1"], ["--collect-every", "-1"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--runtime", "rust"], ["--runtime", "rust", "python"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--log-level", "loud"], ["--log-level", "loud"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--max-heap", "lots"], ["--max-heap", "'lots'"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--max-heap", "-1"], ["--max-heap", "'-1'"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--max-heap", "4G"], ["--max-heap", "4G", "4294967280"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--max-heap", "9" * 5000], ["--max-heap"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--max-heap", "1K", "--initial-heap", "2K"], ["2048", "1024"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", ""], ["--barriers"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "steel"], ["'steel'", "drc", "outlined", "null"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "[steel]"], ["'[steel]'"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "nowhere:Set"], ["nowhere"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "math:pi"], ["math:pi", "BarrierSet"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "math:"], ["math:"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", ":"], ["':'"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), WRONG_COMMAND_LINES, ids=lambda value: " ".join(value)[-60:])
+def test_a_wrong_command_line(lowheap: Callable[..., Ran], arguments: list[str], parts: list[str]) -> None:
+    assert failed(lowheap(*arguments), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["counter"], ["'counter'", "global of type i32"]),
+        (["strict", "null"], ["(ref any)", "'null'"]),
+        (["small", "null"], ["(ref i31)", "'null'"]),
+        (["small", "2147483648"], ["-1073741824 to 2147483647"]),
+        (["none"], ["'counter': (global mut i32)", "'nothing': (func)"]),
+    ],
+)
+def test_a_wrong_export_or_reference(
+    lowheap: Callable[..., Ran], program: Callable[..., str], arguments: list[str], parts: list[str]
+) -> None:
+    assert failed(lowheap("run", program(NUMBERS), "--invoke", *arguments), 2, *parts)
+
+
+BINARY = bytes(wasmtime.wat2wasm(NUMBERS))
+SIMD = '(module (func (export "f") (result v128) (v128.const i64x2 1 2)))'
+LOAD = '(module (func (export "f") (param i32)) (memory 1))'
+BAD_PROGRAMS: dict[str, tuple[str | bytes, list[str]]] = {
+    "garbage": (bytes(range(256)), ["not a WebAssembly text module"]),
+    "empty": ("", ["not a WebAssembly text module"]),
+    "zeros": (bytes(1000), []),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), []),
+    "no wat": ("hello, world", ["not a WebAssembly text module"]),
+    "markup": ("[bold]hello[/bold]", ["[bold]hello[/bold]"]),
+    "half a module": (NUMBERS[: len(NUMBERS) // 2], ["not a WebAssembly text module"]),
+    "unknown instruction": ('(module (func (export "f") i32.frob))', ["i32.frob"]),
+    "ill-typed": ('(module (func (export "f") (result i32) (f32.const 1)))', ["not a valid WebAssembly module"]),
+    "magic only": (b"\0asm", ["not a valid WebAssembly module"]),
+    "version 2": (b"\0asm\2\0\0\0", ["not a valid WebAssembly module"]),
+    "component": (b"\0asm\x0d\0\1\0", ["not a valid WebAssembly module"]),
+    "truncated": (BINARY[:-7], ["not a valid WebAssembly module"]),
+    "with a tail": (BINARY + b"tail", ["not a valid WebAssembly module"]),
+    "simd": (SIMD, ["unsupported"]),
+    "memory": (LOAD, ["unsupported memory"]),
+    "exceptions": ('(module (tag $t) (func (export "f") (throw $t)))', ["unsupported"]),
+    "tail call": ('(module (func $f (export "f") (return_call $f)))', ["unsupported", "return_call", "$f"]),
+    "imports": (
+        '(module (import "host" "[log]" (func)) (import "env" "limit" (global i32)) (func (export "f")))',
+        ["imports what this command cannot provide: host.[log], env.limit"],
+    ),
+    "a name to obey": ('(module (import "host" "\\1b[31m" (func)) (func (export "f")))', ["\\x1b[31m"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_PROGRAMS)
+def test_a_program_that_cannot_be_run(lowheap: Callable[..., Ran], program: Callable[..., str], name: str) -> None:
+    contents, parts = BAD_PROGRAMS[name]
+    path = program(contents)
+    ran = lowheap("run", path, "--invoke", "f")
+    assert failed(ran, 1, path, *parts)
+    assert "\x1b" not in ran.err
+
+
+def test_a_program_without_exports(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    assert failed(lowheap("run", program("(module)"), "--invoke", "f"), 2, "exports nothing")
+
+
+def test_a_program_that_cannot_be_read(lowheap: Callable[..., Ran], tmp_path: Path) -> None:
+    assert failed(lowheap("run", str(tmp_path / "[none].wat"), "--invoke", "f"), 1, "[none].wat", "No such file")
+    assert failed(lowheap("run", str(tmp_path), "--invoke", "f"), 1, str(tmp_path), "Is a directory")
+    assert failed(lowheap("run", "", "--invoke", "f"), 1, "''", "No such file")
+    assert failed(lowheap("run", TREES + "/x", "--invoke", "f"), 1, "Not a directory")
+    assert failed(lowheap("run", "x" * 5000, "--invoke", "f"), 1, "name too long")
+    assert failed(lowheap("run", "/proc/self/mem", "--invoke", "f"), 1, "/proc/self/mem", "Input/output error")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert failed(lowheap("run", str(loop), "--invoke", "f"), 1, "symbolic links")
+    assert failed(spawn("run", os.fsdecode(b"\xff\xfe.wat"), "--invoke", "f"), 1, "No such file")
+
+
+def test_standard_input_that_is_closed() -> None:
+    line = f'exec "{sys.executable}" -m lowheap run - --invoke f <&-'
+    done = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    assert failed(Ran(done.returncode, done.stdout, done.stderr), 1, "standard input")
+
+
+BARRIERS = """
+from lowheap.jit.barriers import BarrierSet, Drc
+
+class Mine(Drc):
+    name = "mine"
+
+class Broken(Drc):
+    name = "broken"
+
+    def read(self, emitter, address, shape):
+        raise KeyError("[nothing] is emitted here")
+
+class Untyped(Drc):
+    name = "untyped"
+
+    def read(self, emitter, address, shape):
+        return emitter.load_typed(address, emitter.builder.function.args[0].type)
+
+class Unfinished(BarrierSet):
+    name = "unfinished"
+"""
+
+
+def test_barriers_of_ones_own_in_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "own_barriers.py").write_text(BARRIERS)
+    (tmp_path / "unreadable_barriers.py").write_text("class :")
+    arguments = ("run", TREES, "--invoke", "run", "3", "2", "--stats", "--barriers")
+
+    # As the console script is started: with no trace of the current directory in sys.path.
+    code = "import sys; from lowheap.cli import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", code, *arguments, "own_barriers:Mine"]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = Ran(done.returncode, done.stdout, done.stderr)
+    assert (ran.status, ran.out) == (0, "30\n"), ran
+    assert figures(ran)["barriers"] == "own_barriers:Mine"
+
+    for name, status, part in (
+        ("own_barriers:Broken", 1, "KeyError: '[nothing] is emitted here'"),
+        ("own_barriers:Unfinished", 1, "abstract"),
+        ("own_barriers:Untyped", 1, ""),
+        ("own_barriers:Missing", 2, "Missing"),
+        ("unreadable_barriers:Any", 1, "unreadable_barriers.py"),
+    ):
+        assert failed(spawn(*arguments, name, cwd=tmp_path), status, part)
+    ran = spawn(*arguments, "own_barriers:Broken", "--log-level", "debug", cwd=tmp_path)
+    assert "own_barriers.py" in ran.err, "who asks for it is told where"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The process around it
+
+
+def test_python_dash_m() -> None:
+    ran = spawn("run", TREES, "--invoke", "run", "3", "2")
+    assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
+    assert spawn("--help").out.startswith("Usage: lowheap ")
+
+
+def test_without_wasmtime(tmp_path: Path) -> None:
+    (tmp_path / "wasmtime.py").write_text("raise ImportError('not here')\n")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    for program in (TREES, "-"):
+        ran = spawn("run", program, "--invoke", "f", env=environment(PYTHONPATH=path), input=BINARY.decode("latin-1"))
+        assert failed(ran, 1, "pip install 'lowheap[wasm]'")
+
+
+def test_without_address_space() -> None:
+    line = f'ulimit -v 3500000 && exec "{sys.executable}" -m lowheap run "{TREES}" --invoke run 1 1'
+    done = subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    assert failed(Ran(done.returncode, done.stdout, done.stderr), 1, "out of memory", "address space")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [
+        (">/dev/full", 1, "lowheap: error: cannot write the results: No space left on device\n"),
+        (">&-", 1, "lowheap: error: cannot write the results: standard output is closed\n"),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written(redirection: str, status: int, message: str) -> None:
+    line = f'exec "{sys.executable}" -m lowheap run "{TREES}" --invoke run 1 1 {redirection}'
+    done = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, message)
+
+
+@pytest.mark.parametrize("arguments", [["run", TREES, "--invoke", "run", "1", "1"], ["--help"], ["--version"]], ids=str)
+def test_a_pipe_that_nobody_reads(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments], env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_messages_that_nobody_reads() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        arguments = ["run", TREES, "--invoke", "run", "1"]
+        done = subprocess.run(
+            [*COMMAND, *arguments], env=environment(), stderr=writing, stdout=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode in (2, 120), "120 is Python's, when standard error is gone at its end"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '(module (func (export "f") (loop $again (br $again))))',  # never leaves compiled code
+        '(module (type $s (struct)) (func (export "f") (loop $again (drop (struct.new $s)) (br $again))))',
+    ],
+    ids=["compiled code only", "allocating"],
+)
+def test_an_interrupt(program: Callable[..., str], text: str) -> None:
+    command = [*COMMAND, "run", program(text), "--invoke", "f", "--log-level", "debug"]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("lowheap.jit: compiled")  # so it is about to run
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "lowheap: interrupted"
+    assert "Traceback" not in err

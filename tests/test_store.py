@@ -1,0 +1,567 @@
+"""A store: its life, when it collects and when it grows, and finalizers that use it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowheap.collector import GcProgress
+from lowheap.engine import Engine
+from lowheap.errors import (
+    AllocationTooLargeError,
+    HeapCorruptionError,
+    HeapError,
+    HeapExhaustedError,
+    NoGcScopeError,
+    StaleReferenceError,
+)
+from lowheap.layout import MAXIMUM_CAPACITY, NULL
+from lowheap.memory import Memory
+from lowheap.objects import Array, ExternRef, Struct
+from lowheap.store import Store
+from lowheap.types import ANYREF, EXTERNREF, I8, I64, ArrayType, FieldType, FuncType, StructType, SubType
+
+CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))  # a block of 48 bytes
+HOLDER = StructType((FieldType(EXTERNREF, True),))
+BYTES = ArrayType(FieldType(I8, True))
+
+
+class Rig(Store):
+    """A store with a few types, which does to references what compiled code would."""
+
+    def __init__(self, initial: int = 1 << 16, maximum: int = MAXIMUM_CAPACITY) -> None:
+        super().__init__(initial_heap_size=initial, maximum_heap_size=maximum)
+        register = self.engine.types.register
+        (self.cell,), (self.bytes,) = register([SubType(CELL)]), register([SubType(BYTES)])
+        (self.tag,) = register([SubType(FuncType((ANYREF,), ()))])
+        self.stack: list[int] = []
+        self.roots.add_stack_walker(lambda: self.stack)
+
+    def garbage(self) -> int:
+        """Allocate a cell that only the list owns, as compiled code does, which then lets go of it."""
+        reference = self.alloc_struct(self.cell)
+        self.heap.expose_gc_ref_to_wasm(reference)
+        return reference
+
+    def keep(self, size: int) -> int:
+        """Allocate an array of `size` bytes, all told, and hold it by a handle, whose number is returned."""
+        return self.roots.create_handle(self.alloc_array(self.bytes, size - 28))
+
+    def drop(self, handle: int) -> None:
+        self.heap.drop_gc_ref(self.roots.release_handle(handle))
+
+
+@pytest.fixture
+def store() -> Rig:
+    return Rig()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Life
+
+
+def test_a_new_store() -> None:
+    store = Store()
+    assert isinstance(store.engine, Engine)
+    stats = store.heap.stats()
+    assert (stats.capacity, stats.maximum, stats.live_objects) == (1 << 16, MAXIMUM_CAPACITY, 0)
+    engine = Engine()
+    assert Store(engine).engine is engine
+    assert Store(engine).heap.types is engine.types
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"engine": "text"}, TypeError, "engine is 'text'"),
+        ({"collect_every": "1"}, TypeError, "collect_every is '1'"),
+        ({"collect_every": True}, TypeError, "collect_every is True"),
+        ({"collect_every": -1}, ValueError, "collect_every is -1"),
+        ({"initial_heap_size": "64"}, TypeError, "initial heap size is '64'"),
+        ({"maximum_heap_size": None}, TypeError, "maximum heap size is None"),
+        ({"initial_heap_size": -1}, ValueError, "got initial -1"),
+        ({"initial_heap_size": 2, "maximum_heap_size": 1}, ValueError, "got initial 2, maximum 1"),
+        ({"maximum_heap_size": 1 << 32}, ValueError, "maximum 4294967296"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Store(**arguments)
+
+
+def test_closing(store: Rig) -> None:
+    cell = Struct(store, store.cell)
+    value = type("Value", (), {})()
+    host = ExternRef(store, value)
+    watched = weakref.ref(value)
+    del value
+    base = store.heap.memory.base
+    assert not store.is_closed
+    store.close()
+    store.close()
+    assert store.is_closed
+    assert watched() is None, "the host data went along"
+    for handle in (cell, host):
+        with pytest.raises(StaleReferenceError, match="its store is closed"):
+            _ = handle.reference
+    with open("/proc/self/maps") as maps:
+        assert not any(int(line.split("-")[0], 16) <= base < int(line.split("-")[1].split()[0], 16) for line in maps)
+
+
+CLOSED: dict[str, Callable[[Rig], Any]] = {
+    "collection": lambda store: store.collection(),
+    "collect": lambda store: store.collect(),
+    "safepoint": lambda store: store.safepoint(),
+    "verify": lambda store: store.verify(),
+    "tidy": lambda store: store.tidy(),
+    "alloc_struct": lambda store: store.alloc_struct(store.cell),
+    "alloc_array": lambda store: store.alloc_array(store.bytes, 1),
+    "alloc_exn": lambda store: store.alloc_exn(store.tag),
+    "alloc_externref": lambda store: store.alloc_externref("value"),
+    "check_open": lambda store: store.check_open(),
+    "Struct": lambda store: Struct(store, store.cell),
+    "Array": lambda store: Array(store, store.bytes, 3),
+    "ExternRef": lambda store: ExternRef(store, "value"),
+}
+
+
+@pytest.mark.parametrize("operation", CLOSED)
+def test_a_closed_store_refuses(operation: str, store: Rig) -> None:
+    store.close()
+    with pytest.raises(HeapError, match="the store is closed"):
+        CLOSED[operation](store)
+
+
+def test_a_with_block_closes() -> None:
+    store = Rig()
+    with store as entered:
+        assert entered is store
+        store.alloc_struct(store.cell)
+    assert store.is_closed
+
+
+def test_closing_does_not_hide_an_exception(store: Rig) -> None:
+    """The traceback's frames hold views of the heap; the memory goes with them."""
+    with pytest.raises(HeapError, match="offset 4096 is not a slot"), store:
+        store.heap.slot(store.alloc_struct(store.cell), 4096)
+    assert store.is_closed
+
+
+def test_closing_with_views_at_hand(store: Rig) -> None:
+    header = store.heap.header(store.alloc_struct(store.cell))
+    control = store.heap.control
+    store.close()
+    assert (header.ref_count, control.objects_allocated) == (0, 0), "discarded, and still mapped"
+
+
+def test_closing_in_the_middle_of_a_collection_is_refused(store: Rig) -> None:
+    collection = store.collection()
+    collection.collect_increment()
+    with pytest.raises(HeapError, match="cannot close a store in the middle of a collection"):
+        store.close()
+    assert not store.is_closed
+    collection.collect_increment()
+    store.verify()
+    store.close()
+
+
+def test_closing_the_runtime_comes_first(store: Rig) -> None:
+    calls = []
+
+    class Runtime:
+        def close(self) -> None:
+            calls.append(store.is_closed)
+            if len(calls) == 1:
+                raise HeapError("compiled code is on the stack")
+
+    store.runtime = Runtime()
+    with pytest.raises(HeapError, match="on the stack"):
+        store.close()
+    assert not store.is_closed
+    store.close()
+    assert calls == [False, False]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Collecting
+
+
+def test_collecting_by_increments(store: Rig) -> None:
+    held, lost = store.garbage(), store.garbage()
+    store.stack = [held]
+    collection = store.collection()
+    assert collection.collect_increment() is GcProgress.CONTINUE
+    with pytest.raises(HeapError, match="in the middle of a collection"):
+        store.alloc_struct(store.cell)
+    assert collection.collect_increment() is GcProgress.COMPLETE
+    assert [found.index for found in store.heap.objects()] == [held]
+    assert store.alloc_struct(store.cell) == lost
+
+
+def test_collecting_in_a_no_gc_scope_is_refused(store: Rig) -> None:
+    with store.heap.no_gc_scope():
+        with pytest.raises(NoGcScopeError):
+            store.collect()
+        with pytest.raises(NoGcScopeError):
+            store.collection()
+    store.collect()
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, 0), (1, 6), (2, 3), (4, 1)])
+def test_collect_every(every: int, expected: int) -> None:
+    store = Store(collect_every=every)
+    for _ in range(6):
+        store.safepoint()
+    assert store.heap.stats().collections == expected
+    with store.heap.no_gc_scope():
+        for _ in range(4):
+            store.safepoint()
+    assert store.heap.stats().collections == expected
+
+
+def test_verify_looks_at_the_stack(store: Rig) -> None:
+    reference = store.alloc_struct(store.cell)
+    store.roots.create_handle(reference)
+    store.verify()
+    store.stack = [reference]
+    with pytest.raises(HeapCorruptionError, match=f"compiled code holds {reference:#x}"):
+        store.verify()
+
+
+def test_tidy_drops_what_python_forgot(store: Rig) -> None:
+    cell = Struct(store, store.cell)
+    outer = Struct(store, store.cell, [cell, 1])
+    del cell, outer
+    assert store.heap.stats().live_objects == 2
+    store.tidy()
+    assert store.heap.stats().live_objects == 0
+    store.verify()
+
+
+def test_handles_of_an_earlier_memory_are_not_released_twice(store: Rig) -> None:
+    store.forget_handle(0, store.heap.control.epoch)
+    old = store.heap.detach()
+    old.close()
+    store.heap.attach(Memory(), store.host_data)
+    number = store.roots.create_handle(store.heap.alloc_uninit_struct(store.cell))
+    assert number == 0
+    store.tidy()
+    assert list(store.heap.handles()) == [(0, 16)]
+
+
+def test_handles_may_be_forgotten_on_any_thread(store: Rig) -> None:
+    handles = [Struct(store, store.cell) for _ in range(200)]
+
+    def forget() -> None:
+        while handles:
+            handles.pop()
+
+    threads = [threading.Thread(target=forget) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        store.tidy()
+    store.tidy()
+    assert store.heap.stats().live_objects == 0
+    store.verify()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The policy
+
+
+def test_garbage_does_not_make_the_heap_grow(store: Rig) -> None:
+    """wasmtime's heap grew to its maximum before the first collection."""
+    for _ in range(5 * (1 << 16) // 48):
+        store.garbage()
+    stats = store.heap.stats()
+    assert stats.growths == 0
+    assert stats.capacity == 1 << 16
+    assert 4 <= stats.collections <= 10
+    store.verify()
+
+
+def test_live_objects_make_it_double(store: Rig) -> None:
+    capacities = [store.heap.stats().capacity]
+    for _ in range(100):
+        store.keep(4096)
+        if store.heap.stats().capacity != capacities[-1]:
+            capacities.append(store.heap.stats().capacity)
+    assert capacities == [1 << 16, 1 << 17, 1 << 18, 1 << 19]
+    assert store.heap.stats().growths == 3
+    store.verify()
+
+
+def test_collect_or_grow_depends_on_what_was_live(store: Rig) -> None:
+    """Half of the capacity live after the last collection: grow. Less: collect, and grow only if that is not enough."""
+    control = store.heap.control
+    store.keep(33 * 1024)
+    store.collect()
+    collections = store.heap.stats().collections
+    for _ in range(31 * 1024 // 48):
+        store.garbage()
+    assert (store.heap.stats().collections, store.heap.stats().growths) == (collections, 0)
+    while store.heap.stats().growths == 0:
+        store.garbage()
+    assert store.heap.stats().collections == collections, "grown without collecting"
+    assert control.capacity == 1 << 17
+    while store.heap.stats().collections == collections:
+        store.garbage()
+    assert store.heap.stats().growths == 1, "a quarter was live: collected without growing"
+
+
+def test_an_allocation_larger_than_twice_the_heap(store: Rig) -> None:
+    store.keep(1000)
+    store.keep(1 << 20)
+    capacity = store.heap.stats().capacity
+    assert capacity % (1 << 16) == 0
+    assert 1 << 20 < capacity <= (1 << 20) + (1 << 17)
+    store.verify()
+
+
+def test_a_list_that_has_doubled_is_swept() -> None:
+    """The list grows without any lack of room; the next allocation after it doubled collects."""
+    store = Rig(1 << 20)
+    for number in range(1024):
+        assert store.heap.stats().collections == 0, number
+        store.stack.append(store.garbage())
+    store.garbage()
+    control = store.heap.control
+    assert (store.heap.stats().collections, control.len_after_last_gc, control.current_len) == (1, 1024, 1025)
+    for _ in range(1023):
+        store.stack.append(store.garbage())
+    assert (store.heap.stats().collections, control.current_len) == (1, 2048)
+    store.garbage()
+    assert (store.heap.stats().collections, control.len_after_last_gc, control.current_len) == (2, 2047, 2048)
+    store.heap.verify(store.stack)
+
+
+def test_exposing_many_old_objects_is_noticed_too() -> None:
+    store = Rig(1 << 20)
+    handles = [store.roots.create_handle(store.alloc_struct(store.cell)) for _ in range(1500)]
+    for handle in handles:
+        store.heap.expose_gc_ref_to_wasm(store.heap.clone_gc_ref(store.roots.handle(handle)))
+    assert store.heap.stats().collections == 0
+    store.alloc_struct(store.cell)
+    assert (store.heap.stats().collections, store.heap.stats().listed) == (1, 0)
+
+
+def test_no_gc_scopes_grow_instead(store: Rig) -> None:
+    with store.heap.no_gc_scope():
+        for _ in range(3 * (1 << 16) // 48):
+            store.garbage()
+    assert (store.heap.stats().collections, store.heap.stats().growths) == (0, 2)
+    store.verify()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Exhaustion
+
+
+def test_exhaustion_collects_first_and_leaves_a_sound_heap() -> None:
+    store = Rig(4096, 8192)
+    handles = [store.keep(1000) for _ in range(8)]
+    assert store.heap.stats().capacity == 8192
+    collections = store.heap.stats().collections
+    with pytest.raises(HeapExhaustedError, match="no room for an object of 1000 bytes in a heap of 8192") as caught:
+        store.keep(1000)
+    assert caught.value.bytes_needed == 1008
+    assert store.heap.stats().collections > collections
+    store.verify()
+    store.drop(handles[3])
+    store.keep(1000)
+    store.verify()
+
+
+def test_a_full_heap_in_a_no_gc_scope() -> None:
+    store = Rig(4096, 4096)
+    with store.heap.no_gc_scope():
+        for _ in range(4080 // 48):
+            store.garbage()
+        with pytest.raises(HeapExhaustedError):
+            store.garbage()
+        assert store.heap.stats().collections == 0
+        store.verify()
+    store.garbage()
+    assert store.heap.stats().collections == 1
+
+
+def test_an_object_too_large_for_the_maximum() -> None:
+    store = Rig(4096, 8192)
+    with pytest.raises(AllocationTooLargeError, match=r"9000 bytes does not fit .* of 8192"):
+        store.keep(9000)
+    assert store.heap.stats().growths == 0, "nothing could help"
+    with pytest.raises(AllocationTooLargeError, match=str(1 << 32)):
+        store.alloc_array(store.bytes, 1 << 32)
+
+
+def test_an_externref_without_room_keeps_no_host_data() -> None:
+    store = Rig(64, 64)
+    value = type("Value", (), {})()
+    watched = weakref.ref(value)
+    store.roots.create_handle(store.alloc_externref("first"))
+    with pytest.raises(HeapExhaustedError):
+        store.alloc_externref(value)
+    assert len(store.host_data) == 1
+    del value
+    store.tidy()
+    gc.collect()
+    assert watched() is None
+    store.verify()
+
+
+def test_the_last_growth_counts_what_is_left_of_the_bump_region() -> None:
+    """Growing by less than the object needs is enough when the old end was free."""
+    store = Rig(1 << 16, 100_000)
+    store.keep(1 << 15)
+    store.keep(50_000)
+    assert store.heap.stats().capacity == 100_000
+    store.verify()
+
+
+def test_before_giving_up_free_neighbours_are_merged() -> None:
+    """Even if so little was freed that reading the whole heap for it does not pay."""
+    store = Rig(1 << 16, 1 << 16)
+    handles = [store.keep(1008) for _ in range((1 << 16) // 1008)]
+    while store.heap.control.bump_end - store.heap.control.bump >= 32:
+        store.keep(28)
+    store.collect()
+    for handle in handles[20:22]:
+        store.drop(handle)
+    store.keep(2016)
+    assert store.heap.stats().coalescings == 1
+    store.verify()
+
+
+def test_a_heap_of_no_bytes_grows_to_what_is_needed() -> None:
+    for size in (24, 65_504, 65_536, 100_000):
+        store = Rig(0)
+        store.keep(max(size, 28))
+        store.verify()
+    with pytest.raises(AllocationTooLargeError):
+        Rig(0, 0).alloc_struct(0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 5000),
+    st.integers(0, 20_000),
+    st.lists(st.integers(28, 9000) | st.integers(-12, -1), min_size=5, max_size=30),
+)
+def test_whatever_fits_is_found(initial: int, more: int, steps: list[int]) -> None:
+    """An allocation is refused only when no gap between live objects, up to the maximum, is long enough."""
+    store = Rig(initial, initial + more)
+    live: dict[int, int] = {}
+    for step in steps:
+        if step < 0:
+            if live:
+                store.drop(sorted(live)[step % len(live)])
+                del live[sorted(live)[step % len(live)]]
+            continue
+        used = sorted((store.roots.handle(number), (size + 15) // 16 * 16) for number, size in live.items())
+        ends = [16, *(index + length for index, length in used)]
+        starts = [*(index for index, _ in used), (initial + more) // 16 * 16]
+        room = max(start - end for start, end in zip(starts, ends, strict=True))
+        if room >= (step + 15) // 16 * 16:
+            live[store.keep(step)] = step
+        else:
+            with pytest.raises((HeapExhaustedError, AllocationTooLargeError), match=f"object of {step} bytes"):
+                store.keep(step)
+        store.verify()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Allocating
+
+
+def test_allocating_each_kind(store: Rig) -> None:
+    references = [
+        store.alloc_struct(store.cell),
+        store.alloc_array(store.bytes, 7),
+        store.alloc_exn(store.tag),
+        store.alloc_externref("value"),
+    ]
+    assert [store.heap.header(reference).ref_count for reference in references] == [1] * 4
+    assert store.heap.array_len(references[1]) == 7
+    assert store.host_data.get(store.heap.externref_host_data(references[3])) == "value"
+    for reference in references:
+        store.heap.drop_gc_ref(reference)
+    store.verify()
+    assert len(store.host_data) == 0
+
+
+@pytest.mark.parametrize("index", [-1, 99, "cell", None])
+def test_types_that_are_not_there(store: Rig, index: Any) -> None:
+    for operation in (store.alloc_struct, store.alloc_exn, lambda which: store.alloc_array(which, 1)):
+        with pytest.raises(IndexError, match=repr(index)):
+            operation(index)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Finalizers
+
+
+def test_finalizers_may_use_the_heap(store: Rig) -> None:
+    """Letting go of an externref's value runs Python code, which allocates, collects, verifies, lets go of more."""
+    events: list[str] = []
+    kept: list[Struct] = []
+
+    class Value:
+        def __init__(self, name: str, following: ExternRef | None = None) -> None:
+            self.name = name
+            self.following = following
+
+        def __del__(self) -> None:
+            events.append(self.name)
+            kept.append(Struct(store, store.cell))
+            store.collect()
+            store.verify()
+            self.following = None
+
+    last = ExternRef(store, Value("last"))
+    first = ExternRef(store, Value("first", last))
+    holder = Struct(store, HOLDER, [first])
+    del last
+    first.release()
+    assert events == []
+    holder[0] = None
+    assert events == ["first"]
+    store.tidy()
+    assert events == ["first", "last"]
+    store.verify()
+    assert store.heap.stats().live_objects == 1 + len(kept)
+    assert len(store.host_data) == 0
+
+
+def test_a_finalizer_runs_after_the_write_that_caused_it(store: Rig) -> None:
+    seen = []
+
+    class Value:
+        def __del__(self) -> None:
+            seen.append(holder[0].value)
+
+    holder = Struct(store, HOLDER, [Value()])
+    holder[0] = "new"
+    assert seen == ["new"]
+
+
+def test_a_finalizer_in_a_sweep_runs_after_it(store: Rig) -> None:
+    phases = []
+
+    class Value:
+        def __del__(self) -> None:
+            phases.append(store.heap.control.phase)
+            store.garbage()
+
+    store.heap.expose_gc_ref_to_wasm(store.alloc_externref(Value()))
+    store.collect()
+    assert phases == [0]
+    store.verify()
+    assert NULL not in store.heap.over_approximated_stack_roots()
