@@ -50,6 +50,7 @@ from lowheap.layout import (
     REFERENCE_SIZE,
     RESERVED_MASK,
     ROOT_SLOTS_OFFSET,
+    TRACED_MASK_BITS,
     TYPE_DATA_LIMIT,
     TYPE_DATA_OFFSET,
     TYPE_LIMIT,
@@ -346,6 +347,11 @@ class DrcHeap:
             info.size_or_elements_offset = layout.elements_offset
             info.element_size = layout.element_size
             info.traced_count = int(layout.elements_are_traced)
+        slots = [(offset - HEADER_SIZE) // REFERENCE_SIZE for offset in traced]
+        if slots and max(slots) < TRACED_MASK_BITS:
+            info.traced_mask = sum(1 << slot for slot in slots)
+        else:
+            info.is_beyond_mask = int(info.traced_count != 0)
         info.traced_offsets_start = start
         info.supertypes_start = start + len(traced)
         info.depth = len(display) - 1

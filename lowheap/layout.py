@@ -373,6 +373,9 @@ class VMTypeInfo(ctypes.Structure):
     `traced_offsets_start` and `supertypes_start` are indices into the type data, an array of u32: the byte offsets of a
     struct's or exception's traced fields, and the display, the type indices from the root of the supertype chain down
     to this type, at position `depth`. For an array, `traced_count` is 1 when its elements are traced, else 0.
+
+    `traced_mask` says the same for those whose references all are among the first 64 slots of 4 bytes behind the
+    header: bit n for a reference at `HEADER_SIZE + 4n`. `is_beyond_mask` is 1 for all others that hold references.
     """
 
     _fields_ = (
@@ -383,7 +386,8 @@ class VMTypeInfo(ctypes.Structure):
         ("traced_offsets_start", ctypes.c_uint32),
         ("supertypes_start", ctypes.c_uint32),
         ("depth", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("is_beyond_mask", ctypes.c_uint32),
+        ("traced_mask", ctypes.c_uint64),
     )
     kind: Unsigned
     size_or_elements_offset: Unsigned
@@ -392,6 +396,11 @@ class VMTypeInfo(ctypes.Structure):
     traced_offsets_start: Unsigned
     supertypes_start: Unsigned
     depth: Unsigned
+    is_beyond_mask: Unsigned
+    traced_mask: Unsigned
+
+
+TRACED_MASK_BITS = 64
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -122,7 +122,11 @@ class GcObject:
     def _root(self, store: Store, reference: int) -> None:
         self._handle = None
         self._store, self._reference, self._epoch = store, reference, store.heap.control.epoch
-        self._handle = store.roots.create_handle(reference)
+        try:
+            self._handle = store.roots.create_handle(reference)
+        except HeapError:  # no handle is left
+            store.heap.drop_gc_ref(reference)
+            raise
 
     def __del__(self) -> None:
         """Have the store release the handle when it next does something."""
@@ -206,29 +210,35 @@ class _TypedObject(GcObject):
 
     def _write(self, place: str, field: FieldType, offset: int, value: Any) -> None:
         """Check, convert and store one field or element; a reference through the write barrier."""
-        reference = self.reference
+        _ = self.reference  # raises when the handle is stale
         if not field.mutable:
             raise HeapError(f"cannot write {place} of {self._label()}: it is immutable")
-        self._store_value(reference, field.storage, offset, value)
+        self._store_value(field.storage, offset, value)
 
-    def _store_value(self, reference: int, storage: StorageType, offset: int, value: Any) -> None:
+    def _store_value(self, storage: StorageType, offset: int, value: Any) -> None:
         heap = self._store.heap
         if not isinstance(storage, RefType):
-            heap.memory.write(reference + offset, bytes(lower_scalar(storage, value)))
+            heap.memory.write(self.reference + offset, bytes(lower_scalar(storage, value)))
             return
+        # Lowering may allocate, and so run finalizers of host data, which may release this very handle.
         new = lower_reference(self._store, storage, value)
-        slot = heap.slot(reference, offset)
-        if heap.types.is_traced(storage):
-            heap.write_gc_ref(slot, new)
-            heap.drop_gc_ref(new)
-        else:
-            slot.value = new
+        is_traced = heap.types.is_traced(storage)
+        try:
+            slot = heap.slot(self.reference, offset)
+            if is_traced:
+                heap.write_gc_ref(slot, new)
+            else:
+                slot.value = new
+        finally:
+            if is_traced and heap.is_attached:
+                heap.drop_gc_ref(new)
         self._store.tidy()
 
     def _read(self, storage: StorageType, offset: int) -> Any:
         heap = self._store.heap
-        reference = self.reference
+        _ = self.reference  # raises when the handle is stale
         self._store.tidy()
+        reference = self.reference  # a finalizer of host data may have released it
         if isinstance(storage, RefType):
             raw = heap.slot(reference, offset).value
             if heap.types.is_traced(storage):
@@ -258,7 +268,7 @@ class Struct(_TypedObject):
         self._root(store, store.alloc_struct(type_index))
         if fields is not None:
             for number, value in enumerate(fields):
-                self._store_value(self._reference, self._field(number).storage, self._offset(number), value)
+                self._store_value(self._field(number).storage, self._offset(number), value)
 
     def _field(self, number: int) -> FieldType:
         composite = self.type.composite
@@ -328,7 +338,7 @@ class Array(_TypedObject):
         self._root(store, store.alloc_array(type_index, values if isinstance(values, int) else len(values)))
         if not isinstance(values, int):
             for index, value in enumerate(values):
-                self._store_value(self._reference, array_type.element.storage, self._offset(index), value)
+                self._store_value(array_type.element.storage, self._offset(index), value)
 
     def _root(self, store: Store, reference: int) -> None:
         super()._root(store, reference)

@@ -27,7 +27,7 @@ ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (Seg
 
 GROWTH_POLICIES = ("collect-first", "grow-first")
 
-DEFAULT_INITIAL_HEAP_SIZE = 1 << 16
+DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
 GROWTH_GRANULE = 1 << 16
 LIST_FLOOR = 1 << 14  # a list shorter than this is never a reason to collect
 
@@ -46,7 +46,8 @@ class Store:
       and in any case by what is needed; collect only when that would go beyond the maximum.
 
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
-    heap starts with 64 KiB, and by wasmtime's rule with nothing. The runtime "native" has only the default policies.
+    heap starts with `DEFAULT_INITIAL_HEAP_SIZE`; by wasmtime's rule, as there, with nothing. The runtime "native" has
+    the default policies only.
     `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells.
     """
 

@@ -119,8 +119,8 @@ class AllocatorMachine(RuleBasedStateMachine):
         control = self.rig.control
         length = block_length(size)
         freed = control.bytes_freed - control.bytes_freed_at_last_coalescing
-        pays = freed > 0 and freed >= control.capacity // 16
         free_before = [block.length for block in self.rig.blocks() if block.is_free]
+        pays = min(freed, sum(free_before)) >= max(1, control.capacity // 16)
         room_before = control.bump_end - control.bump
         coalescings = control.coalescings
         index = self.rig.allocate(size)
@@ -243,6 +243,16 @@ def test_a_larger_block_is_split_and_its_tail_stays_free() -> None:
     ]
 
 
+def test_a_tail_keeps_what_a_coalescing_pass_knows() -> None:
+    rig = Rig(4096)
+    indices = [rig.allocate(160) or 0, *rig.fill(1000), *rig.fill(32)]
+    rig.free(indices[0])
+    rig.allocator.coalesce()
+    assert rig.allocate(64) == indices[0]
+    assert rig.free_lists() == {6: [indices[0] + 64]}
+    assert rig.is_coalesced(indices[0] + 64)
+
+
 def test_a_tail_of_one_block_stays_usable() -> None:
     """The smallest free block is 16 bytes: too small for any object, but it joins its neighbour."""
     rig = Rig(16 + 48 + 32)
@@ -311,7 +321,10 @@ def test_a_large_list_is_searched_for_one_that_fits() -> None:
     rig.free(shorter)
     assert rig.free_lists() == {size_class(2000): [shorter, longer]}, "both are of one class, the shorter first"
     assert rig.allocate(1900) == longer
+    assert rig.free_lists()[size_class(2000)] == [shorter], "it was taken from behind another"
+    assert rig.allocator.verify() == []
     assert rig.allocate(1100) == shorter
+    assert rig.allocator.verify() == []
 
 
 @pytest.mark.parametrize("capacity", [0, 15, 16, 17, 31, 47])

@@ -470,6 +470,32 @@ def test_the_declarations_are_what_cffi_takes() -> None:
     assert (seen.host_data_id, seen.ref_count, seen.type_index) == (7, 3, 5)
 
 
+def test_signs_are_the_same_in_c() -> None:
+    """Members of all ones: what ctypes reads as -1 or as the greatest value, so does C."""
+    ffi = cffi.FFI()
+    ffi.cdef(c_declarations())
+    for data in STRUCTURES:
+        ones = b"\xff" * ctypes.sizeof(data)
+        in_python: Any = data.from_buffer_copy(ones)
+        in_c: Any = ffi.from_buffer(f"{data.__name__} *", bytearray(ones))
+        for name, kind in fields_of(data):
+            if issubclass(kind, ctypes._SimpleCData):
+                assert getattr(in_c, name) == getattr(in_python, name), f"{data.__name__}.{name}"
+
+
+def test_fields_that_c_cannot_declare_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Floating(ctypes.Structure):
+        _fields_ = (("value", ctypes.c_double),)
+
+    class Bits(ctypes.Structure):
+        _fields_ = (("flag", ctypes.c_uint32, 1),)
+
+    for data, message in ((Floating, "Floating.value is .*c_double"), (Bits, "Bits.flag is a bit field")):
+        monkeypatch.setattr(layout, "STRUCTURES", (*STRUCTURES, data))
+        with pytest.raises(TypeError, match=message):
+            c_declarations()
+
+
 @pytest.mark.parametrize("data", STRUCTURES, ids=lambda data: data.__name__)
 def test_every_structure_is_the_same_in_llvm(data: Structure) -> None:
     binding.initialize_native_target()

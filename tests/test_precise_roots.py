@@ -62,8 +62,8 @@ class WatchedStore(lh.Store):
 
     def safepoint(self) -> None:
         super().safepoint()
-        self.verify()
         if self.is_armed():
+            self.verify()
             self.looks.append(live(self))
 
 

@@ -25,7 +25,7 @@ from lowheap.errors import (
 from lowheap.layout import MAXIMUM_CAPACITY, NULL
 from lowheap.memory import Memory
 from lowheap.objects import Array, ExternRef, Struct
-from lowheap.store import Store
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, LIST_FLOOR, Store
 from lowheap.types import ANYREF, EXTERNREF, I8, I64, ArrayType, FieldType, FuncType, StructType, SubType
 
 CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))  # a block of 48 bytes
@@ -71,7 +71,7 @@ def test_a_new_store() -> None:
     store = Store()
     assert isinstance(store.engine, Engine)
     stats = store.heap.stats()
-    assert (stats.capacity, stats.maximum, stats.live_objects) == (1 << 16, MAXIMUM_CAPACITY, 0)
+    assert (stats.capacity, stats.maximum, stats.live_objects) == (DEFAULT_INITIAL_HEAP_SIZE, MAXIMUM_CAPACITY, 0)
     engine = Engine()
     assert Store(engine).engine is engine
     assert Store(engine).heap.types is engine.types
@@ -326,8 +326,13 @@ def test_an_allocation_larger_than_twice_the_heap(store: Rig) -> None:
     store.verify()
 
 
-def test_a_list_that_has_doubled_is_swept() -> None:
+def test_short_lists_are_no_reason_to_collect() -> None:
+    assert LIST_FLOOR >= 1024
+
+
+def test_a_list_that_has_doubled_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list grows without any lack of room; the next allocation after it doubled collects."""
+    monkeypatch.setattr("lowheap.store.LIST_FLOOR", 1024)
     store = Rig(1 << 20)
     for number in range(1024):
         assert store.heap.stats().collections == 0, number
@@ -343,7 +348,8 @@ def test_a_list_that_has_doubled_is_swept() -> None:
     store.heap.verify(store.stack)
 
 
-def test_exposing_many_old_objects_is_noticed_too() -> None:
+def test_exposing_many_old_objects_is_noticed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowheap.store.LIST_FLOOR", 1024)
     store = Rig(1 << 20)
     handles = [store.roots.create_handle(store.alloc_struct(store.cell)) for _ in range(1500)]
     for handle in handles:

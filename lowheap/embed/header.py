@@ -25,6 +25,10 @@ _C_TYPES: dict[Any, str] = {
     ctypes.c_uint16: "uint16_t",
     ctypes.c_uint32: "uint32_t",
     ctypes.c_uint64: "uint64_t",
+    ctypes.c_int8: "int8_t",
+    ctypes.c_int16: "int16_t",
+    ctypes.c_int32: "int32_t",
+    ctypes.c_int64: "int64_t",
 }
 # Where a name's words begin: `VMGcKind` is VM, Gc and Kind.
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -100,6 +104,4 @@ def _declarator(data: type[ctypes.Structure], name: str, kind: Any) -> str:
         return f"{_C_TYPES[kind]} {name}"
     if kind in layout.STRUCTURES:
         return f"{kind.__name__} {name}"
-    raise TypeError(
-        f"{data.__name__}.{name} is {kind!r}; it must be an unsigned integer or one of lowheap's structures"
-    )
+    raise TypeError(f"{data.__name__}.{name} is {kind!r}; it must be a sized integer or a structure of layout.py")

@@ -145,6 +145,11 @@ class Emitter:
     """Emits code into one function, whose first argument is a vmctx.
 
     `offset` is the byte offset, in its module, of the instruction that code is emitted for; traps tell it.
+
+    Loads and stores are told apart for LLVM by what they are to (type-based alias analysis): each field of a header, of
+    the control block and of a type of object is something else, so that a count that goes up, say, keeps no field from
+    staying in a register. What is accessed without such a name may be anything: free blocks above all, which lie where
+    objects were. An object's memory only changes hands in calls that LLVM does not look into, or through a free block.
     """
 
     offset: int = 0
@@ -155,6 +160,7 @@ class Emitter:
         self.module: ir.Module = function.module
         self.builder = ir.IRBuilder(function.append_basic_block("entry"))
         self.vmctx: ir.Value = function.args[0]
+        self._names: dict[int, tuple[ir.Value, str]] = {}  # by id: the address, kept so that the id stays its own
         self.heap_base = self.load_pointer(self.vmctx, VMContext.heap_base, invariant=True)
         self.control = self.load_pointer(self.vmctx, VMContext.control, invariant=True)
         self.store_context = self.load_pointer(self.vmctx, VMContext.store, invariant=True)
@@ -172,28 +178,55 @@ class Emitter:
 
     def load(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
         """Load an integer field of the structure at `base`. `invariant`: nothing changes it while code runs."""
-        return self.load_typed(self.at(base, field.offset), ir.IntType(8 * field.size), invariant=invariant)
+        address = self._field_address(base, field)
+        return self.load_typed(address, ir.IntType(8 * field.size), invariant=invariant)
 
     def load_pointer(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
         """Load a field that holds an address."""
-        return self.load_typed(self.at(base, field.offset), PTR, invariant=invariant)
+        return self.load_typed(self._field_address(base, field), PTR, invariant=invariant)
 
     def load_typed(self, address: ir.Value, type: ir.Type, *, invariant: bool = False) -> ir.Value:
         """Load a value of an LLVM type, aligned to its size."""
         loaded = self.builder.load(address, typ=type, align=alignment_of(type))
         if invariant:
             loaded.set_metadata("invariant.load", self.module.add_metadata([]))
+        else:
+            self._annotate(loaded, address)
         return loaded
 
     def store(self, value: ir.Value | int, base: ir.Value, field: Field) -> None:
         """Store an integer or an address to a field of the structure at `base`."""
         if isinstance(value, int):
             value = ir.IntType(8 * field.size)(value)
-        self.store_typed(value, self.at(base, field.offset))
+        self.store_typed(value, self._field_address(base, field))
 
     def store_typed(self, value: ir.Value, address: ir.Value) -> None:
         """Store a value, aligned to its size."""
-        self.builder.store(value, address, align=alignment_of(value.type))
+        self._annotate(self.builder.store(value, address, align=alignment_of(value.type)), address)
+
+    def named(self, address: ir.Value, name: str) -> ir.Value:
+        """Return `address`, having told LLVM that nothing is accessed there but under this name."""
+        self._names[id(address)] = (address, name)
+        return address
+
+    def _field_address(self, base: ir.Value, field: Field) -> ir.Value:
+        address = self.at(base, field.offset)
+        if base is self.vmctx:
+            return self.named(address, f"vmctx+{field.offset}")
+        if base is self.control:
+            return self.named(address, f"control+{field.offset}")
+        if base is self.store_context:
+            return self.named(address, f"store context+{field.offset}")
+        return address
+
+    def _annotate(self, access: ir.Instruction, address: ir.Value) -> None:
+        if id(address) not in self._names:
+            return
+        module = self.module
+        root = module.add_metadata([ir.MetaDataString(module, "lowheap")])
+        name = ir.MetaDataString(module, self._names[id(address)][1])
+        type = module.add_metadata([name, root, I64(0)])
+        access.set_metadata("tbaa", module.add_metadata([type, type, I64(0)]))
 
     # ------------------------------------------------------------------------------------------------------------------
     # The heap
@@ -206,11 +239,16 @@ class Emitter:
 
     def load_header(self, reference: ir.Value, field: Field) -> ir.Value:
         """Load a field of an object's header."""
-        return self.load(self.heap_address(reference), field)
+        return self.load_typed(self._header_address(reference, field), ir.IntType(8 * field.size))
 
     def store_header(self, value: ir.Value | int, reference: ir.Value, field: Field) -> None:
         """Store to a field of an object's header."""
-        self.store(value, self.heap_address(reference), field)
+        if isinstance(value, int):
+            value = ir.IntType(8 * field.size)(value)
+        self.store_typed(value, self._header_address(reference, field))
+
+    def _header_address(self, reference: ir.Value, field: Field) -> ir.Value:
+        return self.named(self.heap_address(reference, field.offset), f"header+{field.offset}")
 
     def is_null(self, reference: ir.Value) -> ir.Value:
         """Return whether a reference is null, as an i1."""

@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from lowheap.allocator import COALESCING_FRACTION
 from lowheap.errors import TrapCode
-from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, Variable
+from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, Variable
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import host_architecture
@@ -37,6 +37,7 @@ from lowheap.layout import (
     FREE_BLOCK_COALESCED,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
+    HEADER_SIZE,
     I31_TAG,
     MAXIMUM_CAPACITY,
     NULL,
@@ -67,6 +68,9 @@ COLLECT = "lh_collect"
 FREE_DEAD = "lh_free_dead"
 SYMBOLS = (ALLOCATE_STRUCT, ALLOCATE_ARRAY, DROP, COLLECT, FREE_DEAD)
 
+SIZE_CLASS_NAME = "size class"
+"""What alias analysis calls the heads of the size classes."""
+
 # A run of blocks is carved at once, of at most so many bytes, and at most that part of the capacity.
 _RUN_BYTES = 1 << 14
 _RUN_FRACTION = 64
@@ -86,7 +90,8 @@ def emit_pop(emitter: Emitter, length: int) -> tuple[ir.Value, ir.Value]:
     Returns its head, and the address of where the list keeps it: the caller checks the head for null, and if it is not,
     stores the block's `next` there.
     """
-    place = emitter.at(emitter.control, VMHeapControl.size_class_heads.offset + length // BLOCK_ALIGN * REFERENCE_SIZE)
+    offset = VMHeapControl.size_class_heads.offset + length // BLOCK_ALIGN * REFERENCE_SIZE
+    place = emitter.named(emitter.at(emitter.control, offset), SIZE_CLASS_NAME)
     return emitter.load_typed(place, REFERENCE), place
 
 
@@ -181,7 +186,8 @@ class RuntimeEmitter(Emitter):
     def _class_head(self, number: ir.Value) -> ir.Value:
         """The address of a size class's head."""
         offset = self.builder.mul(self.builder.zext(number, I64), I64(REFERENCE_SIZE))
-        return self.at(self.at(self.control, VMHeapControl.size_class_heads.offset), offset)
+        heads = self.at(self.control, VMHeapControl.size_class_heads.offset)
+        return self.named(self.at(heads, offset), SIZE_CLASS_NAME)
 
     def _push_free(self, index: ir.Value, length: ir.Value, flags: ir.Value | int) -> None:
         head = self._class_head(self._size_class(length))
@@ -206,29 +212,46 @@ class RuntimeEmitter(Emitter):
         self._call("lh.free_dead_from", dead)
 
     def _free_dead_from(self, first: ir.Value) -> None:
+        freed = self._freed()
+        self._free_chain(self.variable(first), freed)
+        self._count_freed(freed)
+
+    def _freed(self) -> tuple[Variable, Variable]:
+        """Variables for how many objects, and bytes, are being freed."""
+        return self.variable(I64(0)), self.variable(I64(0))
+
+    def _count_freed(self, freed: tuple[Variable, Variable]) -> None:
+        objects, bytes_freed = freed
+        self._add_to_control(VMHeapControl.objects_freed, objects.value)
+        self._add_to_control(VMHeapControl.bytes_freed, bytes_freed.value)
+
+    def _free_chain(self, dead: Variable, freed: tuple[Variable, Variable]) -> None:
         """Free a chain of dead objects, each linking to the next, and what thereby dies."""
-        builder = self.builder
-        dead = self.variable(first)
-        objects, bytes_freed = self.variable(I64(0)), self.variable(I64(0))
         with self.loop() as loop:
             reference = dead.value
             loop.leave_if(self._compare("==", reference, NULL))
             dead.value = self.load_header(reference, VMDrcHeader.next_over_approximated_stack_root)
-            type_index = self.load_header(reference, VMDrcHeader.type_index)
-            is_externref = self._compare("==", type_index, EXTERNREF_TYPE_INDEX)
-            with builder.if_else(is_externref, likely=False) as (externref, typed):
-                with externref:  # the host frees it, when it has let go of its host data
-                    following = self._control(VMHeapControl.dead_externrefs)
-                    self.store_header(following, reference, VMDrcHeader.next_over_approximated_stack_root)
-                    self._set_control(VMHeapControl.dead_externrefs, reference)
-                with typed:
-                    self._drop_children(reference, self._type_info(type_index), dead)
-                    length = self._block_length(self.load_header(reference, VMDrcHeader.object_size))
-                    self._push_free(reference, length, 0)
-                    objects.value = builder.add(objects.value, I64(1))
-                    bytes_freed.value = builder.add(bytes_freed.value, builder.zext(length, I64))
-        self._add_to_control(VMHeapControl.objects_freed, objects.value)
-        self._add_to_control(VMHeapControl.bytes_freed, bytes_freed.value)
+            self._free_object(reference, dead, freed)
+
+    def _free_object(self, reference: ir.Value, dead: Variable, freed: tuple[Variable, Variable]) -> None:
+        """Free one object; those that thereby lose their last owner go in front of the dead."""
+        builder = self.builder
+        objects, bytes_freed = freed
+        type_index = self.load_header(reference, VMDrcHeader.type_index)
+        is_externref = self._compare("==", type_index, EXTERNREF_TYPE_INDEX)
+        with builder.if_else(is_externref, likely=False) as (externref, typed):
+            with externref:  # the host frees it, when it has let go of its host data
+                following = self._control(VMHeapControl.dead_externrefs)
+                self.store_header(0, reference, VMDrcHeader.ref_count)
+                self.store_header(VMGcKind.EXTERN_REF, reference, VMDrcHeader.kind_and_reserved)
+                self.store_header(following, reference, VMDrcHeader.next_over_approximated_stack_root)
+                self._set_control(VMHeapControl.dead_externrefs, reference)
+            with typed:
+                self._drop_children(reference, self._type_info(type_index), dead)
+                length = self._block_length(self.load_header(reference, VMDrcHeader.object_size))
+                self._push_free(reference, length, 0)
+                objects.value = builder.add(objects.value, I64(1))
+                bytes_freed.value = builder.add(bytes_freed.value, builder.zext(length, I64))
 
     def _type_info(self, type_index: ir.Value) -> ir.Value:
         table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
@@ -238,21 +261,36 @@ class RuntimeEmitter(Emitter):
     def _drop_children(self, reference: ir.Value, info: ir.Value, dead: Variable) -> None:
         """Take a count from all that an object refers to; those that have none left go in front of the dead."""
         builder = self.builder
-        count = self.load(info, VMTypeInfo.traced_count)
-        is_array = self._compare("==", self.load(info, VMTypeInfo.kind), VMGcKind.ARRAY_REF)
-        with builder.if_else(is_array, likely=False) as (array, struct):
-            with array, builder.if_then(self._compare("!=", count, 0)):
-                start = self.load(info, VMTypeInfo.size_or_elements_offset)
+        mask = self.variable(self.load(info, VMTypeInfo.traced_mask, invariant=True))
+        fields = self.heap_address(reference, HEADER_SIZE)
+        first_set = self.intrinsic("llvm.cttz.i64", I64, [I64, I1])
+        with self.loop() as bits:
+            current = mask.value
+            bits.leave_if(self._compare("==", current, 0))
+            offset = builder.mul(builder.call(first_set, [current, I1(1)]), I64(REFERENCE_SIZE))
+            self._drop_child(self.load_typed(self.at(fields, offset), REFERENCE), dead)
+            mask.value = builder.and_(current, builder.sub(current, I64(1)))
+        has_more = self._compare("!=", self.load(info, VMTypeInfo.is_beyond_mask, invariant=True), 0)
+        with builder.if_then(has_more, likely=False):
+            self._drop_children_beyond_mask(reference, info, dead)
+
+    def _drop_children_beyond_mask(self, reference: ir.Value, info: ir.Value, dead: Variable) -> None:
+        """The same for an array of references, and for a struct that is too large for its mask."""
+        builder = self.builder
+        is_array = self._compare("==", self.load(info, VMTypeInfo.kind, invariant=True), VMGcKind.ARRAY_REF)
+        with builder.if_else(is_array) as (array, struct):
+            with array:
+                start = self.load(info, VMTypeInfo.size_or_elements_offset, invariant=True)
                 elements = self.heap_address(reference, start)
                 with self._each(self.load_header(reference, VMDrcArrayHeader.length)) as number:
                     offset = builder.mul(builder.zext(number, I64), I64(REFERENCE_SIZE))
                     self._drop_child(self.load_typed(self.at(elements, offset), REFERENCE), dead)
             with struct:
                 data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
-                start = builder.zext(self.load(info, VMTypeInfo.traced_offsets_start), I64)
+                start = builder.zext(self.load(info, VMTypeInfo.traced_offsets_start, invariant=True), I64)
                 offsets = self.at(data, builder.mul(start, I64(REFERENCE_SIZE)))
                 fields = self.heap_address(reference)
-                with self._each(count) as number:
+                with self._each(self.load(info, VMTypeInfo.traced_count, invariant=True)) as number:
                     place = self.at(offsets, builder.mul(builder.zext(number, I64), I64(REFERENCE_SIZE)))
                     offset = builder.zext(self.load_typed(place, I32, invariant=True), I64)
                     self._drop_child(self.load_typed(self.at(fields, offset), REFERENCE), dead)
@@ -382,6 +420,7 @@ class RuntimeEmitter(Emitter):
         place = self.at(self.control, VMHeapControl.over_approximated_stack_roots.offset)
         link = self.variable(builder.ptrtoint(place, I64))
         length = self.variable(I32(0))
+        dead, freed = self.variable(REFERENCE(NULL)), self._freed()
         with self.loop() as loop:
             current = reference.value
             loop.leave_if(self._compare("==", current, NULL))
@@ -395,16 +434,19 @@ class RuntimeEmitter(Emitter):
                     link.value = builder.ptrtoint(self.at(self.heap_address(current), field.offset), I64)
                     length.value = builder.add(length.value, I32(1))
                 with unmarked:
-                    self.store_header(
-                        self._without(word, HEADER_IN_OVER_APPROX_LIST_BIT), current, VMDrcHeader.kind_and_reserved
-                    )
                     count = builder.sub(self.load_header(current, VMDrcHeader.ref_count), I64(1))
-                    self.store_header(count, current, VMDrcHeader.ref_count)
-                    self.store_header(NULL, current, VMDrcHeader.next_over_approximated_stack_root)
-                    with builder.if_then(self._compare("==", count, 0)):
-                        self._call("lh.free_dead_from", current)
+                    with builder.if_else(self._compare("==", count, 0)) as (last, others):
+                        with last:  # its header is of no use any more
+                            self._free_object(current, dead, freed)
+                            self._free_chain(dead, freed)
+                        with others:
+                            unlisted = self._without(word, HEADER_IN_OVER_APPROX_LIST_BIT)
+                            self.store_header(unlisted, current, VMDrcHeader.kind_and_reserved)
+                            self.store_header(count, current, VMDrcHeader.ref_count)
+                            self.store_header(NULL, current, VMDrcHeader.next_over_approximated_stack_root)
         self.store_typed(REFERENCE(NULL), builder.inttoptr(link.value, PTR))
         self._set_control(VMHeapControl.current_len, length.value)
+        self._count_freed(freed)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Finding a block: `SegregatedFit.allocate`, `Store._allocate`
@@ -609,9 +651,7 @@ class RuntimeEmitter(Emitter):
 
     def _fail(self, code: TrapCode) -> None:
         self.store(int(code), self.store_context, VMStoreContext.trap_code)
-        self.store(0, self.store_context, VMStoreContext.trap_offset)
-        self.store(self.builder.ptrtoint(self.vmctx, I64), self.store_context, VMStoreContext.trap_vmctx)
-        self.builder.ret(REFERENCE(NULL))
+        self.builder.ret(REFERENCE(NULL))  # the stub that called knows where it traps
 
     def _allocate(self, kind: ir.Value, type_index: ir.Value, size: ir.Value) -> ir.Value:
         builder = self.builder

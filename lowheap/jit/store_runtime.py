@@ -101,7 +101,7 @@ class StoreRuntime:
         self._pending: BaseException | None = None
         self._depth = 0
         self._thread = 0
-        self._stack_thread = 0
+        self._trap_cause: Exception | None = None
         self._callbacks = {
             "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
             "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
@@ -117,6 +117,7 @@ class StoreRuntime:
         )
         self.vmctx = _ffi.cast("void *", ctypes.addressof(self._vmctx))
         """A vmctx of the store itself, for native functions that belong to no instance."""
+        self._epoch = store.heap.control.epoch
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
         self.allocates_inline = self.is_native and not store.collect_every
@@ -262,14 +263,12 @@ class StoreRuntime:
 
     def _enter(self, trampoline: Callable[..., int], *args: Any) -> None:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
-        thread = threading.get_ident()
         if self._depth == 0:
-            self._thread = thread
-            if thread != self._stack_thread:
-                self.context.stack_floor = _stack_floor()
-                self._stack_thread = thread
+            self._thread = threading.get_ident()
+            self.context.stack_floor = _thread_stack.floor
         self._depth += 1
         try:
+            self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
             trapped = trampoline(*args)
         finally:
             self._depth -= 1
@@ -280,18 +279,28 @@ class StoreRuntime:
     def _raise_pending(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
-            raise pending
+            try:
+                raise pending
+            finally:
+                del pending  # this frame is in its traceback: a cycle, which would keep the host's handles alive
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address:
             self._raise_unknown_frame()
         place = self._places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
-        return Trap(
-            TrapCode(self.context.trap_code),
+        cause, self._trap_cause = self._trap_cause, None
+        code, self.context.trap_code = self.context.trap_code, 0
+        if code == 0:  # interrupted while an exception was being kept; cffi has printed both
+            return LowheapError("a call out of compiled code failed, and its exception was lost")
+        trap = Trap(
+            TrapCode(code),
             function=None if place is None else place.locate(offset),
             offset=None if place is None else offset,
+            detail=None if cause is None else str(cause),
         )
+        trap.__cause__ = cause
+        return trap
 
     def _check_callable(self) -> None:
         self._store.check_open()
@@ -300,6 +309,14 @@ class StoreRuntime:
         if self._store.heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot call compiled code in the middle of a collection; finish it or close it first")
         self._store.tidy()
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Compiled code knows where the heap is, and relies on its type table."""
+        heap = self._store.heap
+        heap.check_attached()
+        if heap.control.epoch != self._epoch or heap.control.heap_base != self._vmctx.heap_base:
+            raise HeapError("the heap's memory was detached or moved since the store's first instance was made")
 
     # ------------------------------------------------------------------------------------------------------------------
     # Out of compiled code
@@ -309,7 +326,7 @@ class StoreRuntime:
 
         def keep(kind: Any, value: Any, traceback: Any) -> None:
             if self._pending is None:
-                self._pending = value
+                self._pending = value.with_traceback(traceback)
 
         if failure is None:
             return _ffi.callback(cdecl, function, onerror=keep)
@@ -317,20 +334,30 @@ class StoreRuntime:
 
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
-        return self._allocate(lambda: self._store.alloc_struct(type_index))
+        try:
+            return self._store.alloc_struct(type_index)
+        except (AllocationTooLargeError, HeapExhaustedError) as error:
+            return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
     def _allocate_array(self, _vmctx: Any, type_index: int, length: int) -> int:
         self._store.safepoint()
-        return self._allocate(lambda: self._store.alloc_array(type_index, length))
-
-    @staticmethod
-    def _allocate(allocate: Callable[[], int]) -> int:
         try:
-            return allocate()
+            return self._store.alloc_array(type_index, length)
         except AllocationTooLargeError as error:
-            raise Trap(TrapCode.ALLOCATION_TOO_LARGE, detail=str(error)) from error
+            # For a program, that is a size that fits no heap at all; this heap's maximum is a matter of room.
+            try:
+                self._store.heap.array_layout(type_index).size(length)
+            except OverflowError:
+                return self._fail_allocation(TrapCode.ALLOCATION_TOO_LARGE, error)
+            return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
         except HeapExhaustedError as error:
-            raise Trap(TrapCode.HEAP_EXHAUSTED, detail=str(error)) from error
+            return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
+
+    def _fail_allocation(self, code: TrapCode, cause: Exception) -> int:
+        """Leave it to the stub to trap: it knows where."""
+        self.context.trap_code = code
+        self._trap_cause = cause.with_traceback(None)
+        return NULL
 
     def _drop(self, _vmctx: Any, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
@@ -366,6 +393,9 @@ class StoreRuntime:
         self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
     ) -> tuple[list[Any], list[int]]:
         returned = callable(*args)
+        if self._store.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
+        self._check_memory()
         if len(type.results) == 1:
             results: Sequence[Any] = (returned,)
         elif not type.results:
@@ -490,3 +520,13 @@ def _stack_floor() -> int:
 
 
 _PTHREAD_ATTR_SIZE = 256  # at least sizeof(pthread_attr_t), which is 56 to 64 on the systems known
+
+
+class _ThreadStack(threading.local):
+    """What is known of the current thread's stack. Not kept by thread identifier: the system uses those again."""
+
+    def __init__(self) -> None:
+        self.floor = _stack_floor()
+
+
+_thread_stack = _ThreadStack()

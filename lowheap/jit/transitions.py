@@ -41,10 +41,11 @@ IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 """libc's functions that every module may call."""
 
 ALLOCATE_STRUCT_FUNCTION = "lowheap.allocate_struct"
-"""i32(vmctx, type index): a new struct with one count, that is not listed; does not return when there is no room."""
+"""i32(vmctx, offset, type index): a new struct with one count, that is not listed. When there is no room, it does not
+return; `offset` is for the trap."""
 
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
-"""i32(vmctx, type index, length): a new array, likewise."""
+"""i32(vmctx, offset, type index, length): a new array, likewise."""
 
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
@@ -136,11 +137,14 @@ def _define_drop(module: ir.Module) -> None:
 
 
 def _define_allocation(module: ir.Module, name: str, argument_types: list[ir.Type], call: Field) -> None:
-    emitter = _internal(module, name, ir.FunctionType(REFERENCE, [PTR, *argument_types]))
+    emitter = _internal(module, name, ir.FunctionType(REFERENCE, [PTR, I32, *argument_types]))
     _note_exit(emitter)
+    vmctx, offset, *args = emitter.function.args
     pointer = emitter.load_pointer(emitter.store_context, call, invariant=True)
-    reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *argument_types], emitter.function.args)
+    reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *argument_types], [vmctx, *args])
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
+        emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
+        emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
         _leave(emitter)
     emitter.builder.ret(reference)
 

@@ -5,12 +5,12 @@ differ, if only they differ by a renaming: type indices, the ids of functions, a
 is a bijection, built on the way, object by object from below; a number that does not fit it is a difference.
 
 Compared is, for each object: that both have it, kind and header bits, type, count, size, an array's length, fields and
-elements; and for the whole heap the order of the over-approximated list. Not compared are padding, the link of an object
-that is not listed, whatever is not live, and free blocks: where an object goes shows in where it is.
+elements; and for the whole heap the order of the over-approximated list. Not compared are padding, the link of an
+object that is not listed, whatever is not live, and free blocks: where an object goes shows in where it is.
 
 In an image that cannot be walked (see `image.py`) objects are looked for where the other image has them. What else
-looks like an object there is reported only if it is confirmed, unless the caller wants all. A header whose count is 0 is
-a freed object's, which wasmtime does not clear; it is never a difference that one is there.
+looks like an object there is reported only if it is confirmed, unless the caller wants all. A header whose count is 0
+is a freed object's, which wasmtime does not clear; it is never a difference that one is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lowheap.layout import (
     HEADER_SIZE,
     RESERVED_MASK,
 )
-from lowheap.snapshot.image import Image, ImageField, ImageObject, ImageType, kind_label
+from lowheap.snapshot.image import Image, ImageField, ImageObject, ImageType, kind_label, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -196,9 +196,7 @@ class _Comparison:
         if found > _ELEMENT_LIMIT:
             yield _more(left.index, found, "elements")
 
-    def _compare_unknown(
-        self, left: ImageObject, right: ImageObject, known: ImageType | None
-    ) -> Iterator[Difference]:
+    def _compare_unknown(self, left: ImageObject, right: ImageObject, known: ImageType | None) -> Iterator[Difference]:
         """Compare all bytes behind the header: what is padding cannot be told."""
         start = HEADER_SIZE if left.length is None else ARRAY_HEADER_END
         data = [_bytes(side, start, side.size - start) for side in (left, right)]
@@ -226,8 +224,8 @@ class _Comparison:
 def diff(left: Image, right: Image, *, include_unconfirmed: bool = False) -> list[Difference]:
     """Return the differences of two images, by index, and the list's last; see the module's docstring.
 
-    `include_unconfirmed` reports also what merely looks like an object, in an image that cannot be walked, and which the
-    other image has not: an object that only a global or a handle holds cannot be told from chance there.
+    `include_unconfirmed` reports also what merely looks like an object, in an image that cannot be walked, where the
+    other image has none: an object that only a global or a handle holds cannot be told from chance there.
 
     HeapCorruptionError when one of the images cannot be read to the end.
     """
@@ -265,9 +263,7 @@ def _renamed_types(image: Image, other: Image) -> dict[int, ImageType]:
 def _helped(image: Image, other: Image) -> Image:
     """An image that cannot be walked, with what the other one tells: types, and where there should be objects."""
     known = {each.index for each in other.objects() if _live_header(image, each.index) is not None}
-    return dataclasses.replace(
-        image, types=_renamed_types(image, other), known=tuple(sorted(known.union(image.known)))
-    )
+    return dataclasses.replace(image, types=_renamed_types(image, other), known=tuple(sorted(known.union(image.known))))
 
 
 def _live_header(image: Image, index: int) -> ImageObject | None:
@@ -362,8 +358,8 @@ def render_side_by_side(
 ) -> Table:
     """Return a rich table of both images' objects, one line for a header or a value, `≠` where they differ.
 
-    At most `limit` objects are shown (those that differ, with `only_differences`), and `elements` of an array. Raises as
-    `diff`.
+    At most `limit` objects are shown (those that differ, with `only_differences`), and `elements` of an array. Raises
+    as `diff`.
     """
     from rich.table import Table
     from rich.text import Text
@@ -374,7 +370,7 @@ def render_side_by_side(
     for difference in differences:
         by_index.setdefault(difference.index, {})[difference.what] = difference
     table = Table(title=f"{len(differences)} differences" if differences else "no differences", title_justify="left")
-    for title in ("index", left.source, "", right.source):
+    for title in ("index", printable(left.source), "", printable(right.source)):
         table.add_column(Text(title), overflow="fold")
 
     def row(place: str, texts: Sequence[str], differs: bool) -> None:

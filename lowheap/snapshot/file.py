@@ -89,7 +89,7 @@ _CHECKSUM_START = FileHeader.checksum.offset  # type: ignore[attr-defined]  # ct
 
 def pack(image: Image) -> bytes:
     """Return an image in the file format."""
-    return assemble(json.dumps(_metadata(image), ensure_ascii=False, separators=(",", ":")).encode(), image.data)
+    return assemble(json.dumps(_metadata(image), separators=(",", ":")).encode(), image.data)
 
 
 def assemble(metadata: bytes, heap: bytes) -> bytes:
@@ -193,7 +193,7 @@ class _Reader:
         for number, value in enumerate(self.value):
             yield _Reader(value, f"item {number} of {self.place}")
 
-    def tuple(self, read: Callable[[_Reader], _T]) -> tuple[_T, ...]:
+    def every(self, read: Callable[[_Reader], _T]) -> tuple[_T, ...]:
         return tuple(read(item) for item in self.items())
 
     def optional(self, read: Callable[[_Reader], _T]) -> _T | None:
@@ -224,24 +224,24 @@ class _Reader:
 
 
 def _image(reader: _Reader, heap: bytes) -> Image:
-    types = reader.member("types").tuple(_type)
+    types = reader.member("types").every(_type)
     control = reader.member("control").optional(_control)
     if control is not None and control.bump != len(heap):
         raise ImageFormatError(f"the image has {len(heap)} bytes of heap, and its bump pointer is {control.bump}")
     by_index = {each.index: each for each in types}
     if len(by_index) != len(types):
         raise ImageFormatError("two types of the metadata have the same index")
-    host_data_ids = reader.member("host_data_ids").optional(lambda ids: frozenset(ids.tuple(_Reader.u32)))
+    host_data_ids = reader.member("host_data_ids").optional(lambda ids: frozenset(ids.every(_Reader.u32)))
     return Image(
         data=heap,
         source=reader.member("source").text(),
         types=by_index,
         control=control,
-        roots=reader.member("roots").tuple(_root),
+        roots=reader.member("roots").every(_root),
         host_data_ids=host_data_ids,
         list_head=reader.member("list_head").optional(_Reader.u32),
-        known=reader.member("known").tuple(_index),
-        free=reader.member("free").optional(lambda blocks: blocks.tuple(_free_block)),
+        known=reader.member("known").every(_index),
+        free=reader.member("free").optional(lambda blocks: blocks.every(_free_block)),
     )
 
 
@@ -253,7 +253,7 @@ def _index(reader: _Reader) -> int:
 
 
 def _free_block(reader: _Reader) -> Block:
-    numbers = reader.tuple(_Reader.u32)
+    numbers = reader.every(_Reader.u32)
     if len(numbers) != 2:
         raise reader.refuse("an index and a length")
     return Block(*numbers, is_free=True)
@@ -273,7 +273,7 @@ def _control(reader: _Reader) -> ImageControl:
         for name in control_integers()
     }
     heads = reader.member("size_class_heads")
-    numbers = heads.tuple(_Reader.u32)
+    numbers = heads.every(_Reader.u32)
     if len(numbers) != SIZE_CLASS_COUNT:
         raise heads.refuse(f"{SIZE_CLASS_COUNT} references")
     return ImageControl(**integers, size_class_heads=numbers, allocator=reader.member("allocator").text())
@@ -282,7 +282,7 @@ def _control(reader: _Reader) -> ImageControl:
 def _type(reader: _Reader) -> ImageType:
     index = reader.member("index").integer(EXTERNREF_TYPE_INDEX - 1)
     kind = VMGcKind[reader.member("kind").choice(tuple(each.name for each in OBJECT_KINDS))]
-    fields = reader.member("fields").optional(lambda each: each.tuple(_field))
+    fields = reader.member("fields").optional(lambda each: each.every(_field))
     if fields is not None and kind is VMGcKind.ARRAY_REF and len(fields) != 1:
         raise reader.member("fields").refuse("an array's element")
     return ImageType(
@@ -291,8 +291,8 @@ def _type(reader: _Reader) -> ImageType:
         reader.member("size_or_elements_offset").u32(),
         reader.member("element_size").integer(16),
         reader.member("elements_are_traced").boolean(),
-        reader.member("traced_offsets").tuple(_Reader.u32),
-        reader.member("supertypes").tuple(_Reader.u32),
+        reader.member("traced_offsets").every(_Reader.u32),
+        reader.member("supertypes").every(_Reader.u32),
         reader.member("name").optional(_Reader.text),
         reader.member("definition").optional(_Reader.text),
         fields,

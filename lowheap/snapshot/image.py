@@ -5,12 +5,13 @@ There are two sorts of image, which differ in how objects are found.
 **Of a lowheap heap** (`Image.take`): the bytes from index 0 to the bump pointer, every block of which tells its length.
 Objects are found by a walk, and all that is found is certain.
 
-**Of a wasmtime heap** (`Image.from_wasmtime`): a copy of the whole mapping. wasmtime's free list is outside of the heap,
-and the memory of a freed object keeps its stale header, so nothing in the bytes says where a block ends. Where the free
-blocks are known, the rest can be walked. Else objects are found by following: first those that are known to be there,
-then, going up through the gaps between them, whatever looks like a header with a count above 0. A freed object is not
-mistaken for a live one that way, because its count reached 0 when it was freed; but old field data may by chance look
-like a header. So an object that was found is *confirmed* only when it is known, on the list, or referred to by another.
+**Of a wasmtime heap** (`Image.from_wasmtime`): a copy of the whole mapping. wasmtime's free list is outside of the
+heap, and the memory of a freed object keeps its stale header, so nothing in the bytes says where a block ends. Where
+the free blocks are known, the rest can be walked. Else objects are found by following: first those that are known to be
+there, then, going up through the gaps between them, whatever looks like a header with a count above 0. A freed object
+is not mistaken for a live one that way, because its count reached 0 when it was freed; but old field data may by chance
+look like a header. So an object that was found is *confirmed* only when it is known, on the list, or referred to by
+another.
 
 Whatever the bytes hold, reading an image ends in a result or in HeapCorruptionError.
 """
@@ -85,6 +86,11 @@ def kind_label(kind: VMGcKind) -> str:
     return _KIND_LABELS[kind]
 
 
+def printable(name: str) -> str:
+    """Return a name with what a terminal would obey escaped: names are the program's, not ours."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Types
 
@@ -134,7 +140,7 @@ class ImageField:
         if isinstance(value, float) or self.storage in _INTEGERS:
             return repr(value)
         if self.storage in (HOST_DATA_STORAGE, TAG_STORAGE):
-            return f"{self.storage} {value}"
+            return str(value)
         if self.is_function:
             return f"func {value}"
         return format_reference(value) if self.is_reference else f"{value:#x}"
@@ -152,8 +158,8 @@ class ImageType:
     """One type, as the heap's type table has it, with names and storage types where a registry knew them.
 
     `size_or_elements_offset` is the size of a struct or exception, or where an array's elements start, in bytes.
-    `traced_offsets` are a struct's or exception's; `elements_are_traced` is an array's. `supertypes` leads from the root
-    of the chain down to this type. `fields` are all slots behind the header in order (an array's only one is its
+    `traced_offsets` are a struct's or exception's; `elements_are_traced` is an array's. `supertypes` leads from the
+    root of the chain down to this type. `fields` are all slots behind the header in order (an array's only one is its
     element), or None when only the type table is known.
     """
 
@@ -178,7 +184,7 @@ class ImageType:
         """What to call it: `$node`, `type 3`, `externref`."""
         if self.index == EXTERNREF_TYPE_INDEX:
             return "externref"
-        return f"type {self.index}" if self.name is None else f"${self.name}"
+        return f"type {self.index}" if self.name is None else f"${printable(self.name)}"
 
     @property
     def element(self) -> ImageField:
@@ -197,7 +203,8 @@ class ImageType:
         """Return the fields, each with its name or else its number; the tag in an exception's header is not counted."""
         first = -len(_TAG_FIELDS) if self.kind is VMGcKind.EXN_REF else 0
         return [
-            (str(number) if each.name is None else each.name, each) for number, each in enumerate(self.fields or (), first)
+            (str(number) if each.name is None else printable(each.name), each)
+            for number, each in enumerate(self.fields or (), first)
         ]
 
     @property
@@ -693,9 +700,7 @@ class Image:
         for holder in filter(self._is_sound, found.values()):
             slots = self._words_in(holder) if holder.type is None else self.traced_slots(holder)
             confirmed.update(slot for slot in slots if slot != holder.index)
-        return {
-            index: dataclasses.replace(found[index], is_confirmed=index in confirmed) for index in sorted(found)
-        }
+        return {index: dataclasses.replace(found[index], is_confirmed=index in confirmed) for index in sorted(found)}
 
     def _scan(self, start: int, end: int) -> Iterator[tuple[int, ImageObject]]:
         """Yield what looks like a live object between two indices, from below, looking behind each for the next."""

@@ -195,6 +195,14 @@ class ModuleCompiler:
         assert isinstance(composite, ArrayType), "validated: array instructions have array types"
         return composite.element
 
+    def origin_of_field(self, type_index: int, number: int) -> int:
+        """Return the engine's index of the topmost supertype of a struct type that has field `number`."""
+        for index in self.types.supertypes(self.type_indices[type_index]):
+            composite = self.types[index].composite
+            if isinstance(composite, StructType) and number < len(composite.fields):
+                return index
+        raise AssertionError("validated: a struct type has the fields that instructions name")
+
     def struct_layout(self, type_index: int) -> GcStructLayout:
         """Return the layout of a struct type at one of the module's type indices."""
         layout = self._layout_cache.get(type_index)
@@ -441,15 +449,20 @@ class FunctionCompiler(Emitter):
         if self._most_results > 1:
             size += self._most_results * VALUE_SLOT_SIZE
         if size > _LARGE_FRAME:
-            self._frame_size.operands[1] = I64(size)
+            self._frame_size.operands = (self._frame_size.operands[0], I64(size))
             self.function.attributes.add("noinline")
 
     @functools.cached_property
     def _most_results(self) -> int:
         """How many results the calls of the function have at most."""
-        types = {"call": self.context.function_types.__getitem__, "call_ref": self.context.function_type}
-        calls = (each for each in self.instructions if each.name in types)
-        return max((len(types[each.name](int(each.operands[0])).results) for each in calls), default=0)  # type: ignore[arg-type]
+        most = 0
+        for instruction in self.instructions:
+            if instruction.name in ("call", "call_ref"):
+                index = int(instruction.operands[0])  # type: ignore[arg-type]
+                by_type = instruction.name == "call_ref"
+                type = self.context.function_type(index) if by_type else self.context.function_types[index]
+                most = max(most, len(type.results))
+        return most
 
     @functools.cached_property
     def _results_buffer(self) -> ir.Value:
@@ -750,8 +763,9 @@ class FunctionCompiler(Emitter):
     def _global_cell(self, index: int) -> ir.Value:
         imported, layout = self.context.imported_global_count, self.context.vmctx_layout
         if index >= imported:
-            return self.at(self.vmctx, layout.global_cell(index - imported))
-        return self.load_typed(self.at(self.vmctx, layout.global_import(index)), PTR, invariant=True)
+            return self.named(self.at(self.vmctx, layout.global_cell(index - imported)), f"global {index}")
+        cell = self.load_typed(self.at(self.vmctx, layout.global_import(index)), PTR, invariant=True)
+        return self.named(cell, "imported global")  # two imports may be one global
 
     @_instruction("global.get")
     def _global_get(self, index: int) -> None:
@@ -1026,8 +1040,9 @@ class FunctionCompiler(Emitter):
 
     def _allocate(self, function: str, args: Sequence[ir.Value], type_index: int) -> ir.Value:
         """Call for a new object, which is a safepoint."""
-        callee = self.declare(function, REFERENCE, [PTR, *(arg.type for arg in args)])
-        reference = safepoints.call(self.builder, callee, [self.vmctx, *args])
+        args = [self.vmctx, I32(self.offset), *args]
+        callee = self.declare(function, REFERENCE, [arg.type for arg in args])
+        reference = safepoints.call(self.builder, callee, args)
         return self._tag(reference, RefType(False, self.context.type_indices[type_index]))
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
@@ -1066,27 +1081,30 @@ class FunctionCompiler(Emitter):
         type = RefType(False, self.context.type_indices[type_index])
         return self._phi(type, [(head, listed), (called, empty)])
 
+    def _field_address_of(self, reference: ir.Value, type_index: int, number: int) -> ir.Value:
+        """The address of a field, which is one with the field of that number in the supertypes that have it."""
+        place = self.context.struct_layout(type_index).fields[number]
+        origin = self.context.origin_of_field(type_index, number)
+        return self.named(self.heap_address(reference, place.offset), f"struct {origin}+{number}")
+
     @_instruction("struct.new", "struct.new_default")
     def _struct_new(self, type_index: int) -> None:
         fields = self.context.fields(type_index)
-        layout = self.context.struct_layout(type_index)
         values = self.pop_many(len(fields)) if self.name == "struct.new" else [_zero(f.storage) for f in fields]
         reference = self._allocate_struct(type_index)
-        for value, declared, place in zip(values, fields, layout.fields, strict=True):
-            self._init(self.heap_address(reference, place.offset), value, declared.storage)
+        for number, (value, declared) in enumerate(zip(values, fields, strict=True)):
+            self._init(self._field_address_of(reference, type_index, number), value, declared.storage)
         self.push(reference, RefType(False, self.context.type_indices[type_index]))
 
     @_instruction("struct.get", "struct.get_s", "struct.get_u")
     def _struct_get(self, type_index: int, number: int) -> None:
-        place = self.context.struct_layout(type_index).fields[number]
-        address = self.heap_address(self._pop_object(), place.offset)
+        address = self._field_address_of(self._pop_object(), type_index, number)
         self._push_read(address, self.context.fields(type_index)[number].storage)
 
     @_instruction("struct.set")
     def _struct_set(self, type_index: int, number: int) -> None:
-        place = self.context.struct_layout(type_index).fields[number]
         value = self.pop()
-        address = self.heap_address(self._pop_object(), place.offset)
+        address = self._field_address_of(self._pop_object(), type_index, number)
         self._write(address, value, self.context.fields(type_index)[number].storage)
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -1101,7 +1119,9 @@ class FunctionCompiler(Emitter):
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
         layout = self.context.array_layout(type_index)
         scaled = self.builder.mul(index, I32(layout.element_size))
-        return self.at(self.heap_address(array, scaled), layout.elements_offset)
+        address = self.at(self.heap_address(array, scaled), layout.elements_offset)
+        origin = self.context.types.supertypes(self.context.type_indices[type_index])[0]
+        return self.named(address, f"array {origin}")
 
     def _length(self, array: ir.Value) -> ir.Value:
         return self.load_header(array, VMDrcArrayHeader.length)

@@ -9,11 +9,11 @@ from typing import Any
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.store_runtime import StoreRuntime, runtime_of
 from lowheap.jit.transitions import Signature
-from lowheap.layout import VMContext, VMFunctionImport
+from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
 from lowheap.store import Store
-from lowheap.types import FuncType, RefType, ValType, storage_size
+from lowheap.types import FuncType, NumType, RefType, ValType, storage_size
 from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE
 from lowheap.wasm.decode import FunctionImport, GlobalType
 from lowheap.wasm.module import Module
@@ -31,13 +31,25 @@ class Global:
         """Make a global of the host's. TypeError when the value does not match the type."""
         if not isinstance(store, Store):
             raise TypeError(f"store is {store!r}; it must be a Store")
+        if not isinstance(type, NumType | RefType):
+            raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
         runtime = runtime_of(store)
         memory = MemoryMapping(_PAGE)
-        runtime.keep(memory)
         self._bind(store, GlobalType(type, mutable), memory.base)
-        self._set(value)
         if store.engine.types.is_traced(type):
             store.roots.add_slot(self.address)
+        try:
+            self._set(value)
+        except BaseException:
+            self._forget()
+            raise
+        runtime.keep(memory)
+
+    def _forget(self) -> None:
+        """Give back what the cell holds, and its root slot: nobody will use it."""
+        if self.store.engine.types.is_traced(self.type.storage) and not self.store.is_closed:
+            self.store.heap.write_gc_ref(ctypes.c_uint32.from_address(self.address), NULL)
+            self.store.roots.remove_slot(self.address)
 
     @classmethod
     def _at(cls, store: Store, type: GlobalType, address: int) -> Global:
@@ -196,22 +208,29 @@ class Instance:
             raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
 
     def _link(self, values: list[Any]) -> None:
-        functions = globals = 0
-        for declared, described, value in zip(
-            self.module.decoded.imports, self.module.imports, values, strict=True
-        ):
-            what = f"import {declared.module}.{declared.name}"
-            if isinstance(declared.desc, FunctionImport):
-                index = self.module.type_indices[declared.desc.type_index]
-                self._link_function(functions, self._resolve_function(what, index, value))
-                functions += 1
-            else:
-                assert isinstance(described.type, GlobalType), "a global import has a global type"
-                imported = self._resolve_global(what, described.type, value)
-                place = self.module.vmctx_layout.global_import(globals)
-                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
-                self._globals.append(imported)
-                globals += 1
+        made: list[Global] = []
+        try:
+            functions = 0
+            for declared, described, value in zip(
+                self.module.decoded.imports, self.module.imports, values, strict=True
+            ):
+                what = f"import {declared.module}.{declared.name}"
+                if isinstance(declared.desc, FunctionImport):
+                    index = self.module.type_indices[declared.desc.type_index]
+                    self._link_function(functions, self._resolve_function(what, index, value))
+                    functions += 1
+                else:
+                    assert isinstance(described.type, GlobalType), "a global import has a global type"
+                    imported = self._resolve_global(what, described.type, value)
+                    if imported is not value:
+                        made.append(imported)
+                    place = self.module.vmctx_layout.global_import(len(self._globals))
+                    self._vmctx.view(ctypes.c_uint64, place).value = imported.address
+                    self._globals.append(imported)
+        except BaseException:
+            for each in made:
+                each._forget()
+            raise
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
         types = self.store.engine.types

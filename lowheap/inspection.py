@@ -1,0 +1,700 @@
+"""Inspecting an image of a heap: is it sound, what is in it, what is garbage that no collection will free?
+
+`inspect` looks at an image in three ways.
+
+**Verify.** Every invariant of the heap that its image can tell: blocks tile the heap, headers agree with types, the
+in-list bit with the list, counts with owners, free lists with free blocks, counters with what is there. Each violation
+is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the owners found
+but not be less.
+
+**Summarise.** Objects and bytes by type, counts, the list, and fragmentation.
+
+**Trace from outside.** Reference counting never frees a cycle. Whatever cannot be reached from a handle, a root slot,
+compiled code or the list is garbage; it is reported as the cycles that keep it (strongly connected components), what
+hangs on them, and what no cycle explains: objects whose count has no owner, a leak. In an image without root
+information, an object whose count exceeds the owners within the heap is taken as held from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lowheap.errors import HeapCorruptionError, LowheapError
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    EXTERNREF_TYPE_INDEX,
+    FIRST_INDEX,
+    FREE_BLOCK_COALESCED,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    NULL,
+    RESERVED_MASK,
+    CollectionPhase,
+    FreeBlock,
+    VMDrcExternRef,
+    VMGcKind,
+    is_object,
+    size_class,
+)
+from lowheap.snapshot import Image, ImageObject
+from lowheap.snapshot.image import kind_label, printable
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSummary:
+    """All objects of one type. `size` is the sum of their sizes, `block_bytes` that of their blocks, in bytes."""
+
+    type_index: int
+    label: str
+    kind: str
+    objects: int
+    size: int
+    block_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSummary:
+    """The free blocks below the bump pointer; sizes in bytes. `beyond` is free capacity that was never used."""
+
+    blocks: int
+    size: int
+    largest: int
+    beyond: int
+
+    @property
+    def fragmentation(self) -> float:
+        """The part of the free bytes that is not in the largest block: 0 when all could be one object."""
+        return 1 - self.largest / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """Objects that keep each other alive, each reachable from each, and the bytes of their blocks."""
+
+    objects: tuple[int, ...]
+    block_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What cannot be reached from outside: cycles, what only they hold, and what has a count that nobody owns."""
+
+    cycles: tuple[Cycle, ...] = ()
+    held: tuple[int, ...] = ()
+    leaked: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return sum(len(cycle.objects) for cycle in self.cycles) + len(self.held) + len(self.leaked)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found.
+
+    `problems` are the invariants that do not hold; with any, the figures are those of what could be read. `counts` says
+    how many objects have each reference count; `listed` is the over-approximated list in order. `unconfirmed` are the
+    objects of an image that cannot be walked which only look like objects. `garbage` is None when the heap is too
+    broken to be traced, or does not count references.
+    """
+
+    image: Image
+    problems: tuple[str, ...]
+    types: tuple[TypeSummary, ...]
+    free: FreeSummary
+    listed: tuple[int, ...]
+    counts: dict[int, int]
+    unconfirmed: tuple[int, ...]
+    garbage: Garbage | None
+
+    @property
+    def objects(self) -> int:
+        """The number of live objects."""
+        return sum(each.objects for each in self.types)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the blocks of live objects."""
+        return sum(each.block_bytes for each in self.types)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values; references are integers."""
+        control = self.image.control
+        garbage = self.garbage
+        return {
+            "source": self.image.source,
+            "end": self.image.end,
+            "capacity": None if control is None else control.capacity,
+            "maximum": None if control is None else control.maximum,
+            "allocator": None if control is None else control.allocator,
+            "collections": None if control is None else control.collections,
+            "walkable": self.image.is_walkable,
+            "problems": list(self.problems),
+            "objects": self.objects,
+            "block_bytes": self.block_bytes,
+            "types": [
+                {
+                    "type_index": None if each.type_index == EXTERNREF_TYPE_INDEX else each.type_index,
+                    "label": each.label,
+                    "kind": each.kind,
+                    "objects": each.objects,
+                    "size": each.size,
+                    "block_bytes": each.block_bytes,
+                }
+                for each in self.types
+            ],
+            "free": {
+                "known": self.image.is_walkable,
+                "blocks": self.free.blocks,
+                "size": self.free.size,
+                "largest": self.free.largest,
+                "beyond": self.free.beyond,
+                "fragmentation": self.free.fragmentation,
+            },
+            "roots": dict(Counter(root.kind for root in self.image.roots)),
+            "list": list(self.listed),
+            "counts": {str(count): objects for count, objects in sorted(self.counts.items())},
+            "unconfirmed": list(self.unconfirmed),
+            "garbage": None
+            if garbage is None
+            else {
+                "objects": len(garbage),
+                "cycles": [
+                    {"objects": list(cycle.objects), "block_bytes": cycle.block_bytes} for cycle in garbage.cycles
+                ],
+                "held": list(garbage.held),
+                "leaked": list(garbage.leaked),
+            },
+        }
+
+    def render(self) -> Group:
+        """Return everything for people, as a rich renderable."""
+        return _render(self)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Write a picture of the heap map, a PNG: blocks in address order, a colour for each type.
+
+        LowheapError when matplotlib is not installed; OSError when the file cannot be written.
+        """
+        _plot(self.image, path)
+
+
+def inspect(image: Image) -> Inspection:
+    """Verify and summarise an image; nothing in its bytes makes this raise."""
+    problems = verify(image)
+    objects, free = _readable(image)
+    by_type: dict[tuple[int, VMGcKind], list[ImageObject]] = {}
+    for found in objects:
+        by_type.setdefault((found.type_index, found.kind), []).append(found)
+    types = [
+        TypeSummary(
+            type_index,
+            members[0].label,
+            kind_label(kind),
+            len(members),
+            sum(each.size for each in members),
+            sum(each.block_length for each in members),
+        )
+        for (type_index, kind), members in by_type.items()
+    ]
+    try:
+        listed = tuple(image.over_approximated_list())
+    except HeapCorruptionError:
+        listed = ()
+    control = image.control
+    return Inspection(
+        image=image,
+        problems=tuple(problems),
+        types=tuple(sorted(types, key=lambda each: (-each.block_bytes, each.type_index))),
+        free=FreeSummary(
+            len(free),
+            sum(free),
+            max(free, default=0),
+            0 if control is None else max(0, control.bump_end - control.bump),
+        ),
+        listed=listed,
+        counts=dict(sorted(Counter(each.ref_count for each in objects).items())),
+        unconfirmed=tuple(each.index for each in objects if not each.is_confirmed),
+        garbage=None if problems or (control is not None and not control.is_counted) else find_garbage(image),
+    )
+
+
+def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
+    """The objects, and the lengths of the free blocks, as far as a walk comes."""
+    if not image.is_walkable:
+        return list(image.objects()), []
+    objects, free = [], []
+    with contextlib.suppress(HeapCorruptionError):  # `verify` says where the walk ends, and why
+        for block in image.blocks():
+            if block.is_free:
+                free.append(block.length)
+            else:
+                objects.append(image.object_at(block.index))
+    return objects, free
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Verifying
+
+
+def verify(image: Image) -> list[str]:
+    """Return every invariant that does not hold in an image, one sentence each; none when it is sound."""
+    problems: list[str] = []
+    try:
+        problems += _verify_control(image)
+        problems += _verify_types(image)
+        objects = {found.index: found for found in image.objects()}
+        for found in objects.values():
+            problems += _verify_header(image, found)
+        if problems:
+            return problems  # what follows relies on sound headers
+        problems += _verify_list(image, objects)
+        problems += _verify_counts(image, objects)
+        problems += _verify_free_blocks(image)
+        problems += _verify_figures(image, objects)
+    except HeapCorruptionError as error:
+        problems += error.problems
+    return problems
+
+
+def _verify_control(image: Image) -> Iterator[str]:
+    control = image.control
+    if control is None:
+        return
+    if not FIRST_INDEX <= control.bump <= control.bump_end <= max(FIRST_INDEX, control.capacity):
+        yield (
+            f"bump pointer {control.bump:#x}, its end {control.bump_end:#x} and the capacity {control.capacity:#x} "
+            "are out of order"
+        )
+    if control.bump % BLOCK_ALIGN:
+        yield f"bump pointer {control.bump:#x} is not a multiple of {BLOCK_ALIGN}"
+    if control.capacity > control.maximum:
+        yield f"the capacity is {control.capacity}, beyond the maximum of {control.maximum}"
+    for what, head in (("dead list", control.dead_list), ("list of dead externrefs", control.dead_externrefs)):
+        if head != NULL:
+            yield f"the {what} is not empty: it begins with {head:#x}"
+
+
+def _verify_types(image: Image) -> Iterator[str]:
+    for known in image.types.values():
+        if known.fields is None:
+            continue
+        if known.is_array:
+            element = known.element
+            has = (element.offset, element.size, element.is_traced)
+            says = (known.size_or_elements_offset, known.element_size, known.elements_are_traced)
+            if has != says:
+                yield f"{known.label} has elements (offset, size, traced) {has}; the type table says {says}"
+            continue
+        traced = tuple(each.offset for each in known.fields if each.is_traced)
+        if traced != known.traced_offsets:
+            yield (
+                f"{known.label} has traced fields at {list(traced)}; the type table says {list(known.traced_offsets)}"
+            )
+        end = max((each.offset + each.size for each in known.fields), default=0)
+        if end > known.size_or_elements_offset:
+            yield f"{known.label} has fields up to {end}; the type table says {known.size_or_elements_offset} bytes"
+
+
+def _verify_header(image: Image, found: ImageObject) -> Iterator[str]:
+    index, control = found.index, image.control
+    if unknown := found.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
+        yield f"object {index:#x} has unknown reserved bits {unknown:#x}"
+    if found.ref_count == 0:
+        yield f"object {index:#x} has count 0, but was not freed"
+    if found.is_marked and (control is None or control.phase == CollectionPhase.IDLE):
+        yield f"object {index:#x} is marked, but no collection is running"
+    if (found.kind is VMGcKind.EXTERN_REF) != (found.type_index == EXTERNREF_TYPE_INDEX):
+        yield f"object {index:#x} of kind {kind_label(found.kind)} has type index {found.type_index}"
+        return
+    known = found.type
+    if known is None:
+        if found.type_index in image.types:
+            yield f"object {index:#x} of {image.types[found.type_index].label} has kind {kind_label(found.kind)}"
+        elif control is not None:
+            yield f"object {index:#x} has type index {found.type_index}, which is not in the type table"
+        return
+    size = known.object_size(found.length)
+    if found.size != size:
+        yield f"object {index:#x} has size {found.size}; its type and length make it {size}"
+    elif found.kind is VMGcKind.EXTERN_REF and image.host_data_ids is not None:
+        host_data_id = VMDrcExternRef.from_buffer_copy(image.slice(index, size)).host_data_id
+        if host_data_id not in image.host_data_ids:
+            yield f"externref {index:#x} has host data {host_data_id}, which the side table does not know"
+
+
+def _verify_list(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
+    listed = image.over_approximated_list()
+    for index in listed:
+        if index not in objects:
+            yield f"the over-approximated list leads to {index:#x}, where no object starts"
+            return
+    if image.control is not None and len(listed) != image.control.current_len:
+        yield (f"the over-approximated list has {len(listed)} entries, its counter says {image.control.current_len}")
+    on_list = set(listed)
+    for found in objects.values():
+        if found.is_listed != (found.index in on_list):
+            yield f"object {found.index:#x} has its in-list bit {'set' if found.is_listed else 'clear'}, wrongly"
+
+
+def _verify_counts(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
+    owners = Counter(image.over_approximated_list())
+    held = [(f"object {each.index:#x}", reference) for each in objects.values() for reference in each.references()]
+    held += [(f"{root.kind} {root.place:#x}", root.reference) for root in image.roots if root.kind != "wasm stack"]
+    for holder, reference in held:
+        owners[reference] += 1
+        if reference not in objects:
+            yield f"{holder} holds {reference:#x}, where no live object starts"
+    counted = image.control is None or image.control.is_counted
+    all_types_known = all(each.type is not None for each in objects.values())
+    for found in objects.values():
+        count, known = found.ref_count, owners[found.index]
+        in_list = ", the list among them" if found.is_listed else ""
+        if image.control is None:
+            # References of objects without a type are guessed, so they cannot show that a count is too low.
+            if count < known and all_types_known:
+                yield f"object {found.index:#x} has count {count}, but at least {known} owners{in_list}"
+        elif counted and count != known:
+            yield f"object {found.index:#x} has count {count}, but {known} owners{in_list}"
+    on_list = set(image.over_approximated_list())
+    for root in image.roots:
+        if counted and root.kind == "wasm stack" and is_object(root.reference) and root.reference not in on_list:
+            yield f"compiled code holds {root.reference:#x}, which is not on the over-approximated list"
+
+
+def _verify_free_blocks(image: Image) -> Iterator[str]:
+    """Check the free lists against a walk: segregated fit's lists, or that first fit has merged what it could."""
+    control = image.control
+    if control is None:
+        return
+    blocks = {block.index: block.length for block in image.free_blocks()}
+    on_lists: set[int] = set()
+    for number, head in enumerate(control.size_class_heads):
+        index = head
+        while index != NULL:
+            if index in on_lists:
+                yield f"free block at {index:#x} is on a free list twice"
+                break
+            if index not in blocks:
+                yield f"free list {number} holds {index:#x}, where no free block starts"
+                break
+            if size_class(blocks[index]) != number:
+                yield f"free block at {index:#x} of {blocks[index]} bytes is on free list {number}"
+            on_lists.add(index)
+            index = FreeBlock.from_buffer_copy(image.slice(index, BLOCK_ALIGN)).next
+    if control.allocator == "segregated-fit":
+        for index in blocks.keys() - on_lists:
+            yield f"free block at {index:#x} is on no free list"
+    previous_end, previous_merged = None, False
+    for index, length in blocks.items():
+        flags = FreeBlock.from_buffer_copy(image.slice(index, BLOCK_ALIGN)).flags
+        merged = control.allocator == "first-fit" or bool(flags & FREE_BLOCK_COALESCED)
+        if merged and previous_merged and previous_end == index:
+            yield f"free block at {index:#x} was not merged with the one before it"
+        previous_end, previous_merged = index + length, merged
+    if control.allocator == "first-fit" and previous_end == control.bump:
+        yield f"the last free block, which ends at {previous_end:#x}, was not merged with the bump region"
+
+
+def _verify_figures(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
+    control = image.control
+    if control is None:
+        return
+    said = (control.objects_allocated - control.objects_freed, control.bytes_allocated - control.bytes_freed)
+    found = (len(objects), sum(each.block_length for each in objects.values()))
+    if said != found:
+        yield (f"the counters say {said[0]} live objects of {said[1]} bytes; the heap holds {found[0]} of {found[1]}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tracing from outside
+
+
+def find_garbage(image: Image) -> Garbage:
+    """Return what cannot be reached from outside. HeapCorruptionError for an image that cannot be read to the end."""
+    objects = {found.index: found for found in image.objects()}
+    graph = {index: [each for each in found.references() if each in objects] for index, found in objects.items()}
+    listed = image.over_approximated_list()
+    outside = [*listed, *(root.reference for root in image.roots)]
+    if image.control is None:  # then who holds what from outside shows in the counts alone
+        owners = Counter(listed)
+        for references in graph.values():
+            owners.update(references)
+        outside += [index for index, found in objects.items() if found.ref_count > owners[index]]
+    unreachable = objects.keys() - _reachable(graph, outside)
+    graph = {index: [each for each in graph[index] if each in unreachable] for index in sorted(unreachable)}
+    cycles = [
+        Cycle(tuple(sorted(component)), sum(objects[index].block_length for index in component))
+        for component in strongly_connected_components(graph)
+        if len(component) > 1 or component[0] in graph[component[0]]
+    ]
+    in_cycles = {index for cycle in cycles for index in cycle.objects}
+    held = _reachable(graph, in_cycles) - in_cycles
+    return Garbage(
+        tuple(sorted(cycles, key=lambda cycle: cycle.objects)),
+        tuple(sorted(held)),
+        tuple(sorted(unreachable - in_cycles - held)),
+    )
+
+
+def _reachable(graph: dict[int, list[int]], starts: Iterable[int]) -> set[int]:
+    reached: set[int] = set()
+    pending = list(starts)
+    while pending:
+        index = pending.pop()
+        if index in graph and index not in reached:
+            reached.add(index)
+            pending += graph[index]
+    return reached
+
+
+def strongly_connected_components(graph: dict[int, list[int]]) -> list[list[int]]:
+    """Return the strongly connected components of a graph, each node to its successors, all of which are nodes.
+
+    Tarjan's algorithm, without recursion, so that a chain as long as the heap is no trouble.
+    """
+    number: dict[int, int] = {}  # in the order of discovery
+    lowest: dict[int, int] = {}  # the first node that is known to be in the same component
+    path: list[int] = []  # nodes whose component is not complete
+    on_path: set[int] = set()
+    pending: list[tuple[int, Iterator[int]]] = []  # what a recursive version has on its stack
+    components = []
+
+    def enter(node: int) -> None:
+        number[node] = lowest[node] = len(number)
+        path.append(node)
+        on_path.add(node)
+        pending.append((node, iter(graph[node])))
+
+    for start in graph:
+        if start not in number:
+            enter(start)
+        while pending:
+            node, successors = pending[-1]
+            for successor in successors:
+                if successor not in number:
+                    enter(successor)
+                    break
+                if successor in on_path:
+                    lowest[node] = min(lowest[node], number[successor])
+            else:
+                pending.pop()
+                if pending:
+                    lowest[pending[-1][0]] = min(lowest[pending[-1][0]], lowest[node])
+                if lowest[node] == number[node]:
+                    component = []
+                    while node in on_path:
+                        component.append(path.pop())
+                        on_path.remove(component[-1])
+                    components.append(component)
+    return components
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Showing
+
+_SHOWN = 12
+_BAR_WIDTH = 32
+
+
+def _render(inspection: Inspection) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left")
+        for number, name in enumerate(columns):
+            made.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        return made
+
+    image, control, free = inspection.image, inspection.image.control, inspection.free
+    parts: list[Table | Text] = []
+    facts = Table(show_header=False, title="heap image", title_justify="left")
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    rows = {"taken from": printable(image.source), "bytes": f"{image.end:,}"}
+    if control is not None:
+        rows |= {
+            "capacity": f"{control.capacity:,} of at most {control.maximum:,}",
+            "allocator": printable(control.allocator),
+            "collections": f"{control.collections:,}",
+            "allocated and freed": f"{control.objects_allocated:,} and {control.objects_freed:,} objects",
+        }
+    rows["live"] = f"{inspection.objects:,} objects, {inspection.block_bytes:,} bytes of blocks"
+    if image.is_walkable:
+        rows["free"] = (
+            f"{free.blocks:,} blocks, {free.size:,} bytes, the largest {free.largest:,}; "
+            f"fragmentation {free.fragmentation:.0%}; {free.beyond:,} bytes never used"
+        )
+    else:
+        rows["free"] = "not known: objects were found by following"
+    if inspection.unconfirmed:
+        rows["unconfirmed"] = f"{len(inspection.unconfirmed):,} objects: {_indices(inspection.unconfirmed)}"
+    roots = Counter(root.kind for root in image.roots)
+    rows["roots"] = ", ".join(f"{count:,} {kind}{'s' * (count > 1)}" for kind, count in roots.items()) or "none known"
+    rows["list"] = (
+        f"{len(inspection.listed):,} objects: {_indices(inspection.listed)}" if inspection.listed else "empty"
+    )
+    rows["verified"] = f"{len(inspection.problems)} problems" if inspection.problems else "sound"
+    for name, value in rows.items():
+        facts.add_row(Text(name), Text(value, "bold red" if name == "verified" and inspection.problems else ""))
+    parts.append(facts)
+    parts += [Text(f"problem: {problem}", "red") for problem in inspection.problems]
+
+    if inspection.types:
+        objects = table("objects by type", "type", "kind", "objects", "bytes", "bytes of blocks")
+        for each in inspection.types:
+            figures = (each.objects, each.size, each.block_bytes)
+            objects.add_row(Text(each.label), each.kind, *(f"{figure:,}" for figure in figures))
+        parts.append(objects)
+    if inspection.counts:
+        counts = table("reference counts", "count", "objects")
+        counts.add_column("")
+        most = max(inspection.counts.values())
+        for count, number in list(inspection.counts.items())[:_SHOWN]:
+            counts.add_row(f"{count:,}", f"{number:,}", "█" * max(1, number * _BAR_WIDTH // most))
+        if len(inspection.counts) > _SHOWN:
+            counts.add_row("higher", f"{sum(list(inspection.counts.values())[_SHOWN:]):,}", "")
+        parts.append(counts)
+    garbage = inspection.garbage
+    if garbage is not None and len(garbage):
+        found = table("garbage that no collection frees", "what", "objects", "bytes of blocks")
+        found.add_column("indices", overflow="fold")
+        for cycle in garbage.cycles[:_SHOWN]:
+            found.add_row("cycle", f"{len(cycle.objects):,}", f"{cycle.block_bytes:,}", _indices(cycle.objects))
+        if len(garbage.cycles) > _SHOWN:
+            others = garbage.cycles[_SHOWN:]
+            size, number = sum(cycle.block_bytes for cycle in others), sum(len(cycle.objects) for cycle in others)
+            found.add_row(f"{len(others):,} more cycles", f"{number:,}", f"{size:,}", "")
+        for what, indices in (("held by cycles", garbage.held), ("count without owner", garbage.leaked)):
+            if indices:
+                size = sum(image.object_at(index).block_length for index in indices)
+                found.add_row(what, f"{len(indices):,}", f"{size:,}", _indices(indices))
+        parts.append(found)
+    elif garbage is not None:
+        parts.append(Text("no garbage: every object can be reached from outside"))
+    return Group(*parts)
+
+
+def _indices(indices: Sequence[int]) -> str:
+    shown = ", ".join(f"{index:#x}" for index in indices[:8])
+    return shown if len(indices) <= 8 else f"{shown} and {len(indices) - 8:,} more"
+
+
+# A picture: the heap as one line, wrapped. A cell stands for a multiple of 16 bytes, and has the colour of what fills
+# most of it.
+
+_CELLS_PER_ROW = 128
+_MOST_ROWS = 256
+_FREE_COLOUR, _OTHER_COLOUR, _NOTHING_COLOUR = "#e4e4e4", "#7f7f7f", "#ffffff"
+_MOST_TYPES = 10
+
+
+def _plot(image: Image, path: str | os.PathLike[str]) -> None:
+    try:
+        numpy: Any = importlib.import_module("numpy")
+        figures: Any = importlib.import_module("matplotlib.figure")
+        colours: Any = importlib.import_module("matplotlib.colors")
+        patches: Any = importlib.import_module("matplotlib.patches")
+        collections: Any = importlib.import_module("matplotlib.collections")
+        tables: Any = importlib.import_module("matplotlib").colormaps
+    except ImportError as error:
+        raise LowheapError(f"a picture of the heap needs matplotlib ({error}): pip install 'lowheap[lab]'") from error
+    blocks = _blocks_by_label(image)
+    sizes: Counter[str] = Counter()
+    for _, length, label in blocks:
+        if label is not None:
+            sizes[label] += length
+    labels = [label for label, _ in sizes.most_common(_MOST_TYPES)]
+    # Categories: 0 nothing is known of it, 1 free, then the types, then all other types.
+    category = {label: 2 + number for number, label in enumerate(labels)}
+    palette = [
+        _NOTHING_COLOUR,
+        _FREE_COLOUR,
+        *map(colours.to_hex, tables["tab10"].colors[: len(labels)]),
+        _OTHER_COLOUR,
+    ]
+
+    units = max(1, (image.end - FIRST_INDEX) // BLOCK_ALIGN)
+    units_per_cell = -(-units // (_CELLS_PER_ROW * _MOST_ROWS))
+    cell = units_per_cell * BLOCK_ALIGN
+    rows = -(-units // (units_per_cell * _CELLS_PER_ROW))
+    filled = numpy.zeros((len(palette), rows * _CELLS_PER_ROW))
+    filled[0] = 0.5  # bytes: less than any block that reaches into the cell
+    for index, length, label in blocks:
+        which = filled[1 if label is None else category.get(label, len(palette) - 1)]
+        start, end = index - FIRST_INDEX, index - FIRST_INDEX + length
+        first, last = start // cell, (end - 1) // cell
+        if first == last:
+            which[first] += length
+        else:
+            which[first] += (first + 1) * cell - start
+            which[first + 1 : last] += cell
+            which[last] += end - last * cell
+    cells = filled.argmax(axis=0).reshape(rows, _CELLS_PER_ROW)
+
+    figure = figures.Figure(figsize=(12, min(16, 2.2 + rows * 0.18)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(
+        cells,
+        cmap=colours.ListedColormap(palette),
+        vmin=-0.5,
+        vmax=len(palette) - 0.5,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    if units_per_cell == 1 and len(blocks) <= rows * _CELLS_PER_ROW:
+        # Each block has cells of its own: show where it begins.
+        lines = []
+        for index, _, _ in blocks:
+            row, column = divmod((index - FIRST_INDEX) // cell, _CELLS_PER_ROW)
+            lines.append([(column - 0.5, row - 0.5), (column - 0.5, row + 0.5)])
+        axes.add_collection(collections.LineCollection(lines, colors="white", linewidths=0.6))
+    step = max(1, rows // 16)
+    axes.set_yticks(
+        range(0, rows, step),
+        [f"{FIRST_INDEX + row * _CELLS_PER_ROW * cell:#x}" for row in range(0, rows, step)],
+        family="monospace",
+    )
+    axes.set_xticks([])
+    axes.set_xlabel(f"{_CELLS_PER_ROW} cells of {cell} bytes a row")
+    live = sum(sizes.values())
+    title = f"{_ascii(image.source)}: {live:,} of {image.end - FIRST_INDEX:,} bytes live, {len(blocks):,} blocks"
+    axes.set_title(title, loc="left", parse_math=False)
+    shown = [(label, palette[category[label]]) for label in labels]
+    if len(sizes) > len(labels):
+        shown.append((f"{len(sizes) - len(labels)} other types", _OTHER_COLOUR))
+    shown.append(("free" if image.is_walkable else "not known", _FREE_COLOUR if image.is_walkable else _NOTHING_COLOUR))
+    legend = axes.legend(
+        handles=[patches.Patch(facecolor=colour, edgecolor="#999999", label=_ascii(name)) for name, colour in shown],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a type's name begins with a dollar sign
+    figure.savefig(path, format="png")
+
+
+def _ascii(name: str) -> str:
+    """A name in characters that every font has."""
+    return name.encode("ascii", "backslashreplace").decode()
+
+
+def _blocks_by_label(image: Image) -> list[tuple[int, int, str | None]]:
+    """Each block's index and length, and what to call its object's type, None when it is free."""
+    blocks = []
+    with contextlib.suppress(HeapCorruptionError):  # the picture ends where the walk does
+        for block in image.blocks():
+            label = None if block.is_free else image.object_at(block.index).label
+            blocks.append((block.index, block.length, label))
+    return blocks

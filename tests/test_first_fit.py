@@ -1,0 +1,565 @@
+"""First fit against a naive model, its place in a heap and a store, and wasmtime's rule of growth."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import pytest
+from example_programs import EXAMPLES, Example
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from test_heap import World
+from test_heap_model import HeapMachine
+
+import lowheap as lh
+from lowheap.allocator import Block, SegregatedFit, walk
+from lowheap.errors import AllocationTooLargeError, HeapCorruptionError, HeapExhaustedError, NoGcScopeError
+from lowheap.first_fit import FirstFit
+from lowheap.heap import DrcHeap
+from lowheap.layout import FREE_BLOCK_COALESCED, MAXIMUM_CAPACITY, FreeBlock, VMDrcHeader, VMGcKind, VMHeapControl
+from lowheap.memory import Mapping, Memory
+from lowheap.roots import RootSet
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, Store
+from lowheap.types import I8, I64, ArrayType, FieldType, StructType, SubType
+
+PAGE = 1 << 16
+MAPPED = 1 << 20
+
+edges = [24, 31, 32, 33, 47, 48, 49, 1008, 1024, 1025]
+sizes = st.sampled_from(edges) | st.integers(24, 200) | st.integers(24, 5000)
+
+
+class Units:
+    """The naive model: a Python list with an entry for each 16 bytes of the heap, the owner's name or None."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.units: list[int | None] = []
+        self.grow(0)
+
+    def grow(self, delta: int) -> None:
+        self.capacity += delta
+        self.units += [None] * (self.capacity // 16 - len(self.units))
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """Each run of free units, as (start, length) in bytes; unit 0 is nobody's."""
+        runs: list[tuple[int, int]] = []
+        for number in range(1, len(self.units)):
+            if self.units[number] is None:
+                if runs and sum(runs[-1]) == 16 * number:
+                    runs[-1] = (runs[-1][0], runs[-1][1] + 16)
+                else:
+                    runs.append((16 * number, 16))
+        return runs
+
+    def allocate(self, name: int, size: int) -> int | None:
+        length = -(-size // 16) * 16
+        for start, room in self.gaps():
+            if room >= length:
+                self.units[start // 16 : (start + length) // 16] = [name] * (length // 16)
+                return start
+        return None
+
+    def free(self, name: int) -> None:
+        self.units = [None if owner == name else owner for owner in self.units]
+
+
+class Rig:
+    """A control block, memory and first fit, and what the heap does around the allocator's calls."""
+
+    def __init__(self, capacity: int, mapped: int = MAPPED) -> None:
+        self.control = VMHeapControl()
+        self.memory = Mapping(mapped)
+        self.control.capacity = capacity
+        self.allocator = FirstFit(self.control, self.memory)
+        self.allocator.reset()
+
+    def allocate(self, size: int) -> int | None:
+        """Allocate, and write the header that makes the block an object."""
+        index = self.allocator.allocate(size)
+        if index is not None:
+            header = self.memory.view(VMDrcHeader, index)
+            header.kind_and_reserved = VMGcKind.STRUCT_REF
+            header.object_size = size
+        return index
+
+    def free(self, index: int) -> None:
+        self.allocator.free(index, self.memory.view(VMDrcHeader, index).object_size)
+
+    def grow(self, delta: int) -> None:
+        self.control.capacity += delta
+        self.allocator.capacity_changed()
+
+    def replace_allocator(self) -> None:
+        """Forget all that is not in the bytes."""
+        self.allocator = FirstFit(self.control, self.memory)
+        self.allocator.capacity_changed()
+
+    def blocks(self) -> list[Block]:
+        return list(walk(self.control, self.memory))
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """What is free, as the bytes tell it: the free blocks, and the bump region."""
+        found = [(block.index, block.length) for block in self.blocks() if block.is_free]
+        if self.control.bump < self.control.bump_end:
+            found.append((self.control.bump, self.control.bump_end - self.control.bump))
+        return found
+
+
+class FirstFitMachine(RuleBasedStateMachine):
+    """Allocates, frees and grows at random; the model must say the same of every index and every gap."""
+
+    @initialize(capacity=st.sampled_from([0, 15, 16, 31, 32, 48, 1000, 4096, 20_000, 65_536]))
+    def start(self, capacity: int) -> None:
+        self.rig = Rig(capacity)
+        self.model = Units(capacity)
+        self.live: dict[int, tuple[int, int, int]] = {}  # by name: index, size, the byte that fills it
+        self.names = 0
+
+    @rule(size=sizes)
+    def allocate(self, size: int) -> None:
+        self.names += 1
+        expected = self.model.allocate(self.names, size)
+        event(f"found: {expected is not None}")
+        assert self.rig.allocate(size) == expected
+        if expected is not None:
+            filler = self.names % 255 + 1
+            self.rig.memory.write(expected + 24, bytes([filler]) * (size - 24))
+            self.live[self.names] = (expected, size, filler)
+
+    @rule(size=sizes, count=st.integers(2, 40))
+    def allocate_many(self, size: int, count: int) -> None:
+        for _ in range(count):
+            self.allocate(size)
+
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        if self.live:
+            self.free_one(data.draw(st.sampled_from(sorted(self.live))))
+
+    @rule(data=st.data(), count=st.integers(2, 20))
+    def free_neighbours(self, data: st.DataObject, count: int) -> None:
+        if self.live:
+            order = sorted(self.live, key=self.live.__getitem__)
+            first = data.draw(st.integers(0, len(order) - 1))
+            for name in data.draw(st.permutations(order[first : first + count])):
+                self.free_one(name)
+
+    def free_one(self, name: int) -> None:
+        index, size, filler = self.live.pop(name)
+        contents = self.rig.memory.read(index + 24, size - 24)
+        assert contents == bytes([filler]) * (size - 24), "something wrote to an object"
+        self.model.free(name)
+        self.rig.free(index)
+
+    @precondition(lambda self: self.rig.control.capacity < MAPPED // 4)
+    @rule(delta=st.sampled_from([0, 1, 15, 16, 17, 4096, 10_000]))
+    def grow(self, delta: int) -> None:
+        self.rig.grow(delta)
+        self.model.grow(delta)
+
+    @rule()
+    def replace_allocator(self) -> None:
+        self.rig.replace_allocator()
+
+    @rule()
+    def coalesce(self) -> None:
+        self.rig.allocator.coalesce()  # nothing is left to merge
+
+    @invariant()
+    def gaps_are_the_models(self) -> None:
+        assert self.rig.gaps() == self.model.gaps()
+
+    @invariant()
+    def objects_are_the_models(self) -> None:
+        found = {(block.index, block.length) for block in self.rig.blocks() if not block.is_free}
+        assert found == {(index, -(-size // 16) * 16) for index, size, _ in self.live.values()}
+
+    @invariant()
+    def verify_agrees(self) -> None:
+        assert self.rig.allocator.check_integrity() == []
+        assert self.rig.allocator.verify() == []
+
+
+TestFirstFitMachine = FirstFitMachine.TestCase
+TestFirstFitMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Single moves
+
+
+def filled(*object_sizes: int, room: int = 0) -> tuple[Rig, list[int]]:
+    """A heap that these objects fill, but for `room` bytes, and their indices."""
+    rig = Rig(16 + sum(object_sizes) + room)
+    indices = [rig.allocate(size) for size in object_sizes]
+    return rig, [index for index in indices if index is not None]
+
+
+def test_the_first_index_and_the_order() -> None:
+    rig = Rig(4096)
+    assert [rig.allocate(size) for size in (24, 33, 112, 32)] == [16, 48, 96, 208]
+
+
+def test_the_lowest_block_that_is_long_enough_is_taken_not_the_best() -> None:
+    rig, indices = filled(32, 32, 320, 32, 64, 32, room=64)
+    assert indices == [16, 48, 80, 400, 432, 496]
+    for index in (48, 80 + 320 + 32, 80):
+        rig.free(index)
+    assert rig.allocate(64) == 48, "merged with the block of 320 behind it, and lower than the one of 64"
+    assert rig.gaps() == [(112, 288), (432, 64), (528, 64)]
+
+
+def test_a_block_that_was_freed_first_is_not_used_first() -> None:
+    rig, indices = filled(64, 32, 64, 32, 64, 32)
+    for position in (4, 0, 2):
+        rig.free(indices[position])
+    assert [rig.allocate(64) for _ in range(4)] == [indices[0], indices[2], indices[4], None]
+
+
+@pytest.mark.parametrize("size", [64, 60, 49])
+def test_an_exact_fit_leaves_nothing(size: int) -> None:
+    rig, indices = filled(64, 32)
+    rig.free(indices[0])
+    assert rig.allocate(size) == indices[0]
+    assert rig.gaps() == []
+
+
+def test_a_tail_of_one_unit_stays_free() -> None:
+    rig, indices = filled(48, 32)
+    rig.free(indices[0])
+    assert rig.allocate(32) == 16
+    assert rig.gaps() == [(48, 16)], "too short for any object, but it can merge"
+    rig.free(64)
+    assert rig.gaps() == [(48, 48)]
+    assert rig.allocate(48) == 48
+
+
+@pytest.mark.parametrize(
+    ("freed", "expected"),
+    [
+        ((1,), [(80, 64)]),
+        ((1, 3), [(80, 64), (208, 64)]),
+        ((1, 2), [(80, 128)]),
+        ((2, 1), [(80, 128)]),
+        ((1, 3, 2), [(80, 192)]),
+        ((5,), [(336, 64)]),
+        ((4, 5), [(272, 128)]),
+        ((5, 4), [(272, 128)]),
+        ((0, 1, 2, 3, 4, 5), [(16, 384)]),
+        ((5, 3, 1, 4, 2, 0), [(16, 384)]),
+    ],
+)
+def test_merging(freed: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
+    rig, indices = filled(*[64] * 6)
+    for position in freed:
+        rig.free(indices[position])
+    assert rig.gaps() == expected
+    assert rig.allocator.verify() == []
+
+
+def test_free_blocks_say_that_they_are_merged() -> None:
+    rig, indices = filled(64, 64, 64)
+    rig.free(indices[1])
+    block = rig.memory.view(FreeBlock, indices[1])
+    assert (block.kind_and_reserved, block.length, block.next, block.flags) == (0, 64, 0, FREE_BLOCK_COALESCED)
+
+
+def test_the_last_free_block_is_the_bump_region() -> None:
+    """An image of the heap needs to reach no further than the last object."""
+    rig, indices = filled(64, 64, 64, room=1000)
+    rig.free(indices[1])
+    assert (rig.control.bump, rig.control.bump_end) == (208, 16 + 192 + 1000 - 1000 % 16)
+    rig.free(indices[2])
+    assert rig.control.bump == indices[1]
+    rig.free(indices[0])
+    assert (rig.control.bump, rig.blocks()) == (16, [])
+
+
+def test_growth_lengthens_the_last_free_block() -> None:
+    rig, indices = filled(64, 64)
+    rig.free(indices[1])
+    rig.grow(32)
+    assert rig.gaps() == [(80, 96)]
+    assert rig.allocate(96) == 80
+
+
+def test_growth_behind_an_object_makes_a_block() -> None:
+    rig, _ = filled(64, 64)
+    assert rig.allocate(24) is None
+    rig.grow(32)
+    assert rig.gaps() == [(144, 32)]
+
+
+@pytest.mark.parametrize("capacity", [0, 15, 16, 17, 31, 47])
+def test_capacities_too_small_for_anything(capacity: int) -> None:
+    rig = Rig(capacity)
+    assert rig.allocate(24) is None
+    assert rig.allocator.verify() == []
+
+
+def test_capacity_is_kept_to_the_byte() -> None:
+    rig = Rig(0)
+    for capacity in range(1, 100):
+        rig.grow(1)
+        assert sum(length for _, length in rig.gaps()) == max(0, capacity // 16 * 16 - 16)
+    assert rig.allocate(80) == 16
+
+
+def test_a_second_policy_goes_on_where_the_first_stopped() -> None:
+    rig, twin = (filled(*[48] * 40)[0] for _ in range(2))
+    for each in (rig, twin):
+        for index in range(16, 16 + 40 * 48, 3 * 48):
+            each.free(index)
+    rig.replace_allocator()
+    for size in (40, 24, 48, 100, 16 + 32, 24):
+        assert rig.allocate(size) == twin.allocate(size)
+
+
+def test_reset_forgets_everything() -> None:
+    rig, indices = filled(64, 64, 64, room=64)
+    rig.free(indices[1])
+    rig.allocator.reset()
+    assert (rig.blocks(), rig.gaps()) == ([], [(16, 256)])
+    assert rig.allocator.verify() == []
+    assert rig.allocate(24) == 16
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# At the edges of u32
+
+
+@pytest.fixture(scope="module")
+def region() -> Memory:
+    return Memory()
+
+
+class HugeRig(Rig):
+    """As a `Rig`, over a region of the largest size."""
+
+    def __init__(self, region: Memory, capacity: int) -> None:
+        self.control = VMHeapControl()
+        self.memory = region
+        self.control.capacity = capacity
+        self.allocator = FirstFit(self.control, region)
+        self.allocator.reset()
+
+
+@pytest.mark.parametrize("size", [(1 << 32) - 15, (1 << 32) - 1, 1 << 32, 1 << 33])
+@pytest.mark.parametrize("capacity", [0, PAGE, MAXIMUM_CAPACITY])
+def test_a_size_that_does_not_round_to_a_u32(region: Memory, size: int, capacity: int) -> None:
+    rig = HugeRig(region, capacity)
+    with pytest.raises(AllocationTooLargeError, match=f"an object of {size} bytes .* at most 4294967280"):
+        rig.allocator.allocate(size)
+    assert rig.allocator.verify() == []
+
+
+@pytest.mark.parametrize("capacity", [MAXIMUM_CAPACITY, (1 << 32) - 1, 1 << 32, (1 << 32) + 5, 1 << 40])
+def test_no_block_ends_beyond_the_last_index(region: Memory, capacity: int) -> None:
+    rig = HugeRig(region, capacity)
+    for size in ((1 << 32) - 16, (1 << 32) - 31):
+        assert rig.allocate(size) is None, "it rounds to a u32, and there is no room for it"
+    assert rig.allocate((1 << 32) - 32) == 16
+    assert rig.control.bump == (1 << 32) - 16
+    assert rig.allocate(24) is None
+    assert rig.blocks() == [Block(16, (1 << 32) - 32, False)]
+    rig.free(16)
+    assert rig.gaps() == [(16, (1 << 32) - 32)]
+    assert rig.allocate(24) == 16
+
+
+def test_growth_beyond_the_last_index_gains_nothing(region: Memory) -> None:
+    rig = HugeRig(region, (1 << 32) - PAGE)
+    assert rig.allocate((1 << 32) - PAGE - 16) == 16
+    rig.grow(PAGE)
+    assert rig.gaps() == [((1 << 32) - PAGE, PAGE - 16)]
+    rig.grow(PAGE)
+    assert rig.gaps() == [((1 << 32) - PAGE, PAGE - 16)]
+
+
+huge_sizes = st.sampled_from([1 << 28, 1 << 30, (1 << 31) - 16, 1 << 31, (1 << 32) - 32]) | st.integers(24, (1 << 32) - 16)
+
+
+@given(
+    capacity=st.sampled_from([PAGE, (1 << 31) + 5, MAXIMUM_CAPACITY, (1 << 32) + 7]),
+    moves=st.lists(st.tuples(st.sampled_from(["allocate", "free", "grow"]), huge_sizes), max_size=25),
+)
+@settings(max_examples=150, deadline=None)
+def test_huge_blocks(region: Memory, capacity: int, moves: list[tuple[str, int]]) -> None:
+    """The model here: the objects in a sorted list, and the room between each two of them."""
+    rig = HugeRig(region, capacity)
+    live: list[tuple[int, int]] = []
+    for move, amount in moves:
+        if move == "grow":
+            capacity += amount
+            rig.grow(amount)
+        elif move == "free":
+            if live:
+                index, _ = live.pop(amount % len(live))
+                rig.free(index)
+        else:
+            length = (amount + 15) // 16 * 16
+            ends = [16, *(index + taken for index, taken in live)]
+            starts = [*(index for index, _ in live), min(capacity, (1 << 32) - 1) // 16 * 16]
+            gaps = list(zip(ends, starts, strict=True))
+            expected = next((start for start, end in gaps if end - start >= length), None)
+            assert rig.allocate(amount) == expected
+            if expected is not None:
+                live = sorted([*live, (expected, length)])
+        assert rig.allocator.verify() == []
+        assert [(block.index, block.length) for block in rig.blocks() if not block.is_free] == live
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Broken bytes, and broken use
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """Six objects' places; free blocks of 64 bytes at 0x50 and 0xd0, and the bump pointer at 0x190."""
+    made, indices = filled(*[64] * 6, room=64)
+    made.free(indices[1])
+    made.free(indices[3])
+    assert made.gaps() == [(0x50, 64), (0xD0, 64), (0x190, 64)]
+    return made
+
+
+def problems(rig: Rig) -> list[str]:
+    try:
+        return rig.allocator.verify()
+    except HeapCorruptionError as error:
+        return error.problems
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "expected"),
+    [
+        (0, VMGcKind.STRUCT_REF, "free block at 0x50 of 64 bytes has kind word 0xb0000000, so it is not free"),
+        (4, 48, "free block at 0x50 of 64 bytes has length 48 in the heap"),
+        (4, 128, "free block at 0x50 of 64 bytes has length 128 in the heap"),
+    ],
+)
+def test_a_header_that_was_overwritten_is_found_at_once(rig: Rig, offset: int, value: int, expected: str) -> None:
+    rig.memory.view(ctypes.c_uint32, 0x50 + offset).value = value
+    assert expected in rig.allocator.check_integrity()
+    assert any("0x50" in problem for problem in problems(rig))
+
+
+@pytest.mark.parametrize("value", [0, 8, 63, 4080, 0xFFFF_FFFF])
+def test_a_walk_that_cannot_go_on_is_reported(rig: Rig, value: int) -> None:
+    rig.replace_allocator()
+    rig.memory.view(FreeBlock, 0x50).length = value
+    assert problems(rig) == [f"free block at 0x50 claims {value} bytes; the bump pointer is at 0x190"]
+
+
+def test_an_object_that_looks_free_is_found(rig: Rig) -> None:
+    block = rig.memory.view(FreeBlock, 0x90)
+    assert rig.allocator.verify() == []  # the map is made
+    block.kind_and_reserved, block.length = 0, 64
+    assert problems(rig) == ["free block at 0x90 of 64 bytes is not in the map"]
+
+
+def test_a_free_block_that_no_walk_reaches_is_found(rig: Rig) -> None:
+    rig.memory.view(VMDrcHeader, 0x90).object_size = 128  # reaches over the free block at 0xd0
+    assert problems(rig) == ["the map has 0xd0, where a walk finds no free block"]
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (0x90, ["free block at 0x90 of 64 bytes was not merged with the one before it"]),
+        (0x150, ["free block at 0x150 of 64 bytes was not merged with the bump region"]),
+    ],
+)
+def test_a_missed_merge_is_found(rig: Rig, index: int, expected: list[str]) -> None:
+    block = rig.memory.view(FreeBlock, index)
+    block.kind_and_reserved, block.length = 0, 64
+    rig.replace_allocator()
+    assert [problem for problem in problems(rig) if hex(index) in problem] == expected
+
+
+@pytest.mark.parametrize(
+    ("index", "length", "expected"),
+    [
+        (0x58, 16, "is not made of units of 16 bytes"),
+        (0x110, 24, "is not made of units of 16 bytes"),
+        (0x110, 0, "is not made of units of 16 bytes"),
+        (0x0, 32, "is not between 0x10 and the bump pointer 0x190"),
+        (0x180, 32, "is not between 0x10 and the bump pointer 0x190"),
+        (0x1000, 32, "is not between 0x10 and the bump pointer 0x190"),
+        (0x60, 16, "overlaps the one before it, which ends at 0x90"),
+    ],
+)
+def test_a_map_that_is_wrong_is_found(rig: Rig, index: int, length: int, expected: str) -> None:
+    rig.allocator._lengths[index] = length
+    found = rig.allocator.check_integrity()
+    assert any(problem == f"free block at {index:#x} of {length} bytes {expected}" for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "expected"),
+    [
+        (0x50, 64, "0x50 to 0x90 is free already"),
+        (0x50, 32, "0x50 to 0x90 is free already"),
+        (0x60, 32, "0x50 to 0x90 is free already"),
+        (0x10, 80, "0x50 to 0x90 is free already"),
+        (0x90, 300, "bump pointer 0x190"),
+        (0x90, 80, "0xd0 to 0x110 is free already"),
+        (0x190, 32, "blocks in use are between 0x10 and the bump pointer 0x190"),
+        (0x150, 80, "blocks in use are between 0x10 and the bump pointer 0x190"),
+        (0x0, 32, "blocks in use are between 0x10 and the bump pointer 0x190"),
+    ],
+)
+def test_freeing_what_is_free_is_refused(rig: Rig, index: int, size: int, expected: str) -> None:
+    before = rig.memory.read(0, rig.control.capacity)
+    with pytest.raises(HeapCorruptionError, match=f"the block from {index:#x} to .* is freed, but .*{expected}"):
+        rig.allocator.free(index, size)
+    assert rig.memory.read(0, rig.control.capacity) == before
+    assert rig.gaps() == [(0x50, 64), (0xD0, 64), (0x190, 64)]
+    assert rig.allocator.verify() == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# In a heap
+
+
+class CheckedWorld(World):
+    """A `World` whose heap is checked, and has the policy of one's choice."""
+
+    policy: type[FirstFit] | type[SegregatedFit] = FirstFit
+
+    def __init__(self, capacity: int = 1 << 14, maximum: int = MAXIMUM_CAPACITY) -> None:
+        super().__init__(capacity, maximum)
+        self.heap.detach()
+        self.heap = DrcHeap(self.types, allocator=self.policy, checked=True)
+        self.heap.attach(self.memory, self.host_data)
+        self.roots = RootSet(self.heap)
+        for index in self.types:
+            self.heap.register_type(index)
+
+
+class SegregatedWorld(CheckedWorld):
+    policy = SegregatedFit
+
+
+class FirstFitHeapMachine(HeapMachine):
+    """The whole heap, on first fit, checked at each operation."""
+
+    make_world: type[CheckedWorld] = CheckedWorld
+
+    @initialize()
+    def start(self) -> None:
+        self.world = self.make_world()
+        self.sides = self.make_sides(self.world)
+        self.model_start()
+
+    def model_start(self) -> None:
+        model = type(self).model_type
+        self.model = model()
+        self.stack = []
+        self.world.roots.add_stack_walker(lambda: self.stack)
+
+    model_type: Any = None

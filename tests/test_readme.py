@@ -1,0 +1,166 @@
+"""What README.md and docs/ show is what happens: their Python runs, their commands too, and both print what they say.
+
+A page's Python blocks run in order, in one namespace, in a directory of their own with `examples/` in it. A block that
+begins with `# NAME.py` is written to that file instead. A `text` block behind a Python block is what it prints. In a
+`console` block, each `lowheap` command must print, on both streams together, what stands below it; times differ, and
+so do they here. `make run` counts as the command that it runs; other commands are for people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Runs the blocks that standard input brings, and prints a line between the outputs of any two.
+RUNNER = """
+import io, json, sys
+from contextlib import redirect_stdout
+sys.path.insert(0, "")
+namespace, outputs = {"__name__": "page"}, []
+for number, source in json.load(sys.stdin):
+    out = io.StringIO()
+    with redirect_stdout(out):
+        exec(compile("\\n" * number + source, sys.argv[1], "exec"), namespace)
+    outputs.append(out.getvalue())
+json.dump(outputs, sys.stdout)
+"""
+
+
+class Block:
+    """A fenced block: the language behind the fence, the line where it begins, and its text."""
+
+    def __init__(self, language: str, line: int, text: str) -> None:
+        self.language, self.line, self.text = language, line, text
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that the block is, where it is one."""
+        found = re.match(r"# (\w+\.py)\n", self.text)
+        return found[1] if self.language == "python" and found else None
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(found[1], text[: found.start()].count("\n") + 1, found[2])
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory that has the examples, and the checkout on the path of what runs in it."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"}
+
+
+def write_files(page: Path, directory: Path) -> None:
+    for block in blocks(page):
+        if block.file:
+            (directory / block.file).write_text(block.text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks(page: Path, directory: Path) -> None:
+    write_files(page, directory)
+    found = blocks(page)
+    code = [block for block in found if block.language == "python" and block.file is None]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", RUNNER, str(page)],
+        input=json.dumps([(block.line, block.text) for block in code]),
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        env=environment(),
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = dict(zip(code, json.loads(done.stdout), strict=True))
+    for block, following in zip(found, [*found[1:], None][: len(found)], strict=True):
+        if block in outputs:
+            expected = following.text if following is not None and following.language == "text" else ""
+            assert outputs[block] == expected, f"{page.name}, line {block.line}"
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, and what stands below it."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        yield command, expected
+
+
+def runnable() -> Iterator[tuple[Path, str, str]]:
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "console":
+                for command, expected in commands(block):
+                    if command == "make run" or re.search(r"\blowheap\b", command):
+                        yield page, command, expected
+
+
+def same_but_for_times(text: str) -> str:
+    """The text with its times masked, and columns not aligned any more, because times have widths."""
+    return re.sub(r"[ ─]+", " ", re.sub(r"[0-9,]+\.[0-9] ms", "TIME", text))
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "expected"), list(runnable()), ids=lambda value: getattr(value, "name", None)
+)
+def test_commands(page: Path, command: str, expected: str, directory: Path) -> None:
+    write_files(page, directory)
+    if command == "make run":
+        recipe = subprocess.run(
+            ["make", "-n", "run", "VENV=.venv"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.splitlines()[-1]
+        echoed, _, expected = expected.partition("\n")
+        assert recipe == echoed
+        command = recipe.removeprefix(".venv/bin/")
+    command = re.sub(r"^lowheap\b", f'"{sys.executable}" -m lowheap', command)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        cwd=directory,
+        env=environment(),
+        timeout=120,
+    )
+    assert same_but_for_times(done.stdout) == same_but_for_times(expected), f"{page.name}: {done.stdout}"
+    assert done.returncode == 0
+
+
+def test_there_is_something_to_run() -> None:
+    assert sum(block.language == "python" for block in blocks(ROOT / "README.md")) >= 4
+    assert any(command == "make run" for _, command, _ in runnable())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:lowheap|tests|examples|docs|\.ci)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / path).exists(), path
+    anchors = {
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in anchors, anchor
