@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.lowheap-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint clean
+.PHONY: help run peers test lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,7 +15,10 @@ help: ## list the targets
 run: $(INSTALLED) ## build and drop binary trees on the heap, and print its figures
 	$(BIN)/lowheap run examples/binary_trees.wat --invoke run 10 20 --stats
 
-test: $(INSTALLED) ## run all tests
+peers: $(INSTALLED) ## install the wasmtime wheels that tests compare with, in .peers
+	@$(BIN)/python -m lowheap.peers
+
+test: $(INSTALLED) peers ## run all tests
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED) ## check style, format and types
@@ -24,7 +27,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy --strict
 
 clean: ## remove .venv, caches and what was built
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that only a change of the dependencies calls for a new installation.

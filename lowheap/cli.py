@@ -33,6 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowheap.cli_inspect import inspect_command
+from lowheap.cli_layout import layout_command
 from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError, Trap
 from lowheap.heap import TRACE, HeapStatistics
@@ -221,6 +223,10 @@ def command(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
+
+
+command.add_command(inspect_command)
+command.add_command(layout_command)
 
 
 @command.command(

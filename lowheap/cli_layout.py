@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowheap.cli_output import report_console
-from lowheap.errors import LowheapError, MalformedModuleError
+from lowheap.errors import LowheapError, ModuleError
 from lowheap.layout import (
     GcArrayLayout,
     GcLayout,
@@ -184,7 +184,17 @@ def layout_command(source: str, as_json: bool) -> None:
     MODULE is a file with WebAssembly text or binary, or - for standard input. What begins with a parenthesis is a type
     in the text format, such as '(struct (field i8) (field (ref null any)))', or several as '(type ...) (type ...)'.
     """
-    layouts = type_layouts(_binary(source))
+    text = source.lstrip()
+    if text.startswith("("):
+        if not _WHOLE.match(text):
+            text = f"(module {text})" if _DEFINITIONS.match(text) else f"(module (type {text}))"
+        layouts = type_layouts(validate.to_binary(text))
+    else:
+        data = _read(source)
+        try:
+            layouts = type_layouts(validate.to_binary(data))
+        except ModuleError as error:
+            raise type(error)(f"{source}: {error}") from error
     if as_json:
         click.echo(json.dumps([asdict(each) for each in layouts], indent=2))
     else:
@@ -195,27 +205,17 @@ _WHOLE = re.compile(r"\(\s*module\b")
 _DEFINITIONS = re.compile(r"\(\s*(?:type|rec)\b")
 
 
-def _binary(source: str) -> bytes:
-    """The module that the argument means, as a binary."""
-    text = source.lstrip()
-    if text.startswith("("):
-        if not _WHOLE.match(text):
-            text = f"(module {text})" if _DEFINITIONS.match(text) else f"(module (type {text}))"
-        return validate.to_binary(text)
+def _read(source: str) -> bytes:
+    """The contents of a file, or of standard input."""
     if source == "-":
         if sys.stdin is None:
             raise LowheapError("cannot read standard input: it is closed")
-        data = sys.stdin.buffer.read()
-    else:
-        try:
-            with open(source, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
+        return sys.stdin.buffer.read()
     try:
-        return validate.to_binary(data)
-    except MalformedModuleError as error:
-        raise MalformedModuleError(f"{source}: {error}") from error
+        with open(source, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
 
 
 def render(layouts: Sequence[TypeLayout]) -> Group:

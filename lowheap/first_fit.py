@@ -125,12 +125,16 @@ class FirstFit(Allocator):
 
     def verify(self) -> list[str]:
         """Check the map, and that it has exactly the free blocks that a walk of the heap finds."""
-        problems = self.check_integrity()
-        expected = dict(self._lengths)
-        for block in walk(self.control, self.memory):
-            if block.is_free and expected.pop(block.index, None) is None:
-                problems.append(f"free block at {block.index:#x} of {block.length} bytes is not in the map")
-        problems += [f"the map has {index:#x}, where a walk finds no free block" for index in expected]
+        problems = []
+        try:
+            problems += self.check_integrity()
+            expected = dict(self._lengths)
+            for block in walk(self.control, self.memory):
+                if block.is_free and expected.pop(block.index, None) is None:
+                    problems.append(f"free block at {block.index:#x} of {block.length} bytes is not in the map")
+            problems += [f"the map has {index:#x}, where a walk finds no free block" for index in expected]
+        except HeapCorruptionError as error:  # a walk that cannot go on
+            problems += error.problems
         return problems
 
     @property

@@ -92,7 +92,7 @@ class HostData(Protocol):
         """Whether the id is in use."""
 
 
-def _names_object(reference: int) -> bool:
+def names_object(reference: int) -> bool:
     """`is_object` for what comes from outside: TypeError or InvalidReferenceError for what is no u32 at all."""
     if not isinstance(reference, int) or isinstance(reference, bool):
         raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
@@ -457,7 +457,7 @@ class DrcHeap:
 
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
-        if _names_object(reference):
+        if names_object(reference):
             header = self.header(reference)
             if self.is_counted:
                 header.ref_count += 1
@@ -480,7 +480,7 @@ class DrcHeap:
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
-        if not _names_object(reference) or not self.is_counted:
+        if not names_object(reference) or not self.is_counted:
             return
         self._decrement(reference)
         self.free_dead()
@@ -490,7 +490,7 @@ class DrcHeap:
 
         An object that is listed already has the list's count; the caller's is given back then.
         """
-        if not _names_object(reference) or not self.is_counted:
+        if not names_object(reference) or not self.is_counted:
             return
         self.check_idle("expose a reference")
         header = self.header(reference)
@@ -714,7 +714,7 @@ class DrcHeap:
             return
         for reference in stack_roots:
             try:
-                if not _names_object(reference):
+                if not names_object(reference):
                     continue
                 header = self.header(reference)
             except InvalidReferenceError as error:

@@ -230,15 +230,17 @@ def inspect(image: Image) -> Inspection:
 
 def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
     """The objects, and the lengths of the free blocks, as far as a walk comes."""
-    if not image.is_walkable:
-        return list(image.objects()), []
-    objects, free = [], []
+    objects: list[ImageObject] = []
+    free: list[int] = []
     with contextlib.suppress(HeapCorruptionError):  # `verify` says where the walk ends, and why
-        for block in image.blocks():
-            if block.is_free:
-                free.append(block.length)
-            else:
-                objects.append(image.object_at(block.index))
+        if image.is_walkable:
+            for block in image.blocks():
+                if block.is_free:
+                    free.append(block.length)
+                else:
+                    objects.append(image.object_at(block.index))
+        else:
+            objects += image.objects()
     return objects, free
 
 

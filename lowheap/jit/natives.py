@@ -16,6 +16,7 @@ They are what a barrier set emits inline, and work on the same list head and the
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +24,13 @@ import cffi
 from llvmlite import ir
 
 from lowheap.errors import HeapError
+from lowheap.heap import names_object
 from lowheap.jit import barriers, transitions
 from lowheap.jit.barriers import BarrierSet
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.store_runtime import runtime_of
-from lowheap.layout import is_object
 from lowheap.store import Store
 
 _ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
@@ -68,6 +69,14 @@ def emit(module: ir.Module, barrier_set: BarrierSet) -> None:
     define("lh_init", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.init(e, slot, value, shape))
 
 
+@functools.cache
+def _load(barrier_set: type[BarrierSet]) -> LoadedCode:
+    """Compile the functions of a barrier set, once in this process: they depend on no store."""
+    module = ir.Module("lowheap.natives")
+    emit(module, barrier_set())
+    return LoadedCode(compile_ir(module, tuple(CDECLS)))
+
+
 class NativeBarriers:
     """The functions, compiled for one store.
 
@@ -81,14 +90,12 @@ class NativeBarriers:
         chosen = barriers.find(barrier_set)
         if not chosen.counts and store.heap.is_counted:
             raise HeapError(f"the barrier set {chosen.name} does not count references, but this heap does")
-        module = ir.Module("lowheap.natives")
-        emit(module, chosen)
         self._store = store
-        self._code = LoadedCode(compile_ir(module, tuple(CDECLS)))
-        runtime.keep(self._code)
+        code = _load(type(chosen))
+        runtime.keep(code)
         self.vmctx = runtime.vmctx
         self.functions: dict[str, Any] = {
-            name: _ffi.cast(cdecl, self._code.address(name)) for name, cdecl in CDECLS.items()
+            name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()
         }
 
     def inc_ref(self, reference: int) -> None:
@@ -118,8 +125,8 @@ class NativeBarriers:
         self._call("lh_init", self._slot(reference, offset), self._checked(value))
 
     def _checked(self, reference: int) -> int:
-        if not isinstance(reference, int) or is_object(reference):
-            self._store.heap.header(reference)  # raises when it is not one
+        if names_object(reference):
+            self._store.heap.header(reference)  # raises when it names none
         return reference
 
     def _slot(self, reference: int, offset: int) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m lowheap.peers [VERSION...]`: install the wheels, by default all of `VERSIONS`, and print where they are."""
+"""`python -m lowheap.peers [VERSION...]`: install wheels, by default all of `VERSIONS`; print where they are."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Run as a script, with the wheel's folder as PYTHONPATH: `python -P driver.py`. I
 wheel only. As a module (lowheap imports it for the probe, tests for the search) it does nothing.
 
 Requests are objects with `do` and what that needs; each gets one answer, `{"ok": ...}` or `{"error": kind, "message":
-...}`. While an exported function runs, a host function's call is sent as `{"host": number, "values": [...]}` in place of
-the answer; requests are then served until one of them is `return` or `raise`, which ends the host function's call.
+...}`. While an exported function runs, a host function's call is sent as `{"host": number, "values": [...]}` in place
+of the answer; requests are then served until one of them is `return` or `raise`, which ends the host function's call.
 Values are pairs of type and value, floats as hexadecimal digits of their bits (as an f64), externrefs as numbers that
 the other side knows, or null.
 
@@ -15,9 +15,11 @@ The package's docstring says how the heap and the list's head are found.
 from __future__ import annotations
 
 import base64
+import bisect
 import importlib
 import importlib.metadata
 import json
+import mmap
 import os
 import re
 import struct
@@ -94,22 +96,20 @@ def private_mappings(maps: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def occurrences(data: bytes, pattern: bytes) -> Iterator[int]:
-    """The offsets at which a pattern occurs."""
-    at = data.find(pattern)
-    while at >= 0:
-        yield at
-        at = data.find(pattern, at + 1)
+def occurrences(data: bytes | memoryview, pattern: bytes) -> Iterator[int]:
+    """The offsets at which a pattern occurs, other than within another occurrence."""
+    # Several times as fast as bytes.find, where most bytes are zero.
+    return (found.start() for found in re.finditer(re.escape(pattern), data))
 
 
-def marks_problem(read: Callable[[int, int], bytes], indices: Sequence[int], marks: Sequence[int]) -> str | None:
-    """What is not as it must be about the two marked objects at these indices; None if all is.
+def marks_problem(heap: bytes | memoryview, indices: Sequence[int], marks: Sequence[int]) -> str | None:
+    """What is not as it must be about the two marked objects at these indices of a heap's bytes; None if all is.
 
-    `read` gives bytes at a heap index. The list must be empty, or at least hold neither object.
+    Neither object may be on the list.
     """
     types = []
     for number, index in enumerate(indices):
-        data = read(index, MARK.size)
+        data = heap[index : index + MARK.size]
         if len(data) != MARK.size:
             return f"object {number} at {index:#x} is not within the mapping"
         word, type_index, count, _next, size, mark, other = MARK.unpack(data)
@@ -128,9 +128,10 @@ def marks_problem(read: Callable[[int, int], bytes], indices: Sequence[int], mar
     return None if types[0] == types[1] else f"the two objects' type indices differ: {types[0]} and {types[1]}"
 
 
-def find_heap(mappings: Iterable[tuple[int, bytes]], marks: Sequence[int]) -> tuple[int, tuple[int, int]]:
+def find_heap(mappings: Iterable[tuple[int, bytes | memoryview]], marks: Sequence[int]) -> tuple[int, tuple[int, int]]:
     """Return the heap's address and the two objects' indices, given mappings as (address, bytes).
 
+    Each mapping's bytes need to be valid only until the next one is asked for.
     HeapNotFound unless exactly one place is a heap with the two objects.
     """
     found = []
@@ -145,7 +146,7 @@ def find_heap(mappings: Iterable[tuple[int, bytes]], marks: Sequence[int]) -> tu
             for mark in marks
         )
         for indices in ((i, j) for i in first for j in second):
-            problem = marks_problem(lambda index, size, data=data: data[index : index + size], indices, marks)  # type: ignore[misc]
+            problem = marks_problem(data, indices, marks)
             if problem is None:
                 found.append((start, indices))
             else:
@@ -160,24 +161,31 @@ def find_heap(mappings: Iterable[tuple[int, bytes]], marks: Sequence[int]) -> tu
 
 
 class ProcessMemory:
-    """This process's own memory, read through the kernel, so that an address that is gone is an error and no crash."""
+    """This process's own memory, read through the kernel, so that an address that is gone is an error and no crash.
+
+    What is read goes to one buffer, in a shared mapping, which the searches do not look at: in private memory, copies
+    of what is looked for would be found too, and copies of the list's head behave as the head does.
+    """
 
     def __init__(self) -> None:
+        """Open it."""
         self._file = os.open("/proc/self/mem", os.O_RDONLY)
+        self._buffer = memoryview(mmap.mmap(-1, 1 << 24))
 
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes at an address; fewer than asked for if not all of them are mapped."""
-        parts = []
-        while size:
+    def read(self, address: int, size: int) -> memoryview:
+        """Bytes at an address, fewer than asked for if not all of them are mapped; valid until the next read."""
+        if size > len(self._buffer):
+            self._buffer = memoryview(mmap.mmap(-1, size))
+        done = 0
+        while done < size:
             try:
-                part = os.pread(self._file, min(size, 1 << 26), address)
+                count = os.preadv(self._file, [self._buffer[done:size]], address + done)
             except OSError:  # EIO: nothing is mapped there
                 break
-            if not part:
+            if not count:
                 break
-            parts.append(part)
-            address, size = address + len(part), size - len(part)
-        return b"".join(parts)
+            done += count
+        return self._buffer[:done]
 
     @staticmethod
     def mappings() -> list[tuple[int, int, str]]:
@@ -185,16 +193,25 @@ class ProcessMemory:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
             return private_mappings(maps.read())
 
-    def words(self, value: int) -> list[int]:
-        """The addresses of all aligned u32 words that hold a value, other than on a stack."""
-        pattern = value.to_bytes(4, "little")
-        return [
-            start + at
-            for start, end, name in self.mappings()
-            if not name.startswith("[stack")
-            for at in occurrences(self.read(start, end - start), pattern)
-            if at % 4 == 0
-        ]
+    def words(self, value: int, among: Sequence[int] | None = None) -> list[int]:
+        """The addresses, in order, of the aligned u32 words that hold a value, other than on a stack.
+
+        `among`, in order too, are those to look at; without it all are.
+        """
+        found: list[int] = []
+        for start, end, name in self.mappings():
+            if name.startswith("[stack"):
+                continue
+            if among is None:
+                data = self.read(start, end - start)
+                found += [start + at for at in occurrences(data, value.to_bytes(4, "little")) if at % 4 == 0]
+            elif here := among[bisect.bisect_left(among, start) : bisect.bisect_left(among, end)]:
+                first = here[0]
+                data = self.read(first, here[-1] + 4 - first)
+                words = data[: len(data) & ~3].cast("I")
+                here = here[: bisect.bisect_left(here, first + 4 * len(words))]  # should some be gone
+                found += [address for address in here if words[(address - first) // 4] == value]
+        return found
 
     def word(self, address: int) -> int | None:
         """The u32 at an address, None if nothing is mapped there."""
@@ -202,40 +219,49 @@ class ProcessMemory:
         return int.from_bytes(data, "little") if len(data) == 4 else None
 
 
-class Program:
-    """A store with the probe, the companions and a program in it, in this order."""
+def new_engine(wasmtime: Any) -> Any:
+    """An engine with the GC proposal, and with exceptions where the wheel can switch them on (43 can, 37 cannot)."""
+    config = wasmtime.Config()
+    ffi = importlib.import_module("wasmtime._ffi")
+    ffi.wasmtime_config_wasm_function_references_set(config.ptr(), True)
+    ffi.wasmtime_config_wasm_gc_set(config.ptr(), True)
+    ffi.wasmtime_config_parallel_compilation_set(config.ptr(), False)  # no pool of threads for small modules
+    if hasattr(ffi, "wasmtime_config_wasm_exceptions_set"):
+        ffi.wasmtime_config_wasm_exceptions_set(config.ptr(), True)
+    return wasmtime.Engine(config)
 
-    def __init__(self, wasmtime: Any, host: Callable[[int, list[Any]], Any], request: dict[str, Any]) -> None:
+
+class Program:
+    """A store with the probe in it, which has run; then the companions and a program."""
+
+    def __init__(
+        self, wasmtime: Any, memory: ProcessMemory, host: Callable[[int, list[Any]], Any], marks: Sequence[int]
+    ) -> None:
+        """Make the store and run the probe."""
         self._wasmtime = wasmtime
-        self._memory = ProcessMemory()
+        self._memory = memory
         self._host = host
-        config = wasmtime.Config()
-        ffi = importlib.import_module("wasmtime._ffi")
-        ffi.wasmtime_config_wasm_function_references_set(config.ptr(), True)
-        ffi.wasmtime_config_wasm_gc_set(config.ptr(), True)
-        ffi.wasmtime_config_parallel_compilation_set(config.ptr(), False)  # no pool of threads for small modules
-        self.has_exceptions = hasattr(ffi, "wasmtime_config_wasm_exceptions_set")
-        if self.has_exceptions:
-            ffi.wasmtime_config_wasm_exceptions_set(config.ptr(), True)
-        self._context_gc = ffi.wasmtime_context_gc
-        self._engine = wasmtime.Engine(config)
+        self._engine = new_engine(wasmtime)  # not the last program's, so that type indices start anew
         self._store = wasmtime.Store(self._engine)
         self._contexts: list[Any] = [self._store]
         self._exports: Any = {}
         self._head: int | None = None
-        self._base, self._indices = self._probe(request["marks"])
-        self._marks = request["marks"]
-        others = {
-            name: self._instantiate(wasmtime.Module(self._engine, base64.b64decode(binary)), [])
-            for name, binary in request["companions"]
-        }
+        self._marks = marks
+        self._base, self._indices = self._probe(marks)
+
+    def load(self, binary: str, companions: list[tuple[str, str]], imports: list[dict[str, Any]]) -> None:
+        """Instantiate the companions and the program, whose start function may call host functions."""
+        others = {name: self._instantiate(self._module(companion), []) for name, companion in companions}
         externs = []
-        for wanted in request["imports"]:
+        for wanted in imports:
             if "host" in wanted:
                 externs.append(self._host_function(**wanted))
             else:
                 externs.append(others[wanted["module"]][wanted["name"]])
-        self._exports = self._instantiate(wasmtime.Module(self._engine, base64.b64decode(request["binary"])), externs)
+        self._exports = self._instantiate(self._module(binary), externs)
+
+    def _module(self, binary: str) -> Any:
+        return self._wasmtime.Module(self._engine, base64.b64decode(binary))
 
     def _instantiate(self, module: Any, externs: list[Any]) -> Any:
         return self._wasmtime.Instance(self._store, module, externs).exports(self._store)
@@ -269,9 +295,7 @@ class Program:
         candidates: list[int] | None = None
         for step, expected in zip(reading, (indices[0], 0, indices[1], 0), strict=True):
             run([step])
-            if candidates is None:
-                candidates = self._memory.words(expected)
-            candidates = [address for address in candidates if self._memory.word(address) == expected]
+            candidates = self._memory.words(expected, candidates)
         if candidates is not None and len(candidates) == 1:
             self._head = candidates[0]
         return base, indices
@@ -287,7 +311,8 @@ class Program:
 
     def collect(self) -> None:
         """Collect garbage, with whatever wasm frames are on the stack."""
-        error = self._context_gc(self._contexts[-1]._context())
+        ffi = importlib.import_module("wasmtime._ffi")
+        error = ffi.wasmtime_context_gc(self._contexts[-1]._context())
         if error:
             raise self._wasmtime.WasmtimeError._from_ptr(error)
 
@@ -296,14 +321,12 @@ class Program:
         end = next((end for start, end, _name in self._memory.mappings() if start == self._base), None)
         if end is None:
             raise HeapNotFound(f"no mapping starts at {self._base:#x} any more, where the GC heap was")
-        problem = marks_problem(
-            lambda index, size: self._memory.read(self._base + index, size), self._indices, self._marks
-        )
-        if problem is not None:
-            raise HeapNotFound(f"what is at {self._base:#x} is not the GC heap any more: {problem}")
         data = self._memory.read(self._base, end - self._base)
         if len(data) != end - self._base:
             raise HeapNotFound(f"of the GC heap's {end - self._base:#x} bytes only {len(data):#x} can be read")
+        problem = marks_problem(data, self._indices, self._marks)
+        if problem is not None:
+            raise HeapNotFound(f"what is at {self._base:#x} is not the GC heap any more: {problem}")
         with open(path, "wb") as file:
             file.write(data)
         head = None if self._head is None else self._memory.word(self._head)
@@ -350,9 +373,12 @@ class Driver:
     """The conversation with the other side."""
 
     def __init__(self, wasmtime: Any, requests: BinaryIO, answers: BinaryIO) -> None:
+        """Take the two ends of the conversation."""
         self._wasmtime = wasmtime
+        self._engine = new_engine(wasmtime)
         self._requests = requests
         self._answers = answers
+        self._memory = ProcessMemory()
         self._program: Program | None = None
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -391,14 +417,19 @@ class Driver:
     def _handle(self, do: str, **details: Any) -> Any:
         if do == "hello":
             return importlib.metadata.version("wasmtime")
-        if do == "assemble":
-            return base64.b64encode(self._wasmtime.wat2wasm(details["text"])).decode()
+        if do == "prepare":
+            text, binary = details.get("text"), base64.b64decode(details.get("binary", ""))
+            if text is not None:
+                binary = self._wasmtime.wat2wasm(text)
+            self._wasmtime.Module.validate(self._engine, binary)
+            return base64.b64encode(binary).decode()
         if do == "load":
             if self._program is not None:
                 self._program.close()
                 self._program = None
-            self._program = Program(self._wasmtime, self._host, details)
-            return {"exceptions": self._program.has_exceptions}
+            self._program = Program(self._wasmtime, self._memory, self._host, details.pop("marks"))
+            self._program.load(**details)
+            return None
         if self._program is None:
             raise self._wasmtime.WasmtimeError("no program is loaded")
         return getattr(self._program, do)(**details)
@@ -409,8 +440,6 @@ def main() -> NoReturn:
     # Whatever else writes to the standard output must not come between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    for name in [name for name in os.environ if re.match("RUST_|WASMTIME_", name)]:
-        del os.environ[name]
     try:
         Driver(importlib.import_module("wasmtime"), sys.stdin.buffer, answers).serve()
     except Disconnected:

@@ -33,7 +33,7 @@ class AmbiguousListError(PeerError):
     """The over-approximated list cannot be told from an image's bytes."""
 
 
-class PeerTrap(Exception):  # noqa: N818
+class PeerTrap(Exception):
     """The program trapped in wasmtime.
 
     `message` is wasmtime's sentence for it ("cast failure"), `text` all that wasmtime said, backtrace included.

@@ -11,7 +11,7 @@ from lowheap.layout import (
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_SIZE,
-    KIND_SHIFT,
+    KIND_MASK,
     NULL,
     OBJECT_KINDS,
     RESERVED_MASK,
@@ -77,9 +77,10 @@ class HeapImage:
     def derived_list_order(self) -> tuple[int, ...]:
         """Return the same as `list_order`, from the headers alone: the list starts where no listed object leads.
 
-        A sweep clears an object's in-list bit before it can be freed, so that stale headers do not count. Bytes inside an
-        object can look like the header of a listed one: AmbiguousListError whenever what looks listed is not exactly one
-        chain of blocks that do not overlap. What this cannot see is a single such imposter in a heap whose list is empty.
+        A sweep clears an object's in-list bit before it can be freed, so that stale headers do not count. Bytes inside
+        an object can look like the header of a listed one: AmbiguousListError whenever what looks listed is not exactly
+        one chain of blocks that do not overlap. What this cannot see is a single such imposter in a heap whose list is
+        empty.
         """
         following = dict(self._listed())
         while stray := [index for index, next_ in following.items() if next_ != NULL and next_ not in following]:
@@ -105,10 +106,10 @@ class HeapImage:
 
     def _listed(self) -> Iterator[tuple[int, int]]:
         """Yield (index, next) for whatever looks like a listed object."""
-        # The kind and bits are the header's first word; of a listed object it is one of four values, which the search for
-        # bytes finds faster than a loop over all blocks would.
+        # The kind and bits are the header's first word; of a listed object it is one of four values, which the search
+        # for bytes finds faster than a loop over all blocks would.
         for kind in OBJECT_KINDS:
-            word = (kind << KIND_SHIFT | HEADER_IN_OVER_APPROX_LIST_BIT).to_bytes(4, "little")
+            word = (kind | HEADER_IN_OVER_APPROX_LIST_BIT).to_bytes(4, "little")
             index = self.data.find(word, FIRST_INDEX)
             while index >= 0:
                 next_ = self._listed_next(index) if index % BLOCK_ALIGN == 0 else None
@@ -121,7 +122,7 @@ class HeapImage:
         if index % BLOCK_ALIGN or not FIRST_INDEX <= index <= len(self.data) - HEADER_SIZE:
             return None
         header = self.header(index)
-        bits, kind = header.kind_and_reserved & RESERVED_MASK, header.kind_and_reserved >> KIND_SHIFT
+        bits, kind = header.kind_and_reserved & RESERVED_MASK, header.kind_and_reserved & KIND_MASK
         if bits != HEADER_IN_OVER_APPROX_LIST_BIT or kind not in OBJECT_KINDS or header.ref_count == 0:
             return None
         least = ARRAY_HEADER_END if kind in (VMGcKind.ARRAY_REF, VMGcKind.EXTERN_REF) else HEADER_SIZE

@@ -1,9 +1,9 @@
 """The types of the functions that a module imports and exports, read off its binary.
 
 wasmtime's Python package, up to 45, ends the process when it is asked for a value type of the any hierarchy, and so
-cannot tell whether a function may be called. `lowheap.wasm.decode` could, but refuses modules with what lowheap does not
-have (tables, memories, tags), and a peer must run those too. So: just the type, import, function and export sections, of
-a module that wasmtime has already found valid.
+cannot tell whether a function may be called. `lowheap.wasm.decode` could, but refuses modules with what lowheap does
+not have (tables, memories, tags), and a peer must run those too. So: just the type, import, function and export
+sections, of a module that wasmtime has already found valid.
 
 Source: the WebAssembly 3.0 specification, chapter "Binary Format".
 """

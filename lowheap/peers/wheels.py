@@ -18,7 +18,7 @@ from pathlib import Path
 from lowheap.peers.errors import PeerInstallError, UnsupportedPeerError
 
 VERSIONS = ("37.0.0", "43.0.0", "45.0.0")
-"""What `make peers` installs: the first and the last release with the seed's collector, and the last with DRC at all."""
+"""What `make peers` installs: two releases with first fit, and the last that has this collector by default."""
 
 FIRST_MAJOR, LAST_MAJOR = 37, 45
 
@@ -43,7 +43,7 @@ def check_version(version: str) -> None:
 
 
 def location() -> Path:
-    """Return the folder of all wheels' folders: `$LOWHEAP_PEERS`, or `.peers` in a checkout, or one in the user's cache."""
+    """Return the folder of all wheels' folders: `$LOWHEAP_PEERS`, or `.peers` in a checkout, or in the user's cache."""
     if chosen := os.environ.get(_LOCATION_VARIABLE):
         return Path(chosen).absolute()
     root = Path(__file__).resolve().parents[2]
@@ -76,7 +76,8 @@ def ensure(version: str) -> Path:
                 _install(version, target)
     except OSError as error:
         raise PeerInstallError(
-            f"wasmtime {version} cannot be installed into {target}: {error}; {_LOCATION_VARIABLE} can name another place"
+            f"wasmtime {version} cannot be installed into {target}: {error}; "
+            f"{_LOCATION_VARIABLE} can name another place"
         ) from error
     return target
 

@@ -1,0 +1,250 @@
+"""Python and compiled code take turns on one heap, operation by operation and collection by collection.
+
+The machine of test_heap_model.py, with more sides: the barriers of each counting barrier set as native functions, and
+the compiled runtime for allocation and collections. What compiled code holds at a collection is laid out as frames on a
+stack that the test makes, with a stack map to match.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+import cffi
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule
+from test_heap import World
+from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
+
+import lowheap as lh
+from lowheap.allocator import Block, walk
+from lowheap.jit import runtime
+from lowheap.jit.natives import NativeBarriers
+from lowheap.jit.store_runtime import StoreRuntime, runtime_of
+from lowheap.layout import NULL, VMActivation, VMStackMapEntry, VMStackSlot
+from lowheap.roots import RootSet
+
+
+class StoreWorld(World):
+    """A world whose heap is a store's, so that compiled code can be let loose on it."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        types = self.types
+        engine = lh.Engine(runtime="native")
+        engine.types = types
+        self.store = lh.Store(engine, initial_heap_size=capacity)
+        self.heap, self.host_data, self.roots = self.store.heap, self.store.host_data, self.store.roots
+        self.memory = self.heap.memory
+        for index in types:
+            self.heap.register_type(index)
+        self.runtime: StoreRuntime = runtime_of(self.store)
+        self.vmctx = int(cffi.FFI().cast("uintptr_t", self.runtime.vmctx))
+
+
+@functools.cache
+def allocators() -> dict[str, ctypes._FuncPointer]:
+    code = runtime.load()
+    struct = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
+    array = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+    return {
+        "struct": struct(code.address(runtime.ALLOCATE_STRUCT)),
+        "array": array(code.address(runtime.ALLOCATE_ARRAY)),
+    }
+
+
+RETURN_ADDRESS = 0x1000
+
+
+class FakeStack:
+    """One activation with one frame that holds references, where the compiled frame walk will find them."""
+
+    def __init__(self, world: StoreWorld, references: Sequence[int]) -> None:
+        self.context = world.runtime.context
+        record = 16  # the caller's frame pointer, and the return address
+        size = record + 4 * len(references)
+        self.memory = (ctypes.c_uint64 * (size // 8 + 8))()
+        exit_frame = (ctypes.addressof(self.memory) + 15) & -16
+        frame = exit_frame + (size + 15) // 16 * 16
+        entry_frame = frame + record
+        ctypes.c_uint64.from_address(exit_frame).value = frame
+        ctypes.c_uint64.from_address(exit_frame + 8).value = RETURN_ADDRESS
+        ctypes.c_uint64.from_address(frame).value = entry_frame
+        for number, reference in enumerate(references):
+            ctypes.c_uint32.from_address(exit_frame + record + 4 * number).value = reference
+        self.activation = VMActivation(entry_frame_pointer=entry_frame, exit_frame_pointer=exit_frame)
+        self.entries = (VMStackMapEntry * 1)(VMStackMapEntry(RETURN_ADDRESS, 0, len(references)))
+        self.slots = (VMStackSlot * max(1, len(references)))(
+            *(VMStackSlot(4 * number, 0) for number in range(len(references)))
+        )
+
+    def __enter__(self) -> None:
+        self.context.activation = ctypes.addressof(self.activation)
+        self.context.stack_map_entries = ctypes.addressof(self.entries)
+        self.context.stack_map_mask = 0
+        self.context.stack_map_slots = ctypes.addressof(self.slots)
+
+    def __exit__(self, *_: object) -> None:
+        self.context.activation = 0
+
+
+class BothSidesMachine(HeapMachine):
+    """Each operation is done by Python or by one of two sets of native barriers."""
+
+    world: StoreWorld
+
+    def make_sides(self, world: World) -> Sequence[Side]:
+        assert isinstance(world, StoreWorld)
+        return [PythonSide(world), NativeBarriers(world.store, "drc"), NativeBarriers(world.store, "outlined")]
+
+    @initialize()
+    def start(self) -> None:
+        self.world = StoreWorld(1 << 14)
+        self.sides = self.make_sides(self.world)
+        self.model = Model()
+        self.stack: list[int] = []
+        self.world.roots = RootSet(self.world.heap)  # without the walker of the runtime, which has no frames to walk
+        self.world.roots.add_stack_walker(lambda: self.stack)
+
+    @rule(payload=st.integers(0, (1 << 64) - 1), expose=st.booleans(), side=st.integers(0, 7))
+    def allocate_struct_natively(self, payload: int, expose: bool, side: int) -> None:
+        reference = allocators()["struct"](self.world.vmctx, self.world.long_cell)
+        assert reference != NULL
+        assert reference not in self.model.things
+        for offset in (24, 40):
+            self.world.heap.slot(reference, offset).value = NULL
+        self.world.memory.view(ctypes.c_uint64, reference + 32).value = payload
+        self.model.things[reference] = Thing("struct", {24: NULL, 40: NULL}, payload)
+        self.hand_over(side, reference, expose=expose)
+
+    @rule(length=st.integers(0, 400), expose=st.booleans(), side=st.integers(0, 7))
+    def allocate_array_natively(self, length: int, expose: bool, side: int) -> None:
+        reference = allocators()["array"](self.world.vmctx, self.world.refs, length)
+        assert reference != NULL
+        assert reference not in self.model.things
+        slots = {28 + 4 * index: NULL for index in range(length)}
+        for offset in slots:
+            self.world.heap.slot(reference, offset).value = NULL
+        self.model.things[reference] = Thing("array", slots, length)
+        self.hand_over(side, reference, expose=expose)
+
+    @rule(data=st.data())
+    def collect_natively(self, data: st.DataObject) -> None:
+        held = data.draw(st.sets(st.sampled_from(self.model.listed))) if self.model.listed else set()
+        extra = data.draw(st.lists(st.sampled_from([NULL, 1, 0xFFFF_FFFF]), max_size=3))  # null and i31 may be there
+        collections = self.world.heap.control.collections
+        with FakeStack(self.world, [*extra, *sorted(held), *extra]):
+            assert self.world.runtime.collect()
+        assert self.world.heap.control.collections == collections + 1
+        self.model.listed = [reference for reference in self.model.listed if reference in held]
+        self.model.settle()
+        self.world.store.tidy()
+
+    # What died in compiled code and has host data is freed when the host next does something.
+
+    @invariant()
+    def contents_are_the_models(self) -> None:
+        self.world.store.tidy()
+        super().contents_are_the_models()
+
+    @invariant()
+    def objects_counts_and_bits_are_the_models(self) -> None:
+        self.world.store.tidy()
+        super().objects_counts_and_bits_are_the_models()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.runtime.context.activation = 0
+
+
+TestBothSides = BothSidesMachine.TestCase
+TestBothSides.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_an_unknown_return_address_is_an_error_and_changes_nothing() -> None:
+    world = StoreWorld(1 << 14)
+    barriers = NativeBarriers(world.store)
+    cell = world.new_cell()
+    barriers.expose(cell)
+    fake = FakeStack(world, [cell])
+    fake.entries[0].return_address = RETURN_ADDRESS + 1  # so the address that is on the stack is in no map
+    fake.entries = (VMStackMapEntry * 2)(fake.entries[0], VMStackMapEntry())
+    with fake:
+        world.runtime.context.stack_map_mask = 1
+        with pytest.raises(lh.CompilerError, match="0x1000 is in no stack map"):
+            world.runtime.collect()
+    world.heap.verify()
+    assert world.live() == [cell]
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_a_struct_with_references_beyond_the_traced_mask_drops_them_all(length: int) -> None:
+    """The mask covers the first 64 slots behind the header; the type data cover any."""
+    world = StoreWorld(1 << 20)
+    fields = tuple(lh.FieldType(lh.RefType(True, world.cell), True) for _ in range(length))
+    (wide,) = world.types.register([lh.SubType(lh.StructType(fields))], outer=tuple(world.types))
+    world.heap.register_type(wide)
+    holder = world.heap.alloc_uninit_struct(wide)
+    for place in world.heap.struct_layout(wide).fields:
+        world.heap.slot(holder, place.offset).value = world.new_cell()
+    assert len(world.live()) == length + 1
+    NativeBarriers(world.store).dec_ref(holder)
+    world.heap.verify()
+    assert world.live() == []
+
+
+def test_a_long_chain_and_a_large_array_drop_natively_in_constant_space() -> None:
+    world = StoreWorld(1 << 16)
+    chain = NULL
+    for _ in range(30_000):
+        chain = world.store.alloc_struct(world.cell) if chain == NULL else link(world, chain)
+    array = world.store.alloc_array(world.refs, 30_000)
+    for number in range(30_000):
+        world.heap.slot(array, 28 + 4 * number).value = world.store.alloc_struct(world.cell)
+    capacity = world.heap.control.capacity
+    barriers = NativeBarriers(world.store)
+    barriers.dec_ref(chain)
+    barriers.dec_ref(array)
+    world.heap.verify()
+    assert world.live() == []
+    assert world.heap.control.capacity == capacity
+
+
+def link(world: StoreWorld, following: int) -> int:
+    cell = world.store.alloc_struct(world.cell)
+    world.heap.slot(cell, 24).value = following
+    return cell
+
+
+def test_the_compiled_runtime_coalesces_as_python_does() -> None:
+    """Both merge the same neighbours, and give the same tail back to the bump region."""
+    images = []
+    for natively in (False, True):
+        world = StoreWorld(1 << 16)
+        cells = [world.heap.alloc_uninit_struct(world.cell) for _ in range(300)]
+        for number, cell in enumerate(cells):
+            if number % 7 and (number < 250 or number > 280):
+                world.heap.drop_gc_ref(cell)
+            else:
+                world.roots.create_handle(cell)
+        if natively:
+            # Nothing fits but a merged block, so the slow path must coalesce; then give the array back.
+            world.heap.control.bump_end = world.heap.control.bump
+            array = allocators()["array"](world.vmctx, world.bytes, 200)
+            assert array != NULL
+            world.heap.verify()
+            assert world.heap.control.coalescings == 1
+            world.heap.drop_gc_ref(array)
+            world.heap.coalesce()
+        else:
+            world.heap.coalesce()
+        world.heap.verify()
+        images.append([(b.index, b.length, b.is_free) for b in _blocks(world)])
+    assert images[0] == images[1]
+
+
+def _blocks(world: StoreWorld) -> list[Block]:
+    return list(walk(world.heap.control, world.memory))

@@ -1,0 +1,553 @@
+"""Inspecting images: verification, figures, garbage, the picture, and `lowheap inspect`."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, World
+from rich.console import Console
+
+import lowheap as lh
+from lowheap import cli
+from lowheap.cli_inspect import inspect_command
+from lowheap.inspection import inspect, strongly_connected_components, verify
+from lowheap.layout import (
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    FreeBlock,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMGcKind,
+    size_class,
+)
+from lowheap.snapshot import Image
+
+EXTERNREF = len(TYPES)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    with made.store:
+        yield made
+
+
+def drop_all(world: World) -> None:
+    for name in list(world.handles):
+        world.release(name)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def test_figures(world: World) -> None:
+    first, second, array, _data = world.hold(NODE), world.hold(NODE), world.hold(REFERENCES, 3), world.hold(BYTES, 100)
+    world.hold(EXTERNREF)
+    for name in (1, 3):  # a block of 48 bytes, one of 128
+        world.release(name)
+    world.expose(first)
+    world.link(array, 0, first)
+    inspection = inspect(world.store.snapshot())
+    assert inspection.problems == ()
+    assert [(each.label, each.kind, each.objects, each.size, each.block_bytes) for each in inspection.types] == [
+        ("$node", "struct", 1, 48, 48),
+        (f"type {world.types[REFERENCES]}", "array", 1, 40, 48),
+        ("externref", "externref", 1, 32, 32),
+    ]
+    assert (inspection.objects, inspection.block_bytes) == (3, 128)
+    assert (inspection.free.blocks, inspection.free.size, inspection.free.largest) == (2, 176, 128)
+    assert inspection.free.fragmentation == pytest.approx(48 / 176)
+    control = world.store.heap.control
+    assert inspection.free.beyond == control.bump_end - control.bump
+    assert inspection.listed == (first,)
+    assert inspection.counts == {1: 2, 3: 1}
+    assert second not in {found.index for found in inspection.image.objects()}
+    assert inspection.garbage is not None
+    assert len(inspection.garbage) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+def test_figures_are_the_heaps(steps: list[tuple[str, int, int, int]]) -> None:
+    world = World()
+    with world.store:
+        world.run(steps)
+        inspection, figures = inspect(world.store.snapshot()), world.store.heap.stats()
+        assert inspection.problems == ()
+        assert (inspection.objects, inspection.block_bytes) == (figures.live_objects, figures.live_bytes)
+        assert len(inspection.listed) == figures.listed
+        assert sum(inspection.counts.values()) == figures.live_objects
+        assert inspection.block_bytes + inspection.free.size + 16 == inspection.image.end
+        as_json = inspection.to_json()
+        assert json.loads(json.dumps(as_json)) == as_json
+        # What only cycles keep is what tracing from the handles, without the heap's help, does not reach.
+        reached: set[int] = set()
+        pending = [reference for _, reference in world.store.heap.handles()] + list(inspection.listed)
+        while pending:
+            index = pending.pop()
+            if index not in reached:
+                reached.add(index)
+                pending += world.store.heap.references(index)
+        assert inspection.garbage is not None
+        assert len(inspection.garbage) == figures.live_objects - len(reached)
+        assert inspection.garbage.leaked == ()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Garbage
+
+
+def test_cycles_are_found(world: World) -> None:
+    """A ring of three, a self-loop, and a tail that only the ring holds; and what a handle holds is none of it."""
+    ring = [world.hold(NODE) for _ in range(3)]
+    loop, tail, end, kept = (world.hold(NODE) for _ in range(4))
+    for number, index in enumerate(ring):
+        world.link(index, 0, ring[(number + 1) % 3])
+    world.link(loop, 1, loop)
+    world.link(ring[1], 1, tail)
+    world.link(tail, 0, end)
+    world.link(tail, 1, kept)
+    for name in range(6):
+        world.release(name)
+    garbage = inspect(world.store.snapshot()).garbage
+    assert garbage is not None
+    assert [cycle.objects for cycle in garbage.cycles] == [tuple(ring), (loop,)]
+    assert [cycle.block_bytes for cycle in garbage.cycles] == [144, 48]
+    assert garbage.held == (tail, end)
+    assert garbage.leaked == ()
+    assert len(garbage) == 6
+
+
+def test_what_the_list_holds_is_no_garbage(world: World) -> None:
+    one, other = world.hold(NODE), world.hold(NODE)
+    world.link(one, 0, other)
+    world.link(other, 0, one)
+    world.expose(other)
+    drop_all(world)
+    found = inspect(world.store.snapshot())
+    assert found.garbage is not None
+    assert len(found.garbage) == 0
+    world.store.collect()
+    found = inspect(world.store.snapshot())
+    assert found.garbage is not None
+    assert [cycle.objects for cycle in found.garbage.cycles] == [(one, other)]
+
+
+def test_garbage_of_a_wasmtime_image(world: World) -> None:
+    """Who holds what from outside shows in the counts there."""
+    held, one, other = world.hold(NODE), world.hold(NODE), world.hold(NODE)
+    world.link(one, 0, other)
+    world.link(other, 0, one)
+    world.release(1)
+    world.release(2)
+    image = world.store.snapshot()
+    raw = Image.from_wasmtime(image.data, types=image.types)
+    found = inspect(raw)
+    assert found.problems == ()
+    assert found.garbage is not None
+    assert [cycle.objects for cycle in found.garbage.cycles] == [(one, other)]
+    assert found.unconfirmed == (held,)
+    data = bytearray(image.data)
+    data[one + 8 : one + 16] = bytes(8)
+    assert [each.index for each in Image.from_wasmtime(bytes(data), types=image.types).objects()] == [held, other]
+
+
+def test_a_heap_that_does_not_count_has_no_garbage_report() -> None:
+    world = World()
+    with world.store:
+        world.store.heap.disable_counting()
+        one = world.allocate(NODE)
+        assert inspect(world.store.snapshot()).garbage is None
+        assert [found.index for found in world.store.snapshot().objects()] == [one]
+
+
+GRAPHS = st.integers(0, 9).flatmap(
+    lambda size: st.fixed_dictionaries(
+        {node: st.lists(st.integers(0, max(0, size - 1)), max_size=4) for node in range(size)}
+    )
+)
+
+
+@given(GRAPHS)
+def test_components_are_the_classes_of_mutual_reachability(graph: dict[int, list[int]]) -> None:
+    def reach(start: int) -> set[int]:
+        found, pending = {start}, [start]
+        while pending:
+            for successor in graph[pending.pop()]:
+                if successor not in found:
+                    found.add(successor)
+                    pending.append(successor)
+        return found
+
+    reachable = {node: reach(node) for node in graph}
+    classes = {frozenset(each for each in reachable[node] if node in reachable[each]) for node in graph}
+    components = strongly_connected_components(graph)
+    assert {frozenset(component) for component in components} == classes
+    assert sum(map(len, components)) == len(graph)
+
+
+def test_components_of_a_long_chain() -> None:
+    length = 50_000
+    assert len(strongly_connected_components({n: [n + 1] if n + 1 < length else [] for n in range(length)})) == length
+    (ring,) = strongly_connected_components({n: [(n + 1) % length] for n in range(length)})
+    assert len(ring) == length
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Verifying
+
+
+def a_heap(world: World) -> dict[str, int]:
+    """A sound heap that has something of everything."""
+    named = {
+        "node": world.hold(NODE),
+        "hole": world.hold(BYTES, 30),
+        "array": world.hold(REFERENCES, 2),
+        "hole2": world.hold(BYTES, 30),
+        "extern": world.hold(EXTERNREF),
+        "mixed": world.hold(MIXED),
+    }
+    world.link(named["array"], 0, named["node"])
+    world.link(named["mixed"], 0, named["extern"])
+    world.expose(named["node"])
+    world.expose(named["array"])
+    world.release(1)
+    world.release(3)
+    assert verify(world.store.snapshot()) == []
+    return named
+
+
+def problems_after(world: World, change: Callable[[], Any]) -> list[str]:
+    change()
+    with pytest.raises(lh.HeapError):
+        world.store.heap.verify()  # the heap sees it too
+    return verify(world.store.heap.snapshot())
+
+
+def set_header(world: World, index: int, **values: int) -> None:
+    header = world.store.heap.memory.view(VMDrcHeader, index)
+    for name, value in values.items():
+        setattr(header, name, value)
+
+
+STRUCT, LISTED = int(VMGcKind.STRUCT_REF), HEADER_IN_OVER_APPROX_LIST_BIT
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "message"),
+    [
+        ("node", {"ref_count": 4}, "has count 4, but 3 owners, the list among them"),
+        ("extern", {"ref_count": 1}, "has count 1, but 2 owners"),
+        ("mixed", {"ref_count": 0}, "has count 0, but was not freed"),
+        ("node", {"kind_and_reserved": STRUCT}, "has its in-list bit clear, wrongly"),
+        ("mixed", {"kind_and_reserved": STRUCT | LISTED}, "has its in-list bit set, wrongly"),
+        ("mixed", {"kind_and_reserved": STRUCT | HEADER_MARK_BIT}, "is marked, but no collection is running"),
+        ("mixed", {"kind_and_reserved": STRUCT | 1 << 9}, "has unknown reserved bits 0x200"),
+        ("mixed", {"kind_and_reserved": VMGcKind.EXN_REF}, "has kind exception"),
+        ("mixed", {"kind_and_reserved": VMGcKind.ANY_REF}, "no header is there"),
+        ("mixed", {"type_index": 99}, "has type index 99, which is not in the type table"),
+        ("extern", {"type_index": 0}, "of kind externref has type index 0"),
+        ("mixed", {"object_size": 41}, "has size 41; its type and length make it 48"),
+        ("array", {"object_size": 33}, "has size 33; its type and length make it 36"),
+        ("node", {"next_over_approximated_stack_root": 0x1000}, "leads to 0x1000, where no object starts"),
+        ("node", {"object_size": 1 << 30}, "claims 1073741824 bytes"),
+    ],
+)
+def test_a_broken_header(world: World, where: str, values: dict[str, int], message: str) -> None:
+    index = a_heap(world)[where]
+    problems = problems_after(world, lambda: set_header(world, index, **values))
+    assert any(message in problem for problem in problems), problems
+
+
+def test_a_cyclic_list(world: World) -> None:
+    named = a_heap(world)
+    (problem,) = problems_after(
+        world, lambda: set_header(world, named["node"], next_over_approximated_stack_root=named["array"])
+    )
+    assert problem == f"the over-approximated list comes back to {named['array']:#x}"
+
+
+def test_other_broken_things(world: World) -> None:
+    named = a_heap(world)
+    heap = world.store.heap
+    control, memory = heap.control, heap.memory
+
+    def broken(change: Callable[[], Any], undo: Callable[[], Any]) -> list[str]:
+        try:
+            return problems_after(world, change)
+        finally:
+            undo()
+            assert verify(world.store.heap.snapshot()) == []
+
+    def assign(target: Any, name: str, value: int) -> list[str]:
+        old = getattr(target, name)
+        return broken(lambda: setattr(target, name, value), lambda: setattr(target, name, old))
+
+    assert assign(control, "current_len", 5) == ["the over-approximated list has 2 entries, its counter says 5"]
+    live = heap.stats().live_bytes
+    assert assign(control, "objects_freed", 1) == [
+        f"the counters say 5 live objects of {live} bytes; the heap holds 4 of {live}"
+    ]
+    assert "not empty" in assign(control, "dead_list", named["node"])[0]
+    assert "out of order" in assign(control, "bump_end", 16)[0]
+    extern = memory.view(VMDrcExternRef, named["extern"])
+    assert assign(extern, "host_data_id", 77) == [
+        f"externref {named['extern']:#x} has host data 77, which the side table does not know"
+    ]
+    slot = heap.slot(named["array"], heap.array_layout(world.types[REFERENCES]).element_offset(1))
+    assert assign(slot, "value", named["hole"]) == [
+        f"object {named['array']:#x} holds {named['hole']:#x}, where no live object starts"
+    ]
+    free = memory.view(FreeBlock, named["hole"])
+    number = size_class(free.length)
+    other = memory.view(FreeBlock, named["hole2"])
+    assert [f"free block at {named['hole']:#x} is on no free list"] == assign(other, "next", 0)
+    assert f"free block at {named['hole2']:#x} is on a free list twice" in assign(free, "next", named["hole2"])
+    assert f"free list {number} holds {named['node']:#x}, where no free block starts" in assign(
+        free, "next", named["node"]
+    )
+    heads = control.size_class_heads
+
+    def empty() -> None:
+        heads[number] = 0
+
+    def restore() -> None:
+        heads[number] = named["hole2"]
+
+    assert len(broken(empty, restore)) == 2
+
+
+def test_a_missed_merge(world: World) -> None:
+    """Two free neighbours that a coalescing pass has seen, or that first fit has."""
+    small = [world.hold(BYTES, 30) for _ in range(3)]
+    world.release(0)
+    world.release(1)
+    image = world.store.snapshot()
+    assert verify(image) == []
+    assert image.control is not None
+    first_fit = dataclasses.replace(
+        image.control, allocator="first-fit", size_class_heads=(0,) * len(image.control.size_class_heads)
+    )
+    assert verify(dataclasses.replace(image, control=first_fit)) == [
+        f"free block at {small[1]:#x} was not merged with the one before it"
+    ]
+    data = bytearray(image.data)
+    for index in small[:2]:
+        data[index + 12] = 1
+    assert verify(dataclasses.replace(image, data=bytes(data))) == [
+        f"free block at {small[1]:#x} was not merged with the one before it"
+    ]
+    world.release(2)
+    image = world.store.snapshot()
+    at_end = dataclasses.replace(image, control=dataclasses.replace(first_fit, **_figures(image)))
+    assert verify(at_end)[-1] == (
+        f"the last free block, which ends at {image.end:#x}, was not merged with the bump region"
+    )
+
+
+def _figures(image: Image) -> dict[str, int]:
+    assert image.control is not None
+    return {name: getattr(image.control, name) for name in ("objects_freed", "bytes_freed", "current_len")}
+
+
+def test_a_type_table_that_disagrees_with_the_types(world: World) -> None:
+    a_heap(world)
+    image = world.store.snapshot()
+    node, array = image.types[world.types[NODE]], image.types[world.types[REFERENCES]]
+
+    def with_type(changed: Any) -> list[str]:
+        return verify(dataclasses.replace(image, types={**image.types, changed.index: changed}))
+
+    assert "the type table says [24]" in with_type(dataclasses.replace(node, traced_offsets=(24,)))[0]
+    assert "fields up to 44" in with_type(dataclasses.replace(node, size_or_elements_offset=40))[0]
+    assert "(offset, size, traced)" in with_type(dataclasses.replace(array, elements_are_traced=False))[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.integers(16, 2000), st.integers(1, 255))
+def test_the_heap_and_its_image_agree_on_what_is_sound(
+    steps: list[tuple[str, int, int, int]], position: int, flip: int
+) -> None:
+    """Flip a byte anywhere: `DrcHeap.verify` finds something wrong exactly when `verify` of an image does."""
+    world = World()
+    with world.store:
+        world.run(steps)
+        heap = world.store.heap
+        if heap.control.bump == 16:
+            return
+        position = 16 + position % (heap.control.bump - 16)
+        byte = heap.memory.read(position, 1)[0]
+        heap.memory.write(position, bytes([byte ^ flip]))
+        try:
+            heap.verify()
+        except lh.HeapError:
+            sound = False
+        else:
+            sound = True
+        assert (inspect(heap.snapshot()).problems == ()) == sound
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Showing
+
+
+def rendered(image: Image) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(inspect(image).render())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_report(world: World) -> None:
+    named = a_heap(world)
+    image = dataclasses.replace(world.store.snapshot(), source="a [bold]heap[/bold]\x07")
+    text = rendered(image)
+    assert "a [bold]heap[/bold]\\x07" in text
+    assert "4 objects" in text
+    assert "sound" in text
+    assert f"2 objects: {named['array']:#x}, {named['node']:#x}" in text
+    assert "no garbage" in text
+    world.link(named["node"], 0, named["node"])
+    drop_all(world)
+    world.store.collect()
+    text = rendered(world.store.snapshot())
+    assert "garbage that no collection frees" in text
+    assert f"{named['node']:#x}" in text
+    set_header(world, named["node"], ref_count=9)
+    text = rendered(world.store.heap.snapshot())
+    assert "1 problems" in text
+    assert "has count 9, but 1 owners" in text
+
+
+def pixels(path: Path) -> tuple[Any, set[tuple[int, int, int]]]:
+    """The picture's size, and the colours in it."""
+    import matplotlib.image
+
+    data = matplotlib.image.imread(path)
+    colours = {tuple(round(255 * float(part)) for part in pixel[:3]) for row in data[::3] for pixel in row[::3]}
+    return data.shape, colours
+
+
+@pytest.mark.parametrize("objects", [0, 1, 40, 3000])
+def test_the_picture(world: World, objects: int, tmp_path: Path) -> None:
+    for number in range(objects):
+        world.hold(number % 2 * BYTES, 600)
+    for name in range(0, objects, 5):
+        world.release(name)
+    path = tmp_path / "map.png"
+    inspect(world.store.snapshot()).plot(path)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    shape, colours = pixels(path)
+    assert shape[0] > 100
+    assert shape[1] == 1200
+    if objects == 3000:
+        assert {(31, 119, 180), (255, 127, 14)} <= colours  # the first two types
+        assert (228, 228, 228) in colours  # free
+
+
+def test_a_picture_of_odd_names(world: World, tmp_path: Path) -> None:
+    engine = world.store.engine
+    for number, name in enumerate(["a$b$c_{", "_hidden", "\u4e2d\U0001f600", "\\frac", "x" * 80] * 3):
+        fields = (lh.FieldType(lh.types.I64, False),) * (number + 1)
+        (index,) = engine.types.register([lh.SubType(lh.StructType(fields))])
+        engine.types.name_type(index, name)
+        world.store.roots.create_handle(world.store.alloc_struct(index))
+    inspect(world.store.snapshot()).plot(tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_a_picture_of_a_broken_heap(world: World, tmp_path: Path) -> None:
+    named = a_heap(world)
+    set_header(world, named["extern"], object_size=1 << 31)
+    inspect(world.store.heap.snapshot()).plot(tmp_path / "map.png")
+    assert (tmp_path / "map.png").exists()
+
+
+def test_a_picture_needs_matplotlib(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(lh.LowheapError, match=r"pip install 'lowheap\[lab\]'"):
+        inspect(world.store.snapshot()).plot(tmp_path / "map.png")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+@pytest.fixture
+def image_file(world: World, tmp_path: Path) -> Path:
+    a_heap(world)
+    path = tmp_path / "heap.img"
+    world.store.snapshot().save(path)
+    return path
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(inspect_command, [str(each) for each in arguments])
+
+
+def test_the_command(image_file: Path) -> None:
+    ran = command(image_file)
+    assert ran.exit_code == 0
+    assert "objects by type" in ran.stdout
+    assert "$node" in ran.stdout
+    assert ran.stderr == ""
+
+
+def test_the_command_as_json(image_file: Path) -> None:
+    ran = command(image_file, "--json")
+    assert ran.exit_code == 0
+    assert json.loads(ran.stdout) == inspect(Image.load(image_file)).to_json()
+
+
+def test_the_command_draws(image_file: Path, tmp_path: Path) -> None:
+    ran = command(image_file, "--json", "--plot", tmp_path / "map.png")
+    assert ran.exit_code == 0
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    ran = command(image_file, "--plot", tmp_path / "none" / "map.png")
+    assert isinstance(ran.exception, lh.LowheapError)
+    assert "map.png': No such file" in str(ran.exception)
+
+
+def test_an_unsound_heap_is_status_1(image_file: Path) -> None:
+    image = Image.load(image_file)
+    data = bytearray(image.data)
+    data[16 + 8] += 1
+    dataclasses.replace(image, data=bytes(data)).save(image_file)
+    ran = command(image_file)
+    assert ran.exit_code == 1
+    assert "problem: object 0x10 has count 4, but 3 owners" in ran.stdout
+    assert json.loads(command(image_file, "--json").stdout)["problems"]
+
+
+def test_errors_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.img").write_bytes(b"nothing")
+    for name, message in (("none.img", "No such file"), ("bad.img", "not a heap image"), (".", "Is a directory")):
+        assert cli.execute(["inspect", str(tmp_path / name)]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("lowheap: error: ")
+        assert message in err
+
+
+def test_an_image_of_wasmtime_is_inspected(world: World, tmp_path: Path) -> None:
+    a_heap(world)
+    image = world.store.snapshot()
+    raw = Image.from_wasmtime(image.data + bytes(64), source="wasmtime 43.0.0")
+    raw.save(tmp_path / "peer.img")
+    ran = command(tmp_path / "peer.img", "--json")
+    found = json.loads(ran.stdout)
+    assert ran.exit_code == 0, found
+    assert (found["source"], found["objects"], found["walkable"]) == ("wasmtime 43.0.0", 4, False)
+    assert "not known" in command(tmp_path / "peer.img").stdout
