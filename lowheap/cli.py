@@ -246,7 +246,11 @@ command.add_command(layout_command)
     help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
 )
 @click.option(
-    "--runtime", type=click.Choice(RUNTIMES), default=Engine().runtime, show_default=True, help="Who collects."
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default=Engine().runtime,
+    show_default=True,
+    help="Who allocates, drops and collects: compiled code, or the heap in Python.",
 )
 @click.option(
     "--collect-every",

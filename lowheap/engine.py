@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
+
+import platformdirs
+
 from lowheap.types import TypeRegistry
 
 RUNTIMES = ("native", "python")
 OPT_LEVELS = (0, 1, 2, 3)
+
+_log = logging.getLogger("lowheap.engine")
 
 
 class Engine:
@@ -15,9 +23,20 @@ class Engine:
     name of an entry point in the group `lowheap.barriers`, or "module:Class". `runtime` says who allocates, drops and
     collects for compiled code: "native" is compiled too, and inline where it is hot; "python" is the heap of `heap.py`,
     called back. `opt_level` is LLVM's, 0 to 3.
+
+    `cache` is where compiled modules are kept for the next time: a directory, or True for lowheap's in the user's cache
+    directory; None or False, the default, for nowhere. An entry is used only when everything that its code depends on
+    is the same, see `jit/cache.py`. The code in that directory is run: it must be one that only its user writes.
     """
 
-    def __init__(self, *, barriers: str = "drc", runtime: str = "python", opt_level: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        barriers: str = "drc",
+        runtime: str = "python",
+        opt_level: int = 2,
+        cache: bool | str | os.PathLike[str] | None = None,
+    ) -> None:
         """Make an engine with an empty type registry. ValueError for an option that does not exist."""
         if not isinstance(barriers, str) or not barriers:
             raise TypeError(f"barriers is {barriers!r}; it must be the name of a barrier set")
@@ -29,3 +48,18 @@ class Engine:
         self.barriers = barriers
         self.runtime = runtime
         self.opt_level = opt_level
+        self.cache = _cache_directory(cache)
+
+
+def _cache_directory(cache: bool | str | os.PathLike[str] | None) -> Path | None:
+    if cache is None or cache is False:
+        return None
+    if cache is True:
+        directory = platformdirs.user_cache_path("lowheap")
+        if directory.is_absolute():
+            return directory
+        _log.warning("compiled code is not cached: this user has no home directory")
+        return None
+    if not isinstance(cache, str | os.PathLike) or not os.fspath(cache):
+        raise TypeError(f"cache is {cache!r}; it must be a directory's path, True for the user's cache, or None")
+    return Path(os.path.abspath(cache))

@@ -235,9 +235,10 @@ def test_the_compiled_runtime_coalesces_as_python_does() -> None:
             world.heap.control.bump_end = world.heap.control.bump
             array = allocators()["array"](world.vmctx, world.bytes, 200)
             assert array != NULL
+            handle = world.roots.create_handle(array)
             world.heap.verify()
             assert world.heap.control.coalescings == 1
-            world.heap.drop_gc_ref(array)
+            world.heap.drop_gc_ref(world.roots.release_handle(handle))
             world.heap.coalesce()
         else:
             world.heap.coalesce()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -11,7 +12,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap import cli
+from lowheap.engine import RUNTIMES
 from lowheap.types import ANYREF, EXTERNREF, F32, F64, I31REF, I32, I64, V128
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,10 +241,12 @@ def test_the_examples(lowheap: Callable[..., Ran], example: Example) -> None:
     assert (ran.status, ran.out.split(), ran.err) == (0, [str(value) for value in example.expected], "")
 
 
-@pytest.mark.parametrize("level", ["0", "1", "2", "3"])
+@pytest.mark.parametrize(
+    ("level", "runtime"), [("0", "python"), ("1", "native"), ("2", "python"), ("2", "native"), ("3", "native")]
+)
 @pytest.mark.parametrize("barriers", ["drc", "outlined", "null"])
-def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str, level: str) -> None:
-    options = ["--barriers", barriers, "--opt-level", level, "--collect-every", "1", "--runtime", "python"]
+def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str, level: str, runtime: str) -> None:
+    options = ["--barriers", barriers, "--opt-level", level, "--collect-every", "1", "--runtime", runtime]
     ran = lowheap("run", TREES, "--invoke", "run", "3", "2", *options, "--initial-heap", "1K", "--max-heap", "0x10000")
     assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
 
@@ -321,7 +326,8 @@ def figures(ran: Ran) -> dict[str, str]:
 
 
 def test_figures(lowheap: Callable[..., Ran]) -> None:
-    ran = lowheap("run", TREES, "--invoke", "run", "3", "4", "--stats", "--collect-every", "10", "--verify")
+    options = ["--stats", "--collect-every", "10", "--verify", "--runtime", "python", "--initial-heap", "64K"]
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "4", *options)
     assert (ran.status, ran.out) == (0, "60\n")
     rows = figures(ran)
     expected = {
@@ -386,7 +392,7 @@ def test_figures_in_a_narrow_terminal_and_without_unicode() -> None:
 
 def test_logging(lowheap: Callable[..., Ran]) -> None:
     quiet = lowheap("run", TREES, "--invoke", "run", "1", "1")
-    traced = lowheap("run", TREES, "--invoke", "run", "1", "1", "--log-level", "TRACE")
+    traced = lowheap("run", TREES, "--invoke", "run", "1", "1", "--log-level", "TRACE", "--runtime", "python")
     assert quiet.err == ""
     assert traced.out == quiet.out == "3\n"
     assert traced.err.count("lowheap.heap: new object") == 3
@@ -411,10 +417,11 @@ def test_a_trap(lowheap: Callable[..., Ran], program: Callable[..., str], argume
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_trap_when_the_heap_is_full_and_its_figures(lowheap: Callable[..., Ran]) -> None:
-    ran = lowheap("run", TREES, "--invoke", "run", "12", "1", "--max-heap", "4K")
-    assert failed(ran, 3, "lowheap: trap: GC heap out of memory: ", " 4096 ", label="trap")
-    ran = lowheap("run", TREES, "--invoke", "run", "12", "1", "--max-heap", "4K", "--stats", "--verify")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_trap_when_the_heap_is_full_and_its_figures(lowheap: Callable[..., Ran], runtime: str) -> None:
+    arguments = ["run", TREES, "--invoke", "run", "12", "1", "--max-heap", "4K", "--runtime", runtime]
+    assert failed(lowheap(*arguments), 3, "lowheap: trap: GC heap out of memory", label="trap")
+    ran = lowheap(*arguments, "--stats", "--verify")
     assert (ran.status, ran.out) == (3, "")
     assert figures(ran)["heap capacity in bytes"] == "4,096"
     assert figures(ran)["objects live after a last collection"] == "0", "frames that a trap left hold nothing"
@@ -689,6 +696,7 @@ def test_messages_that_nobody_reads() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     "text",
     [
@@ -697,17 +705,41 @@ def test_messages_that_nobody_reads() -> None:
     ],
     ids=["compiled code only", "allocating"],
 )
-def test_an_interrupt(program: Callable[..., str], text: str) -> None:
-    command = [*COMMAND, "run", program(text), "--invoke", "f", "--log-level", "debug"]
-    with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("lowheap.jit: compiled")  # so it is about to run
-        time.sleep(0.2)
-        assert process.poll() is None
+def test_an_interrupt(program: Callable[..., str], text: str, runtime: str) -> None:
+    with running(program(text), "--runtime", runtime, interrupt=signal.SIG_DFL) as process:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "lowheap: interrupted"
     assert "Traceback" not in err
+
+
+def test_an_interrupt_that_is_to_be_ignored(program: Callable[..., str]) -> None:
+    """As a shell without job control has it for what runs in the background."""
+    path = program('(module (func (export "f") (loop $again (br $again))))')
+    with running(path, interrupt=signal.SIG_IGN) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+
+
+@contextmanager
+def running(program: str, *options: str, interrupt: signal.Handlers) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs a program's endless `f`, started with SIGINT handled so, and killed if need be."""
+    command = [*COMMAND, "run", program, "--invoke", "f", "--log-level", "debug", *options]
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, interrupt),
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("lowheap.jit: compiled")  # so it is about to run
+            time.sleep(0.2)
+            assert process.poll() is None
+            yield process
+        finally:
+            process.kill()

@@ -30,7 +30,7 @@ from lowheap.layout import (
     VMGcKind,
     size_class,
 )
-from lowheap.snapshot import Image
+from lowheap.snapshot import Image, ImageControl
 
 EXTERNREF = len(TYPES)
 
@@ -350,15 +350,16 @@ def test_a_missed_merge(world: World) -> None:
     ]
     world.release(2)
     image = world.store.snapshot()
-    at_end = dataclasses.replace(image, control=dataclasses.replace(first_fit, **_figures(image)))
+    at_end = dataclasses.replace(image, control=_with_figures(first_fit, image))
     assert verify(at_end)[-1] == (
         f"the last free block, which ends at {image.end:#x}, was not merged with the bump region"
     )
 
 
-def _figures(image: Image) -> dict[str, int]:
+def _with_figures(control: ImageControl, image: Image) -> ImageControl:
     assert image.control is not None
-    return {name: getattr(image.control, name) for name in ("objects_freed", "bytes_freed", "current_len")}
+    objects_freed, bytes_freed = image.control.objects_freed, image.control.bytes_freed
+    return dataclasses.replace(control, objects_freed=objects_freed, bytes_freed=bytes_freed)
 
 
 def test_a_type_table_that_disagrees_with_the_types(world: World) -> None:
@@ -431,7 +432,7 @@ def test_the_report(world: World) -> None:
     assert "has count 9, but 1 owners" in text
 
 
-def pixels(path: Path) -> tuple[Any, set[tuple[int, int, int]]]:
+def pixels(path: Path) -> tuple[tuple[int, ...], set[tuple[int, ...]]]:
     """The picture's size, and the colours in it."""
     import matplotlib.image
 

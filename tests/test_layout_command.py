@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from lowheap.heap import DrcHeap
 from lowheap.layout import VMDrcArrayHeader, VMDrcExnHeader, VMDrcHeader, align_up
 from lowheap.wasm import validate
 
-# Storage type: its width in bytes, and whether the collector follows it. Types 0 to 2 are a struct, an array, a function.
+# Storage type: its width in bytes, and whether the collector follows it.
 PREAMBLE = "(type $s (struct)) (type $a (array i8)) (type $f (func))"
 STORAGES = {
     "i8": (1, False),
@@ -77,7 +78,7 @@ def check_tiling(layout: TypeLayout) -> None:
         end += slot.width
     assert end == layout.size + (layout.element_size or 0)
     parts = [slot.part for slot in layout.slots]
-    assert all((left, right) != ("padding", "padding") for left, right in zip(parts, parts[1:], strict=False))
+    assert all((left, right) != ("padding", "padding") for left, right in itertools.pairwise(parts))
 
 
 @settings(max_examples=150, deadline=None)
@@ -154,7 +155,7 @@ def test_layouts_are_those_of_the_heap(path: Path) -> None:
             assert layout.size == heap.array_layout(index).elements_offset
             assert bool(traced) == heap.array_layout(index).elements_are_traced
         else:
-            assert layout.size == heap.layout(index).size  # type: ignore[union-attr]
+            assert layout.size == heap.layout(index).size
             assert tuple(traced) == expected.traced_offsets  # type: ignore[union-attr]
     heap.close()
 

@@ -29,6 +29,7 @@ from lowheap.layout import (
     VMGcKind,
     i31_from_int,
 )
+from lowheap.peers import PROBE_WAT, Peer, run_probe
 from lowheap.snapshot import (
     Difference,
     Image,
@@ -356,7 +357,7 @@ def look_at_everything(image: Image) -> None:
     """Whatever is in an image, looking at it ends in a result, or in HeapCorruptionError."""
     inspection = inspect(image)
     inspection.to_json()
-    Console(file=io.StringIO(), width=100).print(inspection.render())
+    inspection.render()
     try:
         for found in image.objects():
             list(map(str, [*found.fields(), *found.elements()]))
@@ -810,6 +811,71 @@ def test_arguments_of_from_wasmtime() -> None:
     assert inspect(empty).objects == 0
 
 
+PROGRAM = """(module
+  (type $node (struct (field $left (mut (ref null $node))) (field $tag i8) (field $code funcref) (field $value i64)))
+  (type $nodes (array (mut (ref null any))))
+  (type $bytes (array (mut i8)))
+  (global $list (mut (ref null $node)) (ref.null $node))
+  (global $array (mut (ref null $nodes)) (ref.null $nodes))
+  (func $code (export "code"))
+  (func (export "make") (param $n i32)
+    (global.set $array (array.new_default $nodes (local.get $n)))
+    (loop $next
+      (global.set $list (struct.new $node
+        (global.get $list) (local.get $n) (ref.func $code) (i64.extend_i32_s (local.get $n))))
+      (array.set $nodes (global.get $array) (i32.sub (local.get $n) (i32.const 1)) (global.get $list))
+      (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (array.set $nodes (global.get $array) (i32.const 0) (array.new $bytes (i32.const -1) (i32.const 21)))
+    (array.set $nodes (global.get $array) (i32.const 1) (ref.i31 (i32.const 5))))
+  (func (export "cut") (global.set $list (struct.get $node $left (global.get $list)))))"""
+
+
+@pytest.mark.parametrize("version", ["37.0.0", "43.0.0"])
+def test_a_live_wasmtime(version: str) -> None:
+    """The same program there: the same objects, decoded with our types; what is changed on one side is seen."""
+    engine = lh.Engine()
+    with Peer(version, PROGRAM) as peer, lh.Store(engine, allocator="first-fit") as store:
+        probe = lh.Instance(store, lh.Module(engine, PROBE_WAT))
+        run_probe(lambda name, *arguments: probe.exports[name](*arguments), store.collect, peer.marks)
+        exports = lh.Instance(store, lh.Module(engine, PROGRAM)).exports
+
+        def images() -> tuple[Image, Image]:
+            taken = peer.image()
+            theirs = Image.from_wasmtime(taken.data, source=taken.source, known=taken.probe, list_head=taken.list_head)
+            return store.snapshot(), theirs
+
+        def both(name: str, *arguments: int) -> None:
+            peer.call(name, *arguments)
+            exports[name](*arguments)
+
+        def collect() -> None:
+            peer.collect()
+            store.collect()
+
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: both("make", 6),
+            collect,
+            lambda: both("cut"),
+            lambda: both("make", 40),
+            collect,
+        )
+        for step in steps:
+            step()
+            ours, theirs = images()
+            assert diff(ours, theirs, include_unconfirmed=True) == []
+            assert diff(theirs, ours, include_unconfirmed=True) == []
+            assert len(ours.over_approximated_list()) == sum(found.is_listed for found in theirs.objects())
+            unaided = dataclasses.replace(theirs, list_head=None)
+            assert unaided.over_approximated_list() == ours.over_approximated_list()
+        typed = with_types_of(theirs, ours)
+        assert inspect(typed).problems == ()
+        assert {found.index: list(map(str, found.elements())) for found in typed.objects()} == {
+            found.index: list(map(str, found.elements())) for found in ours.objects()
+        }
+        exports["cut"]()
+        assert {each.what for each in diff(*images())} >= {"count"}
+
+
 def test_free_blocks_that_do_not_fit(world: World) -> None:
     small(world)
     raw = wasmtime_like(world.store.snapshot(), world.store)
@@ -861,5 +927,5 @@ def test_side_by_side_of_arrays(world: World) -> None:
     place = data + world.store.heap.array_layout(world.types[BYTES]).element_offset(20)
     world.store.heap.memory.write(place, b"\x07")
     text = side_by_side(before, world.store.snapshot(), elements=2)
-    assert "28 more elements" in text
+    assert "│   … 28 more elements " in text
     assert any("element 20 = 0" in line and "≠" in line and "element 20 = 7" in line for line in text.splitlines())

@@ -41,6 +41,10 @@ class BarrierSet(ABC):
     counts: bool = True
     """Whether ref counts are kept. A store whose code does not count never frees, and its collections do nothing."""
 
+    cacheable: bool = True
+    """Whether the code depends on nothing but the sources of the set's module and of what that imports. A set that
+    emits an address of this process, say, or reads a file, sets this to False: then no cache keeps its code."""
+
     @abstractmethod
     def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
         """Emit a load from a field, an element or a global into compiled code's hands, and return the reference."""

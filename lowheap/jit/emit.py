@@ -18,6 +18,7 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.errors import TrapCode
+from lowheap.jit.marks import MarkedModule
 from lowheap.layout import (
     I31_TAG,
     NULL,
@@ -159,11 +160,33 @@ class Emitter:
         self.function = function
         self.module: ir.Module = function.module
         self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self._marks = self.module if isinstance(self.module, MarkedModule) else None
+        if self._marks is not None:
+            self._path = self._marks.current[-1:]  # a function that an event makes for itself is part of it
+            self._marks.begin(function)
+            self.builder.debug_metadata = self._marks.location(function, self._path)
         self.vmctx: ir.Value = function.args[0]
         self._names: dict[int, tuple[ir.Value, str]] = {}  # by id: the address, kept so that the id stays its own
         self.heap_base = self.load_pointer(self.vmctx, VMContext.heap_base, invariant=True)
         self.control = self.load_pointer(self.vmctx, VMContext.control, invariant=True)
         self.store_context = self.load_pointer(self.vmctx, VMContext.store, invariant=True)
+
+    @contextmanager
+    def event(self, kind: str) -> Iterator[None]:
+        """Say that what the body emits is for an event: see `marks.py`. In a module without marks, nothing."""
+        marks = self._marks
+        if marks is None:
+            yield
+            return
+        around, outside = self._path, marks.current
+        self._path = around if around[-1:] == (kind,) else (*around, kind)
+        marks.current = self._path
+        self.builder.debug_metadata = marks.location(self.function, self._path)
+        try:
+            yield
+        finally:
+            self._path, marks.current = around, outside
+            self.builder.debug_metadata = marks.location(self.function, around)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Mapped structures
@@ -347,16 +370,18 @@ class Emitter:
     def trap_if(self, condition: ir.Value, code: TrapCode) -> None:
         """Trap with `code` if `condition` holds."""
         trap, proceed = self.function.append_basic_block("trap"), self.function.append_basic_block()
-        self.builder.cbranch(condition, trap, proceed).set_weights([1, 1 << 20])
-        self.builder.position_at_end(trap)
-        self.trap(code)
+        with self.event("trap"):
+            self.builder.cbranch(condition, trap, proceed).set_weights([1, 1 << 20])
+            self.builder.position_at_end(trap)
+            self.trap(code)
         self.builder.position_at_end(proceed)
 
     def trap(self, code: TrapCode) -> None:
         """Trap; ends the current block."""
         function = self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32])
-        self.builder.call(function, [self.vmctx, I32(int(code)), I32(self.offset)])
-        self.builder.unreachable()
+        with self.event("trap"):
+            self.builder.call(function, [self.vmctx, I32(int(code)), I32(self.offset)])
+            self.builder.unreachable()
 
 
 TRAP_FUNCTION = "lowheap.trap"

@@ -84,15 +84,8 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     """
     started = time.perf_counter()
     with _lock:
-        machine = target_machine(opt_level)
-        module.triple = machine.triple
-        module.data_layout = str(machine.target_data)
-        optimised = _parse(str(module))
-        tuning = binding.create_pipeline_tuning_options(speed_level=opt_level)
-        builder = binding.create_pass_builder(machine, tuning)
-        builder.getModulePassManager().run(optimised, builder)
-        lowered = safepoints.lower_statepoints(str(optimised))
-        image: bytes = machine.emit_object(_parse(lowered.text))
+        lowered, machine = lower(module, opt_level=opt_level)
+        image: bytes = machine.emit_object(parse(lowered.text))
     section = stackmaps.find_section(image)
     records = () if section is None else tuple(stackmaps.parse(section))
     seconds = time.perf_counter() - started
@@ -100,7 +93,23 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
-def _parse(text: str) -> binding.ModuleRef:
+def lower(
+    module: ir.Module, *, opt_level: int
+) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
+    """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
+    with _lock:
+        machine = target_machine(opt_level)
+        module.triple = machine.triple
+        module.data_layout = str(machine.target_data)
+        optimised = parse(str(module))
+        tuning = binding.create_pipeline_tuning_options(speed_level=opt_level)
+        builder = binding.create_pass_builder(machine, tuning)
+        builder.getModulePassManager().run(optimised, builder)
+        return safepoints.lower_statepoints(str(optimised)), machine
+
+
+def parse(text: str) -> binding.ModuleRef:
+    """Return LLVM's own form of a module's text, verified. CompilerError when LLVM does not accept it."""
     try:
         module = binding.parse_assembly(text)
         module.verify()

@@ -17,18 +17,20 @@ run of blocks is carved from fresh memory or a larger block, and all but the fir
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from llvmlite import ir
 
 from lowheap.allocator import COALESCING_FRACTION
 from lowheap.errors import TrapCode
+from lowheap.jit import cache
 from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, Variable
-from lowheap.jit.engine import LoadedCode
+from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import host_architecture
+from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
 from lowheap.layout import (
     BLOCK_ALIGN,
     CONTROL_UNCOUNTED,
@@ -76,12 +78,20 @@ _RUN_BYTES = 1 << 14
 _RUN_FRACTION = 64
 
 
-@functools.cache
-def load() -> LoadedCode:
-    """Return the runtime, compiled at the first use in this process."""
+_loaded: list[LoadedCode] = []
+
+
+def load(cache_directory: Path | None = None) -> LoadedCode:
+    """Return the runtime, compiled at the first use in this process, or taken from the cache that is named then."""
+    if not _loaded:
+        _loaded.append(LoadedCode(cache.compiled(cache_directory, {"runtime": "native"}, _compile)))
+    return _loaded[0]
+
+
+def _compile() -> CompiledCode:
     module = ir.Module("lowheap.runtime")
     RuntimeEmitter.define_all(module)
-    return LoadedCode(compile_ir(module, SYMBOLS))
+    return compile_ir(module, SYMBOLS)
 
 
 def emit_pop(emitter: Emitter, length: int) -> tuple[ir.Value, ir.Value]:
@@ -454,9 +464,7 @@ class RuntimeEmitter(Emitter):
     def _allocate_block(self, length: ir.Value) -> ir.Value:
         """Return a block of `length` bytes by the store's policy, or 0 when nothing helps."""
         builder = self.builder
-        floor = self._maximum(
-            I32(LIST_FLOOR), builder.mul(self._control(VMHeapControl.len_after_last_gc), I32(2))
-        )
+        floor = self._maximum(I32(LIST_FLOOR), builder.mul(self._control(VMHeapControl.len_after_last_gc), I32(2)))
         with builder.if_then(self._compare(">=", self._control(VMHeapControl.current_len), floor)):
             self._collect_if_allowed()
         self._return_if_found(length)
@@ -485,6 +493,17 @@ class RuntimeEmitter(Emitter):
             failed = self._call(COLLECT)
             with self.builder.if_then(self._compare("!=", failed, 0), likely=False):
                 self.builder.ret(REFERENCE(NULL))
+        self._release_dead_externrefs()
+
+    def _release_dead_externrefs(self) -> None:
+        """Have the host free the externrefs that died, if any did: their blocks may be the room that is wanted."""
+        builder = self.builder
+        with builder.if_then(self._compare("!=", self._control(VMHeapControl.dead_externrefs), NULL), likely=False):
+            pointer = self.load_pointer(self.store_context, VMStoreContext.call_host)
+            args = [self.vmctx, I32(RELEASE_DEAD_EXTERNREFS), PTR(None)]
+            failed = self.call_pointer(pointer, I32, [PTR, I32, PTR], args)
+            with builder.if_then(self._compare("!=", failed, 0), likely=False):
+                builder.ret(REFERENCE(NULL))
 
     def _coalesce_if_it_pays(self) -> None:
         last = self._control(VMHeapControl.bytes_freed_at_last_coalescing)

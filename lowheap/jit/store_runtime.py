@@ -129,7 +129,7 @@ class StoreRuntime:
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
-        code = runtime.load()
+        code = runtime.load(self._store.engine.cache)
         self.context.drop = code.address(runtime.DROP)
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
@@ -363,6 +363,9 @@ class StoreRuntime:
         self._store.heap.drop_gc_ref(reference)
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
+        if number == transitions.RELEASE_DEAD_EXTERNREFS:
+            self._store.tidy()
+            return 0
         callable, type, name = self._host_functions[number]
         count = max(len(type.params), len(type.results))
         buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)

@@ -54,6 +54,9 @@ ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t leng
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
 
+RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
+"""Instead of a host function's number: free the externrefs that died in compiled code."""
+
 _LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
 _C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
 

@@ -108,9 +108,7 @@ class Peer:
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lowheap-peer-")))
         self._errors = self._cleanup.enter_context((self._folder / "stderr").open("w+b"))
         environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PYTHON", "RUST_", "WASMTIME_", "LD_PRELOAD", "COVERAGE_"))
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RUST_", "WASMTIME_"))
         }
         environment["PYTHONPATH"] = str(wheel)
         self._process = subprocess.Popen(
@@ -340,7 +338,12 @@ class Peer:
         try:
             returned = function(*self._decode(values))
             count = len(signature.results)
-            results = returned if count > 1 else () if count == 0 and returned is None else (returned,)
+            if count > 1:
+                if not isinstance(returned, tuple | list):
+                    raise TypeError(f"host function {name!r}, returning {returned!r}: it must give {count} values")
+                results: Sequence[object] = returned
+            else:
+                results = () if count == 0 and returned is None else (returned,)
             encoded = self._encode(f"host function {name!r}, returning", signature.results, results)
         except BaseException as error:
             if self._ended is not None:

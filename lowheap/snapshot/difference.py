@@ -33,6 +33,7 @@ from lowheap.snapshot.image import Image, ImageField, ImageObject, ImageType, ki
 if TYPE_CHECKING:
     from rich.table import Table
 
+_REST = "the rest"  # not what a difference is about, but the line of a table that stands for all other elements
 _ELEMENT_LIMIT = 8  # differences reported one by one, of an array's elements or of bytes of unknown meaning
 
 
@@ -397,7 +398,8 @@ def render_side_by_side(
                 lines[0].setdefault(what, str(difference.left))
                 lines[1].setdefault(what, str(difference.right))
         for what in dict.fromkeys([*lines[0], *lines[1]]):
-            texts = [f"  {what.removeprefix('field ')} = {side[what]}" if what in side else "" for side in lines]
+            name = "" if what == _REST else f"{what.removeprefix('field ')} = "
+            texts = [f"  {name}{side[what]}" if what in side else "" for side in lines]
             row("", texts, what in found)
     if shown > limit:
         row("", [f"({shown - limit} more objects)"] * 2, False)
@@ -428,7 +430,7 @@ def _value_lines(found: ImageObject | None, elements: int) -> dict[str, str]:
     lines = {f"field {value.label}": str(value) for value in found.fields()}
     for number, value in enumerate(found.elements()):
         if number == elements:
-            lines["…"] = f"{(found.length or 0) - elements} more elements"
+            lines[_REST] = f"… {(found.length or 0) - elements} more elements"
             break
         lines[f"element {value.label}"] = str(value)
     return lines

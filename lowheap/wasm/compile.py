@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ from lowheap.jit.emit import (
     ReferenceShape,
     llvm_type,
 )
+from lowheap.jit.marks import MarkedModule
 from lowheap.jit.transitions import Signature
 from lowheap.layout import (
     I31_SHIFT,
@@ -87,6 +90,10 @@ from lowheap.wasm.decode import (
     Instruction,
 )
 
+_log = logging.getLogger("lowheap.wasm")
+
+_PROGRESS_SECONDS = 1  # between two messages in the log
+
 INITIALISE = "lowheap.initialise"
 """The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
 
@@ -112,17 +119,19 @@ class ModuleCompiler:
         barriers: BarrierSet,
         *,
         inline_allocation: bool,
+        marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `marked`: keep
+        marks of what is emitted for which event, for a listing.
         """
         self.decoded = decoded
         self.types = types
         self.type_indices = type_indices
         self.barriers = barriers
         self.inline_allocation = inline_allocation
-        self.module = ir.Module(decoded.names.module or "module")
+        self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
         self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
         imported_globals = [i.desc.type for i in decoded.imports if isinstance(i.desc, GlobalImport)]
@@ -141,13 +150,18 @@ class ModuleCompiler:
         ]
         self.escaping_functions = self._find_escaping_functions()
 
-    def compile(self) -> tuple[ir.Module, tuple[str, ...]]:
-        """Compile everything, and return the module with the names of its globals that linking must find."""
+    def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
+        """Compile everything, and return the module with the names of its globals that linking must find.
+
+        `progress(done, total)` is called before the first function and after each.
+        """
         symbols = []
+        report = _Progress(len(self.functions), progress)
         for function, body, type in zip(
             self.functions, self.decoded.bodies, self.function_types[len(self.imported_functions) :], strict=True
         ):
             FunctionCompiler(self, function, type, body.locals, body.instructions, body.offset).compile()
+            report.advance()
         if self.decoded.globals or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
@@ -287,10 +301,27 @@ class ModuleCompiler:
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))
-        function = NativeFunction(
-            self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline"
-        )
+        function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         FunctionCompiler(self, function, FuncType((), ()), (), instructions).compile()
+
+
+class _Progress:
+    """Says how many functions are compiled: to a callback each time, to the log once a second."""
+
+    def __init__(self, total: int, callback: Callable[[int, int], None] | None) -> None:
+        self.done, self.total, self.callback = 0, total, callback
+        self._logged = time.monotonic()
+        if callback is not None:
+            callback(0, total)
+
+    def advance(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self._logged >= _PROGRESS_SECONDS:
+            self._logged = now
+            _log.info("compiled %d of %d functions", self.done, self.total)
+        if self.callback is not None:
+            self.callback(self.done, self.total)
 
 
 def vmctx_layout(decoded: DecodedModule) -> VMContextLayout:
@@ -435,9 +466,10 @@ class FunctionCompiler(Emitter):
 
     def _check_stack(self) -> ir.Instruction:
         """Trap when the frame would pass the stack limit. Returns the subtraction of the frame's size, 0 for now."""
-        frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
-        limit = self.load(self.store_context, VMStoreContext.stack_limit)
-        self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
+        with self.event("stack check"):
+            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
+            limit = self.load(self.store_context, VMStoreContext.stack_limit)
+            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
         return frame
 
     def _finish_frame(self) -> None:
@@ -701,12 +733,14 @@ class FunctionCompiler(Emitter):
         """Call compiled code, a safepoint, with the arguments on the stack, and push the results."""
         args = [vmctx, *self.pop_many(len(type.params))]
         if len(type.results) <= 1:
-            result = safepoints.call(self.builder, callee, args)
+            with self.event("safepoint"):
+                result = safepoints.call(self.builder, callee, args)
             if type.results:
                 self.push(result, type.results[0])
             return
         buffer = self._results_buffer
-        safepoints.call(self.builder, callee, [*args, buffer])
+        with self.event("safepoint"):
+            safepoints.call(self.builder, callee, [*args, buffer])
         for number, result_type in enumerate(type.results):
             place = self.at(buffer, number * VALUE_SLOT_SIZE)
             self.push(self.load_typed(place, llvm_type(result_type)), result_type)
@@ -1042,17 +1076,19 @@ class FunctionCompiler(Emitter):
         """Call for a new object, which is a safepoint."""
         args = [self.vmctx, I32(self.offset), *args]
         callee = self.declare(function, REFERENCE, [arg.type for arg in args])
-        reference = safepoints.call(self.builder, callee, args)
+        with self.event("safepoint"):
+            reference = safepoints.call(self.builder, callee, args)
         return self._tag(reference, RefType(False, self.context.type_indices[type_index]))
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
         size = self.context.struct_layout(type_index).size
-        if self.context.inline_allocation and block_length(size) < SMALL_BLOCK_LIMIT:
-            reference = self._allocate_inline(type_index, size)
-        else:
-            args = [self._type_id(type_index)]
-            reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
-        self.barriers.allocate(self, reference)
+        with self.event("allocate"):
+            if self.context.inline_allocation and block_length(size) < SMALL_BLOCK_LIMIT:
+                reference = self._allocate_inline(type_index, size)
+            else:
+                args = [self._type_id(type_index)]
+                reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
+            self.barriers.allocate(self, reference)
         return reference
 
     def _allocate_inline(self, type_index: int, size: int) -> ir.Value:
@@ -1111,9 +1147,10 @@ class FunctionCompiler(Emitter):
     # Arrays
 
     def _allocate_array(self, type_index: int, length: ir.Value) -> ir.Value:
-        args = [self._type_id(type_index), length]
-        array = self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
-        self.barriers.allocate(self, array)
+        with self.event("allocate"):
+            args = [self._type_id(type_index), length]
+            array = self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
+            self.barriers.allocate(self, array)
         return array
 
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
@@ -1209,10 +1246,12 @@ class FunctionCompiler(Emitter):
     def _array_copy(self, target_type: int, source_type: int) -> None:
         count = self.pop()
         source_start = self.pop()
-        source = self._pop_object()
+        source, source_reference = self.stack.pop()
         target_start = self.pop()
         target = self._pop_object()
+        # In wasmtime's order, so that a program that could trap in two ways traps in the same one.
         self._check_range(target, target_start, count)
+        self._check_not_null(source, source_reference)
         self._check_range(source, source_start, count)
         builder, storage = self.builder, self.context.element(target_type).storage
         if not isinstance(storage, RefType) or not self.shape(storage).is_counted:

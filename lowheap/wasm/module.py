@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowheap.engine import Engine
-from lowheap.jit import barriers
+from lowheap.jit import barriers, cache
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import FuncType, RefType, StructType, ValType
@@ -38,9 +40,18 @@ class Module:
 
     Raises MalformedModuleError when it is not valid, UnsupportedError when it uses what lowheap does not have, and
     CompilerError when the engine's barrier set cannot be found. Nothing is compiled that wasmtime does not validate.
+
+    `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
+    a cache. LLVM's part comes after the last.
     """
 
-    def __init__(self, engine: Engine, source: str | bytes | bytearray | memoryview) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        source: str | bytes | bytearray | memoryview,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Compile the module."""
         if not isinstance(engine, Engine):
             raise TypeError(f"engine is {engine!r}; it must be an Engine")
@@ -50,13 +61,14 @@ class Module:
         binary = validate.to_binary(source)
         validate.validate(binary)
         self.decoded: DecodedModule = decode(binary)
+        self._digest = hashlib.sha256(binary).hexdigest()
         self.type_indices = self._register_types()
         compiler = self._compiler(inline_allocation=engine.runtime == "native")
         self.function_types = compiler.function_types
         self.global_types = compiler.global_types
         self.escaping_functions = compiler.escaping_functions
         self.vmctx_layout = vmctx_layout(self.decoded)
-        self.compiled = self._compile(compiler)
+        self.compiled = self._compile(compiler, progress)
         self._loaded = {compiler.inline_allocation: LoadedCode(self.compiled)}
         self.compile_seconds = time.perf_counter() - started
         self._body_offsets = [body.offset for body in self.decoded.bodies]
@@ -95,9 +107,19 @@ class Module:
             self.decoded, self.engine.types, self.type_indices, self.barriers, inline_allocation=inline_allocation
         )
 
-    def _compile(self, compiler: ModuleCompiler) -> CompiledCode:
-        module, symbols = compiler.compile()
-        return compile_ir(module, symbols, opt_level=self.engine.opt_level)
+    def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
+        def compile_now() -> CompiledCode:
+            module, symbols = compiler.compile(progress)
+            return compile_ir(module, symbols, opt_level=self.engine.opt_level)
+
+        parts: dict[str, str | int | bool] = {  # no type index of the engine's: code loads those from its vmctx
+            "module": self._digest,
+            "barriers": self.engine.barriers,
+            "runtime": self.engine.runtime,
+            "opt_level": self.engine.opt_level,
+            "inline_allocation": compiler.inline_allocation,
+        }
+        return cache.compiled(self.engine.cache, parts, compile_now, self.barriers)
 
     def function_name(self, index: int) -> str:
         """Return a function's name as `$name`, or its index where it has none."""

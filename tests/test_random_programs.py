@@ -1,0 +1,359 @@
+"""Random WasmGC programs give the same results, the same traps and the same objects everywhere, and leave no garbage.
+
+Each program runs in the `wasmtime` package and in lowheap, under several combinations of barriers, optimisation level,
+runtime and collection frequency. Results, checksums and the wording of traps must agree; so must the number of objects
+allocated, among the runs of lowheap. Afterwards every invariant of the heap holds, and once the globals are cleared,
+only what the remaining roots reach is live, and what cycles keep.
+
+`LOWHEAP_RANDOM_PROGRAMS=N` runs N programs, `LOWHEAP_RANDOM_SEED=S` starts at seed S, `LOWHEAP_RANDOM_THOROUGH=1` runs
+each under every combination instead of some by turns. A failure prints the seed and the program, reduced.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import pytest
+import wasmtime_peer
+from program_generator import HOST_FUNCTIONS, Program, generate, reduce
+
+import lowheap as lh
+from lowheap.wasm.decode import decode
+from lowheap.wasm.validate import to_binary
+
+DEFAULT_COUNT = 150
+COUNT = int(os.environ.get("LOWHEAP_RANDOM_PROGRAMS", DEFAULT_COUNT))
+FIRST_SEED = int(os.environ.get("LOWHEAP_RANDOM_SEED", 0))
+IS_THOROUGH = os.environ.get("LOWHEAP_RANDOM_THOROUGH", "0") != "0"
+
+ARGUMENTS = (0, 3, -1)
+"""Each program runs with each of these in turn, on one instance."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a run shows
+
+
+class Box:
+    """A value of the host's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Host:
+    """The host functions, the same for all engines; what they keep is the run's own."""
+
+    def __init__(self, again: Callable[[int], int], tick: Callable[[], None]) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {
+            "tick": tick,
+            "number": lambda n: (n * 7 + 3) % 1000,
+            "again": again,
+            "box": lambda n: None if n % 5 == 0 else Box(n),
+            "unbox": lambda box: -1 if box is None else box.number,
+            "pair": lambda n, box: (box, Box(n) if n % 3 else None),
+        }
+        assert self.functions.keys() == HOST_FUNCTIONS.keys()
+
+
+Outcome = tuple[int | str, int]
+"""Of one call of `run`: its result or the sentence of its trap; and the checksum then."""
+
+
+def run_in_wasmtime(source: str) -> list[Outcome]:
+    """Run a program in the `wasmtime` package."""
+
+    def imports(export: Callable[[str], Callable[..., Any]]) -> dict[str, wasmtime_peer.HostFunction]:
+        host = Host(lambda n: export("again")(n), lambda: None)
+        return {f"host.{name}": (*HOST_FUNCTIONS[name], function) for name, function in host.functions.items()}
+
+    peer = wasmtime_peer.Peer(source, imports)
+    outcomes: list[Outcome] = []
+    for argument in ARGUMENTS:
+        try:
+            shown: int | str = peer.call("run", argument)[0]
+        except wasmtime_peer.PeerTrap as trap:
+            shown = trap.message
+        outcomes.append((shown, peer.call("hash")[0]))
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A way to run a program in lowheap."""
+
+    barriers: str
+    opt_level: int
+    runtime: str
+    every: int
+
+    def __str__(self) -> str:
+        return f"{self.barriers}, O{self.opt_level}, {self.runtime} runtime, collecting every {self.every}"
+
+
+@functools.cache
+def engine(barriers: str, opt_level: int, runtime: str) -> lh.Engine:
+    return lh.Engine(barriers=barriers, opt_level=opt_level, runtime=runtime)
+
+
+class LowheapRun:
+    """A run of a program in lowheap: what it shows, and what it leaves behind."""
+
+    def __init__(self, module: lh.Module, configuration: Configuration, *, acyclic: bool) -> None:
+        self.outcomes: list[Outcome] = []
+        self.acyclic = acyclic
+        self.cyclic = 0
+        """How many objects are live at the end although no root reaches them."""
+        store = lh.Store(module.engine, collect_every=configuration.every)
+        with store:
+            self.store = store
+            host = Host(lambda n: int(exports["again"](n)), self._tick)
+            functions = {name: functools.partial(self._call, function) for name, function in host.functions.items()}
+            exports = lh.Instance(store, module, {"host": functions}).exports
+            for argument in ARGUMENTS:
+                try:
+                    shown: int | str = exports["run"](argument)
+                except lh.Trap as trap:
+                    shown = trap.code.message
+                self.outcomes.append((shown, exports["hash"]()))
+                store.verify()
+            exports["reset"]()
+            store.collect()
+            store.verify()
+            self.objects_allocated = store.heap.stats().objects_allocated
+            if module.barriers.counts:
+                self._check_what_is_left()
+            else:
+                assert store.heap.stats().objects_freed == 0
+
+    def _tick(self) -> None:
+        self.store.collect()
+        self.store.verify()
+
+    @staticmethod
+    def _call(function: Callable[..., Any], *args: Any) -> Any:
+        return function(*(arg.value if isinstance(arg, lh.ExternRef) else arg for arg in args))
+
+    def _check_what_is_left(self) -> None:
+        """Live is what the globals that cannot be cleared reach, and what cycles reach; the latter only if allowed."""
+        heap = self.store.heap
+        assert heap.stats().listed == 0
+        assert list(heap.handles()) == []
+        targets = {each.index: heap.references(each.index) for each in heap.objects()}
+        rooted = closure(targets, (reference for _, reference in heap.root_slots()))
+        unrooted = targets.keys() - rooted
+        self.cyclic = len(unrooted)
+        if self.acyclic:
+            assert not unrooted, f"{len(unrooted)} objects are live, but nothing refers to them"
+            return
+        # What is in no cycle, nor behind one, can be taken away one after the other, each when nothing refers to it.
+        owners = dict.fromkeys(unrooted, 0)
+        for index in unrooted:
+            for target in targets[index]:
+                if target in owners:
+                    owners[target] += 1
+        free = [index for index, count in owners.items() if count == 0]
+        assert not free, f"objects {free} are live, but nothing refers to them"
+
+
+def closure(targets: dict[int, list[int]], start: Iterator[int]) -> set[int]:
+    """Return all that can be reached."""
+    reached: set[int] = set()
+    pending = list(start)
+    while pending:
+        index = pending.pop()
+        if index not in reached:
+            reached.add(index)
+            pending += targets[index]
+    return reached
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Comparing
+
+
+EVERY = (0, 1, 3)
+BARRIERS = ("drc", "outlined")
+OPT_LEVELS = (0, 2)
+RUNTIMES = ("python", "native")
+ENGINES = list(itertools.product(BARRIERS, OPT_LEVELS, RUNTIMES))
+
+
+def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
+    """Return those to run a program under: all, or two engines that have nothing in common, by turns.
+
+    Code that does not count takes part with some programs: nothing is freed then, and the results are the same.
+    """
+    engines = ENGINES
+    if not thorough:
+        first = seed % len(ENGINES)
+        engines = [ENGINES[first], ENGINES[len(ENGINES) - 1 - first]]  # the product's order makes them opposites
+    chosen = [Configuration(*each, every) for each in engines for every in EVERY]
+    if thorough or seed % 8 == 0:
+        chosen.append(Configuration("null", 2, RUNTIMES[seed // 8 % 2], 0))
+    return chosen
+
+
+def difference(program: Program, chosen: list[Configuration]) -> str | None:
+    """Run a program everywhere, and say what disagrees; None if nothing does."""
+    source = str(program)
+    expected = run_in_wasmtime(source)
+    modules: dict[lh.Engine, lh.Module] = {}
+    allocated: int | None = None
+    for each in chosen:
+        on = engine(each.barriers, each.opt_level, each.runtime)
+        try:
+            module = modules.get(on) or modules.setdefault(on, lh.Module(on, source))
+            run = LowheapRun(module, each, acyclic=program.acyclic)
+        except (lh.LowheapError, AssertionError, TypeError) as error:
+            return f"{each}: {type(error).__name__}: {error}"
+        if run.outcomes != expected:
+            return f"{each}: {run.outcomes}; wasmtime: {expected}"
+        allocated = run.objects_allocated if allocated is None else allocated
+        if run.objects_allocated != allocated:
+            return f"{each}: {run.objects_allocated} objects were allocated, {allocated} before"
+    return None
+
+
+def describe(seed: int, program: Program, problem: str) -> str:
+    """Reduce a program that fails, and return what there is to tell."""
+    culprits = [each for each in configurations(seed, thorough=True) if problem.startswith(f"{each}: ")]
+
+    def still_fails(candidate: Program) -> bool:
+        return wasmtime_peer.validates(str(candidate)) and difference(candidate, culprits) is not None
+
+    if culprits and still_fails(program):
+        program = reduce(program, still_fails, attempts=400)
+        problem += f"\nreduced: {difference(program, culprits)}"
+    return f"seed {seed}: {problem}\n{program}"
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + COUNT))
+def test_a_program_does_the_same_everywhere(seed: int) -> None:
+    program = generate(Random(seed))
+    problem = difference(program, configurations(seed, thorough=IS_THOROUGH))
+    if problem is not None:
+        pytest.fail(describe(seed, program, problem), pytrace=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The generator itself
+
+
+EXPECTED_INSTRUCTIONS = {
+    "block",
+    "loop",
+    "if",
+    "else",
+    "br",
+    "br_if",
+    "br_table",
+    "return",
+    "call",
+    "call_ref",
+    "drop",
+    "select",
+    "unreachable",
+    "local.get",
+    "local.set",
+    "local.tee",
+    "global.get",
+    "global.set",
+    "ref.null",
+    "ref.func",
+    "ref.is_null",
+    "ref.eq",
+    "ref.as_non_null",
+    "br_on_null",
+    "br_on_non_null",
+    "ref.test",
+    "ref.cast",
+    "br_on_cast",
+    "br_on_cast_fail",
+    "any.convert_extern",
+    "extern.convert_any",
+    "ref.i31",
+    "i31.get_s",
+    "i31.get_u",
+    "struct.new",
+    "struct.new_default",
+    "struct.get",
+    "struct.get_s",
+    "struct.get_u",
+    "struct.set",
+    "array.new",
+    "array.new_default",
+    "array.new_fixed",
+    "array.get",
+    "array.get_s",
+    "array.get_u",
+    "array.set",
+    "array.len",
+    "array.fill",
+    "array.copy",
+}
+
+
+def test_the_programs_use_every_instruction_on_references() -> None:
+    used: set[str] = set()
+    for seed in range(DEFAULT_COUNT):
+        decoded = decode(to_binary(str(generate(Random(seed)))))
+        used.update(instruction.name for body in decoded.bodies for instruction in body.instructions)
+    assert used >= EXPECTED_INSTRUCTIONS
+
+
+def test_a_seed_makes_the_same_program_each_time() -> None:
+    assert str(generate(Random(5))) == str(generate(Random(5)))
+    assert len({str(generate(Random(seed))) for seed in range(20)}) == 20
+
+
+def test_most_programs_come_to_an_end_and_some_trap() -> None:
+    shown = [outcome for seed in range(40) for outcome, _ in run_in_wasmtime(str(generate(Random(seed))))]
+    traps = [outcome for outcome in shown if isinstance(outcome, str)]
+    assert 0.05 < len(traps) / len(shown) < 0.6
+    assert len(set(traps)) >= 3
+    assert len({outcome for outcome in shown if isinstance(outcome, int)}) > len(shown) / 4, "and results differ"
+
+
+def test_half_of_the_programs_cannot_make_cycles_and_the_others_do() -> None:
+    programs = [generate(Random(seed)) for seed in range(40)]
+    assert 10 < sum(program.acyclic for program in programs) < 30
+    kept = 0
+    on = engine("drc", 2, "python")
+    for program in programs:
+        if not program.acyclic:
+            kept += LowheapRun(lh.Module(on, str(program)), Configuration("drc", 2, "python", 0), acyclic=False).cyclic
+    assert kept, "some objects that only cycles keep"
+
+
+def test_a_program_is_reduced_to_what_matters() -> None:
+    program = next(each for each in map(generate, map(Random, range(100))) if "array.copy" in str(each))
+
+    def holds(candidate: Program) -> bool:
+        return "array.copy" in str(candidate) and wasmtime_peer.validates(str(candidate))
+
+    reduced = reduce(program, holds, attempts=3000)
+    assert holds(reduced)
+    nodes = sum(len(list(node.walk())) for function in reduced.functions for node in function.body)
+    assert nodes < 60
+    assert len(str(reduced)) < len(str(program)) / 2
+
+
+def test_a_wrong_outcome_is_told_with_seed_and_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = generate(Random(1))
+    chosen = configurations(1, thorough=False)
+    assert difference(program, chosen) is None
+    monkeypatch.setattr(lh.Trap, "__init__", lambda self, code, **_: setattr(self, "code", lh.TrapCode.HEAP_EXHAUSTED))
+    trapping = next(
+        each for each in range(100) if any(isinstance(o, str) for o, _ in run_in_wasmtime(str(generate(Random(each)))))
+    )
+    problem = difference(generate(Random(trapping)), chosen[:1])
+    assert problem is not None
+    assert problem.startswith(f"{chosen[0]}: ")
+    assert "GC heap out of memory" in problem
