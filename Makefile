@@ -13,13 +13,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: $(INSTALLED) ## build and drop binary trees on the heap, and print its figures
-	$(BIN)/lowheap run examples/binary_trees.wat --invoke run 10 20 --stats
+	$(BIN)/lowheap run examples/binary_trees.wat --invoke run 16 20 --stats
 
 peers: $(INSTALLED) ## install the wasmtime wheels that tests compare with, in .peers
 	@$(BIN)/python -m lowheap.peers
 
 test: $(INSTALLED) peers ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check

@@ -33,8 +33,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowheap.cli_asm import asm_command
 from lowheap.cli_inspect import inspect_command
 from lowheap.cli_layout import layout_command
+from lowheap.cli_output import compile_progress
 from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError, Trap
 from lowheap.heap import TRACE, HeapStatistics
@@ -225,6 +227,7 @@ def command(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
+command.add_command(asm_command)
 command.add_command(inspect_command)
 command.add_command(layout_command)
 
@@ -280,6 +283,7 @@ command.add_command(layout_command)
     default=str(MAXIMUM_CAPACITY),
     help="Heap to grow to at most.  [default: 4G less 16 bytes]",
 )
+@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code in the user's cache directory.")
 @click.option("--stats", is_flag=True, help="Print figures of the heap, on standard error.")
 @click.option("--verify", is_flag=True, help="Check every invariant of the heap, after the call and at the end.")
 @click.option(
@@ -306,11 +310,12 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], export:
         barriers=_check_barriers(options["barriers"], ctx),
         runtime=options["runtime"],
         opt_level=options["opt_level"],
+        cache=not options["no_cache"],
     )
     source = _read(program)
     program = "<stdin>" if program == "-" else program
-    with _naming(program):
-        module = Module(engine, source)
+    with _naming(program), compile_progress() as progress:
+        module = Module(engine, source, progress=progress)
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"
     values = _parse_arguments(engine.types, export, function_type, arguments, ctx)

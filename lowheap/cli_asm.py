@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 
 import click
@@ -27,6 +28,9 @@ _STYLES = {
     "trap": "red",
     "stack check": "magenta",
 }
+
+# The ways into compiled code and out of it, which every module has: no part of the program's code.
+_TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|allocate_array)\b")
 
 
 @click.command("asm", short_help="Print a function's machine code, barriers marked.")
@@ -70,10 +74,10 @@ def asm_command(
 ) -> None:
     """Print the machine code of a function of MODULE, and in front of each instruction what it is there for.
 
-    MODULE is a file with WebAssembly text or binary, or - for standard input. An instruction belongs to a barrier (read,
-    write, init, inc_ref, dec_ref), to allocation, a safepoint, a trap or the stack check, or, with nothing in front, to
-    the program's own work. write/dec_ref is the decrement within a write barrier. (moved) is what LLVM merged from
-    several places. Without --function, --sizes is of the whole module.
+    MODULE is a file with WebAssembly text or binary, or - for standard input. An instruction belongs to a barrier
+    (read, write, init, inc_ref, dec_ref), to allocation, a safepoint, a trap or the stack check, or, with nothing in
+    front, to the program's own work. write/dec_ref is the decrement within a write barrier. (moved) is what LLVM merged
+    from several places. Without --function, --sizes is of the whole module.
     """
     if as_ir and as_sizes:
         raise click.UsageError("--llvm and --sizes are two different outputs; give one of them", ctx)
@@ -93,9 +97,9 @@ def asm_command(
     options = f"{compiled.barriers.name} barriers, {runtime} runtime, optimisation level {opt_level}"
     if wanted is None:
         if not as_sizes:
-            known = "\n".join(f"  {compiled.function_name(index)}" for index in symbols)
-            raise click.UsageError(f"--function is missing; {module} has these:\n{printable(known)}", ctx)
-        present = [symbol for symbol in code.functions if not symbol.startswith("lowheap.enter.")]
+            known = "\n".join(f"  {printable(compiled.function_name(index))}" for index in symbols)
+            raise click.UsageError(f"--function is missing; {module} has these:\n{known}", ctx)
+        present = [symbol for symbol in code.functions if not _TRANSITION.match(symbol)]
         _print_sizes(console, f"{module}: {options}", [code.sizes(symbol) for symbol in present])
         return
     symbol, label = _find(ctx, compiled, code, symbols, wanted)
@@ -200,7 +204,8 @@ def _print_sizes(console: Console, title: str, sizes: list[dict[Path, RegionSize
     whole = totals.pop(PLAIN, (0, 0))
     outer = [size for path, size in totals.items() if len(path) == 1]
     own = (whole[0] - sum(bytes for bytes, _ in outer), whole[1] - sum(count for _, count in outer))
-    table = Table(title=Text(printable(title)), title_justify="left")
+    console.print(Text(printable(title), "bold"), soft_wrap=True)
+    table = Table()
     table.add_column("region", overflow="fold")
     for column in ("bytes", "share", "instructions"):
         table.add_column(column, justify="right")

@@ -1,11 +1,16 @@
-"""How the commands whose report is their result print it on standard output."""
+"""What the commands print in the same way: a report on standard output, and progress on standard error."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PROGRESS_DELAY = 1.0
 
 
 def report_console() -> Console:
@@ -13,3 +18,38 @@ def report_console() -> Console:
     with contextlib.suppress(AttributeError):  # a stream that is closed, or replaced by one that has no encoding
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return Console(highlight=False)
+
+
+@contextlib.contextmanager
+def compile_progress(delay: float = _PROGRESS_DELAY) -> Iterator[Callable[[int, int], None]]:
+    """Yield the `progress(done, total)` of a `Module`, which shows a bar if the body takes longer than `delay` seconds.
+
+    The bar is on standard error, if that is a terminal, and gone afterwards.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("compiling", total=None)
+
+    def show() -> None:
+        progress.start()
+        console.show_cursor(True)  # an interrupt ends the process at once, and would leave it hidden
+
+    def update(done: int, total: int) -> None:
+        if done < total:
+            progress.update(task, completed=done, total=total)
+        else:  # how far LLVM is, nobody knows
+            progress.reset(task, start=False, total=None, description="optimising")
+
+    timer = threading.Timer(delay, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield update
+    finally:
+        timer.cancel()
+        timer.join()  # so that it is either shown, or never will be
+        progress.stop()

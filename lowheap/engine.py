@@ -33,7 +33,7 @@ class Engine:
         self,
         *,
         barriers: str = "drc",
-        runtime: str = "python",
+        runtime: str = "native",
         opt_level: int = 2,
         cache: bool | str | os.PathLike[str] | None = None,
     ) -> None:

@@ -60,6 +60,11 @@ class ExternRefHostDataTable:
         while self._set_aside:
             self._set_aside.popleft()
 
+    @property
+    def has_dead_values(self) -> bool:
+        """Whether `release` has something to let go of."""
+        return bool(self._set_aside)
+
     def clear(self) -> None:
         """Take every id out of use, and let go of all values."""
         self._set_aside.extend(self._values.values())

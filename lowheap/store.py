@@ -79,8 +79,11 @@ class Store:
             raise ValueError(f"there is no growth policy {growth!r}; there are {', '.join(GROWTH_POLICIES)}")
         if initial_heap_size is None:
             initial_heap_size = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
-        self.engine = Engine() if engine is None else engine
-        if self.engine.runtime == "native" and (allocator, growth) != (SegregatedFit.name, "collect-first"):
+        has_default_policies = (allocator, growth) == (SegregatedFit.name, "collect-first")
+        if engine is None:  # one whose runtime has the policies
+            engine = Engine(runtime="native" if has_default_policies else "python")
+        self.engine = engine
+        if engine.runtime == "native" and not has_default_policies:
             raise ValueError(
                 f'the runtime "native" has no allocator {allocator!r} with growth policy {growth!r}; '
                 f"it has {SegregatedFit.name!r} with 'collect-first'"
@@ -179,6 +182,17 @@ class Store:
                 self.heap.drop_gc_ref(self.roots.release_handle(number))
         self.heap.release_dead_externrefs()
         self.host_data.release()
+
+    def is_untidy(self) -> bool:
+        """Whether the store is closed, a collection is running, or `tidy` has something to do."""
+        control = self.heap.control if not self._is_closed else None
+        return (
+            control is None
+            or bool(self._unreachable_handles)
+            or self.host_data.has_dead_values
+            or control.phase != CollectionPhase.IDLE
+            or control.dead_externrefs != NULL
+        )
 
     def forget_handle(self, number: int, epoch: int) -> None:
         """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""

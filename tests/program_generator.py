@@ -806,18 +806,20 @@ class Generator:
         return Node(f"array.set {definition.name}", [target, self.index(depth), value])
 
     def knots(self) -> list[tuple[str, TypeDefinition, int]]:
-        """The locals whose object can be made to refer to itself, and by which field."""
+        """Locals that can hold an object which is made to refer to itself: its type, and the field that does."""
         return [
-            (name, self.by_name[local.heap], number)
+            (name, definition, number)
+            for definition in self.types
+            for number, (storage, mutable) in enumerate(definition.fields)
+            if mutable and self.matches(Ref(False, definition.name), storage)
             for name, local in self.function.locals
-            if isinstance(local, Ref) and local.heap in self.by_name
-            for number, (storage, mutable) in enumerate(self.by_name[local.heap].fields)
-            if mutable and self.matches(Ref(False, local.heap), storage)
+            if self.matches(Ref(False, definition.name), local)
         ]
 
     def tie(self, name: str, definition: TypeDefinition, number: int, depth: int) -> Node:
-        made = Node(f"local.set {name}", [self.new(definition, depth, Ref(False, definition.name))])
-        target, value = Node(f"local.get {name}"), Node("ref.as_non_null", [Node(f"local.get {name}")])
+        type_ = Ref(False, definition.name)
+        made = Node(f"local.set {name}", [self.new(definition, depth, type_)])
+        target, value = (Node(f"ref.cast {wat(type_)}", [Node(f"local.get {name}")]) for _ in range(2))
         if definition.is_struct:
             return Node("", [made, Node(f"struct.set {definition.name} {number}", [target, value])])
         return Node("", [made, Node(f"array.set {definition.name}", [target, self.index(depth), value])])

@@ -452,7 +452,8 @@ NEST = """(module
 
 
 def nest(runtime: str, store: lh.Store, down: Callable[[int], int]) -> lh.Func:
-    return lh.Instance(store, module(runtime, NEST), {"host": {"down": down}}).exports["nest"]
+    found: lh.Func = lh.Instance(store, module(runtime, NEST), {"host": {"down": down}}).exports["nest"]
+    return found
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])

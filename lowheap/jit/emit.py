@@ -340,9 +340,7 @@ class Emitter:
         """Call a C function by its address."""
         return self.builder.call(self.function_pointer(pointer, return_type, argument_types), args)
 
-    def function_pointer(
-        self, pointer: ir.Value, return_type: ir.Type, argument_types: Sequence[ir.Type]
-    ) -> ir.Value:
+    def function_pointer(self, pointer: ir.Value, return_type: ir.Type, argument_types: Sequence[ir.Type]) -> ir.Value:
         """Return an address as something that llvmlite can call: it wants a pointer whose type tells the function's."""
         return self._cast_pointer(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
 

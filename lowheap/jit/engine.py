@@ -93,9 +93,7 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
-def lower(
-    module: ir.Module, *, opt_level: int
-) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
+def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
     with _lock:
         machine = target_machine(opt_level)

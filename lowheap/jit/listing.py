@@ -14,13 +14,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from elftools.elf.elffile import ELFFile
-
 from lowheap.errors import CompilerError
-from lowheap.jit import engine, safepoints
+from lowheap.jit import engine
 from lowheap.jit.barriers import BarrierSet
 from lowheap.jit.emit import Emitter
-from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
+from lowheap.jit.marks import PLAIN, MarkedModule, Path
 
 BARRIER_EVENTS = ("read", "write", "init", "allocate", "inc_ref", "dec_ref", "expose")
 """The events of a barrier set: its methods."""
@@ -70,12 +68,15 @@ class MarkedCode:
         self.object: bytes = machine.emit_object(engine.parse(lowered.text))
         self._assembly: list[str] = machine.emit_assembly(engine.parse(lowered.text)).splitlines()
         self._llvm_ir = lowered.text.splitlines()
-        self._file = ELFFile(io.BytesIO(self.object))
+        from elftools.elf.elffile import ELFFile  # here, because it takes long to load
+
+        self._file: Any = ELFFile(io.BytesIO(self.object))
+        table: Any = self._file.get_section_by_name(".symtab")
         self._symbols = {
-            str(symbol.name): symbol
-            for symbol in self._file.get_section_by_name(".symtab").iter_symbols()
-            if symbol["st_info"]["type"] == "STT_FUNC"
+            str(symbol.name): symbol for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC"
         }
+
+        self._lines = self._line_table()
 
     @property
     def functions(self) -> list[str]:
@@ -135,9 +136,9 @@ class MarkedCode:
         start, end = place["st_value"], place["st_value"] + place["st_size"]
         bytes_of: Counter[Path] = Counter()
         known = start
-        for first, last, line in self._line_table(place["st_shndx"]):
+        for section, first, last, line in self._lines:
             first, last = max(first, known), min(last, end)
-            if first < last:
+            if section == place["st_shndx"] and first < last:
                 bytes_of[PLAIN] += first - known
                 bytes_of[self._module.path_of(line)] += last - first
                 known = last
@@ -146,18 +147,27 @@ class MarkedCode:
         paths = sorted(path for path in {*bytes_of, *instructions} if bytes_of[path] or instructions[path])
         return {path: RegionSize(bytes_of[path], instructions[path]) for path in paths}
 
-    def _line_table(self, section: int) -> list[tuple[int, int, int]]:
-        """The object's line table: from where to where in the code, and which line, in order."""
-        if self._file.get_section(section).name != ".text":
-            raise CompilerError(f"a function is in section {self._file.get_section(section).name!r}, not in .text")
+    def _line_table(self) -> list[tuple[int, int, int, int]]:
+        """The object's line table, in order: in which section, from where to where, and which line.
+
+        Addresses are places in a section; the relocations of where runs of them start tell in which.
+        """
+        places = self._file.get_section_by_name(".rela.debug_line")
+        names = self._file.get_section(places["sh_link"])
+        relocations = sorted(places.iter_relocations(), key=lambda each: each["r_offset"])
+        sections = (names.get_symbol(each["r_info_sym"])["st_shndx"] for each in relocations)
         dwarf = self._file.get_dwarf_info()
         found = []
+        section, previous = 0, None
         for unit in dwarf.iter_CUs():
-            program = dwarf.line_program_for_CU(unit)
-            states = [entry.state for entry in program.get_entries() if entry.state is not None]
-            for state, following in zip(states, states[1:], strict=False):
-                if not state.end_sequence:
-                    found.append((state.address, following.address, state.line))
+            for entry in dwarf.line_program_for_CU(unit).get_entries():
+                if entry.is_extended and entry.command == _SET_ADDRESS:
+                    section = next(sections)
+                if entry.state is None:
+                    continue
+                if previous is not None:
+                    found.append((section, previous.address, entry.state.address, previous.line))
+                previous = None if entry.state.end_sequence else entry.state
         return sorted(found)
 
     def _find(self, symbol: str) -> Any:
@@ -169,10 +179,10 @@ class MarkedCode:
             ) from None
 
 
+_SET_ADDRESS = 2  # DW_LNE_set_address
 _LOCATION = re.compile(r"\s+\.loc\s+\d+\s+(\d+)")
 _END = re.compile(r"\.Lfunc_end\d+:")
 _LABEL = re.compile(r"\.LBB[\d_]+:")
 _INSTRUCTION = re.compile(r"\s+[a-z]")
 _IR_LOCATION = re.compile(r"!(\d+) = (?:distinct )?!DILocation\(line: (\d+)")
 _IR_MARK = re.compile(r",? !dbg !(\d+)")
-

@@ -100,6 +100,8 @@ class StoreRuntime:
         self._mapped_code: set[LoadedCode] = set()
         self._pending: BaseException | None = None
         self._depth = 0
+        self._floor = 0
+        self._heap_base = store.heap.control.heap_base
         self._thread = 0
         self._trap_cause: Exception | None = None
         self._callbacks = {
@@ -253,6 +255,42 @@ class StoreRuntime:
             self._enter(entry, vmctx, code, results, *raw)
             return self._lift_results(type.results, bytes(_ffi.buffer(results)))
 
+        return self._scalar_caller(entry, vmctx, code, signature, call) if signature.is_scalar else call
+
+    def _scalar_caller(
+        self, entry: Any, vmctx: int, code: int, signature: transitions.Signature, general: Callable[..., Any]
+    ) -> Callable[[Sequence[Any]], Any]:
+        """Return a short way to call a function of numbers alone, with one result at most.
+
+        It is taken when there is nothing to see to first: no activation, nothing to tidy, and arguments of just the
+        right Python types. Everything else goes the general way, which gives its errors too.
+        """
+        store, wanted = self._store, signature.python_types
+        buffer = _ffi.new("uint64_t[]", 1)  # read at once after the call, so one serves for all
+        result = _ffi.cast(signature.result_cdecl, buffer)
+        has_result = bool(signature.results)
+        ident, thread_stack, context, memory = threading.get_ident, _thread_stack, self.context, self._is_memory_sound
+
+        def call(args: Sequence[Any]) -> Any:
+            if self._depth or tuple(map(type, args)) != wanted or store.is_untidy() or not memory():
+                return general(args)
+            self._thread = ident()
+            if self._floor != thread_stack.floor:
+                self._floor = context.stack_floor = thread_stack.floor
+            self._depth = 1
+            try:
+                trapped = entry(vmctx, code, buffer, *args)
+            except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
+                trapped = None
+            finally:
+                self._depth = 0
+            if trapped is None:
+                return general(args)
+            if trapped or self._pending is not None:
+                self._raise_pending()
+                raise self._trap()
+            return result[0] if has_result else None
+
         return call
 
     def call_native(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -265,7 +303,7 @@ class StoreRuntime:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
         if self._depth == 0:
             self._thread = threading.get_ident()
-            self.context.stack_floor = _thread_stack.floor
+            self._floor = self.context.stack_floor = _thread_stack.floor
         self._depth += 1
         try:
             self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
@@ -311,11 +349,14 @@ class StoreRuntime:
         self._store.tidy()
         self._check_memory()
 
-    def _check_memory(self) -> None:
+    def _is_memory_sound(self) -> bool:
         """Compiled code knows where the heap is, and relies on its type table."""
         heap = self._store.heap
-        heap.check_attached()
-        if heap.control.epoch != self._epoch or heap.control.heap_base != self._vmctx.heap_base:
+        return heap.is_attached and heap.control.epoch == self._epoch and heap.control.heap_base == self._heap_base
+
+    def _check_memory(self) -> None:
+        self._store.heap.check_attached()
+        if not self._is_memory_sound():
             raise HeapError("the heap's memory was detached or moved since the store's first instance was made")
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -74,6 +74,21 @@ class Signature:
         return Signature(_letters(type.params), _letters(type.results))
 
     @property
+    def is_scalar(self) -> bool:
+        """Whether it is of numbers alone, with one result at most."""
+        return "r" not in self.params + self.results and len(self.results) <= 1
+
+    @property
+    def python_types(self) -> tuple[type, ...]:
+        """The Python type of each parameter of a scalar signature."""
+        return tuple(int if letter in "il" else float for letter in self.params)
+
+    @property
+    def result_cdecl(self) -> str:
+        """The C type of a pointer to the result of a scalar signature, or to nothing."""
+        return f"{_C_TYPES[self.results]} *" if self.results else "void *"
+
+    @property
     def entry(self) -> str:
         """The name of the signature's trampoline."""
         return f"lowheap.enter.{self.params}.{self.results}"

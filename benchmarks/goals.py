@@ -1,0 +1,103 @@
+"""What lowheap's figures should be, and whether they are. Each goal is about the medians of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks import programs
+from benchmarks.measure import Measured, Report
+
+MEBIBYTE = 1 << 20
+_SIZES_MATTER = "full"
+
+# Program, arguments, contender, and how many times lowheap's time its time should be at least.
+_FASTER_THAN = (
+    ("binary_trees", (10, 2000), programs.WASMTIME_43, 5.0),
+    ("binary_trees", (10, 2000), programs.WASMTIME_45, 5.0),
+    ("binary_trees", (16, 20), programs.WASMTIME_43, 5.0),
+    ("binary_trees", (16, 20), programs.WASMTIME_45, 5.0),
+    ("binary_trees", (20, 2), programs.WASMTIME_43, 2.0),
+    ("binary_trees", (20, 2), programs.WASMTIME_45, 4.0),
+    ("lists", (1000, 3000), programs.WASMTIME_43, 5.0),
+    ("lists", (1000, 3000), programs.WASMTIME_45, 5.0),
+    ("lists", (1_000_000, 3), programs.WASMTIME_43, 3.0),
+    ("lists", (1_000_000, 3), programs.WASMTIME_45, 4.0),
+)
+_NEAR_YARDSTICK = (
+    ("binary_trees", (10, 2000)),
+    ("binary_trees", (16, 20)),
+    ("binary_trees", (20, 2)),
+    ("lists", (1000, 3000)),
+    ("lists", (1_000_000, 3)),
+)
+_YARDSTICK_FACTOR = 1.3
+_MIXED = ("shuffle", "hash_table", "tree_of_arrays")
+_V8_FACTOR = 2.0
+_SWEEP_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A goal, what was measured, and whether that meets it."""
+
+    goal: str
+    measured: str
+    is_met: bool
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """Judge a report. A goal whose contender was not there is left out; so are all that depend on the full sizes."""
+    if report.scale != _SIZES_MATTER:
+        return []
+    return [*_about_wasmtime(report), *_about_yardstick(report), *_about_mixed(report), *_about_memory(report)]
+
+
+def _about_wasmtime(report: Report) -> Iterator[Verdict]:
+    for name, arguments, contender, wanted in _FASTER_THAN:
+        measured = report.find(name, arguments)
+        ratio = None if measured is None else measured.ratio(contender)
+        if measured is not None and ratio is not None:
+            goal = f"{measured.program.title}: {wanted:g} times as fast as {contender}"
+            yield Verdict(goal, f"{ratio:.1f} times", ratio >= wanted)
+
+
+def _about_yardstick(report: Report) -> Iterator[Verdict]:
+    for name, arguments in _NEAR_YARDSTICK:
+        yield from _within(report.find(name, arguments), programs.YARDSTICK, _YARDSTICK_FACTOR)
+    yield from _within(report.find("sweep"), programs.YARDSTICK, _SWEEP_FACTOR)
+
+
+def _about_mixed(report: Report) -> Iterator[Verdict]:
+    for name in _MIXED:
+        measured = report.find(name)
+        if measured is None:
+            continue
+        ratios = [ratio for each in programs.WASMTIMES if (ratio := measured.ratio(each)) is not None]
+        if ratios:
+            goal = f"{measured.program.title}: faster than every wasmtime"
+            yield Verdict(goal, f"at least {min(ratios):.2f} times as fast", min(ratios) > 1)
+        yield from _within(measured, programs.V8, _V8_FACTOR)
+
+
+def _within(measured: Measured | None, contender: str, factor: float) -> Iterator[Verdict]:
+    ratio = None if measured is None else measured.ratio(contender)
+    if measured is not None and ratio is not None:
+        goal = f"{measured.program.title}: at most {factor:g} times the time of {contender}"
+        yield Verdict(goal, f"{1 / ratio:.2f} times", 1 / ratio <= factor)
+
+
+def _about_memory(report: Report) -> Iterator[Verdict]:
+    trees = report.find("binary_trees", (10, 2000))
+    outcome = None if trees is None else trees.outcomes.get(programs.NATIVE)
+    if trees is not None and outcome is not None and outcome.heap is not None:
+        goal = f"{trees.program.title}: a heap of at most 16 MiB"
+        yield Verdict(goal, f"{outcome.heap / MEBIBYTE:.1f} MiB", outcome.heap <= 16 * MEBIBYTE)
+    for measured in report.programs:
+        outcome = measured.outcomes.get(programs.NATIVE)
+        if outcome is None or outcome.heap is None or outcome.live is None or measured.program.is_micro:
+            continue
+        most = 3 * outcome.live + 16 * MEBIBYTE
+        goal = f"{measured.program.title}: a heap of at most 3 times the largest live size plus 16 MiB"
+        found = f"{outcome.heap / MEBIBYTE:.1f} MiB, of {most / MEBIBYTE:.1f}"
+        yield Verdict(goal, found, outcome.heap <= most)

@@ -1,0 +1,172 @@
+"""How many instructions barriers and allocation take, in lowheap and in the C yardstick.
+
+Two counts, by two instruments. From the assembly: the instructions of a function as laid out, from its entry to its
+first return, which is the fast path, since compilers put what is unlikely behind it; and all of them. And, where
+valgrind is there, callgrind's count of what one call executes, less a call of a function that does nothing. The first
+is of the code that runs here, the second of code for a CPU that valgrind can follow.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding, ir
+
+import lowheap as lh
+from benchmarks import programs
+from benchmarks.contenders import ContenderError, c_compiler
+from lowheap.embed.header import c_declarations
+from lowheap.jit import barriers, natives
+from lowheap.jit.engine import compile as compile_ir
+from lowheap.jit.engine import target_machine
+
+_HERE = Path(__file__).resolve().parent
+_VALGRIND_CPU = "x86-64-v2"
+_CALLS = (1000, 3000)
+
+FUNCTIONS = ("lh_read", "lh_write", "lh_init", "lh_inc_ref", "lh_dec_ref", "lh_make")
+"""The functions whose assembly is looked at. References may be null or an i31; `lh_make` allocates a struct of 32
+bytes and fills it."""
+
+EVENTS = ("read", "read null", "write", "write null over null", "init", "inc_ref", "dec_ref")
+"""The events of events.c."""
+
+_MAKE = """
+(module
+  (type $box (struct (field $label i32)))
+  (func (export "make") (param $label i32) (result (ref $box)) (struct.new $box (local.get $label))))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A function's instructions: to its first return, and in all."""
+
+    fast: int
+    all: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Both counts, by contender and function or event; `notes` say what could not be counted, and why."""
+
+    static: dict[str, dict[str, Count]]
+    executed: dict[str, dict[str, float]]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+
+def count(assembly: str, function: str) -> Count:
+    """Count a function's instructions in assembly text. ValueError when it is not there, or never returns."""
+    found = re.search(rf"^{re.escape(function)}:.*?^\s*\.size\s+{re.escape(function)},", assembly, re.M | re.S)
+    if found is None:
+        raise ValueError(f"the assembly has no function {function}")
+    instructions = [line.split()[0] for line in found[0].splitlines() if re.match(r"\s+[a-z]", line)]
+    returns = [number for number, name in enumerate(instructions, 1) if name.startswith("ret")]
+    if not returns:
+        raise ValueError(f"{function} has no return")
+    return Count(returns[0], len(instructions))
+
+
+def measure(folder: Path) -> Instructions:
+    """Count everything that can be counted here; files go to `folder`."""
+    static: dict[str, dict[str, Count]] = {}
+    executed: dict[str, dict[str, float]] = {}
+    notes: list[str] = []
+    compiler, valgrind = c_compiler(), shutil.which("valgrind")
+    if compiler is None:
+        notes.append(f"{programs.YARDSTICK}: there is no C compiler; nothing was executed for counting either")
+    elif valgrind is None:
+        notes.append("there is no valgrind: no executed instructions were counted")
+    for name, barrier_set in ((programs.NATIVE, "drc"), (programs.OUTLINED, "outlined"), (programs.NULL, "null")):
+        text = _natives(barrier_set)
+        assembly = target_machine().emit_assembly(binding.parse_assembly(text))
+        counts = {function: count(assembly, function) for function in FUNCTIONS if function in natives.CDECLS}
+        counts["lh_make"] = _allocation(barrier_set)
+        static[name] = counts
+        if compiler is not None and valgrind is not None:
+            try:
+                executed[name] = _execute(_link_natives(compiler, folder, name, text), valgrind)
+            except ContenderError as error:
+                notes.append(f"{name}: {error}")
+    if compiler is not None:
+        yardstick = str(_HERE / "yardstick.c")
+        try:
+            assembly = _run([compiler, "-O2", "-march=native", "-DEVENTS", "-S", yardstick, "-o", "-"])
+            static[programs.YARDSTICK] = {function: count(assembly, function) for function in FUNCTIONS}
+            if valgrind is not None:
+                built = folder / "yardstick-events"
+                _run([compiler, "-O2", "-DEVENTS", yardstick, str(_HERE / "events.c"), "-o", str(built)])
+                executed[programs.YARDSTICK] = _execute(built, valgrind)
+        except ContenderError as error:
+            notes.append(f"{programs.YARDSTICK}: {error}")
+    return Instructions(static, executed, tuple(notes))
+
+
+def _natives(barrier_set: str) -> str:
+    """The barrier functions of a set, as optimised LLVM IR."""
+    module = ir.Module("benchmarks.events")
+    natives.emit(module, barriers.find(barrier_set))
+    return compile_ir(module, tuple(natives.CDECLS)).llvm_ir
+
+
+def _allocation(barrier_set: str) -> Count:
+    engine = lh.Engine(barriers=barrier_set, runtime="native")
+    text = lh.Module(engine, _MAKE).compiled.llvm_ir
+    names = re.findall(r'^define [^@\n]*@"?(wasm\.[^"(\s]*)"?\(', text, re.M)
+    if len(names) != 1:
+        raise ValueError(f"the function that allocates cannot be told from others: {names}")
+    return count(target_machine().emit_assembly(binding.parse_assembly(text)), names[0])
+
+
+def _link_natives(compiler: str, folder: Path, name: str, text: str) -> Path:
+    """Link the driver with a set's functions."""
+    machine = binding.Target.from_default_triple().create_target_machine(cpu=_VALGRIND_CPU, opt=2, reloc="pic")
+    stem = name.replace(" ", "-")
+    made, built = folder / f"{stem}.o", folder / f"{stem}-events"
+    made.write_bytes(machine.emit_object(binding.parse_assembly(text)))
+    (folder / "lowheap.h").write_text(f"#include <stddef.h>\n#include <stdint.h>\n{c_declarations()}\n")
+    _run(
+        [
+            *(compiler, "-O2", "-DLOWHEAP", f"-I{folder}"),
+            *(str(_HERE / "events.c"), str(made), "-z", "noexecstack", "-o", str(built)),
+        ]
+    )
+    return built
+
+
+def _execute(program: Path, valgrind: str) -> dict[str, float]:
+    """The instructions that one call of each event executes."""
+
+    def per_call(event: str) -> float:
+        few, many = (_collected(valgrind, program, event, calls) for calls in _CALLS)
+        return (many - few) / (_CALLS[1] - _CALLS[0])
+
+    # The empty function is a return; so the caller's part is all the rest.
+    caller = per_call("none") - 1
+    return {event: per_call(event) - caller for event in EVENTS}
+
+
+def _collected(valgrind: str, program: Path, event: str, calls: int) -> int:
+    command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program), event, str(calls)]
+    said = _run(command)
+    found = re.search(r"Collected\s*:\s*(\d+)", said)
+    if found is None:
+        raise ContenderError(f"valgrind did not say what it counted: {said.strip()[-200:]}")
+    return int(found[1])
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()
+        raise ContenderError(f"{Path(command[0]).name} failed: {last[-1] if last else done.returncode}")
+    return done.stdout + done.stderr

@@ -1,0 +1,299 @@
+"""What was measured, for people: a table for the terminal, a chart, and docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import programs
+from benchmarks.goals import MEBIBYTE, verdicts
+from benchmarks.instructions import EVENTS, FUNCTIONS, Instructions
+from benchmarks.measure import Measured, Outcome, Report
+
+NOTES_START = "<!-- notes: what stands from here to the next mark is kept when this file is written anew -->"
+NOTES_END = "<!-- end of notes -->"
+
+_CHART_HEIGHT = 0.16  # inches for a bar
+_FUNCTION_TITLES = {
+    "lh_read": "read barrier",
+    "lh_write": "write barrier",
+    "lh_init": "init barrier",
+    "lh_inc_ref": "increment",
+    "lh_dec_ref": "decrement",
+    "lh_make": "allocate and fill a struct",
+}
+
+
+def _time(seconds: float) -> str:
+    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s")):
+        if seconds < limit:
+            value = seconds * scale
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+    raise ValueError(f"{seconds} is no time")
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}×"
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else f"{size / MEBIBYTE:.1f} MiB"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The terminal
+
+
+def show(report: Report, console: Console) -> None:
+    """Print everything."""
+    for measured in report.programs:
+        console.print(_program_table(measured))
+    if report.instructions is not None:
+        for title, header, rows in _instruction_tables(report.instructions):
+            table = Table(title=title)
+            for number, name in enumerate(header):
+                table.add_column(name, justify="left" if number == 0 else "right")
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+        for note in report.instructions.notes:
+            console.print(f"not counted: {note}", markup=False)
+    found = verdicts(report)
+    if found:
+        table = Table("goal", "measured", "", title="Goals")
+        for verdict in found:
+            table.add_row(verdict.goal, verdict.measured, "met" if verdict.is_met else "[bold red]not met")
+        console.print(table)
+    for name, reason in report.skipped.items():
+        console.print(f"skipped: {name}: {reason}", markup=False)
+    for failure in report.failures:
+        console.print(f"failed: {failure}", markup=False, style="bold red")
+
+
+def _program_table(measured: Measured) -> Table:
+    table = Table(title=measured.program.title, title_justify="left")
+    table.add_column("")
+    for name in ("median", "spread", f"per {measured.program.event}", "to lowheap", "memory grown", "heap"):
+        table.add_column(name, justify="right")
+    for name, outcome in measured.outcomes.items():
+        if outcome.failed is not None:
+            table.add_row(name, "failed")
+            continue
+        table.add_row(
+            name,
+            _time(outcome.median),
+            f"{100 * outcome.spread:.0f} %",
+            _time(outcome.median / measured.program.events)
+            if measured.program.events == 1
+            else f"{measured.nanoseconds(name):.2f} ns",
+            _ratio(measured.ratio(name)),
+            _size(outcome.grown),
+            _size(outcome.heap),
+        )
+    return table
+
+
+_Table = tuple[str, list[str], list[list[str]]]
+
+
+def _instruction_tables(instructions: Instructions) -> list[_Table]:
+    names = list(instructions.static)
+    static = [
+        [
+            _FUNCTION_TITLES[function],
+            *(
+                f"{count.fast} of {count.all}"
+                for count in (instructions.static[name][function] for name in names)
+            ),
+        ]
+        for function in FUNCTIONS
+    ]
+    tables: list[_Table] = [("Instructions to the first return, and in all", ["", *names], static)]
+    ran = list(instructions.executed)
+    if ran:
+        executed = [[event, *(f"{instructions.executed[name][event]:.1f}" for name in ran)] for event in EVENTS]
+        tables.append(("Instructions that one call executes", ["", *ran], executed))
+    return tables
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The chart
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw each program's medians as multiples of lowheap's, on a logarithmic scale. Needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [m for m in report.programs if not m.program.is_micro and m.median(programs.NATIVE) is not None]
+    names = [name for name in report.contenders if any(m.ratio(name) is not None for m in shown)]
+    height = max(2.0, 1.2 + _CHART_HEIGHT * sum(len(m.outcomes) + 1.5 for m in shown))
+    figure, axes = pyplot.subplots(figsize=(9, height), layout="constrained")
+    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    place = 0.0
+    ticks, labels = [], []
+    labelled: set[str] = set()
+    for measured in shown:
+        start = place
+        for name in names:
+            ratio = measured.ratio(name)
+            if ratio is None:
+                continue
+            outcome = measured.outcomes[name]
+            ours = measured.outcomes[programs.NATIVE].median
+            first, third = outcome.quartiles
+            axes.barh(
+                place,
+                ratio,
+                color=colours[name],
+                xerr=[[(outcome.median - first) / ours], [(third - outcome.median) / ours]],
+                error_kw={"linewidth": 0.7},
+                label=None if name in labelled else name,
+            )
+            labelled.add(name)
+            axes.text(ratio * 1.05, place, f"{ratio:.2g}", va="center", fontsize=6)
+            place += 1
+        ticks.append((start + place - 1) / 2)
+        labels.append(f"{measured.program.title}\n{_time(measured.outcomes[programs.NATIVE].median)}")
+        place += 1.5
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(ticks, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("time, as a multiple of lowheap's (which is below each name); bars show the quartiles")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=5)
+    axes.margins(y=0.06)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The document
+
+
+def write_document(report: Report, path: Path) -> None:
+    """Write docs/performance.md, and the chart beside it. The notes in the file that is there, if it is, are kept."""
+    notes = "\n"
+    if path.is_file():
+        text = path.read_text("utf-8")
+        if NOTES_START in text and NOTES_END in text:
+            notes = text.partition(NOTES_START)[2].partition(NOTES_END)[0]
+    chart = path.with_suffix(".png")
+    draw(report, chart)
+    path.write_text(document(report, notes, chart.name), "utf-8")
+
+
+def document(report: Report, notes: str, chart: str) -> str:
+    """Return the document's text."""
+    mains = [m for m in report.programs if not m.program.is_micro and programs.PYTHON not in m.program.contenders]
+    pythons = [m for m in report.programs if programs.PYTHON in m.program.contenders]
+    micros = [m for m in report.programs if m.program.is_micro]
+    facts = report.machine
+    parts = [
+        "# Performance",
+        "",
+        "Written by `make bench`; do not edit, but for the notes. All figures are of one run on one machine, and are "
+        "comparable only within it.",
+        "",
+        f"{facts['processor']}, {facts['cores']} cores, {facts['kernel']}, Python {facts['python']}; {facts['date']}, "
+        f"load {facts['load']} at the start. {_scale_sentence(report)}",
+        "",
+        "Every contender of a program is a process of its own; they take turns, one repetition each, and the first does "
+        "not count. A cell is the median, and in brackets its ratio to lowheap's. Each repetition goes on with the same "
+        "heap, and pays for the garbage of the one before. Two exceptions: wasmtime 43.0.0 collects nothing before its "
+        "heap has 4 GiB, so its garbage is collected between repetitions, off the clock; and `lowheap null`, which "
+        "frees nothing, gets a new store. Results were compared: "
+        + ("they are the same for all." if not any(m.disagreements for m in report.programs) else "THEY DIFFER."),
+        "",
+        f"![Times as multiples of lowheap's]({chart})",
+        "",
+        "## Contenders",
+        "",
+        *(f"- {name}: {description}" for name, description in report.contenders.items()),
+        *(f"- {name}: skipped: {reason}" for name, reason in report.skipped.items()),
+        "",
+    ]
+    if found := verdicts(report):
+        parts += ["## Goals", ""]
+        parts += _markdown(
+            ["goal", "measured", ""], [[v.goal, v.measured, "met" if v.is_met else "**not met**"] for v in found]
+        )
+    parts += ["## Notes", "", NOTES_START + notes + NOTES_END, ""]
+    if mains:
+        parts += ["## Programs", "", *_matrix(mains, _time_cell)]
+        parts += [
+            "A tracing collector takes no part in `deep_drop` and `sweep`: it has no such event.",
+            "",
+            "## Spread",
+            "",
+            "The interquartile range, in percent of the median.",
+            "",
+            *_matrix(mains, lambda m, o, n: f"{100 * o.spread:.0f}"),
+            "## Memory",
+            "",
+            "By how much the process's resident memory grew from before the first repetition to its peak, in MiB; in "
+            "brackets the heap's own size, where it is known.",
+            "",
+            *_matrix(mains, lambda m, o, n: _memory_cell(o)),
+        ]
+    if pythons:
+        parts += ["## The heap in Python", "", *_matrix(pythons, _time_cell)]
+    if micros:
+        parts += [
+            "## Events",
+            "",
+            "Nanoseconds for one round of a loop around one event ([events.wat](../benchmarks/programs/events.wat)); "
+            "`numbers` is a loop with no references in it, to compare `read` and `write` with. `first_read` is the read "
+            "barrier's slow path. `allocate` and `init` include the sweep and the drop of what they make.",
+            "",
+            *_matrix(micros, lambda m, o, n: f"{m.nanoseconds(n):.2f}"),
+        ]
+    if report.instructions is not None:
+        parts += ["## Instructions", ""]
+        for title, header, rows in _instruction_tables(report.instructions):
+            parts += [f"{title}:", "", *_markdown(header, rows)]
+        parts += [*(f"Not counted: {note}" for note in report.instructions.notes)]
+    for failure in report.failures:
+        parts += [f"Failed: {failure}", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _scale_sentence(report: Report) -> str:
+    counted = f"{report.rounds} repetitions count."
+    return counted if report.scale == "full" else f"{counted} **Small sizes (`--{report.scale}`): not the real figures.**"
+
+
+def _time_cell(measured: Measured, outcome: Outcome, name: str) -> str:
+    ratio = measured.ratio(name)
+    of_us = "" if ratio is None or name == programs.NATIVE else f" ({_ratio(ratio)})"
+    return _time(outcome.median) + of_us
+
+
+def _memory_cell(outcome: Outcome) -> str:
+    grown = "" if outcome.grown is None else f"{outcome.grown / MEBIBYTE:.1f}"
+    return grown if outcome.heap is None else f"{grown} ({outcome.heap / MEBIBYTE:.1f})".strip()
+
+
+def _matrix(rows: Sequence[Measured], cell: Callable[[Measured, Outcome, str], str]) -> list[str]:
+    names = list(dict.fromkeys(name for measured in rows for name in measured.outcomes))
+    lines = []
+    for measured in rows:
+        line = [measured.program.title]
+        for name in names:
+            outcome = measured.outcomes.get(name)
+            if outcome is None:
+                line.append("")
+            else:
+                line.append("failed" if outcome.failed is not None else cell(measured, outcome, name))
+        lines.append(line)
+    return _markdown(["", *names], lines)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return [*("| " + " | ".join(line) + " |" for line in lines), ""]

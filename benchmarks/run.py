@@ -1,0 +1,105 @@
+"""The command: `python -m benchmarks`, `make bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import contenders, instructions, measure, programs, report
+from benchmarks.contenders import Field
+
+_DOCUMENT = contenders.ROOT / "docs" / "performance.md"
+_ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
+
+
+def run(
+    scale: str,
+    *,
+    rounds: int | None = None,
+    names: tuple[str, ...] | None = None,
+    only: tuple[str, ...] = (),
+    count_instructions: bool = True,
+    say: measure.Say = lambda text: None,
+) -> measure.Report:
+    """Measure, and return the report.
+
+    `names` are the contenders' (None: all that there are), `only` the programs' (none given: all). `rounds` is how many
+    repetitions count, by default as many as the scale calls for. ValueError for a program that does not exist.
+    """
+    chosen = [program for program in programs.suite(scale) if not only or program.name in only]
+    if unknown := set(only) - {program.name for program in chosen}:
+        known = ", ".join(sorted({program.name for program in programs.suite(scale)}))
+        raise ValueError(f"there is no program {sorted(unknown)[0]!r}; there are {known}")
+    rounds = _ROUNDS[scale] if rounds is None else rounds
+    machine = measure.machine_facts()
+    with Field(names) as field:
+        measured = [measure.measure(field, program, rounds, say) for program in chosen]
+        counted = None
+        if count_instructions:
+            say("counting instructions")
+            counted = instructions.measure(field.folder)
+        return measure.Report(
+            scale=scale,
+            rounds=rounds,
+            machine=machine,
+            contenders={name: contender.description for name, contender in field.contenders.items()},
+            skipped={skipped.name: skipped.reason for skipped in field.skipped},
+            programs=measured,
+            instructions=counted,
+        )
+
+
+@click.command()
+@click.option("--quick", "scale", flag_value="quick", help="Small sizes: a minute or so in all.")
+@click.option("--tiny", "scale", flag_value="tiny", help="Sizes that measure nothing, to see that all works.")
+@click.option("--rounds", type=click.IntRange(1), help="Repetitions that count. Default: 11; quick 5, tiny 1.")
+@click.option("--program", "only", multiple=True, metavar="NAME", help="This program only; can be repeated.")
+@click.option("--contender", "names", multiple=True, metavar="NAME", help="This contender only; can be repeated.")
+@click.option("--provide", is_flag=True, help="First install what can be: wasmtime's wheels, and V8 (node) by npm.")
+@click.option("--instructions/--no-instructions", default=True, help="Count the instructions of barriers, too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Draw a chart there (PNG).")
+@click.option("--docs", is_flag=True, help="Write docs/performance.md and its chart anew, but for its notes.")
+def main(
+    scale: str | None,
+    rounds: int | None,
+    only: tuple[str, ...],
+    names: tuple[str, ...],
+    provide: bool,
+    instructions: bool,
+    json_file: Path | None,
+    chart: Path | None,
+    docs: bool,
+) -> None:
+    """Measure lowheap beside wasmtime, V8 and hand-written C.
+
+    Exits with 1 when a contender failed or results differ, after the report.
+    """
+    errors = Console(stderr=True)
+    if provide:
+        contenders.provide(lambda text: errors.print(f"not installed: {text}", markup=False))
+    try:
+        with errors.status("") as status:
+            found = run(
+                scale or "full",
+                rounds=rounds,
+                names=names or None,
+                only=only,
+                count_instructions=instructions,
+                say=status.update,
+            )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    report.show(found, Console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.as_json(), indent=2) + "\n", "utf-8")
+    if chart is not None:
+        report.draw(found, chart)
+    if docs:
+        report.write_document(found, _DOCUMENT)
+    if found.failures:
+        sys.exit(1)
