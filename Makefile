@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.lowheap-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run peers test lint clean
+.PHONY: help run peers test bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +20,9 @@ peers: $(INSTALLED) ## install the wasmtime wheels that tests compare with, in .
 
 test: $(INSTALLED) peers ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+bench: $(INSTALLED) ## measure lowheap beside wasmtime, V8 and C, and write docs/performance.md (some minutes)
+	$(BIN)/python -m benchmarks --provide --docs
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check

@@ -199,7 +199,9 @@ class Field:
             raise ContenderError(f"{wheels.folder(version)} does not have it; `make peers` installs it")
         never_collects = name == programs.WASMTIME_43
         path = (str(wheels.folder(version)), str(ROOT))
-        return Contender(name, f"deferred reference counting, wasmtime {version}", command, {"tidy": never_collects}, path)
+        return Contender(
+            name, f"deferred reference counting, wasmtime {version}", command, {"tidy": never_collects}, path
+        )
 
     def _yardstick(self) -> Contender:
         compiler = c_compiler()
@@ -220,7 +222,7 @@ class Process:
     """A contender's process with a program in it. A context manager. Methods raise ContenderError when it fails."""
 
     def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
-        """Start it, and wait until it is ready."""
+        """Start it; `wait_until_ready` is next."""
         self.contender = contender
         if contender.name == programs.YARDSTICK:
             arguments = [program.yardstick, *map(str, program.arguments)]
@@ -228,7 +230,7 @@ class Process:
             steps = {"once": program.once, "before": program.before, "timed": program.timed}
             arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(contender.path)}
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes it
         self._process = subprocess.Popen(
             [*contender.command, *arguments],
             stdin=subprocess.PIPE,
@@ -237,11 +239,11 @@ class Process:
             env=environment,
         )
         self._unread = b""
-        try:
-            self.version = str(self._answer().get("version", ""))
-        except BaseException:
-            self.close()
-            raise
+        self.version = ""
+
+    def wait_until_ready(self) -> None:
+        """Wait until the program is compiled and ready; then `version` tells the contender's own version."""
+        self.version = str(self._answer().get("version", ""))
 
     def repeat(self) -> dict[str, Any]:
         """Ask for one repetition, and return its answer: see `workers/protocol.py`."""
@@ -299,8 +301,11 @@ class Process:
 
     def _failure(self, what: str) -> ContenderError:
         """End the process and say what it said."""
-        self._process.kill()
-        status = self._process.wait()
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return ContenderError(f"{what} (status {status}): {said[-1] if said else 'it wrote no error'}")

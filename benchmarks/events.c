@@ -2,7 +2,8 @@
  *
  *     ./events EVENT CALLS
  *
- * `none` calls a function that does nothing: the difference per call between that and an event is the event's own.
+ * `none of 2` and `none of 3` call a function of so many arguments that does nothing: the difference per call between
+ * that and an event is the event's own.
  * Linked with lowheap's functions (`lowheap.jit.natives`), compiled with -DLOWHEAP and its header; or with the C
  * yardstick's, yardstick.c compiled with -DEVENTS. Both have the same headers in the same kind of heap.
  */
@@ -44,6 +45,10 @@ static __attribute__((noinline)) void nothing(void *vmctx, uint32_t *slot) {
     __asm__ volatile("" : : "r"(vmctx), "r"(slot) : "memory");
 }
 
+static __attribute__((noinline)) void nothing_of_three(void *vmctx, uint32_t *slot, uint32_t reference) {
+    __asm__ volatile("" : : "r"(vmctx), "r"(slot), "r"(reference) : "memory");
+}
+
 /* Two objects, listed and with counts that no event uses up. */
 enum { FIRST = 16, SECOND = 64, SLOT = 256 };
 
@@ -70,7 +75,8 @@ int main(int argc, char **argv) {
         for (long i = 0; i < calls; i++) call; \
         return 0; \
     }
-    EVENT("none", *slot = FIRST, nothing(vmctx, slot))
+    EVENT("none of 2", *slot = FIRST, nothing(vmctx, slot))
+    EVENT("none of 3", *slot = FIRST, nothing_of_three(vmctx, slot, SECOND))
     EVENT("read", *slot = FIRST, lh_read(vmctx, slot))
     EVENT("read null", *slot = 0, lh_read(vmctx, slot))
     EVENT("write", *slot = FIRST, lh_write(vmctx, slot, SECOND))

@@ -1,9 +1,10 @@
 """How many instructions barriers and allocation take, in lowheap and in the C yardstick.
 
 Two counts, by two instruments. From the assembly: the instructions of a function as laid out, from its entry to its
-first return, which is the fast path, since compilers put what is unlikely behind it; and all of them. And, where
-valgrind is there, callgrind's count of what one call executes, less a call of a function that does nothing. The first
-is of the code that runs here, the second of code for a CPU that valgrind can follow.
+first return, and all of them. Compilers put behind the first return what they take for unlikely, but a path may also
+jump past it: so this is the fast path's length only roughly. And, where valgrind is there, callgrind's count of what
+one call executes, less a call of a function that does nothing. The first is of the code that runs here, the second of
+code for a CPU that valgrind can follow.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ bytes and fills it."""
 EVENTS = ("read", "read null", "write", "write null over null", "init", "inc_ref", "dec_ref")
 """The events of events.c."""
 
+_OF_THREE = ("write", "write null over null", "init")  # functions of three arguments; the others have two
+
 _MAKE = """
 (module
   (type $box (struct (field $label i32)))
   (func (export "make") (param $label i32) (result (ref $box)) (struct.new $box (local.get $label))))
 """
+
+
+class CountError(Exception):
+    """Assembly that cannot be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +72,31 @@ class Instructions:
 
 
 def count(assembly: str, function: str) -> Count:
-    """Count a function's instructions in assembly text. ValueError when it is not there, or never returns."""
+    """Count a function's instructions in assembly text, with those of the functions in it that the fast path enters.
+
+    CountError when it is not there, or never returns.
+    """
     found = re.search(rf"^{re.escape(function)}:.*?^\s*\.size\s+{re.escape(function)},", assembly, re.M | re.S)
     if found is None:
-        raise ValueError(f"the assembly has no function {function}")
-    instructions = [line.split()[0] for line in found[0].splitlines() if re.match(r"\s+[a-z]", line)]
-    returns = [number for number, name in enumerate(instructions, 1) if name.startswith("ret")]
-    if not returns:
-        raise ValueError(f"{function} has no return")
-    return Count(returns[0], len(instructions))
+        raise CountError(f"the assembly has no function {function}")
+    lines = [line.split() for line in found[0].splitlines() if re.match(r"\s+[a-z]", line)]
+    fast, entered = 0, Count(0, 0)
+    for name, *operands in lines:
+        fast += 1
+        if name.startswith("ret"):
+            break
+        target = operands[0] if operands else ""
+        leaves = name == "jmp" and not target.startswith((".", "*"))
+        if leaves or name.startswith("call"):
+            if target == function or not re.search(rf"^{re.escape(target)}:", assembly, re.M):
+                raise CountError(f"the fast path of {function} enters {target}, whose instructions are not known")
+            inner = count(assembly, target)
+            entered = Count(entered.fast + inner.fast, entered.all + inner.all)
+        if leaves:
+            break
+    else:
+        raise CountError(f"{function} has no return")
+    return Count(fast + entered.fast, len(lines) + entered.all)
 
 
 def measure(folder: Path) -> Instructions:
@@ -89,9 +112,9 @@ def measure(folder: Path) -> Instructions:
     for name, barrier_set in ((programs.NATIVE, "drc"), (programs.OUTLINED, "outlined"), (programs.NULL, "null")):
         text = _natives(barrier_set)
         assembly = target_machine().emit_assembly(binding.parse_assembly(text))
-        counts = {function: count(assembly, function) for function in FUNCTIONS if function in natives.CDECLS}
-        counts["lh_make"] = _allocation(barrier_set)
-        static[name] = counts
+        static[name] = _count_all(name, assembly, {f: f for f in FUNCTIONS if f in natives.CDECLS}, notes)
+        made, makes = _allocation(barrier_set)
+        static[name] |= _count_all(name, made, {"lh_make": makes}, notes)
         if compiler is not None and valgrind is not None:
             try:
                 executed[name] = _execute(_link_natives(compiler, folder, name, text), valgrind)
@@ -101,7 +124,7 @@ def measure(folder: Path) -> Instructions:
         yardstick = str(_HERE / "yardstick.c")
         try:
             assembly = _run([compiler, "-O2", "-march=native", "-DEVENTS", "-S", yardstick, "-o", "-"])
-            static[programs.YARDSTICK] = {function: count(assembly, function) for function in FUNCTIONS}
+            static[programs.YARDSTICK] = _count_all(programs.YARDSTICK, assembly, {f: f for f in FUNCTIONS}, notes)
             if valgrind is not None:
                 built = folder / "yardstick-events"
                 _run([compiler, "-O2", "-DEVENTS", yardstick, str(_HERE / "events.c"), "-o", str(built)])
@@ -111,6 +134,17 @@ def measure(folder: Path) -> Instructions:
     return Instructions(static, executed, tuple(notes))
 
 
+def _count_all(name: str, assembly: str, symbols: dict[str, str], notes: list[str]) -> dict[str, Count]:
+    """Count functions, given as what they do and their symbol; notes get those that cannot be counted."""
+    counts = {}
+    for function, symbol in symbols.items():
+        try:
+            counts[function] = count(assembly, symbol)
+        except CountError as error:
+            notes.append(f"{name}: {error}")
+    return counts
+
+
 def _natives(barrier_set: str) -> str:
     """The barrier functions of a set, as optimised LLVM IR."""
     module = ir.Module("benchmarks.events")
@@ -118,13 +152,14 @@ def _natives(barrier_set: str) -> str:
     return compile_ir(module, tuple(natives.CDECLS)).llvm_ir
 
 
-def _allocation(barrier_set: str) -> Count:
+def _allocation(barrier_set: str) -> tuple[str, str]:
+    """The assembly of a module with one function, that allocates, and that function's symbol."""
     engine = lh.Engine(barriers=barrier_set, runtime="native")
     text = lh.Module(engine, _MAKE).compiled.llvm_ir
     names = re.findall(r'^define [^@\n]*@"?(wasm\.[^"(\s]*)"?\(', text, re.M)
     if len(names) != 1:
-        raise ValueError(f"the function that allocates cannot be told from others: {names}")
-    return count(target_machine().emit_assembly(binding.parse_assembly(text)), names[0])
+        raise AssertionError(f"the function that allocates cannot be told from others: {names}")
+    return target_machine().emit_assembly(binding.parse_assembly(text)), names[0]
 
 
 def _link_natives(compiler: str, folder: Path, name: str, text: str) -> Path:
@@ -150,9 +185,9 @@ def _execute(program: Path, valgrind: str) -> dict[str, float]:
         few, many = (_collected(valgrind, program, event, calls) for calls in _CALLS)
         return (many - few) / (_CALLS[1] - _CALLS[0])
 
-    # The empty function is a return; so the caller's part is all the rest.
-    caller = per_call("none") - 1
-    return {event: per_call(event) - caller for event in EVENTS}
+    # An empty function is a return; so the caller's part is all the rest.
+    caller = {arguments: per_call(f"none of {arguments}") - 1 for arguments in (2, 3)}
+    return {event: per_call(event) - caller[3 if event in _OF_THREE else 2] for event in EVENTS}
 
 
 def _collected(valgrind: str, program: Path, event: str, calls: int) -> int:

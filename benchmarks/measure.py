@@ -185,16 +185,17 @@ def measure(field_: Field, program: Program, rounds: int, say: Say) -> Measured:
     with contextlib.ExitStack() as stack:
         running: dict[str, Process] = {}
         for name in program.contenders:
-            if name not in field_.contenders:
-                continue
-            outcomes[name] = Outcome()
-            try:
+            if name in field_.contenders:
                 process = Process(field_.contenders[name], program, path, has_imports=has_imports)
+                running[name] = stack.enter_context(process)
+                outcomes[name] = Outcome()
+        for name in list(running):
+            try:
+                running[name].wait_until_ready()
+                outcomes[name].version = running[name].version
             except ContenderError as error:
                 outcomes[name].failed = str(error)
-                continue
-            running[name] = stack.enter_context(process)
-            outcomes[name].version = process.version
+                del running[name]
         for number in range(rounds + 1):
             say(f"{program.title}: {'warming up' if number == 0 else f'round {number} of {rounds}'}")
             for name in list(running):

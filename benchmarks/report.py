@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks import programs
 from benchmarks.goals import MEBIBYTE, verdicts
-from benchmarks.instructions import EVENTS, FUNCTIONS, Instructions
+from benchmarks.instructions import EVENTS, FUNCTIONS, Count, Instructions
 from benchmarks.measure import Measured, Outcome, Report
 
 NOTES_START = "<!-- notes: what stands from here to the next mark is kept when this file is written anew -->"
@@ -75,9 +75,9 @@ def show(report: Report, console: Console) -> None:
 
 def _program_table(measured: Measured) -> Table:
     table = Table(title=measured.program.title, title_justify="left")
-    table.add_column("")
-    for name in ("median", "spread", f"per {measured.program.event}", "to lowheap", "memory grown", "heap"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for name in ("median", "spread", f"per {measured.program.event}", "to lowheap", "grown", "heap"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, outcome in measured.outcomes.items():
         if outcome.failed is not None:
             table.add_row(name, "failed")
@@ -99,15 +99,16 @@ def _program_table(measured: Measured) -> Table:
 _Table = tuple[str, list[str], list[list[str]]]
 
 
+def _count(count: Count | None) -> str:
+    return "" if count is None else f"{count.fast} of {count.all}"
+
+
 def _instruction_tables(instructions: Instructions) -> list[_Table]:
     names = list(instructions.static)
     static = [
         [
             _FUNCTION_TITLES[function],
-            *(
-                f"{count.fast} of {count.all}"
-                for count in (instructions.static[name][function] for name in names)
-            ),
+            *(_count(instructions.static[name].get(function)) for name in names),
         ]
         for function in FUNCTIONS
     ]
@@ -203,11 +204,11 @@ def document(report: Report, notes: str, chart: str) -> str:
         f"{facts['processor']}, {facts['cores']} cores, {facts['kernel']}, Python {facts['python']}; {facts['date']}, "
         f"load {facts['load']} at the start. {_scale_sentence(report)}",
         "",
-        "Every contender of a program is a process of its own; they take turns, one repetition each, and the first does "
-        "not count. A cell is the median, and in brackets its ratio to lowheap's. Each repetition goes on with the same "
-        "heap, and pays for the garbage of the one before. Two exceptions: wasmtime 43.0.0 collects nothing before its "
-        "heap has 4 GiB, so its garbage is collected between repetitions, off the clock; and `lowheap null`, which "
-        "frees nothing, gets a new store. Results were compared: "
+        "Every contender of a program is a process of its own; they take turns, one repetition each, and the first "
+        "does not count. A cell is the median, and in brackets its ratio to lowheap's. Each repetition goes on with "
+        "the same heap, and pays for the garbage of the one before. Two exceptions: wasmtime 43.0.0 collects nothing "
+        "before its heap has 4 GiB, so its garbage is collected between repetitions, off the clock; and "
+        "`lowheap null`, which frees nothing, gets a new store. Results were compared: "
         + ("they are the same for all." if not any(m.disagreements for m in report.programs) else "THEY DIFFER."),
         "",
         f"![Times as multiples of lowheap's]({chart})",
@@ -248,8 +249,8 @@ def document(report: Report, notes: str, chart: str) -> str:
             "## Events",
             "",
             "Nanoseconds for one round of a loop around one event ([events.wat](../benchmarks/programs/events.wat)); "
-            "`numbers` is a loop with no references in it, to compare `read` and `write` with. `first_read` is the read "
-            "barrier's slow path. `allocate` and `init` include the sweep and the drop of what they make.",
+            "`numbers` is a loop with no references in it, to compare `read` and `write` with. `first_read` is the "
+            "read barrier's slow path. `allocate` and `init` include the sweep and the drop of what they make.",
             "",
             *_matrix(micros, lambda m, o, n: f"{m.nanoseconds(n):.2f}"),
         ]
@@ -265,7 +266,9 @@ def document(report: Report, notes: str, chart: str) -> str:
 
 def _scale_sentence(report: Report) -> str:
     counted = f"{report.rounds} repetitions count."
-    return counted if report.scale == "full" else f"{counted} **Small sizes (`--{report.scale}`): not the real figures.**"
+    return (
+        counted if report.scale == "full" else f"{counted} **Small sizes (`--{report.scale}`): not the real figures.**"
+    )
 
 
 def _time_cell(measured: Measured, outcome: Outcome, name: str) -> str:

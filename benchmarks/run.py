@@ -16,6 +16,10 @@ _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
 _ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
 
 
+class UnknownProgramError(Exception):
+    """A program was asked for that does not exist."""
+
+
 def run(
     scale: str,
     *,
@@ -28,12 +32,13 @@ def run(
     """Measure, and return the report.
 
     `names` are the contenders' (None: all that there are), `only` the programs' (none given: all). `rounds` is how many
-    repetitions count, by default as many as the scale calls for. ValueError for a program that does not exist.
+    repetitions count, by default as many as the scale calls for. UnknownProgramError for a name that no
+    program has.
     """
     chosen = [program for program in programs.suite(scale) if not only or program.name in only]
     if unknown := set(only) - {program.name for program in chosen}:
         known = ", ".join(sorted({program.name for program in programs.suite(scale)}))
-        raise ValueError(f"there is no program {sorted(unknown)[0]!r}; there are {known}")
+        raise UnknownProgramError(f"there is no program {sorted(unknown)[0]!r}; there are {known}")
     rounds = _ROUNDS[scale] if rounds is None else rounds
     machine = measure.machine_facts()
     with Field(names) as field:
@@ -92,7 +97,7 @@ def main(
                 count_instructions=instructions,
                 say=status.update,
             )
-    except ValueError as error:
+    except UnknownProgramError as error:
         raise click.UsageError(str(error)) from None
     report.show(found, Console())
     if json_file is not None:

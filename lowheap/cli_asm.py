@@ -185,7 +185,7 @@ def _gutter(lines: list[Line], *, is_code: bool) -> list[Text]:
     found = []
     for line in lines:
         path = line.path or PLAIN
-        text = Text(f"{_label(path):{width}} │ ", "dim" if path == PLAIN else _style(path))
+        text = Text().append(f"{_label(path):{width}} │ ", _style(path) or "dim")
         indent = "    " if is_code and line.path is not None else ""
         text.append(indent + line.text, _style(path))
         found.append(text)

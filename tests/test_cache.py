@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowheap as lh
+from lowheap.cli_output import compile_progress
 from lowheap.jit import cache, runtime
 from lowheap.jit import engine as jit_engine
 from lowheap.jit.barriers import Drc
@@ -131,7 +132,7 @@ def test_true_is_the_users_cache_directory(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("value", ["", 3, b"x", object()])
 def test_what_is_no_directory_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="cache is .*directory"):
+    with pytest.raises(TypeError, match=r"cache is .*directory"):
         lh.Engine(cache=value)
 
 
@@ -151,6 +152,18 @@ def test_every_option_has_an_entry_of_its_own(tmp_path: Path, compiled: list[str
     del compiled[:]
     run(lh.Engine(cache=tmp_path, **options))
     assert compiled == []
+
+
+def test_a_store_that_counts_safepoints_gets_code_that_calls_for_each_object(
+    tmp_path: Path, compiled: list[str]
+) -> None:
+    engine = lh.Engine(runtime="native", cache=tmp_path)
+    for _ in range(2):
+        module = lh.Module(engine, SOURCE)
+        with lh.Store(engine, collect_every=1) as store:
+            assert lh.Instance(store, module).exports["sum"](50) == 1275
+            assert store.heap.stats().collections >= 50
+    assert compiled.count("cached") == 2  # inline and not, each once
 
 
 def test_another_module_is_another_entry(tmp_path: Path, compiled: list[str]) -> None:
@@ -333,7 +346,7 @@ def test_no_damage_is_taken_for_code(sound: tuple[str, bytes], data: st.DataObje
         bad = good + data.draw(st.binary(min_size=1, max_size=10))
     else:
         bad = data.draw(st.binary(max_size=200))
-    with pytest.raises(ValueError, match="it|its"):
+    with pytest.raises(ValueError, match=r"^its? "):
         cache.decode(key, bad)
     assert cache.decode(key, good).symbols
 
@@ -350,7 +363,7 @@ def test_a_description_that_makes_no_sense_is_no_entry(description: Any) -> None
 
     text = json.dumps(description).encode()
     body = len(text).to_bytes(4, "little") + text
-    with pytest.raises(ValueError, match="it|its"):
+    with pytest.raises(ValueError, match=r"^its? "):
         cache.decode("key", cache.MAGIC + hashlib.sha256(body).digest() + body)
 
 
@@ -490,6 +503,7 @@ PROBE = """
 import sys, time
 from pathlib import Path
 import lowheap as lh
+from lowheap.cli_output import compile_progress
 from lowheap.jit import cache, runtime
 cache._LOADED_AT = time.time() + 1e6
 def refuse(*args, **options):
@@ -551,3 +565,26 @@ def test_a_large_module_says_in_the_log_how_far_it_is(
     assert [record.message for record in caplog.records if "functions" in record.message] == [
         f"compiled {done} of 4 functions" for done in range(1, 5)
     ]
+
+
+def test_a_bar_is_shown_on_a_terminal_when_compiling_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*, terminal: bool, delay: float) -> str:
+        monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")  # how rich is told that it is one
+        with compile_progress(delay) as progress:
+            for done in range(3):
+                progress(done, 2)
+                time.sleep(0.15)
+        monkeypatch.delenv("FORCE_COLOR", raising=False)
+        out, err = capsys.readouterr()
+        assert out == ""
+        return str(err)
+
+    monkeypatch.setenv("TERM", "xterm")
+    slow = shown(terminal=True, delay=0.01)
+    assert "compiling" in slow
+    assert "optimising" in slow
+    assert slow.rindex("\x1b[?25h") > slow.find("\x1b[?25l")  # the cursor is there at the end
+    assert shown(terminal=True, delay=60) == ""
+    assert shown(terminal=False, delay=0.01) == ""

@@ -726,7 +726,7 @@ def test_an_interrupt_that_is_to_be_ignored(program: Callable[..., str]) -> None
 @contextmanager
 def running(program: str, *options: str, interrupt: signal.Handlers) -> Iterator[subprocess.Popen[str]]:
     """A process that runs a program's endless `f`, started with SIGINT handled so, and killed if need be."""
-    command = [*COMMAND, "run", program, "--invoke", "f", "--log-level", "debug", *options]
+    command = [*COMMAND, "run", program, "--invoke", "f", "--no-cache", "--log-level", "debug", *options]
     with subprocess.Popen(
         command,
         env=environment(),

@@ -8,7 +8,9 @@ Objects are told apart by a marker, an i32 in their first field.
 from __future__ import annotations
 
 import functools
+import gc
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -1318,6 +1320,55 @@ def test_frames_that_die_of_a_stack_overflow_hold_nothing(runtime: str) -> None:
         assert len(live(stage.store)) > 3_000
         stage.store.look()
         assert stage.looks == [[]]
+
+
+def test_a_finalizer_that_collects_in_the_middle_of_a_drop_is_refused() -> None:
+    """Python's garbage collector may run anywhere in the Python runtime; in a drop, frames cannot be walked."""
+    source = f"""(module {PRELUDE}
+      (func (export "run") (param $n i32) (local $pair (ref $pair)) (local $kept (ref $m)) (local $i i32)
+        (local.set $kept {new(1)})
+        (local.set $pair (struct.new $pair (i32.const 2) (ref.null none) (ref.null none)))
+        (loop $again
+          (struct.set $pair $left (local.get $pair) {new(3)})
+          (call $host_look)
+          (struct.set $pair $left (local.get $pair) (ref.null none))
+          (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $n))))
+        {use("(local.get $kept)")} {use("(local.get $pair)")}))"""
+    in_drops: list[type[BaseException] | None] = []
+    goes_on = True
+
+    class Ghost:
+        """A cycle that only Python's garbage collector frees; when it does, the next one is made."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            is_in_drop = "_drop" in (frame.name for frame in traceback.extract_stack(limit=12))
+            try:
+                stage.store.collect()
+            except lh.HeapError as error:
+                raised: type[BaseException] | None = type(error)
+            else:
+                raised = None
+            if is_in_drop:
+                in_drops.append(raised)
+            if goes_on:
+                Ghost()
+
+    stage: Scene
+    with scene(source, on=engine(runtime="python")) as stage:
+        threshold = gc.get_threshold()
+        Ghost()
+        gc.set_threshold(1)
+        try:
+            stage.exports["run"](20)
+        finally:
+            goes_on = False
+            gc.set_threshold(*threshold)
+            gc.collect()
+        assert stage.exports["sum"].value == 3
+        assert set(in_drops) == {lh.NoGcScopeError}
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ BR_TABLES = f"""(module
       (loop $again (param i32 i64) (result i32 i64)
         (local.set $n (i32.sub (local.get $n) (i32.const 1)))
         (i64.mul (i64.const 3))
-        (br_table $again $again $out (i32.eqz (local.get $n))))))
+        (br_table $again $out $out (i32.eqz (local.get $n))))))
   (func (export "in_a_branch") (param i32) (result i32)
     (if (result i32) (i32.lt_u (local.get 0) (i32.const 4))
       (then
@@ -172,7 +172,7 @@ def test_br_table(export: str) -> None:
 
 def test_br_table_with_values_to_a_loop() -> None:
     for count in (1, 2, 5, 40):
-        assert both(BR_TABLES).call("loop_values", count) == (0, 3**count if count < 40 else pytest.approx(3**40))
+        assert both(BR_TABLES).call("loop_values", count) == (0, 3**count if count < 40 else 3**40 - (1 << 64))
 
 
 @st.composite
@@ -313,7 +313,7 @@ def test_blocks(export: str, arguments: Iterable[tuple[Any, ...]]) -> None:
 DEAD_CODE = {
     "after_br": "(block (br 0) (drop (i32.const 1)) (br 0)) (i32.const 1)",
     "after_return": "(return (i32.const 2)) (i32.const 3) (drop)",
-    "after_return_polymorphic": "(return (i32.const 2)) (i32.add) (i64.eqz) (drop)",
+    "after_return_polymorphic": "(return (i32.const 2)) (i32.add) (i32.eqz) (drop)",
     "after_unreachable": "(if (local.get 0) (then (unreachable) (i32.add) (drop) (f64.neg) (drop))) (i32.const 4)",
     "after_br_table": "(block (block (br_table 0 1 (local.get 0)) (i32.const 7) (drop))) (i32.const 5)",
     "blocks_in_dead_code": """(block (result i32) (br 0 (i32.const 6))

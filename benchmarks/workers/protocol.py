@@ -25,8 +25,8 @@ class Program(Protocol):
 
     version: str
 
-    def renew(self) -> None:
-        """Make whatever must be new for the next repetition; nothing of it is timed."""
+    def renew(self) -> bool:
+        """Get ready for the next repetition, untimed. True for a new store, on which nothing was done yet."""
 
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""
@@ -89,7 +89,8 @@ def serve(make: Callable[[dict[str, Any]], Program]) -> None:
     base = 0
     for _line in sys.stdin:
         if base:
-            program.renew()
+            if program.renew():
+                _take(program, job["once"])
         else:
             forget_peak()
             base = memory_figure("VmRSS")

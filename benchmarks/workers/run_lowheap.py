@@ -31,12 +31,13 @@ class LowheapProgram:
         imports = {"host": {"next": protocol.host_next}} if self._module.imports else None
         return store, lh.Instance(store, self._module, imports).exports
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
         """Take a new store if the old one has only been filled."""
         if not self._frees:
             self._store.close()
             self._store, self._exports = self._instantiate()
             self._allocated = 0
+        return not self._frees
 
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""

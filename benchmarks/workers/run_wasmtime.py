@@ -45,10 +45,11 @@ class WasmtimeProgram:
         self._exports = wasmtime.Instance(self._store, module, externs).exports(self._store)
         self.version = importlib.metadata.version("wasmtime")
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
         """Collect, if that is wanted."""
         if self._tidy:
             self.collect()
+        return False
 
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""

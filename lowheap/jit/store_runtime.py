@@ -401,7 +401,10 @@ class StoreRuntime:
         return NULL
 
     def _drop(self, _vmctx: Any, reference: int) -> None:
-        self._store.heap.drop_gc_ref(reference)
+        # No frame was noted on the way here, so nobody may walk the stack now: not Python's own garbage collector
+        # either, which may run a finalizer that asks for a collection.
+        with self._store.heap.no_gc_scope():
+            self._store.heap.drop_gc_ref(reference)
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         if number == transitions.RELEASE_DEAD_EXTERNREFS:
@@ -423,9 +426,7 @@ class StoreRuntime:
             buffer[start : start + len(data)] = data
         return 0
 
-    def _call_host_directly(
-        self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
-    ) -> Any:
+    def _call_host_directly(self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]) -> Any:
         """Call a host function from the host: its values are checked and converted as if they passed through code."""
         self._check_callable()
         raw, _ = self._lower_all(type.params, args, name)
@@ -455,9 +456,7 @@ class StoreRuntime:
     # ------------------------------------------------------------------------------------------------------------------
     # Values
 
-    def _lower_all(
-        self, types: Sequence[ValType], values: Sequence[Any], what: str
-    ) -> tuple[list[Any], list[int]]:
+    def _lower_all(self, types: Sequence[ValType], values: Sequence[Any], what: str) -> tuple[list[Any], list[int]]:
         """Return values as C numbers, and those of them that are references with a count of the caller's."""
         if len(values) != len(types):
             raise TypeError(f"{what}: {len(values)} values were given where {len(types)} are wanted")

@@ -149,6 +149,7 @@ class ModuleCompiler:
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
         self.escaping_functions = self._find_escaping_functions()
+        self.collecting_functions = self._find_collecting_functions()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
         """Compile everything, and return the module with the names of its globals that linking must find.
@@ -293,6 +294,28 @@ class ModuleCompiler:
             escaping.update(int(i.operands[0]) for i in definition.init if i.name == "ref.func")  # type: ignore[arg-type]
         return sorted(escaping)
 
+    def _find_collecting_functions(self) -> set[int]:
+        """The module's own functions that may come to a collection: that allocate, leave the module, or call such."""
+        imported = len(self.imported_functions)
+        callers: dict[int, list[int]] = {}
+        pending: list[int] = []
+        for index, body in enumerate(self.decoded.bodies, imported):
+            for instruction in body.instructions:
+                if instruction.name == "call":
+                    callee = instruction.operands[0]
+                    assert isinstance(callee, int), "decoded: call has a function index"
+                    callers.setdefault(callee, []).append(index)
+                elif instruction.name in _COLLECTING_INSTRUCTIONS:
+                    pending.append(index)
+        pending += [caller for callee in range(imported) for caller in callers.get(callee, ())]
+        found: set[int] = set()
+        while pending:
+            index = pending.pop()
+            if index not in found:
+                found.add(index)
+                pending += callers.get(index, ())
+        return found
+
     def _compile_initialiser(self) -> None:
         instructions: list[Instruction] = []
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
@@ -372,6 +395,10 @@ class _Label:
 
 
 _OPENING = ("block", "loop", "if")
+
+_COLLECTING_INSTRUCTIONS = frozenset(
+    ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed", "call_ref")
+)
 
 _Handler = Callable[..., None]
 _HANDLERS: dict[str, _Handler] = {}
@@ -729,18 +756,21 @@ class FunctionCompiler(Emitter):
     # ------------------------------------------------------------------------------------------------------------------
     # Calls
 
-    def _call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
-        """Call compiled code, a safepoint, with the arguments on the stack, and push the results."""
+    def _call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType, *, may_collect: bool = True) -> None:
+        """Call compiled code with the arguments on the stack, and push the results. A safepoint, if it may collect."""
         args = [vmctx, *self.pop_many(len(type.params))]
-        if len(type.results) <= 1:
+        if len(type.results) > 1:
+            args.append(self._results_buffer)
+        if may_collect:
             with self.event("safepoint"):
                 result = safepoints.call(self.builder, callee, args)
+        else:
+            result = self.builder.call(callee, args)
+        if len(type.results) <= 1:
             if type.results:
                 self.push(result, type.results[0])
             return
         buffer = self._results_buffer
-        with self.event("safepoint"):
-            safepoints.call(self.builder, callee, [*args, buffer])
         for number, result_type in enumerate(type.results):
             place = self.at(buffer, number * VALUE_SLOT_SIZE)
             self.push(self.load_typed(place, llvm_type(result_type)), result_type)
@@ -754,7 +784,8 @@ class FunctionCompiler(Emitter):
         type = self.context.function_types[index]
         imported = len(self.context.imported_functions)
         if index >= imported:
-            self._call(self.context.functions[index - imported], self.vmctx, type)
+            callee = self.context.functions[index - imported]
+            self._call(callee, self.vmctx, type, may_collect=index in self.context.collecting_functions)
             return
         place = self.at(self.vmctx, self.context.vmctx_layout.function_import(index))
         code = self.load_pointer(place, VMFunctionImport.code, invariant=True)

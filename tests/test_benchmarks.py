@@ -1,0 +1,242 @@
+"""The benchmarks at tiny sizes: not how fast anything is, but that all agree and nothing is missing from the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import contenders, goals, instructions, measure, programs, report, run
+from benchmarks.contenders import ContenderError, Field
+from benchmarks.instructions import CountError
+from benchmarks.measure import Measured, Outcome, Report
+
+ALL = (*programs.FAST, programs.PYTHON)
+
+
+@pytest.mark.long
+def test_a_whole_run_at_tiny_sizes(tmp_path: Path) -> None:
+    """One test, for the run takes its time, and tests that share it may be spread over processes."""
+    tiny = run.run("tiny", rounds=2)
+    every_contender_agrees_and_none_is_missing(tiny)
+    lowheap_and_the_wheels_that_make_test_installs_take_part(tiny)
+    results_are_those_of_arithmetic(tiny)
+    a_deep_drop_frees_everything(tiny)
+    the_largest_live_size_is_known(tiny)
+    instructions_are_counted(tiny)
+    the_report_has_everything(tiny, tmp_path)
+
+
+def every_contender_agrees_and_none_is_missing(tiny: Report) -> None:
+    assert tiny.failures == []
+    assert {*tiny.contenders, *tiny.skipped} == set(ALL)
+    assert [m.program for m in tiny.programs] == programs.suite("tiny")
+    for measured in tiny.programs:
+        expected = [name for name in measured.program.contenders if name in tiny.contenders]
+        assert list(measured.outcomes) == expected
+        assert programs.NATIVE in expected
+        for name, outcome in measured.outcomes.items():
+            assert len(outcome.seconds) == 2, (measured.program.title, name)
+            assert all(seconds > 0 for seconds in outcome.seconds)
+            assert outcome.results, (measured.program.title, name)
+            assert outcome.resident is not None
+            assert outcome.resident > 0
+
+
+def lowheap_and_the_wheels_that_make_test_installs_take_part(tiny: Report) -> None:
+    wheels = {programs.WASMTIME_43, programs.WASMTIME_45, programs.WASMTIME_NEWEST}
+    lowheaps = {programs.NATIVE, programs.OUTLINED, programs.NULL, programs.PYTHON}
+    assert wheels | lowheaps <= set(tiny.contenders)
+    assert (programs.YARDSTICK in tiny.contenders) == (contenders.c_compiler() is not None)
+    assert all(tiny.skipped.values())
+
+
+def results_are_those_of_arithmetic(tiny: Report) -> None:
+    def results(name: str) -> list[str] | None:
+        measured = tiny.find(name)
+        assert measured is not None
+        return measured.outcomes[programs.NATIVE].results
+
+    assert results("binary_trees") == [str(3 * (2**5 - 1))]
+    assert results("lists") == [str(3 * sum(range(20)))]
+    assert results("host_call") == ["10"]
+    assert results("deep_drop_list") == results("deep_drop_array") == [str(sum(range(300))), "1"]
+    assert results("sweep") == results("first_read") == [str(sum(range(300)))]
+
+
+def a_deep_drop_frees_everything(tiny: Report) -> None:
+    for name, per_repetition in (("deep_drop_list", 300), ("deep_drop_array", 301)):
+        measured = tiny.find(name)
+        assert measured is not None
+        # The first repetition does not count, but frees as much.
+        assert measured.outcomes[programs.NATIVE].objects_freed == 3 * per_repetition
+
+
+def the_largest_live_size_is_known(tiny: Report) -> None:
+    trees = tiny.find("binary_trees", (4, 3))
+    assert trees is not None
+    assert trees.outcomes[programs.NATIVE].live == (2**5 - 1) * 32
+
+
+def instructions_are_counted(tiny: Report) -> None:
+    counted = tiny.instructions
+    assert counted is not None
+    for name in (programs.NATIVE, programs.OUTLINED, programs.NULL):
+        assert set(counted.static[name]) == set(instructions.FUNCTIONS)
+        assert all(0 < count.fast <= count.all for count in counted.static[name].values())
+    for function in instructions.FUNCTIONS:
+        null, drc, outlined = (
+            counted.static[name][function].fast for name in (programs.NULL, programs.NATIVE, programs.OUTLINED)
+        )
+        assert null < drc < outlined, function
+    if shutil.which("valgrind") and contenders.c_compiler():
+        assert set(counted.executed) == {programs.NATIVE, programs.OUTLINED, programs.NULL, programs.YARDSTICK}
+        for executed in counted.executed.values():
+            assert set(executed) == set(instructions.EVENTS)
+        # Without barriers nothing branches, so both instruments must count the same.
+        null_set = counted.executed[programs.NULL]
+        for event, function in (("read", "lh_read"), ("write", "lh_write"), ("init", "lh_init")):
+            assert null_set[event] == counted.static[programs.NULL][function].fast
+
+
+def the_report_has_everything(tiny: Report, tmp_path: Path) -> None:
+    written = json.loads(json.dumps(tiny.as_json()))
+    assert [entry["title"] for entry in written["programs"]] == [m.program.title for m in tiny.programs]
+    for entry, measured in zip(written["programs"], tiny.programs, strict=True):
+        assert entry["outcomes"].keys() == measured.outcomes.keys()
+        assert entry["outcomes"][programs.NATIVE]["ratio"] == 1
+
+    path = tmp_path / "performance.md"
+    report.write_document(tiny, path)
+    text = path.read_text("utf-8")
+    assert text.startswith("# Performance\n")
+    assert "they are the same for all" in text
+    assert "not the real figures" in text
+    for measured in tiny.programs:
+        assert f"| {measured.program.title} |" in text
+    for name in ALL:
+        assert f"- {name}: " in text
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    path.write_text(text.replace(report.NOTES_START, f"{report.NOTES_START}\nA reason.\n"), "utf-8")
+    report.write_document(tiny, path)
+    assert "\nA reason.\n" in path.read_text("utf-8")
+
+
+def _measured(program: programs.Program, **medians: float) -> Measured:
+    return Measured(program, {name: Outcome(seconds=[median] * 3, results=["1"]) for name, median in medians.items()})
+
+
+def _report(scale: str, *measured: Measured) -> Report:
+    return Report(scale, 3, measure.machine_facts(), {}, {}, list(measured), None)
+
+
+def test_a_result_that_differs_is_a_failure() -> None:
+    found = _measured(programs.trees(10, 2000), **{programs.NATIVE: 1.0, programs.V8: 1.0})
+    assert found.disagreements == []
+    found.outcomes[programs.V8].results = ["2"]
+    assert found.disagreements == [programs.V8]
+    assert len(_report("full", found).failures) == 1
+
+
+def test_goals_are_judged_by_the_medians() -> None:
+    medians = {programs.NATIVE: 1.0, programs.WASMTIME_43: 6.0, programs.WASMTIME_45: 4.0, programs.YARDSTICK: 0.5}
+    found = _measured(programs.trees(10, 2000), **medians)
+    found.outcomes[programs.NATIVE].heap = 17 << 20
+    found.outcomes[programs.NATIVE].live = 1 << 20
+    verdicts = {verdict.goal: verdict.is_met for verdict in goals.verdicts(_report("full", found))}
+    title = "binary_trees (10, 2,000)"
+    assert verdicts == {
+        f"{title}: 5 times as fast as wasmtime 43.0.0": True,
+        f"{title}: 5 times as fast as wasmtime 45.0.0": False,
+        f"{title}: at most 1.3 times the time of C yardstick": False,
+        f"{title}: a heap of at most 16 MiB": False,
+        f"{title}: a heap of at most 3 times the largest live size plus 16 MiB": True,
+    }
+    assert goals.verdicts(_report("quick", found)) == []
+
+
+ASSEMBLY = """
+near:
+	pushq %rbp
+	jne .L1
+	popq %rbp
+	retq
+.L1:
+	callq elsewhere
+	ret
+	.size near, .-near
+through:
+	movl $1, %eax
+	jmp near
+	.size through, .-through
+outside:
+	call elsewhere
+	ret
+	.size outside, .-outside
+"""
+
+
+def test_instructions_of_assembly_text() -> None:
+    near = instructions.count(ASSEMBLY, "near")
+    assert (near.fast, near.all) == (4, 6)
+    through = instructions.count(ASSEMBLY, "through")
+    assert (through.fast, through.all) == (6, 8)
+    with pytest.raises(CountError, match="enters elsewhere"):
+        instructions.count(ASSEMBLY, "outside")
+    with pytest.raises(CountError, match="no function missing"):
+        instructions.count(ASSEMBLY, "missing")
+
+
+def test_a_node_that_is_too_old_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\necho v20.1.0\n", "utf-8")
+    node.chmod(0o755)
+    monkeypatch.setenv("LOWHEAP_NODE", str(node))
+    with pytest.raises(ContenderError, match=r"v20\.1\.0, and WasmGC takes 22"):
+        contenders.find_node()
+    with Field((programs.V8,)) as field:
+        assert not field.contenders
+        assert field.skipped[0].name == programs.V8
+
+
+def test_a_contender_that_fails_drops_out_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = contenders.Field._lowheap
+
+    def spoilt(name: str) -> contenders.Contender:
+        found = real(name)
+        return found if name == programs.NATIVE else contenders.Contender(name, "spoilt", ("sh", "-c", "exit 7"), {})
+
+    monkeypatch.setattr(contenders.Field, "_lowheap", staticmethod(spoilt))
+    found = run.run(
+        "tiny", rounds=1, names=(programs.NATIVE, programs.OUTLINED), only=("lists",), count_instructions=False
+    )
+    measured = found.find("lists")
+    assert measured is not None
+    assert measured.ratio(programs.NATIVE) == 1
+    assert measured.ratio(programs.OUTLINED) is None
+    assert "status 7" in str(measured.outcomes[programs.OUTLINED].failed)
+    assert "| failed |" in report.document(found, "\n", "chart.png")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["--tiny", "--program", "host_call", "--contender", programs.NATIVE, "--no-instructions"]
+    done = CliRunner().invoke(run.main, [*arguments, "--json", str(tmp_path / "figures.json")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["scale"] == "tiny"
+    assert "host_call (10)" in done.output
+    assert CliRunner().invoke(run.main, ["--tiny", "--program", "nothing"]).exit_code == 2
+
+
+def test_the_yardstick_compiles_without_a_warning(tmp_path: Path) -> None:
+    compiler = contenders.c_compiler()
+    if compiler is None:
+        return
+    source = str(contenders.ROOT / "benchmarks" / "yardstick.c")
+    for flags in ([], ["-DEVENTS"]):
+        command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", *flags, "-c", source, "-o", str(tmp_path / "y.o")]
+        subprocess.run(command, check=True)
