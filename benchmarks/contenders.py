@@ -244,6 +244,9 @@ class Process:
     def wait_until_ready(self) -> None:
         """Wait until the program is compiled and ready; then `version` tells the contender's own version."""
         self.version = str(self._answer().get("version", ""))
+        name, _, release = self.contender.name.partition(" ")
+        if name == "wasmtime" and release != "newest" and self.version != release:
+            raise ContenderError(f"is version {self.version!r}")
 
     def repeat(self) -> dict[str, Any]:
         """Ask for one repetition, and return its answer: see `workers/protocol.py`."""

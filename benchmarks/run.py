@@ -13,6 +13,7 @@ from benchmarks import contenders, instructions, measure, programs, report
 from benchmarks.contenders import Field
 
 _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
+_WIDTH = 120  # of the tables, when they go to a file
 _ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
 
 
@@ -99,7 +100,7 @@ def main(
             )
     except UnknownProgramError as error:
         raise click.UsageError(str(error)) from None
-    report.show(found, Console())
+    report.show(found, Console(width=None if sys.stdout.isatty() else _WIDTH))
     if json_file is not None:
         json_file.write_text(json.dumps(found.as_json(), indent=2) + "\n", "utf-8")
     if chart is not None:

@@ -331,7 +331,8 @@ DEAD_CODE = {
         (loop $l (local.set 0 (i32.const 55)) (br_if $l (local.get 0)))) (local.get 0)""",
     "dead_end_of_if": "(block (result i32) (if (i32.const 1) (then (br 1 (local.get 0)))) (i32.const 7))",
     "dead_references": """(block (br 0) (struct.get $s 0) (drop) (array.len) (drop) (ref.cast (ref $s)) (drop)
-        (call_ref $f) (drop) (br_on_null 0) (drop) (ref.null any) (br_on_cast 0 anyref (ref $s)) (drop)) (i32.const 3)""",
+        (call_ref $f) (drop) (br_on_null 0) (drop) (block (result (ref null $s)) (ref.null any) (br_on_cast 0 anyref (ref $s)) (drop) (ref.null $s)) (drop))
+        (i32.const 3)""",
     "dead_select": "(block (br 0) (select) (drop) (select (result i32)) (drop) (ref.func $f0) (drop)) (i32.const 2)",
     "dead_calls": "(block (br 0) (call $f0) (drop) (global.set 0) (local.tee 0) (drop)) (i32.const 2)",
     "unreachable_value": "(i32.add (i32.const 1) (block (result i32) (br 0 (i32.const 2)) (i32.add (i32.const 3))))",
@@ -577,7 +578,8 @@ CASTS = (
   (type $f (sub (func (result externref))))
   (type $g (sub final $f (func (result externref))))
   (type $h (func (param i32)))
-  (import "host" "object" (func $object (result externref)))
+  (type $o (func (result externref)))
+  (import "host" "object" (func $object (type $o)))
   (func $of_f (type $f) (ref.null extern))
   (func $of_g (type $g) (ref.null extern))
   (func $of_h (type $h))
@@ -1093,7 +1095,7 @@ CALLS = """(module
   (func (export "is_even") (param i32) (result i32) (call $is_even (local.get 0)))
   (func $divide (export "divide") (param i32 i32) (result i32 i32)
     (i32.div_s (local.get 0) (local.get 1)) (i32.rem_s (local.get 0) (local.get 1)))
-  (func (export "chain") (param i32 i32) (result i32 i32)
+  (func (export "chain") (param i32 i32) (result i32 i32 i32)
     (call $divide (local.get 0) (local.get 1)) (call $divide (i32.const 3)))
   (func (export "order") (param i32) (result i32)
     (i32.sub (call $note (i32.const 1) (local.get 0)) (call $note (i32.const 2) (local.get 0))))

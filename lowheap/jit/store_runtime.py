@@ -401,10 +401,7 @@ class StoreRuntime:
         return NULL
 
     def _drop(self, _vmctx: Any, reference: int) -> None:
-        # No frame was noted on the way here, so nobody may walk the stack now: not Python's own garbage collector
-        # either, which may run a finalizer that asks for a collection.
-        with self._store.heap.no_gc_scope():
-            self._store.heap.drop_gc_ref(reference)
+        self._store.heap.drop_gc_ref(reference)
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         if number == transitions.RELEASE_DEAD_EXTERNREFS:

@@ -30,6 +30,7 @@ from lowheap.layout import (
     VALUE_SLOT_SIZE,
     Field,
     VMActivation,
+    VMHeapControl,
     VMHostFunction,
     VMStoreContext,
 )
@@ -147,11 +148,22 @@ def _define_trap(module: ir.Module) -> None:
 
 
 def _define_drop(module: ir.Module) -> None:
-    """No frame is noted: a drop does not collect, so nobody walks the stack during one."""
+    """No frame is noted: a drop does not collect, so nobody walks the stack during one.
+
+    Nor may anybody else: where the drop is Python's, Python's garbage collector may run a finalizer in the middle of
+    it, and that may ask for a collection, or call compiled code that does. It is in a no-GC scope.
+    """
     emitter = _internal(module, DROP_FUNCTION, ir.FunctionType(VOID, [PTR, REFERENCE]), "cold")
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.drop, invariant=True)
+    _add_to_no_gc_count(emitter, 1)
     emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], emitter.function.args)
+    _add_to_no_gc_count(emitter, -1)
     emitter.builder.ret_void()
+
+
+def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
+    count = emitter.load(emitter.control, VMHeapControl.no_gc_count)
+    emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
 
 
 def _define_allocation(module: ir.Module, name: str, argument_types: list[ir.Type], call: Field) -> None:
