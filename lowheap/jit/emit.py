@@ -62,10 +62,18 @@ def _llvm_field(data: Any) -> ir.Type:
     return ir.IntType(8 * ctypes.sizeof(data))
 
 
+_NATIVE_ATTRIBUTES = (
+    "nounwind",
+    '"frame-pointer"="all"',
+    # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
+    '"disable-tail-calls"="true"',
+)
+
+
 class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
     """Function attributes with the string attributes that llvmlite does not know."""
 
-    _known = ir.values.FunctionAttributes._known | {'"frame-pointer"="all"'}
+    _known = ir.values.FunctionAttributes._known | {*_NATIVE_ATTRIBUTES}
 
 
 class NativeFunction(ir.Function):  # type: ignore[misc]
@@ -75,7 +83,7 @@ class NativeFunction(ir.Function):  # type: ignore[misc]
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
         self.attributes = _Attributes()
-        for attribute in ('"frame-pointer"="all"', "nounwind", *attributes):
+        for attribute in (*_NATIVE_ATTRIBUTES, *attributes):
             self.attributes.add(attribute)
 
 

@@ -94,9 +94,7 @@ class NativeBarriers:
         code = _load(type(chosen))
         runtime.keep(code)
         self.vmctx = runtime.vmctx
-        self.functions: dict[str, Any] = {
-            name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()
-        }
+        self.functions: dict[str, Any] = {name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()}
 
     def inc_ref(self, reference: int) -> None:
         """Count `reference` once more. InvalidReferenceError when it is not one."""

@@ -223,9 +223,7 @@ def _set_stack_limit(emitter: Emitter, frame: ir.Value) -> None:
     builder, store = emitter.builder, emitter.store_context
     subtract = emitter.intrinsic("llvm.usub.sat.i64", I64, [I64, I64])
     maximum = emitter.intrinsic("llvm.umax.i64", I64, [I64, I64])
-    lowest = builder.call(
-        subtract, [builder.ptrtoint(frame, I64), emitter.load(store, VMStoreContext.stack_size)]
-    )
+    lowest = builder.call(subtract, [builder.ptrtoint(frame, I64), emitter.load(store, VMStoreContext.stack_size)])
     limit = builder.call(maximum, [lowest, emitter.load(store, VMStoreContext.stack_floor)])
     emitter.store(limit, store, VMStoreContext.stack_limit)
 

@@ -176,9 +176,7 @@ class Instance:
         self._make_globals()
         self.exports = Exports(
             {
-                export.name: self._functions[export.index]
-                if export.kind == "function"
-                else self._globals[export.index]
+                export.name: self._functions[export.index] if export.kind == "function" else self._globals[export.index]
                 for export in module.decoded.exports
             }
         )
@@ -327,4 +325,3 @@ def _flatten(imports: Mapping[Any, Any] | None) -> dict[tuple[str, str], Any]:
                 f"imports has {key!r}: {value!r}; it must have {{module: {{name: value}}}} or {{(module, name): value}}"
             )
     return flat
-
