@@ -27,7 +27,7 @@ def module(runtime: str, barriers: str, source: str) -> lh.Module:
 
 
 def host_callable(function: HostFunction) -> Any:
-    """The neutral host function as lowheap's imports want it: host values out of their externrefs, structs as handles."""
+    """The neutral host function as lowheap's imports want it: externrefs unwrapped, structs as handles."""
 
     def call(*args: Any) -> Any:
         return function.call(*(arg.value if isinstance(arg, lh.ExternRef) else arg for arg in args))
