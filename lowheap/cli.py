@@ -29,21 +29,24 @@ from importlib import metadata
 from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lowheap.allocator import SegregatedFit
 from lowheap.cli_asm import asm_command
 from lowheap.cli_inspect import inspect_command
 from lowheap.cli_layout import layout_command
 from lowheap.cli_output import compile_progress
 from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError, Trap
+from lowheap.first_fit import FirstFit
 from lowheap.heap import TRACE, HeapStatistics
 from lowheap.jit import barriers as barrier_sets
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.objects import I31, Func
-from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, Store
+from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
 from lowheap.types import AbstractHeapType, FuncType, NumType, RefType, TypeRegistry, ValType
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.module import Module
@@ -256,6 +259,19 @@ command.add_command(layout_command)
     help="Who allocates, drops and collects: compiled code, or the heap in Python.",
 )
 @click.option(
+    "--allocator",
+    type=click.Choice(list(ALLOCATORS)),
+    default=SegregatedFit.name,
+    show_default=True,
+    help="Where objects go; first-fit puts them where wasmtime 37 to 43 does, and has the runtime python only.",
+)
+@click.option(
+    "--growth",
+    type=click.Choice(GROWTH_POLICIES),
+    help="What to try first when there is no room.  [default: grow-first with first-fit, else collect-first]",
+)
+@click.option("--checked", is_flag=True, help="Look for corruption in every operation of the heap in Python; slow.")
+@click.option(
     "--collect-every",
     type=click.IntRange(min=0),
     metavar="N",
@@ -274,7 +290,8 @@ command.add_command(layout_command)
     "--initial-heap",
     callback=_size,
     metavar="SIZE",
-    help=f"Heap to begin with, in bytes, or with K, M, G.  [default: {DEFAULT_INITIAL_HEAP_SIZE >> 10}K]",
+    help="Heap to begin with, in bytes, or with K, M, G.  "
+    f"[default: {DEFAULT_INITIAL_HEAP_SIZE >> 10}K; 0 for grow-first]",
 )
 @click.option(
     "--max-heap",
@@ -302,13 +319,21 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], export:
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
+    allocator, growth, runtime = options["allocator"], options["growth"], options["runtime"]
+    if growth is None:
+        growth = "grow-first" if allocator == FirstFit.name else "collect-first"
+    if (allocator, growth) != (SegregatedFit.name, "collect-first") and runtime == "native":
+        if ctx.get_parameter_source("runtime") is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--runtime native has no --allocator {allocator} with --growth {growth}", ctx)
+        runtime = "python"
     if initial_heap is None:
-        initial_heap = min(DEFAULT_INITIAL_HEAP_SIZE, max_heap)
+        if growth == "collect-first" and max_heap < DEFAULT_INITIAL_HEAP_SIZE:
+            initial_heap = max_heap
     elif initial_heap > max_heap:
         raise click.UsageError(f"--initial-heap {initial_heap} is more than --max-heap {max_heap}", ctx)
     engine = Engine(
         barriers=_check_barriers(options["barriers"], ctx),
-        runtime=options["runtime"],
+        runtime=runtime,
         opt_level=options["opt_level"],
         cache=not options["no_cache"],
     )
@@ -324,9 +349,12 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], export:
         raise LowheapError(f"{program} imports what this command cannot provide: {wanted}")
     with Store(
         engine,
+        allocator=allocator,
+        growth=growth,
         initial_heap_size=initial_heap,
         maximum_heap_size=max_heap,
         collect_every=options["collect_every"],
+        checked=options["checked"],
     ) as store:
         _call(store, module, export, function_type, values, stats=options["stats"], verify=options["verify"])
 

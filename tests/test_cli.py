@@ -743,3 +743,35 @@ def running(program: str, *options: str, interrupt: signal.Handlers) -> Iterator
             yield process
         finally:
             process.kill()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Policies
+
+TREES = str(EXAMPLES[0].path)
+
+
+@pytest.mark.parametrize(
+    ("options", "allocator"),
+    [
+        (("--allocator", "first-fit"), "first-fit"),
+        (("--allocator", "first-fit", "--growth", "collect-first", "--checked"), "first-fit"),
+        (("--growth", "grow-first"), "segregated-fit"),
+        (("--runtime", "python", "--checked", "--max-heap", "100K"), "segregated-fit"),
+    ],
+)
+def test_policies_of_the_heap(lowheap: Callable[..., Ran], options: tuple[str, ...], allocator: str) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--stats", *options)
+    assert (ran.status, ran.out) == (0, "30\n")
+    assert re.search(rf"allocator *│ *{allocator}", ran.err)
+    assert re.search(r"runtime *│ *python", ran.err)
+
+
+def test_first_fit_begins_with_no_heap_and_grows_by_pages(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--stats", "--allocator", "first-fit")
+    assert re.search(r"heap capacity in bytes *│ *65,536", ran.err)
+
+
+def test_the_native_runtime_cannot_be_asked_for_other_policies(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--runtime", "native", "--allocator", "first-fit")
+    assert failed(ran, 2, "--runtime native has no --allocator first-fit with --growth grow-first")

@@ -242,6 +242,45 @@ def test_a_program_does_the_same_everywhere(seed: int) -> None:
         pytest.fail(describe(seed, program, problem), pytrace=False)
 
 
+def array_copy(target: str, source: str, starts: tuple[int, int], count: int) -> str:
+    """A program that could trap in several ways at once."""
+    made = {"null": "(ref.null $array)", "array": "(array.new_default $array (i32.const 3))"}
+    return f"""(module
+      (type $array (array (mut anyref)))
+      (func (export "run")
+        (array.copy $array $array
+          {made[target]} (i32.const {starts[0]}) {made[source]} (i32.const {starts[1]}) (i32.const {count}))))"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        array_copy("null", "null", (0, 0), 0),
+        array_copy("array", "null", (0, 0), 0),
+        array_copy("array", "null", (5, 0), 0),
+        array_copy("array", "null", (0, 0), -1),
+        array_copy("null", "array", (0, 7), 1),
+        array_copy("array", "array", (5, 5), 5),
+        array_copy("array", "array", (1, 0), 2),
+    ],
+)
+def test_what_random_programs_have_found(source: str) -> None:
+    try:
+        wasmtime_peer.run(source, "run")
+        expected = ""
+    except wasmtime_peer.PeerTrap as trap:
+        expected = trap.message
+    on = engine("drc", 2, "python")
+    with lh.Store(on) as store:
+        exports = lh.Instance(store, lh.Module(on, source)).exports
+        try:
+            exports["run"]()
+            shown = ""
+        except lh.Trap as trap:
+            shown = trap.code.message
+    assert shown == expected
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The generator itself
 

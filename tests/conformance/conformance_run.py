@@ -327,7 +327,11 @@ class Session:
             before = "".join(f"\n  {each!r}" for each in self._history[:-1])
             raise Mismatch(
                 f"wasmtime {self.peer.version}: {found}\nsteps: {list(steps)!r}"
-                + (f"\nbefore that, on the same heap, each followed by {list(self._reset)!r}:{before}" if before else "")
+                + (
+                    f"\nbefore that, on the same heap, each followed by {list(self._reset)!r}:{before}"
+                    if before
+                    else ""
+                )
             )
 
     def close(self) -> None:

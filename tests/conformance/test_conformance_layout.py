@@ -177,9 +177,7 @@ def test_the_headers_are_the_same_in_c_and_llvm(tmp_path: Path) -> None:
     target_data = target_machine().target_data
     for data in (VMGcHeader, VMDrcHeader, VMDrcArrayHeader, VMDrcExternRef, VMDrcExnHeader, VMDrcHeapData):
         kind = llvm_structure(data)
-        for position, (path, offset, _) in enumerate(
-            member for member in members(data) if len(member[0]) == 1
-        ):
+        for position, (path, offset, _) in enumerate(member for member in members(data) if len(member[0]) == 1):
             expressions.append(f"offsetof({data.__name__}, {path[0]})")
             expected.append(offset)
             assert isinstance(kind, ir.LiteralStructType)
@@ -208,9 +206,9 @@ def problems_of(peer: Peer, batch: list[DrawnType], directory: Path) -> list[str
             problems.append(f"type {number}: {mine} in lowheap, {in_llvm} in LLVM")
     declarations, expressions = types.c_program(batch)
     in_c = list(map(int, run_c(declarations + print_numbers(expressions), directory)))
-    for expression, theirs, mine in zip(expressions, in_c, types.flat(batch, ours), strict=True):
-        if theirs != mine:
-            problems.append(f"{expression} is {mine} in lowheap, {theirs} in C")
+    for expression, theirs, value in zip(expressions, in_c, types.flat(batch, ours), strict=True):
+        if theirs != value:
+            problems.append(f"{expression} is {value} in lowheap, {theirs} in C")
     return problems + types.live_problems(peer, batch, layouts, text)
 
 
@@ -219,14 +217,14 @@ def problems_of(peer: Peer, batch: list[DrawnType], directory: Path) -> list[str
 def test_random_types(
     peers: Callable[[str], Peer], version: str, examples: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Batches of 40 types, compiled and made at once."""
+    """Batches of 24 types, compiled and made at once."""
     peer = peers(version)
 
     @seed(SEED)
     @settings(
         max_examples=examples, deadline=None, database=None, print_blob=False, suppress_health_check=list(HealthCheck)
     )
-    @given(batch=batches(40, has_exceptions=version != "37.0.0"))
+    @given(batch=batches(24, has_exceptions=version != "37.0.0"))
     def run(batch: list[DrawnType]) -> None:
         note(f"seed {SEED}")
         assert problems_of(peer, batch, tmp_path_factory.mktemp("types")) == []
@@ -270,8 +268,7 @@ def all_words_traced(fields: Any, start: int, *, is_exception: bool) -> Any:
 
 
 def four_byte_alignment(fields: Any, start: int, *, is_exception: bool) -> Any:
-    made = _ORIGINAL([(min(size, 4), traced) for size, traced in fields], start, is_exception=is_exception)
-    return made
+    return _ORIGINAL([(min(size, 4), traced) for size, traced in fields], start, is_exception=is_exception)
 
 
 _ORIGINAL = GcTypeLayouts._fields_layout

@@ -219,6 +219,7 @@ def test_sizes_that_do_not_fit(peers: Callable[[str], Peer], version: str) -> No
 # ----------------------------------------------------------------------------------------------------------------------
 # The example programs
 
+
 def program_of(example: Example) -> Program:
     """An example as a program: its call, repeated where that may be; collections; what clears its globals.
 

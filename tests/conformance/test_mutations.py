@@ -1,8 +1,8 @@
 """The conformance tests can fail: a fault put into lowheap is found by the comparison that should find it.
 
 Each mutation changes lowheap in one place, in this process, and a short program whose moments wasmtime 43.0.0 has gone
-through is replayed. The heap's own verification is off, so that what finds the fault is the other heap: a Mismatch. Only
-barriers that do not count make lowheap stop by itself.
+through is replayed. The heap's own verification is off, so that what finds the fault is the other heap: a
+Mismatch. Only barriers that do not count make lowheap stop by itself.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ STEPS = (
     Call("write_link", (0, 3)),
     Call("clear", (2,)),
     COLLECT,
+    Call("new_refs", (14, 0, 3)),
     Call("new_refs", (2, 0, 4)),
     Call("chain", (7, 8)),
     Call("read_link", (8, 7)),
@@ -198,14 +199,14 @@ def a_wrong_kind(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_wrong_type(patch: pytest.MonkeyPatch) -> None:
-    """Some arrays of bytes say that they are of another type."""
+    """Some arrays of references say that they are of another type."""
 
     def then(heap: DrcHeap, reference: int, kind: VMGcKind, type_index: int, size: int) -> None:
         is_array = kind == VMGcKind.ARRAY_REF
-        if is_array and heap.types.type_name(type_index) == "bytes" and size == layout.ARRAY_HEADER_END + 50:
-            (shorts,) = (index for index in heap.types if heap.types.type_name(index) == "shorts")
-            heap.register_type(shorts)
-            header(heap, reference).type_index = shorts
+        if is_array and heap.types.type_name(type_index) == "refs" and size == layout.ARRAY_HEADER_END + 16:
+            (other,) = (index for index in heap.types if heap.types.type_name(index) == "bases")
+            heap.register_type(other)
+            header(heap, reference).type_index = other
 
     after(patch, DrcHeap, "alloc_raw", then)
 
