@@ -4,11 +4,13 @@ Each must give an exception of the right class that names what was wrong, and le
 the interpreter runs in a process of its own.
 """
 
+# What is wrong on purpose here is wrong by type too.
+# mypy: disable-error-code="misc, arg-type, assignment, call-arg, index"
+
 from __future__ import annotations
 
 import functools
 import random
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,10 +68,10 @@ MALFORMED_TEXT = {
     "null character": "(module\0)",
     "lone surrogate": "(module \ud800)",
     "two modules": "(module) (module)",
-    "missing end": "(module (func block))",
 }
 
 INVALID_TEXT = {
+    "missing end": "(module (func block))",
     "wrong operand": "(module (func (result i32) (i64.const 1)))",
     "missing operand": "(module (func (result i32) (i32.add (i32.const 1))))",
     "left on the stack": "(module (func (i32.const 1)))",
@@ -80,9 +82,11 @@ INVALID_TEXT = {
     "global too high": "(module (func (result i32) (global.get 0)))",
     "type too high": "(module (func (param (ref 9))))",
     "immutable global": "(module (global i32 (i32.const 0)) (func (global.set 0 (i32.const 1))))",
-    "immutable field": "(module (type $s (struct (field i32))) (func (struct.set $s 0 (struct.new_default $s) (i32.const 1))))",
+    "immutable field": """(module (type $s (struct (field i32)))
+      (func (struct.set $s 0 (struct.new_default $s) (i32.const 1))))""",
     "no such field": "(module (type $s (struct (field i32))) (func (drop (struct.get $s 1 (struct.new_default $s)))))",
-    "packed without sign": "(module (type $s (struct (field i8))) (func (drop (struct.get $s 0 (struct.new_default $s)))))",
+    "packed without sign": """(module (type $s (struct (field i8)))
+      (func (drop (struct.get $s 0 (struct.new_default $s)))))""",
     "not defaultable": "(module (type $s (struct (field (ref any)))) (func (drop (struct.new_default $s))))",
     "unset local": "(module (func (local (ref any)) (drop (local.get 0))))",
     "cast across": "(module (func (param externref) (drop (ref.cast (ref any) (local.get 0)))))",
@@ -140,18 +144,14 @@ def test_text_that_is_no_module(name: str) -> None:
     sources: list[str | bytes] = [text]
     if name != "lone surrogate":
         sources.append(text.encode())
-    if name == "empty":  # wat has the empty module for it
-        with lh.Store(engine()) as store:
-            assert len(lh.Instance(store, lh.Module(engine(), text)).exports) == 0
-        return
     for source in sources:
-        with pytest.raises(lh.MalformedModuleError, match="not a WebAssembly text module: ."):
+        with pytest.raises(lh.MalformedModuleError, match=r"not a WebAssembly text module: ."):
             lh.Module(engine(), source)
 
 
 @pytest.mark.parametrize("name", INVALID_TEXT)
 def test_modules_that_are_not_valid(name: str) -> None:
-    with pytest.raises(lh.MalformedModuleError, match="not a valid WebAssembly module: .*offset") as caught:
+    with pytest.raises(lh.MalformedModuleError, match=r"not a valid WebAssembly module: .*offset") as caught:
         lh.Module(engine(), INVALID_TEXT[name])
     assert isinstance(caught.value.__cause__, wasmtime.WasmtimeError)
     binary = wasmtime.wat2wasm(INVALID_TEXT[name])
@@ -164,9 +164,6 @@ def test_modules_that_are_not_valid(name: str) -> None:
 @pytest.mark.parametrize("name", MALFORMED_BINARY)
 def test_bytes_that_are_no_module(name: str) -> None:
     source = MALFORMED_BINARY[name]
-    if name in ("empty",):
-        assert lh.Module(engine(), source).exports == [], "empty text is an empty module"
-        return
     with pytest.raises(lh.MalformedModuleError, match=r"not a (valid WebAssembly|WebAssembly text) module: ."):
         lh.Module(engine(), source)
 
@@ -184,7 +181,8 @@ UNSUPPORTED = {
     "active elements": ("(module (table 1 funcref) (func $f) (elem (i32.const 0) $f))", "table 0"),
     "data": ('(module (data "abc"))', "data segment 0"),
     "array.new_data": (
-        '(module (type $a (array i8)) (data $d "x") (func $f (drop (array.new_data $a $d (i32.const 0) (i32.const 1)))))',
+        """(module (type $a (array i8)) (data $d "x")
+          (func $f (drop (array.new_data $a $d (i32.const 0) (i32.const 1)))))""",
         r"instruction array.new_data in function 0 \(\$f\)",
     ),
     "array.init_data": (
@@ -219,9 +217,12 @@ UNSUPPORTED = {
     "v128 global": ('(module (import "a" "b" (global v128)))', "value type v128 in global 0"),
     "v128 field": (
         "(module (type $s (struct (field v128))) (func $f (drop (struct.new_default $s))))",
-        r"v128 in the struct.new_default of function 0 \(\$f\)",
+        r"value type v128 in the struct.new_default of function 0 \(\$f\)",
     ),
-    "v128 block": ("(module (func (block (result v128) (unreachable)) (drop)))", "v128 in the block of function 0"),
+    "v128 block": (
+        "(module (func (block (result v128) (unreachable)) (drop)))",
+        "value type v128 in the block of function 0",
+    ),
     "atomics": ("(module (func $f (atomic.fence)))", "instruction atomic 0xfe 3 in function 0"),
     "wide arithmetic": (
         "(module (func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0))))",
@@ -238,7 +239,7 @@ def test_what_lowheap_has_not_is_named(name: str) -> None:
 
 
 def test_there_are_a_hundred_of_them() -> None:
-    assert sum(map(len, (MALFORMED_TEXT, INVALID_TEXT, MALFORMED_BINARY, UNSUPPORTED))) > 100
+    assert len(MALFORMED_TEXT) + len(INVALID_TEXT) + len(MALFORMED_BINARY) + len(UNSUPPORTED) > 100
 
 
 # --- Truncations and bit flips ---------------------------------------------------------------------------------------
@@ -250,15 +251,13 @@ VICTIM = """(module $victim
   (type $f (func (param i32) (result i32)))
   (import "host" "f" (func $imported (type $f)))
   (global $g (mut (ref null $cell)) (struct.new $packed (i32.const 1) (ref.null $cell) (i32.const 300)))
-  (func $sum (export "sum") (type $f) (local $at (ref null $cell)) (local $all i32)
-    (local.set $at (global.get $g))
+  (func $sum_from (param (ref null $cell)) (result i32)
     (block $end
-      (loop $next
-        (br_on_null $end (local.get $at)) (drop)
-        (local.set $all (i32.add (local.get $all) (struct.get $cell $value (local.get $at))))
-        (local.set $at (struct.get $cell $next (local.get $at)))
-        (br $next)))
-    (i32.add (call $imported (local.get 0)) (local.get $all)))
+      (return (i32.add (struct.get $cell $value (br_on_null $end (local.get 0)))
+        (call $sum_from (struct.get $cell $next (local.get 0))))))
+    (i32.const 0))
+  (func $sum (export "sum") (type $f)
+    (i32.add (call $imported (local.get 0)) (call $sum_from (global.get $g))))
   (func $grow (export "grow") (param i32) (result i64) (local (ref $array))
     (local.set 1 (array.new $array (ref.i31 (local.get 0)) (i32.const 9)))
     (array.set $array (local.get 1) (i32.const 3) (global.get $g))
@@ -280,11 +279,13 @@ def attempt(binary: bytes) -> str:
     except lh.UnsupportedError:
         return "unsupported"
     except lh.MalformedModuleError as error:
-        assert not is_valid, error
-        assert str(error).startswith("not a ")
-        return "malformed"
-    assert is_valid
-    return "valid"
+        refusal = str(error)
+    else:
+        assert is_valid, "wasmtime refuses it"
+        return "valid"
+    assert not is_valid, refusal
+    assert refusal.startswith("not a ")
+    return "malformed"
 
 
 def test_every_truncation_is_malformed_or_a_shorter_module() -> None:
@@ -325,20 +326,20 @@ while outcomes["valid"] < 30 and sum(outcomes.values()) < 1500:
     binary = bytearray(whole)
     for _ in range(generator.choice((1, 1, 1, 2, 3))):
         binary[generator.choice(positions)] ^= 1 << generator.randrange(8)
-    if b"\\x03\\x40" in binary and binary.count(0x0c) != whole.count(0x0c):
-        continue  # a loop that lost its branch, or got one more, might not end
     outcome = t.attempt(bytes(binary))
     outcomes[outcome] += 1
     if outcome != "valid":
         continue
     module = lh.Module(t.engine(), bytes(binary))
+    # There is no loop in the original, and recursion ends in a trap; a loop might not end.
+    loops = any(each.name == "loop" for body in module.decoded.bodies for each in body.instructions)
     with lh.Store(t.engine(), initial_heap_size=1 << 16, maximum_heap_size=1 << 20, collect_every=2) as store:
         values = {{(i.module, i.name): (lambda *args: 7) for i in module.imports}}
         try:
             instance = lh.Instance(store, module, values)
             for name, export in instance.exports.items():
                 for argument in (0, 1, -1):
-                    if isinstance(export, lh.Func) and "loop" not in {skip!r}:
+                    if isinstance(export, lh.Func) and not loops:
                         try:
                             export(*[argument] * len(export.type.params))
                         except (lh.Trap, TypeError):
@@ -368,7 +369,7 @@ def run_script(script: str) -> str:
 
 
 def test_flipped_bits() -> None:
-    run_script(FLIPS_SCRIPT.format(tests=str(ROOT / "tests"), seed=2024, skip=()))
+    run_script(FLIPS_SCRIPT.format(tests=str(ROOT / "tests"), seed=2024))
 
 
 # --- Wrong arguments -------------------------------------------------------------------------------------------------
@@ -722,7 +723,7 @@ for wrong in (None, "i32", 5, int, I8, V128):
         TypeError,
         "type is .*it must be the type",
     )
-for type, value, error, message in (
+for kind, value, error, message in (
     (I32, "x", TypeError, "'x' was given where i32"),
     (I32, 1 << 32, ValueError, "4294967296 does not fit i32"),
     (I64, 1.5, TypeError, "1.5 was given where i64"),
@@ -733,7 +734,7 @@ for type, value, error, message in (
     (lh.RefType(False, AbstractHeapType.EXTERN), None, TypeError, "None was given where .ref extern."),
     (lh.RefType(True, 1 << 19), None, lh.TypeDefinitionError, str(1 << 19)),
 ):
-    bad(f"Global {type} {value!r}", lambda w, t=type, v=value: lh.Global(w.store, t, v), error, message)
+    bad(f"Global {kind} {value!r}", lambda w, t=kind, v=value: lh.Global(w.store, t, v), error, message)
 bad("Global foreign", lambda w: lh.Global(w.store, EXTERNREF, w.foreign), lh.ForeignReferenceError, "another store")
 bad("Global closed", lambda w: lh.Global(w.closed, I32, 1), Heap, "the store is closed")
 for name, value, error, message in (
@@ -891,7 +892,7 @@ def test_what_may_be_done_with_a_closed_store() -> None:
     assert w.closed.is_closed
 
 
-# --- Things that only a process of their own can be trusted with --------------------------------------------------------
+# --- What only a process of its own can be trusted with --------------------------------------------------------------
 
 RAW_SCRIPT = """
 import faulthandler, random, sys
@@ -902,12 +903,15 @@ import lowheap as lh
 generator = random.Random({seed})
 store = lh.Store(initial_heap_size=1 << 14, maximum_heap_size=1 << 16)
 byte_array = lh.ArrayType(lh.FieldType(lh.types.I8, True))
-arrays = [lh.Array(store, byte_array, [generator.randrange(256) for _ in range(generator.randrange(200))]) for _ in range(60)]
+def random_bytes():
+    return [generator.randrange(256) for _ in range(generator.randrange(200))]
+arrays = [lh.Array(store, byte_array, random_bytes()) for _ in range(60)]
 externs = [lh.ExternRef(store, number) for number in range(20)]
 looks = ("header", "kind", "object_size", "array_len", "externref_host_data", "references")
 failures = 0
 for _ in range(20000):
-    reference = generator.choice((generator.randrange(1 << 32), generator.randrange(1 << 14), generator.randrange(1 << 10) * 16))
+    limit, step = generator.choice(((1 << 32, 1), (1 << 14, 1), (1 << 14, 16)))
+    reference = generator.randrange(0, limit, step)
     try:
         getattr(store.heap, generator.choice(looks))(reference)
     except (lh.HeapError, TypeError, ValueError):
@@ -925,8 +929,9 @@ for round in range(150):
     base, end = 16, store.heap.control.bump
     for _ in range(generator.randrange(1, 6)):
         store.heap.memory.write(generator.randrange(base, end), bytes([generator.randrange(256)]))
-    actions = [store.verify, store.collect, lambda: list(store.heap.objects()), store.heap.snapshot, store.heap.coalesce,
-               lambda: store.alloc_struct(nodes[0].type_index), lambda: nodes[0][0], lambda: list(nodes[10]),
+    actions = [store.verify, store.collect, lambda: list(store.heap.objects()), store.heap.snapshot,
+               store.heap.coalesce, lambda: store.alloc_struct(nodes[0].type_index), lambda: nodes[0][0],
+               lambda: list(nodes[10]),
                lambda: nodes.pop(0), lambda: [repr(each) for each in nodes], store.heap.stats,
                lambda: nodes[1].__setitem__(0, None)]
     for _ in range(12):
@@ -952,28 +957,23 @@ sys.path.insert(0, {tests!r})
 import lowheap as lh
 import test_bad_input as t
 
-# Compiled code follows whatever is in the heap, and may go wrong, but not outside of the heap: the sandbox of the
-# design. Data in fields and elements is overwritten, references among it; headers are not.
+# Compiled code believes a length that lies, and reads all over the 4 GiB, but not outside of the reservation.
 generator = random.Random({seed})
 source = '''(module
-  (type $n (struct (field (mut i32)) (field (mut i64))))
   (type $a (array (mut i8)))
-  (func (export "read") (param (ref $n)) (result i64)
-    (i64.add (i64.extend_i32_u (struct.get $n 0 (local.get 0))) (struct.get $n 1 (local.get 0))))
   (func (export "sum") (param (ref $a)) (result i32) (local i32 i32)
     (loop
       (local.set 2 (i32.add (local.get 2) (array.get_u $a (local.get 0) (local.get 1))))
-      (br_if 0 (i32.lt_u (local.tee 1 (i32.add (local.get 1) (i32.const 1))) (i32.const 2000))))
+      (br_if 0 (i32.lt_u (local.tee 1 (i32.add (local.get 1) (i32.const 0x00fedcba))) (i32.const 0xff000000))))
     (local.get 2)))'''
 store = lh.Store(t.engine(), initial_heap_size=1 << 14, maximum_heap_size=1 << 16)
 exports = lh.Instance(store, lh.Module(t.engine(), source)).exports
-import ctypes
 types = lh.Module(t.engine(), source).type_indices
 traps = 0
 for _ in range(300):
-    array = lh.Array(store, types[1], 20)
-    # A length that lies: reads go up to 4 GiB beyond, and still end in the reservation or its guard's offset.
-    store.heap.memory.write(array.reference + 24, generator.randrange(1 << 32).to_bytes(4, "little"))
+    array = lh.Array(store, types[0], 20)
+    length = generator.choice((generator.randrange(1 << 32), (1 << 32) - 1))
+    store.heap.memory.write(array.reference + 24, length.to_bytes(4, "little"))
     try:
         exports["sum"](array)
     except lh.Trap as trap:
@@ -982,15 +982,10 @@ for _ in range(300):
     store.heap.memory.write(array.reference + 24, (20).to_bytes(4, "little"))
     array.release()
 store.verify()
+assert 0 < traps < 300
 print("alive", traps)
 """
 
 
 def test_a_lying_length_does_not_lead_out_of_the_heap() -> None:
     run_script(CORRUPT_CODE_SCRIPT.format(tests=str(ROOT / "tests"), seed=3))
-
-
-def test_f32_nans_are_the_only_values_that_change() -> None:
-    """So that `float` above is what it is called."""
-    value = struct.unpack("<f", struct.pack("<f", 1.1))[0]
-    assert world().exports["float"](value) == value

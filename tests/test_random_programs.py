@@ -11,6 +11,7 @@ each under every combination instead of some by turns. A failure prints the seed
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import os
@@ -24,6 +25,8 @@ import wasmtime_peer
 from program_generator import HOST_FUNCTIONS, Program, generate, reduce
 
 import lowheap as lh
+from lowheap.allocator import walk
+from lowheap.layout import HEADER_SIZE, VMDrcHeader
 from lowheap.wasm.decode import decode
 from lowheap.wasm.validate import to_binary
 
@@ -102,6 +105,35 @@ def engine(barriers: str, opt_level: int, runtime: str) -> lh.Engine:
     return lh.Engine(barriers=barriers, opt_level=opt_level, runtime=runtime)
 
 
+POISON = 0xFF
+"""What freed memory is filled with: read as a number it is -1, as a reference an i31; never what was there before."""
+
+
+class PoisoningStore(lh.Store):
+    """A store whose freed objects cannot be mistaken for live ones.
+
+    Python's heap frees one by one, and poisons each; what compiled code freed is poisoned after a collection from here.
+    """
+
+    def __init__(self, engine: lh.Engine, *, collect_every: int) -> None:
+        super().__init__(engine, collect_every=collect_every)
+        self._free = self.heap._dealloc
+        self.heap._dealloc = self._poison_and_free  # type: ignore[method-assign]
+
+    def _poison_and_free(self, reference: int) -> None:
+        self._poison(reference, self.heap.memory.view(VMDrcHeader, reference).object_size)
+        self._free(reference)
+
+    def poison(self) -> None:
+        for block in walk(self.heap.control, self.heap.memory):
+            if block.is_free:
+                self._poison(block.index, block.length)
+
+    def _poison(self, index: int, size: int) -> None:
+        if size > HEADER_SIZE:
+            ctypes.memset(self.heap.memory.base + index + HEADER_SIZE, POISON, size - HEADER_SIZE)
+
+
 class LowheapRun:
     """A run of a program in lowheap: what it shows, and what it leaves behind."""
 
@@ -110,7 +142,7 @@ class LowheapRun:
         self.acyclic = acyclic
         self.cyclic = 0
         """How many objects are live at the end although no root reaches them."""
-        store = lh.Store(module.engine, collect_every=configuration.every)
+        store = PoisoningStore(module.engine, collect_every=configuration.every)
         with store:
             self.store = store
             host = Host(lambda n: int(exports["again"](n)), self._tick)
@@ -134,6 +166,7 @@ class LowheapRun:
 
     def _tick(self) -> None:
         self.store.collect()
+        self.store.poison()
         self.store.verify()
 
     @staticmethod

@@ -98,7 +98,9 @@ def nested_blocks(count: int, table: Sequence[int], result: str = "") -> str:
     """`count` blocks around one br_table; which was left is told by what the code behind it adds."""
     text = f"(br_table {' '.join(map(str, table))} (local.get 0))"
     for number in range(count):
-        text = f"(block {text})\n (local.set $sum (i32.add (i32.mul (local.get $sum) (i32.const 3)) (i32.const {number})))"
+        text = (
+            f"(block {text})\n (local.set $sum (i32.add (i32.mul (local.get $sum) (i32.const 3)) (i32.const {number})))"
+        )
     return text
 
 
@@ -331,7 +333,8 @@ DEAD_CODE = {
         (loop $l (local.set 0 (i32.const 55)) (br_if $l (local.get 0)))) (local.get 0)""",
     "dead_end_of_if": "(block (result i32) (if (i32.const 1) (then (br 1 (local.get 0)))) (i32.const 7))",
     "dead_references": """(block (br 0) (struct.get $s 0) (drop) (array.len) (drop) (ref.cast (ref $s)) (drop)
-        (call_ref $f) (drop) (br_on_null 0) (drop) (block (result (ref null $s)) (ref.null any) (br_on_cast 0 anyref (ref $s)) (drop) (ref.null $s)) (drop))
+        (call_ref $f) (drop) (br_on_null 0) (drop)
+        (block (result (ref null $s)) (ref.null any) (br_on_cast 0 anyref (ref $s)) (drop) (ref.null $s)) (drop))
         (i32.const 3)""",
     "dead_select": "(block (br 0) (select) (drop) (select (result i32)) (drop) (ref.func $f0) (drop)) (i32.const 2)",
     "dead_calls": "(block (br 0) (call $f0) (drop) (global.set 0) (local.tee 0) (drop)) (i32.const 2)",
@@ -1066,7 +1069,7 @@ def test_the_empty_module() -> None:
         with lh.Store(engine(configuration)) as store:
             instance = lh.Instance(store, module(configuration, "(module)"))
             assert len(instance.exports) == 0
-            assert instance.module.imports == instance.module.exports == []
+            assert (instance.module.imports, instance.module.exports) == ([], [])
 
 
 # --- Calls -----------------------------------------------------------------------------------------------------------
@@ -1119,7 +1122,7 @@ def test_calls() -> None:
 
 @pytest.mark.parametrize("configuration", ALL)
 def test_several_references_as_results(configuration: str) -> None:
-    source = CALLS.replace('(func $pair (param', '(func $pair (export "pair") (param')
+    source = CALLS.replace("(func $pair (param", '(func $pair (export "pair") (param')
     with lh.Store(engine(configuration), collect_every=1) as store:
         first, second, third = lh.Instance(store, module(configuration, source)).exports["pair"](9)
         assert (first[0], second, third) == (9, None, 4)
