@@ -291,7 +291,7 @@ class ModuleCompiler:
         escaping = {export.index for export in self.decoded.exports if export.kind == "function"}
         escaping.update(index for segment in self.decoded.elements for index in segment.functions)
         for definition in self.decoded.globals:
-            escaping.update(int(i.operands[0]) for i in definition.init if i.name == "ref.func")  # type: ignore[arg-type]
+            escaping.update(_index(i) for i in definition.init if i.name == "ref.func")
         return sorted(escaping)
 
     def _find_collecting_functions(self) -> set[int]:
@@ -302,9 +302,7 @@ class ModuleCompiler:
         for index, body in enumerate(self.decoded.bodies, imported):
             for instruction in body.instructions:
                 if instruction.name == "call":
-                    callee = instruction.operands[0]
-                    assert isinstance(callee, int), "decoded: call has a function index"
-                    callers.setdefault(callee, []).append(index)
+                    callers.setdefault(_index(instruction), []).append(index)
                 elif instruction.name in _COLLECTING_INSTRUCTIONS:
                     pending.append(index)
         pending += [caller for callee in range(imported) for caller in callers.get(callee, ())]
@@ -345,6 +343,13 @@ class _Progress:
             _log.info("compiled %d of %d functions", self.done, self.total)
         if self.callback is not None:
             self.callback(self.done, self.total)
+
+
+def _index(instruction: Instruction) -> int:
+    """The index that is an instruction's only operand."""
+    (index,) = instruction.operands
+    assert isinstance(index, int), "decoded: this operand is an index"
+    return index
 
 
 def vmctx_layout(decoded: DecodedModule) -> VMContextLayout:
@@ -467,7 +472,9 @@ class FunctionCompiler(Emitter):
             self.offset = instruction.offset
             self.name = name
             if name in _OPENING:
-                self._open(name, instruction.operands[0], assigned[number])  # type: ignore[arg-type]
+                block_type = instruction.operands[0]
+                assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
+                self._open(name, block_type, assigned[number])
             elif name in numeric.SIGNATURES:
                 params, result = numeric.SIGNATURES[name]
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
@@ -484,7 +491,7 @@ class FunctionCompiler(Emitter):
             if instruction.name in _OPENING:
                 open_constructs.append((number, set()))
             elif instruction.name in ("local.set", "local.tee"):
-                open_constructs[-1][1].add(int(instruction.operands[0]))  # type: ignore[arg-type]
+                open_constructs[-1][1].add(_index(instruction))
             elif instruction.name == "end" and len(open_constructs) > 1:
                 start, inside = open_constructs.pop()
                 found[start] = sorted(inside)
@@ -517,7 +524,7 @@ class FunctionCompiler(Emitter):
         most = 0
         for instruction in self.instructions:
             if instruction.name in ("call", "call_ref"):
-                index = int(instruction.operands[0])  # type: ignore[arg-type]
+                index = _index(instruction)
                 by_type = instruction.name == "call_ref"
                 type = self.context.function_type(index) if by_type else self.context.function_types[index]
                 most = max(most, len(type.results))
