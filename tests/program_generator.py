@@ -424,6 +424,9 @@ class Generator:
             function.locals = [*function.locals, local]
         function.locals = every
         function.body += self.statements(self.random.randint(3, 6), 3)
+        objects = [local for local in every if isinstance(local[1], Ref) and local[1].heap in self.by_name]
+        for name, type_ in self.random.sample(objects, min(2, len(objects))):
+            function.body.append(self.look_at(name, self.by_name[type_.heap]))  # type: ignore[union-attr]
         for type_ in function.signature.results:
             if function.export == "run":
                 function.body.append(Node("global.get $hash", type="i64", fixed=True))
@@ -851,6 +854,23 @@ class Generator:
             name = {"i32": "extend_i32_s", "f32": "trunc_sat_f32_s", "f64": "trunc_sat_f64_s"}[type_]
             value = Node(f"i64.{name}", [value])
         return Node("call $mix", [value])
+
+    def look_at(self, name: str, definition: TypeDefinition) -> Node:
+        """Put what a local's object holds into the checksum: a number in it, if there is one."""
+        numbers = [n for n, (storage, _) in enumerate(definition.fields) if storage in ("i32", "i64", "f64", *PACKED)]
+        local = Node(f"local.get {name}")
+        if definition.is_struct and numbers:
+            number = self.pick(numbers)
+            storage = definition.fields[number][0]
+            value = Node(f"struct.get{'_s' if storage in PACKED else ''} {definition.name} {number}", [local])
+        elif definition.is_struct:
+            storage, value = "i32", Node("ref.test (ref struct)", [local])
+        else:
+            storage, value = "i32", Node("array.len", [local])
+        if storage != "i64":
+            value = Node("i64.trunc_sat_f64_s" if storage == "f64" else "i64.extend_i32_s", [value])
+        look = Node("then", [Node("call $mix", [value])], fixed=True)
+        return Node("if", [Node("i32.eqz", [Node("ref.is_null", [Node(f"local.get {name}")])]), look])
 
     def if_statement(self, depth: int) -> Node:
         children = [self.expression("i32", depth - 1), Node("then", self.statements(2, depth - 1), fixed=True)]

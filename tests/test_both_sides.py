@@ -111,7 +111,8 @@ class BothSidesMachine(HeapMachine):
 
     @rule(payload=st.integers(0, (1 << 64) - 1), expose=st.booleans(), side=st.integers(0, 7))
     def allocate_struct_natively(self, payload: int, expose: bool, side: int) -> None:
-        reference = allocators()["struct"](self.world.vmctx, self.world.long_cell)
+        with self.world.heap.no_gc_scope():  # a collection of its own would find no frames
+            reference = allocators()["struct"](self.world.vmctx, self.world.long_cell)
         assert reference != NULL
         assert reference not in self.model.things
         for offset in (24, 40):
@@ -122,7 +123,8 @@ class BothSidesMachine(HeapMachine):
 
     @rule(length=st.integers(0, 400), expose=st.booleans(), side=st.integers(0, 7))
     def allocate_array_natively(self, length: int, expose: bool, side: int) -> None:
-        reference = allocators()["array"](self.world.vmctx, self.world.refs, length)
+        with self.world.heap.no_gc_scope():
+            reference = allocators()["array"](self.world.vmctx, self.world.refs, length)
         assert reference != NULL
         assert reference not in self.model.things
         slots = {28 + 4 * index: NULL for index in range(length)}

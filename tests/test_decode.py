@@ -750,7 +750,7 @@ def test_every_single_bit_flip_of_a_module() -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_any_bytes_after_the_header(data: bytes) -> None:
-    assert outcome(data) == "malformed"
+    assert outcome(data) == "malformed" or data.startswith(module(b""))
     verdict = outcome(module(data))
     if is_valid(module(data)):
         assert verdict != "malformed"

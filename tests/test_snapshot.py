@@ -833,7 +833,7 @@ PROGRAM = """(module
 @pytest.mark.parametrize("version", ["37.0.0", "43.0.0"])
 def test_a_live_wasmtime(version: str) -> None:
     """The same program there: the same objects, decoded with our types; what is changed on one side is seen."""
-    engine = lh.Engine()
+    engine = lh.Engine(runtime="python")
     with Peer(version, PROGRAM) as peer, lh.Store(engine, allocator="first-fit") as store:
         probe = lh.Instance(store, lh.Module(engine, PROBE_WAT))
         run_probe(lambda name, *arguments: probe.exports[name](*arguments), store.collect, peer.marks)

@@ -11,9 +11,11 @@ import gc
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ import wasmtime_peer
 import lowheap as lh
 from lowheap.engine import RUNTIMES
 from lowheap.errors import TrapCode
+from lowheap.jit import store_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_HEAP = 1 << 16
@@ -554,6 +557,77 @@ def test_recursion_through_the_host_ends_in_an_exception(runtime: str, export: s
         assert instance.exports["down"](1000) == 1000
 
 
+def deep_operands(count: int) -> str:
+    """So many operands alive across a call, in a function with one caller, which does not always call it."""
+    return f"""(module (import "host" "value" (func $value (result f64))) (global $g (mut f64) (f64.const 0))
+      (func $inner {"(f64.sub (call $value) " * count} (f64.const 1) {")" * count} (global.set $g))
+      (func $outer (export "outer") (param i32) (result i32)
+        (if (local.get 0) (then (call $inner)))
+        (i32.const 7)))"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_large_frames_count_in_full(runtime: str) -> None:
+    """A function whose frame alone passes the limit traps at once; its caller need not."""
+    with lh.Store(engine(runtime)) as store:
+        instance = lh.Instance(store, module(runtime, deep_operands(1000)), {"host": {"value": lambda: 1.0}})
+        frames = [record.stack_size for record in instance.module.compiled.stack_map]
+        assert max(frames) > 8000, "the operands are in the frame"
+        assert instance.exports["outer"](1) == 7
+        store.runtime.context.stack_size = 8000
+        assert instance.exports["outer"](0) == 7
+        with pytest.raises(lh.Trap) as caught:
+            instance.exports["outer"](1)
+        assert (caught.value.code, caught.value.function) == (TrapCode.STACK_OVERFLOW, "$inner")
+
+        source = many_locals(700)
+        instance = lh.Instance(store, module(runtime, source), {"host": {"call": lambda n: n}})
+        assert 2000 < max(record.stack_size for record in instance.module.compiled.stack_map) < 700 * 16
+        store.runtime.context.stack_size = 2000
+        calls: list[int] = []
+        instance = lh.Instance(store, module(runtime, source), {"host": {"call": calls.append}})
+        with pytest.raises(lh.Trap, match="call stack exhausted"):
+            instance.exports["f"](0)
+        assert calls == [], "it never came to run"
+
+
+def test_one_buffer_serves_all_calls_with_several_results() -> None:
+    results, calls = 200, 30
+    call = "(call $many) " + "drop " * results
+    source = f"""(module (import "host" "many" (func $many (result {"i64 " * results})))
+      (func (export "f") {call * calls}))"""
+    with lh.Store(engine(RUNTIMES[0])) as store:
+        instance = lh.Instance(store, module(RUNTIMES[0], source), {"host": {"many": lambda: (1,) * results}})
+        instance.exports["f"]()
+        assert max(record.stack_size for record in instance.module.compiled.stack_map) < 2 * 8 * results
+
+
+def test_a_thread_is_not_known_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system uses thread identifiers again; what is known of a stack must not outlive its thread."""
+    with lh.Store(engine(RUNTIMES[0])) as store:
+        monkeypatch.setattr(store_runtime, "threading", SimpleNamespace(get_ident=lambda: 5))
+        instance = lh.Instance(store, module(RUNTIMES[0], RECURSION), {"host": {"call": lambda n: n}})
+        floors: list[tuple[int, int]] = []
+
+        def run() -> None:
+            instance.exports["down"](3)
+            floors.append((store.runtime.context.stack_floor, store_runtime._stack_floor()))
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        blocker = threading.Event()
+        waiting = threading.Thread(target=blocker.wait)  # keeps a stack, so that the threads do not share one
+        threads[0].start()
+        threads[0].join()
+        waiting.start()
+        threads[1].start()
+        threads[1].join()
+        blocker.set()
+        waiting.join()
+        run()
+        assert all(used == actual for used, actual in floors)
+        assert len({used for used, _ in floors}) > 1
+
+
 # What follows would end the interpreter if a stack check were wrong, and so runs in another one.
 
 THREADS_SCRIPT = """
@@ -572,21 +646,12 @@ def wide():
         (if (i32.eqz (local.get 0)) (then {{call * 20}}))
         (i32.add (local.get $a) (call $f (i32.const 1)))))'''
 
-def deep():
-    '''Thousands of operands alive across a call, in a function that has one caller.'''
-    count = 1000
-    return f'''(module (import "host" "value" (func $value (result f64))) (global $g (mut f64) (f64.const 0))
-      (func $inner {{"(f64.sub (call $value) " * count}} (f64.const 1) {{")" * count}} (global.set $g))
-      (func $f (export "f") (param i32) (result i32)
-        (if (i32.eqz (local.get 0)) (then (call $inner)))
-        (i32.add (i32.const 1) (call $f (i32.const 1)))))'''
-
 sources = [
     (t.RECURSION, "direct", {{"host": {{"call": lambda n: n}}}}),
     (t.RECURSION, "holding", {{"host": {{"call": lambda n: n}}}}),
     (t.many_locals(300), "f", {{"host": {{"call": lambda n: n}}}}),
     (wide(), "f", {{"host": {{"many": lambda n: (n,) * 1000}}}}),
-    (deep(), "f", {{"host": {{"value": lambda: 1.0}}}}),
+    (t.deep_operands(1000), "outer", {{"host": {{"value": lambda: 1.0}}}}),
 ]
 runtime, sizes = {runtime!r}, [256, 300, 420, 512, 700, 1024, 4096]
 if runtime == "python":  # how large frames are, it shares with the other
@@ -602,9 +667,11 @@ outcomes = []
 def run():
     for instance, export in programs:
         try:
-            instance.exports[export](0)
+            instance.exports[export](int(export == "outer"))
         except (lh.Trap, RecursionError) as error:
             outcomes.append(type(error).__name__)
+        else:
+            outcomes.append("result")
     store.verify()
 
 run()
