@@ -182,6 +182,16 @@ def test_an_unknown_return_address_is_an_error_and_changes_nothing() -> None:
     assert world.live() == [cell]
 
 
+def test_a_corrupt_type_index_leads_to_no_crash() -> None:
+    world = StoreWorld(1 << 14)
+    cell = world.new_cell()
+    world.memory.write(cell + 4, b"\xff\xff\xff\x7f")
+    with pytest.raises(lh.HeapCorruptionError, match="type index 2147483647"):
+        world.heap.verify()
+    NativeBarriers(world.store).dec_ref(cell)  # of a type that there is not: it has no children
+    assert world.live() == []
+
+
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
 def test_a_struct_with_references_beyond_the_traced_mask_drops_them_all(length: int) -> None:
     """The mask covers the first 64 slots behind the header; the type data cover any."""

@@ -49,6 +49,7 @@ from lowheap.layout import (
     SMALL_CLASS_COUNT,
     STACK_MAP_HASH_MULTIPLIER,
     STACK_MAP_HASH_SHIFT,
+    TYPE_LIMIT,
     Field,
     FreeBlock,
     VMActivation,
@@ -265,6 +266,7 @@ class RuntimeEmitter(Emitter):
 
     def _type_info(self, type_index: ir.Value) -> ir.Value:
         table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
+        type_index = self.builder.and_(type_index, I32(TYPE_LIMIT - 1))  # however corrupt, it stays in the table
         offset = self.builder.mul(self.builder.zext(type_index, I64), I64(ctypes.sizeof(VMTypeInfo)))
         return self.at(table, offset)
 
