@@ -125,7 +125,13 @@ def test_commands(page: Path, command: str, expected: str, directory: Path) -> N
     write_files(page, directory)
     if command == "make run":
         recipe = subprocess.run(
-            ["make", "-n", "run", "VENV=.venv"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+            ["make", "-n", "run", "VENV=.venv"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
         ).stdout.splitlines()[-1]
         echoed, _, expected = expected.partition("\n")
         assert recipe == echoed
