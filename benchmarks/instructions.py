@@ -21,7 +21,7 @@ from llvmlite import binding, ir
 import lowheap as lh
 from benchmarks import programs
 from benchmarks.contenders import ContenderError, c_compiler
-from lowheap.embed.header import c_declarations
+from lowheap.declarations import c_declarations
 from lowheap.jit import barriers, natives
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.engine import target_machine

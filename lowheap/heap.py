@@ -21,8 +21,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -39,11 +40,15 @@ from lowheap.layout import (
     CONTROL_MAPPING_SIZE,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
+    FIELD_MUTABLE,
+    FIELD_NULLABLE,
+    FIELD_TRACED,
     FIRST_INDEX,
     HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    HOST_DATA_OFFSET,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -64,18 +69,23 @@ from lowheap.layout import (
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
+    VMFieldInfo,
     VMGcKind,
     VMHeapControl,
+    VMHeapType,
+    VMStorage,
     VMTypeInfo,
     block_length,
     is_object,
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.snapshot import Image, ImageRoot
-from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
+from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 
 TRACE = 5
 """Logging level of the collector's per-object messages, below DEBUG."""
+
+_FIELD_INFO_WORDS = ctypes.sizeof(VMFieldInfo) // ctypes.sizeof(ctypes.c_uint32)
 
 logging.addLevelName(TRACE, "TRACE")
 _log = logging.getLogger("lowheap.heap")
@@ -167,6 +177,7 @@ class DrcHeap:
         self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
         self.control.handles = self._control_mapping.base + HANDLES_OFFSET
         self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
+        self.control.host_data = self._control_mapping.base + HOST_DATA_OFFSET
         self._is_closed = False
         self._memory: Memory | None = None
         self._allocator: Allocator | None = None
@@ -181,6 +192,11 @@ class DrcHeap:
     def is_attached(self) -> bool:
         """Whether the heap has its memory. False, too, between `take_memory` and `replace_memory`."""
         return self._memory is not None
+
+    @property
+    def cdata(self) -> Any:
+        """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
+        return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
 
     @property
     def memory(self) -> Memory:
@@ -220,10 +236,10 @@ class DrcHeap:
         control = self.control
         memory.capacity = control.capacity
         self._clear_type_table()
-        tables = (control.type_table, control.type_data, control.handles, control.root_slots)
+        tables = (control.type_table, control.type_data, control.handles, control.root_slots, control.host_data)
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
-        control.type_table, control.type_data, control.handles, control.root_slots = tables
+        control.type_table, control.type_data, control.handles, control.root_slots, control.host_data = tables
         control.epoch = epoch
         self._memory = self._allocator = self._host_data = None
         memory.discard()
@@ -338,7 +354,9 @@ class DrcHeap:
         layout = self.layout(type_index)
         display = self.types.supertypes(type_index)
         traced = layout.traced_offsets if isinstance(layout, GcStructLayout) else ()
-        start = self._append_type_data((*traced, *display))
+        fields = list(self._field_infos(type_index, layout))
+        words = (ctypes.c_uint32 * (len(fields) * _FIELD_INFO_WORDS)).from_buffer_copy(b"".join(map(bytes, fields)))
+        start = self._append_type_data((*traced, *display, *words))
         info = self._type_info(type_index)
         if isinstance(layout, GcStructLayout):
             info.size_or_elements_offset = layout.size
@@ -355,8 +373,33 @@ class DrcHeap:
         info.traced_offsets_start = start
         info.supertypes_start = start + len(traced)
         info.depth = len(display) - 1
+        info.fields_start = info.supertypes_start + len(display)
+        info.field_count = len(fields)
+        info.is_final = int(self.types[type_index].final)
         info.kind = layout.kind  # last: it says that the entry is complete
         self.control.type_count = max(self.control.type_count, type_index + 1)
+
+    def _field_infos(self, type_index: int, layout: GcLayout) -> Iterator[VMFieldInfo]:
+        """Yield what the type table says of each field of a type; of an array type, of its element."""
+        composite = self.types[type_index].composite
+        if isinstance(layout, GcArrayLayout):
+            assert isinstance(composite, ArrayType), "only array types have array layouts"
+            yield self._field_info(layout.elements_offset, composite.element)
+            return
+        fields = composite.fields if isinstance(composite, StructType) else None
+        if fields is None:
+            assert isinstance(composite, FuncType), "a type is a struct's, an array's or a function's"
+            fields = tuple(FieldType(param, False) for param in composite.params)
+        for place, field in zip(layout.fields, fields, strict=True):
+            yield self._field_info(place.offset, field)
+
+    def _field_info(self, offset: int, field: FieldType) -> VMFieldInfo:
+        storage, flags = field.storage, FIELD_MUTABLE * field.mutable
+        if not isinstance(storage, RefType):
+            return VMFieldInfo(offset, VMStorage[storage.name], flags)
+        flags |= FIELD_NULLABLE * storage.nullable | FIELD_TRACED * self.types.is_traced(storage)
+        heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
+        return VMFieldInfo(offset, VMStorage.REFERENCE, flags, heap_type)
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)

@@ -376,6 +376,9 @@ class VMTypeInfo(ctypes.Structure):
 
     `traced_mask` says the same for those whose references all are among the first 64 slots of 4 bytes behind the
     header: bit n for a reference at `HEADER_SIZE + 4n`. `is_beyond_mask` is 1 for all others that hold references.
+
+    `fields_start`, too, is an index into the type data: `field_count` entries of `VMFieldInfo`, in order; for an array
+    type one, its element's. `is_final` is 1 for a type that cannot be a supertype.
     """
 
     _fields_ = (
@@ -388,6 +391,10 @@ class VMTypeInfo(ctypes.Structure):
         ("depth", ctypes.c_uint32),
         ("is_beyond_mask", ctypes.c_uint32),
         ("traced_mask", ctypes.c_uint64),
+        ("fields_start", ctypes.c_uint32),
+        ("field_count", ctypes.c_uint32),
+        ("is_final", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 3),  # up to 64 bytes, so that finding an entry takes a shift
     )
     kind: Unsigned
     size_or_elements_offset: Unsigned
@@ -398,9 +405,71 @@ class VMTypeInfo(ctypes.Structure):
     depth: Unsigned
     is_beyond_mask: Unsigned
     traced_mask: Unsigned
+    fields_start: Unsigned
+    field_count: Unsigned
+    is_final: Unsigned
 
 
 TRACED_MASK_BITS = 64
+
+
+class VMStorage(enum.IntEnum):
+    """What a field or element is, in a `VMFieldInfo`."""
+
+    I8 = 0
+    I16 = 1
+    I32 = 2
+    I64 = 3
+    F32 = 4
+    F64 = 5
+    V128 = 6
+    REFERENCE = 7
+
+
+class VMHeapType(enum.IntEnum):
+    """The abstract heap types, in a `VMFieldInfo`: numbers that no type index can be."""
+
+    ANY = 0xFFFF_FF00
+    EQ = 0xFFFF_FF01
+    I31 = 0xFFFF_FF02
+    STRUCT = 0xFFFF_FF03
+    ARRAY = 0xFFFF_FF04
+    NONE = 0xFFFF_FF05
+    EXTERN = 0xFFFF_FF06
+    NOEXTERN = 0xFFFF_FF07
+    FUNC = 0xFFFF_FF08
+    NOFUNC = 0xFFFF_FF09
+    EXN = 0xFFFF_FF0A
+    NOEXN = 0xFFFF_FF0B
+
+
+FIELD_MUTABLE = 1 << 0
+"""Field flag: the field, or the array's elements, may be written after the object was made."""
+
+FIELD_NULLABLE = 1 << 1
+"""Field flag: the reference may be null."""
+
+FIELD_TRACED = 1 << 2
+"""Field flag: a collector follows the reference."""
+
+
+class VMFieldInfo(ctypes.Structure):
+    """One field in the type data: its byte offset in an object, its storage, and what a reference may refer to.
+
+    `storage` is a `VMStorage`, `flags` are the field flags, and `heap_type` is a type index or a `VMHeapType`, and 0
+    unless the storage is a reference. For an array, `offset` is where the elements start.
+    """
+
+    _fields_ = (
+        ("offset", ctypes.c_uint32),
+        ("storage", ctypes.c_uint16),
+        ("flags", ctypes.c_uint16),
+        ("heap_type", ctypes.c_uint32),
+    )
+    offset: Unsigned
+    storage: Unsigned
+    flags: Unsigned
+    heap_type: Unsigned
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -457,7 +526,8 @@ class VMHeapControl(ctypes.Structure):
     are absolute; `bump` and everything on a list are references. Sizes are in bytes. `epoch` counts the memories that
     the heap has let go of: a handle of an earlier epoch is stale. `dead_externrefs` is a list, linked as the dead list
     is, of externrefs whose count is 0, and whose host data the host has yet to let go of before it frees their blocks:
-    compiled code cannot.
+    compiled code cannot. `pending_dead` is a list of the same kind: what a collection with a budget found dead and has
+    yet to free. The objects on it hold what they refer to until then.
     """
 
     _anonymous_ = ("drc",)
@@ -479,10 +549,15 @@ class VMHeapControl(ctypes.Structure):
         ("root_slot_count", ctypes.c_uint32),
         ("epoch", ctypes.c_uint32),
         ("dead_externrefs", ctypes.c_uint32),
+        ("pending_dead", ctypes.c_uint32),
+        ("host_data_count", ctypes.c_uint32),
+        ("free_host_data", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("type_table", ctypes.c_uint64),
         ("type_data", ctypes.c_uint64),
         ("handles", ctypes.c_uint64),
         ("root_slots", ctypes.c_uint64),
+        ("host_data", ctypes.c_uint64),
         ("objects_allocated", ctypes.c_uint64),
         ("objects_freed", ctypes.c_uint64),
         ("bytes_allocated", ctypes.c_uint64),
@@ -515,10 +590,14 @@ class VMHeapControl(ctypes.Structure):
     root_slot_count: Unsigned
     epoch: Unsigned
     dead_externrefs: Unsigned
+    pending_dead: Unsigned
+    host_data_count: Unsigned
+    free_host_data: Unsigned
     type_table: Unsigned
     type_data: Unsigned
     handles: Unsigned
     root_slots: Unsigned
+    host_data: Unsigned
     objects_allocated: Unsigned
     objects_freed: Unsigned
     bytes_allocated: Unsigned
@@ -532,6 +611,34 @@ class VMHeapControl(ctypes.Structure):
     size_class_heads: UnsignedArray
 
 
+class VMHostData(ctypes.Structure):
+    """One entry of the side table behind externrefs, by host-data id.
+
+    `data` is the host's, an address or whatever it wants; `finalizer` the address of a C function `void(void *data)`
+    that is called when the externref dies, or 0. `owner` is a `VMHostDataOwner`. `next_free` links the entries that are
+    not in use: the id of the next one plus 1, or 0.
+    """
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("finalizer", ctypes.c_uint64),
+        ("owner", ctypes.c_uint32),
+        ("next_free", ctypes.c_uint32),
+    )
+    data: Unsigned
+    finalizer: Unsigned
+    owner: Unsigned
+    next_free: Unsigned
+
+
+class VMHostDataOwner(enum.IntEnum):
+    """Who keeps the value of a host-data id."""
+
+    NOBODY = 0
+    PYTHON = 1
+    C = 2
+
+
 # The control mapping: the block, then its tables, each with room for as many entries as stated. Pages that are never
 # touched cost nothing, so the limits are generous.
 
@@ -539,13 +646,15 @@ TYPE_LIMIT = 1 << 20
 TYPE_DATA_LIMIT = 1 << 24
 HANDLE_LIMIT = 1 << 24
 ROOT_SLOT_LIMIT = 1 << 20
+HOST_DATA_LIMIT = 1 << 24
 
 CONTROL_BLOCK_OFFSET = 0
 TYPE_TABLE_OFFSET = 1 << 16
 TYPE_DATA_OFFSET = TYPE_TABLE_OFFSET + TYPE_LIMIT * ctypes.sizeof(VMTypeInfo)
 HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
-CONTROL_MAPPING_SIZE = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
+HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
+CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
 
 assert ctypes.sizeof(VMHeapControl) <= TYPE_TABLE_OFFSET - CONTROL_BLOCK_OFFSET
 
@@ -606,7 +715,7 @@ class VMStoreContext(ctypes.Structure):
     runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
     of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
-    leaves that in `unknown_return_address`.
+    leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed.
     """
 
     _fields_ = (
@@ -626,6 +735,7 @@ class VMStoreContext(ctypes.Structure):
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
         ("unknown_return_address", ctypes.c_uint64),
+        ("root_frames", ctypes.c_uint64),
     )
     stack_limit: Unsigned
     stack_size: Unsigned
@@ -643,6 +753,27 @@ class VMStoreContext(ctypes.Structure):
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
     unknown_return_address: Unsigned
+    root_frames: Unsigned
+
+
+class VMRootFrame(ctypes.Structure):
+    """References that a host function holds without counting them, as compiled code does: a frame of a shadow stack.
+
+    `slots` is the address of `slot_count` references, `previous` that of the frame pushed before it, and `heap` that of
+    the `VMHeap` it was pushed on. What the slots hold is on the over-approximated list.
+    """
+
+    _fields_ = (
+        ("previous", ctypes.c_uint64),
+        ("heap", ctypes.c_uint64),
+        ("slots", ctypes.c_uint64),
+        ("slot_count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    previous: Unsigned
+    heap: Unsigned
+    slots: Unsigned
+    slot_count: Unsigned
 
 
 class VMStackMapEntry(ctypes.Structure):
@@ -715,6 +846,65 @@ class VMHostFunction(ctypes.Structure):
     function: Unsigned
 
 
+HEAP_ERROR_VALUES = 4
+"""How many numbers an error's message may tell."""
+
+
+class VMHeap(ctypes.Structure):
+    """A heap as the C interface knows it, `lh_heap`: a vmctx that belongs to no instance, and what only hosts need.
+
+    `abi` is the hash of the declarations that its maker was built with. `out_of_memory` and `on_error` are the host's
+    callbacks, or 0, each with an argument of the host's. `is_busy` is 1 while a call is at work on the heap (checked
+    builds only). `error_*` tell of the last call that failed: its status, the address of the function's name, and the
+    numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `is_foreign` is 1
+    for a heap that Python made: Python defines its types and destroys it. `mapping` and `memory` are what a heap that C
+    made unmaps in the end.
+    """
+
+    _anonymous_ = ("context",)
+    _fields_ = (
+        ("context", VMContext),
+        ("abi", ctypes.c_uint64),
+        ("out_of_memory", ctypes.c_uint64),
+        ("out_of_memory_argument", ctypes.c_uint64),
+        ("on_error", ctypes.c_uint64),
+        ("on_error_argument", ctypes.c_uint64),
+        ("error_function", ctypes.c_uint64),
+        ("error_values", ctypes.c_uint64 * HEAP_ERROR_VALUES),
+        ("error_status", ctypes.c_uint32),
+        ("is_busy", ctypes.c_uint32),
+        ("is_foreign", ctypes.c_uint32),
+        ("collect_every", ctypes.c_uint32),
+        ("allocations", ctypes.c_uint64),
+        ("mapping", ctypes.c_uint64),
+        ("mapping_size", ctypes.c_uint64),
+        ("memory", ctypes.c_uint64),
+        ("memory_size", ctypes.c_uint64),
+        ("store_context", VMStoreContext),
+    )
+    heap_base: Unsigned
+    control: Unsigned
+    store: Unsigned
+    type_ids: Unsigned
+    abi: Unsigned
+    out_of_memory: Unsigned
+    out_of_memory_argument: Unsigned
+    on_error: Unsigned
+    on_error_argument: Unsigned
+    error_function: Unsigned
+    error_values: UnsignedArray
+    error_status: Unsigned
+    is_busy: Unsigned
+    is_foreign: Unsigned
+    collect_every: Unsigned
+    allocations: Unsigned
+    mapping: Unsigned
+    mapping_size: Unsigned
+    memory: Unsigned
+    memory_size: Unsigned
+    store_context: VMStoreContext
+
+
 GLOBAL_CELL_SIZE = 16
 """Bytes of a global's cell: room for the widest value type, v128 (wasmtime, `VMGlobalDefinition`)."""
 
@@ -770,6 +960,8 @@ OBJECT_STRUCTURES: tuple[type[ctypes.Structure], ...] = (
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     *OBJECT_STRUCTURES,
     VMTypeInfo,
+    VMFieldInfo,
+    VMHostData,
     VMDrcHeapData,
     VMHeapControl,
     VMActivation,
@@ -780,5 +972,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMContext,
     VMFunctionImport,
     VMHostFunction,
+    VMRootFrame,
+    VMHeap,
 )
 """Every structure of this module, each after those that it contains."""

@@ -225,20 +225,36 @@ def test_detaching_forgets_everything(world: World) -> None:
     world.roots.add_slot(ctypes.addressof(slot))
     heap.expose_gc_ref_to_wasm(world.new_cell())
     heap.enter_no_gc_scope()
-    tables = [heap.control.type_table, heap.control.type_data, heap.control.handles, heap.control.root_slots]
+
+    def tables() -> list[int]:
+        control = heap.control
+        return [control.type_table, control.type_data, control.handles, control.root_slots, control.host_data]
+
+    before = tables()
     type_table = ctypes.string_at(heap.control.type_table, 32 * heap.control.type_count)
     assert type_table.count(0) < len(type_table)
     assert heap.detach() is world.memory
 
     control = heap.control
     assert ctypes.string_at(control.type_table, len(type_table)) == bytes(len(type_table)), "types outlive the memory"
-    assert [control.type_table, control.type_data, control.handles, control.root_slots] == tables
-    control.type_table = control.type_data = control.handles = control.root_slots = 0
+    assert tables() == before
+    control.type_table = control.type_data = control.handles = control.root_slots = control.host_data = 0
     assert control.epoch == 1
     control.epoch = 0
     assert bytes(control) == bytes(ctypes.sizeof(VMHeapControl))
     assert world.memory.read(0, CAPACITY) == bytes(CAPACITY)
     assert list(world.roots) == []
+
+
+def test_the_control_block_is_one_for_cffi(world: World) -> None:
+    reference = world.new_cell()
+    block = world.heap.cdata
+    assert (block.heap_base, block.bump) == (world.heap.control.heap_base, world.heap.control.bump)
+    block.current_len = 5
+    assert world.heap.control.current_len == 5
+    block.current_len = 0
+    world.heap.drop_gc_ref(reference)
+    assert block.objects_freed == world.heap.stats().objects_freed == 1
 
 
 def test_a_heap_can_be_attached_again(world: World) -> None:

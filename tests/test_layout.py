@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from llvmlite import binding, ir
 
 from lowheap import layout
-from lowheap.embed.header import c_declarations
+from lowheap.declarations import c_declarations
 from lowheap.jit.emit import llvm_structure
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -444,8 +444,14 @@ def test_every_constant_is_the_same_in_c(tmp_path: Path) -> None:
     expected = {
         f"LOWHEAP_{name}": value for name, value in vars(layout).items() if name.isupper() and type(value) is int
     }
-    expected |= {f"LOWHEAP_VM_GC_KIND_{kind.name}": int(kind) for kind in VMGcKind}
-    expected |= {f"LOWHEAP_COLLECTION_PHASE_{phase.name}": int(phase) for phase in CollectionPhase}
+    for prefix, enumeration in {
+        "VM_GC_KIND": VMGcKind,
+        "COLLECTION_PHASE": CollectionPhase,
+        "VM_STORAGE": layout.VMStorage,
+        "VM_HEAP_TYPE": layout.VMHeapType,
+        "VM_HOST_DATA_OWNER": layout.VMHostDataOwner,
+    }.items():
+        expected |= {f"LOWHEAP_{prefix}_{member.name}": int(member) for member in enumeration}
     assert {"LOWHEAP_BLOCK_ALIGN", "LOWHEAP_HEADER_MARK_BIT", "LOWHEAP_SIZE_CLASS_COUNT"} <= set(expected)
     lines = run_c(print_numbers(list(expected)), tmp_path)
     assert dict(zip(expected, map(int, lines), strict=True)) == expected

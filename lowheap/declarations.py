@@ -1,4 +1,4 @@
-"""C declarations of every byte that lowheap shares, generated from `layout.py`.
+"""`layout.py` as C: declarations of every byte that lowheap shares, for C compilers and for cffi.
 
 Nothing in the output is typed by hand. Structures come from walking the `_fields_` of `layout.STRUCTURES`, constants
 from the integers and enumerations that `layout.py` defines in capitals; so a change of the layout is a change of the
@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import cffi
 
 from lowheap import layout
 
@@ -42,6 +45,14 @@ def c_declarations() -> str:
     """
     macros = [f"#define {name} {_literal(value)}" for name, value in _constants()]
     return "\n".join(macros) + "\n\n" + "\n".join(map(_structure, layout.STRUCTURES))
+
+
+@functools.cache
+def ffi() -> cffi.FFI:
+    """Return an FFI that knows these declarations, one for the process; others may `include` it."""
+    declared = cffi.FFI()
+    declared.cdef(c_declarations())
+    return declared
 
 
 def _constants() -> Iterator[tuple[str, int]]:
