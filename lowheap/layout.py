@@ -855,7 +855,7 @@ class VMHeap(ctypes.Structure):
 
     `abi` is the hash of the declarations that its maker was built with. `out_of_memory` and `on_error` are the host's
     callbacks, or 0, each with an argument of the host's. `is_busy` is 1 while a call is at work on the heap (checked
-    builds only). `error_*` tell of the last call that failed: its status, the address of the function's name, and the
+    builds only). `error_*` tell of the last call that failed: its status, the address of its message's format, and the
     numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `is_foreign` is 1
     for a heap that Python made: Python defines its types and destroys it. `mapping` and `memory` are what a heap that C
     made unmaps in the end.
@@ -869,7 +869,7 @@ class VMHeap(ctypes.Structure):
         ("out_of_memory_argument", ctypes.c_uint64),
         ("on_error", ctypes.c_uint64),
         ("on_error_argument", ctypes.c_uint64),
-        ("error_function", ctypes.c_uint64),
+        ("error_format", ctypes.c_uint64),
         ("error_values", ctypes.c_uint64 * HEAP_ERROR_VALUES),
         ("error_status", ctypes.c_uint32),
         ("is_busy", ctypes.c_uint32),
@@ -891,7 +891,7 @@ class VMHeap(ctypes.Structure):
     out_of_memory_argument: Unsigned
     on_error: Unsigned
     on_error_argument: Unsigned
-    error_function: Unsigned
+    error_format: Unsigned
     error_values: UnsignedArray
     error_status: Unsigned
     is_busy: Unsigned
@@ -903,6 +903,161 @@ class VMHeap(ctypes.Structure):
     memory: Unsigned
     memory_size: Unsigned
     store_context: VMStoreContext
+
+
+class VMHeapConfiguration(ctypes.Structure):
+    """What a C host asks of a new heap; 0 stands for the default. Sizes are in bytes.
+
+    `abi` is the hash that the host's header has. `reserve` is how much address space to set aside: by default, and at
+    most, all that a reference can name. The callbacks and their arguments are as in `VMHeap`.
+    """
+
+    _fields_ = (
+        ("abi", ctypes.c_uint64),
+        ("reserve", ctypes.c_uint64),
+        ("initial", ctypes.c_uint64),
+        ("maximum", ctypes.c_uint64),
+        ("out_of_memory", ctypes.c_uint64),
+        ("out_of_memory_argument", ctypes.c_uint64),
+        ("on_error", ctypes.c_uint64),
+        ("on_error_argument", ctypes.c_uint64),
+        ("collect_every", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    abi: Unsigned
+    reserve: Unsigned
+    initial: Unsigned
+    maximum: Unsigned
+    out_of_memory: Unsigned
+    out_of_memory_argument: Unsigned
+    on_error: Unsigned
+    on_error_argument: Unsigned
+    collect_every: Unsigned
+
+
+class VMFieldDefinition(ctypes.Structure):
+    """A field of a type that a C host defines: as in `VMFieldInfo`, without the offset, which follows."""
+
+    _fields_ = (("storage", ctypes.c_uint16), ("flags", ctypes.c_uint16), ("heap_type", ctypes.c_uint32))
+    storage: Unsigned
+    flags: Unsigned
+    heap_type: Unsigned
+
+
+SELF_TYPE = 0xFFFF_FF80
+"""As a definition's heap type: the type that is being defined."""
+
+NO_SUPERTYPE = 0xFFFF_FF81
+"""As a definition's supertype: it has none."""
+
+TYPE_FINAL = 1 << 0
+"""Definition flag: the type cannot be a supertype."""
+
+
+class VMHeapStatistics(ctypes.Structure):
+    """A heap's figures, as `heap.HeapStatistics` has them."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "objects_allocated",
+            "objects_freed",
+            "bytes_allocated",
+            "bytes_freed",
+            "peak_live_bytes",
+            "live_objects",
+            "live_bytes",
+            "collections",
+            "growths",
+            "coalescings",
+            "capacity",
+            "maximum",
+            "listed",
+        )
+    )
+    objects_allocated: Unsigned
+    objects_freed: Unsigned
+    bytes_allocated: Unsigned
+    bytes_freed: Unsigned
+    peak_live_bytes: Unsigned
+    live_objects: Unsigned
+    live_bytes: Unsigned
+    collections: Unsigned
+    growths: Unsigned
+    coalescings: Unsigned
+    capacity: Unsigned
+    maximum: Unsigned
+    listed: Unsigned
+
+
+class VMObjectInfo(ctypes.Structure):
+    """One object as a walk of the heap reports it. `kind` is a `VMGcKind`, `size` in bytes, `length` an array's."""
+
+    _fields_ = (
+        ("ref_count", ctypes.c_uint64),
+        ("reference", ctypes.c_uint32),
+        ("kind", ctypes.c_uint32),
+        ("type_index", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
+        ("is_listed", ctypes.c_uint32),
+    )
+    ref_count: Unsigned
+    reference: Unsigned
+    kind: Unsigned
+    type_index: Unsigned
+    size: Unsigned
+    length: Unsigned
+    is_listed: Unsigned
+
+
+DUMP_MAGIC = 0x706D_7564_6C77_6F6C
+"""What a dump begins with: `lowldump`, read as a little-endian u64."""
+
+
+class VMDump(ctypes.Structure):
+    """What a dump of a heap begins with; a dump is what C code writes of a heap, for `lowheap inspect`.
+
+    Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
+    `VMTypeInfo`), the type data (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and the heap's bytes
+    from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    """
+
+    _fields_ = (
+        ("magic", ctypes.c_uint64),
+        ("abi", ctypes.c_uint64),
+        ("control_size", ctypes.c_uint64),
+        ("type_count", ctypes.c_uint64),
+        ("type_data_length", ctypes.c_uint64),
+        ("host_data_count", ctypes.c_uint64),
+        ("root_count", ctypes.c_uint64),
+        ("heap_size", ctypes.c_uint64),
+    )
+    magic: Unsigned
+    abi: Unsigned
+    control_size: Unsigned
+    type_count: Unsigned
+    type_data_length: Unsigned
+    host_data_count: Unsigned
+    root_count: Unsigned
+    heap_size: Unsigned
+
+
+class VMDumpRoot(ctypes.Structure):
+    """A root in a dump: a `VMRootKind`, where it is (a handle's number, a slot's address), and the reference."""
+
+    _fields_ = (("place", ctypes.c_uint64), ("kind", ctypes.c_uint32), ("reference", ctypes.c_uint32))
+    place: Unsigned
+    kind: Unsigned
+    reference: Unsigned
+
+
+class VMRootKind(enum.IntEnum):
+    """Who holds a root: a host handle, a registered slot, or a frame, which does not count it."""
+
+    HANDLE = 0
+    SLOT = 1
+    FRAME = 2
 
 
 GLOBAL_CELL_SIZE = 16
@@ -974,5 +1129,11 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMHostFunction,
     VMRootFrame,
     VMHeap,
+    VMHeapConfiguration,
+    VMFieldDefinition,
+    VMHeapStatistics,
+    VMObjectInfo,
+    VMDump,
+    VMDumpRoot,
 )
 """Every structure of this module, each after those that it contains."""
