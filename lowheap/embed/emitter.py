@@ -1,0 +1,278 @@
+"""What the functions of the C interface are emitted with: checks, failures, callbacks, and the shell around a call.
+
+A function of `api.FUNCTIONS` that works on a heap is a method of an `ApiEmitter` of the same name; its first argument
+is the `VMHeap`, which begins as every vmctx does, so all that the runtime offers works on it. The method emits the body
+and returns nothing: what falls off its end returns LH_OK.
+
+Of everything two forms exist. The fast one is the body. The checked one has a shell around it, which looks at the heap
+itself and keeps a second call out, and the body's `check`s in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from llvmlite import ir
+
+from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
+from lowheap.jit.emit import I1, I8, I32, I64, PTR, REFERENCE, VOID, NativeFunction, ReferenceShape
+from lowheap.jit.runtime import RuntimeEmitter
+from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    FIRST_INDEX,
+    HEADER_SIZE,
+    HEAP_ERROR_VALUES,
+    I31_TAG,
+    KIND_MASK,
+    NULL,
+    OBJECT_KINDS,
+    VMDrcHeader,
+    VMHeap,
+    VMHeapControl,
+    VMStoreContext,
+)
+
+ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
+
+_MESSAGE_SIZE = 256
+_WITHOUT_SHELL = ("lh_error_message",)
+"""What an error callback may call."""
+
+_TYPES: dict[str, ir.Type] = {
+    "lh_status": I32,
+    "lh_ref": REFERENCE,
+    "lh_type": I32,
+    "int32_t": I32,
+    "uint32_t": I32,
+    "int64_t": I64,
+    "uint64_t": I64,
+    "float": ir.FloatType(),
+    "double": ir.DoubleType(),
+}
+
+
+def llvm_type_of(c_type: str) -> ir.Type:
+    """Return the LLVM type of a C type of the interface; what is not a number is a pointer."""
+    return _TYPES.get(c_type, PTR)
+
+
+def function_type(function: Function) -> ir.FunctionType:
+    """Return the LLVM type of a function of the interface."""
+    return ir.FunctionType(
+        llvm_type_of(function.result), [llvm_type_of(parameter.type) for parameter in function.parameters]
+    )
+
+
+def address_constant(known: ir.GlobalValue) -> ir.Value:
+    """Return the address of a global as a plain pointer; llvmlite's own has the type of what it points to."""
+    return ir.FormattedConstant(PTR, known.get_reference())
+
+
+def string_constant(module: ir.Module, text: str) -> ir.Value:
+    """Return the address of a C string in a module, one for each text."""
+    data = bytearray(text.encode() + b"\0")
+    name = f"lh.text.{text}"
+    known = module.globals.get(name)
+    if known is None:
+        type = ir.ArrayType(I8, len(data))
+        known = ir.GlobalVariable(module, type, name)
+        known.initializer = ir.Constant(type, data)
+        known.linkage, known.global_constant, known.unnamed_addr = "private", True, True
+    return address_constant(known)
+
+
+class ApiEmitter(RuntimeEmitter):
+    """Emits one function of the interface; the methods here are the pieces that they are made of."""
+
+    is_checked: ClassVar[bool] = False
+    system: ClassVar[str]
+    """The system whose libc the code calls: one of `system.SYSTEMS`."""
+
+    api: Function
+
+    @classmethod
+    def define_function(cls, module: ir.Module, function: Function) -> None:
+        """Give a module one function of the interface that works on a heap."""
+        has_shell = cls.is_checked and function.name not in _WITHOUT_SHELL
+        type = function_type(function)
+        native = NativeFunction(module, type, f"lh.api.{function.name}" if has_shell else function.name)
+        if has_shell:
+            native.linkage = "internal"
+        emitter = cls(native)
+        emitter.api = function
+        for parameter, argument in zip(function.parameters[1:], native.args[1:], strict=True):
+            if isinstance(argument.type, ir.PointerType) and not parameter.may_be_null:
+                text = f"the argument {parameter.name} is a null pointer"
+                emitter.check(emitter.is_not_null_pointer(argument), Status.BAD_ARGUMENT, text)
+        result = getattr(emitter, function.name)(*native.args[1:])
+        if not emitter.builder.block.is_terminated:
+            emitter.builder.ret(I32(Status.OK) if result is None else result)
+        if has_shell:
+            cls._define_shell(module, function, native)
+
+    @classmethod
+    def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
+        """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag."""
+        native = NativeFunction(module, function_type(function), function.name)
+        builder = ir.IRBuilder(native.append_basic_block("entry"))
+        heap = native.args[0]
+
+        def field(offset: int) -> ir.Value:
+            return builder.gep(heap, [I64(offset)], source_etype=I8)
+
+        no_heap = builder.icmp_unsigned("==", builder.ptrtoint(heap, I64), I64(0))
+        with builder.if_then(no_heap, likely=False):
+            builder.ret(I32(Status.BAD_ARGUMENT))
+        abi = builder.load(field(VMHeap.abi.offset), typ=I64, align=VMHeap.abi.size)
+        with builder.if_then(builder.icmp_unsigned("!=", abi, I64(abi_hash())), likely=False):
+            builder.ret(I32(Status.ABI))
+        busy = builder.cmpxchg(field(VMHeap.is_busy.offset), I32(0), I32(1), "acquire", "monotonic")
+        with builder.if_then(builder.not_(builder.extract_value(busy, 1)), likely=False):
+            builder.ret(I32(Status.BUSY))
+        status = builder.call(body, native.args)
+        # A heap that was destroyed is not there any more.
+        if function.name == "lh_heap_destroy":
+            with builder.if_then(builder.icmp_unsigned("==", status, I32(Status.OK))):
+                builder.ret(status)
+        builder.atomic_rmw("xchg", field(VMHeap.is_busy.offset), I32(0), "release")
+        builder.ret(status)
+
+    @classmethod
+    def define_helpers(cls, module: ir.Module) -> None:
+        """Give a module what the pieces call."""
+        cls._define(module, "lh.report", VOID, [I32], cls._report, internal=True)
+        module.globals["lh.report"].attributes.add("cold")
+        module.globals["lh.report"].attributes.add("noinline")
+        cls._define(module, "lh.release", VOID, [], cls._release, internal=True)
+        module.globals["lh.release"].attributes.add("cold")
+        module.globals["lh.release"].attributes.add("noinline")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Failing
+
+    def fail(self, status: Status, text: str, *values: ir.Value) -> None:
+        """Note what went wrong, tell the error callback, and return `status`. `text` is printf's, of u64 values."""
+        assert len(values) <= HEAP_ERROR_VALUES, "a message tells few numbers"
+        message = string_constant(self.module, f"{self.api.name}: {text}")
+        self.store(message, self.vmctx, VMHeap.error_format)
+        self.store(int(status), self.vmctx, VMHeap.error_status)
+        for number, value in enumerate(values):
+            offset = VMHeap.error_values.offset + number * 8
+            wide = value if value.type == I64 else self.builder.zext(value, I64)
+            self.store_typed(wide, self.at(self.vmctx, offset))
+        self._call("lh.report", I32(int(status)))
+        self.builder.ret(I32(int(status)))
+
+    def require(self, condition: ir.Value, status: Status, text: str, *values: ir.Value) -> None:
+        """Fail unless `condition` holds, in every build."""
+        with self.builder.if_then(self.builder.not_(condition), likely=False):
+            self.fail(status, text, *values)
+
+    def check(self, condition: ir.Value, status: Status, text: str, *values: ir.Value) -> None:
+        """Fail unless `condition` holds, in the checked build. The condition's code goes away in the other."""
+        if self.is_checked:
+            self.require(condition, status, text, *values)
+
+    def _report(self, status: ir.Value) -> None:
+        """Tell the host's error callback, if there is one."""
+        callback = self.load_pointer(self.vmctx, VMHeap.on_error)
+        with self.builder.if_then(self.is_not_null_pointer(callback), likely=False):
+            buffer = self.stack_buffer(_MESSAGE_SIZE, 1)
+            self.format_message(buffer, I64(_MESSAGE_SIZE))
+            argument = self.load_pointer(self.vmctx, VMHeap.on_error_argument)
+            self.call_pointer(callback, VOID, [PTR, I32, PTR], [argument, status, buffer])
+
+    def format_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
+        """Write the last failure's message into `size` bytes; return its whole length, as an i32."""
+        snprintf = self.module.globals.get("snprintf")
+        if snprintf is None:
+            snprintf = ir.Function(self.module, ir.FunctionType(I32, [PTR, I64, PTR], var_arg=True), "snprintf")
+        text = self.load_pointer(self.vmctx, VMHeap.error_format)
+        values = [
+            self.load_typed(self.at(self.vmctx, VMHeap.error_values.offset + number * 8), I64)
+            for number in range(HEAP_ERROR_VALUES)
+        ]
+        return self.builder.call(snprintf, [buffer, size, text, *values])
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Calling the host
+
+    @contextmanager
+    def called_back(self) -> Iterator[None]:
+        """Emit a call to the host, which may use the heap meanwhile."""
+        if not self.is_checked:
+            yield
+            return
+        was_busy = self.load(self.vmctx, VMHeap.is_busy)
+        self.store(0, self.vmctx, VMHeap.is_busy)
+        yield
+        self.store(was_busy, self.vmctx, VMHeap.is_busy)
+
+    def release_dead_externrefs(self) -> None:
+        """Have the host's data of dead externrefs let go of, if any died. Everything the call does must be done."""
+        dead = self._control(VMHeapControl.dead_externrefs)
+        with self.builder.if_then(self._compare("!=", dead, NULL), likely=False):
+            self._call("lh.release")
+
+    def _release(self) -> None:
+        pointer = self.load_pointer(self.store_context, VMStoreContext.call_host)
+        args = [self.vmctx, I32(RELEASE_DEAD_EXTERNREFS), PTR(None)]
+        self.call_pointer(pointer, I32, [PTR, I32, PTR], args)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Conditions
+
+    def is_not_null_pointer(self, pointer: ir.Value) -> ir.Value:
+        """Whether an address is not 0, as an i1."""
+        return self.builder.icmp_unsigned("!=", self.builder.ptrtoint(pointer, I64), I64(0))
+
+    def check_object(self, reference: ir.Value, *, what: str = "object") -> None:
+        """Fail, in the checked build, unless `reference` names a live object of this heap."""
+        if not self.is_checked:
+            return
+        self.check(self._compare("!=", reference, NULL), Status.NULL_REFERENCE, f"{what} is null")
+        i31 = self._compare("!=", self.builder.and_(reference, REFERENCE(I31_TAG)), 0)
+        self.check(self.builder.not_(i31), Status.BAD_REFERENCE, f"{what} 0x%llx is an i31, not an object", reference)
+        self._check_place(reference, what)
+
+    def check_reference(self, reference: ir.Value, *, what: str = "reference") -> None:
+        """Fail, in the checked build, unless `reference` is null, an i31, or names a live object of this heap."""
+        if self.is_checked:
+            with self.builder.if_then(self._is_object(reference)):
+                self._check_place(reference, what)
+
+    def _check_place(self, reference: ir.Value, what: str) -> None:
+        with self.builder.if_then(self.builder.not_(self.is_place_of_object(reference)), likely=False):
+            text = f"{what} 0x%llx names no live object; the heap has them from 0x{FIRST_INDEX:x} to 0x%llx"
+            self.fail(Status.BAD_REFERENCE, text, reference, self._control(VMHeapControl.bump))
+        count = self.load_header(reference, VMDrcHeader.ref_count)
+        text = f"{what} 0x%llx is stale: its object has no owner left"
+        self.check(self._compare("!=", count, 0), Status.BAD_REFERENCE, text, reference)
+
+    def is_place_of_object(self, reference: ir.Value) -> ir.Value:
+        """Whether a header stands at an index that is not 0, as an i1: aligned, within bounds, and of an object's kind.
+
+        What is read lies within the heap's reservation, whatever the index.
+        """
+        builder = self.builder
+        is_aligned = self._compare("==", builder.and_(reference, REFERENCE(BLOCK_ALIGN - 1)), 0)
+        end = builder.add(builder.zext(reference, I64), I64(HEADER_SIZE))
+        is_below = self._compare("<=", end, builder.zext(self._control(VMHeapControl.bump), I64))
+        is_within = builder.and_(builder.and_(is_aligned, is_below), self._compare(">=", reference, FIRST_INDEX))
+        result = self.variable(I1(0))
+        with builder.if_then(is_within):
+            kind = builder.and_(self.load_header(reference, VMDrcHeader.kind_and_reserved), I32(KIND_MASK))
+            matches = [self._compare("==", kind, int(known)) for known in OBJECT_KINDS]
+            result.value = builder.or_(builder.or_(matches[0], matches[1]), builder.or_(matches[2], matches[3]))
+        return result.value
+
+
+def heap_functions() -> list[Function]:
+    """Return the functions of the interface that work on a heap."""
+    return [function for function in FUNCTIONS.values() if function.takes_heap]
+
+
+assert all(function.parameters[0].type == HEAP for function in heap_functions())

@@ -1,0 +1,260 @@
+"""The C interface's heaps without Python: making one, destroying it, and being the host of its externrefs.
+
+A heap of C's is two mappings: one with the `VMHeap` and, behind it, the control mapping as Python's heaps have it; and
+the heap's memory with its guard. Nothing else belongs to it, and nothing is shared between two heaps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from llvmlite import ir
+
+from lowheap.embed.api import FUNCTIONS, Status, abi_hash
+from lowheap.embed.emitter import address_constant, function_type, string_constant
+from lowheap.embed.header import package_version
+from lowheap.embed.operations import OperationsEmitter
+from lowheap.embed.system import map_memory, protect_memory, unmap_memory
+from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    CONTROL_ATTACHED,
+    CONTROL_BLOCK_OFFSET,
+    CONTROL_MAPPING_SIZE,
+    FIRST_INDEX,
+    HANDLES_OFFSET,
+    HEAP_GUARD,
+    HEAP_RESERVATION,
+    HOST_DATA_OFFSET,
+    NULL,
+    ROOT_SLOTS_OFFSET,
+    TYPE_DATA_OFFSET,
+    TYPE_TABLE_OFFSET,
+    Field,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMHeap,
+    VMHeapConfiguration,
+    VMHeapControl,
+    VMHostData,
+    VMHostDataOwner,
+    VMStoreContext,
+)
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, GROWTH_GRANULE
+
+CALL_HOST = "lh.call_host"
+"""uint32_t(heap, what, values): what stands in the store context of a heap without Python. There is one thing to do."""
+
+_CONTROL_OFFSET = 1 << 16
+"""Where the control mapping begins behind the `VMHeap`."""
+
+assert ctypes.sizeof(VMHeap) <= _CONTROL_OFFSET
+
+
+class UnboundEmitter(Emitter):
+    """Emits a function whose first argument is no heap, or none that could be used yet."""
+
+    def __init__(self, function: ir.Function) -> None:
+        """Start the function's entry block, without the loads from a vmctx."""
+        self.function = function
+        self.module = function.module
+        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
+        self._marks = None
+        self._names = {}
+        self.vmctx = self.heap_base = self.control = self.store_context = None
+
+
+class LifecycleEmitter(OperationsEmitter):
+    """See the module's docstring."""
+
+    @classmethod
+    def define_lifecycle(cls, module: ir.Module) -> None:
+        """Give a module the functions that make a heap and that need none, and the host of its externrefs."""
+        function = NativeFunction(module, ir.FunctionType(I32, [PTR, I32, PTR]), CALL_HOST)
+        function.linkage = "internal"
+        emitter = cls(function)
+        emitter.release_all_dead()
+        emitter.builder.ret(I32(0))
+        _define_create(module, is_checked=cls.is_checked, system=cls.system)
+        _define_constants(module, is_checked=cls.is_checked)
+        _define_status_name(module)
+
+    def release_all_dead(self) -> None:
+        """Free the externrefs that wait for it, each before its finalizer runs: that may use the heap."""
+        builder = self.builder
+        with self.loop() as loop:
+            reference = self._control(VMHeapControl.dead_externrefs)
+            loop.leave_if(self._compare("==", reference, NULL))
+            field = VMDrcHeader.next_over_approximated_stack_root
+            self._set_control(VMHeapControl.dead_externrefs, self.load_header(reference, field))
+            number = self.load_typed(self.heap_address(reference, VMDrcExternRef.host_data_id.offset), REFERENCE)
+            length = I32(ctypes.sizeof(VMDrcExternRef))
+            self._push_free(reference, length, 0)
+            self._add_to_control(VMHeapControl.objects_freed, I64(1))
+            self._add_to_control(VMHeapControl.bytes_freed, builder.zext(length, I64))
+            self._finalize(number)
+
+    def _finalize(self, number: ir.Value) -> None:
+        """Take an id out of use, and call its finalizer, if it has one."""
+        builder = self.builder
+        entry = self.host_data_entry(number)
+        data = self.load_pointer(entry, VMHostData.data)
+        finalizer = self.load_pointer(entry, VMHostData.finalizer)
+        self.store(int(VMHostDataOwner.NOBODY), entry, VMHostData.owner)
+        self.store(self._control(VMHeapControl.free_host_data), entry, VMHostData.next_free)
+        self._set_control(VMHeapControl.free_host_data, builder.add(number, I32(1)))
+        with builder.if_then(self.is_not_null_pointer(finalizer)), self.called_back():
+            self.call_pointer(finalizer, VOID, [PTR], [data])
+
+    def lh_heap_destroy(self) -> None:
+        """See the table. Finalizers are called as if the heap were at work: they must not use it."""
+        builder = self.builder
+        foreign = self.load(self.vmctx, VMHeap.is_foreign)
+        text = "Python made this heap, and destroys it"
+        self.require(self._compare("==", foreign, 0), Status.UNSUPPORTED, text)
+        with self._each(self._control(VMHeapControl.host_data_count)) as number:
+            entry = self.host_data_entry(number)
+            in_use = self._compare("!=", self.load(entry, VMHostData.owner), int(VMHostDataOwner.NOBODY))
+            with builder.if_then(in_use):
+                data = self.load_pointer(entry, VMHostData.data)
+                finalizer = self.load_pointer(entry, VMHostData.finalizer)
+                self.store(int(VMHostDataOwner.NOBODY), entry, VMHostData.owner)
+                with builder.if_then(self.is_not_null_pointer(finalizer)):
+                    self.call_pointer(finalizer, VOID, [PTR], [data])
+        memory, memory_size = self.load(self.vmctx, VMHeap.memory), self.load(self.vmctx, VMHeap.memory_size)
+        mapping, mapping_size = self.load(self.vmctx, VMHeap.mapping), self.load(self.vmctx, VMHeap.mapping_size)
+        unmap_memory(self, memory, memory_size)
+        unmap_memory(self, mapping, mapping_size)
+
+
+def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
+    """`lh_heap_create`: look at the configuration, map, and set up."""
+    emitter = UnboundEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
+    builder = emitter.builder
+    given, result = emitter.function.args
+    defaults = emitter.stack_buffer(ctypes.sizeof(VMHeapConfiguration), ctypes.alignment(VMHeapConfiguration))
+    memset = emitter.intrinsic("llvm.memset.p0.i64", VOID, [PTR, ir.IntType(8), I64, I1])
+    builder.call(memset, [defaults, ir.IntType(8)(0), I64(ctypes.sizeof(VMHeapConfiguration)), I1(0)])
+    emitter.store(I64(abi_hash()), defaults, VMHeapConfiguration.abi)
+    is_given = builder.icmp_unsigned("!=", builder.ptrtoint(given, I64), I64(0))
+    configuration = builder.select(is_given, given, defaults)
+
+    def option(field: Field) -> ir.Value:
+        return emitter.load(configuration, field)
+
+    def refuse_unless(condition: ir.Value, status: Status, text: str) -> None:
+        with builder.if_then(builder.not_(condition), likely=False):
+            if status != Status.ABI:  # of another layout, the callback may be anywhere
+                callback = emitter.load_pointer(configuration, VMHeapConfiguration.on_error)
+                has_callback = builder.icmp_unsigned("!=", builder.ptrtoint(callback, I64), I64(0))
+                with builder.if_then(has_callback):
+                    argument = emitter.load_pointer(configuration, VMHeapConfiguration.on_error_argument)
+                    message = string_constant(module, f"lh_heap_create: {text}")
+                    args = [argument, I32(int(status)), message]
+                    emitter.call_pointer(callback, VOID, [PTR, I32, PTR], args)
+            builder.ret(I32(int(status)))
+
+    def or_default(value: ir.Value, default: ir.Value) -> ir.Value:
+        return builder.select(builder.icmp_unsigned("==", value, value.type(0)), default, value)
+
+    def minimum(a: ir.Value, b: ir.Value) -> ir.Value:
+        return builder.select(builder.icmp_unsigned("<", a, b), a, b)
+
+    has_result = builder.icmp_unsigned("!=", builder.ptrtoint(result, I64), I64(0))
+    is_same_abi = builder.icmp_unsigned("==", option(VMHeapConfiguration.abi), I64(abi_hash()))
+    refuse_unless(is_same_abi, Status.ABI, "")
+    refuse_unless(has_result, Status.BAD_ARGUMENT, "the argument result is a null pointer")
+    reserve = or_default(option(VMHeapConfiguration.reserve), I64(HEAP_RESERVATION))
+    fits = builder.icmp_unsigned("<=", reserve, I64(HEAP_RESERVATION))
+    refuse_unless(fits, Status.BAD_ARGUMENT, f"more is to be reserved than the {HEAP_RESERVATION} bytes there can be")
+    reserve = builder.and_(builder.add(reserve, I64(GROWTH_GRANULE - 1)), I64(-GROWTH_GRANULE))
+    largest = builder.sub(reserve, I64(BLOCK_ALIGN))
+    maximum = or_default(option(VMHeapConfiguration.maximum), largest)
+    fits = builder.icmp_unsigned("<=", maximum, largest)
+    refuse_unless(fits, Status.BAD_ARGUMENT, f"the maximum is more than what is reserved, less {BLOCK_ALIGN} bytes")
+    initial = or_default(option(VMHeapConfiguration.initial), minimum(I64(DEFAULT_INITIAL_HEAP_SIZE), maximum))
+    fits = builder.icmp_unsigned("<=", initial, maximum)
+    refuse_unless(fits, Status.BAD_ARGUMENT, "the initial size is more than the maximum")
+    every = option(VMHeapConfiguration.collect_every)
+    if not is_checked:
+        none = builder.icmp_unsigned("==", every, I32(0))
+        refuse_unless(none, Status.UNSUPPORTED, "collect_every is for the checked library")
+
+    mapping_size = I64(_CONTROL_OFFSET + CONTROL_MAPPING_SIZE)
+    mapping = map_memory(emitter, mapping_size, system)
+    no_memory = "the system has no address space left, or its overcommit limit forbids the reservation"
+    refuse_unless(builder.icmp_unsigned("!=", mapping, I64(0)), Status.SYSTEM, no_memory)
+    memory_size = builder.add(reserve, I64(HEAP_GUARD))
+    memory = map_memory(emitter, memory_size, system)
+    is_mapped = builder.icmp_unsigned("!=", memory, I64(0))
+    with builder.if_then(builder.not_(is_mapped), likely=False):
+        unmap_memory(emitter, mapping, mapping_size)
+    refuse_unless(is_mapped, Status.SYSTEM, no_memory)
+    protect_memory(emitter, builder.add(memory, reserve), I64(HEAP_GUARD))
+
+    heap = builder.inttoptr(mapping, PTR)
+    control_mapping = builder.add(mapping, I64(_CONTROL_OFFSET))
+    control = builder.inttoptr(builder.add(control_mapping, I64(CONTROL_BLOCK_OFFSET)), PTR)
+    store_context = emitter.at(heap, VMHeap.store_context.offset)
+    for field, value in {
+        VMHeap.heap_base: memory,
+        VMHeap.control: builder.ptrtoint(control, I64),
+        VMHeap.store: builder.ptrtoint(store_context, I64),
+        VMHeap.abi: I64(abi_hash()),
+        VMHeap.out_of_memory: option(VMHeapConfiguration.out_of_memory),
+        VMHeap.out_of_memory_argument: option(VMHeapConfiguration.out_of_memory_argument),
+        VMHeap.on_error: option(VMHeapConfiguration.on_error),
+        VMHeap.on_error_argument: option(VMHeapConfiguration.on_error_argument),
+        VMHeap.collect_every: every,
+        VMHeap.mapping: mapping,
+        VMHeap.mapping_size: mapping_size,
+        VMHeap.memory: memory,
+        VMHeap.memory_size: memory_size,
+    }.items():
+        emitter.store(value, heap, field)
+    call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
+    emitter.store(call_host, store_context, VMStoreContext.call_host)
+    tables = {
+        VMHeapControl.type_table: TYPE_TABLE_OFFSET,
+        VMHeapControl.type_data: TYPE_DATA_OFFSET,
+        VMHeapControl.handles: HANDLES_OFFSET,
+        VMHeapControl.root_slots: ROOT_SLOTS_OFFSET,
+        VMHeapControl.host_data: HOST_DATA_OFFSET,
+    }
+    for field, offset in tables.items():
+        emitter.store(builder.add(control_mapping, I64(offset)), control, field)
+    end = builder.trunc(builder.and_(initial, I64(-BLOCK_ALIGN)), I32)
+    has_room = builder.icmp_unsigned(">", end, I32(FIRST_INDEX))
+    for field, value in {
+        VMHeapControl.heap_base: memory,
+        VMHeapControl.capacity: initial,
+        VMHeapControl.maximum: maximum,
+        VMHeapControl.flags: I32(CONTROL_ATTACHED),
+        VMHeapControl.bump: I32(FIRST_INDEX),
+        VMHeapControl.bump_end: builder.select(has_room, end, I32(FIRST_INDEX)),
+    }.items():
+        emitter.store(value, control, field)
+    emitter.store_typed(heap, result)
+    builder.ret(I32(Status.OK))
+
+
+def _define_constants(module: ir.Module, *, is_checked: bool) -> None:
+    """The functions that tell what the library is."""
+    values = {
+        "lh_abi": I64(abi_hash()),
+        "lh_version": string_constant(module, package_version()),
+        "lh_is_checked": I32(int(is_checked)),
+    }
+    for name, value in values.items():
+        emitter = UnboundEmitter(NativeFunction(module, function_type(FUNCTIONS[name]), name))
+        emitter.builder.ret(value)
+
+
+def _define_status_name(module: ir.Module) -> None:
+    emitter = UnboundEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_status_name"]), "lh_status_name"))
+    builder = emitter.builder
+    name: ir.Value = string_constant(module, "unknown status")
+    for status in Status:
+        is_it = builder.icmp_unsigned("==", emitter.function.args[0], I32(int(status)))
+        name = builder.select(is_it, string_constant(module, f"LH_{status.name}"), name)
+    builder.ret(name)

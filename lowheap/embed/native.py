@@ -1,0 +1,68 @@
+"""The whole C interface as one LLVM module, and what loads it for the heaps of Python's stores.
+
+`emit` is all that the ahead-of-time library consists of (`library.py`). `load` compiles the same for this process;
+`attach` calls it on a store's heap.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from llvmlite import ir
+
+from lowheap.embed.api import FUNCTIONS
+from lowheap.embed.emitter import heap_functions
+from lowheap.embed.examination import ExaminationEmitter
+from lowheap.embed.lifecycle import LifecycleEmitter
+from lowheap.embed.system import IMPORTED_SYMBOLS, SYSTEMS
+from lowheap.errors import UnsupportedError
+from lowheap.jit import runtime
+from lowheap.jit.barriers import DROP_FUNCTION
+from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
+from lowheap.jit.engine import LoadedCode
+from lowheap.jit.engine import compile as compile_ir
+
+
+class _Interface(LifecycleEmitter, ExaminationEmitter):
+    """All functions, for the fast library."""
+
+
+class _CheckedInterface(_Interface):
+    """All functions, for the checked library."""
+
+    is_checked = True
+
+
+def emit(module: ir.Module, *, checked: bool, system: str) -> None:
+    """Give a module all functions of the interface; `system` is "linux" or "darwin"."""
+    if system not in SYSTEMS:
+        raise UnsupportedError(f"the C interface is not for the system {system!r}; it is for {', '.join(SYSTEMS)}")
+    kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), {"system": system})
+    kind.define_all(module)
+    for name in runtime.SYMBOLS:
+        module.globals[name].linkage = "internal"
+    _define_drop(module)
+    kind.define_helpers(module)
+    kind.define_operation_helpers(module)
+    kind.define_examination_helpers(module)
+    kind.define_lifecycle(module)
+    for function in heap_functions():
+        kind.define_function(module, function)
+
+
+def _define_drop(module: ir.Module) -> None:
+    """What barriers call to drop: the runtime in the same module."""
+    function = NativeFunction(module, ir.FunctionType(VOID, [PTR, REFERENCE]), DROP_FUNCTION, "noinline", "cold")
+    function.linkage = "internal"
+    emitter = Emitter(function)
+    emitter.builder.call(module.globals[runtime.DROP], function.args)
+    emitter.builder.ret_void()
+
+
+@functools.cache
+def load(*, checked: bool) -> LoadedCode:
+    """Compile the interface for this process, once."""
+    module = ir.Module("lowheap.embed.checked" if checked else "lowheap.embed")
+    emit(module, checked=checked, system="darwin" if sys.platform == "darwin" else "linux")
+    return LoadedCode(compile_ir(module, tuple(FUNCTIONS)), imports=IMPORTED_SYMBOLS)
