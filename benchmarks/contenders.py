@@ -141,7 +141,7 @@ class Field:
         self.folder = Path(self._temporary.name)
         self.contenders: dict[str, Contender] = {}
         self.skipped: list[Skipped] = []
-        wanted = (*programs.FAST, programs.PYTHON) if names is None else names
+        wanted = (*programs.FAST, programs.PYTHON, programs.POINTER) if names is None else names
         for name in wanted:
             try:
                 self.contenders[name] = self._find(name)
@@ -161,6 +161,8 @@ class Field:
     def _find(self, name: str) -> Contender:
         if name.startswith("lowheap"):
             return self._lowheap(name)
+        if name == programs.POINTER:
+            return self._pointer()
         if name in programs.WASMTIMES:
             return self._wasmtime(name)
         if name == programs.V8:
@@ -182,6 +184,16 @@ class Field:
             f"runtime {runtime}, barriers {barriers}",
             (sys.executable, "-m", "benchmarks.workers.run_lowheap"),
             {"barriers": barriers, "runtime": runtime},
+            (str(ROOT),),
+        )
+
+    @staticmethod
+    def _pointer() -> Contender:
+        return Contender(
+            programs.POINTER,
+            "lowheap's code, called through a function pointer of cffi's: no checks, and no traps",
+            (sys.executable, "-m", "benchmarks.workers.run_lowheap"),
+            {"barriers": "drc", "runtime": "native", "pointer": True},
             (str(ROOT),),
         )
 
@@ -227,7 +239,7 @@ class Process:
         if contender.name == programs.YARDSTICK:
             arguments = [program.yardstick, *map(str, program.arguments)]
         else:
-            steps = {"once": program.once, "before": program.before, "timed": program.timed}
+            steps = {"once": program.once, "before": program.before, "timed": program.timed, "times": program.times}
             arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(contender.path)}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes it

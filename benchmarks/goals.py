@@ -35,6 +35,7 @@ _YARDSTICK_FACTOR = 1.3
 _MIXED = ("shuffle", "hash_table", "tree_of_arrays")
 _V8_FACTOR = 2.0
 _SWEEP_FACTOR = 2.0
+_SCALAR_CALL_NANOSECONDS = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,13 @@ def verdicts(report: Report) -> list[Verdict]:
     """Judge a report. A goal whose contender was not there is left out; so are all that depend on the full sizes."""
     if report.scale != _SIZES_MATTER:
         return []
-    return [*_about_wasmtime(report), *_about_yardstick(report), *_about_mixed(report), *_about_memory(report)]
+    return [
+        *_about_wasmtime(report),
+        *_about_yardstick(report),
+        *_about_mixed(report),
+        *_about_calls(report),
+        *_about_memory(report),
+    ]
 
 
 def _about_wasmtime(report: Report) -> Iterator[Verdict]:
@@ -78,6 +85,14 @@ def _about_mixed(report: Report) -> Iterator[Verdict]:
             goal = f"{measured.program.title}: faster than every wasmtime"
             yield Verdict(goal, f"at least {min(ratios):.2f} times as fast", min(ratios) > 1)
         yield from _within(measured, programs.V8, _V8_FACTOR)
+
+
+def _about_calls(report: Report) -> Iterator[Verdict]:
+    measured = report.find("scalar_call")
+    nanoseconds = None if measured is None else measured.nanoseconds(programs.NATIVE)
+    if measured is not None and nanoseconds is not None:
+        goal = f"{measured.program.title}: at most {_SCALAR_CALL_NANOSECONDS:g} ns for a call from Python"
+        yield Verdict(goal, f"{nanoseconds:.0f} ns", nanoseconds <= _SCALAR_CALL_NANOSECONDS)
 
 
 def _within(measured: Measured | None, contender: str, factor: float) -> Iterator[Verdict]:

@@ -17,6 +17,7 @@ NATIVE = "lowheap"
 OUTLINED = "lowheap outlined"
 NULL = "lowheap null"
 PYTHON = "lowheap python"
+POINTER = "cffi pointer"
 YARDSTICK = "C yardstick"
 V8 = "V8"
 WASMTIME_43 = "wasmtime 43.0.0"
@@ -43,7 +44,8 @@ class Program:
 
     `events` is how many of `event` a repetition has, and `yardstick` what the C program is called there. `generations`
     is how many times over a repetition builds what is then garbage: by lowheap's own count of bytes allocated, divided
-    by that, the largest live size is known; None where it cannot be had so.
+    by that, the largest live size is known; None where it cannot be had so. `times` is how often the timed step, then a
+    single call, is done; only contenders in Python know of it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Program:
     contenders: tuple[str, ...] = FAST
     generations: int | None = None
     is_micro: bool = False
+    times: int = 1
 
     @property
     def title(self) -> str:
@@ -87,6 +90,7 @@ def suite(scale: str) -> list[Program]:
         deep_drop("list", *at((1_000_000,), (30_000,), (300,))),
         deep_drop("array", *at((1_000_000,), (30_000,), (300,))),
         host_call(*at((20_000,), (2000,), (10,))),
+        scalar_call(*at((20_000,), (2000,), (10,))),
         sweep(*at((1_000_000,), (30_000,), (300,))),
         # The heap in Python, at sizes that it can bear, and the native one beside it.
         trees(*at((6, 20), (5, 4), (3, 2)), contenders=(NATIVE, PYTHON)),
@@ -161,6 +165,21 @@ def tree_of_arrays(depth: int, width: int) -> Program:
 def host_call(calls: int) -> Program:
     """Calls of a host function: in Python, in JavaScript, in C."""
     return _run("host_call", _PROGRAMS, (calls,), calls, "call")
+
+
+def scalar_call(calls: int) -> Program:
+    """Calls of an export from Python, through lowheap, through wasmtime's package, and with nothing in between."""
+    return Program(
+        "scalar_call",
+        _PROGRAMS / "scalar_call.wat",
+        "",
+        (calls,),
+        timed=(("add", (20, 22)),),
+        events=calls,
+        event="call",
+        contenders=(NATIVE, *WASMTIMES, POINTER),
+        times=calls,
+    )
 
 
 def deep_drop(what: str, length: int) -> Program:

@@ -36,6 +36,7 @@ from rich.text import Text
 
 from lowheap.allocator import SegregatedFit
 from lowheap.cli_asm import asm_command
+from lowheap.cli_embed import build_library_command, header_command
 from lowheap.cli_inspect import inspect_command
 from lowheap.cli_layout import layout_command
 from lowheap.cli_output import compile_progress
@@ -231,6 +232,8 @@ def command(ctx: click.Context) -> None:
 
 
 command.add_command(asm_command)
+command.add_command(build_library_command)
+command.add_command(header_command)
 command.add_command(inspect_command)
 command.add_command(layout_command)
 

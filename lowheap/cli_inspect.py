@@ -21,7 +21,9 @@ EXIT_NOT_SOUND = 1
 @click.option("--plot", "picture", metavar="PNG", help="Write a picture of the heap map to this file.")
 @click.pass_context
 def inspect_command(ctx: click.Context, /, image: str, as_json: bool, picture: str | None) -> None:
-    """Walk, verify and summarise IMAGE, a file that `Image.save` wrote, of lowheap's heap or of wasmtime's.
+    """Walk, verify and summarise IMAGE.
+
+    It is a file that `Image.save` wrote, of lowheap's heap or of wasmtime's, or a dump that `lh_dump` wrote in C.
 
     The report goes to standard output: objects by type, free memory, the list, reference counts, and the cycles of
     garbage that no collection frees. The exit status is 1 when an invariant of the heap does not hold.

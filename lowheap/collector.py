@@ -1,14 +1,20 @@
-"""The deferred reference-counting collector: a collection by increments, trace then sweep.
+"""The deferred reference-counting collector: a collection by increments, trace, then sweep, then free.
 
 A collection does not look for garbage in the heap. It looks at the over-approximated stack roots, the list of all
 objects that *may* be held by compiled code: it marks those that stack maps say *are* held (trace), and takes the list's
 count from all others (sweep). Objects that nobody else counts die then, and whatever only they held.
+
+However much dies, it need not be freed at once. With a budget, what dies in the sweep waits on the list of pending dead
+objects (`control.pending_dead`), and each increment frees so many of them; freeing one may put others on the list, so a
+long chain is freed link by link. That list is all the state there is: between these increments the heap is idle, and
+programs, other collections and compiled code may do with it whatever they like.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 from types import TracebackType
 
 from lowheap.errors import HeapError, NoGcScopeError
@@ -26,48 +32,55 @@ class GcProgress(enum.Enum):
     COMPLETE = "complete"
 
 
+class _Stage(enum.Enum):
+    """What the next increment of a collection does."""
+
+    TRACE = enum.auto()
+    SWEEP = enum.auto()
+    FREE = enum.auto()
+    NOTHING = enum.auto()
+
+
 class DrcCollection:
     """One collection of `heap`. The phase is in the control block, so compiled code can tell that one is running.
 
-    From the first increment to the last, the heap refuses to allocate and to expose references: what would go on the
-    list then would be swept, although compiled code holds it. Leaving a `with` block (or `close`) ends the collection
-    early, without freeing.
+    From the trace to the end of the sweep, the heap refuses to allocate and to expose references: what would go on the
+    list then would be swept, although compiled code holds it. After that it is idle, even if a budget has left objects
+    to free. Leaving a `with` block (or `close`) ends the collection early: before the sweep nothing is freed; after it,
+    what is still pending stays so, and the next collection frees it, or an allocation that finds no room.
     """
 
-    def __init__(self, heap: DrcHeap, roots: RootSet) -> None:
-        """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running."""
+    def __init__(self, heap: DrcHeap, roots: RootSet, *, trace: Callable[[], None] | None = None) -> None:
+        """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running.
+
+        `trace` marks what compiled code holds, as `heap.trace` does, and is called instead of that in an increment with
+        a budget: whoever has compiled code that does so may give it here.
+        """
         self._heap = heap
         self._roots = roots
-        self._phase = CollectionPhase.TRACE
+        self._trace = trace
+        self._stage = _Stage.TRACE
         self._check_allowed()
         if heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
 
-    def collect_increment(self) -> GcProgress:
-        """Do the next increment: trace, then sweep. COMPLETE when nothing is left to do.
+    def collect_increment(self, budget: int | None = None) -> GcProgress:
+        """Do the next increment: trace; then sweep; then free what is left. COMPLETE when nothing is left to do.
 
-        NoGcScopeError when a no-GC scope was entered meanwhile; leave it, and go on.
+        With a `budget`, at least 1, the increment frees no more objects than that; without one, all that there are.
+        Each call may have its own. TypeError or ValueError for anything else. NoGcScopeError when a no-GC scope was
+        entered before the sweep; leave it, and go on. Freeing alone is no collection, and allowed in one.
         """
-        control = self._heap.control
-        if self._phase != CollectionPhase.DONE:
-            self._check_allowed()
-        match self._phase:
-            case CollectionPhase.TRACE:
-                if control.phase != CollectionPhase.IDLE:
-                    raise HeapError("cannot trace in the middle of another collection; finish it or close it first")
-                _log.debug("trace: %d objects on the list", control.current_len)
-                control.phase = self._phase = CollectionPhase.SWEEP
-                self._heap.trace(root.reference for root in self._roots if root.is_on_wasm_stack)
+        _check_budget(budget)
+        match self._stage:
+            case _Stage.TRACE:
+                self._do_trace(natively=budget is not None)
                 return GcProgress.CONTINUE
-            case CollectionPhase.SWEEP:
-                self._heap.sweep()
-                control.len_after_last_gc = control.current_len
-                control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
-                control.collections += 1
-                self._phase = CollectionPhase.DONE
-                control.phase = CollectionPhase.IDLE
-                _log.debug("sweep: %d objects still on the list", control.current_len)
-                return GcProgress.COMPLETE
+            case _Stage.SWEEP:
+                self._do_sweep(frees=budget is None)
+                return self._do_free(budget)
+            case _Stage.FREE:
+                return self._do_free(budget)
             case _:
                 return GcProgress.COMPLETE
 
@@ -80,11 +93,44 @@ class DrcCollection:
             self.close()
 
     def close(self) -> None:
-        """End the collection where it is: marks are cleared, and nothing more is freed."""
-        if self._phase == CollectionPhase.SWEEP:
+        """End the collection where it is: marks are cleared, and nothing more is freed by this one."""
+        if self._stage is _Stage.SWEEP:
             self._heap.clear_marks()
             self._heap.control.phase = CollectionPhase.IDLE
-        self._phase = CollectionPhase.DONE
+        self._stage = _Stage.NOTHING
+
+    def _do_trace(self, *, natively: bool) -> None:
+        self._check_allowed()
+        control = self._heap.control
+        if control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot trace in the middle of another collection; finish it or close it first")
+        _log.debug("trace: %d objects on the list", control.current_len)
+        control.phase = CollectionPhase.SWEEP
+        self._stage = _Stage.SWEEP
+        if natively and self._trace is not None:
+            self._trace()
+        else:
+            self._heap.trace(root.reference for root in self._roots if root.is_on_wasm_stack)
+
+    def _do_sweep(self, *, frees: bool) -> None:
+        self._check_allowed()
+        if frees:
+            self._heap.sweep()
+        else:
+            self._heap.sweep_pending()
+        control = self._heap.control
+        control.len_after_last_gc = control.current_len
+        control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
+        control.collections += 1
+        control.phase = CollectionPhase.IDLE
+        self._stage = _Stage.FREE
+        _log.debug("sweep: %d objects still on the list", control.current_len)
+
+    def _do_free(self, budget: int | None) -> GcProgress:
+        if self._heap.free_pending(budget):
+            return GcProgress.CONTINUE
+        self._stage = _Stage.NOTHING
+        return GcProgress.COMPLETE
 
     def _check_allowed(self) -> None:
         self._heap.check_attached()
@@ -100,3 +146,12 @@ class DrcCollection:
     ) -> None:
         """End the collection, wherever it is."""
         self.close()
+
+
+def _check_budget(budget: int | None) -> None:
+    if budget is None:
+        return
+    if not isinstance(budget, int) or isinstance(budget, bool):
+        raise TypeError(f"budget is {budget!r}; it must be an int, how many objects to free at most, or None")
+    if budget < 1:
+        raise ValueError(f"budget is {budget}; it must be at least 1 object, or None for all of them")

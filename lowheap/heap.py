@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -54,6 +55,7 @@ from lowheap.layout import (
     OBJECT_KINDS,
     REFERENCE_SIZE,
     RESERVED_MASK,
+    ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
     TRACED_MASK_BITS,
     TYPE_DATA_LIMIT,
@@ -95,6 +97,12 @@ _log = logging.getLogger("lowheap.heap")
 class HostData(Protocol):
     """What the heap asks of the side table behind externrefs (`hostdata.py`)."""
 
+    def bind(self, control: VMHeapControl) -> None:
+        """Keep ids in the table that the control block points to. HeapError when it serves a heap already."""
+
+    def unbind(self) -> None:
+        """Let go of all ids, and of the control block."""
+
     def dealloc(self, host_data_id: int) -> None:
         """Let go of an id whose externref died."""
 
@@ -113,7 +121,10 @@ def names_object(reference: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One live object as `DrcHeap.objects` reports it. `size` is in bytes, unrounded."""
+    """One object as `DrcHeap.objects` reports it; dead, and yet to be freed, if its count is 0.
+
+    `size` is in bytes, unrounded.
+    """
 
     index: int
     kind: VMGcKind
@@ -142,12 +153,12 @@ class HeapStatistics:
 
     @property
     def live_objects(self) -> int:
-        """Objects that are allocated and not yet freed."""
+        """Objects that are allocated and not yet freed, those that died and wait to be freed among them."""
         return self.objects_allocated - self.objects_freed
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of the blocks of live objects."""
+        """Bytes of the blocks of these objects."""
         return self.bytes_allocated - self.bytes_freed
 
 
@@ -184,6 +195,10 @@ class DrcHeap:
         self._host_data: HostData | None = None
         self.free_dead: Callable[[], None] = self._free_dead
         """What frees the objects on the dead list; whoever has compiled code that does the same may put it here."""
+        self.sweep_pending: Callable[[], None] = self._sweep_pending
+        """What sweeps and frees nothing: what dies goes on the list of pending dead objects. Likewise."""
+        self.free_pending: Callable[[int | None], bool] = self._free_pending
+        """What frees so many pending dead objects, or all (None), and returns whether some are left. Likewise."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Memory: attach, detach, take, replace
@@ -214,13 +229,14 @@ class DrcHeap:
         if not isinstance(memory, Memory):
             raise TypeError(f"memory is {memory!r}; it must be a Memory")
         if not isinstance(host_data, HostData):
-            raise TypeError(f"host_data is {host_data!r}; it must be a side table, with dealloc and `in`")
+            raise TypeError(f"host_data is {host_data!r}; it must be a side table, an ExternRefHostDataTable")
         if self._is_closed:
             raise HeapError("the heap is closed, so it cannot have memory again")
         if self._memory is not None or self._host_data is not None:
             raise HeapError("the heap already has memory; detach it first")
-        self._memory, self._host_data = memory, host_data
         control = self.control
+        host_data.bind(control)
+        self._memory, self._host_data = memory, host_data
         control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
         control.flags |= CONTROL_ATTACHED
         self._allocator = self.allocator_policy(control, memory)
@@ -235,6 +251,8 @@ class DrcHeap:
         self.check_idle("detach")
         control = self.control
         memory.capacity = control.capacity
+        if self._host_data is not None:
+            self._host_data.unbind()
         self._clear_type_table()
         tables = (control.type_table, control.type_data, control.handles, control.root_slots, control.host_data)
         epoch = control.epoch + 1
@@ -545,8 +563,8 @@ class DrcHeap:
         self.control.over_approximated_stack_roots = reference
         self.control.current_len += 1
 
-    def _decrement(self, reference: int) -> None:
-        """Take one count; the object goes on the dead list when it was the last."""
+    def _decrement(self, reference: int, *, pending: bool = False) -> None:
+        """Take one count; when it was the last, the object goes on the dead list, or on that of the pending dead."""
         header = self.header(reference)
         if header.ref_count == 1 and header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
             raise HeapCorruptionError(
@@ -556,8 +574,13 @@ class DrcHeap:
         if _log.isEnabledFor(TRACE):
             _log.log(TRACE, "count of %#x down to %d", reference, header.ref_count)
         if header.ref_count == 0:
-            header.next_over_approximated_stack_root = self.control.dead_list
-            self.control.dead_list = reference
+            control = self.control
+            if pending:
+                header.next_over_approximated_stack_root = control.pending_dead
+                control.pending_dead = reference
+            else:
+                header.next_over_approximated_stack_root = control.dead_list
+                control.dead_list = reference
 
     def _free_dead(self) -> None:
         """Free the objects on the dead list, and those that thereby lose their last owner.
@@ -578,9 +601,65 @@ class DrcHeap:
                 self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
             self._dealloc(reference)
 
-    def release_dead_externrefs(self) -> None:
-        """Free the externrefs that died in compiled code, which leaves that to the host."""
-        while self.control.dead_externrefs != NULL:
+    def _free_pending(self, budget: int | None = None) -> bool:
+        """Free the pending dead objects from the front of their list, those that thereby die among them.
+
+        Whenever this empties the list, what is left is what a collection has left alive.
+        """
+        self.check_attached()
+        control = self.control
+        if control.pending_dead == NULL:
+            return False
+        self._note_peak()
+        freed = 0
+        while control.pending_dead != NULL:
+            if freed == budget:
+                return True
+            self._free_first_pending()
+            freed += 1
+        control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
+        return False
+
+    def _free_first_pending(self) -> None:
+        """Free the first of the pending dead objects; those that thereby lose their last owner take its place.
+
+        When an error is found on the way, it stays where it is, without the references that it has given back by then.
+        """
+        control = self.control
+        reference = control.pending_dead
+        try:
+            header = self._header_of_object(reference)
+        except InvalidReferenceError as error:
+            raise HeapCorruptionError([f"the list of pending dead objects: {error}"]) from None
+        check = self._verify_object(reference, is_pending=True) if self.is_checked else self._verify_pending(reference)
+        if problems := list(check):
+            raise HeapCorruptionError(problems)
+        control.pending_dead = header.next_over_approximated_stack_root
+        given_back = 0
+        try:
+            for slot in self._traced_slots(reference):
+                if is_object(slot):
+                    self._decrement(slot, pending=True)
+                given_back += 1
+            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
+                assert self._host_data is not None, "a heap with memory has a side table"
+                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
+        except BaseException:
+            for offset in itertools.islice(self._traced_offsets(reference), given_back):
+                self.memory.view(ctypes.c_uint32, reference + offset).value = NULL
+            header.next_over_approximated_stack_root = control.pending_dead
+            control.pending_dead = reference
+            raise
+        self._dealloc(reference)
+
+    def _note_peak(self) -> None:
+        """Compiled code allocates without a look at the peak; whatever is about to free looks."""
+        control = self.control
+        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
+
+    def release_dead_externrefs(self, until: int = NULL) -> None:
+        """Free the externrefs that died in compiled code, which leaves that to the host; those before `until`."""
+        while self.control.dead_externrefs not in (NULL, until):
             reference = self.control.dead_externrefs
             externref = self.memory.view(VMDrcExternRef, reference)
             self.control.dead_externrefs = externref.next_over_approximated_stack_root
@@ -603,6 +682,17 @@ class DrcHeap:
         else:
             for offset in self._type_data(info.traced_offsets_start, info.traced_count):
                 yield memory.view(ctypes.c_uint32, reference + offset).value
+
+    def _traced_offsets(self, reference: int) -> Iterable[int]:
+        """Return where an object's traced slots are, in the order in which `_traced_slots` yields their values."""
+        header = self.memory.view(VMDrcHeader, reference)
+        if header.type_index == EXTERNREF_TYPE_INDEX:
+            return ()
+        info = self._type_info(header.type_index)
+        if info.kind != VMGcKind.ARRAY_REF:
+            return self._type_data(info.traced_offsets_start, info.traced_count)
+        start, length = info.size_or_elements_offset, self.memory.view(VMDrcArrayHeader, reference).length
+        return range(start, start + info.traced_count * length * REFERENCE_SIZE, REFERENCE_SIZE)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
@@ -774,6 +864,18 @@ class DrcHeap:
         Afterwards the list is the precise set of what compiled code holds. Dropping cannot reach into the list under
         the walk: whatever is still listed has the list's count.
         """
+        self._note_peak()
+        for reference in self._unlist_unmarked():
+            self._decrement(reference)
+            self.free_dead()
+
+    def _sweep_pending(self) -> None:
+        """Sweep, and free nothing."""
+        for reference in self._unlist_unmarked():
+            self._decrement(reference, pending=True)
+
+    def _unlist_unmarked(self) -> Iterator[int]:
+        """Walk the list: clear each mark, and take off and yield what has none, with the list's count still on it."""
         if not self.is_counted:
             return
         control = self.control
@@ -795,8 +897,7 @@ class DrcHeap:
                 else:
                     previous.next_over_approximated_stack_root = following
                 control.current_len -= 1
-                self._decrement(reference)
-                self.free_dead()
+                yield reference
             reference = following
 
     def clear_marks(self) -> None:
@@ -808,7 +909,7 @@ class DrcHeap:
     # Looking at the heap
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Yield every live object, in address order."""
+        """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
         for block in walk(self.control, self.memory):
             if not block.is_free:
                 header = self._header_of_object(block.index)
@@ -828,6 +929,24 @@ class DrcHeap:
         self.header(reference)
         return [value for value in self._traced_slots(reference) if is_object(value)]
 
+    def pending_dead(self) -> Iterator[int]:
+        """Yield the objects that died in a sweep and wait to be freed, the next first.
+
+        HeapCorruptionError when their list is cyclic, or leads to what is no object.
+        """
+        seen: set[int] = set()
+        reference = self.control.pending_dead
+        while reference != NULL:
+            if reference in seen:
+                raise HeapCorruptionError([f"the list of pending dead objects comes back to {reference:#x}"])
+            seen.add(reference)
+            try:
+                following = self._header_of_object(reference).next_over_approximated_stack_root
+            except InvalidReferenceError as error:
+                raise HeapCorruptionError([f"the list of pending dead objects: {error}"]) from None
+            yield reference
+            reference = following
+
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
         values = self._control_mapping.view(ctypes.c_uint32 * self.control.handle_count, HANDLES_OFFSET)
@@ -837,7 +956,10 @@ class DrcHeap:
 
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
-        addresses = self._control_mapping.view(ctypes.c_uint64 * self.control.root_slot_count, ROOT_SLOTS_OFFSET)
+        count = self.control.root_slot_count
+        if count > ROOT_SLOT_LIMIT:
+            raise HeapCorruptionError([f"{count} root slots are said to be in use; there are {ROOT_SLOT_LIMIT}"])
+        addresses = self._control_mapping.view(ctypes.c_uint64 * count, ROOT_SLOTS_OFFSET)
         for address in addresses:
             if address and is_object(value := ctypes.c_uint32.from_address(address).value):
                 yield address, value
@@ -905,8 +1027,15 @@ class DrcHeap:
             return
         problems += self._allocator.verify()  # the blocks tile the heap, and the free ones are where they belong
         objects = {block.index for block in walk(control, memory) if not block.is_free}
+        pending: set[int] = set()
+        try:
+            pending.update(self.pending_dead())
+        except HeapCorruptionError as error:
+            problems += error.problems
+        for reference in sorted(pending - objects):
+            problems.append(f"the list of pending dead objects leads to {reference:#x}, where no object starts")
         for reference in objects:
-            problems += self._verify_object(reference)
+            problems += self._verify_object(reference, is_pending=reference in pending)
         if problems:
             return  # what follows relies on sound headers
 
@@ -959,8 +1088,18 @@ class DrcHeap:
                 f"the heap holds {len(objects)} of {live_bytes}"
             )
 
-    def _verify_object(self, reference: int) -> Iterator[str]:
-        """Yield what is wrong with an object's header alone."""
+    def _verify_pending(self, reference: int) -> Iterator[str]:
+        """Yield what keeps an object from being dead, although it is on the list of those."""
+        header = self.memory.view(VMDrcHeader, reference)
+        if header.ref_count != 0:
+            yield f"object {reference:#x} has count {header.ref_count}, but is on the list of pending dead objects"
+        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
+            yield f"object {reference:#x} has its in-list bit set, but is on the list of pending dead objects"
+        if header.kind_and_reserved & HEADER_MARK_BIT:
+            yield f"object {reference:#x} is marked, but is on the list of pending dead objects"
+
+    def _verify_object(self, reference: int, *, is_pending: bool = False) -> Iterator[str]:
+        """Yield what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
         header = self.memory.view(VMDrcHeader, reference)
         kind = header.kind_and_reserved & KIND_MASK
         if kind not in OBJECT_KINDS:
@@ -968,7 +1107,9 @@ class DrcHeap:
             return
         if header.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
             yield f"object {reference:#x} has unknown reserved bits in {header.kind_and_reserved:#x}"
-        if header.ref_count == 0:
+        if is_pending:
+            yield from self._verify_pending(reference)
+        elif header.ref_count == 0:
             yield f"object {reference:#x} has count 0, but was not freed"
         if kind == VMGcKind.EXTERN_REF:
             host_data_id = self.memory.view(VMDrcExternRef, reference).host_data_id

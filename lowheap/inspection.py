@@ -7,12 +7,13 @@ in-list bit with the list, counts with owners, free lists with free blocks, coun
 is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the owners found
 but not be less.
 
-**Summarise.** Objects and bytes by type, counts, the list, and fragmentation.
+**Summarise.** Objects and bytes by type, counts, the list, fragmentation, and what is dead and waits to be freed.
 
 **Trace from outside.** Reference counting never frees a cycle. Whatever cannot be reached from a handle, a root slot,
 compiled code or the list is garbage; it is reported as the cycles that keep it (strongly connected components), what
 hangs on them, and what no cycle explains: objects whose count has no owner, a leak. In an image without root
-information, an object whose count exceeds the owners within the heap is taken as held from outside.
+information, an object whose count exceeds the owners within the heap is taken as held from outside. What waits to be
+freed, and what dies with that, is no garbage in this sense.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from lowheap.layout import (
     size_class,
 )
 from lowheap.snapshot import Image, ImageObject
-from lowheap.snapshot.image import kind_label, printable
+from lowheap.snapshot.image import UNCOUNTED_ROOT_KINDS, kind_label, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -102,7 +103,8 @@ class Inspection:
     """What `inspect` found.
 
     `problems` are the invariants that do not hold; with any, the figures are those of what could be read. `counts` says
-    how many objects have each reference count; `listed` is the over-approximated list in order. `unconfirmed` are the
+    how many objects have each reference count; `listed` is the over-approximated list in order. `pending` are the dead
+    objects, of count 0, that a collection with a budget has yet to free, the next first. `unconfirmed` are the
     objects of an image that cannot be walked which only look like objects. `garbage` is None when the heap is too
     broken to be traced, or does not count references.
     """
@@ -112,18 +114,19 @@ class Inspection:
     types: tuple[TypeSummary, ...]
     free: FreeSummary
     listed: tuple[int, ...]
+    pending: tuple[int, ...]
     counts: dict[int, int]
     unconfirmed: tuple[int, ...]
     garbage: Garbage | None
 
     @property
     def objects(self) -> int:
-        """The number of live objects."""
+        """The number of objects that are not freed: the live ones, and the pending ones."""
         return sum(each.objects for each in self.types)
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of the blocks of live objects."""
+        """Bytes of the blocks of these objects."""
         return sum(each.block_bytes for each in self.types)
 
     def to_json(self) -> dict[str, Any]:
@@ -162,6 +165,7 @@ class Inspection:
             },
             "roots": dict(Counter(root.kind for root in self.image.roots)),
             "list": list(self.listed),
+            "pending": list(self.pending),
             "counts": {str(count): objects for count, objects in sorted(self.counts.items())},
             "unconfirmed": list(self.unconfirmed),
             "garbage": None
@@ -206,10 +210,12 @@ def inspect(image: Image) -> Inspection:
         )
         for (type_index, kind), members in by_type.items()
     ]
-    try:
+    listed: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
+    with contextlib.suppress(HeapCorruptionError):  # `verify` says what is wrong with a list
         listed = tuple(image.over_approximated_list())
-    except HeapCorruptionError:
-        listed = ()
+    with contextlib.suppress(HeapCorruptionError):
+        pending = tuple(image.pending_dead())
     control = image.control
     return Inspection(
         image=image,
@@ -222,6 +228,7 @@ def inspect(image: Image) -> Inspection:
             0 if control is None else max(0, control.bump_end - control.bump),
         ),
         listed=listed,
+        pending=pending,
         counts=dict(sorted(Counter(each.ref_count for each in objects).items())),
         unconfirmed=tuple(each.index for each in objects if not each.is_confirmed),
         garbage=None if problems or (control is not None and not control.is_counted) else find_garbage(image),
@@ -255,8 +262,10 @@ def verify(image: Image) -> list[str]:
         problems += _verify_control(image)
         problems += _verify_types(image)
         objects = {found.index: found for found in image.objects()}
+        pending: set[int] = set()
+        problems += _verify_pending(image, objects, pending)
         for found in objects.values():
-            problems += _verify_header(image, found)
+            problems += _verify_header(image, found, is_pending=found.index in pending)
         if problems:
             return problems  # what follows relies on sound headers
         problems += _verify_list(image, objects)
@@ -281,9 +290,8 @@ def _verify_control(image: Image) -> Iterator[str]:
         yield f"bump pointer {control.bump:#x} is not a multiple of {BLOCK_ALIGN}"
     if control.capacity > control.maximum:
         yield f"the capacity is {control.capacity}, beyond the maximum of {control.maximum}"
-    for what, head in (("dead list", control.dead_list), ("list of dead externrefs", control.dead_externrefs)):
-        if head != NULL:
-            yield f"the {what} is not empty: it begins with {head:#x}"
+    if control.dead_list != NULL:
+        yield f"the dead list is not empty: it begins with {control.dead_list:#x}"
 
 
 def _verify_types(image: Image) -> Iterator[str]:
@@ -307,11 +315,36 @@ def _verify_types(image: Image) -> Iterator[str]:
             yield f"{known.label} has fields up to {end}; the type table says {known.size_or_elements_offset} bytes"
 
 
-def _verify_header(image: Image, found: ImageObject) -> Iterator[str]:
+def _verify_pending(image: Image, objects: dict[int, ImageObject], pending: set[int]) -> Iterator[str]:
+    """Put what is on the lists of objects that wait to be freed into `pending`, and check that it is dead."""
+    for what, follow in (
+        ("list of pending dead objects", image.pending_dead),
+        ("list of dead externrefs", image.dead_externrefs),
+    ):
+        try:
+            waiting = follow()
+        except HeapCorruptionError as error:
+            yield from error.problems
+            continue
+        pending.update(waiting)
+        for index in sorted(waiting):
+            found = objects.get(index)
+            if found is None:
+                yield f"the {what} leads to {index:#x}, where no object starts"
+                continue
+            if found.ref_count != 0:
+                yield f"object {index:#x} has count {found.ref_count}, but is on the {what}"
+            if found.is_listed:
+                yield f"object {index:#x} has its in-list bit set, but is on the {what}"
+            if found.is_marked:
+                yield f"object {index:#x} is marked, but is on the {what}"
+
+
+def _verify_header(image: Image, found: ImageObject, *, is_pending: bool) -> Iterator[str]:
     index, control = found.index, image.control
     if unknown := found.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
         yield f"object {index:#x} has unknown reserved bits {unknown:#x}"
-    if found.ref_count == 0:
+    if found.ref_count == 0 and not is_pending:
         yield f"object {index:#x} has count 0, but was not freed"
     if found.is_marked and (control is None or control.phase == CollectionPhase.IDLE):
         yield f"object {index:#x} is marked, but no collection is running"
@@ -351,7 +384,8 @@ def _verify_list(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]
 def _verify_counts(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
     owners = Counter(image.over_approximated_list())
     held = [(f"object {each.index:#x}", reference) for each in objects.values() for reference in each.references()]
-    held += [(f"{root.kind} {root.place:#x}", root.reference) for root in image.roots if root.kind != "wasm stack"]
+    counting = [root for root in image.roots if root.kind not in UNCOUNTED_ROOT_KINDS]
+    held += [(f"{root.kind} {root.place:#x}", root.reference) for root in counting]
     for holder, reference in held:
         owners[reference] += 1
         if reference not in objects:
@@ -369,8 +403,11 @@ def _verify_counts(image: Image, objects: dict[int, ImageObject]) -> Iterator[st
             yield f"object {found.index:#x} has count {count}, but {known} owners{in_list}"
     on_list = set(image.over_approximated_list())
     for root in image.roots:
-        if counted and root.kind == "wasm stack" and is_object(root.reference) and root.reference not in on_list:
-            yield f"compiled code holds {root.reference:#x}, which is not on the over-approximated list"
+        if not counted or root.kind not in UNCOUNTED_ROOT_KINDS or not is_object(root.reference):
+            continue
+        if root.reference not in on_list:
+            holder = "compiled code" if root.kind == "wasm stack" else f"a frame's slot {root.place:#x}"
+            yield f"{holder} holds {root.reference:#x}, which is not on the over-approximated list"
 
 
 def _verify_free_blocks(image: Image) -> Iterator[str]:
@@ -432,7 +469,7 @@ def find_garbage(image: Image) -> Garbage:
         for references in graph.values():
             owners.update(references)
         outside += [index for index, found in objects.items() if found.ref_count > owners[index]]
-    unreachable = objects.keys() - _reachable(graph, outside)
+    unreachable = objects.keys() - _reachable(graph, outside) - _doomed(image, objects)
     graph = {index: [each for each in graph[index] if each in unreachable] for index in sorted(unreachable)}
     cycles = [
         Cycle(tuple(sorted(component)), sum(objects[index].block_length for index in component))
@@ -446,6 +483,22 @@ def find_garbage(image: Image) -> Garbage:
         tuple(sorted(held)),
         tuple(sorted(unreachable - in_cycles - held)),
     )
+
+
+def _doomed(image: Image, objects: dict[int, ImageObject]) -> set[int]:
+    """Return the objects that will be freed without any collection: the pending ones, and what dies with them."""
+    waiting = [index for index in (*image.pending_dead(), *image.dead_externrefs()) if index in objects]
+    doomed: set[int] = set()
+    counts = {index: found.ref_count for index, found in objects.items()}
+    while waiting:
+        index = waiting.pop()
+        doomed.add(index)
+        for reference in objects[index].references():
+            if reference in counts:
+                counts[reference] -= 1
+                if counts[reference] == 0:
+                    waiting.append(reference)
+    return doomed
 
 
 def _reachable(graph: dict[int, list[int]], starts: Iterable[int]) -> set[int]:
@@ -547,6 +600,8 @@ def _render(inspection: Inspection) -> Group:
     rows["list"] = (
         f"{len(inspection.listed):,} objects: {_indices(inspection.listed)}" if inspection.listed else "empty"
     )
+    if inspection.pending:
+        rows["dead"] = f"{len(inspection.pending):,} objects wait to be freed: {_indices(inspection.pending)}"
     rows["verified"] = f"{len(inspection.problems)} problems" if inspection.problems else "sound"
     for name, value in rows.items():
         facts.add_row(Text(name), Text(value, "bold red" if name == "verified" and inspection.problems else ""))

@@ -136,11 +136,12 @@ class GcObject:
 
     def release(self) -> None:
         """Give the object back now; the handle is stale from then on. Nothing when it is already."""
-        if self._handle is not None and self.is_valid:
-            handle, self._handle = self._handle, None
-            self._store.heap.drop_gc_ref(self._store.roots.release_handle(handle))
-            self._store.tidy()
-        self._handle = None
+        with self._store.lock:
+            if self._handle is not None and self.is_valid:
+                handle, self._handle = self._handle, None
+                self._store.heap.drop_gc_ref(self._store.roots.release_handle(handle))
+                self._store.tidy_in_use()
+            self._handle = None
 
     @property
     def is_valid(self) -> bool:
@@ -168,7 +169,8 @@ class GcObject:
     @property
     def ref_count(self) -> int:
         """The object's count: one for each handle, field, element and global, and one if it is listed."""
-        return self._store.heap.header(self.reference).ref_count
+        with self._store.lock:
+            return self._store.heap.header(self.reference).ref_count
 
     def __eq__(self, other: object) -> bool:
         """Whether both name the same object. A stale handle equals only itself."""
@@ -210,10 +212,11 @@ class _TypedObject(GcObject):
 
     def _write(self, place: str, field: FieldType, offset: int, value: Any) -> None:
         """Check, convert and store one field or element; a reference through the write barrier."""
-        _ = self.reference  # raises when the handle is stale
-        if not field.mutable:
-            raise HeapError(f"cannot write {place} of {self._label()}: it is immutable")
-        self._store_value(field.storage, offset, value)
+        with self._store.lock:
+            _ = self.reference  # raises when the handle is stale
+            if not field.mutable:
+                raise HeapError(f"cannot write {place} of {self._label()}: it is immutable")
+            self._store_value(field.storage, offset, value)
 
     def _store_value(self, storage: StorageType, offset: int, value: Any) -> None:
         heap = self._store.heap
@@ -232,19 +235,20 @@ class _TypedObject(GcObject):
         finally:
             if is_traced and heap.is_attached:
                 heap.drop_gc_ref(new)
-        self._store.tidy()
+        self._store.tidy_in_use()
 
     def _read(self, storage: StorageType, offset: int) -> Any:
         heap = self._store.heap
-        _ = self.reference  # raises when the handle is stale
-        self._store.tidy()
-        reference = self.reference  # a finalizer of host data may have released it
-        if isinstance(storage, RefType):
-            raw = heap.slot(reference, offset).value
-            if heap.types.is_traced(storage):
-                heap.clone_gc_ref(raw)
-            return lift_reference(self._store, storage, raw)
-        return lift_scalar(storage, heap.memory.read(reference + offset, storage_size(storage)))
+        with self._store.lock:
+            _ = self.reference  # raises when the handle is stale
+            self._store.tidy_in_use()
+            reference = self.reference  # a finalizer of host data may have released it
+            if isinstance(storage, RefType):
+                raw = heap.slot(reference, offset).value
+                if heap.types.is_traced(storage):
+                    heap.clone_gc_ref(raw)
+                return lift_reference(self._store, storage, raw)
+            return lift_scalar(storage, heap.memory.read(reference + offset, storage_size(storage)))
 
 
 class Struct(_TypedObject):
@@ -265,10 +269,11 @@ class Struct(_TypedObject):
             _check_defaultable([field.storage for field in struct_type.fields], f"type {type_index}")
         elif len(fields) != len(struct_type.fields):
             raise TypeError(f"type {type_index} has {len(struct_type.fields)} fields; {len(fields)} values were given")
-        self._root(store, store.alloc_struct(type_index))
-        if fields is not None:
-            for number, value in enumerate(fields):
-                self._store_value(self._field(number).storage, self._offset(number), value)
+        with store.lock:
+            self._root(store, store.alloc_struct(type_index))
+            if fields is not None:
+                for number, value in enumerate(fields):
+                    self._store_value(self._field(number).storage, self._offset(number), value)
 
     def _field(self, number: int) -> FieldType:
         composite = self.type.composite
@@ -335,10 +340,11 @@ class Array(_TypedObject):
             raise TypeError(f"values is {values!r}; it must be a sequence of values, or a number of elements")
         if isinstance(values, int):
             _check_defaultable([array_type.element.storage], f"type {type_index}")
-        self._root(store, store.alloc_array(type_index, values if isinstance(values, int) else len(values)))
-        if not isinstance(values, int):
-            for index, value in enumerate(values):
-                self._store_value(array_type.element.storage, self._offset(index), value)
+        with store.lock:
+            self._root(store, store.alloc_array(type_index, values if isinstance(values, int) else len(values)))
+            if not isinstance(values, int):
+                for index, value in enumerate(values):
+                    self._store_value(array_type.element.storage, self._offset(index), value)
 
     def _root(self, store: Store, reference: int) -> None:
         super()._root(store, reference)
@@ -390,19 +396,35 @@ class ExternRef(GcObject):
 
     __slots__ = ()
 
-    def __init__(self, store: Store, value: Any) -> None:
-        """Allocate an externref for any Python value."""
+    def __init__(self, store: Store, value: Any, finalizer: Callable[[Any], object] | None = None) -> None:
+        """Allocate an externref for any Python value.
+
+        `finalizer(value)` is called once, when the externref has died: when control next comes back to Python, be it
+        from an export or into a host function, or when the store next does something; at the latest, when the store is
+        closed. It may use the store. An exception in it goes to `sys.unraisablehook`.
+        """
         _check_store(store)
-        self._root(store, store.alloc_externref(value))
+        if finalizer is not None and not callable(finalizer):
+            raise TypeError(f"finalizer is {finalizer!r}; it must be callable, with the value, or None")
+        with store.lock:
+            self._root(store, store.alloc_externref(value, finalizer))
 
     @property
     def value(self) -> Any:
-        """The host value."""
-        return self._store.host_data.get(self._store.heap.externref_host_data(self.reference))
+        """The host value; one that C code made is a `void *` of cffi's."""
+        with self._store.lock:
+            return self._store.host_data.get(self._store.heap.externref_host_data(self.reference))
 
     def __repr__(self) -> str:
         """Show the host value."""
-        return f"ExternRef({self.value!r})" if self.is_valid else "<ExternRef, stale>"
+        if not self.is_valid:
+            return "<ExternRef, stale>"
+        if not self._store.lock.acquire(False):
+            return "<ExternRef, in use by another thread>"
+        try:
+            return f"ExternRef({self.value!r})"
+        finally:
+            self._store.lock.release()
 
 
 class Func:

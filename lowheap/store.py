@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from lowheap.allocator import Allocator, SegregatedFit
-from lowheap.collector import DrcCollection
+from lowheap.collector import DrcCollection, GcProgress
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
 from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
-from lowheap.hostdata import ExternRefHostDataTable
+from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import FIRST_INDEX, MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
@@ -30,6 +31,36 @@ GROWTH_POLICIES = ("collect-first", "grow-first")
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
 GROWTH_GRANULE = 1 << 16
 LIST_FLOOR = 1 << 14  # a list shorter than this is never a reason to collect
+PENDING_PORTION = 1 << 10
+"""How many pending dead objects an allocation that found no room frees at a time."""
+
+
+class StoreLock:
+    """Says which thread is using a store: `with store.lock:`, nested as deep as one likes.
+
+    Nobody waits for it. HeapError when another thread has it: that thread may be at it for as long as it likes.
+    """
+
+    __slots__ = ("acquire", "release")
+
+    def __init__(self) -> None:
+        """Make a lock that no thread has. `acquire(False)` and `release` are those of a `threading.RLock`."""
+        lock = threading.RLock()
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self) -> None:
+        """Take the lock, or raise."""
+        if not self.acquire(False):
+            raise self.refusal()
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self.release()
+
+    @staticmethod
+    def refusal() -> HeapError:
+        """Return what to raise when another thread has the lock."""
+        return HeapError("the store is in use by another thread; a store is used by one thread at a time")
 
 
 class Store:
@@ -45,10 +76,19 @@ class Store:
     - "grow-first", the rule of wasmtime 37 to 43: when there is no room, grow, doubling the capacity up to the maximum,
       and in any case by what is needed; collect only when that would go beyond the maximum.
 
+    Before it collects or grows for want of room, an allocation frees what a collection with a budget has left to free
+    (`DrcCollection`), `PENDING_PORTION` objects at a time, and looks for room after each. So in all: collect if the
+    list has doubled; look for room; free pending objects until there is room or they are used up; then collect or grow,
+    as `growth` says. Compiled code goes in the same order.
+
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
     heap starts with `DEFAULT_INITIAL_HEAP_SIZE`; by wasmtime's rule, as there, with nothing. The runtime "native" has
     the default policies only.
     `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells.
+
+    A store is used by one thread at a time. Its operations, those of its handles and globals, and calls into its code,
+    with all that they call, hold `lock`; on another thread they are a HeapError meanwhile. Afterwards any thread may go
+    on. What is asked of `heap`, `roots` and `host_data` directly is the caller's to guard: `with store.lock:`.
     """
 
     def __init__(
@@ -83,6 +123,7 @@ class Store:
         if engine is None:  # one whose runtime has the policies
             engine = Engine(runtime="native" if has_default_policies else "python")
         self.engine = engine
+        self.lock = StoreLock()
         if engine.runtime == "native" and not has_default_policies:
             raise ValueError(
                 f'the runtime "native" has no allocator {allocator!r} with growth policy {growth!r}; '
@@ -109,21 +150,23 @@ class Store:
         return self._is_closed
 
     def close(self) -> None:
-        """Unmap the heap. Every handle becomes stale.
+        """Unmap the heap. Every handle becomes stale, and the finalizers of all host data run.
 
         HeapError, and nothing happens, while compiled code of this store is on the stack, or a collection is running.
         """
-        if self._is_closed:
-            return
-        if self.heap.control.phase != CollectionPhase.IDLE:
-            raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
-        if self.runtime is not None:
-            self.runtime.close()
-        self._is_closed = True
-        self.heap.detach().abandon()
-        self.heap.close()
-        self._unreachable_handles.clear()
-        self.host_data.clear()
+        with self.lock:
+            if self._is_closed:
+                return
+            if self.heap.control.phase != CollectionPhase.IDLE:
+                raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
+            if self.runtime is not None:
+                self.runtime.close()
+            if self.heap.is_attached:
+                self.heap.detach().abandon()
+            self.heap.close()
+            self._is_closed = True
+            self._unreachable_handles.clear()
+            self.host_data.clear()
 
     def __enter__(self) -> Store:
         """Return the store itself."""
@@ -144,37 +187,51 @@ class Store:
     # Collecting
 
     def collection(self) -> DrcCollection:
-        """Return a new collection, to be done by increments."""
-        self.tidy()
-        return DrcCollection(self.heap, self.roots)
+        """Return a new collection, to be done by increments. On a native store, those with a budget are native too."""
+        with self.lock:
+            self.tidy_in_use()
+            trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
+            return _Collection(self, trace)
 
     def collect(self) -> None:
-        """Collect, all at once. NoGcScopeError inside a no-GC scope."""
-        collection = self.collection()
-        if self.runtime is None or not self.runtime.collect():
-            collection.collect()
-        self.tidy()
+        """Collect, all at once, and free what earlier collections have left. NoGcScopeError inside a no-GC scope."""
+        with self.lock:
+            collection = self.collection()
+            if self.runtime is None or not self.runtime.collect():
+                collection.collect()
+            self.tidy_in_use()
 
     def safepoint(self) -> None:
         """Compiled code has come to a safepoint: tidy up, and collect if `collect_every` says so."""
-        self.tidy()
-        self._safepoints += 1
-        if self.collect_every and self._safepoints % self.collect_every == 0 and self._may_collect():
-            self.collect()
+        with self.lock:
+            self.tidy_in_use()
+            self._safepoints += 1
+            if self.collect_every and self._safepoints % self.collect_every == 0 and self._may_collect():
+                self.collect()
 
     def verify(self) -> None:
         """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
-        self.check_open()
-        self.tidy()
-        self.heap.verify(self.roots.wasm_stack())
+        with self.lock:
+            self.check_open()
+            self.tidy_in_use()
+            self.heap.verify(self.roots.wasm_stack())
 
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""
-        self.tidy()
-        return self.heap.snapshot(self.roots.wasm_stack())
+        with self.lock:
+            self.tidy_in_use()
+            return self.heap.snapshot(self.roots.wasm_stack())
 
     def tidy(self) -> None:
-        """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs."""
+        """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs.
+
+        That runs finalizers; see `ExternRefHostDataTable`.
+        """
+        with self.lock:
+            self.tidy_in_use()
+
+    def tidy_in_use(self) -> None:
+        """`tidy`, for who has the lock."""
         self.check_open()
         while self._unreachable_handles:
             number, epoch = self._unreachable_handles.popleft()
@@ -183,16 +240,10 @@ class Store:
         self.heap.release_dead_externrefs()
         self.host_data.release()
 
-    def is_untidy(self) -> bool:
-        """Whether the store is closed, a collection is running, or `tidy` has something to do."""
-        control = self.heap.control if not self._is_closed else None
-        return (
-            control is None
-            or bool(self._unreachable_handles)
-            or self.host_data.has_dead_values
-            or control.phase != CollectionPhase.IDLE
-            or control.dead_externrefs != NULL
-        )
+    @property
+    def unreachable_handles(self) -> deque[tuple[int, int]]:
+        """The handles that `tidy` has to release; always the same deque."""
+        return self._unreachable_handles
 
     def forget_handle(self, number: int, epoch: int) -> None:
         """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
@@ -216,20 +267,31 @@ class Store:
         """Allocate an exception of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
         return self._allocate(lambda: self.heap.alloc_uninit_exn(type_index))
 
-    def alloc_externref(self, value: Any) -> int:
-        """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full."""
-        self.check_open()
-        host_data_id = self.host_data.alloc(value)
-        reference = NULL
-        try:
-            reference = self._allocate(lambda: self.heap.alloc_externref(host_data_id))
-        finally:
-            if reference == NULL:
-                self.host_data.dealloc(host_data_id)
-        return reference
+    def alloc_externref(self, value: Any, finalizer: Finalizer | None = None) -> int:
+        """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full.
+
+        `finalizer(value)` is called once, when the externref has died, or the store is closed; not if this raises.
+        """
+        with self.lock:
+            self.check_open()
+            binding = self.host_data.binding
+            host_data_id = self.host_data.alloc(value)
+            reference = NULL
+            try:
+                reference = self._allocate(lambda: self.heap.alloc_externref(host_data_id))
+                if finalizer is not None:
+                    self.host_data.set_finalizer(host_data_id, finalizer)
+            finally:
+                if reference == NULL and self.host_data.binding is binding:  # else it went with the heap's memory
+                    self.host_data.dealloc(host_data_id)
+            return reference
 
     def _allocate(self, allocate: Callable[[], int]) -> int:
-        self.tidy()
+        with self.lock:
+            self.tidy_in_use()
+            return self._allocate_tidied(allocate)
+
+    def _allocate_tidied(self, allocate: Callable[[], int]) -> int:
         control = self.heap.control
         collects_first = self.growth == "collect-first"
         list_has_doubled = control.current_len >= max(LIST_FLOOR, 2 * control.len_after_last_gc)
@@ -239,6 +301,13 @@ class Store:
             return allocate()
         except HeapExhaustedError as error:
             bytes_needed = error.bytes_needed
+        while self.heap.control.pending_dead != NULL:
+            self.heap.free_pending(PENDING_PORTION)
+            self.tidy_in_use()
+            try:
+                return allocate()
+            except HeapExhaustedError:
+                _log.debug("no room for %d bytes after a portion of the pending objects", bytes_needed)
         much_was_free = 2 * control.live_bytes_after_last_collection < control.capacity
         if collects_first and much_was_free and self._may_collect():
             self.collect()
@@ -275,3 +344,30 @@ class Store:
         self.heap.replace_memory(memory, delta if grown else 0)
         _log.debug("heap grown to %d bytes", control.capacity)
         return grown
+
+
+class _Collection(DrcCollection):
+    """A collection of a store, in which the thread that does an increment has the store to itself.
+
+    Finalizers of what has died run after an increment, unless the next one is the sweep.
+    """
+
+    def __init__(self, store: Store, trace: Callable[[], None] | None) -> None:
+        super().__init__(store.heap, store.roots, trace=trace)
+        self._store = store
+
+    def collect_increment(self, budget: int | None = None) -> GcProgress:
+        with self._store.lock:
+            progress = super().collect_increment(budget)
+            if self._heap.control.phase == CollectionPhase.IDLE:
+                self._heap.release_dead_externrefs()
+                self._store.host_data.release()
+            return progress
+
+    def collect(self) -> None:
+        with self._store.lock:
+            super().collect()
+
+    def close(self) -> None:
+        with self._store.lock:
+            super().close()

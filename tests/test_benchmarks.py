@@ -15,7 +15,7 @@ from benchmarks.contenders import ContenderError, Field
 from benchmarks.instructions import CountError
 from benchmarks.measure import Measured, Outcome, Report
 
-ALL = (*programs.FAST, programs.PYTHON)
+ALL = (*programs.FAST, programs.PYTHON, programs.POINTER)
 
 
 @pytest.mark.long
@@ -64,6 +64,7 @@ def results_are_those_of_arithmetic(tiny: Report) -> None:
     assert results("binary_trees") == [str(3 * (2**5 - 1))]
     assert results("lists") == [str(3 * sum(range(20)))]
     assert results("host_call") == ["10"]
+    assert results("scalar_call") == ["42"]
     assert results("deep_drop_list") == results("deep_drop_array") == [str(sum(range(300))), "1"]
     assert results("sweep") == results("first_read") == [str(sum(range(300)))]
 

@@ -1,8 +1,8 @@
 """Python and compiled code take turns on one heap, operation by operation and collection by collection.
 
 The machine of test_heap_model.py, with more sides: the barriers of each counting barrier set as native functions, and
-the compiled runtime for allocation and collections. What compiled code holds at a collection is laid out as frames on a
-stack that the test makes, with a stack map to match.
+the compiled runtime for allocation and collections, whole ones and those with a budget. What compiled code holds at a
+collection is laid out as frames on a stack that the test makes, with a stack map to match.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import cffi
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 from test_heap import World
@@ -21,6 +21,7 @@ from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 
 import lowheap as lh
 from lowheap.allocator import Block, walk
+from lowheap.collector import DrcCollection, GcProgress
 from lowheap.jit import runtime
 from lowheap.jit.natives import NativeBarriers
 from lowheap.jit.store_runtime import StoreRuntime, runtime_of
@@ -43,6 +44,13 @@ class StoreWorld(World):
             self.heap.register_type(index)
         self.runtime: StoreRuntime = runtime_of(self.store)
         self.vmctx = int(cffi.FFI().cast("uintptr_t", self.runtime.vmctx))
+        self.native_collector = (self.heap.sweep_pending, self.heap.free_pending)
+
+    def choose_collector(self, *, native: bool) -> None:
+        """Have the increments of collections with a budget done by compiled code, or by Python."""
+        heap = self.heap
+        python = (heap._sweep_pending, heap._free_pending)
+        heap.sweep_pending, heap.free_pending = self.native_collector if native else python
 
 
 @functools.cache
@@ -108,12 +116,35 @@ class BothSidesMachine(HeapMachine):
         self.stack: list[int] = []
         self.world.roots = RootSet(self.world.heap)  # without the walker of the runtime, which has no frames to walk
         self.world.roots.add_stack_walker(lambda: self.stack)
+        self.world.choose_collector(native=True)
+
+    def choose_collector(self, side: int) -> None:
+        self.world.choose_collector(native=bool(side % 2))
+
+    def trace_and_sweep(self, side: int, held: Sequence[int], budget: int | None) -> DrcCollection:
+        if not side % 2:
+            return super().trace_and_sweep(side, held, budget)
+        self.stack = list(held)
+        with FakeStack(self.world, held):
+            collection = DrcCollection(self.world.heap, self.world.roots, trace=self.world.runtime.trace)
+            assert collection.collect_increment(budget) is GcProgress.CONTINUE
+        self.world.heap.verify(self.stack)
+        self.choose_collector(side // 2)  # whoever has traced, the other may sweep
+        self.increment(collection, budget, lambda: self.model.sweep(held))
+        self.stack = []
+        return collection
+
+    def notice_an_allocation(self) -> None:
+        """An allocation that found no room has freed all that was pending, for less than a portion was."""
+        if self.world.heap.control.pending_dead == NULL:
+            self.model.free_pending(None)
 
     @rule(payload=st.integers(0, (1 << 64) - 1), expose=st.booleans(), side=st.integers(0, 7))
     def allocate_struct_natively(self, payload: int, expose: bool, side: int) -> None:
         with self.world.heap.no_gc_scope():  # a collection of its own would find no frames
             reference = allocators()["struct"](self.world.vmctx, self.world.long_cell)
         assert reference != NULL
+        self.notice_an_allocation()
         assert reference not in self.model.things
         for offset in (24, 40):
             self.world.heap.slot(reference, offset).value = NULL
@@ -126,6 +157,7 @@ class BothSidesMachine(HeapMachine):
         with self.world.heap.no_gc_scope():
             reference = allocators()["array"](self.world.vmctx, self.world.refs, length)
         assert reference != NULL
+        self.notice_an_allocation()
         assert reference not in self.model.things
         slots = {28 + 4 * index: NULL for index in range(length)}
         for offset in slots:
@@ -143,6 +175,7 @@ class BothSidesMachine(HeapMachine):
         assert self.world.heap.control.collections == collections + 1
         self.model.listed = [reference for reference in self.model.listed if reference in held]
         self.model.settle()
+        self.model.free_pending(None)
         self.world.store.tidy()
 
     # What died in compiled code and has host data is freed when the host next does something.
@@ -164,6 +197,80 @@ class BothSidesMachine(HeapMachine):
 
 TestBothSides = BothSidesMachine.TestCase
 TestBothSides.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+Step = tuple[str, int, int, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["cell", "array", "link", "unlink", "release", "collect", "collect", "free", "free all"]),
+        st.integers(0, 7),
+        st.integers(0, 7),
+        st.integers(1, 6),
+    ),
+    min_size=4,
+    max_size=40,
+)
+
+
+class Program:
+    """Does steps to a heap in Python, and its collections with a budget on either side."""
+
+    def __init__(self) -> None:
+        self.world = StoreWorld(1 << 14)
+        self.free_natively = self.world.heap.free_dead
+        self.handles: list[int] = []
+        self.collection: DrcCollection | None = None
+
+    def choose(self, *, native: bool) -> None:
+        self.world.choose_collector(native=native)
+        self.world.heap.free_dead = self.free_natively if native else self.world.heap._free_dead
+
+    def step(self, what: str, a: int, b: int, number: int) -> None:
+        world, heap = self.world, self.world.heap
+        if what in ("cell", "array") or not self.handles:
+            new = world.new_cell() if what == "cell" else world.new_refs(*[NULL] * number)
+            self.handles.append(world.roots.create_handle(new))
+            return
+        holder = world.roots.handle(self.handles[a % len(self.handles)])
+        target = world.roots.handle(self.handles[b % len(self.handles)])
+        slots = list(heap._traced_offsets(holder))
+        match what:
+            case "link" | "unlink":
+                slot = heap.slot(holder, slots[number % len(slots)])
+                heap.write_gc_ref(slot, target if what == "link" else NULL)
+            case "release":  # what a handle held is compiled code's from here on
+                heap.expose_gc_ref_to_wasm(world.roots.release_handle(self.handles.pop(a % len(self.handles))))
+            case "collect":
+                self.collection = DrcCollection(heap, world.roots)
+                for _ in range(2):
+                    self.collection.collect_increment(number)
+            case "free" | "free all":
+                if self.collection is not None:
+                    self.collection.collect_increment(number if what == "free" else None)
+
+    def bytes(self) -> tuple[bytes, dict[str, int]]:
+        """The whole heap, and what of the control block is no address."""
+        control = self.world.heap.control
+        addresses = {"heap_base", "type_table", "type_data", "handles", "root_slots", "host_data", "drc", "reserved"}
+        names = {field[0] for field in control._fields_} - {*addresses, "size_class_heads"}
+        values = {name: getattr(control, name) for name in names}
+        values |= {f"class {number}": head for number, head in enumerate(control.size_class_heads)}
+        values |= {"list": control.over_approximated_stack_roots, "length": control.current_len}
+        return self.world.memory.read(0, control.bump), values
+
+
+@settings(max_examples=120, deadline=None)
+@given(STEPS, st.lists(st.booleans(), min_size=1, max_size=8))
+def test_collections_with_a_budget_leave_the_same_bytes(steps: list[Step], natives: list[bool]) -> None:
+    """Python alone on one heap; on the other, each increment and each drop by either."""
+    python, mixed = Program(), Program()
+    python.choose(native=False)
+    for number, step in enumerate(steps):
+        mixed.choose(native=natives[number % len(natives)])
+        python.step(*step)
+        mixed.step(*step)
+        assert python.bytes() == mixed.bytes()
+    mixed.world.heap.verify()
 
 
 def test_an_unknown_return_address_is_an_error_and_changes_nothing() -> None:

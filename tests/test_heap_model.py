@@ -7,7 +7,7 @@ subclass of `HeapMachine` with more `sides` has each operation done by one of th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_heap import World
 
-from lowheap.collector import DrcCollection
-from lowheap.layout import NULL, i31_from_int, is_object
+from lowheap.collector import DrcCollection, GcProgress
+from lowheap.layout import NULL, VMDrcArrayHeader, VMDrcExternRef, i31_from_int, is_object
 
 
 class Side(Protocol):
@@ -79,6 +79,7 @@ class Model:
         self.things: dict[int, Thing] = {}
         self.handles: dict[int, int] = {}
         self.listed: list[int] = []  # the latest first
+        self.pending: list[int] = []  # dead, and in `things` until they are freed; the next first
 
     def owners(self, reference: int) -> int:
         """How many owners an object has: slots, handles, and the list."""
@@ -87,9 +88,34 @@ class Model:
 
     def settle(self) -> None:
         """Remove what has no owner, and what only that owned, until nothing changes."""
-        while dead := [reference for reference in self.things if self.owners(reference) == 0]:
+        while dead := [reference for reference in self.live() if self.owners(reference) == 0]:
             for reference in dead:
                 del self.things[reference]
+
+    def live(self) -> list[int]:
+        return sorted(self.things.keys() - set(self.pending))
+
+    def sweep(self, held: Iterable[int]) -> None:
+        """Take the list's count from all that compiled code does not hold; what dies goes in front of the pending."""
+        held = set(held)
+        for reference in [reference for reference in self.listed if reference not in held]:
+            self.listed.remove(reference)
+            if self.owners(reference) == 0:
+                self.pending.insert(0, reference)
+
+    def free_pending(self, budget: int | None) -> int:
+        """Free so many from the front, where what thereby dies goes too. Return how many there were."""
+        freed = 0
+        while self.pending and freed != budget:
+            dead = self.pending.pop(0)
+            slots = self.things[dead].slots
+            for offset, reference in slots.items():
+                slots[offset] = NULL
+                if is_object(reference) and self.owners(reference) == 0:
+                    self.pending.insert(0, reference)
+            del self.things[dead]
+            freed += 1
+        return freed
 
     def expose(self, reference: int) -> None:
         if reference not in self.listed:
@@ -98,6 +124,9 @@ class Model:
 
 class HeapMachine(RuleBasedStateMachine):
     """Drives a heap and the model; every step is verified. `side` numbers choose among `sides`."""
+
+    collection: DrcCollection | None = None
+    """One that has swept and may have something left to free."""
 
     def make_sides(self, world: World) -> Sequence[Side]:
         """Who takes turns on the heap; to be overridden."""
@@ -124,11 +153,12 @@ class HeapMachine(RuleBasedStateMachine):
     def pick_value(self, data: st.DataObject) -> int:
         """Any live object, null, or an i31."""
         others = [NULL, i31_from_int(0), i31_from_int(-1), i31_from_int(12345)]
-        return data.draw(st.sampled_from([*sorted(self.model.things), *others]))
+        return data.draw(st.sampled_from([*self.model.live(), *others]))
 
     def pick_slot(self, data: st.DataObject) -> tuple[int, int]:
         """An object and the offset of one of its slots; (0, 0) where there is none."""
-        slots = [(reference, offset) for reference, thing in self.model.things.items() for offset in thing.slots]
+        things = self.model.things
+        slots = [(reference, offset) for reference in self.model.live() for offset in things[reference].slots]
         return data.draw(st.sampled_from(sorted(slots))) if slots else (NULL, 0)
 
     def hold(self, reference: int) -> None:
@@ -232,8 +262,53 @@ class HeapMachine(RuleBasedStateMachine):
         collection.collect_increment()
         self.model.listed = [reference for reference in self.model.listed if reference in held]
         self.model.settle()
+        self.model.free_pending(None)
         self.world.heap.verify(self.stack)
         self.stack = []
+
+    # Collections with a budget: what a sweep leaves is freed in portions, and anything may happen in between.
+
+    def choose_collector(self, side: int) -> None:
+        """Have the next increments done by one of those who can; to be overridden."""
+
+    def trace_and_sweep(self, side: int, held: Sequence[int], budget: int | None) -> DrcCollection:
+        """Do the first two increments of a collection, while compiled code holds just these."""
+        self.stack = list(held)
+        collection = DrcCollection(self.world.heap, self.world.roots)
+        assert collection.collect_increment(budget) is GcProgress.CONTINUE
+        self.world.heap.verify(self.stack)
+        self.increment(collection, budget, lambda: self.model.sweep(held))
+        self.world.heap.verify(self.stack)
+        self.stack = []
+        return collection
+
+    def increment(self, collection: DrcCollection, budget: int | None, sweep: Callable[[], None]) -> None:
+        """Do an increment, which frees as many objects as the model says."""
+        before = self.world.heap.control.objects_freed
+        progress = collection.collect_increment(budget)
+        sweep()
+        freed = self.model.free_pending(budget)
+        assert self.world.heap.control.objects_freed - before == freed
+        assert progress is (GcProgress.CONTINUE if self.model.pending else GcProgress.COMPLETE)
+
+    @rule(data=st.data(), side=st.integers(0, 7), budget=st.integers(1, 4))
+    def collect_with_a_budget(self, data: st.DataObject, side: int, budget: int) -> None:
+        held = data.draw(st.sets(st.sampled_from(self.model.listed))) if self.model.listed else set()
+        self.choose_collector(side)
+        self.collection = self.trace_and_sweep(side, sorted(held), budget)
+
+    @rule(side=st.integers(0, 7), budget=st.integers(1, 6) | st.none())
+    def go_on_with_a_collection(self, side: int, budget: int | None) -> None:
+        if self.collection is not None and self.model.pending:
+            self.choose_collector(side)
+            self.increment(self.collection, budget, lambda: None)
+
+    @rule()
+    def close_a_collection(self) -> None:
+        """What it has left stays for the next one."""
+        if self.collection is not None:
+            self.collection.close()
+            self.collection = None
 
     @rule()
     def coalesce(self) -> None:
@@ -265,17 +340,22 @@ class HeapMachine(RuleBasedStateMachine):
         assert self.world.heap.control.current_len == len(self.model.listed)
 
     @invariant()
+    def the_pending_list_is_the_models(self) -> None:
+        assert list(self.world.heap.pending_dead()) == self.model.pending
+
+    @invariant()
     def contents_are_the_models(self) -> None:
         heap, memory = self.world.heap, self.world.memory
         for reference, thing in self.model.things.items():
-            slots = {offset: heap.slot(reference, offset).value for offset in thing.slots}
+            slots = {offset: memory.view(ctypes.c_uint32, reference + offset).value for offset in thing.slots}
             assert slots == thing.slots
             if thing.kind == "struct":
                 assert memory.view(ctypes.c_uint64, reference + 32).value == thing.payload
             elif thing.kind == "array":
-                assert heap.array_len(reference) == thing.payload
+                assert memory.view(VMDrcArrayHeader, reference).length == thing.payload
             else:
-                assert self.world.host_data.get(heap.externref_host_data(reference)) == thing.payload
+                host_data_id = memory.view(VMDrcExternRef, reference).host_data_id
+                assert self.world.host_data.get(host_data_id) == thing.payload
         externrefs = sum(thing.kind == "externref" for thing in self.model.things.values())
         assert len(self.world.host_data) == externrefs
         assert dict(heap.handles()) == self.model.handles

@@ -740,7 +740,7 @@ def test_another_thread_may_not_enter_meanwhile(board: Switchboard) -> None:
 
     board.behaviour["nothing"] = run_thread
     board.exports["nothing"]()
-    assert outcomes == ["this store's compiled code is running on another thread; a store is used by one at a time"]
+    assert outcomes == ["the store is in use by another thread; a store is used by one thread at a time"]
     run_thread()
     assert outcomes[1] == 5, "one after the other is fine"
 

@@ -1,7 +1,8 @@
 """The contender's side of the conversation: a job on the command line, then one repetition for each line of input.
 
 A job is JSON: `binary`, the path of a wasm module; `once`, `before` and `timed`, lists of steps, each `[export,
-[argument...]]`, or null for a collection; and whatever else the contender needs. The first answer is `{"ready": true,
+[argument...]]`, or null for a collection; `times`, how often to do the timed step, if that is one call; and whatever
+else the contender needs. The first answer is `{"ready": true,
 "version": ...}`, each further one a repetition's `seconds`, the `results` of its steps as text, and memory in bytes:
 `resident`, the peak of the process so far, `base`, what was resident before the first repetition, and `heap`, where it
 is known. Memory that was resident only while modules were compiled does not count.
@@ -30,6 +31,9 @@ class Program(Protocol):
 
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""
+
+    def function(self, export: str) -> Callable[..., object]:
+        """Return what calls an exported function, as a host that calls it often keeps it."""
 
     def collect(self) -> None:
         """Collect garbage."""
@@ -70,6 +74,17 @@ def _take(program: Program, steps: Sequence[Step]) -> list[str]:
     return results
 
 
+def _repeat(program: Program, step: Step, times: int) -> tuple[int, list[str]]:
+    """Do one call many times, with nothing else in the loop. Return the nanoseconds, and the last result as text."""
+    assert step is not None, "a collection is not done many times"
+    function, arguments = program.function(step[0]), step[1]
+    result: object = None
+    started = time.perf_counter_ns()
+    for _ in range(times):
+        result = function(*arguments)
+    return time.perf_counter_ns() - started, [str(result)]
+
+
 def serve(make: Callable[[dict[str, Any]], Program]) -> None:
     """Make the program that the command line tells, and repeat it for each line of input."""
     # Whatever else writes to the standard output must not come between the answers.
@@ -96,8 +111,12 @@ def serve(make: Callable[[dict[str, Any]], Program]) -> None:
             base = memory_figure("VmRSS")
         results = _take(program, job["before"])
         timed = job["timed"]
-        started = time.perf_counter_ns()
-        after = _take(program, timed)
-        seconds = (time.perf_counter_ns() - started) * 1e-9
+        if job["times"] > 1:
+            nanoseconds, after = _repeat(program, timed[0], job["times"])
+        else:
+            started = time.perf_counter_ns()
+            after = _take(program, timed)
+            nanoseconds = time.perf_counter_ns() - started
+        seconds = nanoseconds * 1e-9
         memory = {"base": base, "resident": memory_figure("VmHWM"), **program.heap_facts()}
         answer({"seconds": seconds, "results": results + after, **memory})

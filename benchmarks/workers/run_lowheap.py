@@ -1,11 +1,17 @@
-"""lowheap as a contender. The job also has `barriers` and `runtime`."""
+"""lowheap as a contender. The job also has `barriers` and `runtime`.
+
+With `pointer`, a function is called through a bare function pointer, with its vmctx: of numbers only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import cffi
 
 import lowheap as lh
 from benchmarks.workers import protocol
@@ -18,6 +24,7 @@ class LowheapProgram:
         """Compile and instantiate."""
         engine = lh.Engine(barriers=job["barriers"], runtime=job["runtime"])
         self._module = lh.Module(engine, Path(job["binary"]).read_bytes())
+        self._is_pointer = job.get("pointer", False)
         self._frees = self._module.barriers.counts
         self._store, self._exports = self._instantiate()
         self._allocated = 0
@@ -42,6 +49,18 @@ class LowheapProgram:
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""
         return self._exports[export](*arguments)
+
+    def function(self, export: str) -> Callable[..., object]:
+        """Return an exported function, or what calls its code and nothing more."""
+        function = self._exports[export]
+        if not self._is_pointer:
+            return cast(Callable[..., object], function)
+        ffi, types = cffi.FFI(), {lh.types.I32: "int32_t", lh.types.I64: "int64_t", lh.types.F64: "double"}
+        params = ", ".join(types[each] for each in function.type.params)
+        (result,) = function.type.results
+        entry = self._store.runtime.entry(function)
+        code = ffi.cast(f"{types[result]}(*)(void *, {params})", entry.code)
+        return functools.partial(code, ffi.cast("void *", entry.vmctx))
 
     def collect(self) -> None:
         """Collect garbage."""

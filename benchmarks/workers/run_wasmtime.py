@@ -6,9 +6,10 @@ not collect by themselves before the heap has 4 GiB, whose repetitions would oth
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class WasmtimeProgram:
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""
         return self._exports[export](self._store, *arguments)
+
+    def function(self, export: str) -> Callable[..., object]:
+        """Return what calls an exported function."""
+        return functools.partial(self._exports[export], self._store)
 
     def collect(self) -> None:
         """Collect garbage."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 from llvmlite import ir
 
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
-from lowheap.jit.emit import I1, I8, I32, I64, PTR, REFERENCE, VOID, NativeFunction, ReferenceShape
+from lowheap.jit.emit import I1, I8, I32, I64, PTR, REFERENCE, VOID, ReferenceShape
 from lowheap.jit.runtime import RuntimeEmitter
 from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
 from lowheap.layout import (
@@ -52,6 +52,27 @@ _TYPES: dict[str, ir.Type] = {
     "float": ir.FloatType(),
     "double": ir.DoubleType(),
 }
+
+
+# For LLVM not to make calls of memset of loops that are short most of the time.
+_API_ATTRIBUTES = ("nounwind", '"no-builtin-memset"')
+
+
+class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
+    """Function attributes with the string attributes that llvmlite does not know."""
+
+    _known = ir.values.FunctionAttributes._known | {*_API_ATTRIBUTES}
+
+
+class ApiFunction(ir.Function):  # type: ignore[misc]
+    """A function of the interface. Unlike compiled code's, its frame is never walked, so it needs no frame pointer."""
+
+    def __init__(self, module: ir.Module, type: ir.FunctionType, name: str) -> None:
+        """Declare the function in `module`."""
+        super().__init__(module, type, name)
+        self.attributes = _Attributes()
+        for attribute in _API_ATTRIBUTES:
+            self.attributes.add(attribute)
 
 
 def llvm_type_of(c_type: str) -> ir.Type:
@@ -98,7 +119,7 @@ class ApiEmitter(RuntimeEmitter):
         """Give a module one function of the interface that works on a heap."""
         has_shell = cls.is_checked and function.name not in _WITHOUT_SHELL
         type = function_type(function)
-        native = NativeFunction(module, type, f"lh.api.{function.name}" if has_shell else function.name)
+        native = ApiFunction(module, type, f"lh.api.{function.name}" if has_shell else function.name)
         if has_shell:
             native.linkage = "internal"
         emitter = cls(native)
@@ -116,7 +137,7 @@ class ApiEmitter(RuntimeEmitter):
     @classmethod
     def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
         """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag."""
-        native = NativeFunction(module, function_type(function), function.name)
+        native = ApiFunction(module, function_type(function), function.name)
         builder = ir.IRBuilder(native.append_basic_block("entry"))
         heap = native.args[0]
 
@@ -220,7 +241,13 @@ class ApiEmitter(RuntimeEmitter):
     def _release(self) -> None:
         pointer = self.load_pointer(self.store_context, VMStoreContext.call_host)
         args = [self.vmctx, I32(RELEASE_DEAD_EXTERNREFS), PTR(None)]
-        self.call_pointer(pointer, I32, [PTR, I32, PTR], args)
+        with self.called_back():
+            self.call_pointer(pointer, I32, [PTR, I32, PTR], args)
+
+    def _release_dead_externrefs(self) -> None:
+        """As the runtime does in the middle of an allocation; finalizers may use the heap here, too."""
+        with self.called_back():
+            super()._release_dead_externrefs()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Conditions

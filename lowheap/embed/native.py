@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-import sys
+import platform
 
 from llvmlite import ir
 
@@ -22,6 +22,7 @@ from lowheap.jit.barriers import DROP_FUNCTION
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.jit.stackmaps import architecture_of
 
 
 class _Interface(LifecycleEmitter, ExaminationEmitter):
@@ -34,11 +35,17 @@ class _CheckedInterface(_Interface):
     is_checked = True
 
 
-def emit(module: ir.Module, *, checked: bool, system: str) -> None:
-    """Give a module all functions of the interface; `system` is "linux" or "darwin"."""
+def emit(module: ir.Module, *, checked: bool, system: str, machine: str) -> None:
+    """Give a module all functions of the interface.
+
+    `system` is "linux" or "darwin", `machine` the processor, as `platform.machine()` names it: where lowheap cannot
+    compile WebAssembly, there are no frames of it to look at.
+    """
     if system not in SYSTEMS:
         raise UnsupportedError(f"the C interface is not for the system {system!r}; it is for {', '.join(SYSTEMS)}")
-    kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), {"system": system})
+    architecture = architecture_of(system.capitalize(), machine)
+    members = {"system": system, "frame_rules": classmethod(lambda cls: architecture)}
+    kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), members)
     kind.define_all(module)
     for name in runtime.SYMBOLS:
         module.globals[name].linkage = "internal"
@@ -64,5 +71,5 @@ def _define_drop(module: ir.Module) -> None:
 def load(*, checked: bool) -> LoadedCode:
     """Compile the interface for this process, once."""
     module = ir.Module("lowheap.embed.checked" if checked else "lowheap.embed")
-    emit(module, checked=checked, system="darwin" if sys.platform == "darwin" else "linux")
+    emit(module, checked=checked, system=platform.system().lower(), machine=platform.machine())
     return LoadedCode(compile_ir(module, tuple(FUNCTIONS)), imports=IMPORTED_SYMBOLS)

@@ -7,17 +7,19 @@ there. Making and destroying heaps is in `lifecycle.py`, looking at one in `exam
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from llvmlite import ir
 
-from lowheap.embed.api import Status
+from lowheap.embed.api import FUNCTIONS, Status
 from lowheap.embed.emitter import ANY_REFERENCE, ApiEmitter
 from lowheap.errors import TrapCode
 from lowheap.jit.barriers import Drc
 from lowheap.jit.emit import F32, F64, I1, I8, I16, I32, I64, PTR, REFERENCE, VOID
 from lowheap.jit.runtime import ALLOCATE_ARRAY, ALLOCATE_STRUCT, COLLECT, FREE_PENDING, SWEEP_PENDING, TRACE
 from lowheap.layout import (
+    BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
@@ -30,15 +32,18 @@ from lowheap.layout import (
     I31_TAG,
     KIND_MASK,
     MAXIMUM_CAPACITY,
+    MINIMUM_OBJECT_BLOCK,
     NO_SUPERTYPE,
     NULL,
     REFERENCE_SIZE,
     ROOT_SLOT_LIMIT,
     SELF_TYPE,
+    SMALL_BLOCK_LIMIT,
     TRACED_MASK_BITS,
     TYPE_DATA_LIMIT,
     TYPE_FINAL,
     TYPE_LIMIT,
+    FreeBlock,
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
@@ -71,6 +76,8 @@ _SIZES = {
     VMStorage.REFERENCE: REFERENCE_SIZE,
 }
 _ALLOCATE_EXTERNREF = "lh.allocate_externref"
+_ALLOCATE_STRUCT_SLOWLY = "lh.allocate_struct_slowly"
+_ALLOCATE_ARRAY_SLOWLY = "lh.allocate_array_slowly"
 _WORD = ctypes.sizeof(ctypes.c_uint32)
 _UNTRACED_HEAP_TYPES = (VMHeapType.I31, VMHeapType.FUNC, VMHeapType.NOFUNC)
 _KIND_OF_HEAP_TYPE = {
@@ -91,6 +98,11 @@ class OperationsEmitter(ApiEmitter):
     def define_operation_helpers(cls, module: ir.Module) -> None:
         """Give a module what several operations call."""
         cls._define(module, _ALLOCATE_EXTERNREF, REFERENCE, [], cls._allocate_externref, internal=True)
+        struct, array = cls._allocate_struct_slowly, cls._allocate_array_slowly
+        cls._define(module, _ALLOCATE_STRUCT_SLOWLY, I32, [I32, PTR], struct, internal=True)
+        cls._define(module, _ALLOCATE_ARRAY_SLOWLY, I32, [I32, I32, PTR], array, internal=True)
+        for name in (_ALLOCATE_STRUCT_SLOWLY, _ALLOCATE_ARRAY_SLOWLY):
+            module.globals[name].attributes.add("noinline")
         cls._define(module, "lh.is_subtype", I32, [I32, I32], cls._is_subtype, internal=True)
         cls._define(module, "lh.matches", I32, [REFERENCE, I32], cls._matches, internal=True)
         cls._define(module, "lh.field_accepts", I32, [I32, I32, I32, I32, I32], cls._field_accepts, internal=True)
@@ -460,25 +472,103 @@ class OperationsEmitter(ApiEmitter):
     # Allocating
 
     def lh_alloc_struct(self, type_index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
+        """See the table. The checked build has no fast path: it may be time to collect."""
+        if not self.is_checked:
+            size = self.load(self._type_info(type_index), VMTypeInfo.size_or_elements_offset)
+            length = self._block_length(size)
+            with self._if_popped(length) as reference:
+                self._write_listed_header(reference, VMGcKind.STRUCT_REF, type_index, size, length)
+                self._zero_block(reference, HEADER_SIZE, length)
+                self.store_typed(reference, result)
+                self.builder.ret(I32(Status.OK))
+        self.builder.ret(self._call(_ALLOCATE_STRUCT_SLOWLY, type_index, result))
+
+    def _allocate_struct_slowly(self, type_index: ir.Value, result: ir.Value) -> ir.Value:
+        self.api = FUNCTIONS["lh_alloc_struct"]
         info = self._check_type(type_index, VMGcKind.STRUCT_REF)
         size = self.load(info, VMTypeInfo.size_or_elements_offset)
         reference = self._allocate_or_fail(ALLOCATE_STRUCT, type_index, needed=self.builder.zext(size, I64))
         self._zero_behind(reference, HEADER_SIZE, size)
         self._hand_out(reference, result)
+        return I32(Status.OK)
 
     def lh_alloc_array(self, type_index: ir.Value, length: ir.Value, result: ir.Value) -> None:
-        """See the table."""
+        """See the table. As for structs, of arrays that are small."""
         builder = self.builder
-        info = self._check_type(type_index, VMGcKind.ARRAY_REF)
+        if not self.is_checked:
+            needed = self._array_size(self._type_info(type_index), length)
+            with builder.if_then(self._compare("<", needed, SMALL_BLOCK_LIMIT - BLOCK_ALIGN), likely=True):
+                size = builder.trunc(needed, I32)
+                block_length = self._block_length(size)
+                with self._if_popped(block_length) as reference:
+                    self._write_listed_header(reference, VMGcKind.ARRAY_REF, type_index, size, block_length)
+                    self._zero_block(reference, HEADER_SIZE, block_length)
+                    self.store_header(length, reference, VMDrcArrayHeader.length)
+                    self.store_typed(reference, result)
+                    builder.ret(I32(Status.OK))
+        builder.ret(self._call(_ALLOCATE_ARRAY_SLOWLY, type_index, length, result))
+
+    def _array_size(self, info: ir.Value, length: ir.Value) -> ir.Value:
+        """How many bytes an array has, as an i64."""
+        builder = self.builder
         element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
-        elements = builder.mul(element_size, builder.zext(length, I64))
-        start = self.load(info, VMTypeInfo.size_or_elements_offset)
-        needed = builder.add(elements, builder.zext(start, I64))
+        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
+        return builder.add(start, builder.mul(element_size, builder.zext(length, I64)))
+
+    def _allocate_array_slowly(self, type_index: ir.Value, length: ir.Value, result: ir.Value) -> ir.Value:
+        self.api = FUNCTIONS["lh_alloc_array"]
+        info = self._check_type(type_index, VMGcKind.ARRAY_REF)
+        needed = self._array_size(info, length)
         reference = self._allocate_or_fail(ALLOCATE_ARRAY, type_index, length, needed=needed)
         size = self.load_header(reference, VMDrcHeader.object_size)
         self._zero_behind(reference, VMDrcArrayHeader.length.offset + VMDrcArrayHeader.length.size, size)
         self._hand_out(reference, result)
+        return I32(Status.OK)
+
+    @contextmanager
+    def _if_popped(self, length: ir.Value) -> Iterator[ir.Value]:
+        """Emit the body for the case that there is a small block of exactly `length` bytes, which it gets."""
+        builder = self.builder
+        with builder.if_then(self._compare("<", length, SMALL_BLOCK_LIMIT), likely=True):
+            head = self._class_head(self._exact_class(length))
+            reference = self.load_typed(head, REFERENCE)
+            with builder.if_then(self._compare("!=", reference, NULL), likely=True):
+                self.store_typed(self.load(self.heap_address(reference), FreeBlock.next), head)
+                yield reference
+
+    def _write_listed_header(
+        self, reference: ir.Value, kind: VMGcKind, type_index: ir.Value, size: ir.Value, length: ir.Value
+    ) -> None:
+        """Write the header of a new object whose one count is the list's, push it, and count it."""
+        control, field = self.control, VMHeapControl.over_approximated_stack_roots
+        block, head = self.heap_address(reference), self._control(field)
+        word = kind | HEADER_IN_OVER_APPROX_LIST_BIT
+        self._store_pair(block, VMDrcHeader.kind_and_reserved, word, VMDrcHeader.type_index, type_index)
+        self.store(1, block, VMDrcHeader.ref_count)
+        self._store_pair(
+            block, VMDrcHeader.next_over_approximated_stack_root, head, VMDrcHeader.object_size, size
+        )
+        self.store(reference, control, field)
+        self._add_to_control(VMHeapControl.current_len, I32(1))
+        self._add_to_control(VMHeapControl.objects_allocated, I64(1))
+        self._add_to_control(VMHeapControl.bytes_allocated, self.builder.zext(length, I64))
+
+    def _zero_block(self, reference: ir.Value, start: int, length: ir.Value) -> None:
+        """Set a block of `length` bytes, at least `MINIMUM_OBJECT_BLOCK`, to zero from `start` on.
+
+        Small ones above all, for which a call of memset takes longer than this; `ApiFunction` keeps LLVM from making it one.
+        """
+        builder = self.builder
+        assert 0 < MINIMUM_OBJECT_BLOCK - start <= I64.width // 8, "the rest of the smallest block is one store"
+        self.store_typed(I64(0), self.heap_address(reference, start))
+        place = self.variable(I32(MINIMUM_OBJECT_BLOCK))
+        wide = ir.VectorType(I64, BLOCK_ALIGN // 8)
+        with self.loop() as loop:
+            current = place.value
+            loop.leave_if(self._compare(">=", current, length))
+            address = self.at(self.heap_address(reference), builder.zext(current, I64))
+            builder.store(ir.Constant(wide, None), address, align=BLOCK_ALIGN)
+            place.value = builder.add(current, I32(BLOCK_ALIGN))
 
     def lh_alloc_externref(self, data: ir.Value, finalizer: ir.Value, result: ir.Value) -> None:
         """See the table. The room is found first, so that a failure leaves the side table as it was."""
@@ -886,6 +976,10 @@ class OperationsEmitter(ApiEmitter):
         """See the table."""
         self._check_slot(slot)
         self.check_reference(value, what="value")
+        if self.is_checked:
+            held, address = self.load_typed(slot, REFERENCE), self.builder.ptrtoint(slot, I64)
+            text = "slot 0x%llx holds the object at 0x%llx already, which lh_write would let go of"
+            self.check(self.builder.not_(self._is_object(held)), Status.BAD_SLOT, text, address, held)
         self.barriers.init(self, slot, value, ANY_REFERENCE)
 
     def _check_slot(self, slot: ir.Value) -> None:

@@ -59,7 +59,11 @@ class BarrierSet(ABC):
 
     @abstractmethod
     def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Emit the hand-over of a new object, with one count and not listed, to compiled code."""
+        """Emit the hand-over of a new object, with one count and not listed, to compiled code.
+
+        Its header is complete, its fields are not. Where allocation is inline this is emitted twice for one
+        instruction: on the way where a free block was at hand, and on the way where it was not; one of them is taken.
+        """
 
     @abstractmethod
     def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:

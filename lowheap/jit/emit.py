@@ -20,6 +20,7 @@ from llvmlite import ir
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import MarkedModule
 from lowheap.layout import (
+    I31_SHIFT,
     I31_TAG,
     NULL,
     Field,
@@ -289,21 +290,28 @@ class Emitter:
         """Return whether a reference is an i31, as an i1."""
         return self.builder.trunc(self.builder.and_(reference, REFERENCE(I31_TAG)), I1)
 
+    def is_object(self, reference: ir.Value) -> ir.Value:
+        """Return whether a reference is neither null nor an i31, as an i1."""
+        # Turned right by one bit, an i31 is negative, null is 0, and all others are positive: one comparison.
+        rotate = self.intrinsic("llvm.fshr.i32", I32, [I32, I32, I32])
+        turned = self.builder.call(rotate, [reference, reference, I32(I31_SHIFT)])
+        return self.builder.icmp_signed(">", turned, I32(NULL))
+
     @contextmanager
     def if_object(self, reference: ir.Value, shape: ReferenceShape) -> Iterator[None]:
         """Emit the body for the case that `reference` names an object, with the checks that its shape calls for.
 
         The body must not be emitted at all when `shape.may_be_object` is False.
         """
-        conditions = []
-        if shape.may_be_null:
-            conditions.append(self.builder.not_(self.is_null(reference)))
-        if shape.may_be_i31:
-            conditions.append(self.builder.not_(self.is_i31(reference)))
-        if not conditions:
+        if shape.may_be_null and shape.may_be_i31:
+            condition = self.is_object(reference)
+        elif shape.may_be_null:
+            condition = self.builder.not_(self.is_null(reference))
+        elif shape.may_be_i31:
+            condition = self.builder.not_(self.is_i31(reference))
+        else:
             yield
             return
-        condition = conditions[0] if len(conditions) == 1 else self.builder.and_(*conditions)
         with self.builder.if_then(condition):
             yield
 

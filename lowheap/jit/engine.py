@@ -33,8 +33,43 @@ def _initialise() -> None:
     binding.initialize_native_asmprinter()
 
 
-def target_machine(opt_level: int = 2) -> binding.TargetMachine:
-    """Return a target machine for this computer's own CPU."""
+@functools.cache
+def _initialise_all() -> None:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to compile for ahead of time, in LLVM's words; an empty CPU is the one that all of the triple's can stand
+    in for, and an empty ABI the triple's first.
+    """
+
+    triple: str
+    cpu: str = ""
+    features: str = ""
+    abi: str = ""
+
+
+def target_machine(opt_level: int = 2, target: Target | None = None) -> binding.TargetMachine:
+    """Return a target machine for this computer's own CPU, or for another target, for code that a linker places.
+
+    CompilerError when LLVM knows no such triple.
+    """
+    if target is not None:
+        _initialise_all()
+        try:
+            found = binding.Target.from_triple(target.triple)
+        except RuntimeError as error:
+            raise CompilerError(f"LLVM does not know the target {target.triple!r}: {error}") from error
+        return found.create_target_machine(
+            cpu=target.cpu,
+            features=target.features,
+            opt=opt_level,
+            reloc="pic",
+            codemodel="default",
+            abiname=target.abi,
+        )
     _initialise()
     return binding.Target.from_default_triple().create_target_machine(
         cpu=binding.get_host_cpu_name(),
@@ -96,14 +131,23 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
 def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
     with _lock:
-        machine = target_machine(opt_level)
+        optimised, machine = optimise(module, opt_level=opt_level)
+        return safepoints.lower_statepoints(str(optimised)), machine
+
+
+def optimise(
+    module: ir.Module, *, opt_level: int, target: Target | None = None
+) -> tuple[binding.ModuleRef, binding.TargetMachine]:
+    """Return a module optimised, and the machine that is for: this computer, or `target`."""
+    with _lock:
+        machine = target_machine(opt_level, target)
         module.triple = machine.triple
         module.data_layout = str(machine.target_data)
         optimised = parse(str(module))
         tuning = binding.create_pipeline_tuning_options(speed_level=opt_level)
         builder = binding.create_pass_builder(machine, tuning)
         builder.getModulePassManager().run(optimised, builder)
-        return safepoints.lower_statepoints(str(optimised)), machine
+        return optimised, machine
 
 
 def parse(text: str) -> binding.ModuleRef:
@@ -119,11 +163,11 @@ def parse(text: str) -> binding.ModuleRef:
 class LoadedCode:
     """Linked code. It stays in memory as long as this object."""
 
-    def __init__(self, code: CompiledCode) -> None:
-        """Link `code` into this process."""
+    def __init__(self, code: CompiledCode, *, imports: tuple[str, ...] = ()) -> None:
+        """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may."""
         has_statepoints = bool(code.statepoints.functions)
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
-        for name in IMPORTED_SYMBOLS:
+        for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
         for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)

@@ -78,17 +78,23 @@ _ARCHITECTURES = {
     ("Linux", "x86_64"): X86_64,
     ("Darwin", "x86_64"): X86_64,
     ("Darwin", "arm64"): AARCH64_DARWIN,
+    ("Darwin", "aarch64"): AARCH64_DARWIN,
 }
 
 
 def host_architecture() -> Architecture:
     """The facts for the machine that this runs on; `CompilerError` where no rule is known to be right."""
-    host = (platform.system(), platform.machine())
-    try:
-        return _ARCHITECTURES[host]
-    except KeyError:
+    system, machine = platform.system(), platform.machine()
+    architecture = architecture_of(system, machine)
+    if architecture is None:
         known = ", ".join(" ".join(pair) for pair in _ARCHITECTURES)
-        raise CompilerError(f"frames of {' '.join(host)} cannot be walked; known are {known}") from None
+        raise CompilerError(f"frames of {system} {machine} cannot be walked; known are {known}")
+    return architecture
+
+
+def architecture_of(system: str, machine: str) -> Architecture | None:
+    """The facts for a machine in the words of `platform`, or None where no rule is known to be right."""
+    return _ARCHITECTURES.get((system, machine))
 
 
 # --- Parsing ----------------------------------------------------------------------------------------------------------

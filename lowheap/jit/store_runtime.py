@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,14 +44,15 @@ from lowheap.layout import (
     VMContext,
     VMFuncRef,
     VMHostFunction,
+    VMRootFrame,
     VMStackMapEntry,
     VMStackSlot,
     VMStoreContext,
 )
 from lowheap.memory import Mapping
-from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
 from lowheap.store import Store
-from lowheap.types import FuncType, RefType, ValType, storage_size
+from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
 MAX_WASM_STACK = 512 * 1024
 """Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
@@ -69,8 +71,90 @@ class Place(Protocol):
 
 
 @functools.cache
-def _function_type(cdecl: str) -> Any:
+def _c_type(cdecl: str) -> Any:
     return _ffi.typeof(cdecl)
+
+
+def _target(trampoline: int, vmctx: int, code: int, signature: transitions.Signature) -> tuple[Any, Any, Any]:
+    """A trampoline, and what it takes first, as cffi passes them fastest."""
+    entry = _ffi.cast(_c_type(signature.entry_cdecl), trampoline)
+    return entry, _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
+
+
+class _ScalarFunc(Func):
+    """A compiled function of numbers alone, with one result at most.
+
+    A call goes a short way when there is nothing to see to first, and the arguments are of just the right Python types.
+    Everything else goes the general way, which gives its errors too.
+    """
+
+    __slots__ = ("_parts", "_result", "_result_type")
+
+    def __init__(
+        self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: transitions.Signature, *described: Any
+    ) -> None:
+        store = runtime._store
+        super().__init__(store, *described)
+        # In one tuple, since a call needs them all.
+        self._parts = (
+            *target,
+            signature.python_types,
+            bool(signature.results),
+            runtime,
+            runtime.binding,
+            store.host_data,
+            store.host_data.set_aside,
+            store.unreachable_handles,
+            store.lock.acquire,
+            store.lock.release,
+        )
+        self._result_type = _c_type(signature.result_cdecl)
+        self._result: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        (
+            entry,
+            vmctx,
+            code,
+            types,
+            has_result,
+            runtime,
+            binding,
+            host_data,
+            set_aside,
+            forgotten,
+            acquire,
+            release,
+        ) = self._parts
+        if len(args) == 2 == len(types):  # as below, and faster
+            if type(args[0]) is not types[0] or type(args[1]) is not types[1]:
+                return self._call(args)
+        elif tuple(map(type, args)) != types:
+            return self._call(args)
+        if not acquire(False):
+            raise self.store.lock.refusal()
+        try:
+            if forgotten or set_aside or host_data.binding is not binding:
+                return self._call(args)
+            if runtime.floor != _thread_stack.floor:
+                runtime.note_thread()
+            # This call's own, should a finalizer or a signal's handler call this function before it is read.
+            result, self._result = self._result, None
+            if result is None:
+                result = _ffi.new(self._result_type)
+            try:
+                status = entry(vmctx, code, result, *args)
+            except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
+                status = transitions.REFUSED
+            value = result[0] if has_result else None
+            self._result = result
+            if status or runtime.pending is not None or forgotten or set_aside:
+                if status == transitions.REFUSED:
+                    return self._call(args)
+                runtime.settle(status)
+            return value
+        finally:
+            release()
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -88,21 +172,23 @@ class StoreRuntime:
     def __init__(self, store: Store) -> None:
         """Make the store context, the function table with its null entry, and the functions that code calls back."""
         self._store = store
+        self.binding = store.host_data.binding
+        """Of the memory that the heap had when this was made; compiled code knows where it is."""
         self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
         self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
         self._functions: list[Func | None] = [None]
-        self._host_functions: list[tuple[Callable[..., Any], FuncType, str]] = []
+        self._host_functions: list[tuple[Callable[..., Any], FuncType, str, Callable[[Any], list[Any]]]] = []
         self._host_contexts: list[VMHostFunction] = []
         self._places: dict[int, Place] = {}
         self._keep: list[Any] = []
         self._mapped_code: set[LoadedCode] = set()
-        self._pending: BaseException | None = None
-        self._depth = 0
-        self._floor = 0
+        self.pending: BaseException | None = None
+        """What a call out of compiled code has raised, until that is raised again."""
+        self.floor = 0
+        """The `stack_floor` that the store context has, read more often than it changes."""
         self._heap_base = store.heap.control.heap_base
-        self._thread = 0
         self._trap_cause: Exception | None = None
         self._callbacks = {
             "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
@@ -119,7 +205,6 @@ class StoreRuntime:
         )
         self.vmctx = _ffi.cast("void *", ctypes.addressof(self._vmctx))
         """A vmctx of the store itself, for native functions that belong to no instance."""
-        self._epoch = store.heap.control.epoch
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
         self.allocates_inline = self.is_native and not store.collect_every
@@ -138,7 +223,13 @@ class StoreRuntime:
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
         self._collect = _ffi.cast("uint32_t(*)(void *)", code.address(runtime.COLLECT))
         free_dead = _ffi.cast("void(*)(void *)", code.address(runtime.FREE_DEAD))
-        self._store.heap.free_dead = lambda: free_dead(self.vmctx)
+        self._trace = _ffi.cast("uint32_t(*)(void *)", code.address(runtime.TRACE))
+        self._free_pending = _ffi.cast("uint32_t(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
+        sweep_pending = _ffi.cast("void(*)(void *)", code.address(runtime.SWEEP_PENDING))
+        heap = self._store.heap
+        heap.free_dead = lambda: free_dead(self.vmctx)
+        heap.sweep_pending = lambda: sweep_pending(self.vmctx)
+        heap.free_pending = self.free_pending
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -148,6 +239,26 @@ class StoreRuntime:
             self._raise_unknown_frame()
         return True
 
+    def trace(self) -> None:
+        """Mark in compiled code what compiled code and root frames hold. CompilerError for an unknown frame."""
+        if self._store.heap.is_counted and self._trace(self.vmctx):
+            self._raise_unknown_frame()
+
+    def free_pending(self, budget: int | None) -> bool:
+        """Free pending dead objects in compiled code, with their host data, as `DrcHeap.free_pending` does."""
+        heap = self._store.heap
+        heap.check_attached()
+        control = heap.control
+        if control.pending_dead == NULL:
+            return False
+        died_before = control.dead_externrefs
+        limit = runtime.UNLIMITED if budget is None else min(budget, runtime.UNLIMITED)
+        is_left = bool(self._free_pending(self.vmctx, limit))
+        heap.release_dead_externrefs(until=died_before)
+        if not is_left:
+            control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
+        return is_left
+
     def _raise_unknown_frame(self) -> None:
         address, self.context.unknown_return_address = self.context.unknown_return_address, 0
         self.stack_maps.lookup(address)
@@ -155,7 +266,7 @@ class StoreRuntime:
 
     def close(self) -> None:
         """Refuse while compiled code is on the stack; afterwards the store may go."""
-        if self._depth:
+        if self.context.activation:
             raise HeapError("cannot close a store while its compiled code is on the stack")
 
     def keep(self, *owners: Any) -> None:
@@ -198,18 +309,32 @@ class StoreRuntime:
     # ------------------------------------------------------------------------------------------------------------------
     # The function table
 
-    def add_function(
-        self, code: int, vmctx: int, type_index: int, name: str, call: Callable[[Sequence[Any]], Any]
-    ) -> Func:
-        """Enter a function into the table. HeapError when the table is full."""
+    def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
+        """Make a compiled function one of the store. HeapError when the function table is full."""
+        type = self._function_type(type_index)
+        call = self.caller(trampoline, vmctx, code, type, name)
+        signature = transitions.Signature.of(type)
+        number = self._enter_into_table(code, vmctx, type_index)
+        if signature.is_scalar:
+            target = _target(trampoline, vmctx, code, signature)
+            function: Func = _ScalarFunc(self, target, signature, number, type_index, name, call)
+        else:
+            function = Func(self._store, number, type_index, name, call)
+        self._functions.append(function)
+        return function
+
+    def _function_type(self, type_index: int) -> FuncType:
+        type = self._store.engine.types[type_index].composite
+        assert isinstance(type, FuncType), "a function has a function type"
+        return type
+
+    def _enter_into_table(self, code: int, vmctx: int, type_index: int) -> int:
         number = len(self._functions)
         if number == FUNCTION_LIMIT:
             raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
         entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
-        function = Func(self._store, number, type_index, name, call)
-        self._functions.append(function)
-        return function
+        return number
 
     def function(self, funcref: int) -> Func:
         """Return the function at an entry of the table. HeapError when there is none."""
@@ -224,17 +349,19 @@ class StoreRuntime:
 
     def add_host_function(self, callable: Callable[..., Any], type_index: int, name: str, stub: int) -> Func:
         """Make a Python callable a function of the store; `stub` is the address of its signature's host stub."""
-        type = self._store.engine.types[type_index].composite
-        assert isinstance(type, FuncType), "a function import has a function type"
+        type = self._function_type(type_index)
         context = VMHostFunction()
         context.heap_base = self._store.heap.control.heap_base
         context.control = ctypes.addressof(self._store.heap.control)
         context.store = self.context_address
         context.function = len(self._host_functions)
-        self._host_functions.append((callable, type, name))
+        self._host_functions.append((callable, type, name, self._lifting(type.params)))
         self._host_contexts.append(context)
         call = functools.partial(self._call_host_directly, callable, type, name)
-        return self.add_function(stub, ctypes.addressof(context), type_index, name, call)
+        number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
+        function = Func(self._store, number, type_index, name, call)
+        self._functions.append(function)
+        return function
 
     # ------------------------------------------------------------------------------------------------------------------
     # Into compiled code
@@ -244,83 +371,65 @@ class StoreRuntime:
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
         signature = transitions.Signature.of(type)
-        entry = _ffi.cast(_function_type(signature.entry_cdecl), trampoline)
+        target = _target(trampoline, vmctx, code, signature)
         count = max(1, len(type.results))
+        lift = self._lifting(type.results)
+        store = self._store
+        forgotten, set_aside = store.unreachable_handles, store.host_data.set_aside
 
         def call(args: Sequence[Any]) -> Any:
-            self._check_callable()
-            raw, owned = self._lower_all(type.params, args, name)
-            self._expose_all(owned)
-            results = _ffi.new("uint64_t[]", count)
-            self._enter(entry, vmctx, code, results, *raw)
-            return self._lift_results(type.results, bytes(_ffi.buffer(results)))
-
-        return self._scalar_caller(entry, vmctx, code, signature, call) if signature.is_scalar else call
-
-    def _scalar_caller(
-        self, entry: Any, vmctx: int, code: int, signature: transitions.Signature, general: Callable[..., Any]
-    ) -> Callable[[Sequence[Any]], Any]:
-        """Return a short way to call a function of numbers alone, with one result at most.
-
-        It is taken when there is nothing to see to first: no activation, nothing to tidy, and arguments of just the
-        right Python types. Everything else goes the general way, which gives its errors too.
-        """
-        store, wanted = self._store, signature.python_types
-        buffer = _ffi.new("uint64_t[]", 1)  # read at once after the call, so one serves for all
-        result = _ffi.cast(signature.result_cdecl, buffer)
-        has_result = bool(signature.results)
-        ident, thread_stack, context, memory = threading.get_ident, _thread_stack, self.context, self._is_memory_sound
-
-        def call(args: Sequence[Any]) -> Any:
-            if self._depth or tuple(map(type, args)) != wanted or store.is_untidy() or not memory():
-                return general(args)
-            self._thread = ident()
-            if self._floor != thread_stack.floor:
-                self._floor = context.stack_floor = thread_stack.floor
-            self._depth = 1
-            try:
-                trapped = entry(vmctx, code, buffer, *args)
-            except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
-                trapped = None
-            finally:
-                self._depth = 0
-            if trapped is None:
-                return general(args)
-            if trapped or self._pending is not None:
-                self._raise_pending()
-                raise self._trap()
-            return result[0] if has_result else None
+            with store.lock:
+                self._check_callable()
+                raw, owned = self._lower_all(type.params, args, name)
+                self._expose_all(owned)
+                results = _ffi.new("uint64_t[]", count)
+                status = self._enter(*target, results, *raw)
+                returned = _results(lift(_ffi.buffer(results)))
+                if status or forgotten or set_aside:
+                    self.settle(status)
+                return returned
 
         return call
 
     def call_native(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a C function that may drop objects, and raise what a drop left behind."""
-        result = function(*args)
-        self._raise_pending()
-        return result
+        with self._store.lock:
+            result = function(*args)
+            if self.pending is not None:
+                self.settle()
+            return result
 
-    def _enter(self, trampoline: Callable[..., int], *args: Any) -> None:
+    def _enter(self, entry: Callable[..., int], *args: Any) -> int:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
-        if self._depth == 0:
-            self._thread = threading.get_ident()
-            self._floor = self.context.stack_floor = _thread_stack.floor
-        self._depth += 1
-        try:
-            self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
-            trapped = trampoline(*args)
-        finally:
-            self._depth -= 1
-        self._raise_pending()
-        if trapped:
-            raise self._trap()
+        self.note_thread()
+        self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
+        status = entry(*args)
+        if status == transitions.REFUSED:
+            self._check_callable()
+            raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
+        if status & transitions.TRAPPED or self.pending is not None:
+            self.settle(status)
+        return status
 
-    def _raise_pending(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            try:
-                raise pending
-            finally:
-                del pending  # this frame is in its traceback: a cycle, which would keep the host's handles alive
+    def note_thread(self) -> None:
+        """Have compiled code mind the end of this thread's stack."""
+        if self.floor != _thread_stack.floor:
+            self.floor = self.context.stack_floor = _thread_stack.floor
+
+    def settle(self, status: int = 0) -> None:
+        """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
+        failure, self.pending = self.pending, None
+        if failure is None and status & transitions.TRAPPED:
+            failure = self._trap()
+        try:
+            if self._store.heap.is_attached:  # without its memory, the heap can do nothing
+                self._store.tidy_in_use()
+        finally:
+            if failure is not None:
+                try:
+                    raise failure
+                finally:
+                    del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address:
@@ -341,18 +450,20 @@ class StoreRuntime:
         return trap
 
     def _check_callable(self) -> None:
-        self._store.check_open()
-        if self._depth and threading.get_ident() != self._thread:
-            raise HeapError("this store's compiled code is running on another thread; a store is used by one at a time")
-        if self._store.heap.control.phase != CollectionPhase.IDLE:
+        store = self._store
+        store.check_open()
+        control = store.heap.control
+        if control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot call compiled code in the middle of a collection; finish it or close it first")
-        self._store.tidy()
+        if store.unreachable_handles or store.host_data.set_aside or control.dead_externrefs != NULL:
+            store.tidy_in_use()
         self._check_memory()
 
     def _is_memory_sound(self) -> bool:
         """Compiled code knows where the heap is, and relies on its type table."""
         heap = self._store.heap
-        return heap.is_attached and heap.control.epoch == self._epoch and heap.control.heap_base == self._heap_base
+        is_the_same = self._store.host_data.binding is self.binding
+        return heap.is_attached and is_the_same and heap.control.heap_base == self._heap_base
 
     def _check_memory(self) -> None:
         self._store.heap.check_attached()
@@ -366,8 +477,8 @@ class StoreRuntime:
         """Return a C function that runs `function`; an exception is kept, and the call returns `failure`."""
 
         def keep(kind: Any, value: Any, traceback: Any) -> None:
-            if self._pending is None:
-                self._pending = value.with_traceback(traceback)
+            if self.pending is None:
+                self.pending = value.with_traceback(traceback)
 
         if failure is None:
             return _ffi.callback(cdecl, function, onerror=keep)
@@ -405,13 +516,13 @@ class StoreRuntime:
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         if number == transitions.RELEASE_DEAD_EXTERNREFS:
-            self._store.tidy()
+            self._store.tidy_in_use()
             return 0
-        callable, type, name = self._host_functions[number]
+        callable, type, name, lift = self._host_functions[number]
         count = max(len(type.params), len(type.results))
         buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)
         # Handles first: what is passed may be held by nobody else when the collector next looks.
-        args = self._lift_all(type.params, bytes(buffer))
+        args = lift(buffer)
         self._store.safepoint()
         raw, owned = self._call_and_lower(callable, type, name, args)
         del args
@@ -425,11 +536,12 @@ class StoreRuntime:
 
     def _call_host_directly(self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]) -> Any:
         """Call a host function from the host: its values are checked and converted as if they passed through code."""
-        self._check_callable()
-        raw, _ = self._lower_all(type.params, args, name)
-        lifted = [self._lift(param, value) for param, value in zip(type.params, raw, strict=True)]
-        raw, _ = self._call_and_lower(callable, type, name, lifted)
-        return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
+        with self._store.lock:
+            self._check_callable()
+            raw, _ = self._lower_all(type.params, args, name)
+            lifted = [self._lift(param, value) for param, value in zip(type.params, raw, strict=True)]
+            raw, _ = self._call_and_lower(callable, type, name, lifted)
+            return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
 
     def _call_and_lower(
         self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
@@ -482,25 +594,34 @@ class StoreRuntime:
         for reference in owned:
             self._store.heap.expose_gc_ref_to_wasm(reference)
 
-    def _lift_all(self, types: Sequence[ValType], data: bytes) -> list[Any]:
-        """Return values that compiled code handed out, in slots, as Python values; references get a count."""
-        raw = [_unpack(type, data, number) for number, type in enumerate(types)]
-        for type, value in zip(types, raw, strict=True):
-            if isinstance(type, RefType) and self._store.engine.types.is_traced(type):
-                self._store.heap.clone_gc_ref(int(value))
-        return [self._lift(type, value) for type, value in zip(types, raw, strict=True)]
+    def _lifting(self, types: Sequence[ValType]) -> Callable[[Any], list[Any]]:
+        """Return what makes Python values of those that compiled code handed out, in slots; references get a count."""
+        store, heap = self._store, self._store.heap
+        unpack = struct.Struct("<" + "".join(_SLOT_FORMATS[type] for type in map(_number_type, types))).unpack_from
+        references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
+        traced = [number for number, type in references if store.engine.types.is_traced(type)]
+
+        def lift(slots: Any) -> list[Any]:
+            values = list(unpack(slots))
+            for number in traced:  # all, before one of them is given to Python
+                heap.clone_gc_ref(values[number])
+            for number, type in references:
+                values[number] = lift_reference(store, type, values[number])
+            return values
+
+        return lift
 
     def _lift(self, type: ValType, raw: Any) -> Any:
         return lift_reference(self._store, type, raw) if isinstance(type, RefType) else raw
-
-    def _lift_results(self, types: Sequence[ValType], data: bytes) -> Any:
-        return _results(self._lift_all(types, data))
 
     # ------------------------------------------------------------------------------------------------------------------
     # What compiled code holds
 
     def _walk(self) -> Iterator[int]:
-        """Yield the references that stack maps report, in every activation on the stack, the innermost first."""
+        """Yield the references that stack maps report, in every activation on the stack, and those in root frames.
+
+        Of each, the innermost first.
+        """
         address = self.context.activation
         while address:
             activation = VMActivation.from_address(address)
@@ -510,6 +631,12 @@ class StoreRuntime:
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
                 yield ctypes.c_uint32.from_address(slot).value
             address = activation.previous
+        address = self.context.root_frames
+        while address:
+            frame = VMRootFrame.from_address(address)
+            if frame.slot_count:
+                yield from (ctypes.c_uint32 * frame.slot_count).from_address(frame.slots)
+            address = frame.previous
 
 
 def _results(values: list[Any]) -> Any:
@@ -523,10 +650,20 @@ def _scalar(type: ValType, raw: Any) -> ctypes._SimpleCData[Any]:
     return ctypes.c_uint32(raw) if isinstance(type, RefType) else lower_scalar(type, raw)
 
 
-def _unpack(type: ValType, data: bytes, number: int) -> Any:
-    start = number * VALUE_SLOT_SIZE
-    data = data[start : start + storage_size(type)]
-    return int.from_bytes(data, "little") if isinstance(type, RefType) else lift_scalar(type, data)
+_SLOT_FORMATS: dict[NumType | None, str] = {
+    NumType.I32: "i4x",
+    NumType.I64: "q",
+    NumType.F32: "f4x",
+    NumType.F64: "d",
+    None: "I4x",
+}
+"""How `struct` reads a value in a slot of 8 bytes; None is a reference."""
+assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORMATS.values())
+
+
+def _number_type(type: ValType) -> NumType | None:
+    assert not isinstance(type, VectorType), "compiled code has no v128"
+    return None if isinstance(type, RefType) else type
 
 
 def _round_to_page(size: int) -> int:

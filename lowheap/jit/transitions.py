@@ -2,7 +2,8 @@
 
 **In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, a buffer for results,
 and the arguments. It puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`),
-and calls. It returns 0, or 1 when the code trapped.
+and calls. What it returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is
+not as compiled code needs it, it calls nothing (`REFUSED`).
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
@@ -27,9 +28,13 @@ from lowheap.jit.barriers import DROP_FUNCTION
 from lowheap.jit.emit import I32, I64, PTR, REFERENCE, TRAP_FUNCTION, VOID, Emitter, NativeFunction, llvm_type
 from lowheap.layout import (
     ACTIVATION_ALIGN,
+    CONTROL_ATTACHED,
+    NULL,
     VALUE_SLOT_SIZE,
+    CollectionPhase,
     Field,
     VMActivation,
+    VMContext,
     VMHeapControl,
     VMHostFunction,
     VMStoreContext,
@@ -54,6 +59,15 @@ ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
 ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
+
+TRAPPED = 1 << 0
+"""Bit of a trampoline's status: the code trapped, or a call out of it failed."""
+
+HAS_DEAD_EXTERNREFS = 1 << 1
+"""Bit of a trampoline's status: externrefs have died, and the host has yet to free them."""
+
+REFUSED = 1 << 2
+"""A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
 RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 """Instead of a host function's number: free the externrefs that died in compiled code."""
@@ -86,8 +100,8 @@ class Signature:
 
     @property
     def result_cdecl(self) -> str:
-        """The C type of a pointer to the result of a scalar signature, or to nothing."""
-        return f"{_C_TYPES[self.results]} *" if self.results else "void *"
+        """The C type of a pointer to the result of a scalar signature; without one, to anything."""
+        return f"{_C_TYPES[self.results]} *" if self.results else "uint64_t *"
 
     @property
     def entry(self) -> str:
@@ -103,7 +117,7 @@ class Signature:
     def entry_cdecl(self) -> str:
         """The trampoline's type in C: (vmctx, code, results, parameters...) -> status."""
         params = "".join(f", {_C_TYPES[letter]}" for letter in self.params)
-        return f"uint32_t(*)(uintptr_t, uintptr_t, uint64_t *{params})"
+        return f"uint32_t(*)(void *, void *, void *{params})"
 
 
 def _letters(types: Sequence[ValType]) -> str:
@@ -189,6 +203,8 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     emitter = Emitter(function)
     builder, store = emitter.builder, emitter.store_context
     _, code, results, *args = function.args
+    with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
+        builder.ret(I32(REFUSED))
 
     activation = emitter.stack_buffer(ctypes.sizeof(VMActivation), ACTIVATION_ALIGN)
     frame = emitter.frame_address()
@@ -215,7 +231,22 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
             if signature.results and not several:
                 emitter.store_typed(result, results)
     emitter.store(previous, store, VMStoreContext.activation)
-    builder.ret(builder.zext(trapped, I32))
+    dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
+    status = [builder.select(trapped, I32(TRAPPED), I32(0)), builder.select(dead, I32(HAS_DEAD_EXTERNREFS), I32(0))]
+    builder.ret(builder.or_(*status))
+
+
+def _is_ready(emitter: Emitter) -> ir.Value:
+    """Whether the heap has its memory, where this vmctx says, and no collection is running."""
+    builder, control = emitter.builder, emitter.control
+    flags = emitter.load(control, VMHeapControl.flags)
+    phase = emitter.load(control, VMHeapControl.phase)
+    base = emitter.load(control, VMHeapControl.heap_base)
+    expected = emitter.load(emitter.vmctx, VMContext.heap_base, invariant=True)
+    is_attached = builder.icmp_unsigned("!=", builder.and_(flags, I32(CONTROL_ATTACHED)), I32(0))
+    is_idle = builder.icmp_unsigned("==", phase, I32(CollectionPhase.IDLE))
+    is_in_place = builder.icmp_unsigned("==", base, expected)
+    return builder.and_(builder.and_(is_attached, is_idle), is_in_place)
 
 
 def _set_stack_limit(emitter: Emitter, frame: ir.Value) -> None:

@@ -13,7 +13,8 @@ All integers are little-endian. The header is `FileHeader`:
 | 40     | 32    | SHA-256 of the 40 bytes before it and of everything behind it    |
 
 The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
-those of `image.Image`, without `data`; each record in it is an object, each tuple an array.
+those of `image.Image`, without `data`; each record in it is an object, each tuple an array. `pending_dead` of `control`
+may be missing, as in files from before there was such a list, and then is 0.
 
 Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
 not an image is an ImageFormatError that says what is wrong, and never another exception.
@@ -35,6 +36,7 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     HEAP_RESERVATION,
+    NULL,
     OBJECT_KINDS,
     SIZE_CLASS_COUNT,
     U32_MAX,
@@ -268,6 +270,8 @@ def _root(reader: _Reader) -> ImageRoot:
 
 
 def _control(reader: _Reader) -> ImageControl:
+    if isinstance(reader.value, dict):
+        reader = _Reader({"pending_dead": NULL} | reader.value, reader.place)
     integers = {
         name: reader.member(name).integer((1 << (8 * getattr(VMHeapControl, name).size)) - 1)
         for name in control_integers()

@@ -201,7 +201,7 @@ class ImageType:
 
     def labelled_fields(self) -> list[tuple[str, ImageField]]:
         """Return the fields, each with its name or else its number; the tag in an exception's header is not counted."""
-        first = -len(_TAG_FIELDS) if self.kind is VMGcKind.EXN_REF else 0
+        first = -len(TAG_FIELDS) if self.kind is VMGcKind.EXN_REF else 0
         return [
             (str(number) if each.name is None else printable(each.name), each)
             for number, each in enumerate(self.fields or (), first)
@@ -230,7 +230,7 @@ EXTERNREF_TYPE = ImageType(
     name="externref",
     fields=(_u32_field("host_data_id", VMDrcExternRef.host_data_id, HOST_DATA_STORAGE),),
 )
-_TAG_FIELDS = (
+TAG_FIELDS = (
     _u32_field("tag_instance", VMDrcExnHeader.tag_instance, TAG_STORAGE),
     _u32_field("tag_defined", VMDrcExnHeader.tag_defined, TAG_STORAGE),
 )
@@ -280,7 +280,7 @@ def with_names(image_type: ImageType, registry: TypeRegistry) -> ImageType:
             names = registry.field_names(index)
         case FuncType(params):
             storages = [(param, False) for param in params]
-            before = _TAG_FIELDS
+            before = TAG_FIELDS
     slots = [slot(storage) for storage, _ in storages]
     if isinstance(composite, ArrayType):
         array = layouts.array_layout(slots[0])
@@ -315,6 +315,7 @@ class ImageControl:
     len_after_last_gc: int
     dead_list: int
     dead_externrefs: int
+    pending_dead: int
     capacity: int
     maximum: int
     bump: int
@@ -354,14 +355,20 @@ def control_integers() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ImageRoot:
-    """A root outside of the heap: its `kind` (`handle`, `slot` or `wasm stack`), its place, and what it refers to."""
+    """A root outside of the heap: its `kind` (of `ROOT_KINDS`), its place, and what it refers to.
+
+    The place is a handle's number, the address of a slot or of a frame's slot, and 0 on the stack of compiled code.
+    """
 
     kind: str
     place: int
     reference: int
 
 
-ROOT_KINDS = ("handle", "slot", "wasm stack")
+UNCOUNTED_ROOT_KINDS = ("wasm stack", "frame")
+"""The kinds of roots that count nothing; what they hold is on the over-approximated list."""
+
+ROOT_KINDS = ("handle", "slot", *UNCOUNTED_ROOT_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,10 +553,13 @@ class Image:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Image:
-        """Read the file format. ImageFormatError, which says why, for anything that is not an image."""
-        from lowheap.snapshot import file
+        """Read the file format, or a dump that C code wrote (`lh_dump`).
 
-        return file.unpack(data)
+        ImageFormatError, which says why, for anything that is neither.
+        """
+        from lowheap.snapshot import dump, file
+
+        return dump.read_dump(data) if dump.is_dump(data) else file.unpack(data)
 
     def save(self, path: str | Path) -> None:
         """Write the image to a file."""
@@ -557,7 +567,7 @@ class Image:
 
     @classmethod
     def load(cls, path: str | Path) -> Image:
-        """Read a file. ImageFormatError, which names it, when it does not hold an image; OSError as usual."""
+        """Read a file, as `from_bytes` does. ImageFormatError, which names it, for any other; OSError as usual."""
         from lowheap.snapshot import file
 
         try:
@@ -626,7 +636,10 @@ class Image:
         return [block for block in self.blocks() if block.is_free]
 
     def objects(self) -> Iterator[ImageObject]:
-        """Yield every live object in address order. HeapCorruptionError where a walk cannot go on."""
+        """Yield every object in address order: the live ones, and those that died and wait to be freed, with count 0.
+
+        HeapCorruptionError where a walk cannot go on.
+        """
         if self.is_walkable:
             for block in self.blocks():
                 if not block.is_free:
@@ -669,18 +682,33 @@ class Image:
         HeapCorruptionError when the list is cyclic, leads to what is no object, or cannot be told.
         """
         head = self._derived_list_head() if self.list_head is None else self.list_head
-        chain: list[int] = []
-        seen: set[int] = set()
+        return self._chain(head, "over-approximated list")
+
+    def pending_dead(self) -> list[int]:
+        """Return the objects that died in a sweep and wait to be freed, the next first; none of a wasmtime heap.
+
+        HeapCorruptionError when their list is cyclic, or leads to what is no object.
+        """
+        head = NULL if self.control is None else self.control.pending_dead
+        return self._chain(head, "list of pending dead objects")
+
+    def dead_externrefs(self) -> list[int]:
+        """Return the externrefs that died and wait for their host to free them, the next first. Raises likewise."""
+        head = NULL if self.control is None else self.control.dead_externrefs
+        return self._chain(head, "list of dead externrefs")
+
+    def _chain(self, head: int, what: str) -> list[int]:
+        """The objects from `head` on, each linked to the next by its header."""
+        chain: dict[int, None] = {}
         while head != NULL:
-            if head in seen:
-                raise HeapCorruptionError([f"the over-approximated list comes back to {head:#x}"])
+            if head in chain:
+                raise HeapCorruptionError([f"the {what} comes back to {head:#x}"])
             found = self._header_at(head)
             if found is None:
-                raise HeapCorruptionError([f"the over-approximated list leads to {head:#x}, where no object starts"])
-            seen.add(head)
-            chain.append(head)
+                raise HeapCorruptionError([f"the {what} leads to {head:#x}, where no object starts"])
+            chain[head] = None
             head = found.next
-        return chain
+        return list(chain)
 
     # What `objects` of an image rests on that cannot be walked
 

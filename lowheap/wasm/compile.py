@@ -44,6 +44,7 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.transitions import Signature
 from lowheap.layout import (
+    BLOCK_ALIGN,
     I31_SHIFT,
     I31_TAG,
     NULL,
@@ -502,7 +503,9 @@ class FunctionCompiler(Emitter):
         """Trap when the frame would pass the stack limit. Returns the subtraction of the frame's size, 0 for now."""
         with self.event("stack check"):
             frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
-            limit = self.load(self.store_context, VMStoreContext.stack_limit)
+            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
+            # is inlined there.
+            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
             self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
         return frame
 
@@ -1063,15 +1066,16 @@ class FunctionCompiler(Emitter):
         builder.cbranch(builder.icmp_unsigned("<", actual, count), deep, done)
 
         builder.position_at_end(deep)
-        info = self._entry_of(self.load_pointer(self.control, VMHeapControl.type_table), actual, VMTypeInfo)
-        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth), I32(depth))
+        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
+        info = self._entry_of(table, actual, VMTypeInfo)
+        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth, invariant=True), I32(depth))
         builder.cbranch(is_deep, look_up, done)
 
         builder.position_at_end(look_up)
-        position = builder.add(self.load(info, VMTypeInfo.supertypes_start), I32(depth))
-        data = self.load_pointer(self.control, VMHeapControl.type_data)
+        position = builder.add(self.load(info, VMTypeInfo.supertypes_start, invariant=True), I32(depth))
+        data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
         place = self.at(data, builder.mul(builder.zext(position, I64), I64(storage_size(NumType.I32))))
-        above = builder.icmp_unsigned("==", self.load_typed(place, I32), expected)
+        above = builder.icmp_unsigned("==", self.load_typed(place, I32, invariant=True), expected)
         builder.branch(done)
 
         builder.position_at_end(done)
@@ -1120,40 +1124,68 @@ class FunctionCompiler(Emitter):
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
         size = self.context.struct_layout(type_index).size
+        args = [self._type_id(type_index)]
         with self.event("allocate"):
             if self.context.inline_allocation and block_length(size) < SMALL_BLOCK_LIMIT:
-                reference = self._allocate_inline(type_index, size)
-            else:
-                args = [self._type_id(type_index)]
-                reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
+                call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
+                return self._allocate_inline(type_index, VMGcKind.STRUCT_REF, I32(size), call)
+            reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
             self.barriers.allocate(self, reference)
         return reference
 
-    def _allocate_inline(self, type_index: int, size: int) -> ir.Value:
-        """Take a block off its size class's list and write the header; call for one when the list is empty."""
-        builder, length = self.builder, block_length(size)
-        head, place = runtime.emit_pop(self, length)
+    def _allocate_inline(
+        self,
+        type_index: int,
+        kind: VMGcKind,
+        size: ir.Value,
+        call: Callable[[], ir.Value],
+        *,
+        is_small: ir.Value | None = None,
+        array_length: ir.Value | None = None,
+    ) -> ir.Value:
+        """Take a block off its size class's list and write the header; `call` for an object when the list is empty.
+
+        `is_small` tells whether a block for `size` bytes is of a small class; None: it is. An array's length is part of
+        its header. The hand-over is emitted on either way: right behind the header's stores, LLVM makes one store of
+        the two to a field that it writes again.
+        """
+        builder = self.builder
         listed, empty = self.function.append_basic_block("pop"), self.function.append_basic_block("refill")
         done = self.function.append_basic_block()
+        if is_small is not None:
+            small = self.function.append_basic_block("small")
+            builder.cbranch(is_small, small, empty).set_weights([1 << 10, 1])
+            builder.position_at_end(small)
+        length = builder.and_(builder.add(size, I32(BLOCK_ALIGN - 1)), I32(-BLOCK_ALIGN))
+        head, place = runtime.emit_pop(self, length)
         builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
 
         builder.position_at_end(listed)
         self.store_typed(self.load(self.heap_address(head), FreeBlock.next), place)
-        self.store_header(VMGcKind.STRUCT_REF, head, VMDrcHeader.kind_and_reserved)
+        self.store_header(kind, head, VMDrcHeader.kind_and_reserved)
         self.store_header(self._type_id(type_index), head, VMDrcHeader.type_index)
         self.store_header(1, head, VMDrcHeader.ref_count)
         self.store_header(size, head, VMDrcHeader.object_size)
-        for counter, amount in ((VMHeapControl.objects_allocated, 1), (VMHeapControl.bytes_allocated, length)):
-            self.store(builder.add(self.load(self.control, counter), I64(amount)), self.control, counter)
+        if array_length is not None:
+            self.store_header(array_length, head, VMDrcArrayHeader.length)
+        for counter, amount in (
+            (VMHeapControl.objects_allocated, I64(1)),
+            (VMHeapControl.bytes_allocated, builder.zext(length, I64)),
+        ):
+            self.store(builder.add(self.load(self.control, counter), amount), self.control, counter)
+        self.barriers.allocate(self, head)
+        popped = builder.block
         builder.branch(done)
 
         builder.position_at_end(empty)
-        called = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)], type_index)
+        called = call()
+        self.barriers.allocate(self, called)
+        refilled = builder.block
         builder.branch(done)
 
         builder.position_at_end(done)
         type = RefType(False, self.context.type_indices[type_index])
-        return self._phi(type, [(head, listed), (called, empty)])
+        return self._phi(type, [(head, popped), (called, refilled)])
 
     def _field_address_of(self, reference: ir.Value, type_index: int, number: int) -> ir.Value:
         """The address of a field, which is one with the field of that number in the supertypes that have it."""
@@ -1185,8 +1217,17 @@ class FunctionCompiler(Emitter):
     # Arrays
 
     def _allocate_array(self, type_index: int, length: ir.Value) -> ir.Value:
+        layout, builder = self.context.array_layout(type_index), self.builder
+        args = [self._type_id(type_index), length]
         with self.event("allocate"):
-            args = [self._type_id(type_index), length]
+            if self.context.inline_allocation:
+                most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
+                is_small = builder.icmp_unsigned("<=", length, I32(most))
+                size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
+                call = functools.partial(self._allocate, transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
+                return self._allocate_inline(
+                    type_index, VMGcKind.ARRAY_REF, size, call, is_small=is_small, array_length=length
+                )
             array = self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
             self.barriers.allocate(self, array)
         return array

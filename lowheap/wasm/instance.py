@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
@@ -33,17 +34,18 @@ class Global:
             raise TypeError(f"store is {store!r}; it must be a Store")
         if not isinstance(type, NumType | RefType):
             raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
-        runtime = runtime_of(store)
-        memory = MemoryMapping(_PAGE)
-        self._bind(store, GlobalType(type, mutable), memory.base)
-        if store.engine.types.is_traced(type):
-            store.roots.add_slot(self.address)
-        try:
-            self._set(value)
-        except BaseException:
-            self._forget()
-            raise
-        runtime.keep(memory)
+        with store.lock:
+            runtime = runtime_of(store)
+            memory = MemoryMapping(_PAGE)
+            self._bind(store, GlobalType(type, mutable), memory.base)
+            if store.engine.types.is_traced(type):
+                store.roots.add_slot(self.address)
+            try:
+                self._set(value)
+            except BaseException:
+                self._forget()
+                raise
+            runtime.keep(memory)
 
     def _forget(self) -> None:
         """Give back what the cell holds, and its root slot: nobody will use it."""
@@ -64,24 +66,26 @@ class Global:
     @property
     def value(self) -> Any:
         """The global's value."""
-        self.store.tidy()
-        storage = self.type.storage
-        data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
-        if not isinstance(storage, RefType):
-            return lift_scalar(storage, bytes(data))
-        raw = int.from_bytes(bytes(data), "little")
-        if self.store.engine.types.is_traced(storage):
-            self.store.heap.clone_gc_ref(raw)
-        return lift_reference(self.store, storage, raw)
+        with self.store.lock:
+            self.store.tidy_in_use()
+            storage = self.type.storage
+            data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
+            if not isinstance(storage, RefType):
+                return lift_scalar(storage, bytes(data))
+            raw = int.from_bytes(bytes(data), "little")
+            if self.store.engine.types.is_traced(storage):
+                self.store.heap.clone_gc_ref(raw)
+            return lift_reference(self.store, storage, raw)
 
     @value.setter
     def value(self, value: Any) -> None:
         if not self.type.mutable:
             raise HeapError(f"cannot write a global of type {self.type.storage}: it is immutable")
-        self._set(value)
+        with self.store.lock:
+            self._set(value)
 
     def _set(self, value: Any) -> None:
-        self.store.tidy()
+        self.store.tidy_in_use()
         storage = self.type.storage
         if not isinstance(storage, RefType):
             data = bytes(lower_scalar(storage, value))
@@ -92,7 +96,7 @@ class Global:
         if self.store.engine.types.is_traced(storage):
             self.store.heap.write_gc_ref(cell, new)
             self.store.heap.drop_gc_ref(new)
-            self.store.tidy()
+            self.store.tidy_in_use()
         else:
             cell.value = new
 
@@ -101,31 +105,12 @@ class Global:
         return f"<Global {'mut ' if self.type.mutable else ''}{self.type.storage}>"
 
 
-Extern = Func | Global
-
-
-class Exports(Mapping[str, Any]):
+class _Exports(dict[str, Any]):
     """An instance's exports by name, each a `Func` or a `Global`."""
 
-    def __init__(self, exports: dict[str, Extern]) -> None:
-        """Wrap a dictionary of them."""
-        self._exports = exports
-
-    def __getitem__(self, name: str) -> Any:
-        """Return an export. KeyError, naming those that there are, when there is none such."""
-        try:
-            return self._exports[name]
-        except KeyError:
-            known = ", ".join(sorted(self._exports)) or "none"
-            raise KeyError(f"there is no export {name!r}; there are: {known}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names, in the module's order."""
-        return iter(self._exports)
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._exports)
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(sorted(self)) or "none"
+        raise KeyError(f"there is no export {name!r}; there are: {known}")
 
 
 class Instance:
@@ -134,7 +119,7 @@ class Instance:
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
     function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable. A
     callable gets and returns Python values, may call exports, and may raise: the exception comes out of the outermost
-    call.
+    call. `exports` is a mapping from names to `Func` and `Global`; its KeyError names those that there are.
 
     Raises LinkError when an import is missing or does not match, and whatever the start function raises.
     """
@@ -149,6 +134,11 @@ class Instance:
             raise LinkError("the module was compiled for another engine; use Module(store.engine, ...)")
         self.store = store
         self.module = module
+        with store.lock:
+            self._instantiate(imports)
+
+    def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
+        store, module = self.store, self.module
         self._runtime: StoreRuntime = runtime_of(store)
         self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         self._agree_on_counting()
@@ -174,14 +164,20 @@ class Instance:
         self._link(values)
         self._make_functions()
         self._make_globals()
-        self.exports = Exports(
-            {
-                export.name: self._functions[export.index] if export.kind == "function" else self._globals[export.index]
-                for export in module.decoded.exports
-            }
+        # A proxy of a dict: read-only, and no Python code runs to find what there is.
+        self.exports: Mapping[str, Any] = MappingProxyType(
+            _Exports(
+                {
+                    each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
+                    for each in module.decoded.exports
+                }
+            )
         )
         if INITIALISE in module.compiled.symbols:
-            self._caller(self._code.address(INITIALISE), FuncType((), ()), INITIALISE)(())
+            type = FuncType((), ())
+            self._runtime.caller(
+                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
+            )(())
 
     def _agree_on_counting(self) -> None:
         heap, barriers = self.store.heap, self.module.barriers
@@ -283,20 +279,16 @@ class Instance:
         type_indices = module.decoded.functions
         for index, code in zip(own, addresses, strict=True):
             type, name = module.function_types[index], names.get(index) or module.function_name(index)
-            function = self._runtime.add_function(
-                code,
-                self._vmctx.base,
-                module.type_indices[type_indices[index - imported]],
-                name,
-                self._caller(code, type, name),
+            type_index = module.type_indices[type_indices[index - imported]]
+            function = self._runtime.add_compiled_function(
+                self._trampoline(type), self._vmctx.base, code, type_index, name
             )
             self._functions[index] = function
             place = module.vmctx_layout.funcref(index - imported)
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
 
-    def _caller(self, code: int, type: FuncType, name: str) -> Callable[..., Any]:
-        trampoline = self._code.address(Signature.of(type).entry)
-        return self._runtime.caller(trampoline, self._vmctx.base, code, type, name)
+    def _trampoline(self, type: FuncType) -> int:
+        return self._code.address(Signature.of(type).entry)
 
     def _make_globals(self) -> None:
         imported = self.module.vmctx_layout.imported_globals

@@ -1,0 +1,99 @@
+"""`lowheap header` and `lowheap build-library`: the C interface as a header, and as a library without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from lowheap.cli_output import report_console
+from lowheap.embed import header as header_text
+from lowheap.embed import library
+from lowheap.engine import OPT_LEVELS
+from lowheap.errors import LowheapError, UnsupportedError
+from lowheap.snapshot.image import printable
+
+_SUMMARIES = {
+    "object": "object",
+    "archive": "static library",
+    "shared": "shared library",
+    "link": "link",
+    "pc": "for pkg-config",
+}
+
+
+@click.command("header", short_help="Print the C header.")
+@click.option("--cdef", "as_cdef", is_flag=True, help="Print the declarations for cffi's cdef in place of the header.")
+@click.option("--out", "file", metavar="FILE", help="Write them to FILE in place of standard output.")
+def header_command(as_cdef: bool, file: str | None) -> None:
+    """Print lowheap.h, the header of the C library.
+
+    It goes with the libraries that this version of lowheap builds, and is refused by all that are laid out differently.
+    """
+    text = header_text.cdef() if as_cdef else header_text.header()
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LowheapError(f"cannot write {file!r}: {error.strerror or error}") from error
+
+
+@click.command("build-library", short_help="Build the C library.")
+@click.option("--out", "directory", metavar="DIR", required=True, help="The prefix to write to.")
+@click.option("--target", metavar="TRIPLE", help="What to build for, as LLVM names it.  [default: this machine]")
+@click.option(
+    "--cpu",
+    metavar="NAME",
+    help=f"The CPU, as LLVM names it; {library.NATIVE_CPU} is this machine's.  [default: any of the target]",
+)
+@click.option(
+    "--features",
+    metavar="LIST",
+    default="",
+    help="CPU features to add and to take away, as +avx2,-fma.",
+    show_default=False,
+)
+@click.option(
+    "--opt-level",
+    type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
+    metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
+    default=3,
+    show_default=True,
+    help="How hard LLVM optimises.",
+)
+@click.pass_context
+def build_library_command(
+    ctx: click.Context, /, directory: str, target: str | None, cpu: str | None, features: str, opt_level: int
+) -> None:
+    """Build the C library, fast and checked, into the prefix DIR: include/lowheap.h, lib/liblowheap.a and .so.
+
+    A program is compiled with the flags that pkg-config gives for lib/pkgconfig/lowheap.pc, or lowheap-checked.pc for
+    the library that checks every call. The shared libraries need a C compiler, the system's or that of the package
+    ziglang; without one all the rest is built.
+    """
+    try:
+        built = library.build(directory, target=target, cpu=cpu, features=features, opt_level=opt_level)
+    except UnsupportedError as error:
+        raise click.UsageError(str(error), ctx) from error
+    names = {
+        name: f"{_SUMMARIES[part]}{', checked' if checked else ''}"
+        for checked in library.VARIANTS
+        for part, name in library.library_files(checked=checked).items()
+    }
+    table = Table(title=Text(f"{printable(directory)}: lowheap for {built.target}"), title_justify="left")
+    table.add_column("file", overflow="fold")
+    table.add_column("bytes", justify="right")
+    table.add_column("what")
+    for path in built.files:
+        name = path.relative_to(built.prefix).as_posix()
+        if path.is_symlink():
+            table.add_row(name, "", f"link to {path.readlink()}")
+        else:
+            table.add_row(name, f"{path.stat().st_size:,}", names.get(name, "header"))
+    report_console().print(table)
+    if built.missing is not None:
+        click.echo(f"lowheap: {built.missing}", err=True)

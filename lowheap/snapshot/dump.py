@@ -1,0 +1,234 @@
+"""Dumps: what C code writes of a heap (`lh_dump`), read as images.
+
+A dump is the bytes as they are, behind a header that says how many there are of each sort: `layout.VMDump`. So only a
+lowheap of the same layouts can read it. Types have no names there, and an exception's type has no results.
+
+Reading trusts nothing: each count is checked against what is there before it is used. Whatever is not a dump is an
+ImageFormatError that says what is wrong. A dump of a broken heap is read all the same, as far as that can be told, and
+inspecting it tells what is broken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TypeVar
+
+from lowheap.allocator import SegregatedFit
+from lowheap.layout import (
+    DUMP_MAGIC,
+    FIELD_MUTABLE,
+    FIELD_NULLABLE,
+    FIELD_TRACED,
+    HEAP_RESERVATION,
+    NULL,
+    VMDump,
+    VMDumpRoot,
+    VMFieldInfo,
+    VMGcKind,
+    VMHeapControl,
+    VMHeapType,
+    VMHostData,
+    VMHostDataOwner,
+    VMRootKind,
+    VMStorage,
+    VMTypeInfo,
+)
+from lowheap.snapshot.file import ImageFormatError
+from lowheap.snapshot.image import TAG_FIELDS, Image, ImageControl, ImageField, ImageRoot, ImageType
+from lowheap.types import (
+    AbstractHeapType,
+    ArrayType,
+    FieldType,
+    NumType,
+    PackedType,
+    RefType,
+    StorageType,
+    StructType,
+    SubType,
+    VectorType,
+    storage_size,
+)
+
+_Record = TypeVar("_Record", bound=ctypes.Structure)
+
+_MAGIC = DUMP_MAGIC.to_bytes(VMDump.magic.size, "little")
+_WORD_SIZE = ctypes.sizeof(ctypes.c_uint32)
+_FIELD_WORDS = ctypes.sizeof(VMFieldInfo) // _WORD_SIZE
+
+_ROOT_KINDS: dict[int, str] = {VMRootKind.HANDLE: "handle", VMRootKind.SLOT: "slot", VMRootKind.FRAME: "frame"}
+_TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
+_ELEMENT_SIZES = (1, 2, 4, 8, 16)
+_SCALARS: dict[int, StorageType] = {
+    VMStorage.I8: PackedType.I8,
+    VMStorage.I16: PackedType.I16,
+    VMStorage.I32: NumType.I32,
+    VMStorage.I64: NumType.I64,
+    VMStorage.F32: NumType.F32,
+    VMStorage.F64: NumType.F64,
+    VMStorage.V128: VectorType.V128,
+}
+_HEAP_TYPES = {int(number): AbstractHeapType[number.name] for number in VMHeapType}
+
+
+def is_dump(data: bytes) -> bool:
+    """Whether these bytes begin as a dump does."""
+    return data.startswith(_MAGIC)
+
+
+def read_dump(data: bytes) -> Image:
+    """Return what a dump has as an image. ImageFormatError, which says why, for anything that is not a whole dump."""
+    from lowheap.embed.api import abi_hash  # the C interface stands above images: only its hash is wanted here
+
+    if not is_dump(data):
+        raise ImageFormatError(f"not a heap dump: it does not begin with {_MAGIC!r}")
+    if len(data) < ctypes.sizeof(VMDump):
+        raise ImageFormatError(
+            f"a heap dump cut short: it has {len(data)} bytes, its header alone {ctypes.sizeof(VMDump)}"
+        )
+    header = VMDump.from_buffer_copy(data)
+    if header.abi != abi_hash():
+        raise ImageFormatError(
+            f"a heap dump of another lowheap: the hash of its layouts is {header.abi:#x}, of this one's {abi_hash():#x}"
+        )
+    if header.control_size != ctypes.sizeof(VMHeapControl):
+        raise ImageFormatError(
+            f"the control block in the heap dump has {header.control_size} bytes, not {ctypes.sizeof(VMHeapControl)}"
+        )
+    if header.heap_size > HEAP_RESERVATION:
+        raise ImageFormatError(f"a heap of {header.heap_size} bytes; a heap has at most {HEAP_RESERVATION}")
+    sizes = (
+        ctypes.sizeof(VMDump),
+        header.control_size,
+        header.type_count * ctypes.sizeof(VMTypeInfo),
+        header.type_data_length * _WORD_SIZE,
+        header.host_data_count * ctypes.sizeof(VMHostData),
+        header.root_count * ctypes.sizeof(VMDumpRoot),
+        header.heap_size,
+    )
+    if len(data) != sum(sizes):
+        how = "cut short" if len(data) < sum(sizes) else "with something behind it"
+        raise ImageFormatError(f"a heap dump {how}: it has {len(data)} bytes, its header says {sum(sizes)}")
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(data[start : start + size])
+        start += size
+    _, control_bytes, types, type_data, host_data, roots, heap = pieces
+    control = VMHeapControl.from_buffer_copy(control_bytes)
+    _check_counts(header, control)
+    return Image(
+        data=heap,
+        source="lowheap dump",
+        types=_types(_records(VMTypeInfo, types), memoryview(type_data).cast("I")),
+        control=ImageControl.of(control, SegregatedFit.name),
+        roots=tuple(map(_root, _records(VMDumpRoot, roots))),
+        host_data_ids=frozenset(
+            number
+            for number, entry in enumerate(_records(VMHostData, host_data))
+            if entry.owner != VMHostDataOwner.NOBODY
+        ),
+        list_head=control.over_approximated_stack_roots,
+    )
+
+
+def _check_counts(header: VMDump, control: VMHeapControl) -> None:
+    for what, has, says in (
+        ("types", header.type_count, control.type_count),
+        ("words of type data", header.type_data_length, control.type_data_length),
+        ("host-data ids", header.host_data_count, control.host_data_count),
+        ("bytes of heap", header.heap_size, control.bump),
+    ):
+        if has != says:
+            raise ImageFormatError(f"the heap dump has {has} {what}, and its control block says {says}")
+
+
+def _records(record: type[_Record], data: bytes) -> list[_Record]:
+    return [record.from_buffer_copy(data, start) for start in range(0, len(data), ctypes.sizeof(record))]
+
+
+def _root(root: VMDumpRoot) -> ImageRoot:
+    if root.kind not in _ROOT_KINDS:
+        raise ImageFormatError(f"a root in the heap dump has kind {root.kind}; kinds are {sorted(_ROOT_KINDS)}")
+    return ImageRoot(_ROOT_KINDS[root.kind], root.place, root.reference)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Types
+
+
+def _types(entries: Sequence[VMTypeInfo], words: memoryview) -> dict[int, ImageType]:
+    types = {}
+    left = len(words)  # a type's words are its own, so all types together have no more than there are
+    for index, info in enumerate(entries):
+        if info.kind == 0:
+            continue
+        is_array = info.kind == VMGcKind.ARRAY_REF
+        traced = 0 if is_array else info.traced_count
+        left -= traced + info.depth + 1 + info.field_count * _FIELD_WORDS
+        if left < 0:
+            raise ImageFormatError(
+                f"the types up to {index} of the heap dump have more type data than its {len(words)}"
+            )
+        types[index] = _type(index, info, words, traced)
+    return types
+
+
+def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> ImageType:
+    what = f"type {index} of the heap dump"
+    if info.kind not in _TYPE_KINDS:
+        raise ImageFormatError(f"{what} has kind word {info.kind:#x}; a type's kinds are {[*map(hex, _TYPE_KINDS)]}")
+    kind = VMGcKind(info.kind)
+    is_array = kind is VMGcKind.ARRAY_REF
+    if info.element_size not in (_ELEMENT_SIZES if is_array else (0,)):
+        raise ImageFormatError(f"{what}, of kind {kind.name}, has elements of {info.element_size} bytes")
+    if is_array and info.field_count != 1:
+        raise ImageFormatError(f"{what} is an array type with {info.field_count} elements' descriptions, not 1")
+    offsets = _slice(words, info.traced_offsets_start, traced, what)
+    display = _slice(words, info.supertypes_start, info.depth + 1, what)
+    described = bytes(_slice(words, info.fields_start, info.field_count * _FIELD_WORDS, what))
+    places = _records(VMFieldInfo, described)
+    fields = [_field_type(place, f"field {number} of {what}") for number, place in enumerate(places)]
+    definition = None
+    if kind is not VMGcKind.EXN_REF:  # of a function type nothing says what it returns
+        composite = ArrayType(fields[0]) if is_array else StructType(tuple(fields))
+        definition = str(SubType(composite, display[-2] if info.depth else None, bool(info.is_final)))
+    return ImageType(
+        index,
+        kind,
+        info.size_or_elements_offset,
+        info.element_size,
+        elements_are_traced=is_array and bool(info.traced_count),
+        traced_offsets=tuple(offsets),
+        supertypes=tuple(display),
+        definition=definition,
+        fields=(TAG_FIELDS if kind is VMGcKind.EXN_REF else ())
+        + tuple(_field(place, field) for place, field in zip(places, fields, strict=True)),
+    )
+
+
+def _slice(words: memoryview, start: int, count: int, what: str) -> memoryview:
+    if start + count > len(words):
+        raise ImageFormatError(f"{what} has words {start} to {start + count} of its {len(words)} words of type data")
+    return words[start : start + count]
+
+
+def _field_type(place: VMFieldInfo, what: str) -> FieldType:
+    if place.flags & ~(FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED):
+        raise ImageFormatError(f"{what} has unknown flags in {place.flags:#x}")
+    is_mutable = bool(place.flags & FIELD_MUTABLE)
+    if place.storage in _SCALARS:
+        if place.flags & ~FIELD_MUTABLE or place.heap_type != NULL:
+            raise ImageFormatError(f"{what} is no reference, but has flags {place.flags:#x} of one")
+        return FieldType(_SCALARS[place.storage], is_mutable)
+    if place.storage != VMStorage.REFERENCE:
+        raise ImageFormatError(f"{what} has storage {place.storage}; storages are 0 to {max(VMStorage)}")
+    heap_type = _HEAP_TYPES.get(place.heap_type, place.heap_type)
+    if isinstance(heap_type, int) and heap_type >= min(_HEAP_TYPES):
+        raise ImageFormatError(f"{what} refers to {heap_type:#x}, which is neither a type index nor a heap type")
+    return FieldType(RefType(bool(place.flags & FIELD_NULLABLE), heap_type), is_mutable)
+
+
+def _field(place: VMFieldInfo, field: FieldType) -> ImageField:
+    size = storage_size(field.storage)
+    is_traced = bool(place.flags & FIELD_TRACED)
+    return ImageField(None, str(field.storage), field.mutable, place.offset, size, is_traced=is_traced)

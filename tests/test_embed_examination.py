@@ -1,0 +1,1177 @@
+"""The C interface's part that looks at a heap, on heaps that Python made: figures, walks, dumps, verification.
+
+Python's `DrcHeap` on the same bytes is the other witness: for figures and objects, for images, and for what is sound.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import json
+import re
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
+
+import lowheap as lh
+from lowheap.cli_inspect import inspect_command
+from lowheap.embed import NativeHeap, attach, ffi
+from lowheap.embed.api import Status
+from lowheap.errors import LowheapError
+from lowheap.inspection import inspect
+from lowheap.jit.store_runtime import runtime_of
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    CONTROL_UNCOUNTED,
+    FIRST_INDEX,
+    FREE_BLOCK_COALESCED,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    NULL,
+    OBJECT_KINDS,
+    SIZE_CLASS_COUNT,
+    TYPE_LIMIT,
+    CollectionPhase,
+    FreeBlock,
+    VMDrcArrayHeader,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMDump,
+    VMDumpRoot,
+    VMFieldInfo,
+    VMGcKind,
+    VMHeapControl,
+    VMHeapStatistics,
+    VMHostData,
+    VMHostDataOwner,
+    VMRootFrame,
+    VMTypeInfo,
+    i31_from_int,
+)
+from lowheap.snapshot import Image, ImageFormatError, ImageType, diff, read_dump
+from lowheap.types import (
+    ANYREF,
+    EXTERNREF,
+    F32,
+    FUNCREF,
+    I16,
+    I31REF,
+    I32,
+    NULLREF,
+    V128,
+    AbstractHeapType,
+    StorageType,
+)
+
+EXTERN = len(TYPES)
+
+
+def text_of(characters: Any) -> str:
+    found = ffi().string(characters)
+    assert isinstance(found, bytes)
+    return found.decode()
+
+
+class Examined:
+    """The C interface on a world's heap."""
+
+    def __init__(self, world: World, *, checked: bool) -> None:
+        self.store = world.store
+        self.native: NativeHeap = attach(world.store, checked=checked)
+
+    def message(self) -> str:
+        buffer = ffi().new("char[]", 512)
+        length = self.native.lh_error_message(self.native.heap, buffer, 512)
+        text = text_of(buffer)
+        assert len(text) == length
+        return text
+
+    def verify(self) -> str | None:
+        """What `lh_verify` finds, or None."""
+        status = self.native.lh_verify(self.native.heap)
+        assert status in (Status.OK, Status.CORRUPT)
+        return None if status == Status.OK else self.message()
+
+    def walk(self) -> tuple[Status, list[dict[str, int]]]:
+        found: list[dict[str, int]] = []
+
+        @ffi().callback("lh_visitor")
+        def visit(argument: Any, info: Any) -> int:
+            assert argument == ffi().cast("void *", 0x1234)
+            found.append({name: int(getattr(info, name)) for name in dir(info)})
+            return 0
+
+        return Status(self.native.lh_walk(self.native.heap, visit, ffi().cast("void *", 0x1234))), found
+
+    def dump(self, *, refused_piece: int = -1) -> tuple[Status, bytes]:
+        pieces: list[bytes] = []
+
+        @ffi().callback("lh_writer")
+        def write(argument: Any, data: Any, size: int) -> int:
+            assert size
+            if len(pieces) == refused_piece:
+                return 7
+            pieces.append(bytes(ffi().buffer(data, size)))
+            return 0
+
+        status = Status(self.native.lh_dump(self.native.heap, write, ffi().NULL))
+        return status, b"".join(pieces)
+
+    def image(self) -> Image:
+        status, data = self.dump()
+        assert status == Status.OK
+        return read_dump(data)
+
+    def statistics(self) -> dict[str, int]:
+        result = VMHeapStatistics()
+        pointer = ffi().cast("lh_statistics *", ctypes.addressof(result))
+        assert self.native.lh_heap_statistics(self.native.heap, pointer) == Status.OK
+        return {name: getattr(result, name) for name, *_ in VMHeapStatistics._fields_}
+
+
+def python_accepts(world: World) -> bool:
+    try:
+        world.store.heap.verify()
+    except LowheapError:
+        return False
+    return True
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    with made.store:
+        yield made
+
+
+@pytest.fixture(params=[True, False], ids=["checked", "fast"])
+def checked(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def examined(world: World, checked: bool) -> Examined:
+    return Examined(world, checked=checked)
+
+
+def populate(world: World) -> dict[str, int]:
+    """Fill a heap with something of each sort; return where it is."""
+    store, heap = world.store, world.store.heap
+    places = {"first": world.hold(NODE), "hole": world.hold(BYTES, 40), "second": world.hold(NODE)}
+    places |= {"array": world.hold(REFERENCES, 3), "data": world.hold(BYTES, 5), "mixed": world.hold(MIXED)}
+    places["extern"] = world.hold(EXTERN)
+    left, right = world.hold(BYTES, 8), world.hold(BYTES, 8)
+    places |= {"left": left, "right": right, "listed only": world.hold(VECTORS, 1)}
+    world.link(places["mixed"], 0, places["extern"])
+    world.link(places["first"], 0, places["second"])
+    world.link(places["first"], 1, places["array"])
+    world.link(places["array"], 0, places["second"])
+    heap.slot(places["array"], heap.array_layout(world.types[REFERENCES]).element_offset(1)).value = i31_from_int(5)
+    for name in ("first", "second", "listed only"):
+        world.expose(places[name])
+    for handle in (1, 7, 8, 9):  # the hole, left and right, and one that only the list holds
+        world.release(handle)
+    store.roots.add_slot(ctypes.addressof(SLOT))
+    heap.write_gc_ref(SLOT, places["data"])
+    heap.coalesce()
+    places["spare"] = world.hold(BYTES, 40)  # where the hole was
+    world.release(max(world.handles))
+    return places
+
+
+SLOT = ctypes.c_uint32()
+
+
+@pytest.fixture(autouse=True)
+def empty_slot() -> None:
+    SLOT.value = NULL
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sound heaps
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, budget=st.none() | st.integers(1, 5))
+def test_all_that_is_seen_is_what_python_sees(
+    steps: list[tuple[str, int, int, int]], budget: int | None, checked: bool
+) -> None:
+    world = World()
+    with world.store as store:
+        world.run(steps)
+        if budget is not None:  # some are dead, and wait to be freed
+            collection = store.collection()
+            collection.collect_increment(budget=budget)
+            collection.collect_increment(budget=budget)
+        heap, examined = store.heap, Examined(world, checked=checked)
+        store.verify()
+        assert examined.verify() is None
+        figures = dataclasses.asdict(heap.stats())
+        assert examined.statistics() == figures | {
+            "live_objects": heap.stats().live_objects,
+            "live_bytes": heap.stats().live_bytes,
+        }
+        status, found = examined.walk()
+        assert status == Status.OK
+        assert found == [
+            {
+                "ref_count": each.ref_count,
+                "reference": each.index,
+                "kind": int(each.kind),
+                "type_index": each.type_index,
+                "size": each.size,
+                "length": heap.memory.view(VMDrcArrayHeader, each.index).length
+                if each.kind == VMGcKind.ARRAY_REF
+                else 0,
+                "is_listed": int(each.is_listed),
+            }
+            for each in heap.objects()
+        ]
+        expected, image = store.snapshot(), examined.image()
+        assert diff(image, expected) == diff(expected, image) == []
+        assert (image.data, image.control, image.roots) == (expected.data, expected.control, expected.roots)
+        assert image.host_data_ids == expected.host_data_ids
+        assert list(image.types.values()) == [without_names(each) for each in expected.types.values()]
+        assert Image.from_bytes(image.to_bytes()) == image
+        assert inspect(image).problems == ()
+
+
+def without_names(known: ImageType) -> ImageType:
+    assert known.fields is not None
+    fields = tuple(each if each.storage == "tag" else dataclasses.replace(each, name=None) for each in known.fields)
+    definition = None if known.kind is VMGcKind.EXN_REF else known.definition
+    return dataclasses.replace(known, name=None, definition=definition, fields=fields)
+
+
+def test_a_heap_with_something_of_each_sort_is_sound(world: World, examined: Examined) -> None:
+    populate(world)
+    world.store.verify()
+    assert examined.verify() is None
+    assert diff(examined.image(), world.store.snapshot()) == []
+    assert {root.kind for root in examined.image().roots} == {"handle", "slot"}
+
+
+def test_an_empty_heap(world: World, examined: Examined) -> None:
+    assert examined.verify() is None
+    assert examined.walk() == (Status.OK, [])
+    image = examined.image()
+    assert (len(image.data), image.types, image.roots) == (FIRST_INDEX, {}, ())
+
+
+def test_frames_are_roots_that_count_nothing(world: World, examined: Examined) -> None:
+    places = populate(world)
+    context = runtime_of(world.store).context
+    inner_slots = (ctypes.c_uint32 * 3)(NULL, places["first"], i31_from_int(9))
+    outer_slots = (ctypes.c_uint32 * 1)(places["second"])
+    outer = VMRootFrame(slots=ctypes.addressof(outer_slots), slot_count=1)
+    empty = VMRootFrame(previous=ctypes.addressof(outer))
+    inner = VMRootFrame(previous=ctypes.addressof(empty), slots=ctypes.addressof(inner_slots), slot_count=3)
+    context.root_frames = ctypes.addressof(inner)
+    assert examined.verify() is None
+    image = examined.image()
+    assert [(root.place, root.reference) for root in image.roots if root.kind == "frame"] == [
+        (ctypes.addressof(inner_slots) + 4, places["first"]),
+        (ctypes.addressof(outer_slots), places["second"]),
+    ]
+    assert inspect(image).problems == ()
+    assert Image.from_bytes(image.to_bytes()) == image
+
+    for wrong in (places["array"], places["first"] + 16, 0xFFFF_FFF0, 6):
+        outer_slots[0] = wrong
+        message = f"slot {ctypes.addressof(outer_slots):#x} of a frame holds {wrong:#x}, which is not on the"
+        assert message in (examined.verify() or "")
+        problems = inspect(examined.image()).problems
+        assert problems == (
+            f"a frame's slot {ctypes.addressof(outer_slots):#x} holds {wrong:#x}, which is not on the "
+            "over-approximated list",
+        )
+    context.root_frames = 0
+    assert examined.verify() is None
+
+
+def test_many_roots_are_all_in_the_dump(world: World, examined: Examined) -> None:
+    for number in range(200):
+        world.hold(BYTES, number % 7)
+    for name in range(0, 200, 9):
+        world.release(name)
+    assert examined.image().roots == world.store.snapshot().roots
+
+
+def test_dead_externrefs_wait_for_their_host(world: World, examined: Examined) -> None:
+    """As compiled code leaves them: count 0, on a list of their own, their host data in use."""
+    heap, control = world.store.heap, world.store.heap.control
+    node, dead = world.hold(NODE), [world.hold(EXTERN) for _ in range(2)]
+    for reference in dead:
+        number = next(number for number, held in heap.handles() if held == reference)
+        world.store.roots.release_handle(number)
+        header = heap.memory.view(VMDrcHeader, reference)
+        header.ref_count, header.next_over_approximated_stack_root = 0, control.dead_externrefs
+        control.dead_externrefs = reference
+    assert examined.verify() is None
+    image = examined.image()
+    assert image.dead_externrefs() == dead[::-1]
+    found = inspect(image)
+    assert found.problems == ()
+    assert found.garbage is not None
+    assert len(found.garbage) == 0
+    heap.memory.view(VMDrcHeader, dead[0]).ref_count = 1
+    assert "has count 1, but is on the list of dead externrefs" in (examined.verify() or "")
+    assert "on the list of dead externrefs" in inspect(examined.image()).problems[0]
+    heap.memory.view(VMDrcHeader, dead[0]).ref_count = 0
+    control.dead_externrefs, heap.memory.view(VMDrcHeader, node).ref_count = node, 0
+    assert "is on the list of dead externrefs, but its kind is" in (examined.verify() or "")
+    control.dead_externrefs, heap.memory.view(VMDrcHeader, node).ref_count = dead[1], 1
+    heap.release_dead_externrefs()
+    assert examined.verify() is None
+
+
+def test_pending_dead_objects_wait_to_be_freed(world: World, examined: Examined) -> None:
+    heap, control = world.store.heap, world.store.heap.control
+    for _ in range(4):
+        world.expose(world.hold(NODE))
+    for name in list(world.handles):
+        world.release(name)
+    collection = world.store.collection()
+    for _ in range(2):  # trace; sweep, and free one
+        collection.collect_increment(budget=1)
+    first, second, third = heap.pending_dead()
+    assert python_accepts(world)
+    assert examined.verify() is None
+    assert [each["ref_count"] for each in examined.walk()[1]] == [0, 0, 0]
+    assert examined.image().pending_dead() == [first, second, third]
+    assert inspect(examined.image()).problems == ()
+    saved = Saved(world)
+
+    def damage(reference: int, field: str, value: int) -> str:
+        setattr(heap.memory.view(VMDrcHeader, reference), field, value)
+        assert not python_accepts(world)
+        said = examined.verify()
+        saved.restore()
+        return said or ""
+
+    what = "the list of pending dead objects"
+    marked = VMGcKind.STRUCT_REF | HEADER_MARK_BIT
+    assert f"object {second:#x} is marked, but is on {what}" in damage(second, "kind_and_reserved", marked)
+    link = "next_over_approximated_stack_root"
+    assert f"{what} comes back to {first:#x}" in damage(third, link, first)
+    assert f"{what} leads to {second + 16:#x}, where no object starts" in damage(first, link, second + 16)
+    assert f"object {third:#x} has count 9, but is on {what}" in damage(third, "ref_count", 9)
+    listed = VMGcKind.STRUCT_REF | HEADER_IN_OVER_APPROX_LIST_BIT
+    assert f"object {second:#x} has its in-list bit set, but is not" in damage(second, "kind_and_reserved", listed)
+    control.pending_dead = second
+    assert f"object {first:#x} has count 0, but was not freed" in damage(first, link, NULL)
+    assert examined.verify() is None
+    world.store.collect()
+    assert examined.walk() == (Status.OK, [])
+
+
+def test_counts_mean_nothing_where_nothing_is_counted(world: World, examined: Examined) -> None:
+    places = populate(world)
+    world.store.heap.memory.view(VMDrcHeader, places["first"]).ref_count = 40
+    assert "has count 40, but 2 owners, 1 of them the list" in (examined.verify() or "")
+    world.store.heap.control.flags |= CONTROL_UNCOUNTED
+    assert python_accepts(world)
+    assert examined.verify() is None
+    world.store.heap.control.flags &= ~CONTROL_UNCOUNTED
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Faults, each with what is said of it
+
+
+Fault = Callable[[World, dict[str, int]], None]
+
+
+def header_fault(name: str, field: str, change: Callable[[int], int]) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        structure = (
+            VMDrcExternRef if field == "host_data_id" else VMDrcArrayHeader if field == "length" else VMDrcHeader
+        )
+        header = world.store.heap.memory.view(structure, places[name])
+        setattr(header, field, change(getattr(header, field)))
+
+    return inject
+
+
+def control_fault(field: str, change: Callable[[int, dict[str, int]], int]) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        control = world.store.heap.control
+        setattr(control, field, change(getattr(control, field), places))
+
+    return inject
+
+
+def slot_fault(value: int) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        heap = world.store.heap
+        heap.slot(places["first"], heap.struct_layout(world.types[NODE]).traced_offsets[0]).value = value
+
+    return inject
+
+
+def free_fault(field: str, change: Callable[[int], int]) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        block = world.store.heap.memory.view(FreeBlock, places["spare"])
+        setattr(block, field, change(getattr(block, field)))
+
+    return inject
+
+
+def list_the_free_block_in(number: int) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        world.store.heap.control.size_class_heads[number] = places["spare"]
+
+    return inject
+
+
+def clear_the_free_lists(world: World, places: dict[str, int]) -> None:
+    world.store.heap.control.size_class_heads[:] = [NULL] * SIZE_CLASS_COUNT
+
+
+def split_without_merging(world: World, places: dict[str, int]) -> None:
+    """Make two free blocks of one, both of which a coalescing pass has seen."""
+    heap = world.store.heap
+    block = heap.memory.view(FreeBlock, places["spare"])
+    second = heap.memory.view(FreeBlock, places["spare"] + 32)
+    heads = heap.control.size_class_heads
+    assert heads[block.length // BLOCK_ALIGN] == places["spare"]
+    heads[block.length // BLOCK_ALIGN] = block.next
+    for index, part, length in (
+        (places["spare"] + 32, second, block.length - 32),
+        (places["spare"], block, 32),
+    ):
+        part.kind_and_reserved, part.length, part.flags = 0, length, FREE_BLOCK_COALESCED
+        part.next, heads[length // BLOCK_ALIGN] = heads[length // BLOCK_ALIGN], index
+
+
+def dangling_handle(world: World, places: dict[str, int]) -> None:
+    ctypes.c_uint32.from_address(world.store.heap.control.handles).value = places["spare"]
+
+
+def dangling_slot(world: World, places: dict[str, int]) -> None:
+    SLOT.value = places["data"] + 16
+
+
+def swap_the_type(world: World, places: dict[str, int]) -> None:
+    world.store.heap.memory.view(VMDrcHeader, places["first"]).type_index = world.types[BYTES]
+
+
+def unregister_the_type(world: World, places: dict[str, int]) -> None:
+    VMTypeInfo.from_address(world.store.heap.control.type_table + world.types[NODE] * 64).kind = 0
+
+
+def free_the_host_data(world: World, places: dict[str, int]) -> None:
+    VMHostData.from_address(world.store.heap.control.host_data).owner = VMHostDataOwner.NOBODY
+
+
+def move_to_another_class(world: World, places: dict[str, int]) -> None:
+    heads = world.store.heap.control.size_class_heads
+    heads[list(heads).index(places["spare"])] = NULL
+    heads[SIZE_CLASS_COUNT - 1] = places["spare"]
+
+
+def make_the_list_a_ring(world: World, places: dict[str, int]) -> None:
+    heap = world.store.heap
+    *_, last = heap.over_approximated_stack_roots()
+    heap.memory.view(VMDrcHeader, last).next_over_approximated_stack_root = heap.control.over_approximated_stack_roots
+
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "kind": (
+        header_fault("data", "kind_and_reserved", lambda word: 0x7C00_0000),
+        "object 0x[0-9a-f]+ has kind word 0x7c000000, which is no kind",
+    ),
+    "another kind": (
+        header_fault("data", "kind_and_reserved", lambda word: VMGcKind.STRUCT_REF),
+        f"of type [0-9]+ has kind {VMGcKind.STRUCT_REF:#x}; the type's objects have {VMGcKind.ARRAY_REF:#x}",
+    ),
+    "another type": (swap_the_type, "has kind"),
+    "reserved bits": (
+        header_fault("data", "kind_and_reserved", lambda word: word | 0x40),
+        "has unknown reserved bits in 0x",
+    ),
+    "mark": (
+        header_fault("data", "kind_and_reserved", lambda word: word | HEADER_MARK_BIT),
+        "is marked, but no collection is running",
+    ),
+    "in-list bit set": (
+        header_fault("data", "kind_and_reserved", lambda word: word | HEADER_IN_OVER_APPROX_LIST_BIT),
+        "has its in-list bit set, but is not on the over-approximated list",
+    ),
+    "in-list bit clear": (
+        header_fault("first", "kind_and_reserved", lambda word: word & ~HEADER_IN_OVER_APPROX_LIST_BIT),
+        "has its in-list bit clear, but is on the over-approximated list",
+    ),
+    "type index": (
+        header_fault("first", "type_index", lambda _: TYPE_LIMIT + 3),
+        f"has type index {TYPE_LIMIT + 3}, which is not in the type table",
+    ),
+    "type that is not in the table": (unregister_the_type, "has type index [0-9]+, which is not in the type table"),
+    "count too high": (header_fault("data", "ref_count", lambda count: count + 1), "has count 3, but 2 owners, 0 of"),
+    "count too low": (header_fault("second", "ref_count", lambda count: count - 1), "has count 3, but 4 owners, 1 of"),
+    "count 0": (header_fault("data", "ref_count", lambda _: 0), "has count 0, but was not freed"),
+    "size": (header_fault("first", "object_size", lambda size: size + 4), "its type and length make it"),
+    "block length": (header_fault("first", "object_size", lambda size: size + 16), "."),
+    "size 0": (header_fault("first", "object_size", lambda _: 0), "object at 0x[0-9a-f]+ claims 0 bytes"),
+    "huge size": (
+        header_fault("first", "object_size", lambda _: 0xFFFF_FFFF),
+        "object at 0x[0-9a-f]+ claims 4294967296 bytes; the bump pointer is at 0x",
+    ),
+    "length": (
+        header_fault("data", "length", lambda length: length + 1),
+        "has size 33; its type and length make it 34",
+    ),
+    "huge length": (header_fault("array", "length", lambda _: 0xFFFF_FFFF), "make it 17179869208"),
+    "host data": (header_fault("extern", "host_data_id", lambda _: 1 << 20), "has host data 1048576, which the side"),
+    "host data beyond the table": (header_fault("extern", "host_data_id", lambda _: 0xFFFF_FFFF), "has host data"),
+    "host data not in use": (free_the_host_data, "has host data 0, which the side table does not know"),
+    "externref's size": (header_fault("extern", "object_size", lambda _: 24), "externref 0x[0-9a-f]+ has size 24"),
+    "externref's type": (header_fault("extern", "type_index", lambda _: 0), "externref 0x[0-9a-f]+ has type index 0"),
+    "list entry": (
+        header_fault("first", "next_over_approximated_stack_root", lambda _: 0x30),
+        "leads to 0x30, where no",
+    ),
+    "list entry beyond": (
+        header_fault("first", "next_over_approximated_stack_root", lambda _: 0xFFFF_FFF0),
+        "the over-approximated list leads to 0xfffffff0, where no object starts",
+    ),
+    "list cut": (
+        header_fault("second", "next_over_approximated_stack_root", lambda _: NULL),
+        "the over-approximated list has 2 entries, its counter says 3",
+    ),
+    "list head": (
+        control_fault("over_approximated_stack_roots", lambda _, places: places["data"]),
+        "list has 1 entries",
+    ),
+    "odd list head": (
+        control_fault("over_approximated_stack_roots", lambda head, _: head + 1),
+        "where no object starts",
+    ),
+    "ring": (make_the_list_a_ring, "the over-approximated list comes back to 0x"),
+    "list length": (control_fault("current_len", lambda length, _: length + 1), "has 3 entries, its counter says 4"),
+    "dead list": (
+        control_fault("dead_list", lambda _, places: places["data"]),
+        "the dead list is not empty: it begins",
+    ),
+    "pending": (
+        control_fault("pending_dead", lambda _, places: places["data"]),
+        "has count 2, but is on the list of pending dead objects",
+    ),
+    "pending beyond": (
+        control_fault("pending_dead", lambda *_: 0xFFFF_FFF0),
+        "pending dead objects leads to 0xfffffff0",
+    ),
+    "field": (slot_fault(0x7FFF_FFF0), "object 0x[0-9a-f]+ holds 0x7ffffff0, where no live object starts"),
+    "field within an object": (slot_fault(FIRST_INDEX + 16), "holds 0x20, where no live object starts"),
+    "even field": (slot_fault(FIRST_INDEX + 2), "holds 0x12, where no live object starts"),
+    "lost field": (slot_fault(NULL), "has count 4, but 3 owners"),
+    "handle": (dangling_handle, "handle 0 holds 0x[0-9a-f]+, where no live object starts"),
+    "root slot": (dangling_slot, "root slot 0x[0-9a-f]+ holds 0x[0-9a-f]+, where no live object starts"),
+    "free length": (free_fault("length", lambda length: length + 8), "free block at 0x[0-9a-f]+ claims [0-9]+ bytes"),
+    "free length 0": (free_fault("length", lambda _: 0), "free block at 0x[0-9a-f]+ claims 0 bytes"),
+    "free length beyond": (free_fault("length", lambda _: 0xFFFF_FFF0), "claims 4294967280 bytes"),
+    "shorter free block": (free_fault("length", lambda length: length - 16), "."),
+    "free link": (free_fault("next", lambda _: 0xFFFF_FFF0), "free list [0-9]+ holds 0xfffffff0, where no free block"),
+    "odd free link": (free_fault("next", lambda _: 3), "free list [0-9]+ holds 0x3, where no free block starts"),
+    "cyclic free list": (
+        lambda world, places: free_fault("next", lambda _: places["spare"])(world, places),
+        "free block at 0x[0-9a-f]+ is on a free list twice",
+    ),
+    "free list of another class": (list_the_free_block_in(SIZE_CLASS_COUNT - 1), "is on a free list twice"),
+    "no free list": (clear_the_free_lists, "free block at 0x[0-9a-f]+ is on no free list"),
+    "free list of another class alone": (
+        move_to_another_class,
+        f"free block at 0x[0-9a-f]+ of [0-9]+ bytes is on free list {SIZE_CLASS_COUNT - 1}",
+    ),
+    "unmerged": (split_without_merging, "was not merged with the one before it"),
+    "object counter": (
+        control_fault("objects_allocated", lambda count, _: count + 1),
+        "the counters say 8 live objects of [0-9]+ bytes; the heap holds 7 of",
+    ),
+    "byte counter": (control_fault("bytes_freed", lambda count, _: count + 16), "the counters say 7 live objects"),
+    "bump": (control_fault("bump", lambda bump, _: bump + 16), "free block at 0x[0-9a-f]+ claims 0 bytes"),
+    "odd bump": (control_fault("bump", lambda bump, _: bump + 1), "is not a multiple of 16"),
+    "early bump": (control_fault("bump", lambda bump, _: bump - 16), "claims [0-9]+ bytes; the bump pointer is at"),
+    "bump in a header": (
+        control_fault("bump", lambda _, places: places["mixed"] + 16),
+        "object at 0x[0-9a-f]+ has no room for its header; the bump pointer is at 0x",
+    ),
+    "bump 0": (control_fault("bump", lambda *_: 0), "bump pointer 0x0, its end 0x[0-9a-f]+ and the capacity"),
+    "bump end": (control_fault("bump_end", lambda *_: 0xFFFF_FFFF), "are out of order"),
+}
+"""The ones that Python's `verify` catches, too, by what they damage."""
+
+
+class Saved:
+    """All of a heap's bytes, to put back after a fault."""
+
+    def __init__(self, world: World) -> None:
+        heap = world.store.heap
+        self._heap = heap
+        self._end = heap.control.bump + 64
+        self._data = heap.memory.read(0, self._end)
+        self._control = bytes(heap.control)
+        self._types = ctypes.string_at(heap.control.type_table, heap.control.type_count * ctypes.sizeof(VMTypeInfo))
+        self._type_data = ctypes.string_at(heap.control.type_data, 4 * heap.control.type_data_length)
+        self._handles = ctypes.string_at(heap.control.handles, 4 * heap.control.handle_count)
+        self._host_data = ctypes.string_at(
+            heap.control.host_data, ctypes.sizeof(VMHostData) * heap.control.host_data_count
+        )
+        self._slot = SLOT.value
+
+    def restore(self) -> None:
+        ctypes.memmove(ctypes.addressof(self._heap.control), self._control, len(self._control))
+        self._heap.memory.write(0, self._data)
+        for address, data in (
+            (self._heap.control.type_table, self._types),
+            (self._heap.control.type_data, self._type_data),
+            (self._heap.control.handles, self._handles),
+            (self._heap.control.host_data, self._host_data),
+        ):
+            ctypes.memmove(address, data, len(data))
+        SLOT.value = self._slot
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named(world: World, examined: Examined, name: str) -> None:
+    inject, message = FAULTS[name]
+    places = populate(world)
+    saved = Saved(world)
+    assert python_accepts(world)
+    inject(world, places)
+    assert not python_accepts(world)
+    said = examined.verify()
+    assert said is not None
+    assert re.search(f"^lh_verify: .*{message}", said), said
+    saved.restore()
+    assert examined.verify() is None
+
+
+def type_fault(number: int, field: str, value: int) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        table = world.store.heap.control.type_table
+        setattr(VMTypeInfo.from_address(table + world.types[number] * ctypes.sizeof(VMTypeInfo)), field, value)
+
+    return inject
+
+
+def traced_offset_fault(offset: int) -> Fault:
+    def inject(world: World, places: dict[str, int]) -> None:
+        control = world.store.heap.control
+        info = VMTypeInfo.from_address(control.type_table + world.types[NODE] * ctypes.sizeof(VMTypeInfo))
+        ctypes.c_uint32.from_address(control.type_data + 4 * info.traced_offsets_start).value = offset
+
+    return inject
+
+
+@pytest.mark.parametrize(
+    ("inject", "message"),
+    [
+        (control_fault("type_count", lambda *_: TYPE_LIMIT + 1), "the control block counts 1048577 types"),
+        (control_fault("type_data_length", lambda *_: 1 << 31), "counts 2147483648 words of type data"),
+        (control_fault("handle_count", lambda *_: 1 << 31), "counts 2147483648 handles; there is room for 16777216"),
+        (control_fault("root_slot_count", lambda *_: 1 << 31), "counts 2147483648 root slots"),
+        (control_fault("host_data_count", lambda *_: 1 << 31), "counts 2147483648 host-data ids"),
+        (control_fault("host_data_count", lambda *_: 0), "has host data 0, which the side table does not know"),
+        (type_fault(NODE, "kind", VMGcKind.EXTERN_REF), "type 0 has kind word 0x40000000, which is no kind"),
+        (type_fault(NODE, "traced_offsets_start", 0xFFFF_FFFF), "type 0 has 48 bytes, and its traced offsets up to"),
+        (type_fault(NODE, "traced_count", 0xFFFF_FFFF), "type 0 has 48 bytes, and its traced offsets up to"),
+        (type_fault(NODE, "size_or_elements_offset", 8), "type 0 has 8 bytes"),
+        (type_fault(REFERENCES, "element_size", 8), "array type 2 has elements from 28 on, of 8 bytes, 1 of 1 traced"),
+        (type_fault(REFERENCES, "traced_count", 2), "array type 2 has elements from 28 on, of 4 bytes, 2 of 1 traced"),
+        (type_fault(BYTES, "element_size", 3), "array type 3 has elements from 28 on, of 3 bytes"),
+        (type_fault(BYTES, "size_or_elements_offset", 0), "array type 3 has elements from 0 on"),
+        (traced_offset_fault(46), "type 0 of 48 bytes has a traced field at 46"),
+        (traced_offset_fault(48), "type 0 of 48 bytes has a traced field at 48"),
+        (traced_offset_fault(0), "type 0 of 48 bytes has a traced field at 0"),
+        (traced_offset_fault(0xFFFF_FFFC), "type 0 of 48 bytes has a traced field at 4294967292"),
+    ],
+)
+def test_a_fault_of_the_tables_is_named(world: World, checked: bool, inject: Fault, message: str) -> None:
+    """What Python does not look at, because it knows its types from the registry."""
+    examined = Examined(world, checked=checked)
+    places = populate(world)
+    saved = Saved(world)
+    inject(world, places)
+    assert message in (examined.verify() or "")
+    saved.restore()
+    assert examined.verify() is None
+
+
+def test_every_byte_that_matters_to_python_matters(world: World) -> None:
+    """Change each byte of the heap, and of what the control block says of it, in two ways."""
+    populate(world)
+    collection = world.store.collection()
+    collection.collect_increment(budget=1)
+    collection.collect_increment(budget=1)
+    examined = {checked: Examined(world, checked=checked) for checked in (True, False)}
+    heap, saved = world.store.heap, Saved(world)
+    fields = (
+        "over_approximated_stack_roots",
+        "current_len",
+        "dead_list",
+        "capacity",
+        "bump",
+        "bump_end",
+        "flags",
+        "phase",
+        "handle_count",
+        "pending_dead",
+        "objects_allocated",
+        "objects_freed",
+        "bytes_allocated",
+        "bytes_freed",
+    )
+    base, control = heap.control.heap_base, ctypes.addressof(heap.control)
+    addresses = list(range(base + FIRST_INDEX, base + heap.control.bump))
+    for name in fields:
+        field = getattr(VMHeapControl, name)
+        addresses += range(control + field.offset, control + field.offset + field.size)
+    heads = control + VMHeapControl.size_class_heads.offset
+    addresses += range(heads, heads + 8 * ctypes.sizeof(ctypes.c_uint32))
+    caught = 0
+    for number, address in enumerate(addresses):
+        for change in (0x01, 0x80):
+            byte = ctypes.c_uint8.from_address(address)
+            byte.value ^= change
+            accepted = python_accepts(world)
+            caught += not accepted
+            said = examined[bool(number % 2)].verify()
+            place = f"{address - base:#x} of the heap" if address < base + (1 << 32) else f"control+{address - control}"
+            assert (said is None) == accepted, (place, change, said)
+            byte.value ^= change
+    saved.restore()
+    assert caught > 500
+    assert all(each.verify() is None for each in examined.values())
+
+
+@functools.cache
+def corruptible() -> tuple[World, Saved, dict[bool, Examined]]:
+    """One heap for all examples; it stays open until the process ends."""
+    world = World()
+    populate(world)
+    return world, Saved(world), {checked: Examined(world, checked=checked) for checked in (True, False)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_bytes_crash_it(data: st.DataObject) -> None:
+    world, saved, examined = corruptible()
+    heap = world.store.heap
+    words = st.one_of(
+        st.integers(0, 2**32 - 1),
+        st.integers(0, heap.control.bump // 16).map(lambda unit: unit * 16),
+        st.sampled_from([*map(int, OBJECT_KINDS), 0, 1, 16, 24, 32, 0xFFFF_FFFF, 0xFFFF_FFF0]),
+    )
+    places = st.integers(FIRST_INDEX // 4, heap.control.bump // 4 - 1)
+    changes = data.draw(st.dictionaries(places, words, min_size=1, max_size=12))
+    for place, word in changes.items():
+        heap.memory.write(place * 4, word.to_bytes(4, "little"))
+    accepted = python_accepts(world)
+    try:
+        for each in examined.values():
+            assert (each.verify() is None) == accepted
+            status, _ = each.walk()
+            assert status in (Status.OK, Status.CORRUPT)
+            assert status == Status.OK or not accepted
+            each.statistics()
+            inspect(each.image())
+    finally:
+        saved.restore()
+
+
+def test_a_walk_stops_where_a_block_leads_nowhere(world: World, examined: Examined) -> None:
+    places = populate(world)
+    header = world.store.heap.memory.view(VMDrcHeader, places["array"])
+    size, header.object_size = header.object_size, 0
+    status, found = examined.walk()
+    assert status == Status.CORRUPT
+    assert [each["reference"] for each in found] == [places["first"], places["second"]]
+    assert examined.message() == f"lh_walk: object at {places['array']:#x} claims 0 bytes; the bump pointer is at " + (
+        f"{world.store.heap.control.bump:#x}"
+    )
+    header.object_size = size
+    header.kind_and_reserved ^= 0x0400_0000
+    assert examined.walk()[0] == Status.CORRUPT
+    assert "which is no kind" in examined.message()
+
+
+def test_a_marked_object_is_no_fault_while_a_collection_runs(world: World, examined: Examined) -> None:
+    places = populate(world)
+    control, header = world.store.heap.control, world.store.heap.memory.view(VMDrcHeader, places["first"])
+    header.kind_and_reserved |= HEADER_MARK_BIT
+    control.phase = CollectionPhase.SWEEP
+    assert python_accepts(world)
+    assert examined.verify() is None
+    control.phase = CollectionPhase.IDLE
+    assert not python_accepts(world)
+    assert "is marked" in (examined.verify() or "")
+    header.kind_and_reserved &= ~HEADER_MARK_BIT
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Memory for notes
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def test_the_notes_are_given_back(world: World, examined: Examined) -> None:
+    """They take half as many bytes as the heap, whatever comes of it."""
+    size = 1 << 26
+    array = world.hold(BYTES, size)
+    assert examined.verify() is None
+    before = address_space()
+    for _ in range(3):
+        assert examined.verify() is None
+    header = world.store.heap.memory.view(VMDrcHeader, array)
+    header.ref_count = 2
+    for _ in range(3):
+        assert "has count 2, but 1 owners" in (examined.verify() or "")
+    header.ref_count = 1
+    assert address_space() - before < size // 4
+
+
+def test_without_memory_for_notes(world: World, examined: Examined) -> None:
+    populate(world)
+    verify, heap = examined.native.lh_verify, examined.native.heap
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 20, hard))
+    try:
+        status = verify(heap)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert status == Status.SYSTEM
+    needed = world.store.heap.control.bump // 2
+    assert examined.message() == f"lh_verify: the system refused {needed} bytes to take notes in"
+    assert examined.verify() is None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Callbacks
+
+
+def test_a_visitor_ends_the_walk(world: World, examined: Examined) -> None:
+    places = populate(world)
+    seen: list[int] = []
+
+    @ffi().callback("lh_visitor")
+    def visit(argument: Any, info: Any) -> int:
+        seen.append(info.reference)
+        return 5 if info.reference == places["second"] else 0
+
+    native = examined.native
+    assert native.lh_walk(native.heap, visit, ffi().NULL) == Status.CALLBACK
+    assert seen == [places["first"], places["second"]]
+    assert examined.message() == f"lh_walk: the visitor returned 5 at object {places['second']:#x}"
+    assert examined.walk()[0] == Status.OK  # and the heap is not busy
+
+
+def test_a_writer_ends_the_dump(world: World, examined: Examined) -> None:
+    populate(world)
+    whole, number = examined.dump()[1], 0
+    while True:
+        status, data = examined.dump(refused_piece=number)
+        assert whole.startswith(data)
+        if status == Status.OK:
+            break
+        assert status == Status.CALLBACK
+        assert examined.message() == "lh_dump: the writer returned 7"
+        with pytest.raises(ImageFormatError, match=r"cut short|does not begin"):
+            read_dump(data)
+        number += 1
+    assert number == 7  # one piece for each sort of thing in a dump
+
+
+def test_callbacks_must_not_use_the_heap(world: World) -> None:
+    populate(world)
+    examined = Examined(world, checked=True)
+    native, statuses = examined.native, []
+
+    @ffi().callback("lh_visitor")
+    def visit(argument: Any, info: Any) -> int:
+        statuses.append(native.lh_verify(native.heap))
+        return 0
+
+    @ffi().callback("lh_writer")
+    def write(argument: Any, data: Any, size: int) -> int:
+        statuses.append(native.lh_inc_ref(native.heap, 0))
+        return 0
+
+    assert native.lh_walk(native.heap, visit, ffi().NULL) == Status.OK
+    assert native.lh_dump(native.heap, write, ffi().NULL) == Status.OK
+    assert statuses == [Status.BUSY] * (7 + 7)
+    assert examined.verify() is None
+
+
+@pytest.mark.parametrize("name", ["lh_heap_statistics", "lh_walk", "lh_dump"])
+def test_null_pointers_are_no_arguments(world: World, name: str) -> None:
+    native = attach(world.store, checked=True)
+    args = [ffi().NULL] * (1 if name == "lh_heap_statistics" else 2)
+    assert getattr(native, name)(native.heap, *args) == Status.BAD_ARGUMENT
+    assert getattr(native, name)(ffi().NULL, *args) == Status.BAD_ARGUMENT
+
+
+def test_the_error_callback_is_told_of_corruption(world: World, examined: Examined) -> None:
+    places = populate(world)
+    told: list[tuple[int, str]] = []
+
+    def on_error(argument: Any, status: int, message: Any) -> None:
+        told.append((status, text_of(message)))
+
+    heap: Any = ffi().cast("VMHeap *", examined.native.heap)
+    callback: Any = ffi().callback("lh_on_error", on_error)
+    heap.on_error = int(ffi().cast("uintptr_t", callback))
+    header = world.store.heap.memory.view(VMDrcHeader, places["data"])
+    header.ref_count += 1
+    said = examined.verify()
+    assert told == [(Status.CORRUPT, said)]
+    header.ref_count -= 1
+    assert examined.verify() is None
+    assert len(told) == 1
+    heap.on_error = 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading dumps
+
+
+def test_types_are_read_from_the_type_table(world: World, examined: Examined) -> None:
+    types, store = world.store.engine.types, world.store
+    field, non_null = lh.FieldType, lh.RefType(False, AbstractHeapType.STRUCT)
+    base_fields = (field(I32, False), field(lh.RefType(True, 0), True))
+    (base,) = types.register([lh.SubType(lh.StructType(base_fields), final=False)])
+    storages: tuple[StorageType, ...] = (I16, F32, V128, I31REF, FUNCREF, NULLREF)
+    more = tuple(field(each, number % 2 == 0) for number, each in enumerate(storages))
+    derived, array = types.register(
+        [
+            lh.SubType(
+                lh.StructType(
+                    (base_fields[0], field(lh.RefType(True, 1), True), *more, field(lh.RefType(False, 2), False))
+                ),
+                supertype=1,
+            ),
+            lh.SubType(lh.ArrayType(field(non_null, True)), final=False),
+        ],
+        outer=(0, base),
+    )
+    (function,) = types.register([lh.SubType(lh.FuncType((ANYREF, I32, EXTERNREF), (F32,)))])
+    for made in (
+        store.alloc_struct(base),
+        store.alloc_struct(derived),
+        store.alloc_array(array, 2),
+        store.alloc_exn(function),
+    ):
+        store.roots.create_handle(made)
+    assert examined.verify() is None
+    image, expected = examined.image(), store.snapshot()
+    assert image.types.keys() == {base, derived, array, function}
+    assert list(image.types.values()) == [without_names(each) for each in expected.types.values()]
+    assert image.types[derived].supertypes == (base, derived)
+    assert image.types[array].definition == "(sub (array (mut (ref struct))))"
+    assert image.types[function].definition is None
+    assert [label for label, _ in image.types[function].labelled_fields()] == [
+        "tag_instance",
+        "tag_defined",
+        "0",
+        "1",
+        "2",
+    ]
+    assert diff(image, expected) == []
+
+
+@functools.cache
+def dump_of_a_heap() -> bytes:
+    world = World()
+    with world.store:
+        populate(world)
+        status, data = Examined(world, checked=True).dump()
+        SLOT.value = NULL
+    assert status == Status.OK
+    return data
+
+
+TYPES_START = ctypes.sizeof(VMDump) + ctypes.sizeof(VMHeapControl)
+
+
+def test_what_is_no_dump_is_refused() -> None:
+    data = dump_of_a_heap()
+    header = VMDump.from_buffer_copy(data)
+    assert read_dump(data).data == data[-header.heap_size :]
+
+    def changed(field: str, value: int) -> bytes:
+        made = VMDump.from_buffer_copy(data)
+        setattr(made, field, value)
+        return bytes(made) + data[ctypes.sizeof(VMDump) :]
+
+    for number in range(8, ctypes.sizeof(VMDump)):
+        with pytest.raises(ImageFormatError, match=f"cut short: it has {number} bytes, its header alone 64"):
+            read_dump(data[:number])
+    for end in (ctypes.sizeof(VMDump), TYPES_START, len(data) - 1):
+        with pytest.raises(
+            ImageFormatError, match=f"a heap dump cut short: it has {end} bytes, its header says {len(data)}"
+        ):
+            read_dump(data[:end])
+    for refused, message in (
+        (b"", "not a heap dump: it does not begin with"),
+        (data[1:], "not a heap dump"),
+        (data + b"\0", "with something behind it"),
+        (changed("abi", 1), "a heap dump of another lowheap: the hash of its layouts is 0x1, of this one's 0x"),
+        (changed("control_size", 16), "the control block in the heap dump has 16 bytes, not"),
+        (changed("heap_size", 1 << 40), "a heap of 1099511627776 bytes; a heap has at most"),
+        (changed("type_count", 1 << 60), "cut short"),
+        (changed("heap_size", header.heap_size - 1), "with something behind it"),
+    ):
+        with pytest.raises(ImageFormatError, match=message):
+            read_dump(refused)
+    # Sizes that agree with the file's, but not with the control block.
+    moved = VMDump.from_buffer_copy(data)
+    moved.root_count -= 1
+    moved.heap_size += ctypes.sizeof(VMDumpRoot)
+    with pytest.raises(ImageFormatError, match="bytes of heap, and its control block says"):
+        read_dump(bytes(moved) + data[ctypes.sizeof(VMDump) :])
+
+
+def word_at(start: int, structure: type[ctypes.Structure], field: str, value: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        place = getattr(structure, field)
+        data[start + place.offset : start + place.offset + place.size] = value.to_bytes(place.size, "little")
+
+    return change
+
+
+def field_info(number: int, field: str, value: int) -> Callable[[bytearray], None]:
+    """A change to the description of a node's field."""
+
+    def change(data: bytearray) -> None:
+        header = VMDump.from_buffer_copy(data)
+        info = VMTypeInfo.from_buffer_copy(data, TYPES_START)
+        start = TYPES_START + header.type_count * ctypes.sizeof(VMTypeInfo) + info.fields_start * 4
+        word_at(start + number * ctypes.sizeof(VMFieldInfo), VMFieldInfo, field, value)(data)
+
+    return change
+
+
+def root_kind(data: bytearray) -> None:
+    header = VMDump.from_buffer_copy(data)
+    start = len(data) - header.heap_size - header.root_count * ctypes.sizeof(VMDumpRoot)
+    word_at(start, VMDumpRoot, "kind", 9)(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (word_at(TYPES_START, VMTypeInfo, "kind", 5), "type 0 of the heap dump has kind word 0x5"),
+        (word_at(TYPES_START, VMTypeInfo, "element_size", 4), "type 0 .*, of kind STRUCT_REF, has elements of 4 bytes"),
+        (word_at(TYPES_START + 128, VMTypeInfo, "element_size", 5), "of kind ARRAY_REF, has elements of 5 bytes"),
+        (word_at(TYPES_START + 128, VMTypeInfo, "field_count", 0), "array type with 0 elements' descriptions, not 1"),
+        (
+            word_at(TYPES_START, VMTypeInfo, "traced_count", 1 << 31),
+            "the types up to 0 of the heap dump have more type",
+        ),
+        (
+            word_at(TYPES_START, VMTypeInfo, "depth", 0xFFFF_FFFF),
+            "the types up to 0 of the heap dump have more type data",
+        ),
+        (word_at(TYPES_START, VMTypeInfo, "field_count", 1 << 30), "the types up to 0 of the heap dump have more type"),
+        (word_at(TYPES_START, VMTypeInfo, "traced_offsets_start", 1 << 20), "has words 1048576 to 1048578 of its"),
+        (word_at(TYPES_START, VMTypeInfo, "supertypes_start", 1 << 20), "has words 1048576 to 1048577 of its"),
+        (word_at(TYPES_START, VMTypeInfo, "fields_start", 1 << 20), "has words 1048576 to 1048588 of its"),
+        (field_info(0, "storage", 8), "field 0 of type 0 of the heap dump has storage 8; storages are 0 to 7"),
+        (field_info(0, "flags", 8), "field 0 of type 0 of the heap dump has unknown flags in 0x8"),
+        (field_info(0, "heap_type", 0xFFFF_FFF0), "field 0 of type 0 .* refers to 0xfffffff0, which is neither"),
+        (field_info(1, "flags", 4), "field 1 of type 0 of the heap dump is no reference, but has flags 0x4 of one"),
+        (field_info(1, "heap_type", 4), "field 1 of type 0 of the heap dump is no reference"),
+        (root_kind, "a root in the heap dump has kind 9; kinds are"),
+    ],
+)
+def test_a_damaged_dump_says_what_is_wrong(change: Callable[[bytearray], None], message: str) -> None:
+    data = bytearray(dump_of_a_heap())
+    change(data)
+    with pytest.raises(ImageFormatError, match=message):
+        read_dump(bytes(data))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_dump_breaks_the_reader(data: st.DataObject) -> None:
+    """Whatever is in a dump, reading and inspecting it ends in a result, or in an ImageFormatError."""
+    damaged = bytearray(dump_of_a_heap())
+    words = st.integers(0, 2**32 - 1) | st.integers(0, 64) | st.sampled_from([16, 32, 48, 0xFFFF_FF00, 0xFFFF_FFFF])
+    places = st.integers(ctypes.sizeof(VMDump) // 4, len(damaged) // 4 - 1)
+    for place, word in data.draw(st.dictionaries(places, words, min_size=1, max_size=8)).items():
+        struct.pack_into("<I", damaged, place * 4, word)
+    try:
+        image = read_dump(bytes(damaged))
+    except ImageFormatError:
+        return
+    inspect(image)
+    assert Image.from_bytes(image.to_bytes()) == image
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# lowheap inspect
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(inspect_command, [str(each) for each in arguments])
+
+
+def test_inspect_takes_a_dump_for_what_it_is(world: World, examined: Examined, tmp_path: Path) -> None:
+    places = populate(world)
+    world.link(places["array"], 2, places["first"])  # a cycle, once nobody else holds it
+    dump, image = tmp_path / "heap.dump", tmp_path / "heap.img"
+    dump.write_bytes(examined.dump()[1])
+    world.store.snapshot().save(image)
+    assert Image.load(dump) == examined.image()
+    reports = [json.loads(invoke("--json", file).stdout) for file in (dump, image)]
+    assert reports[0].pop("source") == "lowheap dump"
+    assert reports[1].pop("source") == "lowheap"
+    names = {f"type {each.index}": each.label for each in world.store.snapshot().types.values()}
+    for each in reports[0]["types"]:
+        each["label"] = names.get(each["label"], each["label"])
+    assert reports[0] == reports[1]
+    assert reports[0]["objects"] == 7
+    shown = invoke(dump)
+    assert shown.exit_code == 0
+    assert "sound" in shown.stdout
+    picture = tmp_path / "map.png"
+    assert invoke(dump, "--plot", picture).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_finds_what_is_wrong_with_a_dumped_heap(world: World, examined: Examined, tmp_path: Path) -> None:
+    places = populate(world)
+    header = world.store.heap.memory.view(VMDrcHeader, places["data"])
+    header.ref_count += 1
+    dump = tmp_path / "heap.dump"
+    dump.write_bytes(examined.dump()[1])
+    header.ref_count -= 1
+    result = invoke(dump)
+    assert result.exit_code == 1
+    assert "has count 3, but 2 owners" in result.stdout
+    dump.write_bytes(dump.read_bytes()[:-1])
+    refused = invoke(dump)
+    assert isinstance(refused.exception, ImageFormatError)
+    assert str(refused.exception).startswith(f"{dump}: a heap dump cut short")
+
+
+def test_a_dump_needs_its_bump_pointer_within_the_capacity(world: World, examined: Examined) -> None:
+    populate(world)
+    control = world.store.heap.control
+    bump = control.bump
+    control.bump = control.capacity + 16
+    status, data = examined.dump()
+    assert (status, data) == (Status.CORRUPT, b"")
+    assert "is beyond the capacity" in examined.message()
+    control.bump = bump

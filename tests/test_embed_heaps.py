@@ -1,0 +1,522 @@
+"""Heaps that the C interface makes, without a store: sizes and limits, callbacks, scopes, finalizers, and their end."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, functions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowheap.embed import Status, abi_hash, ffi
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    CONTROL_MAPPING_SIZE,
+    EXTERNREF_TYPE_INDEX,
+    FIELD_MUTABLE,
+    HEAP_RESERVATION,
+    NULL,
+    VMDrcArrayHeader,
+    VMDrcHeader,
+    VMGcKind,
+    VMStorage,
+    i31_from_int,
+)
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
+
+NULLP = ffi().NULL
+BYTES: tuple[int, int, int] = (VMStorage.I8, FIELD_MUTABLE, 0)
+KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
+
+BOTH = pytest.mark.parametrize("checked", [True, False], ids=["checked", "fast"])
+
+
+def heap_of(checked: bool, **options: Any) -> CHeap:
+    return CHeap(checked=checked, **options)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Making one
+
+
+@BOTH
+def test_without_a_configuration(checked: bool) -> None:
+    place = ffi().new("lh_heap **")
+    calls = functions(checked)
+    assert calls["lh_heap_create"](NULLP, place) == Status.OK
+    result = ffi().new("lh_statistics *")
+    assert calls["lh_heap_statistics"](place[0], result) == Status.OK
+    assert (result.capacity, result.maximum) == (DEFAULT_INITIAL_HEAP_SIZE, HEAP_RESERVATION - BLOCK_ALIGN)
+    assert result.objects_allocated == result.live_bytes == 0
+    assert calls["lh_heap_destroy"](place[0]) == Status.OK
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "capacity", "maximum"),
+    [
+        ({"initial": 100}, 100, HEAP_RESERVATION - BLOCK_ALIGN),
+        ({"initial": 1 << 16, "maximum": 1 << 20}, 1 << 16, 1 << 20),
+        ({"maximum": 5000}, 5000, 5000),
+        ({"reserve": 1}, (1 << 16) - BLOCK_ALIGN, (1 << 16) - BLOCK_ALIGN),
+        ({"reserve": 3 << 20, "initial": 0}, DEFAULT_INITIAL_HEAP_SIZE, (3 << 20) - BLOCK_ALIGN),
+        ({"reserve": HEAP_RESERVATION, "maximum": 16}, 16, 16),
+    ],
+)
+def test_sizes(checked: bool, options: dict[str, int], capacity: int, maximum: int) -> None:
+    with heap_of(checked, **options) as heap:
+        figures = heap.statistics()
+        assert (figures["capacity"], figures["maximum"]) == (capacity, maximum)
+        heap.call("lh_no_gc_enter")  # whatever is allocated stays
+        type_index, enough = heap.define_array(BYTES), 400
+        made = 0
+        try:
+            for made in range(enough):  # noqa: B007  # how many were made when it failed
+                assert heap.call("lh_alloc_array", type_index, 4000) + 4028 <= maximum
+            made = enough
+        except FailureError as error:
+            assert error.status == Status.OUT_OF_MEMORY
+        assert made == min(enough, max(0, maximum - BLOCK_ALIGN) // 4032)
+        assert capacity <= heap.statistics()["capacity"] <= maximum
+        heap.call("lh_verify")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ({"reserve": HEAP_RESERVATION + 1}, Status.BAD_ARGUMENT, "more is to be reserved than the 4294967296 bytes"),
+        ({"reserve": 1 << 16, "maximum": 1 << 16}, Status.BAD_ARGUMENT, "the maximum is more than what is reserved"),
+        ({"maximum": HEAP_RESERVATION}, Status.BAD_ARGUMENT, "the maximum is more than what is reserved"),
+        ({"initial": 2, "maximum": 1}, Status.BAD_ARGUMENT, "the initial size is more than the maximum"),
+        ({"abi": abi_hash() ^ 1}, Status.ABI, None),
+        ({"abi": 0}, Status.ABI, None),
+    ],
+)
+def test_configurations_that_are_refused(
+    checked: bool, options: dict[str, int], status: Status, message: str | None
+) -> None:
+    said: list[tuple[int, str]] = []
+
+    @ffi().callback("lh_on_error")
+    def on_error(argument: Any, reported: int, text: Any) -> None:
+        assert argument == ffi().cast("void *", 9)
+        said.append((reported, ffi().string(text).decode()))
+
+    before = len(mappings())
+    with pytest.raises(FailureError) as raised:
+        heap_of(checked, on_error=on_error, on_error_argument=ffi().cast("void *", 9), **options)
+    assert raised.value.status == status
+    assert len(mappings()) == before
+    if message is None:  # nothing in a configuration of another layout is believed
+        assert said == []
+    else:
+        assert [reported for reported, _ in said] == [status]
+        assert said[0][1].startswith(f"lh_heap_create: {message}")
+
+
+@BOTH
+def test_no_place_for_the_heap(checked: bool) -> None:
+    assert functions(checked)["lh_heap_create"](NULLP, NULLP) == Status.BAD_ARGUMENT
+
+
+@BOTH
+def test_collect_every_is_for_the_checked_form(checked: bool) -> None:
+    if not checked:
+        with pytest.raises(FailureError) as raised:
+            heap_of(checked, collect_every=1)
+        assert raised.value.status == Status.UNSUPPORTED
+        return
+    with heap_of(checked, collect_every=2) as heap:
+        type_index = heap.define_struct(I32_FIELD)
+        live = []
+        for _ in range(6):
+            heap.call("lh_alloc_struct", type_index)
+            live.append(len(heap.objects()))
+        assert live == [1, 1, 2, 1, 2, 1]  # the second, fourth and sixth begin with a collection
+        heap.call("lh_no_gc_enter")
+        for _ in range(4):
+            heap.call("lh_alloc_struct", type_index)
+        heap.call("lh_no_gc_exit")
+        assert len(heap.objects()) == 5
+
+
+def mappings() -> list[str]:
+    return Path("/proc/self/maps").read_text().splitlines()
+
+
+@BOTH
+def test_the_system_refuses_memory(checked: bool) -> None:
+    """Room for the control block's tables, but not for the heap; and for neither."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = len(mappings())
+    for room in (64 * MEBIBYTE, CONTROL_MAPPING_SIZE + 64 * MEBIBYTE):
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, hard))
+        try:
+            with pytest.raises(FailureError) as raised:
+                heap_of(checked)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        assert raised.value.status == Status.SYSTEM
+    assert len(mappings()) <= before + 2  # Python's own, perhaps; a heap's would be four
+
+
+@BOTH
+def test_many_heaps_leave_nothing_mapped(checked: bool) -> None:
+    def live_and_die() -> None:
+        heaps = [heap_of(checked) for _ in range(8)]
+        for heap in heaps:
+            type_index = heap.define_struct(SELF_FIELD)
+            for _ in range(50):
+                heap.call("lh_alloc_struct", type_index)
+        for heap in heaps:
+            heap.destroy()
+
+    def reserved() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+    live_and_die()
+    before = len(mappings()), reserved()
+    for _ in range(20):
+        live_and_die()
+    after = len(mappings()), reserved()
+    assert after[0] <= before[0] + 3  # Python's own allocator may have mapped an arena
+    assert after[1] < before[1] + HEAP_RESERVATION  # not one heap of 160
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Objects
+
+
+@BOTH
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12),
+    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=12),
+    again=st.booleans(),
+)
+def test_new_objects_are_zero_and_their_headers_right(
+    checked: bool, sizes: list[int], lengths: list[int], again: bool
+) -> None:
+    """Also where other objects were, whose bytes were all ones; by the fast way, and the slow one."""
+    with heap_of(checked, initial=1 << 16) as heap:
+        structs = {size: heap.define_struct(*[(VMStorage.I16, FIELD_MUTABLE, 0)] * size) for size in set(sizes)}
+        elements = (VMStorage.I8, VMStorage.I16, VMStorage.I32, VMStorage.I64, VMStorage.V128)
+        arrays = [(heap.define_array((storage, FIELD_MUTABLE, 0)), storage) for storage in elements]
+        width = {VMStorage.I8: 1, VMStorage.I16: 2, VMStorage.I32: 4, VMStorage.I64: 8, VMStorage.V128: 16}
+        base = heap.heap.heap_base
+        for _ in range(1 + again):
+            expected = []
+            for number, size in enumerate(sizes):
+                type_index = structs[size]
+                reference = heap.call("lh_alloc_struct", type_index)
+                expected.append((reference, VMGcKind.STRUCT_REF, type_index, -(-(24 + 2 * size) // 8) * 8, 0))
+                array_type, storage = arrays[number % len(arrays)]
+                length = lengths[number % len(lengths)]
+                reference = heap.call("lh_alloc_array", array_type, length)
+                start = max(28, -(-28 // width[storage]) * width[storage])
+                expected.append((reference, VMGcKind.ARRAY_REF, array_type, start + width[storage] * length, length))
+                assert ctypes.c_uint32.from_address(base + reference + VMDrcArrayHeader.length.offset).value == length
+            for reference, kind, type_index, size, _ in expected:
+                body = 28 if kind is VMGcKind.ARRAY_REF else 24
+                content = ctypes.string_at(base + reference + body, size - body)
+                assert content == bytes(size - body)
+                ctypes.memset(base + reference + body, 0xFF, size - body)
+                header = VMDrcHeader.from_address(base + reference)
+                assert (header.type_index, header.ref_count, header.object_size) == (type_index, 1, size)
+            met = [(o["reference"], o["kind"], o["type_index"], o["size"], o["length"]) for o in heap.objects()]
+            assert met == sorted(expected)
+            figures = heap.statistics()
+            assert figures["live_objects"] == figures["listed"] == len(expected)
+            assert figures["live_bytes"] == sum((size + 15) // 16 * 16 for *_, size, _ in expected)
+            heap.call("lh_collect")
+            heap.call("lh_verify")
+            assert heap.objects() == []
+
+
+@BOTH
+def test_a_long_chain_and_a_wide_array_die_at_once(checked: bool) -> None:
+    with heap_of(checked) as heap:
+        cell, many = heap.define_struct(I32_FIELD, SELF_FIELD), heap.define_array(ANY_FIELD)
+        slot = ffi().new("lh_ref *")
+        heap.call("lh_slot_register", slot)
+        array = heap.call("lh_alloc_array", many, 3000)
+        with heap.frame([array]):
+            for number in range(3000):
+                made = heap.call("lh_alloc_struct", cell)
+                heap.call("lh_struct_set_i32", made, 0, number)
+                heap.call("lh_struct_set_ref", made, 1, slot[0])
+                heap.call("lh_write", slot, made)
+                heap.call("lh_array_set_ref", array, number, made)
+            heap.call("lh_collect")
+            assert heap.statistics()["live_objects"] == 3001
+            assert heap.statistics()["listed"] == 1
+        heap.call("lh_write", slot, NULL)
+        heap.call("lh_collect")
+        assert heap.statistics()["live_objects"] == 0
+        assert heap.statistics()["objects_freed"] == 3001
+        heap.call("lh_slot_unregister", slot)
+        heap.call("lh_verify")
+
+
+@BOTH
+def test_externrefs_share_the_interface_of_all_objects(checked: bool) -> None:
+    with heap_of(checked) as heap:
+        holder_type = heap.define_struct(EXTERN_FIELD)
+        holder = heap.call("lh_alloc_struct", holder_type)
+        extern = heap.call("lh_alloc_externref", ffi().cast("void *", 5), NULLP)
+        assert heap.call("lh_type_of", extern) == EXTERNREF_TYPE_INDEX
+        heap.call("lh_struct_set_ref", holder, 0, extern)
+        assert heap.call("lh_struct_get_ref", holder, 0) == extern
+        assert heap.call("lh_is_instance", extern, holder_type) == 0
+        heap.call("lh_struct_set_ref", holder, 0, i31_from_int(1))  # as extern.convert_any makes of an i31
+        heap.call("lh_verify")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Running out of memory
+
+
+def fill(heap: CHeap, slot: Any, type_index: int) -> int:
+    """Allocate cells, each with the ones before, from `slot` on, until there is no room; return how many."""
+    for number in itertools.count():
+        try:
+            made = heap.call("lh_alloc_struct", type_index)
+        except FailureError as error:
+            assert error.status == Status.OUT_OF_MEMORY
+            assert error.message.startswith("lh_alloc_struct: no room for 32 bytes")
+            return number
+        heap.call("lh_struct_set_ref", made, 0, slot[0])
+        heap.call("lh_write", slot, made)
+    raise AssertionError("a heap without end")
+
+
+@BOTH
+def test_exhaustion_and_recovery(checked: bool) -> None:
+    with heap_of(checked, initial=4 * KIBIBYTE, maximum=64 * KIBIBYTE) as heap:
+        type_index = heap.define_struct(SELF_FIELD)
+        slot = ffi().new("lh_ref *")
+        heap.call("lh_slot_register", slot)
+        for _ in range(3):
+            assert fill(heap, slot, type_index) == (64 * KIBIBYTE - BLOCK_ALIGN) // 32
+            heap.call("lh_verify")
+            assert heap.statistics()["capacity"] == 64 * KIBIBYTE
+            heap.call("lh_write", slot, NULL)
+            heap.call("lh_collect")
+            assert heap.statistics()["live_objects"] == 0
+            heap.call("lh_verify")
+        heap.call("lh_slot_unregister", slot)
+
+
+@BOTH
+def test_what_is_too_large(checked: bool) -> None:
+    with heap_of(checked) as heap:
+        words = heap.define_array((VMStorage.I64, FIELD_MUTABLE, 0))
+        for length, needed in ((2**32 - 1, 32 + 8 * (2**32 - 1)), (2**29, 32 + 2**32), (2**29 - 5, 32 + 2**32 - 40)):
+            with pytest.raises(FailureError) as raised:
+                heap.call("lh_alloc_array", words, length)
+            assert raised.value.status == Status.TOO_LARGE
+            assert f"an object of {needed} bytes" in raised.value.message
+        assert heap.objects() == []
+
+
+@BOTH
+def test_the_out_of_memory_callback(checked: bool) -> None:
+    """It lets go, and says whether to try again; the allocation is repeated once."""
+    asked: list[int] = []
+    answers = iter([1, 0, 1])
+    drops = iter([True, False, False])
+
+    @ffi().callback("lh_out_of_memory")
+    def make_room(argument: Any, needed: int) -> int:
+        assert argument == ffi().cast("void *", 77)
+        asked.append(needed)
+        if next(drops):
+            heap.call("lh_write", slot, NULL)
+            heap.call("lh_collect")
+        return next(answers)
+
+    options = {"out_of_memory": make_room, "out_of_memory_argument": ffi().cast("void *", 77)}
+    heap = heap_of(checked, maximum=16 * KIBIBYTE, **options)
+    type_index, large = heap.define_struct(SELF_FIELD), heap.define_array(BYTES)
+    slot = ffi().new("lh_ref *")
+    heap.call("lh_slot_register", slot)
+    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // 32):
+        made = heap.call("lh_alloc_struct", type_index)
+        heap.call("lh_struct_set_ref", made, 0, slot[0])
+        heap.call("lh_write", slot, made)
+    assert asked == []
+    assert heap.call("lh_alloc_array", large, 1000)
+    assert asked == [1028]
+    for times in (2, 3):  # it refuses; it promises, and does nothing
+        with pytest.raises(FailureError) as raised:
+            heap.call("lh_alloc_array", large, 16 * KIBIBYTE)
+        assert raised.value.status == Status.OUT_OF_MEMORY
+        assert len(asked) == times
+    heap.call("lh_verify")
+    heap.destroy()
+
+
+@BOTH
+def test_the_error_callback(checked: bool) -> None:
+    said: list[tuple[Status, str]] = []
+
+    @ffi().callback("lh_on_error")
+    def on_error(_: Any, status: int, text: Any) -> None:
+        said.append((Status(status), ffi().string(text).decode()))
+        assert heap.message() == said[-1][1]  # which it may ask for
+
+    heap = heap_of(checked, on_error=on_error)
+    for name in ("lh_no_gc_exit", "lh_slot_unregister"):
+        slot = ffi().new("lh_ref *")
+        with pytest.raises(FailureError) as raised:
+            heap.call(name, *([slot] if "slot" in name else []))
+        assert said[-1] == (raised.value.status, raised.value.message)
+        assert said[-1][1].startswith(f"{name}: ")
+    assert [status for status, _ in said] == [Status.NO_GC, Status.BAD_SLOT]
+    heap.destroy()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scopes
+
+
+@BOTH
+def test_nothing_is_collected_inside_a_scope(checked: bool) -> None:
+    with heap_of(checked, initial=4 * KIBIBYTE, maximum=32 * KIBIBYTE) as heap:
+        type_index = heap.define_struct(I32_FIELD)
+        heap.call("lh_no_gc_enter")
+        heap.call("lh_no_gc_enter")
+        heap.call("lh_no_gc_exit")
+        made = []
+        with pytest.raises(FailureError) as raised:
+            for _ in range(10_000):
+                made.append(heap.call("lh_alloc_struct", type_index))
+        assert raised.value.status == Status.OUT_OF_MEMORY
+        assert len(set(made)) == len(made) == (32 * KIBIBYTE - BLOCK_ALIGN) // 32
+        with pytest.raises(FailureError) as raised:
+            heap.call("lh_collect")
+        assert raised.value.status == Status.NO_GC
+        heap.call("lh_verify")
+        heap.call("lh_no_gc_exit")
+        heap.call("lh_alloc_struct", type_index)  # which collects
+        assert len(heap.objects()) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Finalizers, and the end
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What Python would only have printed: an assertion in a callback, for one. There must be nothing."""
+    found: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", found.append)
+    yield found
+    assert found == []
+
+
+@BOTH
+def test_destroying_calls_each_finalizer_once(checked: bool) -> None:
+    called: list[int] = []
+
+    @ffi().callback("lh_finalizer")
+    def finalize(data: Any) -> None:
+        called.append(int(ffi().cast("uintptr_t", data)))
+        statuses.append(Status(heap.functions["lh_alloc_externref"](heap.heap, NULLP, NULLP, place)) if checked else 0)
+
+    statuses: list[int] = []
+    place = ffi().new("lh_ref *")
+    heap = heap_of(checked)
+    slots = ffi().new("lh_ref[3]")
+    for number in range(3):
+        heap.call("lh_slot_register", slots + number)
+        reference = heap.call("lh_alloc_externref", ffi().cast("void *", number + 1), finalize)
+        heap.call("lh_write", slots + number, reference)
+    heap.call("lh_alloc_externref", ffi().cast("void *", 4), finalize)
+    heap.call("lh_write", slots + 1, NULL)
+    heap.call("lh_collect")
+    assert sorted(called) == [2, 4]
+    assert set(statuses) == {0}  # they may use the heap
+    heap.destroy()
+    assert sorted(called) == [1, 2, 3, 4]
+    assert statuses[2:] == [Status.BUSY if checked else 0] * 2  # now they may not
+
+
+@BOTH
+def test_finalizers_may_use_the_heap(checked: bool, unraisable: list[Any]) -> None:
+    """Each allocates, collects and drops what the next is the finalizer of; one has the heap full of its own."""
+    order: list[int] = []
+    is_ending = False
+    heap = heap_of(checked, maximum=256 * KIBIBYTE)
+    type_index = heap.define_struct(SELF_FIELD)
+
+    @ffi().callback("lh_finalizer")
+    def finalize(data: Any) -> None:
+        number = int(ffi().cast("uintptr_t", data))
+        order.append(number)
+        if is_ending or len(order) % 1000 > 5:
+            return
+        heap.call("lh_verify")
+        if number < 5:
+            heap.call("lh_alloc_externref", ffi().cast("void *", number + 1), finalize)
+            with heap.frame([heap.call("lh_alloc_struct", type_index)]) as slots:
+                for _ in range(100):
+                    heap.call("lh_alloc_struct", type_index)
+                heap.call("lh_collect")
+                assert heap.call("lh_type_of", slots[0]) == type_index
+        heap.call("lh_verify")
+
+    heap.call("lh_alloc_externref", ffi().cast("void *", 1), finalize)
+    heap.call("lh_collect")
+    assert order == [1, 2, 3, 4, 5]
+    assert heap.statistics()["live_objects"] <= 4  # what was in the frames is listed, and in none
+    heap.call("lh_collect")
+    assert heap.statistics()["live_objects"] == 0
+    # At an allocation that finds no room, they are called in the middle of it.
+    order.clear()
+    for _ in range(20_000):
+        heap.call("lh_alloc_externref", ffi().cast("void *", 9), finalize)
+    assert len(order) > 10_000
+    is_ending = True
+    heap.destroy()
+    assert len(order) == 20_000
+
+
+@BOTH
+def test_host_data_ids_are_used_again(checked: bool) -> None:
+    with heap_of(checked) as heap:
+        for _ in range(5):
+            made = [heap.call("lh_alloc_externref", ffi().cast("void *", n), NULLP) for n in range(10)]
+            assert [int(ffi().cast("uintptr_t", heap.call("lh_externref_data", r))) for r in made] == list(range(10))
+            heap.call("lh_collect")
+            assert heap.control.host_data_count == 10
+
+
+@BOTH
+def test_increments_free_no_more_than_they_may(checked: bool) -> None:
+    with heap_of(checked) as heap:
+        type_index = heap.define_struct(SELF_FIELD)
+        chain = NULL
+        for _ in range(100):
+            with heap.frame([chain]):
+                made = heap.call("lh_alloc_struct", type_index)
+            heap.call("lh_struct_set_ref", made, 0, chain)
+            chain = made
+        freed = []
+        while True:
+            before = heap.statistics()["objects_freed"]
+            left = heap.call("lh_collect_increment", 7)
+            freed.append(heap.statistics()["objects_freed"] - before)
+            heap.call("lh_verify")
+            if not left:
+                break
+        assert freed == [*[7] * 14, 2]
