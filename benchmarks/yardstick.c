@@ -84,9 +84,12 @@ static inline uint32_t class_of(uint32_t length) {
     return length < SMALL ? length / ALIGNMENT : SMALL / ALIGNMENT + 21 - (uint32_t)__builtin_clz(length);
 }
 
+#define HUGE_PAGES_FROM (4u << 20) /* as lowheap's memory.py */
+
 static void open_heap(void) {
     base = mmap(NULL, 4ull << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) perror("yardstick: mmap"), exit(1);
+    madvise((char *)base + HUGE_PAGES_FROM, (4ull << 30) - HUGE_PAGES_FROM, MADV_HUGEPAGE); /* advice: it may fail */
 }
 
 static inline void free_block(reference r, uint32_t length) {

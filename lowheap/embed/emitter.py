@@ -29,6 +29,7 @@ from lowheap.layout import (
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
+    CollectionPhase,
     VMDrcHeader,
     VMHeap,
     VMHeapControl,
@@ -40,6 +41,8 @@ ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=
 _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)
 """What an error callback may call."""
+_AT_ANY_TIME = ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
+"""What only looks, and may do so between the trace and the sweep of a collection by Python."""
 
 _TYPES: dict[str, ir.Type] = {
     "lh_status": I32,
@@ -136,7 +139,10 @@ class ApiEmitter(RuntimeEmitter):
 
     @classmethod
     def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
-        """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag."""
+        """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag.
+
+        What a collection by Python has traced, but not swept, must not be allocated or read in between.
+        """
         native = ApiFunction(module, function_type(function), function.name)
         builder = ir.IRBuilder(native.append_basic_block("entry"))
         heap = native.args[0]
@@ -150,6 +156,13 @@ class ApiEmitter(RuntimeEmitter):
         abi = builder.load(field(VMHeap.abi.offset), typ=I64, align=VMHeap.abi.size)
         with builder.if_then(builder.icmp_unsigned("!=", abi, I64(abi_hash())), likely=False):
             builder.ret(I32(Status.ABI))
+        if function.name not in _AT_ANY_TIME:
+            control = builder.load(field(VMHeap.control.offset), typ=PTR, align=VMHeap.control.size)
+            phase = builder.gep(control, [I64(VMHeapControl.phase.offset)], source_etype=I8)
+            phase = builder.load(phase, typ=I32, align=VMHeapControl.phase.size)
+            is_idle = builder.icmp_unsigned("==", phase, I32(CollectionPhase.IDLE))
+            with builder.if_then(builder.not_(is_idle), likely=False):
+                builder.ret(I32(Status.BUSY))
         busy = builder.cmpxchg(field(VMHeap.is_busy.offset), I32(0), I32(1), "acquire", "monotonic")
         with builder.if_then(builder.not_(builder.extract_value(busy, 1)), likely=False):
             builder.ret(I32(Status.BUSY))

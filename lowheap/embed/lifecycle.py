@@ -14,7 +14,7 @@ from lowheap.embed.api import FUNCTIONS, Status, abi_hash
 from lowheap.embed.emitter import address_constant, function_type, string_constant
 from lowheap.embed.header import package_version
 from lowheap.embed.operations import OperationsEmitter
-from lowheap.embed.system import map_memory, protect_memory, unmap_memory
+from lowheap.embed.system import advise_huge_pages, map_memory, protect_memory, unmap_memory
 from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -40,6 +40,7 @@ from lowheap.layout import (
     VMHostDataOwner,
     VMStoreContext,
 )
+from lowheap.memory import HUGE_PAGES_FROM
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, GROWTH_GRANULE
 
 CALL_HOST = "lh.call_host"
@@ -191,6 +192,10 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
         unmap_memory(emitter, mapping, mapping_size)
     refuse_unless(is_mapped, Status.SYSTEM, no_memory)
     protect_memory(emitter, builder.add(memory, reserve), I64(HEAP_GUARD))
+    is_large = builder.icmp_unsigned(">", reserve, I64(HUGE_PAGES_FROM))
+    with builder.if_then(is_large):
+        rest = builder.sub(reserve, I64(HUGE_PAGES_FROM))
+        advise_huge_pages(emitter, builder.add(memory, I64(HUGE_PAGES_FROM)), rest, system)
 
     heap = builder.inttoptr(mapping, PTR)
     control_mapping = builder.add(mapping, I64(_CONTROL_OFFSET))

@@ -60,9 +60,7 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-
-_MAXIMUM_FIELDS = 10_000
-"""As wasm's implementation limit, so that no layout overflows."""
+from lowheap.types import MAX_STRUCT_FIELDS, MAX_SUBTYPING_DEPTH
 
 _PACKED = (VMStorage.I8, VMStorage.I16)
 _SIZES = {
@@ -76,6 +74,7 @@ _SIZES = {
     VMStorage.REFERENCE: REFERENCE_SIZE,
 }
 _ALLOCATE_EXTERNREF = "lh.allocate_externref"
+_BAD_SLOT = "lh.bad_slot"
 _ALLOCATE_STRUCT_SLOWLY = "lh.allocate_struct_slowly"
 _ALLOCATE_ARRAY_SLOWLY = "lh.allocate_array_slowly"
 _WORD = ctypes.sizeof(ctypes.c_uint32)
@@ -93,6 +92,13 @@ class OperationsEmitter(ApiEmitter):
     """See the module's docstring."""
 
     barriers = Drc()
+
+    @classmethod
+    def define_all(cls, module: ir.Module) -> None:
+        """Give a module the whole runtime, with a look at frames before each trace in the checked build."""
+        if cls.is_checked:
+            cls._define(module, _BAD_SLOT, I64, [], cls._bad_slot, internal=True)
+        super().define_all(module)
 
     @classmethod
     def define_operation_helpers(cls, module: ir.Module) -> None:
@@ -169,8 +175,8 @@ class OperationsEmitter(ApiEmitter):
     ) -> None:
         """See the table. The type data gets what `DrcHeap.register_type` writes, in its order."""
         builder = self.builder
-        few = self._compare("<=", count, _MAXIMUM_FIELDS)
-        self.require(few, Status.BAD_TYPE, f"a struct cannot have %llu fields; at most {_MAXIMUM_FIELDS}", count)
+        few = self._compare("<=", count, MAX_STRUCT_FIELDS)
+        self.require(few, Status.BAD_TYPE, f"a struct cannot have %llu fields; at most {MAX_STRUCT_FIELDS}", count)
         has_fields = builder.or_(self.is_not_null_pointer(fields), self._compare("==", count, 0))
         self.require(has_fields, Status.BAD_ARGUMENT, "the argument fields is a null pointer")
         self._check_definition(flags)
@@ -313,6 +319,9 @@ class OperationsEmitter(ApiEmitter):
             info = self._check_type(supertype, kind, always=True)
             is_open = self._compare("==", self.load(info, VMTypeInfo.is_final), 0)
             self.require(is_open, Status.BAD_TYPE, "type %llu is final, and cannot be a supertype", supertype)
+            is_low = self._compare("<", self.load(info, VMTypeInfo.depth), MAX_SUBTYPING_DEPTH)
+            text = f"type %llu has {MAX_SUBTYPING_DEPTH} supertypes above it, and can have no subtype"
+            self.require(is_low, Status.BAD_TYPE, text, supertype)
         return self._type_info(builder.select(none, I32(0), supertype))
 
     def _check_inherited(self, fields: ir.Value, count: ir.Value, supertype: ir.Value, type_index: ir.Value) -> None:
@@ -372,7 +381,9 @@ class OperationsEmitter(ApiEmitter):
             builder.ret(self._call("lh.is_subtype", known, above))
         with builder.if_then(is_concrete):
             kind = self.load(self._type_info(known), VMTypeInfo.kind)
-            builder.ret(builder.zext(self._kind_matches(kind, above), I32))
+            is_extern = self._compare("==", above, VMHeapType.EXTERN)  # objects may be extern, but no types are below
+            matches = builder.and_(self._kind_matches(kind, above), builder.not_(is_extern))
+            builder.ret(builder.zext(matches, I32))
         # Two abstract ones: struct, array and i31 below eq and any; the bottoms below their hierarchies.
         pairs = {
             VMHeapType.ANY: (VMHeapType.EQ, VMHeapType.I31, VMHeapType.STRUCT, VMHeapType.ARRAY, VMHeapType.NONE),
@@ -613,6 +624,7 @@ class OperationsEmitter(ApiEmitter):
             self._collect_if_it_is_time()
         reference = self.variable(self._call(allocate, *args))
         with builder.if_then(self._compare("==", reference.value, NULL), likely=False):
+            self._fail_if_slot_bad()
             callback = self.load_pointer(self.vmctx, VMHeap.out_of_memory)
             ran_out = self._compare("==", self._trap_code(), int(TrapCode.HEAP_EXHAUSTED))
             with builder.if_then(builder.and_(ran_out, self.is_not_null_pointer(callback))):
@@ -637,19 +649,57 @@ class OperationsEmitter(ApiEmitter):
                 f"an object of %llu bytes; the largest heap there can be has room for {MAXIMUM_CAPACITY - FIRST_INDEX}"
             )
             self.fail(Status.TOO_LARGE, text, needed)
-        self._fail_if_frame_unknown()
+        self._fail_if_untraceable()
         capacity, maximum = self._control(VMHeapControl.capacity), self._control(VMHeapControl.maximum)
         text = "no room for %llu bytes: %llu of %llu are live; the heap may have %llu"
         self.fail(Status.OUT_OF_MEMORY, text, needed, self._live_bytes(), capacity, maximum)
         # What follows is never reached, but a block must not stay open.
         builder.position_at_end(self.function.append_basic_block())
 
-    def _fail_if_frame_unknown(self) -> None:
+    def _fail_if_untraceable(self) -> None:
+        self._fail_if_slot_bad()
         address = self.load(self.store_context, VMStoreContext.unknown_return_address)
         with self.builder.if_then(self._compare("!=", address, 0), likely=False):
             self.store(0, self.store_context, VMStoreContext.unknown_return_address)
             text = "a frame of compiled code that returns to 0x%llx has no stack map"
             self.fail(Status.CORRUPT, text, address)
+
+    def _fail_if_slot_bad(self) -> None:
+        """Fail, in the checked build, if a frame holds what no collection could mark."""
+        if self.is_checked:
+            address = self._call(_BAD_SLOT)
+            with self.builder.if_then(self._compare("!=", address, 0), likely=False):
+                reference = self.load_typed(self.builder.inttoptr(address, PTR), REFERENCE)
+                text = "slot 0x%llx of a frame holds 0x%llx, which is stale, or was never a deferred reference"
+                self.fail(Status.BAD_REFERENCE, text, address, reference)
+
+    def _bad_slot(self) -> ir.Value:
+        """The address of a frame's slot that holds neither null nor an i31 nor a listed object; 0 if there is none."""
+        builder = self.builder
+        frame = self.variable(self.load(self.store_context, VMStoreContext.root_frames))
+        with self.loop() as frames:
+            frames.leave_if(self._compare("==", frame.value, 0))
+            record = builder.inttoptr(frame.value, PTR)
+            slots = self.load_pointer(record, VMRootFrame.slots)
+            with self._each(self.load(record, VMRootFrame.slot_count)) as number:
+                slot = self._slot_of(slots, number)
+                reference = self.load_typed(slot, REFERENCE)
+                with builder.if_then(self._is_object(reference)):
+                    is_listed = self.variable(I1(0))
+                    with builder.if_then(self.is_place_of_object(reference)):
+                        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
+                        is_listed.value = self._flag(word, HEADER_IN_OVER_APPROX_LIST_BIT)
+                    with builder.if_then(builder.not_(is_listed.value), likely=False):
+                        builder.ret(builder.ptrtoint(slot, I64))
+            frame.value = self.load(record, VMRootFrame.previous)
+        return I64(0)
+
+    def _trace(self) -> ir.Value:
+        """As the runtime does; the checked build looks at the frames first, and marks nothing if one is wrong."""
+        if self.is_checked:
+            with self.builder.if_then(self._compare("!=", self._call(_BAD_SLOT), 0), likely=False):
+                self.builder.ret(I32(1))
+        return super()._trace()
 
     def _collect_if_it_is_time(self) -> None:
         """A heap with `collect_every` collects at every so many allocations, which proves that frames hold enough."""
@@ -663,7 +713,7 @@ class OperationsEmitter(ApiEmitter):
             with builder.if_then(builder.and_(is_time, may)):
                 failed = self._call(COLLECT)
                 with builder.if_then(self._compare("!=", failed, 0), likely=False):
-                    self._fail_if_frame_unknown()
+                    self._fail_if_untraceable()
 
     def _zero_behind(self, reference: ir.Value, start: int, end: ir.Value) -> None:
         """Set an object's bytes from `start` to `end` to zero."""
@@ -1088,7 +1138,7 @@ class OperationsEmitter(ApiEmitter):
         self._require_no_scope()
         failed = self._call(COLLECT)
         with self.builder.if_then(self._compare("!=", failed, 0), likely=False):
-            self._fail_if_frame_unknown()
+            self._fail_if_untraceable()
         self.release_dead_externrefs()
 
     def lh_collect_increment(self, budget: ir.Value, result: ir.Value) -> None:
@@ -1101,7 +1151,7 @@ class OperationsEmitter(ApiEmitter):
             failed = self._call(TRACE)
             with builder.if_then(self._compare("!=", failed, 0), likely=False):
                 self._call("lh.clear_marks")
-                self._fail_if_frame_unknown()
+                self._fail_if_untraceable()
             self._call(SWEEP_PENDING)
         self.store_typed(self._call(FREE_PENDING, budget), result)
         self.release_dead_externrefs()

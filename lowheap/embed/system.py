@@ -23,7 +23,10 @@ touched."""
 MAP_FAILED = -1
 """What mmap returns when the system refuses."""
 
-IMPORTED_SYMBOLS = ("mmap", "munmap", "mprotect", "snprintf", "memset", "memcpy")
+MADV_HUGEPAGE: dict[str, int] = {"linux": 14}
+"""The advice to use huge pages, where a system takes it."""
+
+IMPORTED_SYMBOLS = ("mmap", "munmap", "mprotect", "madvise", "snprintf", "memset", "memcpy")
 """libc's functions that the interface's code calls, or LLVM on its behalf."""
 
 
@@ -48,3 +51,11 @@ def protect_memory(emitter: Emitter, address: ir.Value, size: ir.Value) -> None:
     """Emit a request to have memory fault from now on."""
     mprotect = emitter.declare("mprotect", I32, [PTR, I64, I32])
     emitter.builder.call(mprotect, [emitter.builder.inttoptr(address, PTR), size, I32(PROT_NONE)])
+
+
+def advise_huge_pages(emitter: Emitter, address: ir.Value, size: ir.Value, system: str) -> None:
+    """Emit the advice to use huge pages; nothing for a system that has none to give. It may be ignored."""
+    if system in MADV_HUGEPAGE:
+        madvise = emitter.declare("madvise", I32, [PTR, I64, I32])
+        args = [emitter.builder.inttoptr(address, PTR), size, I32(MADV_HUGEPAGE[system])]
+        emitter.builder.call(madvise, args)
