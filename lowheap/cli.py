@@ -39,7 +39,7 @@ from lowheap.cli_asm import asm_command
 from lowheap.cli_embed import build_library_command, header_command
 from lowheap.cli_inspect import inspect_command
 from lowheap.cli_layout import layout_command
-from lowheap.cli_output import compile_progress
+from lowheap.cli_output import barriers_option, compile_progress, read_program
 from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError, Trap
 from lowheap.first_fit import FirstFit
@@ -247,13 +247,7 @@ command.add_command(layout_command)
 @click.argument("program")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.")
-@click.option(
-    "--barriers",
-    metavar="NAME",
-    default="drc",
-    show_default=True,
-    help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
-)
+@barriers_option
 @click.option(
     "--runtime",
     type=click.Choice(RUNTIMES),
@@ -340,7 +334,7 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], export:
         opt_level=options["opt_level"],
         cache=not options["no_cache"],
     )
-    source = _read(program)
+    source = read_program(program)
     program = "<stdin>" if program == "-" else program
     with _naming(program), compile_progress() as progress:
         module = Module(engine, source, progress=progress)
@@ -389,19 +383,6 @@ def _check_barriers(name: str, ctx: click.Context) -> str:
     except CompilerError as error:
         raise click.BadParameter(str(error), ctx, param_hint="'--barriers'") from error
     return name
-
-
-def _read(program: str) -> bytes:
-    """Return the contents of a file, or of standard input."""
-    try:
-        if program == "-":
-            if sys.stdin is None:
-                raise LowheapError("cannot read standard input: it is closed")
-            return sys.stdin.buffer.read()
-        with open(program, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise LowheapError(f"cannot read {program!r}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import report_console
+from lowheap.cli_output import barriers_option, read_program, report_console
 from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.jit import barriers as barrier_sets
@@ -36,13 +36,7 @@ _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|alloca
 @click.command("asm", short_help="Print a function's machine code, barriers marked.")
 @click.argument("module", metavar="MODULE")
 @click.option("--function", "wanted", metavar="NAME", help="The function: its export's name, its own, or its index.")
-@click.option(
-    "--barriers",
-    metavar="NAME",
-    default="drc",
-    show_default=True,
-    help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
-)
+@barriers_option
 @click.option(
     "--runtime",
     type=click.Choice(RUNTIMES),
@@ -89,7 +83,7 @@ def asm_command(
         raise click.BadParameter(str(error), ctx, param_hint="'--barriers'") from error
     engine = Engine(barriers=barriers, runtime=runtime, opt_level=opt_level)
     try:
-        compiled = Module(engine, _read(module))
+        compiled = Module(engine, read_program(module))
     except ModuleError as error:
         raise type(error)(f"{module}: {error}") from error
     code, symbols = _compile_marked(compiled)
@@ -110,19 +104,6 @@ def asm_command(
     console.print(Text(f"{printable(label)}: {size} bytes, {options}", "bold"), soft_wrap=True)
     for line in _gutter(code.llvm_ir(symbol) if as_ir else code.assembly(symbol), is_code=not as_ir):
         console.print(line, soft_wrap=True)
-
-
-def _read(source: str) -> bytes:
-    """The contents of a file, or of standard input."""
-    if source == "-":
-        if sys.stdin is None:
-            raise LowheapError("cannot read standard input: it is closed")
-        return sys.stdin.buffer.read()
-    try:
-        with open(source, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
 
 
 def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import report_console
-from lowheap.errors import LowheapError, ModuleError
+from lowheap.cli_output import read_program, report_console
+from lowheap.errors import ModuleError
 from lowheap.layout import (
     GcArrayLayout,
     GcLayout,
@@ -190,7 +189,7 @@ def layout_command(source: str, as_json: bool) -> None:
             text = f"(module {text})" if _DEFINITIONS.match(text) else f"(module (type {text}))"
         layouts = type_layouts(validate.to_binary(text))
     else:
-        data = _read(source)
+        data = read_program(source)
         try:
             layouts = type_layouts(validate.to_binary(data))
         except ModuleError as error:
@@ -203,19 +202,6 @@ def layout_command(source: str, as_json: bool) -> None:
 
 _WHOLE = re.compile(r"\(\s*module\b")
 _DEFINITIONS = re.compile(r"\(\s*(?:type|rec)\b")
-
-
-def _read(source: str) -> bytes:
-    """The contents of a file, or of standard input."""
-    if source == "-":
-        if sys.stdin is None:
-            raise LowheapError("cannot read standard input: it is closed")
-        return sys.stdin.buffer.read()
-    try:
-        with open(source, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
 
 
 def render(layouts: Sequence[TypeLayout]) -> Group:

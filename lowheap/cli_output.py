@@ -1,4 +1,4 @@
-"""What the commands print in the same way: a report on standard output, and progress on standard error."""
+"""What the commands read and print in the same way: a program, options, a report, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -7,10 +7,36 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lowheap.errors import LowheapError
+from lowheap.jit import barriers as barrier_sets
+
 _PROGRESS_DELAY = 1.0
+
+
+def read_program(source: str) -> bytes:
+    """Return the contents of a file, or of standard input for `-`. LowheapError, naming it, when it cannot be read."""
+    try:
+        if source == "-":
+            if sys.stdin is None:
+                raise LowheapError("cannot read standard input: it is closed")
+            return sys.stdin.buffer.read()
+        with open(source, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
+
+
+barriers_option = click.option(
+    "--barriers",
+    metavar="NAME",
+    default="drc",
+    show_default=True,
+    help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
+)
 
 
 def report_console() -> Console:
