@@ -1,9 +1,10 @@
 """What README.md and docs/ show is what happens: their Python runs, their commands too, and both print what they say.
 
 A page's Python blocks run in order, in one namespace, in a directory of their own with `examples/` in it. A block that
-begins with `# NAME.py` is written to that file instead. A `text` block behind a Python block is what it prints. In a
-`console` block, each `lowheap` command must print, on both streams together, what stands below it; times differ, and
-so do they here. `make run` counts as the command that it runs; other commands are for people.
+begins with `# NAME.py` or `/* NAME.c` is written to that file instead. A `text` block behind a Python block is what it
+prints. The commands of a page's `console` blocks run in order, in another directory: each must print, on both streams
+together, what stands below it. Times and files' sizes differ, and so do they here. `make run` counts as the command
+that it runs; `pip` is for people.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Block:
     @property
     def file(self) -> str | None:
         """The name of the file that the block is, where it is one."""
-        found = re.match(r"# (\w+\.py)\n", self.text)
-        return found[1] if self.language == "python" and found else None
+        opening = {"python": r"# (\w+\.py)\n", "c": r"/\* (\w+\.c)\b"}.get(self.language)
+        found = re.match(opening, self.text) if opening else None
+        return found[1] if found else None
 
 
 def blocks(page: Path) -> list[Block]:
@@ -104,55 +106,67 @@ def commands(block: Block) -> Iterator[tuple[str, str]]:
         yield command, expected
 
 
-def runnable() -> Iterator[tuple[Path, str, str]]:
-    for page in PAGES:
-        for block in blocks(page):
-            if block.language == "console":
-                for command, expected in commands(block):
-                    if command == "make run" or re.search(r"\blowheap\b", command):
-                        yield page, command, expected
+def runnable(page: Path) -> list[tuple[str, str]]:
+    """The commands of a page, and what they print."""
+    consoles = [block for block in blocks(page) if block.language == "console"]
+    return [found for block in consoles for found in commands(block) if not found[0].startswith("pip ")]
 
 
-def same_but_for_times(text: str) -> str:
-    """The text with its times masked, and columns not aligned any more, because times have widths."""
-    return re.sub(r"[ ─]+", " ", re.sub(r"[0-9,]+\.[0-9] ms", "TIME", text))
+def same_but_for_figures(text: str) -> str:
+    """The text with times and files' sizes masked, and columns not aligned any more, because figures have widths.
+
+    Spaces at the end of a line are gone, too.
+    """
+    masked = re.sub(r"[0-9,]+\.[0-9] ms", "TIME", text)
+    masked = re.sub(r"^(│ (?:include|lib)/\S+ *│) *[0-9,]+ │", r"\1 SIZE │", masked, flags=re.MULTILINE)
+    return re.sub(r" $", "", re.sub(r"[ ─]+", " ", masked), flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("page", "command", "expected"), list(runnable()), ids=lambda value: getattr(value, "name", None)
-)
-def test_commands(page: Path, command: str, expected: str, directory: Path) -> None:
+def recipe_of_run() -> str:
+    """What `make run` runs."""
+    return subprocess.run(
+        ["make", "-n", "run", "VENV=.venv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
+    ).stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
+def test_commands(page: Path, directory: Path) -> None:
     write_files(page, directory)
-    if command == "make run":
-        recipe = subprocess.run(
-            ["make", "-n", "run", "VENV=.venv"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
-        ).stdout.splitlines()[-1]
-        echoed, _, expected = expected.partition("\n")
-        assert recipe == echoed
-        command = recipe.removeprefix(".venv/bin/")
-    command = re.sub(r"^lowheap\b", f'"{sys.executable}" -m lowheap', command)
-    done = subprocess.run(
-        ["sh", "-c", command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        cwd=directory,
-        env=environment(),
-        timeout=120,
-    )
-    assert same_but_for_times(done.stdout) == same_but_for_times(expected), f"{page.name}: {done.stdout}"
-    assert done.returncode == 0
+    for name, module in {"lowheap": "-m lowheap", "python": ""}.items():
+        tool = directory / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
+        tool.chmod(0o755)
+    path = f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for command, expected in runnable(page):
+        if command == "make run":
+            recipe = recipe_of_run()
+            echoed, _, expected = expected.partition("\n")
+            assert recipe == echoed
+            command = recipe.removeprefix(".venv/bin/")
+        done = subprocess.run(
+            ["sh", "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            cwd=directory,
+            env={**environment(), "PATH": path},
+            timeout=120,
+        )
+        assert same_but_for_figures(done.stdout) == same_but_for_figures(expected), f"{page.name}: $ {command}"
+        assert done.returncode == 0, f"{page.name}: $ {command}"
 
 
 def test_there_is_something_to_run() -> None:
     assert sum(block.language == "python" for block in blocks(ROOT / "README.md")) >= 4
-    assert any(command == "make run" for _, command, _ in runnable())
+    assert any(command == "make run" for command, _ in runnable(ROOT / "README.md"))
+    assert len(runnable(ROOT / "docs" / "embedding.md")) >= 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

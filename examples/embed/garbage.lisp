@@ -1,0 +1,18 @@
+; A long list and a deep nest, dropped: no recursion frees them, and no memory is needed for it.
+(define (count-down n list)
+  (if (= n 0) list (count-down (- n 1) (cons n list))))
+(define (nest n inner)
+  (if (= n 0) inner (nest (- n 1) (cons inner '()))))
+(define (length list count)
+  (if (null? list) count (length (cdr list) (+ count 1))))
+
+(define long (count-down 10000 '()))
+(define deep (nest 10000 '()))
+(define shared (cons long deep))
+(length long 0)
+(set! long '())
+(set! deep '())
+(length (car shared) 0)
+(set! shared '())
+(gc)
+(length '() 0)
