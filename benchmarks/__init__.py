@@ -5,5 +5,6 @@
 - `instructions.py`: how many instructions the fast paths have.
 - `measure.py`: the rounds, in which all contenders of a program take turns, and what came of them.
 - `goals.py`: what the figures should be. `report.py`: the table, the chart, the document. `run.py`: the command.
-- `yardstick.c`: the heap's design as C. `events.c`: a driver for the barriers alone.
+- `yardstick.c`: the heap's design as C. `events.c`: a driver for the barriers alone. `embed.c`: C programs that have
+  lowheap's library, Boehm's collector, or malloc to manage their memory.
 """

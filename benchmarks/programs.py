@@ -19,6 +19,9 @@ NULL = "lowheap null"
 PYTHON = "lowheap python"
 POINTER = "cffi pointer"
 YARDSTICK = "C yardstick"
+FROM_C = "lowheap from C"
+BOEHM = "Boehm from C"
+COUNTED = "malloc from C"
 V8 = "V8"
 WASMTIME_43 = "wasmtime 43.0.0"
 WASMTIME_45 = "wasmtime 45.0.0"
@@ -28,6 +31,9 @@ DRC_WASMTIMES = (WASMTIME_43, WASMTIME_45)
 WASMTIMES = (*DRC_WASMTIMES, WASMTIME_NEWEST)
 REFERENCE_COUNTERS = (NATIVE, OUTLINED, *DRC_WASMTIMES, YARDSTICK)
 WITH_REFERENCE_EVENTS = (NATIVE, OUTLINED, NULL, *WASMTIMES, YARDSTICK)
+MEMORY_MANAGERS = (FROM_C, BOEHM, COUNTED)
+"""Who manages the memory of embed.c: lowheap's C library, Boehm's collector, or malloc with counts by hand."""
+EMBEDDING = (NATIVE, *MEMORY_MANAGERS, YARDSTICK)
 FAST = (NATIVE, OUTLINED, NULL, *WASMTIMES, V8, YARDSTICK)
 
 Step = tuple[str, tuple[int, ...]] | None
@@ -92,6 +98,13 @@ def suite(scale: str) -> list[Program]:
         host_call(*at((20_000,), (2000,), (10,))),
         scalar_call(*at((20_000,), (2000,), (10,))),
         sweep(*at((1_000_000,), (30_000,), (300,))),
+        # What embed.c has, too.
+        trees(*at((10, 2000), (10, 100), (4, 3)), contenders=EMBEDDING),
+        trees(*at((16, 20), (14, 4), (5, 2)), contenders=EMBEDDING),
+        trees(*at((20, 2), (16, 2), (6, 1)), contenders=EMBEDDING),
+        lists(*at((1000, 3000), (1000, 100), (20, 3)), contenders=EMBEDDING),
+        lists(*at((1_000_000, 3), (50_000, 2), (100, 2)), contenders=EMBEDDING),
+        linked_list(*at((1000, 1000), (1000, 30), (20, 3)), contenders=EMBEDDING),
         # The heap in Python, at sizes that it can bear, and the native one beside it.
         trees(*at((6, 20), (5, 4), (3, 2)), contenders=(NATIVE, PYTHON)),
         lists(*at((1000, 3), (100, 3), (20, 2)), contenders=(NATIVE, PYTHON)),
@@ -142,9 +155,9 @@ def lists(length: int, iterations: int, *, contenders: tuple[str, ...] = FAST) -
     return _run("lists", _PROGRAMS, (length, iterations), length * iterations, "cell", contenders, iterations)
 
 
-def linked_list(length: int, iterations: int) -> Program:
+def linked_list(length: int, iterations: int, *, contenders: tuple[str, ...] = FAST) -> Program:
     """Lists: built, summed twice more, and reversed."""
-    return _run("linked_list", _EXAMPLES, (length, iterations), length * iterations, "cell", FAST, iterations)
+    return _run("linked_list", _EXAMPLES, (length, iterations), length * iterations, "cell", contenders, iterations)
 
 
 def shuffle(size: int, swaps: int) -> Program:

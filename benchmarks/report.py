@@ -191,7 +191,9 @@ def write_document(report: Report, path: Path) -> None:
 
 def document(report: Report, notes: str, chart: str) -> str:
     """Return the document's text."""
-    mains = [m for m in report.programs if not m.program.is_micro and programs.PYTHON not in m.program.contenders]
+    beside = {programs.PYTHON, programs.FROM_C}
+    mains = [m for m in report.programs if not m.program.is_micro and beside.isdisjoint(m.program.contenders)]
+    from_c = [m for m in report.programs if programs.FROM_C in m.program.contenders]
     pythons = [m for m in report.programs if programs.PYTHON in m.program.contenders]
     micros = [m for m in report.programs if m.program.is_micro]
     facts = report.machine
@@ -241,6 +243,15 @@ def document(report: Report, notes: str, chart: str) -> str:
             "brackets the heap's own size, where it is known.",
             "",
             *_matrix(mains, lambda m, o, n: _memory_cell(o)),
+        ]
+    if from_c:
+        parts += [
+            "## Embedding",
+            "",
+            "The same programs in C, once for each manager of memory ([embed.c](../benchmarks/embed.c)): lowheap's C "
+            "library, Boehm's collector, and malloc with reference counts by hand, as sparing as C allows.",
+            "",
+            *_matrix(from_c, _time_cell),
         ]
     if pythons:
         parts += ["## The heap in Python", "", *_matrix(pythons, _time_cell)]

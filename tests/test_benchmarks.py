@@ -14,8 +14,9 @@ from benchmarks import contenders, goals, instructions, measure, programs, repor
 from benchmarks.contenders import ContenderError, Field
 from benchmarks.instructions import CountError
 from benchmarks.measure import Measured, Outcome, Report
+from lowheap.embed import header
 
-ALL = (*programs.FAST, programs.PYTHON, programs.POINTER)
+ALL = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
 
 
 @pytest.mark.long
@@ -51,7 +52,10 @@ def lowheap_and_the_wheels_that_make_test_installs_take_part(tiny: Report) -> No
     wheels = {programs.WASMTIME_43, programs.WASMTIME_45, programs.WASMTIME_NEWEST}
     lowheaps = {programs.NATIVE, programs.OUTLINED, programs.NULL, programs.PYTHON}
     assert wheels | lowheaps <= set(tiny.contenders)
-    assert (programs.YARDSTICK in tiny.contenders) == (contenders.c_compiler() is not None)
+    for name in (programs.YARDSTICK, programs.FROM_C, programs.COUNTED):
+        assert (name in tiny.contenders) == (contenders.c_compiler() is not None)
+    if programs.BOEHM in tiny.skipped:
+        assert "apt-get install libgc-dev" in tiny.skipped[programs.BOEHM]
     assert all(tiny.skipped.values())
 
 
@@ -233,11 +237,35 @@ def test_the_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(run.main, ["--tiny", "--program", "nothing"]).exit_code == 2
 
 
-def test_the_yardstick_compiles_without_a_warning(tmp_path: Path) -> None:
+def test_goals_about_embedding() -> None:
+    medians = {programs.NATIVE: 1.0, programs.FROM_C: 1.0, programs.BOEHM: 1.1, programs.COUNTED: 0.9}
+    found = _measured(programs.lists(20, 3, contenders=programs.EMBEDDING), **medians)
+    assert [(verdict.goal, verdict.is_met) for verdict in goals.verdicts(_report("full", found))] == [
+        ("lists (20, 3): lowheap from C faster than Boehm from C", True),
+        ("lists (20, 3): lowheap from C faster than malloc from C", False),
+    ]
+
+
+def test_without_boehms_collector_the_reason_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "c_compiler", lambda: "false")
+    with Field((programs.BOEHM, programs.COUNTED)) as field:
+        reasons = {skipped.name: skipped.reason for skipped in field.skipped}
+    assert "apt-get install libgc-dev" in reasons[programs.BOEHM]
+    assert "cannot compile embed.c" in reasons[programs.COUNTED]
+
+
+def test_the_c_programs_compile_without_a_warning(tmp_path: Path) -> None:
     compiler = contenders.c_compiler()
     if compiler is None:
         return
-    source = str(contenders.ROOT / "benchmarks" / "yardstick.c")
-    for flags in ([], ["-DEVENTS"]):
-        command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", *flags, "-c", source, "-o", str(tmp_path / "y.o")]
+    (tmp_path / "lowheap.h").write_text(header.header(), "utf-8")
+    warnings = ("-Wall", "-Wextra", "-Werror")
+    for name, flags in (
+        ("yardstick.c", []),
+        ("yardstick.c", ["-DEVENTS"]),
+        ("embed.c", ["-DCOUNTED"]),
+        ("embed.c", ["-DLOWHEAP", f"-I{tmp_path}"]),
+    ):
+        source = str(contenders.ROOT / "benchmarks" / name)
+        command = [compiler, "-O2", *warnings, *flags, "-c", source, "-o", str(tmp_path / "program.o")]
         subprocess.run(command, check=True)

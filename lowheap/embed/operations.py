@@ -556,9 +556,7 @@ class OperationsEmitter(ApiEmitter):
         word = kind | HEADER_IN_OVER_APPROX_LIST_BIT
         self._store_pair(block, VMDrcHeader.kind_and_reserved, word, VMDrcHeader.type_index, type_index)
         self.store(1, block, VMDrcHeader.ref_count)
-        self._store_pair(
-            block, VMDrcHeader.next_over_approximated_stack_root, head, VMDrcHeader.object_size, size
-        )
+        self._store_pair(block, VMDrcHeader.next_over_approximated_stack_root, head, VMDrcHeader.object_size, size)
         self.store(reference, control, field)
         self._add_to_control(VMHeapControl.current_len, I32(1))
         self._add_to_control(VMHeapControl.objects_allocated, I64(1))
@@ -567,7 +565,7 @@ class OperationsEmitter(ApiEmitter):
     def _zero_block(self, reference: ir.Value, start: int, length: ir.Value) -> None:
         """Set a block of `length` bytes, at least `MINIMUM_OBJECT_BLOCK`, to zero from `start` on.
 
-        Small ones above all, for which a call of memset takes longer than this; `ApiFunction` keeps LLVM from making it one.
+        Small ones above all, for which a call of memset takes longer; `ApiFunction` keeps LLVM from making it one.
         """
         builder = self.builder
         assert 0 < MINIMUM_OBJECT_BLOCK - start <= I64.width // 8, "the rest of the smallest block is one store"

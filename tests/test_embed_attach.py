@@ -1,0 +1,1211 @@
+"""The C interface on heaps that Python made: every function, in both forms, beside Python's view of the bytes.
+
+What one side makes, the other sees, writes and collects, compiled WebAssembly included; misuse of the checked form is
+reported, and does no harm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from embed_heaps import CHeap, FailureError, text_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowheap as lh
+from lowheap.embed import Status, abi_hash, attach, ffi
+from lowheap.embed.api import FUNCTIONS
+from lowheap.embed.header import package_version
+from lowheap.engine import RUNTIMES
+from lowheap.errors import (
+    AllocationTooLargeError,
+    HeapCorruptionError,
+    HeapError,
+    HeapExhaustedError,
+    InvalidReferenceError,
+    LowheapError,
+    NoGcScopeError,
+    TypeDefinitionError,
+    UnsupportedError,
+)
+from lowheap.jit.store_runtime import runtime_of
+from lowheap.layout import (
+    EXTERNREF_TYPE_INDEX,
+    FIELD_MUTABLE,
+    HOST_DATA_LIMIT,
+    NO_SUPERTYPE,
+    NULL,
+    TYPE_LIMIT,
+    VMDrcHeader,
+    VMGcKind,
+    VMStorage,
+    i31_from_int,
+)
+from lowheap.types import ANYREF, F32, F64, I8, I16, I32, I64, RefType
+
+NULLP = ffi().NULL
+SCALARS = (I8, I16, I32, I64, F32, F64)
+FIELD_OF = {"i8": 0, "i16": 1, "i32": 2, "i64": 3, "f32": 4, "f64": 5, "ref": 6}
+FORMATS = {"i8": "<b", "i16": "<h", "i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
+VALUES: dict[str, tuple[Any, ...]] = {
+    "i8": (0, 1, -1, 127, -128),
+    "i16": (0, 1, -1, 32767, -32768),
+    "i32": (0, 1, -1, 2**31 - 1, -(2**31)),
+    "i64": (0, 1, -1, 2**63 - 1, -(2**63)),
+    "f32": (0.0, -1.5, float("inf"), 2.0**-149),
+    "f64": (0.0, -1.5, float("-inf"), 5e-324),
+}
+
+
+class World:
+    """A store with a few types, and the C interface on it."""
+
+    def __init__(self, *, checked: bool = True, engine: lh.Engine | None = None, **options: Any) -> None:
+        self.store = lh.Store(engine or lh.Engine(), **options)
+        everything = lh.StructType((*(lh.FieldType(scalar, True) for scalar in SCALARS), lh.FieldType(ANYREF, True)))
+        self.everything = self.register(lh.SubType(everything, final=False))
+        self.below = self.register(lh.SubType(everything, self.everything))
+        elements = {**{str(storage): storage for storage in SCALARS}, "ref": ANYREF}
+        self.arrays = {
+            name: self.register(lh.SubType(lh.ArrayType(lh.FieldType(storage, True))))
+            for name, storage in elements.items()
+        }
+        narrow = RefType(False, self.everything)
+        self.narrow = self.register(lh.SubType(lh.StructType((lh.FieldType(narrow, True),))))
+        self.native = attach(self.store, checked=checked)
+
+    def register(self, type: lh.SubType) -> int:
+        types = self.store.engine.types
+        (index,) = types.register([type], outer=tuple(types))
+        self.store.heap.register_type(index)
+        return index
+
+    def c(self, name: str, *args: Any) -> Any:
+        return self.native.call(name, *args)
+
+    def raw(self, name: str, *args: Any) -> Status:
+        """The status that a function returns, with all arguments as they are."""
+        return Status(self.native.functions[name](self.native.heap, *args))
+
+    def new(self, kind: str = "everything", length: int = 3) -> Any:
+        """A handle of a new object that Python made."""
+        if kind == "everything":
+            return lh.Struct(self.store, self.everything)
+        return lh.Array(self.store, self.arrays[kind], length)
+
+    def offset(self, kind: str, index: int = 0) -> int:
+        """Where an `everything` has a field, or, by its element's name, where an array has an element."""
+        if kind in FIELD_OF and index < 0:
+            return self.store.heap.struct_layout(self.everything).fields[FIELD_OF[kind]].offset
+        return self.store.heap.array_layout(self.arrays[kind]).element_offset(index)
+
+    def bytes_at(self, reference: int, offset: int, size: int) -> bytes:
+        return ctypes.string_at(self.store.heap.control.heap_base + reference + offset, size)
+
+    def put(self, reference: int, offset: int, data: bytes) -> None:
+        ctypes.memmove(self.store.heap.control.heap_base + reference + offset, data, len(data))
+
+    def slot(self, reference: int, offset: int) -> Any:
+        return ffi().cast("lh_ref *", self.store.heap.control.heap_base + reference + offset)
+
+    def verify(self) -> None:
+        """Both sides find nothing wrong."""
+        self.store.verify()
+        self.c("lh_verify")
+
+
+@pytest.fixture(params=[True, False], ids=["checked", "fast"])
+def checked(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def world(checked: bool) -> Iterator[World]:
+    made = World(checked=checked)
+    yield made
+    made.verify()
+    made.store.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Every function
+
+EXERCISES: dict[str, Callable[[World], None]] = {}
+
+
+def exercise(*names: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    def register(body: Callable[[World], None]) -> Callable[[World], None]:
+        for name in names:
+            assert name not in EXERCISES
+            EXERCISES[name] = body
+        return body
+
+    return register
+
+
+@exercise("lh_abi", "lh_version", "lh_is_checked")
+def the_library(w: World) -> None:
+    assert w.c("lh_abi") == abi_hash()
+    assert text_of(w.c("lh_version")) == package_version()
+    assert w.c("lh_is_checked") in (0, 1)
+
+
+@exercise("lh_status_name")
+def status_names(w: World) -> None:
+    names = [text_of(w.c("lh_status_name", status)) for status in range(len(Status) + 1)]
+    assert names == [*(f"LH_{status.name}" for status in Status), "unknown status"]
+
+
+@exercise("lh_heap_create")
+def a_heap_beside_it(w: World) -> None:
+    other = w.c("lh_heap_create", NULLP)
+    assert other != w.native.heap
+    assert other.is_foreign == 0
+    assert w.native.lh_verify(other) == Status.OK
+    assert w.native.lh_heap_destroy(other) == Status.OK
+
+
+@exercise("lh_heap_destroy")
+def python_destroys_it(w: World) -> None:
+    with pytest.raises(UnsupportedError, match="Python made this heap"):
+        w.c("lh_heap_destroy")
+
+
+@exercise("lh_error_message")
+def messages(w: World) -> None:
+    assert w.c("lh_error_message", NULLP, 0) == 0
+    buffer = ffi().new("char[]", b"nothing yet")
+    assert w.c("lh_error_message", buffer, 8) == 0
+    assert ffi().string(buffer) == b""
+    with pytest.raises(UnsupportedError) as raised:
+        w.c("lh_heap_destroy")
+    whole = str(raised.value).removesuffix(" (UNSUPPORTED)")
+    assert w.c("lh_error_message", NULLP, 0) == len(whole)
+    short = ffi().new("char[]", b"x" * 15)
+    assert w.c("lh_error_message", short, 8) == len(whole)
+    assert bytes(ffi().buffer(short)) == whole[:7].encode() + b"\0" + b"x" * 7 + b"\0"
+
+
+@exercise("lh_heap_statistics")
+def figures(w: World) -> None:
+    kept = w.new()
+    w.c("lh_alloc_struct", w.everything)
+    result, ours = w.c("lh_heap_statistics"), w.store.heap.stats()
+    for name in ("objects_allocated", "live_objects", "live_bytes", "bytes_allocated", "collections", "capacity"):
+        assert getattr(result, name) == getattr(ours, name), name
+    assert result.live_objects == 2
+    assert kept.is_valid
+
+
+@exercise("lh_verify")
+def soundness(w: World) -> None:
+    node = w.new()
+    header = VMDrcHeader.from_address(w.store.heap.control.heap_base + node.reference)
+    header.ref_count += 1
+    with pytest.raises(HeapCorruptionError, match="0x10 has count 2, but 1 owners"):
+        w.c("lh_verify")
+    with pytest.raises(HeapCorruptionError):
+        w.store.verify()
+    header.ref_count -= 1
+
+
+@exercise("lh_walk")
+def walks(w: World) -> None:
+    kept = [w.new(), w.new("i16", 5), lh.ExternRef(w.store, "value")]
+    w.c("lh_alloc_array", w.arrays["ref"], 2)
+    met: list[tuple[int, ...]] = []
+
+    @ffi().callback("lh_visitor")
+    def visit(_: Any, info: Any) -> int:
+        met.append((info.reference, info.kind, info.type_index, info.size, info.ref_count))
+        return 0
+
+    w.c("lh_walk", visit, NULLP)
+    ours = [(o.index, o.kind, o.type_index, o.size, o.ref_count) for o in w.store.heap.objects()]
+    assert met == [(a, b, EXTERNREF_TYPE_INDEX if c is None else c, d, e) for a, b, c, d, e in ours]
+    assert len(met) == len(kept) + 1
+
+
+@exercise("lh_dump")
+def dumps(w: World) -> None:
+    kept = w.new()
+    pieces: list[bytes] = []
+
+    @ffi().callback("lh_writer")
+    def write(_: Any, data: Any, size: int) -> int:
+        pieces.append(bytes(ffi().buffer(data, size)))
+        return 0
+
+    w.c("lh_dump", write, NULLP)
+    bump = w.store.heap.control.bump
+    assert b"".join(pieces).endswith(ctypes.string_at(w.store.heap.control.heap_base, bump))
+    assert kept.is_valid
+
+
+@exercise("lh_define_struct", "lh_define_array")
+def python_defines_types(w: World) -> None:
+    field = ffi().new("lh_field[]", [(VMStorage.I32, 0, 0)])
+    for name, first in (("lh_define_struct", (field, 1)), ("lh_define_array", (field,))):
+        count = w.store.heap.control.type_count
+        with pytest.raises(UnsupportedError, match="defines its types"):
+            w.c(name, *first, NO_SUPERTYPE, 0)
+        assert w.store.heap.control.type_count == count
+
+
+@exercise("lh_field_offset")
+def offsets(w: World) -> None:
+    layout = w.store.heap.struct_layout(w.everything)
+    assert [w.c("lh_field_offset", w.everything, n) for n in range(7)] == [field.offset for field in layout.fields]
+    for type_index in w.arrays.values():
+        assert w.c("lh_field_offset", type_index, 0) == w.store.heap.array_layout(type_index).elements_offset
+
+
+@exercise("lh_is_subtype")
+def subtypes(w: World) -> None:
+    indices = [w.everything, w.below, w.narrow, *w.arrays.values()]
+    for a in indices:
+        for b in indices:
+            assert w.c("lh_is_subtype", a, b) == w.store.engine.types.is_subtype(a, b), (a, b)
+
+
+@exercise("lh_alloc_struct")
+def structs(w: World) -> None:
+    reference = w.c("lh_alloc_struct", w.everything)
+    handle = w.native.adopt(reference)
+    assert isinstance(handle, lh.Struct)
+    assert handle.type_index == w.everything
+    assert handle.ref_count == 2
+    assert list(handle) == [0, 0, 0, 0, 0.0, 0.0, None]
+    w.verify()
+    w.store.collect()
+    assert handle.ref_count == 1
+
+
+@exercise("lh_alloc_array", "lh_array_length")
+def arrays(w: World) -> None:
+    for name, type_index in w.arrays.items():
+        for length in (0, 1, 5, 33, 1000):
+            handle = w.native.adopt(w.c("lh_alloc_array", type_index, length))
+            assert isinstance(handle, lh.Array)
+            assert list(handle) == [None if name == "ref" else 0] * length
+            assert w.c("lh_array_length", handle.reference) == length
+            if length and name != "ref":  # whoever is here next must not find it
+                w.put(handle.reference, w.offset(name), b"\xff" * struct.calcsize(FORMATS[name]) * length)
+            handle.release()
+        w.verify()
+        w.store.collect()
+    assert not list(w.store.heap.objects())
+
+
+@exercise("lh_alloc_externref", "lh_externref_data")
+def externrefs(w: World) -> None:
+    died: list[int] = []
+
+    @ffi().callback("lh_finalizer")
+    def finalize(data: Any) -> None:
+        died.append(int(ffi().cast("uintptr_t", data)))
+
+    reference = w.c("lh_alloc_externref", ffi().cast("void *", 0x1234), finalize)
+    assert w.c("lh_externref_data", reference) == ffi().cast("void *", 0x1234)
+    handle = w.native.adopt(reference)
+    assert isinstance(handle, lh.ExternRef)
+    assert int(ffi().cast("uintptr_t", handle.value)) == 0x1234
+    w.verify()
+    w.c("lh_collect")
+    assert died == []
+    handle.release()
+    assert died == [0x1234]
+    without = w.c("lh_alloc_externref", NULLP, NULLP)
+    assert w.c("lh_externref_data", without) == NULLP
+    w.c("lh_collect")
+    assert len(w.store.host_data) == 0
+    pointer = ffi().new_handle("a value")
+    assert w.c("lh_externref_data", lh.ExternRef(w.store, pointer).reference) == pointer
+    assert w.c("lh_externref_data", lh.ExternRef(w.store, "no pointer").reference) == NULLP
+
+
+@exercise("lh_type_of")
+def types_of_objects(w: World) -> None:
+    kept = [w.new(), w.new("f64"), lh.ExternRef(w.store, 1)]
+    found = [w.c("lh_type_of", handle.reference) for handle in kept]
+    assert found == [w.everything, w.arrays["f64"], EXTERNREF_TYPE_INDEX]
+
+
+@exercise("lh_is_instance")
+def instances(w: World) -> None:
+    below = lh.Struct(w.store, w.below)
+    above, array, extern = w.new(), w.new("i8"), lh.ExternRef(w.store, 1)
+    expected = {below: {w.everything, w.below}, above: {w.everything}, array: {w.arrays["i8"]}, extern: set()}
+    for handle, types in expected.items():
+        for type_index in (w.everything, w.below, w.narrow, *w.arrays.values()):
+            assert w.c("lh_is_instance", handle.reference, type_index) == (type_index in types)
+    for none in (NULL, i31_from_int(5)):
+        assert w.c("lh_is_instance", none, w.everything) == 0
+
+
+@exercise("lh_array_data")
+def array_memory(w: World) -> None:
+    array = w.new("i32", 4)
+    data = ffi().cast("int32_t *", w.c("lh_array_data", array.reference))
+    data[0:4] = [5, -6, 7, -8]
+    assert list(array) == [5, -6, 7, -8]
+
+
+def _accessors() -> None:
+    """An exercise for each reader and writer of a number."""
+
+    def body(kind: str, suffix: str) -> Callable[[World], None]:
+        def place(w: World, storage: str) -> tuple[Any, int, int]:
+            if kind == "struct":
+                return w.new(), FIELD_OF[storage], w.offset(storage, -1)
+            return w.new(storage), 1, w.offset(storage, 1)
+
+        def read(w: World) -> None:
+            for storage in ("i8", "i16", "i32") if suffix in ("i32", "u32") else (suffix,):
+                handle, number, offset = place(w, storage)
+                for value in VALUES[storage]:
+                    w.put(handle.reference, offset, struct.pack(FORMATS[storage], value))
+                    bits = 8 * struct.calcsize(FORMATS[storage])
+                    expected = value % (1 << bits) if suffix == "u32" else value
+                    assert w.c(f"lh_{kind}_get_{suffix}", handle.reference, number) == expected
+
+        def write(w: World) -> None:
+            for storage in ("i8", "i16", "i32") if suffix == "i32" else (suffix,):
+                handle, number, offset = place(w, storage)
+                size = struct.calcsize(FORMATS[storage])
+                before = w.bytes_at(handle.reference, offset - 1, 1), w.bytes_at(handle.reference, offset + size, 1)
+                for value in VALUES[suffix]:
+                    w.c(f"lh_{kind}_set_{suffix}", handle.reference, number, value)
+                    expected = struct.pack(FORMATS[suffix], value)[:size]  # what does not fit is cut off
+                    assert w.bytes_at(handle.reference, offset, size) == expected
+                after = w.bytes_at(handle.reference, offset - 1, 1), w.bytes_at(handle.reference, offset + size, 1)
+                assert before == after
+
+        def get_reference(w: World) -> None:
+            holder, held = (w.new() if kind == "struct" else w.new("ref")), w.new()
+            number = FIELD_OF["ref"] if kind == "struct" else 1
+            get = f"lh_{kind}_get_ref"
+            assert w.c(get, holder.reference, number) == NULL
+            holder[number] = lh.I31(-7)
+            assert w.c(get, holder.reference, number) == i31_from_int(-7)
+            holder[number] = held
+            assert held.ref_count == 2
+            assert [w.c(get, holder.reference, number) for _ in range(3)] == [held.reference] * 3
+            assert held.ref_count == 3  # the list's, once
+            assert list(w.store.heap.over_approximated_stack_roots()) == [held.reference]
+
+        def set_reference(w: World) -> None:
+            holder, one, other = (w.new() if kind == "struct" else w.new("ref")), w.new(), w.new()
+            number = FIELD_OF["ref"] if kind == "struct" else 1
+            set = f"lh_{kind}_set_ref"
+            for value in (one.reference, one.reference, other.reference, i31_from_int(3), one.reference, NULL):
+                w.c(set, holder.reference, number, value)
+                assert one.ref_count == 1 + (value == one.reference)
+                assert other.ref_count == 1 + (value == other.reference)
+            w.c(set, holder.reference, number, other.reference)
+            reference = other.reference
+            other.release()
+            assert holder[number].reference == reference
+            w.c(set, holder.reference, number, NULL)  # nobody else held it, but the list, since it was read
+            w.c("lh_collect")
+            assert reference not in [each.index for each in w.store.heap.objects()]
+
+        if suffix == "get_ref":
+            return get_reference
+        if suffix == "set_ref":
+            return set_reference
+        way, _, suffix = suffix.partition("_")
+        return read if way == "get" else write
+
+    for kind in ("struct", "array"):
+        for suffix in ("i32", "u32", "i64", "f32", "f64", "ref"):
+            exercise(f"lh_{kind}_get_{suffix}")(body(kind, f"get_{suffix}"))
+            if suffix != "u32":
+                exercise(f"lh_{kind}_set_{suffix}")(body(kind, f"set_{suffix}"))
+
+
+_accessors()
+
+
+@exercise("lh_inc_ref", "lh_dec_ref")
+def counts(w: World) -> None:
+    handle = w.new()
+    reference = handle.reference
+    w.c("lh_inc_ref", reference)
+    assert handle.ref_count == 2
+    handle.release()
+    assert [each.ref_count for each in w.store.heap.objects()] == [1]
+    w.c("lh_dec_ref", reference)
+    assert not list(w.store.heap.objects())
+    for none in (NULL, i31_from_int(1)):
+        w.c("lh_inc_ref", none)
+        w.c("lh_dec_ref", none)
+
+
+@exercise("lh_expose")
+def exposure(w: World) -> None:
+    handle = w.new()
+    for listed in (2, 2):
+        w.c("lh_inc_ref", handle.reference)
+        w.c("lh_expose", handle.reference)
+        assert handle.ref_count == listed
+    w.c("lh_expose", NULL)
+    w.c("lh_expose", i31_from_int(1))
+    assert list(w.store.heap.over_approximated_stack_roots()) == [handle.reference]
+    w.store.collect()
+    assert handle.ref_count == 1
+
+
+@exercise("lh_read", "lh_write", "lh_init")
+def slots_in_objects(w: World) -> None:
+    holder, held = w.new("ref"), w.new()
+    slot = w.slot(holder.reference, w.offset("ref", 2))
+    w.c("lh_init", slot, held.reference)
+    assert held.ref_count == 2
+    assert slot[0] == held.reference
+    assert w.c("lh_read", slot) == held.reference
+    assert held.ref_count == 3
+    w.c("lh_write", slot, i31_from_int(9))
+    assert held.ref_count == 2
+    assert holder[2] == lh.I31(9)
+    w.c("lh_collect")
+    assert held.ref_count == 1
+
+
+@exercise("lh_frame_push", "lh_frame_pop")
+def frames(w: World) -> None:
+    reference = w.c("lh_alloc_struct", w.everything)
+    outer, inner, frame, empty = (ffi().new(f"lh_{t}") for t in ("ref[2]", "ref[1]", "frame *", "frame *"))
+    outer[0], outer[1] = reference, i31_from_int(4)
+    w.c("lh_frame_push", frame, outer, 2)
+    w.c("lh_frame_push", empty, NULLP, 0)
+    lost = w.c("lh_alloc_struct", w.everything)
+    w.verify()
+    w.store.collect()
+    live = [each.index for each in w.store.heap.objects()]
+    assert live == [reference]
+    assert lost not in live
+    w.c("lh_frame_pop", empty)
+    inner[0] = w.c("lh_alloc_struct", w.everything)
+    w.c("lh_frame_push", empty, inner, 1)
+    w.c("lh_collect")
+    assert len(list(w.store.heap.objects())) == 2
+    w.c("lh_frame_pop", empty)
+    w.c("lh_frame_pop", frame)
+    w.c("lh_collect")
+    assert not list(w.store.heap.objects())
+
+
+@exercise("lh_slot_register", "lh_slot_unregister")
+def registered_slots(w: World) -> None:
+    slot, other = ffi().new("lh_ref *", 77), ffi().new("lh_ref *")
+    w.c("lh_slot_register", slot)
+    assert slot[0] == NULL
+    w.c("lh_slot_register", other)
+    held = w.new()
+    reference = held.reference
+    w.c("lh_write", slot, reference)
+    w.c("lh_write", other, reference)
+    assert held.ref_count == 3
+    held.release()
+    w.verify()
+    w.c("lh_collect")
+    assert w.c("lh_read", slot) == reference
+    assert sorted(value for _, value in w.store.heap.root_slots()) == [reference, reference]
+    w.c("lh_slot_unregister", slot)
+    assert slot[0] == NULL
+    w.c("lh_slot_register", slot)  # where the first was
+    w.c("lh_slot_unregister", slot)
+    w.c("lh_slot_unregister", other)
+    w.c("lh_collect")
+    assert not list(w.store.heap.objects())
+
+
+@exercise("lh_collect")
+def collections(w: World) -> None:
+    before = w.store.heap.stats().collections
+    kept = w.new("ref")
+    garbage = [w.c("lh_alloc_struct", w.everything) for _ in range(5)]
+    w.c("lh_array_set_ref", kept.reference, 0, garbage[0])
+    w.c("lh_collect")
+    assert [each.index for each in w.store.heap.objects()] == [kept.reference, garbage[0]]
+    assert w.store.heap.stats().collections == before + 1
+    assert w.store.heap.stats().objects_freed == 4
+
+
+@exercise("lh_collect_increment")
+def increments(w: World) -> None:
+    for _ in range(5):
+        w.c("lh_alloc_struct", w.everything)
+    left = []
+    for _ in range(3):
+        left.append(w.c("lh_collect_increment", 2))
+        w.verify()
+    assert left == [1, 1, 0]
+    assert w.store.heap.stats().objects_freed == 5
+
+
+@exercise("lh_no_gc_enter", "lh_no_gc_exit")
+def scopes(w: World) -> None:
+    w.c("lh_no_gc_enter")
+    with w.store.heap.no_gc_scope():
+        assert w.store.heap.control.no_gc_count == 2
+        with pytest.raises(NoGcScopeError, match="2 are entered"):
+            w.c("lh_collect")
+    with pytest.raises(NoGcScopeError):
+        w.store.collect()
+    w.c("lh_no_gc_exit")
+    w.c("lh_collect")
+    with pytest.raises(NoGcScopeError, match="none was entered"):
+        w.c("lh_no_gc_exit")
+
+
+def test_no_function_is_left_out() -> None:
+    assert EXERCISES.keys() == FUNCTIONS.keys()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_and_python_agree(world: World, name: str) -> None:
+    EXERCISES[name](world)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Python's calls
+
+
+def test_calls_from_python(world: World) -> None:
+    with pytest.raises(HeapError, match="no function 'lh_nothing'"):
+        world.c("lh_nothing")
+    with pytest.raises(AttributeError, match="no function 'lh_nothing'"):
+        world.native.lh_nothing  # noqa: B018  # the attribute is what is tested
+    with pytest.raises(TypeError, match="lh_alloc_struct: 2 values were given where 1 are wanted"):
+        world.c("lh_alloc_struct", 1, 2)
+    with pytest.raises(InvalidReferenceError):
+        world.native.adopt(0x4440)
+    assert world.native.adopt(NULL) is None
+    assert world.native.adopt(i31_from_int(-3)) == lh.I31(-3)
+    assert world.native.cdata.bump == world.store.heap.control.bump
+
+
+def test_stores_that_cannot_have_it() -> None:
+    stores: list[dict[str, Any]] = [{"allocator": "first-fit"}, {"growth": "grow-first"}]
+    for options in stores:
+        with pytest.raises(UnsupportedError, match="works on heaps with the allocator"):
+            attach(lh.Store(**options))
+    with pytest.raises(UnsupportedError, match="collect_every is for the checked interface"):
+        attach(lh.Store(collect_every=1), checked=False)
+    closed = lh.Store()
+    closed.close()
+    with pytest.raises(HeapError, match="closed"):
+        attach(closed)
+
+
+def test_a_store_that_was_closed_or_detached(world: World) -> None:
+    other = World(checked=bool(world.c("lh_is_checked")))
+    other.store.close()
+    with pytest.raises(HeapError, match="closed"):
+        other.c("lh_collect")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Compiled WebAssembly between the two
+
+CHAIN = """(module
+  (type $node (struct (field (mut anyref)) (field (mut i32))))
+  (import "host" "work" (func $work (param (ref null $node)) (param externref) (result (ref null $node))))
+  (global $kept (export "kept") (mut (ref null $node)) (ref.null $node))
+  (func (export "run") (param $count i32) (param $data externref) (result i32)
+    (local $sum i32) (local $mine (ref null $node)) (local $theirs (ref null $node))
+    (block $done
+      (loop $more
+        (br_if $done (i32.eqz (local.get $count)))
+        (local.set $mine (struct.new $node (global.get $kept) (local.get $count)))
+        (local.set $theirs (call $work (local.get $mine) (local.get $data)))
+        (local.set $sum (i32.add (local.get $sum) (i32.add
+          (struct.get $node 1 (local.get $mine)) (struct.get $node 1 (local.get $theirs)))))
+        (global.set $kept (local.get $theirs))
+        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+        (br $more)))
+    (local.get $sum))
+  (func (export "sum") (result i32)
+    (local $node (ref null $node)) (local $sum i32)
+    (local.set $node (global.get $kept))
+    (block $done
+      (loop $more
+        (br_if $done (ref.is_null (local.get $node)))
+        (local.set $sum (i32.add (local.get $sum) (struct.get $node 1 (local.get $node))))
+        (local.set $node (ref.cast (ref null $node) (struct.get $node 0 (local.get $node))))
+        (br $more)))
+    (local.get $sum))
+  (func (export "forget") (global.set $kept (ref.null $node))))"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_compiled_code_and_c_share_objects(runtime: str, checked: bool) -> None:
+    """Each round, a host function that wasm calls makes objects through C, and collects while wasm's frames wait."""
+    engine = lh.Engine(runtime=runtime)
+    w = World(checked=checked, engine=engine, initial_heap_size=1 << 14)
+    node = lh.StructType((lh.FieldType(ANYREF, True), lh.FieldType(I32, True)))
+    node_type = w.register(lh.SubType(node))
+    freed: list[int] = []
+
+    @ffi().callback("lh_finalizer")
+    def finalize(data: Any) -> None:
+        freed.append(int(ffi().cast("uintptr_t", data)))
+
+    def work(mine: Any, data: Any) -> Any:
+        assert data.value is extern_value
+        slots, frame = ffi().new("lh_ref[2]"), ffi().new("lh_frame *")
+        w.c("lh_frame_push", frame, slots, 2)
+        slots[0] = w.c("lh_alloc_struct", node_type)
+        w.c("lh_struct_set_i32", slots[0], 1, 1000 + w.c("lh_struct_get_i32", mine.reference, 1))
+        w.c("lh_struct_set_ref", slots[0], 0, mine.reference)
+        reference = mine.reference
+        mine.release()  # from here on, only wasm's frame, and what C has linked to it, hold it
+        for number in range(20):
+            slots[1] = w.c("lh_alloc_externref", ffi().cast("void *", number), finalize)
+            w.c("lh_alloc_array", w.arrays["i64"], 30)
+        w.c("lh_collect")
+        w.verify()
+        while w.c("lh_collect_increment", 3):
+            w.verify()
+        assert w.c("lh_struct_get_ref", slots[0], 0) == reference
+        made = w.native.adopt(slots[0])
+        w.c("lh_frame_pop", frame)
+        return made
+
+    extern_value = object()
+    instance = lh.Instance(w.store, lh.Module(engine, CHAIN), {"host": {"work": work}})
+    rounds = range(1, 11)
+    assert instance.exports["run"](10, extern_value) == sum(1000 + 2 * number for number in rounds)
+    assert instance.exports["sum"]() == sum(1000 + 2 * number for number in rounds)
+    first = instance.exports["kept"].value
+    assert w.c("lh_struct_get_i32", first.reference, 1) == 1001
+    assert sorted(freed) == sorted([*range(20)] * 10)[: len(freed)] or len(freed) >= 190
+    del first
+    instance.exports["forget"]()
+    w.c("lh_collect")
+    assert sorted(freed) == sorted([*range(20)] * 10)
+    assert [each for each in w.store.heap.objects() if each.type_index == node_type] == []
+    w.verify()
+    w.store.close()
+
+
+def test_collect_every_holds_for_allocations_by_c() -> None:
+    w = World(collect_every=1)
+    lost = w.c("lh_alloc_struct", w.everything)
+    w.c("lh_alloc_struct", w.everything)
+    assert [each.index for each in w.store.heap.objects()] == [lost]  # the second is where the first was
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Host data
+
+
+class Counted:
+    """A value whose end is counted."""
+
+
+def test_values_of_both_sides_are_let_go_of_just_once(world: World) -> None:
+    ended: list[str] = []
+    values = {name: Counted() for name in ("python", "python, closed", "c", "c, closed")}
+    handles = {name: ffi().new_handle(value) for name, value in values.items()}
+    for name, value in values.items():
+        weakref.finalize(value, ended.append, name)
+    owners = {name: (handles[name], values[name]) for name in values}  # what the finalizers let go of
+    del values, handles, value
+
+    def let_go(pointer: Any) -> None:
+        name = next(name for name, (handle, value) in owners.items() if ffi().from_handle(pointer) is value)
+        del owners[name]
+
+    callback = ffi().callback("lh_finalizer", let_go)
+    w = World(checked=bool(world.c("lh_is_checked")))
+    extern = {
+        "python": lh.ExternRef(w.store, owners["python"][0], let_go),
+        "python, closed": lh.ExternRef(w.store, owners["python, closed"][0], let_go),
+        "c": w.native.adopt(w.c("lh_alloc_externref", owners["c"][0], callback)),
+        "c, closed": w.native.adopt(w.c("lh_alloc_externref", owners["c, closed"][0], callback)),
+    }
+    for name, handle in extern.items():
+        assert ffi().from_handle(w.c("lh_externref_data", handle.reference)) is owners[name][1]
+    w.c("lh_collect")
+    assert ended == []
+    holder = w.new("ref")
+    assert holder.ref_count == 1
+    reference = extern["python"].reference
+    w.c("lh_inc_ref", reference)
+    extern.pop("python").release()
+    assert ended == []
+    w.c("lh_dec_ref", reference)
+    assert ended == ["python"]
+    extern.pop("c").release()
+    assert ended == ["python", "c"]
+    w.verify()
+    w.store.close()
+    assert sorted(ended) == sorted(["python", "c", "python, closed", "c, closed"])
+    assert not owners
+
+
+def test_finalizers_use_the_interface(world: World) -> None:
+    """They allocate, collect, and drop further externrefs; each is called once, with the heap whole."""
+    order: list[str] = []
+
+    @ffi().callback("lh_finalizer")
+    def last(_: Any) -> None:
+        order.append("last")
+        world.verify()
+
+    @ffi().callback("lh_finalizer")
+    def first(_: Any) -> None:
+        order.append("first")
+        world.verify()
+        world.c("lh_alloc_struct", world.everything)
+        world.c("lh_alloc_externref", NULLP, last)
+        world.c("lh_collect")
+        order.append("first is done")
+
+    world.c("lh_alloc_externref", NULLP, first)
+    assert world.native.lh_collect(world.native.heap) == Status.OK  # as C code calls it
+    world.store.tidy()
+    assert order == ["first", "first is done", "last"]
+    assert not list(world.store.heap.objects())
+
+
+def test_finalizers_use_the_interface_in_the_middle_of_an_allocation(checked: bool) -> None:
+    """One that finds no room has dead externrefs freed first, whose finalizers allocate and verify."""
+    w = World(checked=checked, initial_heap_size=1 << 14, maximum_heap_size=1 << 14)
+    called = 0
+
+    @ffi().callback("lh_finalizer")
+    def finalize(_: Any) -> None:
+        nonlocal called
+        w.c("lh_verify")
+        w.c("lh_alloc_array", w.arrays["i8"], 3)
+        called += 1
+
+    for _ in range(2000):
+        w.c("lh_alloc_externref", NULLP, finalize)
+    assert 0 < called < 2000
+    w.c("lh_collect")
+    assert called == 2000
+    w.verify()
+    w.store.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Misuse, in the checked form
+
+
+@dataclass
+class Misuse:
+    """What is done wrong, and what comes of it."""
+
+    status: Status
+    exception: type[LowheapError]
+    message: str
+    name: str
+    arguments: Callable[[World], tuple[Any, ...]]
+    prepare: Callable[[World], Any] = lambda _: None
+    restore: Callable[[World], Any] = lambda _: None
+
+    def __str__(self) -> str:
+        return f"{self.status.name}-{self.name}"
+
+
+def _freed(w: World) -> int:
+    """The reference of an object that is no more, and whose place is free."""
+    handle = w.new()
+    reference = int(handle.reference)
+    handle.release()
+    return reference
+
+
+def _pushed(w: World) -> tuple[Any, Any]:
+    """Two frames, pushed one after the other."""
+    if not hasattr(w, "frames"):
+        w.frames = ffi().new("lh_frame *"), ffi().new("lh_frame *")  # type: ignore[attr-defined]
+        for frame in w.frames:  # type: ignore[attr-defined]
+            w.c("lh_frame_push", frame, NULLP, 0)
+    outer, inner = w.frames  # type: ignore[attr-defined]
+    return outer, inner
+
+
+def _pop(w: World) -> None:
+    for frame in reversed(_pushed(w)):
+        w.c("lh_frame_pop", frame)
+
+
+def _keep(w: World, made: Any) -> Any:
+    """What must live as long as the world."""
+    w.__dict__.setdefault("kept", []).append(made)
+    return made
+
+
+def _registered(w: World) -> Any:
+    slot = _keep(w, ffi().new("lh_ref *"))
+    w.c("lh_slot_register", slot)
+    return slot
+
+
+def _r(w: World, kind: str = "everything") -> int:
+    return int(_keep(w, w.new(kind)).reference)
+
+
+def _set_control(**values: int) -> Callable[[World], None]:
+    def change(w: World) -> None:
+        for name, value in values.items():
+            w.__dict__.setdefault("control", {}).setdefault(name, getattr(w.store.heap.control, name))
+            setattr(w.store.heap.control, name, value)
+
+    return change
+
+
+def _restore_control(w: World) -> None:
+    for name, value in w.__dict__["control"].items():
+        setattr(w.store.heap.control, name, value)
+
+
+@ffi().callback("lh_visitor")
+def _refuse(_: Any, __: Any) -> int:
+    return 1
+
+
+@ffi().callback("lh_visitor")
+def _accept(_: Any, __: Any) -> int:
+    return 0
+
+
+@ffi().callback("lh_writer")
+def _refuse_to_write(_: Any, __: Any, ___: int) -> int:
+    return 1
+
+
+BAD_REFERENCE, WRONG_TYPE = Status.BAD_REFERENCE, Status.WRONG_TYPE
+MISUSES = [
+    Misuse(
+        *(Status.OUT_OF_MEMORY, HeapExhaustedError, r"no room for \d+ bytes: \d+ of 65536 are live; .* may have 65536"),
+        *("lh_alloc_array", lambda w: (w.arrays["i64"], 10_000)),
+    ),
+    Misuse(
+        *(Status.TOO_LARGE, AllocationTooLargeError, "34359738368 bytes", "lh_alloc_array"),
+        lambda w: (w.arrays["i64"], 2**32 - 4),
+    ),
+    Misuse(Status.BAD_ARGUMENT, HeapError, "budget is 0", "lh_collect_increment", lambda w: (0,)),
+    Misuse(Status.BAD_ARGUMENT, HeapError, "argument slot is a null", "lh_read", lambda w: (NULLP,)),
+    Misuse(Status.BAD_ARGUMENT, HeapError, "argument frame is a null", "lh_frame_push", lambda w: (NULLP, NULLP, 0)),
+    Misuse(
+        *(Status.BAD_ARGUMENT, HeapError, "argument slots is a null", "lh_frame_push"),
+        lambda w: (_keep(w, ffi().new("lh_frame *")), NULLP, 1),
+    ),
+    Misuse(Status.BAD_ARGUMENT, HeapError, "argument visitor is a null", "lh_walk", lambda w: (NULLP, NULLP)),
+    Misuse(Status.NULL_REFERENCE, InvalidReferenceError, "object is null", "lh_struct_get_i32", lambda w: (NULL, 0)),
+    Misuse(Status.NULL_REFERENCE, InvalidReferenceError, "object is null", "lh_type_of", lambda w: (NULL,)),
+    Misuse(BAD_REFERENCE, InvalidReferenceError, "0x7 is an i31", "lh_array_length", lambda w: (7,)),
+    Misuse(BAD_REFERENCE, InvalidReferenceError, "0x24 names no live", "lh_struct_get_i64", lambda w: (0x24, 0)),
+    Misuse(BAD_REFERENCE, InvalidReferenceError, "0xfffffff0 names no", "lh_inc_ref", lambda w: (0xFFFFFFF0,)),
+    Misuse(BAD_REFERENCE, InvalidReferenceError, "names no live object", "lh_struct_get_ref", lambda w: (_freed(w), 6)),
+    Misuse(
+        *(BAD_REFERENCE, InvalidReferenceError, "value 0x[0-9a-f]+ names no live", "lh_struct_set_ref"),
+        lambda w: (_r(w), 6, 0x8000),
+    ),
+    Misuse(
+        *(BAD_REFERENCE, InvalidReferenceError, "cannot give back .* only one is the list's", "lh_dec_ref"),
+        lambda w: (w.c("lh_alloc_struct", w.everything),),
+    ),
+    Misuse(
+        *(BAD_REFERENCE, InvalidReferenceError, "cannot hand over .* only one is the list's", "lh_expose"),
+        lambda w: (w.c("lh_alloc_struct", w.everything),),
+    ),
+    Misuse(
+        *(BAD_REFERENCE, InvalidReferenceError, "slot 0x8000 names no", "lh_frame_push"),
+        lambda w: (_keep(w, ffi().new("lh_frame *")), _keep(w, ffi().new("lh_ref[]", [0x8000])), 1),
+    ),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "is not an array type", "lh_alloc_array", lambda w: (w.everything, 1)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "is not a struct type", "lh_alloc_struct", lambda w: (w.arrays["i8"],)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "is not an array;", "lh_array_length", lambda w: (_r(w),)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "is not a struct;", "lh_struct_get_f32", lambda w: (_r(w, "i8"), 0)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "is not an externref;", "lh_externref_data", lambda w: (_r(w),)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "field 3 has .* i32", "lh_struct_get_i32", lambda w: (_r(w), 3)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "element 1 has", "lh_array_set_f64", lambda w: (_r(w, "f32"), 1, 1.0)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "field 6 has storage 7", "lh_struct_set_i64", lambda w: (_r(w), 6, 1)),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "references as elements", "lh_array_data", lambda w: (_r(w, "ref"),)),
+    Misuse(
+        *(WRONG_TYPE, InvalidReferenceError, "null, where that cannot be", "lh_struct_set_ref"),
+        lambda w: (_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 0, NULL),
+    ),
+    Misuse(
+        *(WRONG_TYPE, InvalidReferenceError, "0x7 is an i31, where heap type", "lh_struct_set_ref"),
+        lambda w: (_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 0, 7),
+    ),
+    Misuse(
+        *(WRONG_TYPE, InvalidReferenceError, "where heap type .* is wanted", "lh_struct_set_ref"),
+        lambda w: (_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 0, _r(w, "i8")),
+    ),
+    Misuse(Status.BAD_TYPE, TypeDefinitionError, "type 99 is not defined", "lh_alloc_struct", lambda w: (99,)),
+    Misuse(Status.BAD_TYPE, TypeDefinitionError, "type 1048576 is", "lh_alloc_array", lambda w: (TYPE_LIMIT, 1)),
+    Misuse(Status.BAD_TYPE, TypeDefinitionError, "4294967295 is", "lh_is_subtype", lambda w: (w.everything, 2**32 - 1)),
+    Misuse(Status.BAD_TYPE, TypeDefinitionError, "type 99 is not", "lh_is_instance", lambda w: (_r(w), 99)),
+    Misuse(Status.OUT_OF_BOUNDS, HeapError, "field 7 .* has 7", "lh_struct_get_i32", lambda w: (_r(w), 7)),
+    Misuse(Status.OUT_OF_BOUNDS, HeapError, "element 3 .* has 3", "lh_array_get_u32", lambda w: (_r(w, "i8"), 3)),
+    Misuse(Status.OUT_OF_BOUNDS, HeapError, "field 1 .* has 1", "lh_field_offset", lambda w: (w.arrays["i8"], 1)),
+    Misuse(
+        *(Status.BAD_FRAME, HeapError, "is not the one that was pushed last", "lh_frame_pop"),
+        lambda w: (_pushed(w)[0],),
+        restore=_pop,
+    ),
+    Misuse(
+        *(Status.BAD_FRAME, HeapError, "is pushed already", "lh_frame_push"),
+        lambda w: (_pushed(w)[1], NULLP, 0),
+        restore=_pop,
+    ),
+    Misuse(
+        *(Status.BAD_SLOT, HeapError, "neither in the heap nor registered", "lh_read"),
+        lambda w: (_keep(w, ffi().new("lh_ref *")),),
+    ),
+    Misuse(
+        *(Status.BAD_SLOT, HeapError, "is not a multiple of 4", "lh_init"),
+        lambda w: (ffi().cast("lh_ref *", int(ffi().cast("uintptr_t", w.slot(_r(w), 24))) + 2), NULL),
+    ),
+    Misuse(
+        *(Status.BAD_SLOT, HeapError, "holds the object at 0x[0-9a-f]+ already", "lh_init"),
+        lambda w: (w.slot(_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 24), NULL),
+    ),
+    Misuse(Status.BAD_SLOT, HeapError, "is registered already", "lh_slot_register", lambda w: (_registered(w),)),
+    Misuse(
+        *(Status.BAD_SLOT, HeapError, "is not registered", "lh_slot_unregister"),
+        lambda w: (_keep(w, ffi().new("lh_ref *")),),
+    ),
+    Misuse(
+        *(Status.NO_GC, NoGcScopeError, "inside a no-GC scope; 1 are entered", "lh_collect_increment"),
+        lambda w: (1,),
+        lambda w: w.c("lh_no_gc_enter"),
+        lambda w: w.c("lh_no_gc_exit"),
+    ),
+    Misuse(Status.NO_GC, NoGcScopeError, "none was entered", "lh_no_gc_exit", lambda w: ()),
+    Misuse(
+        *(Status.ABI, HeapError, "different layouts", "lh_collect", lambda w: ()),
+        lambda w: setattr(w.native.heap, "abi", abi_hash() + 1),
+        lambda w: setattr(w.native.heap, "abi", abi_hash()),
+    ),
+    Misuse(
+        *(Status.BUSY, HeapError, "another call is at work", "lh_collect", lambda w: ()),
+        lambda w: setattr(w.native.heap, "is_busy", 1),
+        lambda w: setattr(w.native.heap, "is_busy", 0),
+    ),
+    Misuse(
+        *(Status.LIMIT, HeapError, "host-data ids are in use", "lh_alloc_externref", lambda w: (NULLP, NULLP)),
+        _set_control(host_data_count=HOST_DATA_LIMIT, free_host_data=0),
+        _restore_control,
+    ),
+    Misuse(
+        *(Status.CORRUPT, HeapCorruptionError, "lh_verify: ", "lh_verify", lambda w: ()),
+        _set_control(current_len=5),
+        _restore_control,
+    ),
+    Misuse(
+        *(Status.UNSUPPORTED, UnsupportedError, "Python made this heap", "lh_define_array"),
+        lambda w: (ffi().new("lh_field *", (VMStorage.I8, 0, 0)), NO_SUPERTYPE, 0),
+    ),
+    Misuse(Status.CALLBACK, HeapError, "lh_walk: ", "lh_walk", lambda w: (_refuse, NULLP), _r),
+    Misuse(Status.CALLBACK, HeapError, "lh_dump: ", "lh_dump", lambda w: (_refuse_to_write, NULLP)),
+]
+
+
+@pytest.mark.parametrize("misuse", MISUSES, ids=str)
+def test_misuse_is_reported_and_does_no_harm(misuse: Misuse) -> None:
+    w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
+    witness = w.new()
+    witness[3] = 1 << 40
+    arguments = misuse.arguments(w)
+    misuse.prepare(w)
+    try:
+        with pytest.raises(misuse.exception, match=misuse.message) as raised:
+            w.c(misuse.name, *arguments)
+    finally:
+        misuse.restore(w)
+    assert type(raised.value) is misuse.exception
+    assert str(raised.value).endswith(f"({misuse.status.name})")
+    assert runtime_of(w.store).context.trap_code == 0
+    w.verify()
+    assert witness[3] == 1 << 40
+    w.store.close()
+
+
+def test_every_status_is_met() -> None:
+    elsewhere = {Status.OK, Status.SYSTEM}  # the system refuses memory to heaps of C's only: test_embed_heaps.py
+    assert {misuse.status for misuse in MISUSES} == set(Status) - elsewhere
+
+
+def test_a_null_pointer_as_heap_or_result() -> None:
+    w = World()
+    for name, function in FUNCTIONS.items():
+        if not function.takes_heap:
+            continue
+        pointer = w.native.functions[name]
+        kinds = [argument.kind for argument in ffi().typeof(pointer).args]
+        rest = [NULLP if kind in ("pointer", "function") else 0 for kind in kinds]
+        if name != "lh_error_message":
+            assert pointer(NULLP, *rest[1:]) == Status.BAD_ARGUMENT, name
+        if function.parameters[-1].name == "result":
+            assert pointer(w.native.heap, *rest[1:]) == Status.BAD_ARGUMENT, name
+    w.verify()
+
+
+def test_a_visitor_must_not_use_the_heap() -> None:
+    w = World()
+    kept = w.new()
+    said: list[Status] = []
+
+    @ffi().callback("lh_visitor")
+    def visit(_: Any, __: Any) -> int:
+        said.append(w.raw("lh_collect"))
+        return 0
+
+    w.c("lh_walk", visit, NULLP)
+    assert said == [Status.BUSY]
+    assert kept.is_valid
+    w.verify()
+
+
+def test_between_the_trace_and_the_sweep_of_a_collection_by_python() -> None:
+    """What would be allocated or read there would be swept, although C holds it; to look is allowed."""
+    w = World()
+    kept = w.new()
+    collection = w.store.collection()
+    collection.collect_increment()
+    w.c("lh_walk", _accept, NULLP)
+    assert w.c("lh_heap_statistics").live_objects == 1
+    calls = {"lh_alloc_struct": (w.everything,), "lh_struct_get_ref": (kept.reference, 6), "lh_collect": ()}
+    for name, args in calls.items():
+        with pytest.raises(HeapError, match="BUSY"):
+            w.c(name, *args)
+    collection.collect_increment()
+    w.c("lh_alloc_struct", w.everything)
+    w.verify()
+
+
+def test_another_thread_is_kept_out() -> None:
+    """A walk stops in its visitor, while a second thread tries to get in."""
+    w = World()
+    kept = w.new()
+    said: list[Status] = []
+
+    @ffi().callback("lh_visitor")
+    def visit(_: Any, __: Any) -> int:
+        thread = threading.Thread(target=lambda: said.append(w.raw("lh_no_gc_enter")))
+        thread.start()
+        thread.join()
+        return 0
+
+    w.c("lh_walk", visit, NULLP)
+    assert said == [Status.BUSY]
+    assert kept.is_valid
+    assert w.store.heap.control.no_gc_count == 0
+
+
+def test_what_looks_like_a_header_where_none_can_be() -> None:
+    w = World()
+    array = w.new("i64", 20)
+    header = VMDrcHeader(ref_count=1, object_size=64)
+    header.kind_and_reserved, header.type_index = VMGcKind.STRUCT_REF, w.everything
+    for offset in (40, 44, 50):
+        w.put(array.reference, offset, bytes(header))
+        with pytest.raises(InvalidReferenceError, match="names no live object"):
+            w.c("lh_type_of", array.reference + offset)
+
+
+def test_an_object_of_another_heap() -> None:
+    """It is found out when this heap has nothing there."""
+    w = World()
+    with CHeap() as other:
+        type_index = other.define_array((VMStorage.I64, FIELD_MUTABLE, 0))
+        other.call("lh_alloc_array", type_index, 1000)
+        foreign = other.call("lh_alloc_array", type_index, 1)
+        with pytest.raises(InvalidReferenceError, match="names no live object"):
+            w.c("lh_array_length", foreign)
+        with pytest.raises(FailureError) as raised:
+            other.call("lh_array_length", foreign + 16)
+        assert raised.value.status == Status.BAD_REFERENCE
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Anything at all
+
+U32 = st.integers(0, 2**32 - 1)
+_KINDS = {"lh_ref": "reference", "lh_type": "type"}
+# A slot that is an object's, but no reference's, is not told from one that is: these get slots that are.
+_NOT_DRAWN = {"lh_heap_create", "lh_frame_push", "lh_frame_pop", "lh_slot_register", "lh_slot_unregister"}
+DRAWN = sorted(name for name, function in FUNCTIONS.items() if function.takes_heap and name not in _NOT_DRAWN)
+
+
+def _draw_argument(data: st.DataObject, w: World, name: str, type: str, live: list[int]) -> Any:
+    owned = name in ("lh_dec_ref", "lh_expose")  # of live objects, these take away what is not the caller's
+    if type == "lh_ref":
+        near = U32.map(lambda number: number % (2 * w.store.heap.control.bump))
+        values = near | near.map(lambda number: number & -16) | U32
+        drawn: int = data.draw(values if owned else values | st.sampled_from([NULL, *live]))
+        is_live = drawn in {each.index for each in w.store.heap.objects()}
+        return NULL if owned and is_live else drawn
+    if type == "lh_type":
+        return data.draw(st.integers(0, 20) | U32)
+    if type in ("uint32_t", "int32_t"):
+        return data.draw(st.integers(0, 8) | (U32 if type == "uint32_t" else st.integers(-(2**31), 2**31 - 1)))
+    if type in ("uint64_t", "int64_t"):
+        return data.draw(st.integers(0, 30))
+    if type in ("float", "double"):
+        return data.draw(st.floats(width=32))
+    if type in ("lh_ref *", "const lh_ref *"):
+        holders = [reference for reference in live if w.c("lh_type_of", reference) == w.everything]
+        holder = data.draw(st.sampled_from(holders))
+        inside = w.slot(holder, w.offset("ref", -1))
+        outside = ffi().cast("lh_ref *", data.draw(st.integers(0, 2**64 - 1)))
+        address = int(ffi().cast("uintptr_t", outside)) - w.store.heap.control.heap_base
+        return data.draw(st.sampled_from([inside, inside, inside if 0 <= address < 2**32 else outside]))
+    if type in ("lh_visitor", "lh_writer"):
+        return {"lh_visitor": _refuse, "lh_writer": _refuse_to_write}[type]
+    if type == "char *":
+        return _keep(w, ffi().new("char[]", 64))
+    if type == "const lh_field *":
+        return _keep(w, ffi().new("lh_field[]", 40))
+    return NULLP
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_nothing_that_is_passed_breaks_the_checked_form(data: st.DataObject) -> None:
+    w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
+    kept: list[Any] = [w.new(), w.new(), lh.Struct(w.store, w.narrow, [w.new()]), lh.ExternRef(w.store, "value")]
+    kept += [w.new(kind) for kind in w.arrays]
+    kept[0][6] = kept[1]
+    live = [handle.reference for handle in kept]
+    _freed(w)
+    result = ffi().new("uint64_t[16]")
+    for name in data.draw(st.lists(st.sampled_from(DRAWN), min_size=1, max_size=20)):
+        function = FUNCTIONS[name]
+        args: list[Any] = []
+        for parameter in function.parameters[1:]:
+            if parameter.name == "result":
+                args.append(ffi().cast(parameter.type, result))
+            else:
+                args.append(_draw_argument(data, w, name, parameter.type, live))
+        if name == "lh_error_message":
+            args[1] = min(args[1], 64)
+        returned = w.native.functions[name](w.native.heap, *args)
+        assert name == "lh_error_message" or returned in list(Status)
+        if name == "lh_inc_ref" and returned == Status.OK:
+            w.c("lh_dec_ref", *args)
+        w.verify()
+    while w.store.heap.control.no_gc_count:
+        w.c("lh_no_gc_exit")
+    assert all(handle.is_valid for handle in kept)
+    w.store.collect()
+    w.verify()
+    w.store.close()
