@@ -56,7 +56,8 @@ static void check_offset(lh_type type, uint32_t field, size_t expected) {
 static void open_heap(void) {
     const lh_field node_fields[] = {LH_REF_FIELD(LH_SELF), LH_REF_FIELD(LH_SELF)};
     const lh_field cell_fields[] = {LH_I32_FIELD, LH_REF_FIELD(LH_SELF)};
-    check(lh_heap_create(NULL, &heap));
+    const lh_config config = LH_CONFIG;
+    check(lh_heap_create(&config, &heap));
     check(lh_define_struct(heap, node_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &node_type));
     check(lh_define_struct(heap, cell_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &cell_type));
     check_offset(node_type, 0, offsetof(node, left));
@@ -69,37 +70,6 @@ static uint64_t heap_size(void) {
     lh_statistics statistics;
     check(lh_heap_statistics(heap, &statistics));
     return statistics.capacity;
-}
-
-static inline lh_ref *slot(lh_ref object, uint32_t offset) { return lh_address(heap, object, offset); }
-
-/* The barriers in line, by the layouts that lowheap.h declares: what is left to the library is what happens rarely. The
- * fields' types let them hold null and objects, but no integer.
- */
-static inline VMDrcHeader *header_of(lh_ref object) { return lh_address(heap, object, 0); }
-
-static inline lh_ref get(lh_ref object, uint32_t offset) {
-    lh_ref found = *slot(object, offset);
-    if (found != LH_NULL && !(header_of(found)->kind_and_reserved & LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT)) {
-        lh_read(heap, slot(object, offset), &found);
-    }
-    return found;
-}
-
-static inline void set_first(lh_ref object, uint32_t offset, lh_ref value) {
-    if (value != LH_NULL) header_of(value)->ref_count++;
-    *slot(object, offset) = value;
-}
-
-static inline void set(lh_ref object, uint32_t offset, lh_ref value) {
-    const lh_ref old = *slot(object, offset);
-    set_first(object, offset, value);
-    if (old == LH_NULL) return;
-    if (header_of(old)->ref_count > 1) {
-        header_of(old)->ref_count--;
-    } else {
-        lh_dec_ref(heap, old);
-    }
 }
 
 static inline lh_ref new_node(void) {
@@ -115,14 +85,14 @@ static inline lh_ref new_cell(uint32_t value) {
     return made;
 }
 
-#define LEFT(tree) get(tree, offsetof(node, left))
-#define RIGHT(tree) get(tree, offsetof(node, right))
-#define NEXT(list) get(list, offsetof(cell, next))
+#define LEFT(tree) lh_load_ref(heap, tree, offsetof(node, left))
+#define RIGHT(tree) lh_load_ref(heap, tree, offsetof(node, right))
+#define NEXT(list) lh_load_ref(heap, list, offsetof(cell, next))
 #define VALUE(list) (*(uint32_t *)lh_address(heap, list, offsetof(cell, value)))
-#define SET_LEFT_FIRST(tree, value) set_first(tree, offsetof(node, left), value)
-#define SET_RIGHT_FIRST(tree, value) set_first(tree, offsetof(node, right), value)
-#define SET_NEXT_FIRST(list, value) set_first(list, offsetof(cell, next), value)
-#define TURN(list, value) set(list, offsetof(cell, next), value)
+#define SET_LEFT_FIRST(tree, value) lh_init_ref(heap, tree, offsetof(node, left), value)
+#define SET_RIGHT_FIRST(tree, value) lh_init_ref(heap, tree, offsetof(node, right), value)
+#define SET_NEXT_FIRST(list, value) lh_init_ref(heap, list, offsetof(cell, next), value)
+#define TURN(list, value) lh_store_ref(heap, list, offsetof(cell, next), value)
 #define SCOPE(name, count) LH_FRAME(heap, name, count)
 #define LEAVE_TREE(tree) ((void)(tree))
 #define LEAVE_LIST(list) ((void)(list))

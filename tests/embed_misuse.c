@@ -95,6 +95,7 @@ static void misuse_arguments(void) {
     config.on_error = on_error;
 
     EXPECT(NULL, LH_BAD_ARGUMENT, NULL, lh_collect(NULL));
+    EXPECT(NULL, LH_BAD_ARGUMENT, NULL, lh_heap_create(NULL, &other));
     EXPECT(NULL, LH_BAD_ARGUMENT, NULL, lh_alloc_struct(NULL, types.cell, &object));
     EXPECT(NULL, LH_BAD_ARGUMENT, NULL, lh_heap_destroy(NULL));
     EXPECT(NULL, LH_BAD_ARGUMENT, "result is a null pointer", lh_heap_create(&config, NULL));
@@ -360,7 +361,8 @@ static void misuse_memory(void) {
         limit = before;
         limit.rlim_cur = 1 << 30;
         setrlimit(RLIMIT_AS, &limit);
-        EXPECT(NULL, LH_SYSTEM, NULL, lh_heap_create(NULL, &heap));
+        const lh_config plain_config = LH_CONFIG;
+        EXPECT(NULL, LH_SYSTEM, NULL, lh_heap_create(&plain_config, &heap));
         setrlimit(RLIMIT_AS, &before);
     }
 }

@@ -165,7 +165,7 @@ def status_names(w: World) -> None:
 
 @exercise("lh_heap_create")
 def a_heap_beside_it(w: World) -> None:
-    other = w.c("lh_heap_create", NULLP)
+    other = w.c("lh_heap_create", ffi().new("lh_config *", {"abi": abi_hash()}))
     assert other != w.native.heap
     assert other.is_foreign == 0
     assert w.native.lh_verify(other) == Status.OK
@@ -461,6 +461,24 @@ def exposure(w: World) -> None:
     assert list(w.store.heap.over_approximated_stack_roots()) == [handle.reference]
     w.store.collect()
     assert handle.ref_count == 1
+
+
+@exercise("lh_defer")
+def deferral(w: World) -> None:
+    handle = w.new()
+    for none in (NULL, i31_from_int(1)):
+        w.c("lh_defer", none)
+    for _ in range(2):
+        w.c("lh_defer", handle.reference)
+        assert handle.ref_count == 2
+        assert list(w.store.heap.over_approximated_stack_roots()) == [handle.reference]
+    w.store.collect()
+    assert handle.ref_count == 1
+    w.c("lh_defer", handle.reference)
+    handle.release()
+    assert w.store.heap.stats().live_objects == 1
+    w.store.collect()
+    assert w.store.heap.stats().live_objects == 0
 
 
 @exercise("lh_read", "lh_write", "lh_init")

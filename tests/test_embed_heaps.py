@@ -47,10 +47,13 @@ def heap_of(checked: bool, **options: Any) -> CHeap:
 
 
 @BOTH
-def test_without_a_configuration(checked: bool) -> None:
+def test_with_nothing_but_defaults(checked: bool) -> None:
     place = ffi().new("lh_heap **")
     calls = functions(checked)
-    assert calls["lh_heap_create"](NULLP, place) == Status.OK
+    assert calls["lh_heap_create"](NULLP, place) == Status.BAD_ARGUMENT
+    assert calls["lh_heap_create"](ffi().new("lh_config *"), place) == Status.ABI
+    assert place[0] == NULLP
+    assert calls["lh_heap_create"](ffi().new("lh_config *", {"abi": abi_hash()}), place) == Status.OK
     result: Any = ffi().new("lh_statistics *")
     assert calls["lh_heap_statistics"](place[0], result) == Status.OK
     assert (result.capacity, result.maximum) == (DEFAULT_INITIAL_HEAP_SIZE, HEAP_RESERVATION - BLOCK_ALIGN)

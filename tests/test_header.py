@@ -22,7 +22,17 @@ from lowheap.embed.header import cdef, constants, header, package_version
 from lowheap.layout import GcTypeLayouts
 from lowheap.types import F32, F64, I8, I16, I32, I64, V128, storage_size
 
-INLINE = {"lh_is_i31", "lh_is_object", "lh_i31", "lh_i31_value", "lh_i31_value_u", "lh_address"}
+INLINE = {
+    "lh_is_i31",
+    "lh_is_object",
+    "lh_i31",
+    "lh_i31_value",
+    "lh_i31_value_u",
+    "lh_address",
+    "lh_load_ref",
+    "lh_init_ref",
+    "lh_store_ref",
+}
 
 # All that is a macro or inline in the header, in one place where warnings would show.
 USES = """
@@ -252,7 +262,8 @@ int main(void) {
     lh_heap *heap;
     lh_type type;
     uint32_t offset;
-    if (lh_heap_create(NULL, &heap) != LH_OK) return 1;
+    const lh_config config = LH_CONFIG;
+    if (lh_heap_create(&config, &heap) != LH_OK) return 1;
     if (lh_define_struct(heap, fields, sizeof fields / sizeof *fields, LH_NO_SUPERTYPE, 0, &type) != LH_OK) return 2;
     for (uint32_t field = 0; field < sizeof fields / sizeof *fields; field++) {
         if (lh_field_offset(heap, type, field, &offset) != LH_OK) return 3;
@@ -323,7 +334,8 @@ static unsigned long long leave_early(lh_heap *heap, int early) {
 int main(void) {
     static const lh_field fields[] = {LH_I32_FIELD};
     lh_heap *heap;
-    if (lh_heap_create(NULL, &heap) != LH_OK) return 1;
+    const lh_config config = LH_CONFIG;
+    if (lh_heap_create(&config, &heap) != LH_OK) return 1;
     if (lh_define_struct(heap, fields, 1, LH_NO_SUPERTYPE, LH_FINAL, &cell) != LH_OK) return 2;
     printf("%llu ", leave_early(heap, 1));
     printf("%llu ", (unsigned long long)live(heap));
@@ -387,3 +399,56 @@ def test_the_command_says_where_it_cannot_write(capsys: pytest.CaptureFixture[st
     file = tmp_path / "none" / "lowheap.h"
     assert cli.execute(["header", "--out", str(file)]) == 1
     assert capsys.readouterr() == ("", f"lowheap: error: cannot write {str(file)!r}: No such file or directory\n")
+
+
+INLINE_BARRIERS = """
+#include <stdio.h>
+#include <lowheap.h>
+
+static int finalized;
+static void count(void *data) { (void)data; finalized++; }
+
+int main(void) {
+    const lh_config config = LH_CONFIG;
+    const lh_field fields[] = {LH_REF_FIELD(LH_ANY), LH_REF_FIELD(LH_EXTERN)};
+    lh_heap *heap;
+    lh_type pair;
+    lh_ref value = lh_i31(7);
+    uint32_t first, second;
+    lh_statistics figures;
+    if (lh_heap_create(&config, &heap) != LH_OK) return 1;
+    if (lh_define_struct(heap, fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &pair) != LH_OK) return 2;
+    lh_field_offset(heap, pair, 0, &first);
+    lh_field_offset(heap, pair, 1, &second);
+    {
+        LH_FRAME(heap, slot, 3);
+        lh_alloc_struct(heap, pair, &slot[0]);
+        lh_alloc_struct(heap, pair, &slot[1]);
+        lh_alloc_externref(heap, NULL, count, &slot[2]);
+        lh_init_ref(heap, slot[0], first, slot[1]);
+        lh_store_ref(heap, slot[1], second, slot[2]);
+        lh_store_ref(heap, slot[1], second, slot[2]); /* itself over itself */
+        lh_store_ref(heap, slot[1], first, value);
+        if (lh_load_ref(heap, slot[1], first) != value || lh_load_ref(heap, slot[0], second) != LH_NULL) return 3;
+        slot[1] = slot[2] = LH_NULL;
+        if (lh_collect(heap) != LH_OK || lh_verify(heap) != LH_OK || finalized != 0) return 4;
+        slot[1] = lh_load_ref(heap, slot[0], first); /* off the list since the collection, and on it again */
+        if (lh_verify(heap) != LH_OK) return 5;
+        lh_store_ref(heap, slot[0], first, LH_NULL);
+        if (lh_collect(heap) != LH_OK || lh_verify(heap) != LH_OK || finalized != 0) return 6;
+        slot[2] = lh_load_ref(heap, slot[1], second);
+        slot[2] = LH_NULL;
+        if (lh_collect(heap) != LH_OK || finalized != 0) return 7;
+        lh_store_ref(heap, slot[1], second, LH_NULL); /* the last count: the library drops it */
+        if (finalized != 1 || lh_verify(heap) != LH_OK) return 8;
+    }
+    if (lh_collect(heap) != LH_OK || lh_verify(heap) != LH_OK) return 9;
+    lh_heap_statistics(heap, &figures);
+    printf("%d %d\\n", (int)figures.live_objects, finalized);
+    return lh_heap_destroy(heap) != LH_OK;
+}
+"""
+
+
+def test_barriers_in_line_do_what_the_library_does(tmp_path: Path) -> None:
+    assert run([compile_program(INLINE_BARRIERS, tmp_path)]) == "0 1\n"

@@ -103,7 +103,7 @@ def main(prefix: Path, directory: Path) -> None:
             raise RuntimeError(ffi.string(lib.lh_status_name(status)).decode())
 
     created, cell, total = ffi.new("lh_heap **"), ffi.new("lh_type *"), ffi.new("int64_t *")
-    check(lib.lh_heap_create(ffi.NULL, created))
+    check(lib.lh_heap_create(ffi.new("lh_config *", {"abi": lib.LOWHEAP_ABI}), created))
     heap = created[0]
     check(lib.define_cell(heap, cell))
 

@@ -9,11 +9,7 @@ enum { VALUE, NEXT };
  */
 lh_status host_reverse(lh_heap *heap, lh_ref list, lh_ref *result) {
     LH_FRAME(heap, slot, 2); /* the copy so far, and what is left of the list */
-    /* A handle of Python's counts what it holds, which is on no list of the heap's. Frames are for what is: one count
-     * more, handed over to the list, makes the reference one as if it had been read from a field.
-     */
-    lh_inc_ref(heap, list);
-    lh_expose(heap, list);
+    lh_defer(heap, list); /* it is Python's handle that counts it; frames are for what is on the heap's list */
     slot[1] = list;
     while (slot[1] != LH_NULL) {
         lh_type cell;

@@ -65,8 +65,8 @@ STATUS_MEANINGS: dict[Status, str] = {
     Status.BAD_TYPE: "a type that is not defined, or a definition that is not well formed",
     Status.OUT_OF_BOUNDS: "a field or an element that the object does not have",
     Status.BAD_FRAME: "frames popped out of order, or on another heap",
-    Status.BAD_SLOT: "an address that is neither a registered slot nor a reference's in an object",
-    Status.BUSY: "another call is at work on this heap: of another thread, or the one that called back",
+    Status.BAD_SLOT: "an address that is neither a registered slot nor in the heap, or has no reference there",
+    Status.BUSY: "another call is at work on this heap, or a collection of Python's between trace and sweep",
     Status.NO_GC: "a collection inside a no-GC scope, or a scope left that was not entered",
     Status.ABI: "header and library have different layouts",
     Status.SYSTEM: "the system refused memory",
@@ -190,8 +190,9 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
     "Heaps": (
         _function(
             "lh_heap_create",
-            "const lh_config *config?, lh_heap **result",
-            "Make a heap. Without a configuration, or where that has 0, the default holds.",
+            "const lh_config *config, lh_heap **result",
+            "Make a heap. Where the configuration has 0, the default holds; LH_CONFIG has nothing else but the hash of"
+            " the header, without which there is no heap.",
         ),
         _function(
             "lh_heap_destroy",
@@ -294,7 +295,8 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
         _function(
             "lh_inc_ref",
             "lh_heap *heap, lh_ref reference",
-            "One count more, which is the caller's to give back. Null and i31 take no part, here and below.",
+            "One count more, which is the caller's to give back. Null and i31 take no part, here and below. `lh_verify`"
+            " knows no owner of such a count: give it back, or hand it over, before.",
         ),
         _function(
             "lh_dec_ref",
@@ -305,6 +307,12 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_expose",
             "lh_heap *heap, lh_ref reference",
             "Hand a count that is the caller's over to the list: the reference is a deferred one from here on.",
+        ),
+        _function(
+            "lh_defer",
+            "lh_heap *heap, lh_ref reference",
+            "Make a reference that is counted elsewhere, by a handle of Python's for one, a deferred one, too: put its"
+            " object on the list, if it is not there.",
         ),
         _function(
             "lh_read",
@@ -327,7 +335,8 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_frame_push",
             "lh_heap *heap, lh_frame *frame, lh_ref *slots?, uint32_t count",
             "Make `count` slots of the caller's, which must all be set, roots until the pop. They are plain memory: no"
-            " barrier writes them. LH_FRAME does this for a scope.",
+            " barrier writes them. What they hold must be null, an i31, or deferred. LH_FRAME does this for a scope,"
+            " which must end before the heap is destroyed.",
         ),
         _function("lh_frame_pop", "lh_heap *heap, lh_frame *frame", "Forget the frame that was pushed last."),
         _function(

@@ -215,7 +215,7 @@ def _configuration() -> str:
     values = ["LOWHEAP_ABI" if name == "abi" else "NULL" if name in view.pointers else "0" for name in names]
     comment = _comment(
         "A configuration with every default, to be changed before lh_heap_create gets it. It says which header it comes"
-        " from, which no configuration at all does not: `lh_config config = LH_CONFIG;`"
+        " from: `lh_config config = LH_CONFIG;`"
     )
     return f"{comment}\n#define LH_CONFIG {{{', '.join(values)}}}\n"
 
@@ -317,11 +317,46 @@ static inline uint32_t lh_i31_value_u(lh_ref reference) {{
     return reference >> LOWHEAP_I31_SHIFT;
 }}
 
-/* The address of a field of an object, `offset` as lh_field_offset has it: the fast way to all fields but references,
- * which only lh_struct_get_ref and its like know how to read and write. Good as long as the object lives.
+/* The address of a field of an object, `offset` as lh_field_offset has it: the fast way to all fields but references.
+ * Good as long as the object lives. Nothing here or below is checked, in either library.
  */
 static inline void *lh_address(const lh_heap *heap, lh_ref object, uint32_t offset) {{
     return (unsigned char *)(uintptr_t)heap->heap_base + object + offset;
+}}
+
+/* The fast way to fields that are references: what lh_read, lh_init and lh_write do, in line, and calls of these where
+ * that is rare. lh_load_ref reads a field, lh_init_ref writes one that is null, lh_store_ref any.
+ */
+static inline lh_ref lh_load_ref(lh_heap *heap, lh_ref object, uint32_t offset) {{
+    lh_ref *slot = (lh_ref *)lh_address(heap, object, offset);
+    lh_ref found = *slot;
+    if (lh_is_object(found)) {{
+        const VMDrcHeader *header = (const VMDrcHeader *)lh_address(heap, found, 0);
+        if (!(header->kind_and_reserved & LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT)) {{
+            lh_read(heap, slot, &found);
+        }}
+    }}
+    return found;
+}}
+
+static inline void lh_init_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {{
+    if (lh_is_object(value)) {{
+        ((VMDrcHeader *)lh_address(heap, value, 0))->ref_count++;
+    }}
+    *(lh_ref *)lh_address(heap, object, offset) = value;
+}}
+
+static inline void lh_store_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {{
+    const lh_ref old = *(lh_ref *)lh_address(heap, object, offset);
+    lh_init_ref(heap, object, offset, value);
+    if (lh_is_object(old)) {{
+        VMDrcHeader *header = (VMDrcHeader *)lh_address(heap, old, 0);
+        if (header->ref_count > 1) {{
+            header->ref_count--;
+        }} else {{
+            lh_dec_ref(heap, old);
+        }}
+    }}
 }}
 """
 

@@ -15,7 +15,7 @@ from lowheap.embed.emitter import address_constant, function_type, string_consta
 from lowheap.embed.header import package_version
 from lowheap.embed.operations import OperationsEmitter
 from lowheap.embed.system import advise_huge_pages, map_memory, protect_memory, unmap_memory
-from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction
+from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.layout import (
     BLOCK_ALIGN,
     CONTROL_ATTACHED,
@@ -132,13 +132,10 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
     """`lh_heap_create`: look at the configuration, map, and set up."""
     emitter = UnboundEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
     builder = emitter.builder
-    given, result = emitter.function.args
-    defaults = emitter.stack_buffer(ctypes.sizeof(VMHeapConfiguration), ctypes.alignment(VMHeapConfiguration))
-    memset = emitter.intrinsic("llvm.memset.p0.i64", VOID, [PTR, ir.IntType(8), I64, I1])
-    builder.call(memset, [defaults, ir.IntType(8)(0), I64(ctypes.sizeof(VMHeapConfiguration)), I1(0)])
-    emitter.store(I64(abi_hash()), defaults, VMHeapConfiguration.abi)
-    is_given = builder.icmp_unsigned("!=", builder.ptrtoint(given, I64), I64(0))
-    configuration = builder.select(is_given, given, defaults)
+    configuration, result = emitter.function.args
+    is_given = builder.icmp_unsigned("!=", builder.ptrtoint(configuration, I64), I64(0))
+    with builder.if_then(builder.not_(is_given), likely=False):
+        builder.ret(I32(Status.BAD_ARGUMENT))
 
     def option(field: Field) -> ir.Value:
         return emitter.load(configuration, field)

@@ -998,6 +998,12 @@ class OperationsEmitter(ApiEmitter):
             self._check_own_count(reference, "hand over")
         self.barriers.expose(self, reference, ANY_REFERENCE)
 
+    def lh_defer(self, reference: ir.Value) -> None:
+        """See the table."""
+        self.check_reference(reference)
+        self.barriers.inc_ref(self, reference, ANY_REFERENCE)
+        self.barriers.expose(self, reference, ANY_REFERENCE)
+
     def _check_own_count(self, reference: ir.Value, what: str) -> None:
         """Fail when the only count of an object is the list's: it is nobody's to give."""
         builder = self.builder
