@@ -207,9 +207,11 @@ static OUTLINED tree_reference make_tree(int64_t depth) {
 }
 
 static OUTLINED uint32_t count_tree(tree_reference tree) {
-    if (tree == NOTHING) return 0;
-    const uint32_t left = count_tree(LEFT(tree));
-    return 1 + left + count_tree(RIGHT(tree));
+    uint32_t count = 1;
+    tree_reference child = LEFT(tree);
+    if (child != NOTHING) count += count_tree(child);
+    child = RIGHT(tree);
+    return child != NOTHING ? count + count_tree(child) : count;
 }
 
 static int64_t binary_trees(const int64_t *arguments) {

@@ -120,10 +120,14 @@ def _about_memory(report: Report) -> Iterator[Verdict]:
     if trees is not None and outcome is not None and outcome.heap is not None:
         goal = f"{trees.program.title}: a heap of at most 16 MiB"
         yield Verdict(goal, f"{outcome.heap / MEBIBYTE:.1f} MiB", outcome.heap <= 16 * MEBIBYTE)
+    seen: set[str] = set()  # a program may be measured more than once, beside others each time
     for measured in report.programs:
         outcome = measured.outcomes.get(programs.NATIVE)
         if outcome is None or outcome.heap is None or outcome.live is None or measured.program.is_micro:
             continue
+        if measured.program.title in seen:
+            continue
+        seen.add(measured.program.title)
         most = 3 * outcome.live + 16 * MEBIBYTE
         goal = f"{measured.program.title}: a heap of at most 3 times the largest live size plus 16 MiB"
         found = f"{outcome.heap / MEBIBYTE:.1f} MiB, of {most / MEBIBYTE:.1f}"

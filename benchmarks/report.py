@@ -16,6 +16,7 @@ from benchmarks.measure import Measured, Outcome, Report
 NOTES_START = "<!-- notes: what stands from here to the next mark is kept when this file is written anew -->"
 NOTES_END = "<!-- end of notes -->"
 
+_LEGEND_ROOM = 5.0
 _CHART_HEIGHT = 0.16  # inches for a bar
 _FUNCTION_TITLES = {
     "lh_read": "read barrier",
@@ -135,7 +136,8 @@ def draw(report: Report, path: Path) -> None:
     names = [name for name in report.contenders if any(m.ratio(name) is not None for m in shown)]
     height = max(2.0, 1.2 + _CHART_HEIGHT * sum(len(m.outcomes) + 1.5 for m in shown))
     figure, axes = pyplot.subplots(figsize=(9, height), layout="constrained")
-    colours = {name: f"C{number}" for number, name in enumerate(names)}
+    palette = pyplot.get_cmap("tab20")
+    colours = {name: palette(number) for number, name in enumerate(names)}
     place = 0.0
     ticks, labels = [], []
     labelled: set[str] = set()
@@ -165,10 +167,9 @@ def draw(report: Report, path: Path) -> None:
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(ticks, labels, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(place, -_LEGEND_ROOM)
     axes.set_xlabel("time, as a multiple of lowheap's (which is below each name); bars show the quartiles")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=5)
-    axes.margins(y=0.06)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

@@ -285,9 +285,11 @@ static OUTLINED reference make_tree(int32_t depth) {
 }
 
 static OUTLINED uint32_t check_tree(reference tree) {
-    if (!tree) return 0;
-    uint32_t left = check_tree(read_barrier(&FIELD(node, tree, left)));
-    return 1 + left + check_tree(read_barrier(&FIELD(node, tree, right)));
+    uint32_t count = 1;
+    reference child = read_barrier(&FIELD(node, tree, left));
+    if (child) count += check_tree(child);
+    child = read_barrier(&FIELD(node, tree, right));
+    return child ? count + check_tree(child) : count;
 }
 
 static int64_t trees(const int64_t *a) {

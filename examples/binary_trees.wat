@@ -24,16 +24,21 @@
           (call $make (i32.sub (local.get $depth) (i32.const 1)))
           (call $make (i32.sub (local.get $depth) (i32.const 1)))))))
 
-  ;; The number of nodes in a tree, which may be null or lopsided.
+  ;; The number of nodes in a tree, which may be lopsided. Only children that there are get a call; null traps.
   (func $check (export "check") (param $tree (ref null $node)) (result i32)
-    (if (result i32) (ref.is_null (local.get $tree))
-      (then (i32.const 0))
-      (else
+    (local $count i32)
+    (local.set $count (i32.const 1))
+    (block $no_left
+      (local.set $count
         (i32.add
-          (i32.const 1)
-          (i32.add
-            (call $check (struct.get $node $left (local.get $tree)))
-            (call $check (struct.get $node $right (local.get $tree))))))))
+          (local.get $count)
+          (call $check (br_on_null $no_left (struct.get $node $left (local.get $tree)))))))
+    (block $no_right
+      (local.set $count
+        (i32.add
+          (local.get $count)
+          (call $check (br_on_null $no_right (struct.get $node $right (local.get $tree)))))))
+    (local.get $count))
 
   (func $run (export "run") (param $depth i32) (param $iterations i32) (result i32)
     (local $sum i32)
