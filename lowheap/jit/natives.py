@@ -1,4 +1,6 @@
-"""The barriers as C functions on a live heap, for tests and for users of cffi.
+"""One barrier set's code as C functions on a live heap: to try out, test and measure barriers one by one.
+
+For programs there is the C interface, `lowheap.embed`, which always counts as `drc` does.
 
 Each function takes the address of a vmctx first. References are u32; `slot` is the address of a reference's slot, in an
 object or in any memory outside of the heap:
