@@ -22,6 +22,7 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     HEAP_RESERVATION,
+    HOST_DATA_LIMIT,
     NULL,
     VMDrcArrayHeader,
     VMDrcHeader,
@@ -367,6 +368,39 @@ def test_the_out_of_memory_callback(checked: bool) -> None:
         assert raised.value.status == Status.OUT_OF_MEMORY
         assert len(asked) == times
     heap.call("lh_verify")
+    heap.destroy()
+
+
+@BOTH
+def test_the_last_host_data_id_is_taken_meanwhile(checked: bool) -> None:
+    """By the callback that makes room for the externref that the id was meant for."""
+    taken: list[int] = []
+
+    @ffi().callback("lh_out_of_memory")
+    def make_room(_: Any, needed: int) -> int:
+        assert needed == 32
+        heap.call("lh_write", slot, NULL)
+        heap.call("lh_collect")
+        taken.append(heap.call("lh_alloc_externref", NULLP, NULLP))
+        return 1
+
+    heap = heap_of(checked, maximum=16 * KIBIBYTE, out_of_memory=make_room)
+    type_index, slot = heap.define_struct(SELF_FIELD), ffi().new("lh_ref *")
+    heap.call("lh_slot_register", slot)
+    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // 32):
+        made = heap.call("lh_alloc_struct", type_index)
+        heap.call("lh_struct_set_ref", made, 0, slot[0])
+        heap.call("lh_write", slot, made)
+    heap.control.host_data_count = HOST_DATA_LIMIT - 1
+    with pytest.raises(FailureError, match="all 16777216 host-data ids are in use") as raised:
+        heap.call("lh_alloc_externref", NULLP, NULLP)
+    assert raised.value.status == Status.LIMIT
+    assert [each["reference"] for each in heap.objects()] == taken
+    assert heap.call("lh_alloc_externref", NULLP, NULLP) in taken  # the collection for want of an id has freed it
+    heap.call("lh_collect")
+    heap.control.host_data_count = heap.control.free_host_data = 0
+    heap.call("lh_verify")
+    assert heap.statistics()["live_objects"] == 0
     heap.destroy()
 
 

@@ -82,17 +82,13 @@ class LifecycleEmitter(OperationsEmitter):
 
     def release_all_dead(self) -> None:
         """Free the externrefs that wait for it, each before its finalizer runs: that may use the heap."""
-        builder = self.builder
         with self.loop() as loop:
             reference = self._control(VMHeapControl.dead_externrefs)
             loop.leave_if(self._compare("==", reference, NULL))
             field = VMDrcHeader.next_over_approximated_stack_root
             self._set_control(VMHeapControl.dead_externrefs, self.load_header(reference, field))
             number = self.load_typed(self.heap_address(reference, VMDrcExternRef.host_data_id.offset), REFERENCE)
-            length = I32(ctypes.sizeof(VMDrcExternRef))
-            self._push_free(reference, length, 0)
-            self._add_to_control(VMHeapControl.objects_freed, I64(1))
-            self._add_to_control(VMHeapControl.bytes_freed, builder.zext(length, I64))
+            self.free_externref(reference)
             self._finalize(number)
 
     def _finalize(self, number: ir.Value) -> None:

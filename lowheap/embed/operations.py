@@ -582,12 +582,20 @@ class OperationsEmitter(ApiEmitter):
     def lh_alloc_externref(self, data: ir.Value, finalizer: ir.Value, result: ir.Value) -> None:
         """See the table. The room is found first, so that a failure leaves the side table as it was."""
         builder = self.builder
-        count, free = self._control(VMHeapControl.host_data_count), self._control(VMHeapControl.free_host_data)
-        has_id = builder.or_(self._compare("!=", free, 0), self._compare("<", count, HOST_DATA_LIMIT))
-        self.require(has_id, Status.LIMIT, f"all {HOST_DATA_LIMIT} host-data ids are in use")
         size = ctypes.sizeof(VMDrcExternRef)
+        text = f"all {HOST_DATA_LIMIT} host-data ids are in use"
+        may_collect = self._compare("==", self._control(VMHeapControl.no_gc_count), 0)
+        with builder.if_then(builder.and_(builder.not_(self._has_host_data_id()), may_collect), likely=False):
+            failed = self._call(COLLECT)
+            with builder.if_then(self._compare("!=", failed, 0), likely=False):
+                self._fail_if_untraceable()
+            self.release_dead_externrefs()
+        self.require(self._has_host_data_id(), Status.LIMIT, text)
         reference = self._allocate_or_fail(_ALLOCATE_EXTERNREF, needed=I64(size))
-        # Whatever was called back meanwhile may have taken ids.
+        # Whatever was called back meanwhile may have taken ids, the last one, too.
+        with builder.if_then(builder.not_(self._has_host_data_id()), likely=False):
+            self.free_externref(reference)
+            self.fail(Status.LIMIT, text)
         count, free = self._control(VMHeapControl.host_data_count), self._control(VMHeapControl.free_host_data)
         is_new = self._compare("==", free, 0)
         number = builder.select(is_new, count, builder.sub(free, I32(1)))
@@ -604,6 +612,17 @@ class OperationsEmitter(ApiEmitter):
         self._zero_behind(reference, HEADER_SIZE, I32(size))
         self.store_typed(number, self.heap_address(reference, VMDrcExternRef.host_data_id.offset))
         self._hand_out(reference, result)
+
+    def _has_host_data_id(self) -> ir.Value:
+        count, free = self._control(VMHeapControl.host_data_count), self._control(VMHeapControl.free_host_data)
+        return self.builder.or_(self._compare("!=", free, 0), self._compare("<", count, HOST_DATA_LIMIT))
+
+    def free_externref(self, reference: ir.Value) -> None:
+        """Free the block of an externref that has no host data, or none any more."""
+        length = self._block_length(I32(ctypes.sizeof(VMDrcExternRef)))
+        self._push_free(reference, length, 0)
+        self._add_to_control(VMHeapControl.objects_freed, I64(1))
+        self._add_to_control(VMHeapControl.bytes_freed, self.builder.zext(length, I64))
 
     def _allocate_externref(self) -> ir.Value:
         size = I32(ctypes.sizeof(VMDrcExternRef))
