@@ -39,8 +39,8 @@ from lowheap.cli_asm import asm_command
 from lowheap.cli_embed import build_library_command, header_command
 from lowheap.cli_inspect import inspect_command
 from lowheap.cli_layout import layout_command
-from lowheap.cli_output import barriers_option, compile_progress, read_program
-from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
+from lowheap.cli_output import barriers_option, compile_progress, opt_level_option, read_program
+from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError, Trap
 from lowheap.first_fit import FirstFit
 from lowheap.heap import TRACE, HeapStatistics
@@ -275,14 +275,7 @@ command.add_command(layout_command)
     default=0,
     help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
 )
-@click.option(
-    "--opt-level",
-    type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
-    metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
-    default=2,
-    show_default=True,
-    help="How hard LLVM optimises.",
-)
+@opt_level_option()
 @click.option(
     "--initial-heap",
     callback=_size,

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import barriers_option, read_program, report_console
-from lowheap.engine import OPT_LEVELS, RUNTIMES, Engine
+from lowheap.cli_output import barriers_option, opt_level_option, read_program, report_console
+from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.jit import barriers as barrier_sets
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize, marked
@@ -44,14 +44,7 @@ _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|alloca
     show_default=True,
     help="Compile for this runtime: with native, allocation is inline.",
 )
-@click.option(
-    "--opt-level",
-    type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
-    metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
-    default=2,
-    show_default=True,
-    help="How hard LLVM optimises.",
-)
+@opt_level_option()
 @click.option("--llvm", "as_ir", is_flag=True, help="Print LLVM's IR, optimised, in place of machine code.")
 @click.option("--sizes", "as_sizes", is_flag=True, help="Print bytes and instructions by region in place of code.")
 @click.pass_context

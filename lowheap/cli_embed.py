@@ -8,10 +8,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import report_console
+from lowheap.cli_output import opt_level_option, report_console
 from lowheap.embed import header as header_text
 from lowheap.embed import library
-from lowheap.engine import OPT_LEVELS
 from lowheap.errors import LowheapError, UnsupportedError
 from lowheap.snapshot.image import printable
 
@@ -57,14 +56,7 @@ def header_command(as_cdef: bool, file: str | None) -> None:
     help="CPU features to add and to take away, as +avx2,-fma.",
     show_default=False,
 )
-@click.option(
-    "--opt-level",
-    type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
-    metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
-    default=3,
-    show_default=True,
-    help="How hard LLVM optimises.",
-)
+@opt_level_option(default=3)
 @click.pass_context
 def build_library_command(
     ctx: click.Context, /, directory: str, target: str | None, cpu: str | None, features: str, opt_level: int

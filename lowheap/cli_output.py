@@ -6,15 +6,19 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lowheap.engine import OPT_LEVELS
 from lowheap.errors import LowheapError
 from lowheap.jit import barriers as barrier_sets
 
 _PROGRESS_DELAY = 1.0
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def read_program(source: str) -> bytes:
@@ -39,9 +43,22 @@ barriers_option = click.option(
 )
 
 
+def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:
+    """Return the option of how hard to optimise."""
+    return click.option(
+        "--opt-level",
+        type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
+        metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
+        default=default,
+        show_default=True,
+        help="How hard LLVM optimises.",
+    )
+
+
 def report_console() -> Console:
     """Return a console on standard output, which takes every character: what it cannot encode is escaped."""
     with contextlib.suppress(AttributeError):  # a stream that is closed, or replaced by one that has no encoding
+        # None, and streams without this method, are what is suppressed.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     return Console(highlight=False)
 

@@ -426,7 +426,7 @@ class Generator:
         function.body += self.statements(self.random.randint(3, 6), 3)
         objects = [local for local in every if isinstance(local[1], Ref) and local[1].heap in self.by_name]
         for name, type_ in self.random.sample(objects, min(2, len(objects))):
-            function.body.append(self.look_at(name, self.by_name[type_.heap]))  # type: ignore[union-attr]
+            function.body.append(self.look_at(name, self.by_name[type_.heap]))  # type: ignore[union-attr]  # references only: see `objects`
         for type_ in function.signature.results:
             if function.export == "run":
                 function.body.append(Node("global.get $hash", type="i64", fixed=True))
@@ -693,7 +693,7 @@ class Generator:
             name = self.pick(locals_)
             inside = [Node(f"local.set {name}", [branch]), Node(f"local.get {name}")]
             inside[1:1] = self.statements(1, depth - 2)
-            if not self.heap_matches(dict(self.function.locals)[name].heap, "any"):  # type: ignore[union-attr]
+            if not self.heap_matches(dict(self.function.locals)[name].heap, "any"):  # type: ignore[union-attr]  # `locals_` are references
                 inside = [branch]
         return Node(f"block {label} (result (ref null any))", inside, Ref(True, "any"))
 

@@ -10,14 +10,14 @@ itself and keeps a second call out, and the body's `check`s in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
 from llvmlite import ir
 
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
-from lowheap.jit.emit import I1, I8, I32, I64, PTR, REFERENCE, VOID, ReferenceShape
+from lowheap.jit.emit import I1, I8, I32, I64, NO_MEMSET, PTR, REFERENCE, VOID, AttributedFunction, ReferenceShape
 from lowheap.jit.runtime import RuntimeEmitter
 from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
 from lowheap.layout import (
@@ -57,25 +57,15 @@ _TYPES: dict[str, ir.Type] = {
 }
 
 
-# For LLVM not to make calls of memset of loops that are short most of the time.
-_API_ATTRIBUTES = ("nounwind", '"no-builtin-memset"')
+class ApiFunction(AttributedFunction):
+    """A function of the interface. Unlike compiled code's, its frame is never walked, so it needs no frame pointer.
 
-
-class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
-    """Function attributes with the string attributes that llvmlite does not know."""
-
-    _known = ir.values.FunctionAttributes._known | {*_API_ATTRIBUTES}
-
-
-class ApiFunction(ir.Function):  # type: ignore[misc]
-    """A function of the interface. Unlike compiled code's, its frame is never walked, so it needs no frame pointer."""
+    Its loops are short most of the time, and a call of memset takes longer than they do.
+    """
 
     def __init__(self, module: ir.Module, type: ir.FunctionType, name: str) -> None:
         """Declare the function in `module`."""
-        super().__init__(module, type, name)
-        self.attributes = _Attributes()
-        for attribute in _API_ATTRIBUTES:
-            self.attributes.add(attribute)
+        super().__init__(module, type, name, NO_MEMSET)
 
 
 def llvm_type_of(c_type: str) -> ir.Type:
@@ -305,9 +295,15 @@ class ApiEmitter(RuntimeEmitter):
         result = self.variable(I1(0))
         with builder.if_then(is_within):
             kind = builder.and_(self.load_header(reference, VMDrcHeader.kind_and_reserved), I32(KIND_MASK))
-            matches = [self._compare("==", kind, int(known)) for known in OBJECT_KINDS]
-            result.value = builder.or_(builder.or_(matches[0], matches[1]), builder.or_(matches[2], matches[3]))
+            result.value = self.is_one_of(kind, OBJECT_KINDS)
         return result.value
+
+    def is_one_of(self, value: ir.Value, known: Sequence[int]) -> ir.Value:
+        """Whether a number is one of these, of which there is at least one, as an i1."""
+        result = self._compare("==", value, known[0])
+        for other in known[1:]:
+            result = self.builder.or_(result, self._compare("==", value, other))
+        return result
 
 
 def heap_functions() -> list[Function]:

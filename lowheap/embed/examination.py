@@ -210,15 +210,9 @@ class ExaminationEmitter(ApiEmitter):
 
     def _require_kind(self, block: _Block, word: ir.Value) -> None:
         kind = self.builder.and_(word, I32(KIND_MASK))
-        is_known = self._is_one_of(kind, tuple(map(int, OBJECT_KINDS)))
+        is_known = self.is_one_of(kind, OBJECT_KINDS)
         text = "object 0x%llx has kind word 0x%llx, which is no kind"
         self.require(is_known, Status.CORRUPT, text, block.index, word)
-
-    def _is_one_of(self, value: ir.Value, known: tuple[int, ...]) -> ir.Value:
-        result = self._compare("==", value, known[0])
-        for other in known[1:]:
-            result = self.builder.or_(result, self._compare("==", value, other))
-        return result
 
     # ------------------------------------------------------------------------------------------------------------------
     # Roots
@@ -357,7 +351,7 @@ class ExaminationEmitter(ApiEmitter):
             info = self._type_info(number)
             kind = self.load(info, VMTypeInfo.kind)
             with builder.if_then(self._compare("!=", kind, 0)):
-                is_known = self._is_one_of(kind, tuple(int(each) for each in OBJECT_KINDS if each.name != "EXTERN_REF"))
+                is_known = self.is_one_of(kind, [each for each in OBJECT_KINDS if each.name != "EXTERN_REF"])
                 text = "type %llu has kind word 0x%llx, which is no kind"
                 self.require(is_known, Status.CORRUPT, text, number, kind)
                 with builder.if_else(self._compare("==", kind, VMGcKind.ARRAY_REF)) as (array, others):
@@ -373,7 +367,7 @@ class ExaminationEmitter(ApiEmitter):
         traced = self.load(info, VMTypeInfo.traced_count)
         is_traced_reference = builder.and_(self._compare("==", size, REFERENCE_SIZE), self._compare("==", traced, 1))
         is_sound = builder.and_(
-            builder.and_(self._compare(">=", start, ARRAY_HEADER_END), self._is_one_of(size, _ELEMENT_SIZES)),
+            builder.and_(self._compare(">=", start, ARRAY_HEADER_END), self.is_one_of(size, _ELEMENT_SIZES)),
             builder.or_(self._compare("==", traced, 0), is_traced_reference),
         )
         text = "array type %llu has elements from %llu on, of %llu bytes, %llu of 1 traced"

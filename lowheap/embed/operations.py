@@ -7,8 +7,9 @@ there. Making and destroying heaps is in `lifecycle.py`, looking at one in `exam
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from llvmlite import ir
 
@@ -86,6 +87,36 @@ _KIND_OF_HEAP_TYPE = {
     VMHeapType.EXN: VMGcKind.EXN_REF,
 }
 _HEAP_TYPES_WITH_I31 = (VMHeapType.ANY, VMHeapType.EQ, VMHeapType.I31, VMHeapType.EXTERN)
+
+
+_INTEGERS = (VMStorage.I32, *_PACKED)
+_REFERENCES = (VMStorage.REFERENCE,)
+
+_Place = tuple[ir.Value, ir.Value]
+"""A field's or an element's address, and the address of its `VMFieldInfo`."""
+
+
+def _accessor(
+    find: Callable[[Any, ir.Value, ir.Value, Sequence[VMStorage]], _Place],
+    access: Callable[[Any, _Place, ir.Value], None],
+    storages: Sequence[VMStorage],
+) -> Callable[[Any, ir.Value, ir.Value, ir.Value], None]:
+    """Return the method for a function of the table that gets at a part of an object, of one of these storages.
+
+    `find` checks and finds the part's place; `access` reads or writes it.
+    """
+
+    def emit(self: Any, reference: ir.Value, number: ir.Value, value: ir.Value) -> None:
+        access(self, find(self, reference, number, storages), value)
+
+    return emit
+
+
+def _reading(type: ir.Type) -> Callable[[Any, _Place, ir.Value], None]:
+    def read(self: Any, place: _Place, result: ir.Value) -> None:
+        self.store_typed(self.load_typed(place[0], type), result)
+
+    return read
 
 
 class OperationsEmitter(ApiEmitter):
@@ -282,9 +313,7 @@ class OperationsEmitter(ApiEmitter):
         builder = self.builder
         heap_type = self.load(definition, VMFieldDefinition.heap_type)
         is_traced = self._compare("==", self._storage_of(definition), VMStorage.REFERENCE)
-        for untraced in _UNTRACED_HEAP_TYPES:
-            is_traced = builder.and_(is_traced, self._compare("!=", heap_type, untraced))
-        return is_traced
+        return builder.and_(is_traced, builder.not_(self.is_one_of(heap_type, _UNTRACED_HEAP_TYPES)))
 
     def _check_fields(self, fields: ir.Value, count: ir.Value, type_index: ir.Value) -> None:
         """Fail unless each field has a known storage and known flags, and refers to a type that there is."""
@@ -519,13 +548,6 @@ class OperationsEmitter(ApiEmitter):
                     builder.ret(I32(Status.OK))
         builder.ret(self._call(_ALLOCATE_ARRAY_SLOWLY, type_index, length, result))
 
-    def _array_size(self, info: ir.Value, length: ir.Value) -> ir.Value:
-        """How many bytes an array has, as an i64."""
-        builder = self.builder
-        element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
-        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
-        return builder.add(start, builder.mul(element_size, builder.zext(length, I64)))
-
     def _allocate_array_slowly(self, type_index: ir.Value, length: ir.Value, result: ir.Value) -> ir.Value:
         self.api = FUNCTIONS["lh_alloc_array"]
         info = self._check_type(type_index, VMGcKind.ARRAY_REF)
@@ -586,9 +608,7 @@ class OperationsEmitter(ApiEmitter):
         text = f"all {HOST_DATA_LIMIT} host-data ids are in use"
         may_collect = self._compare("==", self._control(VMHeapControl.no_gc_count), 0)
         with builder.if_then(builder.and_(builder.not_(self._has_host_data_id()), may_collect), likely=False):
-            failed = self._call(COLLECT)
-            with builder.if_then(self._compare("!=", failed, 0), likely=False):
-                self._fail_if_untraceable()
+            self._collect_or_fail()
             self.release_dead_externrefs()
         self.require(self._has_host_data_id(), Status.LIMIT, text)
         reference = self._allocate_or_fail(_ALLOCATE_EXTERNREF, needed=I64(size))
@@ -718,6 +738,11 @@ class OperationsEmitter(ApiEmitter):
                 self.builder.ret(I32(1))
         return super()._trace()
 
+    def _collect_or_fail(self) -> None:
+        failed = self._call(COLLECT)
+        with self.builder.if_then(self._compare("!=", failed, 0), likely=False):
+            self._fail_if_untraceable()
+
     def _collect_if_it_is_time(self) -> None:
         """A heap with `collect_every` collects at every so many allocations, which proves that frames hold enough."""
         builder = self.builder
@@ -728,9 +753,7 @@ class OperationsEmitter(ApiEmitter):
             is_time = self._compare("==", builder.urem(number, builder.zext(every, I64)), 0)
             may = self._compare("==", self._control(VMHeapControl.no_gc_count), 0)
             with builder.if_then(builder.and_(is_time, may)):
-                failed = self._call(COLLECT)
-                with builder.if_then(self._compare("!=", failed, 0), likely=False):
-                    self._fail_if_untraceable()
+                self._collect_or_fail()
 
     def _zero_behind(self, reference: ir.Value, start: int, end: ir.Value) -> None:
         """Set an object's bytes from `start` to `end` to zero."""
@@ -806,7 +829,7 @@ class OperationsEmitter(ApiEmitter):
     # ------------------------------------------------------------------------------------------------------------------
     # Fields and elements
 
-    def _field(self, reference: ir.Value, field: ir.Value, storages: Sequence[VMStorage]) -> tuple[ir.Value, ir.Value]:
+    def _field(self, reference: ir.Value, field: ir.Value, storages: Sequence[VMStorage]) -> _Place:
         """Return a struct field's address, and the address of its entry."""
         self._check_kind(reference, VMGcKind.STRUCT_REF, "a struct")
         info = self._type_info(self.load_header(reference, VMDrcHeader.type_index))
@@ -817,9 +840,7 @@ class OperationsEmitter(ApiEmitter):
         self._check_storage(entry, storages, "field %llu", field)
         return self.heap_address(reference, self.load(entry, VMFieldInfo.offset)), entry
 
-    def _element(
-        self, reference: ir.Value, index: ir.Value, storages: Sequence[VMStorage]
-    ) -> tuple[ir.Value, ir.Value]:
+    def _element(self, reference: ir.Value, index: ir.Value, storages: Sequence[VMStorage]) -> _Place:
         """Return an element's address, and the address of the entry for all of its array type's."""
         builder = self.builder
         self._check_kind(reference, VMGcKind.ARRAY_REF, "an array")
@@ -836,17 +857,20 @@ class OperationsEmitter(ApiEmitter):
     def _check_storage(self, entry: ir.Value, storages: Sequence[VMStorage], what: str, number: ir.Value) -> None:
         if self.is_checked:
             storage = self.load(entry, VMFieldInfo.storage)
-            is_right: ir.Value = I1(0)
-            for known in storages:
-                is_right = self.builder.or_(is_right, self._compare("==", storage, known))
+            is_right = self.is_one_of(storage, storages)
             names = " or ".join(known.name.lower() for known in storages)
             text = f"{what} has storage %llu; this is for {names}, {int(storages[0])}"
             self.check(is_right, Status.WRONG_TYPE, text, number, storage)
 
-    def _get_i32(self, place: tuple[ir.Value, ir.Value], result: ir.Value, *, signed: bool) -> None:
+    def _get_i32(self, place: _Place, result: ir.Value) -> None:
+        self._get_extended(place, result, self.builder.sext)
+
+    def _get_u32(self, place: _Place, result: ir.Value) -> None:
+        self._get_extended(place, result, self.builder.zext)
+
+    def _get_extended(self, place: _Place, result: ir.Value, extend: Callable[[ir.Value, ir.Type], ir.Value]) -> None:
         builder = self.builder
         address, entry = place
-        extend = builder.sext if signed else builder.zext
         value = self.variable(I32(0))
         storage = self.load(entry, VMFieldInfo.storage)
         with builder.if_else(self._compare("==", storage, VMStorage.I32), likely=True) as (whole, packed):
@@ -859,7 +883,7 @@ class OperationsEmitter(ApiEmitter):
                     value.value = extend(self.load_typed(address, I8), I32)
         self.store_typed(value.value, result)
 
-    def _set_i32(self, place: tuple[ir.Value, ir.Value], value: ir.Value) -> None:
+    def _set_i32(self, place: _Place, value: ir.Value) -> None:
         builder = self.builder
         address, entry = place
         storage = self.load(entry, VMFieldInfo.storage)
@@ -872,13 +896,13 @@ class OperationsEmitter(ApiEmitter):
                 with byte:
                     self.store_typed(builder.trunc(value, I8), address)
 
-    def _get(self, place: tuple[ir.Value, ir.Value], type: ir.Type, result: ir.Value) -> None:
-        self.store_typed(self.load_typed(place[0], type), result)
+    def _set(self, place: _Place, value: ir.Value) -> None:
+        self.store_typed(value, place[0])
 
-    def _get_reference(self, place: tuple[ir.Value, ir.Value], result: ir.Value) -> None:
+    def _get_reference(self, place: _Place, result: ir.Value) -> None:
         self.store_typed(self.barriers.read(self, place[0], ANY_REFERENCE), result)
 
-    def _set_reference(self, place: tuple[ir.Value, ir.Value], value: ir.Value) -> None:
+    def _set_reference(self, place: _Place, value: ir.Value) -> None:
         address, entry = place
         self.check_reference(value, what="value")
         if self.is_checked:
@@ -894,9 +918,7 @@ class OperationsEmitter(ApiEmitter):
         is_null = self._compare("==", value, NULL)
         wrong = builder.and_(is_null, builder.not_(self._flag(flags, FIELD_NULLABLE)))
         self.check(builder.not_(wrong), Status.WRONG_TYPE, "the value is null, where that cannot be")
-        takes_i31: ir.Value = I1(0)
-        for known in _HEAP_TYPES_WITH_I31:
-            takes_i31 = builder.or_(takes_i31, self._compare("==", heap_type, known))
+        takes_i31 = self.is_one_of(heap_type, _HEAP_TYPES_WITH_I31)
         wrong = builder.and_(self._flag(value, I31_TAG), builder.not_(takes_i31))
         text = "the value 0x%llx is an i31, where heap type 0x%llx is wanted"
         self.check(builder.not_(wrong), Status.WRONG_TYPE, text, value, heap_type)
@@ -906,93 +928,29 @@ class OperationsEmitter(ApiEmitter):
             type_index = self.load_header(value, VMDrcHeader.type_index)
             self.check(self._compare("!=", matches, 0), Status.WRONG_TYPE, text, value, type_index, heap_type)
 
-    def lh_struct_get_i32(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_i32(self._field(reference, field, (VMStorage.I32, *_PACKED)), result, signed=True)
+    lh_struct_get_i32 = _accessor(_field, _get_i32, _INTEGERS)
+    lh_struct_get_u32 = _accessor(_field, _get_u32, _INTEGERS)
+    lh_struct_get_i64 = _accessor(_field, _reading(I64), (VMStorage.I64,))
+    lh_struct_get_f32 = _accessor(_field, _reading(F32), (VMStorage.F32,))
+    lh_struct_get_f64 = _accessor(_field, _reading(F64), (VMStorage.F64,))
+    lh_struct_get_ref = _accessor(_field, _get_reference, _REFERENCES)
+    lh_struct_set_i32 = _accessor(_field, _set_i32, _INTEGERS)
+    lh_struct_set_i64 = _accessor(_field, _set, (VMStorage.I64,))
+    lh_struct_set_f32 = _accessor(_field, _set, (VMStorage.F32,))
+    lh_struct_set_f64 = _accessor(_field, _set, (VMStorage.F64,))
+    lh_struct_set_ref = _accessor(_field, _set_reference, _REFERENCES)
 
-    def lh_struct_get_u32(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_i32(self._field(reference, field, (VMStorage.I32, *_PACKED)), result, signed=False)
-
-    def lh_struct_get_i64(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._field(reference, field, (VMStorage.I64,)), I64, result)
-
-    def lh_struct_get_f32(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._field(reference, field, (VMStorage.F32,)), F32, result)
-
-    def lh_struct_get_f64(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._field(reference, field, (VMStorage.F64,)), F64, result)
-
-    def lh_struct_get_ref(self, reference: ir.Value, field: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_reference(self._field(reference, field, (VMStorage.REFERENCE,)), result)
-
-    def lh_struct_set_i32(self, reference: ir.Value, field: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self._set_i32(self._field(reference, field, (VMStorage.I32, *_PACKED)), value)
-
-    def lh_struct_set_i64(self, reference: ir.Value, field: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._field(reference, field, (VMStorage.I64,))[0])
-
-    def lh_struct_set_f32(self, reference: ir.Value, field: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._field(reference, field, (VMStorage.F32,))[0])
-
-    def lh_struct_set_f64(self, reference: ir.Value, field: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._field(reference, field, (VMStorage.F64,))[0])
-
-    def lh_struct_set_ref(self, reference: ir.Value, field: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self._set_reference(self._field(reference, field, (VMStorage.REFERENCE,)), value)
-
-    def lh_array_get_i32(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_i32(self._element(reference, index, (VMStorage.I32, *_PACKED)), result, signed=True)
-
-    def lh_array_get_u32(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_i32(self._element(reference, index, (VMStorage.I32, *_PACKED)), result, signed=False)
-
-    def lh_array_get_i64(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._element(reference, index, (VMStorage.I64,)), I64, result)
-
-    def lh_array_get_f32(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._element(reference, index, (VMStorage.F32,)), F32, result)
-
-    def lh_array_get_f64(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get(self._element(reference, index, (VMStorage.F64,)), F64, result)
-
-    def lh_array_get_ref(self, reference: ir.Value, index: ir.Value, result: ir.Value) -> None:
-        """See the table."""
-        self._get_reference(self._element(reference, index, (VMStorage.REFERENCE,)), result)
-
-    def lh_array_set_i32(self, reference: ir.Value, index: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self._set_i32(self._element(reference, index, (VMStorage.I32, *_PACKED)), value)
-
-    def lh_array_set_i64(self, reference: ir.Value, index: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._element(reference, index, (VMStorage.I64,))[0])
-
-    def lh_array_set_f32(self, reference: ir.Value, index: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._element(reference, index, (VMStorage.F32,))[0])
-
-    def lh_array_set_f64(self, reference: ir.Value, index: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self.store_typed(value, self._element(reference, index, (VMStorage.F64,))[0])
-
-    def lh_array_set_ref(self, reference: ir.Value, index: ir.Value, value: ir.Value) -> None:
-        """See the table."""
-        self._set_reference(self._element(reference, index, (VMStorage.REFERENCE,)), value)
+    lh_array_get_i32 = _accessor(_element, _get_i32, _INTEGERS)
+    lh_array_get_u32 = _accessor(_element, _get_u32, _INTEGERS)
+    lh_array_get_i64 = _accessor(_element, _reading(I64), (VMStorage.I64,))
+    lh_array_get_f32 = _accessor(_element, _reading(F32), (VMStorage.F32,))
+    lh_array_get_f64 = _accessor(_element, _reading(F64), (VMStorage.F64,))
+    lh_array_get_ref = _accessor(_element, _get_reference, _REFERENCES)
+    lh_array_set_i32 = _accessor(_element, _set_i32, _INTEGERS)
+    lh_array_set_i64 = _accessor(_element, _set, (VMStorage.I64,))
+    lh_array_set_f32 = _accessor(_element, _set, (VMStorage.F32,))
+    lh_array_set_f64 = _accessor(_element, _set, (VMStorage.F64,))
+    lh_array_set_ref = _accessor(_element, _set_reference, _REFERENCES)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Barriers
@@ -1159,9 +1117,7 @@ class OperationsEmitter(ApiEmitter):
     def lh_collect(self) -> None:
         """See the table."""
         self._require_no_scope()
-        failed = self._call(COLLECT)
-        with self.builder.if_then(self._compare("!=", failed, 0), likely=False):
-            self._fail_if_untraceable()
+        self._collect_or_fail()
         self.release_dead_externrefs()
 
     def lh_collect_increment(self, budget: ir.Value, result: ir.Value) -> None:

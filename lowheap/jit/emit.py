@@ -63,29 +63,39 @@ def _llvm_field(data: Any) -> ir.Type:
     return ir.IntType(8 * ctypes.sizeof(data))
 
 
-_NATIVE_ATTRIBUTES = (
-    "nounwind",
+_FRAME_ATTRIBUTES = (
     '"frame-pointer"="all"',
     # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
     '"disable-tail-calls"="true"',
 )
 
+NO_MEMSET = '"no-builtin-memset"'
+"""Attribute: LLVM makes no calls of memset of loops."""
+
 
 class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
     """Function attributes with the string attributes that llvmlite does not know."""
 
-    _known = ir.values.FunctionAttributes._known | {*_NATIVE_ATTRIBUTES}
+    _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET}
 
 
-class NativeFunction(ir.Function):  # type: ignore[misc]
-    """A function that keeps a frame pointer, so that frames can be walked."""
+class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships no type information
+    """A function that never unwinds, with attributes as LLVM writes them."""
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
         self.attributes = _Attributes()
-        for attribute in (*_NATIVE_ATTRIBUTES, *attributes):
+        for attribute in ("nounwind", *attributes):
             self.attributes.add(attribute)
+
+
+class NativeFunction(AttributedFunction):
+    """A function that keeps a frame pointer, so that frames can be walked."""
+
+    def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
+        """Declare the function in `module` with these further attributes."""
+        super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -778,15 +778,19 @@ class RuntimeEmitter(Emitter):
 
     def _allocate_array(self, type_index: ir.Value, length: ir.Value) -> ir.Value:
         builder = self.builder
-        info = self._type_info(type_index)
-        element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
-        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
-        size = builder.add(start, builder.mul(builder.zext(length, I64), element_size))
+        size = self._array_size(self._type_info(type_index), length)
         with builder.if_then(self._compare(">", self._block_length(size), MAXIMUM_CAPACITY - FIRST_INDEX)):
             self._fail(TrapCode.ALLOCATION_TOO_LARGE)
         array = self._allocate(I32(VMGcKind.ARRAY_REF), type_index, builder.trunc(size, I32))
         self.store_header(length, array, VMDrcArrayHeader.length)
         return array
+
+    def _array_size(self, info: ir.Value, length: ir.Value) -> ir.Value:
+        """How many bytes an array of a type has, as an i64."""
+        builder = self.builder
+        element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
+        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
+        return builder.add(start, builder.mul(builder.zext(length, I64), element_size))
 
     def _fail(self, code: TrapCode) -> None:
         self.store(int(code), self.store_context, VMStoreContext.trap_code)

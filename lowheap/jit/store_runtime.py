@@ -312,11 +312,11 @@ class StoreRuntime:
     def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
         """Make a compiled function one of the store. HeapError when the function table is full."""
         type = self._function_type(type_index)
-        call = self.caller(trampoline, vmctx, code, type, name)
         signature = transitions.Signature.of(type)
+        target = _target(trampoline, vmctx, code, signature)
+        call = self._caller(target, type, name)
         number = self._enter_into_table(code, vmctx, type_index)
         if signature.is_scalar:
-            target = _target(trampoline, vmctx, code, signature)
             function: Func = _ScalarFunc(self, target, signature, number, type_index, name, call)
         else:
             function = Func(self._store, number, type_index, name, call)
@@ -370,8 +370,9 @@ class StoreRuntime:
         self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
-        signature = transitions.Signature.of(type)
-        target = _target(trampoline, vmctx, code, signature)
+        return self._caller(_target(trampoline, vmctx, code, transitions.Signature.of(type)), type, name)
+
+    def _caller(self, target: tuple[Any, Any, Any], type: FuncType, name: str) -> Callable[[Sequence[Any]], Any]:
         count = max(1, len(type.results))
         lift = self._lifting(type.results)
         store = self._store
