@@ -38,21 +38,6 @@ SEED = 20260
 LISTED = HEADER_IN_OVER_APPROX_LIST_BIT
 
 
-@pytest.fixture(scope="module")
-def peers() -> Iterator[Callable[[str], Peer]]:
-    """One process for each release."""
-    opened: dict[str, Peer] = {}
-
-    def peer(version: str) -> Peer:
-        if version not in opened:
-            opened[version] = Peer(version, "(module)")
-        return opened[version]
-
-    yield peer
-    for each in opened.values():
-        each.close()
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Structures and constants
 

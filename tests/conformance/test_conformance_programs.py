@@ -56,21 +56,6 @@ RESET = (Call("reset"),)
 PAGE = 1 << 16
 
 
-@pytest.fixture(scope="module")
-def peers() -> Iterator[Callable[[str], Peer]]:
-    """One process for each release."""
-    opened: dict[str, Peer] = {}
-
-    def peer(version: str) -> Peer:
-        if version not in opened:
-            opened[version] = Peer(version, "(module)")
-        return opened[version]
-
-    yield peer
-    for each in opened.values():
-        each.close()
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Heaps as graphs, for a release that places objects elsewhere
 
