@@ -16,7 +16,7 @@ from llvmlite import ir
 
 import lowheap as lh
 from lowheap import cli
-from lowheap.cli_asm import _compile_marked
+from lowheap.cli.asm import _compile_marked
 from lowheap.jit.emit import I32, PTR, VOID, Emitter, NativeFunction
 from lowheap.jit.listing import MarkedCode
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule

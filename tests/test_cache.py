@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowheap as lh
-from lowheap.cli_output import compile_progress
+from lowheap.cli.output import compile_progress
 from lowheap.jit import cache, runtime
 from lowheap.jit import engine as jit_engine
 from lowheap.jit.barriers import Drc
@@ -503,7 +503,7 @@ PROBE = """
 import sys, time
 from pathlib import Path
 import lowheap as lh
-from lowheap.cli_output import compile_progress
+from lowheap.cli.output import compile_progress
 from lowheap.jit import cache, runtime
 cache._LOADED_AT = time.time() + 1e6
 def refuse(*args, **options):

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap import cli
+from lowheap.cli.values import format_value, parse_value
 from lowheap.engine import RUNTIMES
 from lowheap.types import ANYREF, EXTERNREF, F32, F64, I31REF, I32, I64, V128
 
@@ -257,29 +258,29 @@ def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str
 
 @given(st.integers(-(1 << 31), (1 << 32) - 1), st.booleans())
 def test_i32_is_read_as_python_reads_it(value: int, in_hexadecimal: bool) -> None:
-    assert cli.parse_value(I32, hex(value) if in_hexadecimal else str(value)) == value
+    assert parse_value(I32, hex(value) if in_hexadecimal else str(value)) == value
 
 
 @given(st.integers(-(1 << 70), 1 << 70))
 def test_integers_out_of_range_are_refused(value: int) -> None:
     for type, least, greatest in ((I32, -(1 << 31), 1 << 32), (I64, -(1 << 63), 1 << 64)):
         if least <= value < greatest:
-            assert cli.parse_value(type, str(value)) == value
+            assert parse_value(type, str(value)) == value
         else:
             with pytest.raises(ValueError, match=str(least)):
-                cli.parse_value(type, str(value))
+                parse_value(type, str(value))
 
 
 @given(st.floats(width=64))
 def test_f64_comes_back_as_itself(value: float) -> None:
-    again = cli.parse_value(F64, cli.format_value(F64, value))
+    again = parse_value(F64, format_value(F64, value))
     assert (math.isnan(value) and math.isnan(again)) or struct.pack("d", again) == struct.pack("d", value)
 
 
 @given(st.floats(width=32))
 def test_f32_comes_back_as_itself_in_its_shortest_form(value: float) -> None:
-    text = cli.format_value(F32, value)
-    again = cli.parse_value(F32, text)
+    text = format_value(F32, value)
+    again = parse_value(F32, text)
     assert (math.isnan(value) and math.isnan(again)) or struct.pack("f", again) == struct.pack("f", value)
     assert len(text) <= len(repr(value))
 
@@ -293,7 +294,7 @@ def test_f32_is_rounded_once(bits: int, nudge: int) -> None:
     shift = 0
     while (middle * 10**shift).denominator != 1:
         shift += 1
-    parsed = Fraction(cli.parse_value(F32, f"{(middle * 10**shift).numerator}e-{shift}"))
+    parsed = Fraction(parse_value(F32, f"{(middle * 10**shift).numerator}e-{shift}"))
     assert parsed in (low, high)
     assert abs(parsed - middle) <= min(abs(low - middle), abs(high - middle))
 
@@ -312,7 +313,7 @@ def test_f32_is_rounded_once(bits: int, nudge: int) -> None:
 )  # fmt: skip
 def test_what_is_no_value_is_refused(type: object, text: str) -> None:
     with pytest.raises(ValueError, match=r"written here|write a"):
-        cli.parse_value(type, text)  # type: ignore[arg-type]
+        parse_value(type, text)  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

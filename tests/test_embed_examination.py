@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
 
 import lowheap as lh
-from lowheap.cli_inspect import inspect_command
+from lowheap.cli.inspect import inspect_command
 from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
 from lowheap.errors import LowheapError

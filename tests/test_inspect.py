@@ -19,7 +19,7 @@ from rich.console import Console
 
 import lowheap as lh
 from lowheap import cli
-from lowheap.cli_inspect import inspect_command
+from lowheap.cli.inspect import inspect_command
 from lowheap.inspection import inspect, strongly_connected_components, verify
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,

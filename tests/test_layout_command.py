@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap import cli
-from lowheap.cli_layout import TypeLayout, layout_command, type_layouts
+from lowheap.cli.layout import TypeLayout, layout_command, type_layouts
 from lowheap.heap import DrcHeap
 from lowheap.layout import VMDrcArrayHeader, VMDrcExnHeader, VMDrcHeader, align_up
 from lowheap.wasm import validate

@@ -1,17 +1,15 @@
-"""`lowheap header` and `lowheap build-library`: the C interface as a header, and as a library without Python."""
+"""`lowheap build-library`: the C interface as a library without Python."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import opt_level_option, report_console
-from lowheap.embed import header as header_text
+from lowheap.cli.options import opt_level_option
+from lowheap.cli.output import report_console
 from lowheap.embed import library
-from lowheap.errors import LowheapError, UnsupportedError
+from lowheap.errors import UnsupportedError
 from lowheap.snapshot.image import printable
 
 _SUMMARIES = {
@@ -21,24 +19,6 @@ _SUMMARIES = {
     "link": "link",
     "pc": "for pkg-config",
 }
-
-
-@click.command("header", short_help="Print the C header.")
-@click.option("--cdef", "as_cdef", is_flag=True, help="Print the declarations for cffi's cdef in place of the header.")
-@click.option("--out", "file", metavar="FILE", help="Write them to FILE in place of standard output.")
-def header_command(as_cdef: bool, file: str | None) -> None:
-    """Print lowheap.h, the header of the C library.
-
-    It goes with the libraries that this version of lowheap builds, and is refused by all that are laid out differently.
-    """
-    text = header_text.cdef() if as_cdef else header_text.header()
-    if file is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LowheapError(f"cannot write {file!r}: {error.strerror or error}") from error
 
 
 @click.command("build-library", short_help="Build the C library.")

@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import read_program, report_console
-from lowheap.errors import ModuleError
+from lowheap.cli.options import naming, read_program
+from lowheap.cli.output import report_console
 from lowheap.layout import (
     GcArrayLayout,
     GcLayout,
@@ -190,10 +190,8 @@ def layout_command(source: str, as_json: bool) -> None:
         layouts = type_layouts(validate.to_binary(text))
     else:
         data = read_program(source)
-        try:
+        with naming(source):
             layouts = type_layouts(validate.to_binary(data))
-        except ModuleError as error:
-            raise type(error)(f"{source}: {error}") from error
     if as_json:
         click.echo(json.dumps([asdict(each) for each in layouts], indent=2))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lowheap.cli_output import report_console
+from lowheap.cli.output import report_console
 from lowheap.errors import LowheapError
 from lowheap.inspection import Inspection, inspect
 from lowheap.snapshot import Image

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli_output import barriers_option, opt_level_option, read_program, report_console
+from lowheap.cli.options import barriers_option, check_barriers, naming, opt_level_option, read_program
+from lowheap.cli.output import report_console
 from lowheap.engine import RUNTIMES, Engine
-from lowheap.errors import CompilerError, LowheapError, ModuleError
-from lowheap.jit import barriers as barrier_sets
+from lowheap.errors import LowheapError
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize, marked
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
 from lowheap.snapshot.image import printable
@@ -68,17 +67,9 @@ def asm_command(
     """
     if as_ir and as_sizes:
         raise click.UsageError("--llvm and --sizes are two different outputs; give one of them", ctx)
-    if ":" in barriers and "" not in sys.path:
-        sys.path.insert(0, "")  # one's own module is looked for in the current directory too
-    try:
-        barrier_sets.find(barriers)
-    except CompilerError as error:
-        raise click.BadParameter(str(error), ctx, param_hint="'--barriers'") from error
-    engine = Engine(barriers=barriers, runtime=runtime, opt_level=opt_level)
-    try:
+    engine = Engine(barriers=check_barriers(barriers, ctx), runtime=runtime, opt_level=opt_level)
+    with naming(module):
         compiled = Module(engine, read_program(module))
-    except ModuleError as error:
-        raise type(error)(f"{module}: {error}") from error
     code, symbols = _compile_marked(compiled)
     console = report_console()
     options = f"{compiled.barriers.name} barriers, {runtime} runtime, optimisation level {opt_level}"

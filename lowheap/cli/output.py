@@ -1,58 +1,47 @@
-"""What the commands read and print in the same way: a program, options, a report, and progress on standard error."""
+"""What the commands print in the same way: reports, messages, progress on standard error; and the exit statuses."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import IO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lowheap.engine import OPT_LEVELS
-from lowheap.errors import LowheapError
-from lowheap.jit import barriers as barrier_sets
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_TRAP = 3
+EXIT_INTERRUPTED = 130
+
+EXIT_STATUSES = """\b
+Exit status: 0; 1 for an error; 2 for a wrong command line;
+3 when the program traps; 130 when interrupted."""
 
 _PROGRESS_DELAY = 1.0
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+def say(message: str) -> None:
+    """Print a message on standard error, where there is one that takes it."""
+    with contextlib.suppress(OSError):
+        click.echo(printable_on(message, sys.stderr), err=True)
 
 
-def read_program(source: str) -> bytes:
-    """Return the contents of a file, or of standard input for `-`. LowheapError, naming it, when it cannot be read."""
-    try:
-        if source == "-":
-            if sys.stdin is None:
-                raise LowheapError("cannot read standard input: it is closed")
-            return sys.stdin.buffer.read()
-        with open(source, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise LowheapError(f"cannot read {source!r}: {error.strerror or error}") from error
+def printable_on(text: str, stream: IO[str] | None) -> str:
+    """Escape what a terminal would obey, and what the stream cannot encode: names are the program's, not ours."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-barriers_option = click.option(
-    "--barriers",
-    metavar="NAME",
-    default="drc",
-    show_default=True,
-    help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
-)
-
-
-def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:
-    """Return the option of how hard to optimise."""
-    return click.option(
-        "--opt-level",
-        type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
-        metavar=f"{OPT_LEVELS[0]}-{OPT_LEVELS[-1]}",
-        default=default,
-        show_default=True,
-        help="How hard LLVM optimises.",
-    )
+def abandon_output() -> None:
+    """Let standard output lead nowhere, so that the interpreter does not fail to flush it at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report_console() -> Console:

@@ -1,0 +1,28 @@
+"""`lowheap header`: the C interface as a header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lowheap.embed import header as header_text
+from lowheap.errors import LowheapError
+
+
+@click.command("header", short_help="Print the C header.")
+@click.option("--cdef", "as_cdef", is_flag=True, help="Print the declarations for cffi's cdef in place of the header.")
+@click.option("--out", "file", metavar="FILE", help="Write them to FILE in place of standard output.")
+def header_command(as_cdef: bool, file: str | None) -> None:
+    """Print lowheap.h, the header of the C library.
+
+    It goes with the libraries that this version of lowheap builds, and is refused by all that are laid out differently.
+    """
+    text = header_text.cdef() if as_cdef else header_text.header()
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LowheapError(f"cannot write {file!r}: {error.strerror or error}") from error
