@@ -119,6 +119,11 @@ def names_object(reference: int) -> bool:
     return is_object(reference)
 
 
+def unsound_root(reference: int) -> str:
+    """Return what is wrong with what compiled code holds, when a trace has found it not to be listed."""
+    return f"compiled code holds {reference:#x}, which is not among the over-approximated stack roots"
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """One object as `DrcHeap.objects` reports it; dead, and yet to be freed, if its count is 0.
@@ -853,9 +858,7 @@ class DrcHeap:
             except InvalidReferenceError as error:
                 raise HeapCorruptionError([f"compiled code holds {reference:#x}, but {error}"]) from None
             if not header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-                raise HeapCorruptionError(
-                    [f"compiled code holds {reference:#x}, which is not among the over-approximated stack roots"]
-                )
+                raise HeapCorruptionError([unsound_root(reference)])
             header.kind_and_reserved |= HEADER_MARK_BIT
 
     def sweep(self) -> None:

@@ -707,6 +707,10 @@ class VMFuncRef(ctypes.Structure):
 FUNCTION_LIMIT = 1 << 20
 
 
+RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
+"""What `call_host` is asked instead of a host function's number: to free the externrefs that died in compiled code."""
+
+
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
@@ -715,7 +719,8 @@ class VMStoreContext(ctypes.Structure):
     runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
     of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
-    leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed.
+    leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A
+    trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
     """
 
     _fields_ = (
@@ -736,6 +741,8 @@ class VMStoreContext(ctypes.Structure):
         ("stack_map_slots", ctypes.c_uint64),
         ("unknown_return_address", ctypes.c_uint64),
         ("root_frames", ctypes.c_uint64),
+        ("unsound_root", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     )
     stack_limit: Unsigned
     stack_size: Unsigned
@@ -754,6 +761,7 @@ class VMStoreContext(ctypes.Structure):
     stack_map_slots: Unsigned
     unknown_return_address: Unsigned
     root_frames: Unsigned
+    unsound_root: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):

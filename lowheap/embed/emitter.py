@@ -10,16 +10,32 @@ itself and keeps a second call out, and the body's `check`s in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llvmlite import ir
 
+from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
-from lowheap.jit.emit import I1, I8, I32, I64, NO_MEMSET, PTR, REFERENCE, VOID, AttributedFunction, ReferenceShape
-from lowheap.jit.runtime import RuntimeEmitter
-from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
+from lowheap.jit.emit import (
+    I1,
+    I8,
+    I32,
+    I64,
+    NO_MEMSET,
+    PTR,
+    REFERENCE,
+    VOID,
+    AttributedFunction,
+    Emitter,
+    NativeFunction,
+    ReferenceShape,
+)
+from lowheap.jit.runtime import frame_rules, statics_of
+from lowheap.jit.stackmaps import Architecture
+from lowheap.jit.translate import SIZE_CLASS_NAME, declare
 from lowheap.layout import (
     BLOCK_ALIGN,
     FIRST_INDEX,
@@ -29,12 +45,19 @@ from lowheap.layout import (
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
+    REFERENCE_SIZE,
+    SMALL_BLOCK_LIMIT,
+    SMALL_CLASS_COUNT,
+    TYPE_LIMIT,
     CollectionPhase,
+    Field,
+    FreeBlock,
     VMDrcHeader,
     VMHeap,
     VMHeapControl,
-    VMStoreContext,
+    VMTypeInfo,
 )
+from lowheap.native import Native
 
 ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
 
@@ -98,14 +121,157 @@ def string_constant(module: ir.Module, text: str) -> ir.Value:
     return address_constant(known)
 
 
-class ApiEmitter(RuntimeEmitter):
+class ApiEmitter(Emitter):
     """Emits one function of the interface; the methods here are the pieces that they are made of."""
 
     is_checked: ClassVar[bool] = False
     system: ClassVar[str]
     """The system whose libc the code calls: one of `system.SYSTEMS`."""
 
+    architecture: ClassVar[Architecture | None] = None
+    """How frames of compiled code are linked where there can be some."""
+
     api: Function
+
+    @classmethod
+    def _define(
+        cls,
+        module: ir.Module,
+        name: str,
+        result: ir.Type,
+        params: list[ir.Type],
+        body: Callable[..., ir.Value | None],
+        *,
+        internal: bool = False,
+    ) -> None:
+        function = NativeFunction(module, ir.FunctionType(result, [PTR, *params]), name)
+        if internal:
+            function.linkage = "internal"
+        emitter = cls(function)
+        value = body(emitter, *function.args[1:])
+        if not emitter.builder.block.is_terminated:
+            if value is None:
+                emitter.builder.ret_void()
+            else:
+                emitter.builder.ret(value)
+
+    @classmethod
+    def rules(cls) -> FrameRules:
+        """How frames are walked where the code is for."""
+        return frame_rules(cls.architecture, checks_hosts=cls.is_checked)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Small pieces
+
+    def _call(self, name: str, *args: ir.Value) -> ir.Value:
+        return self.builder.call(self.module.globals[name], [self.vmctx, *args])
+
+    def call_native(self, function: Native[..., Any], *args: ir.Value) -> ir.Value:
+        """Call a function of the collector's; `args` are its parameters without the heap and the rules of frames."""
+        callee = declare(self.module, function, type(self), statics=statics_of(function, self.rules()))
+        return self.builder.call(callee, [self.vmctx, *args])
+
+    def _control(self, field: Field) -> ir.Value:
+        return self.load(self.control, field)
+
+    def _set_control(self, field: Field, value: ir.Value | int) -> None:
+        self.store(value, self.control, field)
+
+    def _add_to_control(self, field: Field, difference: ir.Value) -> None:
+        self._set_control(field, self.builder.add(self._control(field), difference))
+
+    def _compare(self, operator: str, a: ir.Value, b: ir.Value | int) -> ir.Value:
+        return self.builder.icmp_unsigned(operator, a, a.type(b) if isinstance(b, int) else b)
+
+    def _is_object(self, reference: ir.Value) -> ir.Value:
+        # Not `is_object`: in the loop over an object's fields, LLVM makes fewer moves of this, and drops of trees that
+        # are in the cache are 4 % faster.
+        no_i31 = self._compare("==", self.builder.and_(reference, REFERENCE(I31_TAG)), 0)
+        return self.builder.and_(no_i31, self._compare("!=", reference, NULL))
+
+    def _flag(self, word: ir.Value, bit: int) -> ir.Value:
+        return self._compare("!=", self.builder.and_(word, word.type(bit)), 0)
+
+    def _block_length(self, size: ir.Value) -> ir.Value:
+        rounded = self.builder.add(size, size.type(BLOCK_ALIGN - 1))
+        return self.builder.and_(rounded, size.type(-BLOCK_ALIGN))
+
+    def _minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.select(self._compare("<", a, b), a, b)
+
+    def _maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.select(self._compare(">", a, b), a, b)
+
+    def _size_class(self, length: ir.Value) -> ir.Value:
+        builder = self.builder
+        leading = builder.call(self.intrinsic("llvm.ctlz.i32", I32, [I32, ir.IntType(1)]), [length, ir.IntType(1)(0)])
+        bits = builder.sub(I32(I32.width), leading)
+        coarse = builder.add(bits, I32(SMALL_CLASS_COUNT - SMALL_BLOCK_LIMIT.bit_length()))
+        return builder.select(self._compare("<", length, SMALL_BLOCK_LIMIT), self._exact_class(length), coarse)
+
+    def _exact_class(self, length: ir.Value) -> ir.Value:
+        return self.builder.udiv(length, I32(BLOCK_ALIGN))
+
+    def _class_head(self, number: ir.Value) -> ir.Value:
+        """The address of a size class's head."""
+        offset = self.builder.mul(self.builder.zext(number, I64), I64(REFERENCE_SIZE))
+        heads = self.at(self.control, VMHeapControl.size_class_heads.offset)
+        return self.named(self.at(heads, offset), SIZE_CLASS_NAME)
+
+    def _push_free(self, index: ir.Value, length: ir.Value, flags: ir.Value | int) -> None:
+        with self.builder.if_else(self._compare("<", length, SMALL_BLOCK_LIMIT), likely=True) as (small, large):
+            with small:
+                self._push_free_to(self._class_head(self._exact_class(length)), index, length, flags)
+            with large:
+                self._push_free_to(self._class_head(self._size_class(length)), index, length, flags)
+
+    def _push_free_to(self, head: ir.Value, index: ir.Value, length: ir.Value, flags: ir.Value | int) -> None:
+        block = self.heap_address(index)
+        self._store_pair(block, FreeBlock.kind_and_reserved, 0, FreeBlock.length, length)
+        self._store_pair(block, FreeBlock.next, self.load_typed(head, REFERENCE), FreeBlock.flags, flags)
+        self.store_typed(index, head)
+
+    def _store_pair(
+        self, base: ir.Value, low: Field, low_value: ir.Value | int, high: Field, high_value: ir.Value | int
+    ) -> None:
+        """Store two neighbouring u32 fields in one store."""
+        assert (low.size, high.size, high.offset - low.offset) == (4, 4, 4), "two neighbours of 32 bits"
+
+        def widened(value: ir.Value | int) -> ir.Value:
+            return I64(value) if isinstance(value, int) else self.builder.zext(value, I64)
+
+        upper = self.builder.shl(widened(high_value), I64(8 * high.size))
+        self.store_typed(self.builder.or_(widened(low_value), upper), self.at(base, low.offset))
+
+    def _type_info(self, type_index: ir.Value) -> ir.Value:
+        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
+        type_index = self.builder.and_(type_index, I32(TYPE_LIMIT - 1))  # however corrupt, it stays in the table
+        offset = self.builder.mul(self.builder.zext(type_index, I64), I64(ctypes.sizeof(VMTypeInfo)))
+        return self.at(table, offset)
+
+    @contextmanager
+    def _each(self, count: ir.Value) -> Iterator[ir.Value]:
+        """Emit a loop over the u32 below `count`."""
+        number = self.variable(I32(0))
+        with self.loop() as loop:
+            current = number.value
+            loop.leave_if(self._compare(">=", current, count))
+            yield current
+            number.value = self.builder.add(current, I32(1))
+
+    def _live_bytes(self) -> ir.Value:
+        allocated = self._control(VMHeapControl.bytes_allocated)
+        return self.builder.sub(allocated, self._control(VMHeapControl.bytes_freed))
+
+    def _array_size(self, info: ir.Value, length: ir.Value) -> ir.Value:
+        """How many bytes an array of a type has, as an i64."""
+        builder = self.builder
+        element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
+        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
+        return builder.add(start, builder.mul(builder.zext(length, I64), element_size))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Functions
 
     @classmethod
     def define_function(cls, module: ir.Module, function: Function) -> None:
@@ -242,15 +408,12 @@ class ApiEmitter(RuntimeEmitter):
             self._call("lh.release")
 
     def _release(self) -> None:
-        pointer = self.load_pointer(self.store_context, VMStoreContext.call_host)
-        args = [self.vmctx, I32(RELEASE_DEAD_EXTERNREFS), PTR(None)]
-        with self.called_back():
-            self.call_pointer(pointer, I32, [PTR, I32, PTR], args)
+        self.release_externrefs()
 
-    def _release_dead_externrefs(self) -> None:
-        """As the runtime does in the middle of an allocation; finalizers may use the heap here, too."""
+    def release_externrefs(self) -> ir.Value:
+        """As in the middle of an allocation; finalizers may use the heap here, too."""
         with self.called_back():
-            super()._release_dead_externrefs()
+            return super().release_externrefs()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Conditions

@@ -13,12 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors.drc import allocation, collection, counting
 from lowheap.embed.api import FUNCTIONS, Status
 from lowheap.embed.emitter import ANY_REFERENCE, ApiEmitter
 from lowheap.errors import TrapCode
 from lowheap.jit.barriers import Drc
 from lowheap.jit.emit import F32, F64, I1, I8, I16, I32, I64, PTR, REFERENCE, VOID
-from lowheap.jit.runtime import ALLOCATE_ARRAY, ALLOCATE_STRUCT, COLLECT, FREE_PENDING, SWEEP_PENDING, TRACE
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
@@ -61,6 +61,7 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
+from lowheap.native import Native
 from lowheap.types import MAX_STRUCT_FIELDS, MAX_SUBTYPING_DEPTH
 
 _PACKED = (VMStorage.I8, VMStorage.I16)
@@ -74,8 +75,6 @@ _SIZES = {
     VMStorage.V128: 16,
     VMStorage.REFERENCE: REFERENCE_SIZE,
 }
-_ALLOCATE_EXTERNREF = "lh.allocate_externref"
-_BAD_SLOT = "lh.bad_slot"
 _ALLOCATE_STRUCT_SLOWLY = "lh.allocate_struct_slowly"
 _ALLOCATE_ARRAY_SLOWLY = "lh.allocate_array_slowly"
 _WORD = ctypes.sizeof(ctypes.c_uint32)
@@ -125,16 +124,8 @@ class OperationsEmitter(ApiEmitter):
     barriers = Drc()
 
     @classmethod
-    def define_all(cls, module: ir.Module) -> None:
-        """Give a module the whole runtime, with a look at frames before each trace in the checked build."""
-        if cls.is_checked:
-            cls._define(module, _BAD_SLOT, I64, [], cls._bad_slot, internal=True)
-        super().define_all(module)
-
-    @classmethod
     def define_operation_helpers(cls, module: ir.Module) -> None:
         """Give a module what several operations call."""
-        cls._define(module, _ALLOCATE_EXTERNREF, REFERENCE, [], cls._allocate_externref, internal=True)
         struct, array = cls._allocate_struct_slowly, cls._allocate_array_slowly
         cls._define(module, _ALLOCATE_STRUCT_SLOWLY, I32, [I32, PTR], struct, internal=True)
         cls._define(module, _ALLOCATE_ARRAY_SLOWLY, I32, [I32, I32, PTR], array, internal=True)
@@ -527,7 +518,7 @@ class OperationsEmitter(ApiEmitter):
         self.api = FUNCTIONS["lh_alloc_struct"]
         info = self._check_type(type_index, VMGcKind.STRUCT_REF)
         size = self.load(info, VMTypeInfo.size_or_elements_offset)
-        reference = self._allocate_or_fail(ALLOCATE_STRUCT, type_index, needed=self.builder.zext(size, I64))
+        reference = self._allocate_or_fail(allocation.allocate_struct, type_index, needed=self.builder.zext(size, I64))
         self._zero_behind(reference, HEADER_SIZE, size)
         self._hand_out(reference, result)
         return I32(Status.OK)
@@ -552,7 +543,7 @@ class OperationsEmitter(ApiEmitter):
         self.api = FUNCTIONS["lh_alloc_array"]
         info = self._check_type(type_index, VMGcKind.ARRAY_REF)
         needed = self._array_size(info, length)
-        reference = self._allocate_or_fail(ALLOCATE_ARRAY, type_index, length, needed=needed)
+        reference = self._allocate_or_fail(allocation.allocate_array, type_index, length, needed=needed)
         size = self.load_header(reference, VMDrcHeader.object_size)
         self._zero_behind(reference, VMDrcArrayHeader.length.offset + VMDrcArrayHeader.length.size, size)
         self._hand_out(reference, result)
@@ -611,7 +602,7 @@ class OperationsEmitter(ApiEmitter):
             self._collect_or_fail()
             self.release_dead_externrefs()
         self.require(self._has_host_data_id(), Status.LIMIT, text)
-        reference = self._allocate_or_fail(_ALLOCATE_EXTERNREF, needed=I64(size))
+        reference = self._allocate_or_fail(allocation.allocate_externref, needed=I64(size))
         # Whatever was called back meanwhile may have taken ids, the last one, too.
         with builder.if_then(builder.not_(self._has_host_data_id()), likely=False):
             self.free_externref(reference)
@@ -644,22 +635,18 @@ class OperationsEmitter(ApiEmitter):
         self._add_to_control(VMHeapControl.objects_freed, I64(1))
         self._add_to_control(VMHeapControl.bytes_freed, self.builder.zext(length, I64))
 
-    def _allocate_externref(self) -> ir.Value:
-        size = I32(ctypes.sizeof(VMDrcExternRef))
-        return self._allocate(I32(VMGcKind.EXTERN_REF), I32(EXTERNREF_TYPE_INDEX), size)
-
     def host_data_entry(self, number: ir.Value) -> ir.Value:
         """The address of an entry of the side table."""
         table = self.load_pointer(self.control, VMHeapControl.host_data, invariant=True)
         offset = self.builder.mul(self.builder.zext(number, I64), I64(ctypes.sizeof(VMHostData)))
         return self.at(table, offset)
 
-    def _allocate_or_fail(self, allocate: str, *args: ir.Value, needed: ir.Value) -> ir.Value:
+    def _allocate_or_fail(self, allocate: Native[..., Any], *args: ir.Value, needed: ir.Value) -> ir.Value:
         """A new object; or, after the host was asked to let go of something, a failure."""
         builder = self.builder
         if self.is_checked:
             self._collect_if_it_is_time()
-        reference = self.variable(self._call(allocate, *args))
+        reference = self.variable(self.call_native(allocate, *args))
         with builder.if_then(self._compare("==", reference.value, NULL), likely=False):
             self._fail_if_slot_bad()
             callback = self.load_pointer(self.vmctx, VMHeap.out_of_memory)
@@ -669,7 +656,7 @@ class OperationsEmitter(ApiEmitter):
                 with self.called_back():
                     retry = self.call_pointer(callback, I32, [PTR, I64], [argument, needed])
                 with builder.if_then(self._compare("!=", retry, 0)):
-                    reference.value = self._call(allocate, *args)
+                    reference.value = self.call_native(allocate, *args)
             with builder.if_then(self._compare("==", reference.value, NULL)):
                 self._fail_to_allocate(needed)
         return reference.value
@@ -700,47 +687,24 @@ class OperationsEmitter(ApiEmitter):
             self.store(0, self.store_context, VMStoreContext.unknown_return_address)
             text = "a frame of compiled code that returns to 0x%llx has no stack map"
             self.fail(Status.CORRUPT, text, address)
+        reference = self.load(self.store_context, VMStoreContext.unsound_root)
+        with self.builder.if_then(self._compare("!=", reference, NULL), likely=False):
+            self.store(NULL, self.store_context, VMStoreContext.unsound_root)
+            text = "a frame holds 0x%llx, which is stale, or was never a deferred reference"
+            self.fail(Status.BAD_REFERENCE, text, reference)
 
     def _fail_if_slot_bad(self) -> None:
         """Fail, in the checked build, if a frame holds what no collection could mark."""
         if self.is_checked:
-            address = self._call(_BAD_SLOT)
+            address = self.call_native(collection.unsound_slot)
             with self.builder.if_then(self._compare("!=", address, 0), likely=False):
                 reference = self.load_typed(self.builder.inttoptr(address, PTR), REFERENCE)
                 text = "slot 0x%llx of a frame holds 0x%llx, which is stale, or was never a deferred reference"
                 self.fail(Status.BAD_REFERENCE, text, address, reference)
 
-    def _bad_slot(self) -> ir.Value:
-        """The address of a frame's slot that holds neither null nor an i31 nor a listed object; 0 if there is none."""
-        builder = self.builder
-        frame = self.variable(self.load(self.store_context, VMStoreContext.root_frames))
-        with self.loop() as frames:
-            frames.leave_if(self._compare("==", frame.value, 0))
-            record = builder.inttoptr(frame.value, PTR)
-            slots = self.load_pointer(record, VMRootFrame.slots)
-            with self._each(self.load(record, VMRootFrame.slot_count)) as number:
-                slot = self._slot_of(slots, number)
-                reference = self.load_typed(slot, REFERENCE)
-                with builder.if_then(self._is_object(reference)):
-                    is_listed = self.variable(I1(0))
-                    with builder.if_then(self.is_place_of_object(reference)):
-                        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
-                        is_listed.value = self._flag(word, HEADER_IN_OVER_APPROX_LIST_BIT)
-                    with builder.if_then(builder.not_(is_listed.value), likely=False):
-                        builder.ret(builder.ptrtoint(slot, I64))
-            frame.value = self.load(record, VMRootFrame.previous)
-        return I64(0)
-
-    def _trace(self) -> ir.Value:
-        """As the runtime does; the checked build looks at the frames first, and marks nothing if one is wrong."""
-        if self.is_checked:
-            with self.builder.if_then(self._compare("!=", self._call(_BAD_SLOT), 0), likely=False):
-                self.builder.ret(I32(1))
-        return super()._trace()
-
     def _collect_or_fail(self) -> None:
-        failed = self._call(COLLECT)
-        with self.builder.if_then(self._compare("!=", failed, 0), likely=False):
+        done = self.call_native(collection.collect_all)
+        with self.builder.if_then(self.builder.not_(done), likely=False):
             self._fail_if_untraceable()
 
     def _collect_if_it_is_time(self) -> None:
@@ -1127,12 +1091,12 @@ class OperationsEmitter(ApiEmitter):
         pending = self._control(VMHeapControl.pending_dead)
         with builder.if_then(self._compare("==", pending, NULL)):
             self._require_no_scope()
-            failed = self._call(TRACE)
-            with builder.if_then(self._compare("!=", failed, 0), likely=False):
-                self._call("lh.clear_marks")
+            traced = self.call_native(collection.trace)
+            with builder.if_then(builder.not_(traced), likely=False):
+                self.call_native(collection.clear_marks)
                 self._fail_if_untraceable()
-            self._call(SWEEP_PENDING)
-        self.store_typed(self._call(FREE_PENDING, budget), result)
+            self.call_native(collection.sweep_pending)
+        self.store_typed(builder.zext(self.call_native(counting.free_pending, budget), I32), result)
         self.release_dead_externrefs()
 
     def lh_no_gc_enter(self) -> None:

@@ -23,8 +23,10 @@ from lowheap.layout import (
     I31_SHIFT,
     I31_TAG,
     NULL,
+    RELEASE_DEAD_EXTERNREFS,
     Field,
     VMContext,
+    VMStoreContext,
 )
 from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, VectorType
 
@@ -382,6 +384,11 @@ class Emitter:
         cast = ir.instructions.CastInstr(self.builder.block, "bitcast", pointer, type)
         self.builder._insert(cast)
         return cast
+
+    def release_externrefs(self) -> ir.Value:
+        """Emit a call of the host to let go of the externrefs that died; it returns 0, or another number: it failed."""
+        pointer = self.load_pointer(self.store_context, VMStoreContext.call_host)
+        return self.call_pointer(pointer, I32, [PTR, I32, PTR], [self.vmctx, I32(RELEASE_DEAD_EXTERNREFS), PTR(None)])
 
     def frame_address(self) -> ir.Value:
         """Return the current function's frame pointer, as an address."""

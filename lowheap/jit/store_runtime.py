@@ -21,21 +21,25 @@ from typing import Any, Protocol
 import cffi
 
 from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
+    HeapCorruptionError,
     HeapError,
     HeapExhaustedError,
     LowheapError,
     Trap,
     TrapCode,
 )
+from lowheap.heap import unsound_root
 from lowheap.jit import runtime, transitions
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slot, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
+    RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
     STACK_MAP_HASH_SHIFT,
     VALUE_SLOT_SIZE,
@@ -221,10 +225,10 @@ class StoreRuntime:
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
-        self._collect = _ffi.cast("uint32_t(*)(void *)", code.address(runtime.COLLECT))
+        self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
         free_dead = _ffi.cast("void(*)(void *)", code.address(runtime.FREE_DEAD))
-        self._trace = _ffi.cast("uint32_t(*)(void *)", code.address(runtime.TRACE))
-        self._free_pending = _ffi.cast("uint32_t(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
+        self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
+        self._free_pending = _ffi.cast("bool(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
         sweep_pending = _ffi.cast("void(*)(void *)", code.address(runtime.SWEEP_PENDING))
         heap = self._store.heap
         heap.free_dead = lambda: free_dead(self.vmctx)
@@ -235,14 +239,14 @@ class StoreRuntime:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
         if not self.is_native:
             return False
-        if self._collect(self.vmctx):
-            self._raise_unknown_frame()
+        if not self._collect(self.vmctx):
+            self._raise_unsound_frame()
         return True
 
     def trace(self) -> None:
         """Mark in compiled code what compiled code and root frames hold. CompilerError for an unknown frame."""
-        if self._store.heap.is_counted and self._trace(self.vmctx):
-            self._raise_unknown_frame()
+        if self._store.heap.is_counted and not self._trace(self.vmctx):
+            self._raise_unsound_frame()
 
     def free_pending(self, budget: int | None) -> bool:
         """Free pending dead objects in compiled code, with their host data, as `DrcHeap.free_pending` does."""
@@ -252,14 +256,18 @@ class StoreRuntime:
         if control.pending_dead == NULL:
             return False
         died_before = control.dead_externrefs
-        limit = runtime.UNLIMITED if budget is None else min(budget, runtime.UNLIMITED)
+        limit = UNLIMITED if budget is None else min(budget, UNLIMITED)
         is_left = bool(self._free_pending(self.vmctx, limit))
         heap.release_dead_externrefs(until=died_before)
         if not is_left:
             control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
         return is_left
 
-    def _raise_unknown_frame(self) -> None:
+    def _raise_unsound_frame(self) -> None:
+        """Raise what a trace that failed has found: HeapCorruptionError or CompilerError."""
+        reference, self.context.unsound_root = self.context.unsound_root, NULL
+        if reference != NULL:
+            raise HeapCorruptionError([unsound_root(reference)])
         address, self.context.unknown_return_address = self.context.unknown_return_address, 0
         self.stack_maps.lookup(address)
         raise CompilerError(f"return address {address:#x} is in no stack map of the compiled runtime")
@@ -433,8 +441,8 @@ class StoreRuntime:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
 
     def _trap(self) -> Exception:
-        if self.context.unknown_return_address:
-            self._raise_unknown_frame()
+        if self.context.unknown_return_address or self.context.unsound_root:
+            self._raise_unsound_frame()
         place = self._places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
         cause, self._trap_cause = self._trap_cause, None
@@ -516,7 +524,7 @@ class StoreRuntime:
         self._store.heap.drop_gc_ref(reference)
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
-        if number == transitions.RELEASE_DEAD_EXTERNREFS:
+        if number == RELEASE_DEAD_EXTERNREFS:
             self._store.tidy_in_use()
             return 0
         callable, type, name, lift = self._host_functions[number]

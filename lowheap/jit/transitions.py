@@ -69,9 +69,6 @@ HAS_DEAD_EXTERNREFS = 1 << 1
 REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
-RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
-"""Instead of a host function's number: free the externrefs that died in compiled code."""
-
 _LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
 _C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
 

@@ -1,0 +1,1 @@
+"""Collectors: who frees what, and when. Each is a folder of its own behind `interface.py`."""

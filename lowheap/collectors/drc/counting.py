@@ -1,0 +1,161 @@
+"""Counts, and what happens when one comes to 0.
+
+An object's count is how many owners it has: fields, elements, globals, host handles, and the list of what compiled code
+may hold, `over_approximated_stack_roots`. When the last is gone the object is dead. A dead object is on no list, so its
+own link threads it: however long a chain dies at once, freeing it needs neither recursion nor memory.
+
+- A dead object's children lose a count each, and its block goes on a free list.
+- A dead externref cannot be freed here: the host lets go of its host data first, so it goes on a list of those.
+"""
+
+from __future__ import annotations
+
+from lowheap.collectors.shared.free_lists import push_free
+from lowheap.collectors.shared.references import block_length, is_object, names_object
+from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
+from lowheap.collectors.shared.tracing import children
+from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_IN_OVER_APPROX_LIST_BIT, NULL, VMGcKind
+from lowheap.native import Heap, Ref, inline, native, note, record, sound, u64, unlikely
+
+
+@record
+class Freed:
+    """How much is being freed."""
+
+    objects: u64 = 0
+    size: u64 = 0
+
+
+@inline
+def count_up(heap: Heap, reference: Ref) -> None:
+    """One more owner of an object."""
+    heap.header(reference).ref_count += 1
+    note("count of %#x up", reference)
+
+
+@inline
+def decrement(heap: Heap, reference: Ref, dead: Ref) -> Ref:
+    """One owner less; with the last, the object goes in front of the dead. Returns the first of these."""
+    header = heap.header(reference)
+    sound(
+        (header.ref_count != 1) or (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0),
+        "the object at {:#x} would lose its last count, but is on the over-approximated list",
+        reference,
+    )
+    count = header.ref_count - 1
+    header.ref_count = count
+    note("count of %#x down to %d", reference, count)
+    if count == 0:
+        header.next_over_approximated_stack_root = dead
+        return reference
+    return dead
+
+
+@inline
+def free_block(heap: Heap, reference: Ref, freed: Freed) -> None:
+    """Give an object's block back."""
+    length = block_length(heap.header(reference).object_size)
+    note("freeing %#x, %d bytes", reference, length)
+    push_free(heap, reference, length, 0)
+    freed.objects += 1
+    freed.size += u64(length)
+
+
+@inline
+def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed) -> Ref:
+    """Free one object; those that thereby lose their last owner go in front of the dead. Returns the first of these."""
+    header = heap.header(reference)
+    type_index = header.type_index
+    if unlikely(type_index == EXTERNREF_TYPE_INDEX):  # the host frees it, when it has let go of its host data
+        header.ref_count = 0
+        header.kind_and_reserved = VMGcKind.EXTERN_REF
+        header.next_over_approximated_stack_root = heap.control.dead_externrefs
+        heap.control.dead_externrefs = reference
+    else:
+        for child in children(heap, reference, type_index):
+            if names_object(child):
+                dead = decrement(heap, child, dead)
+        free_block(heap, reference, freed)
+    return dead
+
+
+@inline
+def free_chain(heap: Heap, dead: Ref, freed: Freed) -> None:
+    """Free a chain of dead objects, each linking to the next, and what thereby dies."""
+    while dead != NULL:
+        reference = dead
+        dead = heap.header(reference).next_over_approximated_stack_root
+        dead = free_object(heap, reference, dead, freed)
+
+
+@inline
+def count_freed(heap: Heap, freed: Freed) -> None:
+    """Add to the heap's figures."""
+    heap.control.objects_freed += freed.objects
+    heap.control.bytes_freed += freed.size
+
+
+@native
+def free_dead_from(heap: Heap, dead: Ref) -> None:
+    """Free a chain of dead objects, and what thereby dies."""
+    freed = Freed()
+    free_chain(heap, dead, freed)
+    count_freed(heap, freed)
+
+
+@native
+def free_dead(heap: Heap) -> None:
+    """Free what is on the dead list, and what thereby dies."""
+    dead = heap.control.dead_list
+    heap.control.dead_list = NULL
+    free_dead_from(heap, dead)
+
+
+@native
+def drop_last(heap: Heap, reference: Ref) -> None:
+    """Take the last count of an object, and free it with what only it held."""
+    header = heap.header(reference)
+    header.ref_count = 0
+    header.next_over_approximated_stack_root = NULL
+    free_dead_from(heap, reference)
+
+
+@native
+def drop(heap: Heap, reference: Ref) -> None:
+    """Give back one count; an object whose count comes to 0 is freed, with what only it held."""
+    if is_object(reference):
+        dead = decrement(heap, reference, NULL)
+        if dead != NULL:
+            free_dead_from(heap, dead)
+
+
+@native
+def free_pending(heap: Heap, budget: u64) -> bool:
+    """Free so many of the pending dead objects, from the front; whether some are left.
+
+    What thereby dies comes in front, so a chain is freed from its beginning on.
+    """
+    control = heap.control
+    pending = control.pending_dead
+    if pending == NULL:
+        return False
+    note_peak(heap)
+    freed = Freed()
+    left = budget
+    while (pending != NULL) and (left != 0):
+        reference = pending
+        pending = heap.header(reference).next_over_approximated_stack_root
+        pending = free_object(heap, reference, pending, freed)
+        left -= 1
+    control.pending_dead = pending
+    count_freed(heap, freed)
+    if pending != NULL:
+        return True
+    control.live_bytes_after_last_collection = live_bytes(heap)
+    return False
+
+
+@inline
+def free_all_pending(heap: Heap) -> None:
+    """Free all of them."""
+    free_pending(heap, UNLIMITED)

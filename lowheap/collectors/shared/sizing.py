@@ -1,0 +1,46 @@
+"""How a heap grows, and when it is time to collect: what all collectors share."""
+
+from __future__ import annotations
+
+from lowheap.layout import BLOCK_ALIGN
+from lowheap.native import Heap, inline, native, u32, u64
+
+GROWTH_GRANULE = 1 << 16
+"""A heap grows by a multiple of so many bytes."""
+
+LIST_FLOOR = 1 << 14
+"""A list of fewer entries than this is never a reason to collect."""
+
+PENDING_PORTION = 1 << 10
+"""How many pending dead objects an allocation that found no room frees at a time."""
+
+UNLIMITED = (1 << 64) - 1
+"""The budget that frees all pending dead objects."""
+
+
+@inline
+def live_bytes(heap: Heap) -> u64:
+    """The bytes of the blocks of the objects that are not freed."""
+    return heap.control.bytes_allocated - heap.control.bytes_freed
+
+
+@inline
+def note_peak(heap: Heap) -> None:
+    """Compiled code allocates without a look at the peak; whatever is about to free looks."""
+    heap.control.peak_live_bytes = max(heap.control.peak_live_bytes, live_bytes(heap))
+
+
+@native
+def grow(heap: Heap, bytes_needed: u32) -> bool:
+    """Double the capacity, or more, up to the maximum; False when it is there. The memory is mapped already."""
+    control = heap.control
+    capacity = control.capacity
+    wanted = max(capacity * 2, u64(control.bump) + u64(bytes_needed))
+    wanted = (wanted + (GROWTH_GRANULE - 1)) & ~(GROWTH_GRANULE - 1)
+    target = min(wanted, control.maximum)
+    if target == capacity:
+        return False
+    control.capacity = target
+    control.bump_end = u32(target & ~(BLOCK_ALIGN - 1))
+    control.growths += 1
+    return True

@@ -1,0 +1,46 @@
+"""What an object refers to, as its type's entry in the type table tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_SIZE, REFERENCE_SIZE, VMGcKind
+from lowheap.native import Heap, Ref, Slot, ctz, inline, u32, unlikely
+
+
+@inline
+def children(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Ref]:
+    """Yield what is in the traced slots of an object of a type; it is no externref."""
+    for slot in traced_slots(heap, reference, type_index):
+        yield slot.value
+
+
+@inline
+def traced_slots(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
+    """Yield the traced slots of an object of a type; it is no externref.
+
+    Those of most types are bits of one word. An array of references, and a struct that is too large, are beyond it.
+    """
+    info = heap.type_info(type_index)
+    mask = info.traced_mask
+    while mask != 0:
+        yield heap.slot(reference, ctz(mask) * REFERENCE_SIZE + HEADER_SIZE)
+        mask &= mask - 1
+    if unlikely(info.is_beyond_mask != 0):
+        if info.kind == VMGcKind.ARRAY_REF:
+            start = info.size_or_elements_offset
+            for number in range(heap.array(reference).length):
+                yield heap.slot(reference, start + number * REFERENCE_SIZE)
+        else:
+            first = info.traced_offsets_start
+            for number in range(info.traced_count):
+                yield heap.slot(reference, heap.type_data(first + number))
+
+
+@inline
+def references_of(heap: Heap, reference: Ref) -> Iterator[Ref]:
+    """Yield what is in the traced slots of any object."""
+    type_index = heap.header(reference).type_index
+    if type_index != EXTERNREF_TYPE_INDEX:
+        for child in children(heap, reference, type_index):
+            yield child

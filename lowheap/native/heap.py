@@ -1,0 +1,145 @@
+"""The heap as functions of the subset know it: a few ways to get at its bytes. These are Python's meanings of them.
+
+    heap.control                the control block
+    heap.store_context          what all code of a store shares
+    heap.header(reference)      an object's header; `array`, `externref`, `exception` for what is behind it in these
+    heap.block(index)           a free block
+    heap.slot(reference, n)     the slot n bytes into an object: a place with a `value`
+    heap.cell(u8, reference, n) likewise, of another width
+    heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
+    heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
+    heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
+
+What is reached is looked at: an index that leads outside of the memory is a HeapError. Machine code does not look; what
+it reaches is within the reservation and its guard, whatever the index.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from lowheap.errors import HeapError
+from lowheap.layout import (
+    SIZE_CLASS_COUNT,
+    TYPE_DATA_LIMIT,
+    TYPE_LIMIT,
+    U32_MAX,
+    FreeBlock,
+    VMDrcArrayHeader,
+    VMDrcExnHeader,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMHeapControl,
+    VMStoreContext,
+    VMTypeInfo,
+)
+from lowheap.native.check import HEAP_ATTRIBUTES, SLOT, U32, ViewType, heap_method
+from lowheap.native.words import C_TYPES
+
+_Data = TypeVar("_Data")
+
+HEADERS: dict[str, type[ctypes.Structure]] = {
+    "header": VMDrcHeader,
+    "array": VMDrcArrayHeader,
+    "externref": VMDrcExternRef,
+    "exception": VMDrcExnHeader,
+    "block": FreeBlock,
+}
+"""The methods that lay a structure over what is at an index."""
+
+
+class HeapMemory(Protocol):
+    """Bytes that a reference can name."""
+
+    def view(self, data: type[_Data], offset: int) -> _Data:
+        """Return a ctypes type laid over the bytes at an offset; HeapError when it would not lie within."""
+
+
+class Heap:
+    """See the module's docstring. `host` is what `release_externrefs` calls."""
+
+    is_native_heap = True
+
+    def __init__(
+        self,
+        memory: HeapMemory,
+        control: VMHeapControl,
+        *,
+        store_context: VMStoreContext | None = None,
+        host: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the parts; the tables are where the control block says."""
+        self.memory, self.control = memory, control
+        self._store_context, self._host = store_context, host
+
+    @property
+    def store_context(self) -> VMStoreContext:
+        """What all code of a store shares. HeapError for a heap that has no code."""
+        if self._store_context is None:
+            raise HeapError("the heap has no store context: no code of a store works on it")
+        return self._store_context
+
+    def header(self, reference: int) -> VMDrcHeader:
+        """Return the header at an index."""
+        return self.memory.view(VMDrcHeader, reference)
+
+    def array(self, reference: int) -> VMDrcArrayHeader:
+        """Return the header at an array's index."""
+        return self.memory.view(VMDrcArrayHeader, reference)
+
+    def externref(self, reference: int) -> VMDrcExternRef:
+        """Return what is at an externref's index."""
+        return self.memory.view(VMDrcExternRef, reference)
+
+    def exception(self, reference: int) -> VMDrcExnHeader:
+        """Return the header at an exception's index."""
+        return self.memory.view(VMDrcExnHeader, reference)
+
+    def block(self, index: int) -> FreeBlock:
+        """Return what is at a free block's index."""
+        return self.memory.view(FreeBlock, index)
+
+    def slot(self, reference: int, offset: int) -> ctypes.c_uint32:
+        """Return the slot at `offset` bytes into an object."""
+        return self.memory.view(ctypes.c_uint32, (reference + offset) & U32_MAX)
+
+    def cell(self, word: Any, reference: int, offset: int) -> Any:
+        """Return the number of a type at `offset` bytes into an object."""
+        return self.memory.view(C_TYPES[word], (reference + offset) & U32_MAX)
+
+    def type_info(self, type_index: int) -> VMTypeInfo:
+        """Return a type's entry in the type table. However wrong, the index stays in the table."""
+        offset = (type_index & TYPE_LIMIT - 1) * ctypes.sizeof(VMTypeInfo)
+        return VMTypeInfo.from_address(self.control.type_table + offset)
+
+    def type_data(self, position: int) -> int:
+        """Return a word of the type data. However wrong, the position stays in there."""
+        offset = (position & TYPE_DATA_LIMIT - 1) * ctypes.sizeof(ctypes.c_uint32)
+        return ctypes.c_uint32.from_address(self.control.type_data + offset).value
+
+    def size_class_head(self, number: int) -> ctypes.c_uint32:
+        """Return where a list of free blocks begins. HeapError for a class that there is not."""
+        if number >= SIZE_CLASS_COUNT:
+            raise HeapError(f"there is no size class {number}; they are numbered below {SIZE_CLASS_COUNT}")
+        start = ctypes.addressof(self.control) + VMHeapControl.size_class_heads.offset
+        return ctypes.c_uint32.from_address(start + number * ctypes.sizeof(ctypes.c_uint32))
+
+    def release_externrefs(self) -> int:
+        """Have the host let go of the externrefs that died, and free them."""
+        if self._host is not None:
+            self._host()
+        return 0
+
+
+HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
+HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)
+for _name, _structure in HEADERS.items():
+    heap_method(_name, [U32], ViewType(_structure))
+heap_method("slot", [U32, U32], SLOT)
+heap_method("cell", [None, U32, U32], None)
+heap_method("type_info", [U32], ViewType(VMTypeInfo))
+heap_method("size_class_head", [U32], SLOT)
+heap_method("type_data", [U32], U32)
+heap_method("release_externrefs", [], U32)

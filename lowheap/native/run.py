@@ -1,0 +1,201 @@
+"""How Python runs a function of the subset: as it stands, with its ranges asserted.
+
+Machine code's numbers have a width, and Python's have none. So what Python runs is the function's own source with each
+arithmetic operation asked whether its result is in the range of its type, and each parameter whether it is in its.
+Lines and names stay, so that a debugger steps through the source, and a traceback shows it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from lowheap.native.check import Checked, ConstantType, WordType
+from lowheap.native.words import OutOfRange, Word
+
+_RANGED = (ast.Add, ast.Sub, ast.Mult, ast.LShift, ast.BitOr, ast.BitXor)
+_PREFIX = "_lowheap_"
+
+
+def python_function(checked: Checked) -> Callable[..., Any]:
+    """Return what Python runs for a checked function."""
+    function = checked.native.function
+    tree = _Instrumented(checked).instrumented()
+    free = function.__code__.co_freevars
+    inner: ast.stmt = tree
+    if free:
+        make = ast.parse(f"def {_PREFIX}make({', '.join(free)}):\n    return {tree.name}").body[0]
+        assert isinstance(make, ast.FunctionDef), "it was written as one"
+        make.body.insert(0, tree)
+        inner = make
+    module = ast.fix_missing_locations(ast.Module([inner], []))
+    namespace = _Namespace(function.__globals__)
+    exec(compile(module, function.__code__.co_filename, "exec"), namespace)
+    if free:
+        cells = [each.cell_contents for each in function.__closure__ or ()]
+        made = namespace[f"{_PREFIX}make"](*cells)
+    else:
+        made = namespace[tree.name]
+    made.__qualname__ = function.__qualname__
+    made.__module__ = function.__module__
+    result: Callable[..., Any] = made
+    return result
+
+
+class _Namespace(dict[str, Any]):
+    """The function's globals as they are now, and the checks."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        super().__init__(names)
+        self.update(_HELPERS)
+
+
+class _Instrumented(ast.NodeTransformer):
+    """Puts the checks in."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self._originals: dict[ast.AST, ast.AST] = {}
+
+    def instrumented(self) -> ast.FunctionDef:
+        """Return a copy of the function's tree, with the checks."""
+        memo: dict[int, Any] = {}
+        tree = copy.deepcopy(self.checked.tree, memo)
+        for node in ast.walk(self.checked.tree):
+            self._originals[memo[id(node)]] = node
+        made = self.visit(tree)
+        assert isinstance(made, ast.FunctionDef), "a function stays one"
+        made.decorator_list = []
+        made.returns = None
+        for argument in made.args.args:
+            argument.annotation = None
+        body = made.body
+        has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+        checks = []
+        for parameter in self.checked.parameters:
+            if isinstance(parameter.type, WordType):
+                word = parameter.type.word
+                source = (
+                    f"if not {word.least} <= {parameter.name} <= {word.most}: "
+                    f"{_PREFIX}refuse({parameter.name}, {str(word)!r}, {parameter.name!r})"
+                )
+                (check,) = ast.parse(source).body
+                for node in ast.walk(check):
+                    if hasattr(node, "lineno"):
+                        ast.copy_location(node, self.checked.tree)
+                checks.append(check)
+        made.body = [*body[:has_docstring], *checks, *body[has_docstring:]]
+        return made
+
+    def type(self, node: ast.AST) -> Any:
+        """The type of an expression, by the node of the copy."""
+        return self.checked.types.get(self._originals.get(node, node))
+
+    def _ranged(self, node: ast.expr, type: WordType) -> ast.expr:
+        call = ast.Call(ast.Name(f"{_PREFIX}{type}", ast.Load()), [node], [])
+        return ast.copy_location(call, node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        """Assert the result of arithmetic to be in range."""
+        type = self.type(node)
+        operator = node.op
+        shift = self.type(node.right)
+        self.generic_visit(node)
+        if not isinstance(type, WordType):
+            return node
+        if isinstance(operator, ast.LShift | ast.RShift) and not isinstance(shift, ConstantType):
+            name = f"{_PREFIX}shift{type.bits}"
+            node.right = ast.copy_location(ast.Call(ast.Name(name, ast.Load()), [node.right], []), node.right)
+        return self._ranged(node, type) if isinstance(operator, _RANGED) else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        """Make it an assignment, so that the result is asserted; what is before a dot or a bracket is a name or two."""
+        original = self._originals[node]
+        assert isinstance(original, ast.AugAssign), "a copy is of the same kind"
+        type = self.type(node.target)
+        target = node.target
+        load = copy.deepcopy(target)
+        load.ctx = ast.Load()
+        operation: ast.expr = ast.copy_location(ast.BinOp(load, node.op, self.visit(node.value)), node)
+        if isinstance(type, WordType) and isinstance(node.op, _RANGED):
+            operation = self._ranged(operation, type)
+        return ast.copy_location(ast.Assign([target], operation), node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        """Keep `~` within its width."""
+        type = self.type(node)
+        self.generic_visit(node)
+        if isinstance(type, WordType) and isinstance(node.op, ast.Invert):
+            mask = ast.copy_location(ast.Constant(type.word.most), node)
+            return ast.copy_location(ast.BinOp(node.operand, ast.BitXor(), mask), node)
+        if isinstance(type, WordType) and isinstance(node.op, ast.USub):
+            return self._ranged(node, type)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        """Leave the annotation out: it may be of a name that Python does not have."""
+        assert node.value is not None, "checked"
+        return ast.copy_location(ast.Assign([node.target], self.visit(node.value)), node)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """Let arithmetic that may wrap know how wide it is."""
+        type = self.type(node)
+        original = self._originals.get(node)
+        call = self.checked.calls.get(original) if isinstance(original, ast.Call) else None
+        self.generic_visit(node)
+        if call is not None and call.kind == "word" and call.target in _WRAPPING:
+            function = ast.Name(f"{_PREFIX}{call.target}{type}", ast.Load())
+            return ast.copy_location(ast.Call(ast.copy_location(function, node), node.args, []), node)
+        return node
+
+
+def _refuse(value: Any, word: str, what: str) -> None:
+    raise OutOfRange(f"{what} is {value!r}, which is no {word}")
+
+
+def _asserted(word: Word) -> Callable[[int], int]:
+    least, most = word.least, word.most
+
+    def in_range(value: int) -> int:
+        if least <= value <= most:
+            return value
+        raise OutOfRange(f"the result of an operation is {value}, which is no {word}")
+
+    return in_range
+
+
+def _shifted(bits: int) -> Callable[[int], int]:
+    def in_range(value: int) -> int:
+        if 0 <= value < bits:
+            return value
+        raise OutOfRange(f"a number of {bits} bits is shifted by {value}")
+
+    return in_range
+
+
+_WRAPPING: dict[str, Callable[[int, int], int]] = {
+    "wrapping_add": lambda a, b: a + b,
+    "wrapping_sub": lambda a, b: a - b,
+    "wrapping_mul": lambda a, b: a * b,
+}
+
+
+def _wrapped(word: Word, operation: Callable[[int, int], int]) -> Callable[[int, int], int]:
+    return lambda a, b: word.wrap(operation(a, b))
+
+
+def _helpers() -> dict[str, Callable[..., Any]]:
+    helpers: dict[str, Callable[..., Any]] = {f"{_PREFIX}refuse": _refuse}
+    for bits in (8, 16, 32, 64):
+        helpers[f"{_PREFIX}shift{bits}"] = _shifted(bits)
+        for is_signed in (False, True):
+            word = Word(f"{'i' if is_signed else 'u'}{bits}", bits, is_signed=is_signed)
+            helpers[f"{_PREFIX}{word}"] = _asserted(word)
+            for name, operation in _WRAPPING.items():
+                helpers[f"{_PREFIX}{name}{word}"] = _wrapped(word, operation)
+    return helpers
+
+
+_HELPERS = _helpers()
