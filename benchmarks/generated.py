@@ -205,31 +205,63 @@ def _casts_result(n: int) -> int:
 
 
 def _odd(i: int) -> int:
-    """Constants that nothing simple gives, so that there is no table of results."""
-    return (i * 2654435761 + 97) & _MASK
+    """Odd constants that nothing simple gives."""
+    return (i * 2654435761 + 97) & _MASK | 1
+
+
+_OPERATIONS = ("add", "xor", "mul", "sub", "rotl")
+"""With an odd constant each keeps all of what it is given, so that no long run of them has the same result for all."""
+
+
+def _operated(operation: str, value: int, constant: int) -> int:
+    """What one of the operations gives, of unsigned numbers."""
+    match operation:
+        case "add":
+            value += constant
+        case "xor":
+            value ^= constant
+        case "mul":
+            value *= constant
+        case "sub":
+            value -= constant
+        case "rotl":
+            by = constant & 31
+            value = value << by | value >> (32 - by)
+    return value & _MASK
 
 
 _SWITCH_SECOND = 11
 
 
+def _target(i: int) -> tuple[str, str]:
+    """The two operations behind a target: not the same for all, or a compiler makes a table of the constants."""
+    count = len(_OPERATIONS)
+    return _OPERATIONS[i % count], _OPERATIONS[i // count % count]
+
+
 def _switch(n: int) -> str:
     """One br_table that leads to the ends of n nested blocks."""
+
+    def target(i: int) -> str:
+        first, second = _target(i)
+        return f"(i32.{second} (i32.{first} (local.get $y) (i32.const {_odd(i)})) (i32.const {_odd(i + n)}))"
+
     labels = " ".join(str(i) for i in range(n + 1))
     return _module(
         '(func (export "f") (param $x i32) (param $y i32) (result i32)',
         "block\n" * (n + 1),
         f"(br_table {labels} (local.get $x))",
         "end",
-        (
-            f"(return (i32.xor (i32.mul (local.get $y) (i32.const {_odd(i)})) (i32.const {_odd(i + n)})))\nend"
-            for i in range(n)
-        ),
+        (f"(return {target(i)})\nend" for i in range(n)),
         "(i32.const -1))",
     )
 
 
 def _switch_result(n: int) -> int:
-    return _signed((_SWITCH_SECOND * _odd(_ARGUMENT)) ^ _odd(_ARGUMENT + n)) if n > _ARGUMENT else -1
+    if n <= _ARGUMENT:
+        return -1
+    first, second = _target(_ARGUMENT)
+    return _signed(_operated(second, _operated(first, _SWITCH_SECOND, _odd(_ARGUMENT)), _odd(_ARGUMENT + n)))
 
 
 def _globals(n: int) -> str:
@@ -262,9 +294,6 @@ def _globals_result(n: int) -> int:
     return _signed((n + 1) // 2 * _ARGUMENT + (_ARGUMENT if n > 1 else 0))
 
 
-_OPERATIONS = ("add", "xor", "mul", "sub", "or", "rotl", "and")
-
-
 def _operands(n: int) -> list[tuple[str, int]]:
     """The operations of straight-line code, each a constant and an instruction: so half as many as instructions."""
     return [(_OPERATIONS[i % len(_OPERATIONS)], _odd(i)) for i in range(n // 2)]
@@ -283,23 +312,7 @@ def _straight(n: int) -> str:
 def _straight_result(n: int) -> int:
     value = _ARGUMENT
     for operation, constant in _operands(n):
-        match operation:
-            case "add":
-                value += constant
-            case "xor":
-                value ^= constant
-            case "mul":
-                value *= constant
-            case "sub":
-                value -= constant
-            case "or":
-                value |= constant
-            case "and":
-                value &= constant
-            case "rotl":
-                by = constant & 31
-                value = value << by | value >> (32 - by)
-        value &= _MASK
+        value = _operated(operation, value, constant)
     return _signed(value)
 
 

@@ -289,6 +289,14 @@ def test_a_generated_module_is_valid_and_right(kind: Kind) -> None:
     assert len(validate.to_binary(kind.text(400))) > 200
 
 
+def test_straight_line_code_does_not_lose_its_argument() -> None:
+    """What has one result for all arguments may be compiled to that result."""
+    with lh.Store() as store:
+        module = lh.Module(store.engine, generated.find("straight").text(1000))
+        function = lh.Instance(store, module).exports[generated.EXPORT]
+        assert len({function(x) for x in range(100)}) == 100
+
+
 def test_the_sizes_have_what_goals_and_ratios_are_about() -> None:
     for kind in generated.KINDS:
         for scale in programs.SCALES:
