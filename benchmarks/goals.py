@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import programs
+from benchmarks.compile_time import CompileTimes, Factor
 from benchmarks.measure import Measured, Report
 
 MEBIBYTE = 1 << 20
@@ -36,6 +37,10 @@ _MIXED = ("shuffle", "hash_table", "tree_of_arrays")
 _V8_FACTOR = 2.0
 _SWEEP_FACTOR = 2.0
 _SCALAR_CALL_NANOSECONDS = 1000.0
+_DOUBLING_FACTOR = 2.3
+_COMPILING_FACTOR = 20.0
+# Kind of generated module, size, and the CPU seconds that compiling it should take at most.
+_COMPILED_WITHIN = (("chain", 1000, 1.6), ("live", 250, 0.5), ("live", 1000, 6.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ def verdicts(report: Report) -> list[Verdict]:
         *_about_calls(report),
         *_about_embedding(report),
         *_about_memory(report),
+        *_about_compile_times(report),
     ]
 
 
@@ -132,3 +138,37 @@ def _about_memory(report: Report) -> Iterator[Verdict]:
         goal = f"{measured.program.title}: a heap of at most 3 times the largest live size plus 16 MiB"
         found = f"{outcome.heap / MEBIBYTE:.1f} MiB, of {most / MEBIBYTE:.1f}"
         yield Verdict(goal, found, outcome.heap <= most)
+
+
+def _about_compile_times(report: Report) -> Iterator[Verdict]:
+    """What compiling costs. What took more than the limit meets no goal."""
+    times = report.compile_times
+    if times is None:
+        return
+    for row in times.rows():
+        kind = row[0].kind
+        if row[0].contender != programs.NATIVE:
+            continue
+        growth = CompileTimes.growth(row)
+        if growth and not kind.is_live:
+            n = max(growth, key=lambda n: (growth[n].is_least, growth[n].value))
+            goal = f"compile {kind.name}: twice the size in at most {_DOUBLING_FACTOR:g} times the time"
+            yield _at_most(goal, growth[n], _DOUBLING_FACTOR, f" from {n // 2:,} to {n:,}")
+        ratio = times.ratio(kind.name)
+        if ratio is not None:
+            goal = f"compile {kind.name} ({times.compared_at:,}): at most {_COMPILING_FACTOR:g} times the time of "
+            yield _at_most(goal + programs.WASMTIME_NEWEST, ratio, _COMPILING_FACTOR)
+    for name, n, wanted in _COMPILED_WITHIN:
+        case = times.find(name, programs.NATIVE, n)
+        if case is None:
+            continue
+        goal = f"{case.title}: at most {wanted:g} s"
+        if case.exceeded is not None:
+            yield Verdict(goal, f"more than {case.exceeded:g} s", False)
+        elif case.median is not None:
+            yield Verdict(goal, f"{case.median:.2f} s", case.median <= wanted)
+
+
+def _at_most(goal: str, factor: Factor, wanted: float, where: str = "") -> Verdict:
+    measured = f"{'more than ' * factor.is_least}{factor.value:.{0 if factor.value >= 100 else 2}f} times{where}"
+    return Verdict(goal, measured, not factor.is_least and factor.value <= wanted)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import programs
+from benchmarks.compile_time import CompileTimes
 from benchmarks.contenders import ContenderError, Field, Process
 from benchmarks.instructions import Instructions
 from benchmarks.programs import Program
@@ -111,6 +112,7 @@ class Report:
     skipped: dict[str, str]
     programs: list[Measured]
     instructions: Instructions | None
+    compile_times: CompileTimes | None = None
 
     def find(self, name: str, arguments: tuple[int, ...] | None = None) -> Measured | None:
         """The first program of that name, and of those arguments if they are given."""
@@ -127,7 +129,7 @@ class Report:
             title = measured.program.title
             found += [f"{title}: {n}: {o.failed}" for n, o in measured.outcomes.items() if o.failed is not None]
             found += [f"{title}: {name} has another result" for name in measured.disagreements]
-        return found
+        return found + ([] if self.compile_times is None else self.compile_times.failures)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -154,6 +156,7 @@ class Report:
                 for measured in self.programs
             ],
             "instructions": None if self.instructions is None else self.instructions.as_json(),
+            "compile_times": None if self.compile_times is None else self.compile_times.as_json(),
         }
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import programs
+from benchmarks.compile_time import Case, CompileTimes, Factor
 from benchmarks.goals import MEBIBYTE, verdicts
 from benchmarks.instructions import EVENTS, FUNCTIONS, Count, Instructions
 from benchmarks.measure import Measured, Outcome, Report
@@ -53,15 +54,12 @@ def show(report: Report, console: Console) -> None:
     for measured in report.programs:
         console.print(_program_table(measured))
     if report.instructions is not None:
-        for title, header, rows in _instruction_tables(report.instructions):
-            table = Table(title=title)
-            for number, name in enumerate(header):
-                table.add_column(name, justify="left" if number == 0 else "right")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+        for each in _instruction_tables(report.instructions):
+            console.print(_plain_table(each))
         for note in report.instructions.notes:
             console.print(f"not counted: {note}", markup=False)
+    if report.compile_times is not None:
+        console.print(_plain_table(_compile_table(report.compile_times)))
     found = verdicts(report)
     if found:
         table = Table("goal", "measured", "", title="Goals")
@@ -100,6 +98,16 @@ def _program_table(measured: Measured) -> Table:
 _Table = tuple[str, list[str], list[list[str]]]
 
 
+def _plain_table(content: _Table) -> Table:
+    title, header, rows = content
+    table = Table(title=title)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _count(count: Count | None) -> str:
     return "" if count is None else f"{count.fast} of {count.all}"
 
@@ -119,6 +127,31 @@ def _instruction_tables(instructions: Instructions) -> list[_Table]:
         executed = [[event, *(f"{instructions.executed[name][event]:.1f}" for name in ran)] for event in EVENTS]
         tables.append(("Instructions that one call executes", ["", *ran], executed))
     return tables
+
+
+def _compile_table(times: CompileTimes) -> _Table:
+    """A row for each kind and contender, a column for each size."""
+    sizes = sorted({case.n for case in times.cases})
+    rows = []
+    for row in times.rows():
+        growth = CompileTimes.growth(row)
+        cells = {case.n: _compile_cell(case, growth.get(case.n)) for case in row}
+        kind, contender = row[0].kind.name, row[0].contender
+        ratio = times.ratio(kind) if contender == programs.NATIVE else None
+        rows.append([f"{kind}: {contender}", *(cells.get(n, "") for n in sizes), _factor(ratio)])
+    header = ["", *(f"{n:,}" for n in sizes), f"to wasmtime's, {times.compared_at:,}"]
+    return "CPU seconds to compile, and to the time of half the size", header, rows
+
+
+def _compile_cell(case: Case, growth: Factor | None) -> str:
+    if case.failed is not None:
+        return "failed"
+    seconds = f"> {case.exceeded:g} s" if case.median is None else _time(case.median)
+    return seconds if growth is None else f"{seconds} ({_factor(growth)})"
+
+
+def _factor(factor: Factor | None) -> str:
+    return "" if factor is None else "> " * factor.is_least + _ratio(factor.value)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,9 +304,29 @@ def document(report: Report, notes: str, chart: str) -> str:
         for title, header, rows in _instruction_tables(report.instructions):
             parts += [f"{title}:", "", *_markdown(header, rows)]
         parts += [*(f"Not counted: {note}" for note in report.instructions.notes)]
+    if report.compile_times is not None:
+        parts += _compile_part(report.compile_times)
     for failure in report.failures:
         parts += [f"Failed: {failure}", ""]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _compile_part(times: CompileTimes) -> list[str]:
+    kinds = list(dict.fromkeys(case.kind for case in times.cases))
+    _, header, rows = _compile_table(times)
+    return [
+        "## Compile time",
+        "",
+        "CPU seconds, of all threads, to compile a generated module of size `n` "
+        "([generated.py](../benchmarks/generated.py)). Each is compiled in a process of its own, with lowheap's "
+        "runtime compiled before, from a binary, with no cache. In brackets the multiple of the time of half the size; "
+        f"last, lowheap's time as a multiple of wasmtime's at {times.compared_at:,}. What took longer than a limit is "
+        "shown with that limit.",
+        "",
+        *(f"- {kind.name}: {kind.description}" for kind in kinds),
+        "",
+        *_markdown(header, rows),
+    ]
 
 
 def _scale_sentence(report: Report) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from benchmarks import contenders, instructions, measure, programs, report
+from benchmarks import compile_time, contenders, instructions, measure, programs, report
 from benchmarks.contenders import Field
 
 _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
 _WIDTH = 120  # of the tables, when they go to a file
 _ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
+
+PROGRAMS, INSTRUCTIONS, COMPILE_TIME = PARTS = ("programs", "instructions", "compile-time")
+"""What a run consists of: the programs' times, the barriers' instructions, and what compiling costs."""
 
 
 class UnknownProgramError(Exception):
@@ -27,14 +31,14 @@ def run(
     rounds: int | None = None,
     names: tuple[str, ...] | None = None,
     only: tuple[str, ...] = (),
-    count_instructions: bool = True,
+    parts: Collection[str] = PARTS,
     say: measure.Say = lambda text: None,
 ) -> measure.Report:
     """Measure, and return the report.
 
     `names` are the contenders' (None: all that there are), `only` the programs' (none given: all). `rounds` is how many
-    repetitions count, by default as many as the scale calls for. UnknownProgramError for a name that no
-    program has.
+    repetitions count, by default as many as the scale calls for. `parts` are what is measured at all, of PARTS.
+    UnknownProgramError for a name that no program has.
     """
     chosen = [program for program in programs.suite(scale) if not only or program.name in only]
     if unknown := set(only) - {program.name for program in chosen}:
@@ -42,12 +46,15 @@ def run(
         raise UnknownProgramError(f"there is no program {sorted(unknown)[0]!r}; there are {known}")
     rounds = _ROUNDS[scale] if rounds is None else rounds
     machine = measure.machine_facts()
+    if PROGRAMS not in parts:  # the others need no C programs, which take time to build
+        names = tuple(name for name in compile_time.CONTENDERS if names is None or name in names)
     with Field(names) as field:
-        measured = [measure.measure(field, program, rounds, say) for program in chosen]
+        measured = [measure.measure(field, program, rounds, say) for program in chosen if PROGRAMS in parts]
         counted = None
-        if count_instructions:
+        if INSTRUCTIONS in parts:
             say("counting instructions")
             counted = instructions.measure(field.folder)
+        compile_times = compile_time.measure(field, scale, say) if COMPILE_TIME in parts else None
         return measure.Report(
             scale=scale,
             rounds=rounds,
@@ -56,6 +63,7 @@ def run(
             skipped={skipped.name: skipped.reason for skipped in field.skipped},
             programs=measured,
             instructions=counted,
+            compile_times=compile_times,
         )
 
 
@@ -63,20 +71,22 @@ def run(
 @click.option("--quick", "scale", flag_value="quick", help="Small sizes: a minute or so in all.")
 @click.option("--tiny", "scale", flag_value="tiny", help="Sizes that measure nothing, to see that all works.")
 @click.option("--rounds", type=click.IntRange(1), help="Repetitions that count. Default: 11; quick 5, tiny 1.")
-@click.option("--program", "only", multiple=True, metavar="NAME", help="This program only; can be repeated.")
+@click.option("--only", "parts", multiple=True, type=click.Choice(PARTS), help="This part only; can be repeated.")
+@click.option(
+    "--program", "only", multiple=True, metavar="NAME", help="This program, and no other part; can be repeated."
+)
 @click.option("--contender", "names", multiple=True, metavar="NAME", help="This contender only; can be repeated.")
 @click.option("--provide", is_flag=True, help="First install what can be: wasmtime's wheels, and V8 (node) by npm.")
-@click.option("--instructions/--no-instructions", default=True, help="Count the instructions of barriers, too.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
 @click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Draw a chart there (PNG).")
 @click.option("--docs", is_flag=True, help="Write docs/performance.md and its chart anew, but for its notes.")
 def main(
     scale: str | None,
     rounds: int | None,
+    parts: tuple[str, ...],
     only: tuple[str, ...],
     names: tuple[str, ...],
     provide: bool,
-    instructions: bool,
     json_file: Path | None,
     chart: Path | None,
     docs: bool,
@@ -85,6 +95,12 @@ def main(
 
     Exits with 1 when a contender failed or results differ, after the report.
     """
+    if docs and (parts or only):
+        raise click.UsageError("--docs writes the whole document: it goes neither with --only nor with --program")
+    if not parts:
+        parts = (PROGRAMS,) if only else PARTS
+    elif only and PROGRAMS not in parts:
+        raise click.UsageError(f"--program is about the part {PROGRAMS}, which --only leaves out")
     errors = Console(stderr=True)
     if provide:
         contenders.provide(lambda text: errors.print(f"not installed: {text}", markup=False))
@@ -95,7 +111,7 @@ def main(
                 rounds=rounds,
                 names=names or None,
                 only=only,
-                count_instructions=instructions,
+                parts=parts,
                 say=status.update,
             )
     except UnknownProgramError as error:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from benchmarks import contenders, goals, instructions, measure, programs, report, run
+import lowheap as lh
+from benchmarks import compile_time, contenders, generated, goals, instructions, measure, programs, report, run
+from benchmarks.compile_time import Case, CompileTimes
 from benchmarks.contenders import ContenderError, Field
+from benchmarks.generated import Kind
 from benchmarks.instructions import CountError
 from benchmarks.measure import Measured, Outcome, Report
 from lowheap.embed import header
+from lowheap.wasm import validate
 
 ALL = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
 
@@ -29,6 +37,7 @@ def test_a_whole_run_at_tiny_sizes(tmp_path: Path) -> None:
     a_deep_drop_frees_everything(tiny)
     the_largest_live_size_is_known(tiny)
     instructions_are_counted(tiny)
+    every_kind_is_compiled_at_every_size(tiny)
     the_report_has_everything(tiny, tmp_path)
 
 
@@ -108,6 +117,21 @@ def instructions_are_counted(tiny: Report) -> None:
             assert null_set[event] == counted.static[programs.NULL][function].fast
 
 
+def every_kind_is_compiled_at_every_size(tiny: Report) -> None:
+    times = tiny.compile_times
+    assert times is not None
+    assert [(case.kind, case.contender, case.n) for case in times.cases] == [
+        (kind, name, n)
+        for kind in generated.KINDS
+        for name in compile_time.CONTENDERS
+        for n in compile_time.sizes(kind, "tiny")
+    ]
+    for case in times.cases:
+        assert len(case.seconds) == 1, case.title
+        assert case.peak
+    assert all(times.ratio(kind.name) for kind in generated.KINDS)
+
+
 def the_report_has_everything(tiny: Report, tmp_path: Path) -> None:
     written = json.loads(json.dumps(tiny.as_json()))
     assert [entry["title"] for entry in written["programs"]] == [m.program.title for m in tiny.programs]
@@ -125,6 +149,10 @@ def the_report_has_everything(tiny: Report, tmp_path: Path) -> None:
         assert f"| {measured.program.title} |" in text
     for name in ALL:
         assert f"- {name}: " in text
+    for kind in generated.KINDS:
+        assert f"- {kind.name}: {kind.description}" in text
+        for name in compile_time.CONTENDERS:
+            assert f"| {kind.name}: {name} |" in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
     path.write_text(text.replace(report.NOTES_START, f"{report.NOTES_START}\nA reason.\n"), "utf-8")
@@ -218,7 +246,7 @@ def test_a_contender_that_fails_drops_out_and_says_why(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(contenders.Field, "_lowheap", staticmethod(spoilt))
     found = run.run(
-        "tiny", rounds=1, names=(programs.NATIVE, programs.OUTLINED), only=("lists",), count_instructions=False
+        "tiny", rounds=1, names=(programs.NATIVE, programs.OUTLINED), only=("lists",), parts=(run.PROGRAMS,)
     )
     measured = found.find("lists")
     assert measured is not None
@@ -229,12 +257,143 @@ def test_a_contender_that_fails_drops_out_and_says_why(monkeypatch: pytest.Monke
 
 
 def test_the_command(tmp_path: Path) -> None:
-    arguments = ["--tiny", "--program", "host_call", "--contender", programs.NATIVE, "--no-instructions"]
+    arguments = ["--tiny", "--program", "host_call", "--contender", programs.NATIVE]
     done = CliRunner().invoke(run.main, [*arguments, "--json", str(tmp_path / "figures.json")])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "figures.json").read_text("utf-8"))["scale"] == "tiny"
     assert "host_call (10)" in done.output
     assert CliRunner().invoke(run.main, ["--tiny", "--program", "nothing"]).exit_code == 2
+
+
+def test_only_one_part() -> None:
+    found = run.run("tiny", parts=(run.INSTRUCTIONS,))
+    assert (found.programs, found.compile_times) == ([], None)
+    assert found.instructions is not None
+    for wrong in (
+        ["--docs", "--only", "programs"],
+        ["--docs", "--program", "lists"],
+        ["--only", "compile-time", "--program", "lists"],
+    ):
+        assert CliRunner().invoke(run.main, wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", generated.KINDS, ids=lambda kind: kind.name)
+def test_a_generated_module_is_valid_and_right(kind: Kind) -> None:
+    assert len({kind.text(n) for n in (2, 4, 6)}) == 3
+    for n in (1, 2, 3, 8, 21):
+        binary = validate.to_binary(kind.text(n))
+        validate.validate(binary)
+        with lh.Store() as store:
+            function = lh.Instance(store, lh.Module(store.engine, binary)).exports[generated.EXPORT]
+            assert function(*kind.arguments) == kind.expected(n), n
+    assert len(validate.to_binary(kind.text(400))) > 200
+
+
+def test_straight_line_code_does_not_lose_its_argument() -> None:
+    """What has one result for all arguments may be compiled to that result."""
+    with lh.Store() as store:
+        module = lh.Module(store.engine, generated.find("straight").text(1000))
+        function = lh.Instance(store, module).exports[generated.EXPORT]
+        assert len({function(x) for x in range(100)}) == 100
+
+
+def test_the_sizes_have_what_goals_and_ratios_are_about() -> None:
+    for kind in generated.KINDS:
+        for scale in programs.SCALES:
+            assert compile_time._COMPARED_AT[scale] in compile_time.sizes(kind, scale)
+            sizes = compile_time.sizes(kind, scale)
+            assert all(larger == 2 * smaller for smaller, larger in itertools.pairwise(sizes))
+    for name, n, _ in goals._COMPILED_WITHIN:
+        assert n in compile_time.sizes(generated.find(name), "full")
+
+
+@pytest.mark.parametrize("name", compile_time.CONTENDERS)
+def test_compiling_fails_with_another_result_and_is_ended_at_the_limit(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "module.wasm"
+    straight = generated.find("straight")
+    path.write_bytes(validate.to_binary(straight.text(4)))
+    with Field((name,)) as field:
+        contender = field.contenders[name]
+    case = Case(replace(straight, expected=lambda n: -5), 4, name)
+    compile_time._take(case, contender, path, 20, 2)
+    assert case.median is None
+    assert case.failed == f"gave {straight.expected(4)}, not -5"
+
+    case = Case(straight, 4, name)
+    compile_time._take(case, contender, tmp_path / "missing.wasm", 20, 2)
+    assert case.failed is not None
+    assert "missing.wasm" in case.failed
+
+    live = generated.find("live")
+    path.write_bytes(validate.to_binary(live.text(6000)))
+    case = Case(live, 6000, name)
+    compile_time._take(case, contender, path, 0, 2)
+    assert (case.seconds, case.exceeded, case.failed) == ([], 0, None)
+
+
+def _times(**seconds: tuple[float | str, ...]) -> CompileTimes:
+    """Times at 500, 1000, ... by kind; lowheap's of which a text is `limit` or a failure; wasmtime's are all 0.1 s."""
+    times = CompileTimes(1000, [])
+    for name, row in seconds.items():
+        kind = generated.find(name)
+        for n, each in zip((500, 1000, 2000, 4000), row, strict=False):
+            case = Case(kind, n, programs.NATIVE, [each] if isinstance(each, float) else [])
+            if each == "limit":
+                case.exceeded = 60.0
+            elif isinstance(each, str):
+                case.failed = each
+            times.cases += [case, Case(kind, n, programs.WASMTIME_NEWEST, [0.1])]
+    return times
+
+
+def test_goals_about_compile_time() -> None:
+    found = _report("full")
+    found.compile_times = _times(
+        chain=(0.5, 1.0, 2.5, 5.0), casts=(0.5, 1.1, "limit"), live=(1.0, 7.0), straight=(0.1, "broken", 0.4)
+    )
+    assert [(verdict.goal, verdict.measured, verdict.is_met) for verdict in goals.verdicts(found)] == [
+        ("compile chain: twice the size in at most 2.3 times the time", "2.50 times from 1,000 to 2,000", False),
+        ("compile chain (1,000): at most 20 times the time of wasmtime newest", "10.00 times", True),
+        (
+            "compile casts: twice the size in at most 2.3 times the time",
+            "more than 54.55 times from 1,000 to 2,000",
+            False,
+        ),
+        ("compile casts (1,000): at most 20 times the time of wasmtime newest", "11.00 times", True),
+        ("compile live (1,000): at most 20 times the time of wasmtime newest", "70.00 times", False),
+        ("compile chain (1,000): at most 1.6 s", "1.00 s", True),
+        ("compile live (1,000): at most 6 s", "7.00 s", False),
+    ]
+    assert found.failures == ["compile straight (1,000): lowheap: broken"]
+
+    found.compile_times = _times(chain=("limit", "limit"))
+    assert [(verdict.goal, verdict.measured, verdict.is_met) for verdict in goals.verdicts(found)] == [
+        ("compile chain (1,000): at most 20 times the time of wasmtime newest", "more than 600 times", False),
+        ("compile chain (1,000): at most 1.6 s", "more than 60 s", False),
+    ]
+
+
+def test_the_table_of_compile_times_leaves_nothing_out() -> None:
+    found = _report("full")
+    found.compile_times = _times(chain=(0.5, 1.25, "limit", "limit"), casts=(0.02, "broken", 0.08), live=(1.0, "limit"))
+    text = report.document(found, "\n", "chart.png")
+    for line in (
+        "|  | 500 | 1,000 | 2,000 | 4,000 | to wasmtime's, 1,000 |",
+        "| chain: lowheap | 500 ms | 1.25 s (2.50×) | > 60 s (> 48.0×) | > 60 s | 12.5× |",
+        "| chain: wasmtime newest | 100 ms | 100 ms (1.00×) | 100 ms (1.00×) | 100 ms (1.00×) |  |",
+        "| casts: lowheap | 20.0 ms | failed | 80.0 ms |  |  |",
+        "| live: lowheap | 1.00 s | > 60 s (> 60.0×) |  |  | > 600× |",
+    ):
+        assert line in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    report.show(found, console)
+    assert "> 60 s (> 48.0×)" in console.export_text()
+    written = json.loads(json.dumps(found.as_json()))["compile_times"]
+    assert [case["exceeded"] for case in written["cases"] if case["contender"] == programs.NATIVE][:3] == [
+        None,
+        None,
+        60,
+    ]
 
 
 def test_goals_about_embedding() -> None:
