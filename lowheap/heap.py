@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.shared import free_lists, sizing, tracing
+from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -35,7 +36,6 @@ from lowheap.errors import (
     NoGcScopeError,
 )
 from lowheap.layout import (
-    BLOCK_ALIGN,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
@@ -81,16 +81,11 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
+from lowheap.native import Heap, note
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 
-TRACE = 5
-"""Logging level of the collector's per-object messages, below DEBUG."""
-
 _FIELD_INFO_WORDS = ctypes.sizeof(VMFieldInfo) // ctypes.sizeof(ctypes.c_uint32)
-
-logging.addLevelName(TRACE, "TRACE")
-_log = logging.getLogger("lowheap.heap")
 
 
 @runtime_checkable
@@ -167,6 +162,26 @@ class HeapStatistics:
         return self.bytes_allocated - self.bytes_freed
 
 
+class _NativeHeap(Heap):
+    """A `DrcHeap` as functions written once know it; on a checked one, each header that they come to is looked at."""
+
+    def __init__(self, heap: DrcHeap, memory: Memory) -> None:
+        super().__init__(memory, heap.control, host=heap.release_dead_externrefs)
+        self._heap = heap
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether to look for corruption on the way."""
+        return self._heap.is_checked
+
+    def header(self, reference: int) -> VMDrcHeader:
+        """Return the header of an object. InvalidReferenceError where none is, HeapCorruptionError for a wrong one."""
+        header = super().header(reference)
+        if self._heap.is_checked:
+            self._heap.check_header(reference, is_dead=header.ref_count == 0)
+        return header
+
+
 class DrcHeap:
     """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean.
 
@@ -196,14 +211,11 @@ class DrcHeap:
         self.control.host_data = self._control_mapping.base + HOST_DATA_OFFSET
         self._is_closed = False
         self._memory: Memory | None = None
+        self._native: _NativeHeap | None = None
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
-        self.free_dead: Callable[[], None] = self._free_dead
-        """What frees the objects on the dead list; whoever has compiled code that does the same may put it here."""
-        self.sweep_pending: Callable[[], None] = self._sweep_pending
-        """What sweeps and frees nothing: what dies goes on the list of pending dead objects. Likewise."""
-        self.free_pending: Callable[[int | None], bool] = self._free_pending
-        """What frees so many pending dead objects, or all (None), and returns whether some are left. Likewise."""
+        self.replacements: dict[Any, Callable[..., Any]] = {}
+        """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Memory: attach, detach, take, replace
@@ -225,6 +237,14 @@ class DrcHeap:
             raise HeapError("the heap has no memory: it is detached, closed, or its memory is taken")
         return self._memory
 
+    @property
+    def native(self) -> Heap:
+        """The heap as functions written once know it. HeapError when it has no memory."""
+        if self._native is None:
+            _ = self.memory  # says why
+            raise HeapError("the heap has no memory")
+        return self._native
+
     def check_attached(self) -> None:
         """HeapError when the heap has no memory."""
         _ = self.memory
@@ -244,8 +264,23 @@ class DrcHeap:
         self._memory, self._host_data = memory, host_data
         control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
         control.flags |= CONTROL_ATTACHED
-        self._allocator = self.allocator_policy(control, memory)
-        self._allocator.reset()
+        self._bind_memory(memory)
+        self.policy.reset()
+
+    def _bind_memory(self, memory: Memory) -> None:
+        self._native = _NativeHeap(self, memory)
+        self._allocator = self.allocator_policy(self.control, memory, self._native)
+        self._native.replacements = self.replacements
+        if not isinstance(self._allocator, SegregatedFit):
+            self.replacements[free_lists.give_back] = self._allocator.free  # lengths are rounded, and stay so
+
+    @property
+    def policy(self) -> Allocator:
+        """The free-list policy at work. HeapError when the heap has no memory."""
+        if self._allocator is None:
+            _ = self.memory  # says why
+            raise HeapError("the heap has no memory")
+        return self._allocator
 
     def detach(self) -> Memory:
         """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.
@@ -264,7 +299,7 @@ class DrcHeap:
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
         control.type_table, control.type_data, control.handles, control.root_slots, control.host_data = tables
         control.epoch = epoch
-        self._memory = self._allocator = self._host_data = None
+        self._memory = self._native = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
@@ -272,7 +307,7 @@ class DrcHeap:
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self._allocator = None
+        self._memory = self._native = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
@@ -292,11 +327,11 @@ class DrcHeap:
                 f"and is said to have grown by {delta_bytes_grown}"
             )
         self._memory = memory
-        self._allocator = self.allocator_policy(control, memory)
+        self._bind_memory(memory)
         control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
         control.flags |= CONTROL_ATTACHED
         control.growths += bool(delta_bytes_grown)
-        self._allocator.capacity_changed()
+        self.policy.capacity_changed()
         self._check_integrity()
 
     def close(self) -> None:
@@ -454,25 +489,15 @@ class DrcHeap:
         header = self._header_of_object(reference)
         if header.ref_count == 0:
             raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
-        if self.is_checked and (problems := list(self._verify_object(reference))):
-            raise HeapCorruptionError(problems)
         return header
 
+    def check_header(self, reference: int, *, is_dead: bool) -> None:
+        """HeapCorruptionError when something is wrong with an object's header alone."""
+        if problems := list(self._verify_object(reference, is_pending=is_dead)):
+            raise HeapCorruptionError(problems)
+
     def _header_of_object(self, reference: int) -> VMDrcHeader:
-        if not isinstance(reference, int) or isinstance(reference, bool):
-            raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
-        memory = self.memory
-        if (
-            reference % BLOCK_ALIGN
-            or reference < FIRST_INDEX
-            or reference + HEADER_SIZE > self.control.bump
-            or (header := memory.view(VMDrcHeader, reference)).kind_and_reserved & KIND_MASK not in OBJECT_KINDS
-        ):
-            raise InvalidReferenceError(
-                f"{reference:#x} does not name an object; objects are at multiples of {BLOCK_ALIGN} "
-                f"from {FIRST_INDEX:#x} to {self.control.bump:#x}"
-            )
-        return header
+        return self.native.header(reference)
 
     def kind(self, reference: int) -> VMGcKind:
         """Return the kind of a live object."""
@@ -524,11 +549,9 @@ class DrcHeap:
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
         if names_object(reference):
-            header = self.header(reference)
+            self.header(reference)
             if self.is_counted:
-                header.ref_count += 1
-                if _log.isEnabledFor(TRACE):
-                    _log.log(TRACE, "count of %#x up to %d", reference, header.ref_count)
+                counting.count_up(self.native, reference)
         return reference
 
     def write_gc_ref(self, destination: ctypes.c_uint32, source: int) -> None:
@@ -548,8 +571,16 @@ class DrcHeap:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
         if not names_object(reference) or not self.is_counted:
             return
-        self._decrement(reference)
-        self.free_dead()
+        self.header(reference)
+        try:
+            counting.drop(self.native, reference)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let the host have the externrefs that died, and look at the free blocks of a checked heap."""
+        self.release_dead_externrefs()
+        self._check_integrity()
 
     def expose_gc_ref_to_wasm(self, reference: int) -> None:
         """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
@@ -561,143 +592,37 @@ class DrcHeap:
         self.check_idle("expose a reference")
         header = self.header(reference)
         if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            self._decrement(reference)  # cannot reach 0: the list has one
+            counting.drop(self.native, reference)  # cannot reach 0: the list has one
             return
         header.kind_and_reserved |= HEADER_IN_OVER_APPROX_LIST_BIT
         header.next_over_approximated_stack_root = self.control.over_approximated_stack_roots
         self.control.over_approximated_stack_roots = reference
         self.control.current_len += 1
 
-    def _decrement(self, reference: int, *, pending: bool = False) -> None:
-        """Take one count; when it was the last, the object goes on the dead list, or on that of the pending dead."""
-        header = self.header(reference)
-        if header.ref_count == 1 and header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            raise HeapCorruptionError(
-                [f"the object at {reference:#x} would lose its last count, but is on the over-approximated list"]
-            )
-        header.ref_count -= 1
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "count of %#x down to %d", reference, header.ref_count)
-        if header.ref_count == 0:
-            control = self.control
-            if pending:
-                header.next_over_approximated_stack_root = control.pending_dead
-                control.pending_dead = reference
-            else:
-                header.next_over_approximated_stack_root = control.dead_list
-                control.dead_list = reference
+    def free_pending(self, budget: int | None = None) -> bool:
+        """Free so many of the pending dead objects, or all (None), from the front of their list; whether some are left.
 
-    def _free_dead(self) -> None:
-        """Free the objects on the dead list, and those that thereby lose their last owner.
-
-        An object whose count is 0 is on no other list, so its own link threads the dead list: however long a chain dies
-        at once, this needs neither recursion nor memory.
-        """
-        control = self.control
-        while control.dead_list != NULL:
-            reference = control.dead_list
-            header = self._header_of_object(reference)
-            control.dead_list = header.next_over_approximated_stack_root
-            for slot in self._traced_slots(reference):
-                if is_object(slot):
-                    self._decrement(slot)
-            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
-                assert self._host_data is not None
-                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
-            self._dealloc(reference)
-
-    def _free_pending(self, budget: int | None = None) -> bool:
-        """Free the pending dead objects from the front of their list, those that thereby die among them.
-
-        Whenever this empties the list, what is left is what a collection has left alive.
+        Those that thereby die are among them. Whenever this empties the list, what is left is what a collection has
+        left alive. HeapCorruptionError when one is not dead; it stays where it is.
         """
         self.check_attached()
-        control = self.control
-        if control.pending_dead == NULL:
-            return False
-        self._note_peak()
-        freed = 0
-        while control.pending_dead != NULL:
-            if freed == budget:
-                return True
-            self._free_first_pending()
-            freed += 1
-        control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
-        return False
-
-    def _free_first_pending(self) -> None:
-        """Free the first of the pending dead objects; those that thereby lose their last owner take its place.
-
-        When an error is found on the way, it stays where it is, without the references that it has given back by then.
-        """
-        control = self.control
-        reference = control.pending_dead
+        died_before = self.control.dead_externrefs
+        limit = UNLIMITED if budget is None else min(budget, UNLIMITED)
         try:
-            header = self._header_of_object(reference)
-        except InvalidReferenceError as error:
-            raise HeapCorruptionError([f"the list of pending dead objects: {error}"]) from None
-        check = self._verify_object(reference, is_pending=True) if self.is_checked else self._verify_pending(reference)
-        if problems := list(check):
-            raise HeapCorruptionError(problems)
-        control.pending_dead = header.next_over_approximated_stack_root
-        given_back = 0
-        try:
-            for slot in self._traced_slots(reference):
-                if is_object(slot):
-                    self._decrement(slot, pending=True)
-                given_back += 1
-            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
-                assert self._host_data is not None, "a heap with memory has a side table"
-                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
-        except BaseException:
-            for offset in itertools.islice(self._traced_offsets(reference), given_back):
-                self.memory.view(ctypes.c_uint32, reference + offset).value = NULL
-            header.next_over_approximated_stack_root = control.pending_dead
-            control.pending_dead = reference
-            raise
-        self._dealloc(reference)
-
-    def _note_peak(self) -> None:
-        """Compiled code allocates without a look at the peak; whatever is about to free looks."""
-        control = self.control
-        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
+            is_left: bool = counting.free_pending(self.native, limit)
+        finally:
+            self.release_dead_externrefs(until=died_before)
+            self._check_integrity()
+        if not is_left:
+            self.control.live_bytes_after_last_collection = self.control.bytes_allocated - self.control.bytes_freed
+        return is_left
 
     def release_dead_externrefs(self, until: int = NULL) -> None:
-        """Free the externrefs that died in compiled code, which leaves that to the host; those before `until`."""
+        """Free the externrefs that died, when the host has let go of their host data; those before `until`."""
         while self.control.dead_externrefs not in (NULL, until):
-            reference = self.control.dead_externrefs
-            externref = self.memory.view(VMDrcExternRef, reference)
-            self.control.dead_externrefs = externref.next_over_approximated_stack_root
             assert self._host_data is not None, "a heap with memory has a side table"
-            self._host_data.dealloc(externref.host_data_id)
-            self._dealloc(reference)
-
-    def _traced_slots(self, reference: int) -> Iterator[int]:
-        """Yield the values of an object's traced slots, as its type's entry in the type table tells them."""
-        memory = self.memory
-        header = memory.view(VMDrcHeader, reference)
-        if header.type_index == EXTERNREF_TYPE_INDEX:
-            return
-        info = self._type_info(header.type_index)
-        if info.kind == VMGcKind.ARRAY_REF:
-            if info.traced_count:
-                length = memory.view(VMDrcArrayHeader, reference).length
-                elements = memory.view(ctypes.c_uint32 * length, reference + info.size_or_elements_offset)
-                yield from elements
-        else:
-            for offset in self._type_data(info.traced_offsets_start, info.traced_count):
-                yield memory.view(ctypes.c_uint32, reference + offset).value
-
-    def _traced_offsets(self, reference: int) -> Iterable[int]:
-        """Return where an object's traced slots are, in the order in which `_traced_slots` yields their values."""
-        header = self.memory.view(VMDrcHeader, reference)
-        if header.type_index == EXTERNREF_TYPE_INDEX:
-            return ()
-        info = self._type_info(header.type_index)
-        if info.kind != VMGcKind.ARRAY_REF:
-            return self._type_data(info.traced_offsets_start, info.traced_count)
-        start, length = info.size_or_elements_offset, self.memory.view(VMDrcArrayHeader, reference).length
-        return range(start, start + info.traced_count * length * REFERENCE_SIZE, REFERENCE_SIZE)
+            self._host_data.dealloc(self.memory.view(VMDrcExternRef, self.control.dead_externrefs).host_data_id)
+            counting.free_dead_externref(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
@@ -725,26 +650,16 @@ class DrcHeap:
             expected = self._type_info(type_index).kind
             if kind != expected:
                 raise HeapError(f"objects of type {type_index} are of kind {VMGcKind(expected).name}, not {kind!r}")
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        reference = self._allocator.allocate(size)
+        reference = self.policy.allocate(size)
         if reference is None:
             raise HeapExhaustedError(
                 f"no room for an object of {size} bytes in a heap of {self.control.capacity} "
                 f"of which {self.control.bytes_allocated - self.control.bytes_freed} are live",
                 block_length(size),
             )
-        header = self.memory.view(VMDrcHeader, reference)
-        header.kind_and_reserved = kind
-        header.type_index = type_index
-        header.ref_count = 1
-        header.next_over_approximated_stack_root = NULL
-        header.object_size = size
-        control = self.control
-        control.objects_allocated += 1
-        control.bytes_allocated += block_length(size)
-        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "new object %#x: %s of %d bytes", reference, VMGcKind(kind).name, size)
+        allocation.write_header(self.native, reference, int(kind), type_index, size)
+        sizing.note_peak(self.native)
+        note("new object %#x: kind %#x, %d bytes", reference, kind, size)
         self._check_integrity()
         return reference
 
@@ -792,8 +707,7 @@ class DrcHeap:
     def coalesce(self) -> None:
         """Merge free neighbours now, in one pass over the heap: for an allocation that would fail otherwise."""
         self.check_attached()
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        self._allocator.coalesce()
+        self.policy.coalesce()
         self._check_integrity()
 
     def _dealloc_uninit(self, reference: int, kinds: tuple[VMGcKind, ...]) -> None:
@@ -802,23 +716,12 @@ class DrcHeap:
             raise InvalidReferenceError(f"the object at {reference:#x} is of kind {self.kind(reference).name}")
         if header.ref_count != 1 or header.kind_and_reserved & RESERVED_MASK:
             raise HeapError(f"the object at {reference:#x} is shared or exposed, so it may be initialised")
-        self._dealloc(reference)
-
-    def _dealloc(self, reference: int) -> None:
-        size = self.memory.view(VMDrcHeader, reference).object_size
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "freeing %#x, %d bytes", reference, size)
-        self.control.objects_freed += 1
-        self.control.bytes_freed += block_length(size)
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        self._allocator.free(reference, size)
+        counting.free_leaf(self.native, reference)
         self._check_integrity()
 
     def _check_integrity(self) -> None:
-        if self.is_checked:
-            assert self._allocator is not None, "a heap with memory has an allocator"
-            if problems := self._allocator.check_integrity():
-                raise HeapCorruptionError(problems)
+        if self.is_checked and self._allocator is not None and (problems := self._allocator.check_integrity()):
+            raise HeapCorruptionError(problems)
 
     def _zeroed(self, reference: int, size: int) -> int:
         self.memory.zero(reference + HEADER_SIZE, size - HEADER_SIZE)
@@ -864,49 +767,23 @@ class DrcHeap:
     def sweep(self) -> None:
         """Take the list's count from each listed object that is not marked, and clear the marks of the others.
 
-        Afterwards the list is the precise set of what compiled code holds. Dropping cannot reach into the list under
-        the walk: whatever is still listed has the list's count.
+        Afterwards the list is the precise set of what compiled code holds.
         """
-        self._note_peak()
-        for reference in self._unlist_unmarked():
-            self._decrement(reference)
-            self.free_dead()
+        if self.is_counted:
+            sizing.note_peak(self.native)
+            try:
+                collection.sweep(self.native)
+            finally:
+                self._settle()
 
-    def _sweep_pending(self) -> None:
-        """Sweep, and free nothing."""
-        for reference in self._unlist_unmarked():
-            self._decrement(reference, pending=True)
-
-    def _unlist_unmarked(self) -> Iterator[int]:
-        """Walk the list: clear each mark, and take off and yield what has none, with the list's count still on it."""
-        if not self.is_counted:
-            return
-        control = self.control
-        previous: VMDrcHeader | None = None
-        reference = control.over_approximated_stack_roots
-        while reference != NULL:
-            header = self.header(reference)
-            following = header.next_over_approximated_stack_root
-            if header.kind_and_reserved & HEADER_MARK_BIT:
-                header.kind_and_reserved &= ~HEADER_MARK_BIT
-                previous = header
-            else:
-                if _log.isEnabledFor(TRACE):
-                    _log.log(TRACE, "%#x is not held any more: off the list", reference)
-                header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
-                header.next_over_approximated_stack_root = NULL
-                if previous is None:
-                    control.over_approximated_stack_roots = following
-                else:
-                    previous.next_over_approximated_stack_root = following
-                control.current_len -= 1
-                yield reference
-            reference = following
+    def sweep_pending(self) -> None:
+        """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
+        if self.is_counted:
+            collection.sweep_pending(self.native)
 
     def clear_marks(self) -> None:
         """Forget what `trace` found."""
-        for reference in self.over_approximated_stack_roots():
-            self.memory.view(VMDrcHeader, reference).kind_and_reserved &= ~HEADER_MARK_BIT
+        collection.clear_marks(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Looking at the heap
@@ -930,7 +807,7 @@ class DrcHeap:
     def references(self, reference: int) -> list[int]:
         """Return the references that an object holds to other objects, in the order of its slots."""
         self.header(reference)
-        return [value for value in self._traced_slots(reference) if is_object(value)]
+        return [value for value in tracing.references_of(self.native, reference) if is_object(value)]
 
     def pending_dead(self) -> Iterator[int]:
         """Yield the objects that died in a sweep and wait to be freed, the next first.
@@ -1058,7 +935,9 @@ class DrcHeap:
 
         # Counts: one for each owner.
         owners: Counter[int] = Counter(listed)
-        sources = [(f"object {holder:#x}", slot) for holder in objects for slot in self._traced_slots(holder)]
+        sources = [
+            (f"object {holder:#x}", slot) for holder in objects for slot in tracing.references_of(self.native, holder)
+        ]
         sources += [(f"handle {number}", value) for number, value in self.handles()]
         sources += [(f"root slot {address:#x}", value) for address, value in self.root_slots()]
         for holder, reference in sources:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors.shared.sizing import GROWTH_GRANULE, LIST_FLOOR, PENDING_PORTION
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
 from lowheap.first_fit import FirstFit
@@ -29,10 +30,6 @@ ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (Seg
 GROWTH_POLICIES = ("collect-first", "grow-first")
 
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
-GROWTH_GRANULE = 1 << 16
-LIST_FLOOR = 1 << 14  # a list shorter than this is never a reason to collect
-PENDING_PORTION = 1 << 10
-"""How many pending dead objects an allocation that found no room frees at a time."""
 
 
 class StoreLock:

@@ -29,8 +29,9 @@ from lowheap.cli.values import format_value, parse_value
 from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import LowheapError, Trap
 from lowheap.first_fit import FirstFit
-from lowheap.heap import TRACE, HeapStatistics
+from lowheap.heap import HeapStatistics
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
+from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
 from lowheap.types import FuncType, TypeRegistry, ValType

@@ -10,6 +10,7 @@ import ctypes
 
 from llvmlite import ir
 
+from lowheap.collectors.shared.sizing import GROWTH_GRANULE
 from lowheap.embed.api import FUNCTIONS, Status, abi_hash
 from lowheap.embed.emitter import address_constant, function_type, string_constant
 from lowheap.embed.header import package_version
@@ -41,7 +42,7 @@ from lowheap.layout import (
     VMStoreContext,
 )
 from lowheap.memory import HUGE_PAGES_FROM
-from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, GROWTH_GRANULE
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 CALL_HOST = "lh.call_host"
 """uint32_t(heap, what, values): what stands in the store context of a heap without Python. There is one thing to do."""

@@ -13,7 +13,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 
@@ -175,6 +175,8 @@ class Emitter:
     """
 
     offset: int = 0
+    is_checked: ClassVar[bool] = False
+    """Whether functions of the collector that are emitted look for corruption on the way."""
 
     def __init__(self, function: ir.Function) -> None:
         """Start the function's entry block."""

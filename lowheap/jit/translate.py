@@ -518,8 +518,10 @@ class Translator:
         type = frame.checked.types.get(node)
         if isinstance(type, ConstantType):
             return bool(type.value)
-        if isinstance(node, ast.Attribute) and isinstance(frame.checked.types.get(node.value), StaticType):
-            return bool(self._x(frame, node))
+        if isinstance(node, ast.Attribute):
+            owner = frame.checked.types.get(node.value)
+            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+                return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
             return None if inner is None else not inner
@@ -668,7 +670,11 @@ class Translator:
             return self.e.load_typed(place.address, llvm_type(place.word), invariant=True)
         return self._load(place)
 
-    def _heap_attribute(self, name: str) -> View:
+    def _heap_attribute(self, name: str) -> Any:
+        if name == "is_checked":
+            return self.e.is_checked
+        if name == "may_raise":
+            return False
         if name == "control":
             return View(self.e.control, VMHeapControl)
         assert name == "store_context", "checked: the heap has no other attribute"

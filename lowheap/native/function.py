@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from lowheap.native.check import Checked, NativeError, check
+from lowheap.native.check import Checked, HeapType, NativeError, check
 from lowheap.native.run import python_function
 
 _P = ParamSpec("_P")
@@ -64,8 +64,26 @@ class Native(Generic[_P, _R]):
         return f"{short}.{self.name}".replace("<locals>.", "")
 
     def _first_run(self, *args: Any) -> Any:
-        self._run = python_function(self.checked)
+        python = python_function(self.checked)
+        self._run = self._replaceable(python) if self._takes_heap else python
         return self._run(*args)
+
+    @property
+    def _takes_heap(self) -> bool:
+        parameters = self.checked.parameters
+        return bool(parameters) and isinstance(parameters[0].type, HeapType)
+
+    def _replaceable(self, python: Callable[..., Any]) -> Callable[..., Any]:
+        """Have `Heap.replacements` looked at first."""
+
+        def run(heap: Any, *args: Any) -> Any:
+            if heap.replacements:
+                replacement = heap.replacements.get(self)
+                if replacement is not None:
+                    return replacement(*args)
+            return python(heap, *args)
+
+        return run
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Run the function in Python."""

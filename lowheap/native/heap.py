@@ -8,6 +8,10 @@
     heap.cell(u8, reference, n) likewise, of another width
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
+    heap.is_checked             whether to look for corruption on the way: known when code is compiled
+    heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
+                                so it is in Python, and in machine code it is not
+    heap.header_at(index)       a header that is yet to be written, or that may be none
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
 
 What is reached is looked at: an index that leads outside of the memory is a HeapError. Machine code does not look; what
@@ -20,8 +24,13 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, InvalidReferenceError
 from lowheap.layout import (
+    BLOCK_ALIGN,
+    FIRST_INDEX,
+    HEADER_SIZE,
+    KIND_MASK,
+    OBJECT_KINDS,
     SIZE_CLASS_COUNT,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
@@ -35,16 +44,17 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import HEAP_ATTRIBUTES, SLOT, U32, ViewType, heap_method
+from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, SLOT, U32, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
-_Data = TypeVar("_Data")
+_Data = TypeVar("_Data", bound="ctypes._CData")
 
 HEADERS: dict[str, type[ctypes.Structure]] = {
     "header": VMDrcHeader,
     "array": VMDrcArrayHeader,
     "externref": VMDrcExternRef,
     "exception": VMDrcExnHeader,
+    "header_at": VMDrcHeader,
     "block": FreeBlock,
 }
 """The methods that lay a structure over what is at an index."""
@@ -61,6 +71,12 @@ class Heap:
     """See the module's docstring. `host` is what `release_externrefs` calls."""
 
     is_native_heap = True
+    may_raise = True
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether to look for corruption on the way."""
+        return False
 
     def __init__(
         self,
@@ -73,6 +89,9 @@ class Heap:
         """Take the parts; the tables are where the control block says."""
         self.memory, self.control = memory, control
         self._store_context, self._host = store_context, host
+        self.replacements: dict[Any, Callable[..., Any]] = {}
+        """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does
+        something else. It is called without the heap."""
 
     @property
     def store_context(self) -> VMStoreContext:
@@ -82,8 +101,22 @@ class Heap:
         return self._store_context
 
     def header(self, reference: int) -> VMDrcHeader:
-        """Return the header at an index."""
-        return self.memory.view(VMDrcHeader, reference)
+        """Return the header of an object. InvalidReferenceError where none is."""
+        if isinstance(reference, int) and not isinstance(reference, bool):
+            bump = self.control.bump
+            if not reference % BLOCK_ALIGN and FIRST_INDEX <= reference <= bump - HEADER_SIZE:
+                header = self.memory.view(VMDrcHeader, reference)
+                if header.kind_and_reserved & KIND_MASK in OBJECT_KINDS:
+                    return header
+            raise InvalidReferenceError(
+                f"{reference:#x} does not name an object; objects are at multiples of {BLOCK_ALIGN} "
+                f"from {FIRST_INDEX:#x} to {bump:#x}"
+            )
+        raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
+
+    def header_at(self, index: int) -> VMDrcHeader:
+        """Return what is at an index as a header, which it may not be."""
+        return self.memory.view(VMDrcHeader, index)
 
     def array(self, reference: int) -> VMDrcArrayHeader:
         """Return the header at an array's index."""
@@ -134,6 +167,7 @@ class Heap:
 
 
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
+HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL
 HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)
 for _name, _structure in HEADERS.items():
     heap_method(_name, [U32], ViewType(_structure))

@@ -80,7 +80,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
 @inline
 def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u32) -> None:
     """Make an object of a block: one count, the caller's, and on no list."""
-    header = heap.header(reference)
+    header = heap.header_at(reference)
     header.kind_and_reserved = kind
     header.type_index = type_index
     header.ref_count = 1
