@@ -36,6 +36,7 @@ from lowheap.jit import cache
 from lowheap.jit.emit import I1, I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, Variable
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.jit.root_frames import SLOT_SIZE
 from lowheap.jit.stackmaps import Architecture, host_architecture
 from lowheap.jit.transitions import RELEASE_DEAD_EXTERNREFS
 from lowheap.layout import (
@@ -460,13 +461,21 @@ class RuntimeEmitter(Emitter):
         builder = self.builder
         slots = self.load_pointer(self.store_context, VMStoreContext.stack_map_slots)
         first = self.load(entry, VMStackMapEntry.first_slot)
+        lowest_bit = self.intrinsic("llvm.cttz.i64", I64, [I64, I1])
         with self._each(self.load(entry, VMStackMapEntry.slot_count)) as number:
             position = builder.zext(builder.add(first, number), I64)
             slot = self.at(slots, builder.mul(position, I64(ctypes.sizeof(VMStackSlot))))
             is_frame_relative = self._compare("!=", self.load(slot, VMStackSlot.is_frame_relative), 0)
             base = builder.select(is_frame_relative, frame_pointer, stack_pointer)
             address = builder.add(base, builder.sext(self.load(slot, VMStackSlot.offset), I64))
-            self._mark(self.load_typed(builder.inttoptr(address, PTR), REFERENCE))
+            first_place = builder.inttoptr(address, PTR)
+            live = self.variable(self.load(slot, VMStackSlot.mask))
+            with self.loop() as places:
+                mask = live.value
+                places.leave_if(self._compare("==", mask, 0))
+                distance = builder.mul(builder.call(lowest_bit, [mask, I1(1)]), I64(SLOT_SIZE))
+                self._mark(self.load_typed(self.at(first_place, distance), REFERENCE))
+                live.value = builder.and_(mask, builder.sub(mask, I64(1)))
 
     def _mark(self, reference: ir.Value) -> None:
         """Set the mark of an object that is listed; of null, of an i31 and of what is not listed there is none."""
