@@ -803,11 +803,15 @@ STACK_MAP_HASH_SHIFT = 32
 
 
 class VMStackSlot(ctypes.Structure):
-    """Where a suspended frame holds a live reference: `offset` bytes from its stack pointer or its frame pointer."""
+    """Where a suspended frame holds up to 64 live references: `offset` bytes from its stack pointer or frame pointer.
 
-    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32))
+    That is the first slot's place. Slots follow one another; those that are live are the bits of `mask`.
+    """
+
+    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32), ("mask", ctypes.c_uint64))
     offset: Unsigned
     is_frame_relative: Unsigned
+    mask: Unsigned
 
 
 class VMContext(ctypes.Structure):

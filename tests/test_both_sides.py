@@ -87,7 +87,7 @@ class FakeStack:
         self.activation = VMActivation(entry_frame_pointer=entry_frame, exit_frame_pointer=exit_frame)
         self.entries = (VMStackMapEntry * 1)(VMStackMapEntry(RETURN_ADDRESS, 0, len(references)))
         self.slots = (VMStackSlot * max(1, len(references)))(
-            *(VMStackSlot(4 * number, 0) for number in range(len(references)))
+            *(VMStackSlot(4 * number, 0, 1) for number in range(len(references)))
         )
 
     def __enter__(self) -> None:

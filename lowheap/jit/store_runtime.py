@@ -35,7 +35,7 @@ from lowheap.errors import (
 from lowheap.heap import unsound_root
 from lowheap.jit import runtime, transitions
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.stackmaps import Slot, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
@@ -279,7 +279,7 @@ class StoreRuntime:
         by_address = self.stack_maps.by_return_address
         size = 1 << (2 * len(by_address)).bit_length()  # at most half full
         entries = (VMStackMapEntry * size)()
-        slots: list[Slot] = []
+        slots: list[Slots] = []
         for address, its_slots in by_address.items():
             place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
             while entries[place % size].return_address:
@@ -289,7 +289,7 @@ class StoreRuntime:
             slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         table = (VMStackSlot * max(1, len(slots)))(
-            *(VMStackSlot(slot.offset, int(slot.register == frame_pointer)) for slot in slots)
+            *(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask) for each in slots)
         )
         self._stack_map_table = (entries, table)
         self.context.stack_map_entries = ctypes.addressof(entries)
