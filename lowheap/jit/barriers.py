@@ -19,18 +19,15 @@ from importlib import metadata
 
 from llvmlite import ir
 
+from lowheap.collectors.drc import barriers as drc
+from lowheap.collectors.drc.counting import DROP_FUNCTION
 from lowheap.errors import CompilerError
-from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
-from lowheap.layout import (
-    HEADER_IN_OVER_APPROX_LIST_BIT,
-    VMDrcHeader,
-    VMHeapControl,
-)
+from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
+from lowheap.jit.translate import HEAP, Place, inline_call
+from lowheap.layout import NULL
+from lowheap.native.check import U32
 
 ENTRY_POINT_GROUP = "lowheap.barriers"
-
-DROP_FUNCTION = "lowheap.drop"
-"""void(vmctx, reference): takes the last count of an object and frees it; `transitions.define` gives it its body."""
 
 
 class BarrierSet(ABC):
@@ -79,88 +76,48 @@ class BarrierSet(ABC):
 
 
 class Drc(BarrierSet):
-    """Deferred reference counting, inline: the events of wasmtime 40, `gc/drc.rs` and its Cranelift counterpart."""
+    """Deferred reference counting, inline: the events of `collectors/drc/barriers.py`.
+
+    None of them asks what object a slot is in, so none is told.
+    """
 
     name = "drc"
 
     def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
         """Load; an object that is not listed gets the list's count and goes on the list."""
-        reference = emitter.load_typed(address, REFERENCE)
-        if shape.is_counted:
-            with emitter.if_object(reference, shape):
-                word = emitter.load_header(reference, VMDrcHeader.kind_and_reserved)
-                with emitter.builder.if_then(_is_unlisted(emitter, word), likely=False):
-                    self._add_to_count(emitter, reference, 1)
-                    self._push(emitter, reference, word)
+        reference: ir.Value = inline_call(emitter, drc.read, [HEAP, NULL, Place(address, U32), shape])
         return reference
 
     def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Count the new value, store it, then drop the old one: in this order, because they may be one object."""
-        if not shape.is_counted:
-            emitter.store_typed(value, address)
-            return
-        old = emitter.load_typed(address, REFERENCE)
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
-        self.dec_ref(emitter, old, shape)
+        """Count the new value, store it, then drop the old one."""
+        _declare_drop(emitter)
+        inline_call(emitter, drc.write, [HEAP, NULL, Place(address, U32), value, shape])
 
     def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
         """Count the value and store it."""
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
+        inline_call(emitter, drc.init, [HEAP, NULL, Place(address, U32), value, shape])
 
     def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
         """Push the object; its one count becomes the list's."""
-        self._push(emitter, reference, emitter.load_header(reference, VMDrcHeader.kind_and_reserved))
+        inline_call(emitter, drc.allocated, [HEAP, reference])
 
     def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
         """Add one, unless it is null or an i31."""
-        if shape.is_counted:
-            with emitter.if_object(reference, shape):
-                self._add_to_count(emitter, reference, 1)
+        inline_call(emitter, drc.inc_ref, [HEAP, reference, shape])
 
     def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
         """Subtract one, unless it is null or an i31; the last count is taken out of line, by the drop."""
-        if not shape.is_counted:
-            return
-        builder = emitter.builder
-        with emitter.if_object(reference, shape):
-            count = emitter.load_header(reference, VMDrcHeader.ref_count)
-            is_last = builder.icmp_unsigned("==", count, I64(1))
-            with builder.if_else(is_last, likely=False) as (last, others):
-                with last:
-                    builder.call(emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE]), [emitter.vmctx, reference])
-                with others:
-                    emitter.store_header(builder.sub(count, I64(1)), reference, VMDrcHeader.ref_count)
+        _declare_drop(emitter)
+        inline_call(emitter, drc.dec_ref, [HEAP, reference, shape])
 
     def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Push the object with the count handed over; if it is listed already, the list has one: take this one back."""
-        if not shape.is_counted:
-            return
-        with emitter.if_object(reference, shape):
-            word = emitter.load_header(reference, VMDrcHeader.kind_and_reserved)
-            with emitter.builder.if_else(_is_unlisted(emitter, word)) as (unlisted, listed):
-                with unlisted:
-                    self._push(emitter, reference, word)
-                with listed:
-                    self._add_to_count(emitter, reference, -1)  # cannot reach 0: the list has one
+        """Push the object with the count handed over; if it is listed already, take this one back."""
+        inline_call(emitter, drc.expose, [HEAP, reference, shape])
 
-    @staticmethod
-    def _add_to_count(emitter: Emitter, reference: ir.Value, difference: int) -> None:
-        count = emitter.load_header(reference, VMDrcHeader.ref_count)
-        emitter.store_header(emitter.builder.add(count, I64(difference)), reference, VMDrcHeader.ref_count)
 
-    @staticmethod
-    def _push(emitter: Emitter, reference: ir.Value, word: ir.Value) -> None:
-        """Put an unlisted object, the first word of whose header is `word`, at the head of the list."""
-        builder, control = emitter.builder, emitter.control
-        head = emitter.load(control, VMHeapControl.over_approximated_stack_roots)
-        emitter.store_header(head, reference, VMDrcHeader.next_over_approximated_stack_root)
-        listed = builder.or_(word, I32(HEADER_IN_OVER_APPROX_LIST_BIT))
-        emitter.store_header(listed, reference, VMDrcHeader.kind_and_reserved)
-        emitter.store(reference, control, VMHeapControl.over_approximated_stack_roots)
-        length = emitter.load(control, VMHeapControl.current_len)
-        emitter.store(builder.add(length, I32(1)), control, VMHeapControl.current_len)
+def _declare_drop(emitter: Emitter) -> None:
+    """Declare what frees an object: it goes to the collector, which is not in the module."""
+    emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE])
 
 
 class Outlined(BarrierSet):
@@ -321,9 +278,3 @@ def find(name: str) -> BarrierSet:
     if not (isinstance(found, type) and issubclass(found, BarrierSet)):
         raise CompilerError(f"the barrier set {name!r} is {found!r}; it must be a subclass of BarrierSet")
     return found()
-
-
-def _is_unlisted(emitter: Emitter, word: ir.Value) -> ir.Value:
-    """Whether the in-list bit is clear in the first word of a header."""
-    bit = emitter.builder.and_(word, I32(HEADER_IN_OVER_APPROX_LIST_BIT))
-    return emitter.builder.icmp_unsigned("==", bit, I32(0))

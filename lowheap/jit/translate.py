@@ -171,7 +171,7 @@ def declare(
     if checked.yields is not None:
         raise TypeError(f"{native.name} is a generator, and stands in a loop only")
     key = "".join(f".{value.key}" for value in (statics or {}).values())
-    symbol = name or f"lh.{native.symbol}{key}"
+    symbol = name or native.symbol + key
     known = module.globals.get(symbol)
     if known is not None:
         return known
@@ -231,6 +231,12 @@ class Translator:
 
         Of the arguments, the heap is `HEAP`, a number an LLVM value or an int, a place a `Place`, a static itself.
         """
+        if native.is_event:
+            with self.e.event(native.__name__):
+                return self._inlined(native, arguments)
+        return self._inlined(native, arguments)
+
+    def _inlined(self, native: Native[..., Any], arguments: Sequence[Any]) -> Any:
         checked = native.checked
         frame = self._frame(checked, arguments)
         self._finish(frame)
@@ -415,6 +421,7 @@ class Translator:
         then, end = (self.e.function.append_basic_block(name) for name in ("then", "end"))
         otherwise = self.e.function.append_basic_block("else") if s.orelse else end
         self._branch(frame, s.test, then, otherwise)
+        is_reached = otherwise is end
         for start, body in ((then, s.body), (otherwise, s.orelse)):
             if start is end:
                 continue
@@ -422,8 +429,9 @@ class Translator:
             self._block(frame, body)
             if not self.b.block.is_terminated:
                 self.b.branch(end)
+                is_reached = True
         self.b.position_at_end(end)
-        if not _has_predecessor(self.e.function, end):
+        if not is_reached:
             self.b.unreachable()
 
     def _s_While(self, frame: _Frame, s: ast.While) -> None:

@@ -1,7 +1,7 @@
 """Functions written once: Python runs them as they stand, LLVM compiles them. `docs/native.md` tells how."""
 
 from lowheap.native.check import NativeError
-from lowheap.native.function import Native, cold, inline, native
+from lowheap.native.function import Native, cold, event, inline, linked, native
 from lowheap.native.heap import Heap
 from lowheap.native.words import (
     OutOfRange,
@@ -56,10 +56,12 @@ __all__ = [
     "cold",
     "copy_memory",
     "ctz",
+    "event",
     "i32",
     "i64",
     "inline",
     "likely",
+    "linked",
     "local_array",
     "native",
     "note",

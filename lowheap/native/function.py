@@ -7,6 +7,8 @@ code. It is checked when it is first called, translated or asked for; what it ca
     @native             a function of its own in machine code; LLVM inlines it where that pays
     @inline             its body stands where it is called
     @cold               a function of its own that is rarely called: it is never inlined, and laid out elsewhere
+    @event              an inlined one that listings of machine code tell apart, by its name: see `jit/marks.py`
+    @linked("name")     a cold one of that name: where a module has declared a function so called, that is meant
 
 A generator is always inlined, into the loop over it.
 """
@@ -28,9 +30,18 @@ class Native(Generic[_P, _R]):
 
     is_native = True
 
-    def __init__(self, function: Callable[_P, _R], *, is_inline: bool = False, is_cold: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[_P, _R],
+        *,
+        is_inline: bool = False,
+        is_cold: bool = False,
+        is_event: bool = False,
+        linked_name: str = "",
+    ) -> None:
         """Take a function as it stands."""
         self.function = function
+        self.is_event, self.linked_name = is_event, linked_name
         self.name = function.__qualname__
         self.is_inline, self.is_cold = is_inline, is_cold
         self.__doc__ = function.__doc__
@@ -59,9 +70,11 @@ class Native(Generic[_P, _R]):
     @property
     def symbol(self) -> str:
         """What the function is called in a module of LLVM's: unlike all others of this process."""
+        if self.linked_name:
+            return self.linked_name
         module = self.__module__
         short = module.rpartition(".")[2] if module.startswith("lowheap.") else module
-        return f"{short}.{self.name}".replace("<locals>.", "")
+        return f"lh.{short}.{self.name}".replace("<locals>.", "")
 
     def _first_run(self, *args: Any) -> Any:
         python = python_function(self.checked)
@@ -110,3 +123,13 @@ def inline(function: Callable[_P, _R]) -> Native[_P, _R]:
 def cold(function: Callable[_P, _R]) -> Native[_P, _R]:
     """Make a function of the subset a native one that is rarely called."""
     return Native(function, is_cold=True)
+
+
+def event(function: Callable[_P, _R]) -> Native[_P, _R]:
+    """Make a function of the subset an inlined native one that is an event in the life of a reference."""
+    return Native(function, is_inline=True, is_event=True)
+
+
+def linked(name: str) -> Callable[[Callable[_P, _R]], Native[_P, _R]]:
+    """Make a function of the subset a cold native one that a module may have from elsewhere, under this name."""
+    return lambda function: Native(function, is_cold=True, linked_name=name)

@@ -22,7 +22,7 @@ from lowheap.layout import (
     NULL,
     VMGcKind,
 )
-from lowheap.native import Heap, Ref, inline, native, note, record, sound, u64, unlikely
+from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
 
 
 @record
@@ -159,7 +159,11 @@ def free_dead(heap: Heap) -> None:
     free_dead_from(heap, dead)
 
 
-@native
+DROP_FUNCTION = "lowheap.drop"
+"""What modules call `drop_last` by. Those of compiled code have none of the collector in them: theirs goes there."""
+
+
+@linked(DROP_FUNCTION)
 def drop_last(heap: Heap, reference: Ref) -> None:
     """Take the last count of an object, and free it with what only it held."""
     header = heap.header(reference)
