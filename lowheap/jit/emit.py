@@ -356,7 +356,7 @@ class Emitter:
 
     def variable(self, initial: ir.Value) -> Variable:
         """Return a new local variable."""
-        with self.builder.goto_entry_block():
+        with self._in_frame():
             slot = self.builder.alloca(initial.type)
         self.builder.store(initial, slot)
         return Variable(self.builder, slot)
@@ -396,9 +396,20 @@ class Emitter:
         """Return an address as something that llvmlite can call: it wants a pointer whose type tells the function's."""
         return self._cast_pointer(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
 
+    @contextmanager
+    def _in_frame(self) -> Iterator[None]:
+        """Emit at the start of the function what reserves a part of its frame.
+
+        Not behind a call that may be inlined: that splits the block, and what follows is no longer the frame's.
+        """
+        block = self.builder.block
+        self.builder.position_at_start(self.function.entry_basic_block)
+        yield
+        self.builder.position_at_end(block)
+
     def stack_buffer(self, size: int, alignment: int) -> ir.Value:
         """Return the address of `size` bytes in the function's frame."""
-        with self.builder.goto_entry_block():
+        with self._in_frame():
             buffer = self.builder.alloca(ir.ArrayType(I8, size))
             buffer.align = alignment
             return self._cast_pointer(buffer, PTR)

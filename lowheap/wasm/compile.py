@@ -18,6 +18,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,6 @@ from lowheap.layout import (
     VMContextLayout,
     VMFuncRef,
     VMFunctionImport,
-    VMStoreContext,
 )
 from lowheap.types import (
     AbstractHeapType,
@@ -75,7 +75,7 @@ from lowheap.wasm.decode import (
     GlobalType,
     Instruction,
 )
-from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, EventFunctions, Static, function_entry, zero
+from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, MOST_INLINED, EventFunctions, Static, function_entry, zero
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -374,7 +374,7 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._frame_size = self._check_stack()
+        self._stack_check = self._check_stack()
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
@@ -431,15 +431,12 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self) -> ir.Instruction:
-        """Trap when the frame would pass the stack limit. Returns the subtraction of the frame's size, 0 for now."""
+    def _check_stack(self) -> ir.CallInstr:
+        """Trap when the frame would pass the stack limit. Returns the call, whose last argument is 0 for now."""
+        function = self.context.events.function("stack_check", VOID, [I64], ())
         with self.event("stack check"):
-            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
-            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
-            # is inlined there.
-            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
-            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
-        return frame
+            args = [self.vmctx, self.offset_value(), I64(0)]
+            return self.builder.call(function, args, attrs=("alwaysinline",))
 
     def _finish_frame(self) -> None:
         """Now that the function is complete, fill in what its frame's size depends on.
@@ -450,7 +447,7 @@ class FunctionCompiler(Emitter):
         if self._most_results > 1:
             size += self._most_results * VALUE_SLOT_SIZE
         if size > _LARGE_FRAME:
-            self._frame_size.operands = (self._frame_size.operands[0], I64(size))
+            self._stack_check.operands[-1] = I64(size)
             self.function.attributes.add("noinline")
 
     @functools.cached_property
@@ -500,14 +497,26 @@ class FunctionCompiler(Emitter):
         return ReferenceShape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _call_event(
-        self, event: str, result: ir.Type, args: Sequence[ir.Value], *static: Static, mark: str | None = None
+        self,
+        event: str,
+        result: ir.Type,
+        args: Sequence[ir.Value],
+        *static: Static,
+        mark: str | None = None,
+        is_one_of_many: bool = False,
     ) -> ir.Value:
         """Call an event's function: see `events.py`. In a listing, the call is marked as what it is for."""
-        in_loop = self._loops > 0
-        if mark is None or self._marks is None:
-            return self.context.events.call(self, self._sites, event, result, args, static, in_loop=in_loop)
-        with self.event(mark):
-            return self.context.events.call(self, self._sites, event, result, args, static, in_loop=in_loop)
+        with self.event(mark) if mark is not None and self._marks is not None else nullcontext():
+            return self.context.events.call(
+                self,
+                self._sites,
+                event,
+                result,
+                args,
+                static,
+                in_loop=self._loops > 0,
+                is_one_of_many=is_one_of_many,
+            )
 
     # ------------------------------------------------------------------------------------------------------------------
     # Control
@@ -814,6 +823,8 @@ class FunctionCompiler(Emitter):
         type = self.context.global_types[index].storage
         if isinstance(type, RefType):
             self._call_event(event, VOID, [cell, value], self._shape(type), name, mark=mark)
+        elif event == "global_init":
+            self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
         else:
             self.store_typed(value, cell)
 
@@ -1018,9 +1029,10 @@ class FunctionCompiler(Emitter):
         self._push_new("array_allocate", [I32(length)], type_index)
         array, mark = self.stack[-1][0], _mark("init", self.context.element(type_index).storage)
         layout = self.context.array_layout(type_index)
+        many = length > MOST_INLINED  # stores in a row, which LLVM would compare in pairs to merge them
         for number, value in enumerate(values):
             offset = I64(layout.elements_offset + number * layout.element_size)
-            self._call_event("array_init", VOID, [array, offset, value], type_index, mark=mark)
+            self._call_event("array_init", VOID, [array, offset, value], type_index, mark=mark, is_one_of_many=many)
 
     @_instruction("array.get", "array.get_s", "array.get_u")
     def _array_get(self, type_index: int) -> None:

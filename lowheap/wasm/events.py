@@ -65,6 +65,9 @@ SMALL_BODY = 24
 MOST_INLINED = 100
 """So many sites in one function have their events inlined at most: compiling must not take long, whatever comes."""
 
+MOST_OUTSIDE_LOOPS, MOST_IN_LOOPS = 500, 2000
+"""So many sites in one module have their events inlined at most."""
+
 GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
@@ -127,6 +130,15 @@ class EventEmitter(Emitter):
         if self.context.types.is_traced(storage) and not isinstance(value, ir.Constant):
             self.references.append(value)
 
+    def stack_check(self, size: ir.Value) -> None:
+        """Trap when the frame of the function that this is inlined into, and `size`, would pass the stack limit."""
+        with self.event("stack check"):
+            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), size)
+            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
+            # is inlined there.
+            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
+            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
+
     def global_get(self, address: ir.Value, shape: ReferenceShape, name: str) -> ir.Value:
         """`global.get` of a reference."""
         return self.context.barriers.read(self, self.named(address, name), shape)
@@ -138,6 +150,10 @@ class EventEmitter(Emitter):
     def global_init(self, address: ir.Value, value: ir.Value, shape: ReferenceShape, name: str) -> None:
         """Give a global that holds a reference its first value."""
         self.context.barriers.init(self, self.named(address, name), value, shape)
+
+    def global_init_number(self, address: ir.Value, value: ir.Value, type: str, name: str) -> None:
+        """Give a global that holds a number its first value."""
+        self.store_typed(value, self.named(address, name))
 
     # ------------------------------------------------------------------------------------------------------------------
     # References
@@ -558,9 +574,10 @@ def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type
 
 @dataclass(slots=True)
 class _Sites:
-    """The calls of events in one function that the rule is about: those in its loops, and all others."""
+    """The calls of events in one function: of tiny ones, in its loops, and all others."""
 
     runs_once: bool
+    tiny: list[ir.CallInstr] = field(default_factory=list)
     in_loops: list[ir.CallInstr] = field(default_factory=list)
     others: list[ir.CallInstr] = field(default_factory=list)
 
@@ -574,7 +591,7 @@ class EventFunctions:
         self._module = module
         self._inline = inline
         self._functions: dict[tuple[Any, ...], ir.Function] = {}
-        self._small: set[str] = set()  # the names of those that are always inlined
+        self._tiny: set[str] = set()  # their names
         self._functions_with_sites: list[_Sites] = []
 
     def begin(self, *, runs_once: bool = False) -> _Sites:
@@ -592,8 +609,12 @@ class EventFunctions:
         static: Sequence[Static],
         *,
         in_loop: bool,
-    ) -> ir.Value:
-        """Emit a call of an event's function, which is made at its first use."""
+        is_one_of_many: bool = False,
+    ) -> ir.CallInstr:
+        """Emit a call of an event's function, which is made at its first use.
+
+        `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
+        """
         function = self.function(event, result, [arg.type for arg in args], static)
         args = [site.vmctx, site.offset_value(), *args]
         if event in _COLLECTING:
@@ -601,8 +622,10 @@ class EventFunctions:
                 call = safepoints.call(site.builder, function, args)
         else:
             call = site.builder.call(function, args)
-        if function.name in self._small:
-            call.attributes.add("alwaysinline")
+        if is_one_of_many:
+            call.attributes.add("noinline")
+        elif function.name in self._tiny:
+            sites.tiny.append(call)
         else:
             (sites.in_loops if in_loop else sites.others).append(call)
         return call
@@ -610,26 +633,37 @@ class EventFunctions:
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
 
-        - An event of no more than `SMALL_BODY` instructions is inlined everywhere.
-        - A barrier set whose `called` is true has the others called everywhere.
-        - In a function that runs once, the initialiser, they are called.
-        - In any other, they are inlined if there are `MOST_INLINED` of them or fewer. If there are more, those in its
-          loops are inlined, if they are not too many themselves, and the rest is called.
+        - In a function that runs once, the initialiser, all are called.
+        - An event of no more than `SMALL_BODY` instructions is inlined in all others.
+        - A barrier set whose `called` is true has the larger ones called everywhere.
+        - In a function with no more than `MOST_INLINED` of them they are inlined. If there are more, those in its loops
+          are inlined, if they are not too many themselves, and the rest is called.
+        - If that leaves more than `MOST_OUTSIDE_LOOPS` to be inlined outside of the loops of the module's functions,
+          all those are called instead; likewise with `MOST_IN_LOOPS`.
 
-        The engine may be told to inline or to call all but the small ones.
+        The engine may be told to inline, or to call, all the larger ones. LLVM never inlines what is to be called.
         """
         never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.called)
+        always = self._inline == "always"
+        in_loops: list[ir.CallInstr] = []
+        others: list[ir.CallInstr] = []
         for sites in self._functions_with_sites:
-            if self._inline == "always":
-                are_inlined = loops_are_inlined = True
-            elif never or sites.runs_once:
-                are_inlined = loops_are_inlined = False
+            _mark(sites.tiny, always or not sites.runs_once)
+            if not (always or never or sites.runs_once):
+                count = len(sites.in_loops)
+                may_inline_loops, may_inline = count <= MOST_INLINED, count + len(sites.others) <= MOST_INLINED
             else:
-                are_inlined = len(sites.in_loops) + len(sites.others) <= MOST_INLINED
-                loops_are_inlined = len(sites.in_loops) <= MOST_INLINED
-            for calls, chosen in ((sites.in_loops, loops_are_inlined), (sites.others, are_inlined)):
-                for call in calls:
-                    call.attributes.add("alwaysinline" if chosen else "noinline")
+                may_inline_loops = may_inline = always
+            for calls, may, chosen in (
+                (sites.in_loops, may_inline_loops, in_loops),
+                (sites.others, may_inline, others),
+            ):
+                if may:
+                    chosen += calls
+                else:
+                    _mark(calls, False)
+        _mark(in_loops, always or len(in_loops) <= MOST_IN_LOOPS)
+        _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
 
     def function(
         self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
@@ -643,7 +677,7 @@ class EventFunctions:
         if function is None:
             function = self._functions[key] = self._define(event, result, argument_types, static)
             if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
-                self._small.add(function.name)
+                self._tiny.add(function.name)
         return function
 
     def _define(
@@ -662,6 +696,12 @@ class EventFunctions:
                 emitter.builder.ret(value)
         safepoints.fill_safepoints(function, emitter.references)
         return function
+
+
+def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
+    """Tell LLVM to inline calls, or not to."""
+    for call in calls:
+        call.attributes.add("alwaysinline" if is_inlined else "noinline")
 
 
 def _label(static: Static) -> str:
