@@ -801,6 +801,12 @@ class _Checker:
 
     def fits(self, node: ast.expr, wanted: Type, what: str) -> None:
         """Refuse an expression that is not of a type; a constant must be in its range."""
+        if isinstance(node, ast.IfExp) and node not in self.types and isinstance(wanted, WordType | BoolType):
+            self.condition(node.test)
+            self.fits(node.body, wanted, what)
+            self.fits(node.orelse, wanted, what)
+            self.types[node] = wanted
+            return
         type = self.types.get(node) or self.expression(node)
         if isinstance(type, ConstantType) and isinstance(type.value, bool):
             type = BOOL
