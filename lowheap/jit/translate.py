@@ -20,6 +20,7 @@ from llvmlite import ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit.emit import I1, I8, I32, I64, PTR, VOID, Emitter, NativeFunction, Variable
+from lowheap.jit.engine import Target, optimise
 from lowheap.layout import (
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
@@ -46,6 +47,7 @@ from lowheap.native.check import (
     HeapType,
     NoneType,
     PlaceType,
+    RecordType,
     StaticType,
     TupleType,
     Type,
@@ -170,14 +172,16 @@ def declare(
     checked = native.checked
     if checked.yields is not None:
         raise CompilerError(f"{native.name} is a generator, and stands in a loop only")
+    for each in checked.parameters:
+        if isinstance(each.type, RecordType):
+            raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
+        if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
+            raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     symbol = _symbol(module, native, name or f"lh.{native.symbol}{key}", is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known
-    for each in checked.parameters:
-        if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
-            raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
     parameters = [each for each in checked.parameters if not isinstance(each.type, HeapType | StaticType)]
     type = ir.FunctionType(llvm_type(checked.result), [PTR, *(llvm_type(each.type) for each in parameters)])
     cold = ("cold", "noinline") if native.is_cold else ()
@@ -198,6 +202,29 @@ def declare(
             arguments.append(_from_llvm(next(given), parameter.type))
     Translator(inner, emitter).function(native, arguments)
     return function
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A function and what it calls, as text: LLVM IR as translated and as optimised, and the machine's assembly.
+
+    The function's own name in them is `symbol`.
+    """
+
+    symbol: str
+    ir: str
+    optimised: str
+    assembly: str
+
+
+def show(
+    native: Native[..., Any], *, statics: dict[str, Any] | None = None, opt_level: int = 2, target: Target | None = None
+) -> Shown:
+    """Return what becomes of a function: for this computer, or another target. CompilerError for a generator."""
+    module = ir.Module(native.symbol)
+    declare(module, native, Emitter, name=native.symbol, statics=statics)
+    optimised, machine = optimise(module, opt_level=opt_level, target=target)
+    return Shown(native.symbol, str(module), str(optimised), machine.emit_assembly(optimised))
 
 
 def _symbol(module: ir.Module, native: Native[..., Any], wanted: str, *, is_exported: bool) -> str:
