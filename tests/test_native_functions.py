@@ -689,9 +689,9 @@ def invariant_loads(heap: Heap, n: u32) -> u64:
 def test_show() -> None:
     shown = show(adds)
     assert shown.symbol == "lh.test_native_functions.adds"
-    assert 'define i32 @"test_native_functions.adds"(ptr' in shown.ir
+    assert 'define i32 @"lh.test_native_functions.adds"(ptr' in shown.ir
     assert "add i32" in shown.optimised
-    assert "\ntest_native_functions.adds:" in shown.assembly
+    assert "\nlh.test_native_functions.adds:" in shown.assembly
     assert "ret" in show(adds, target=Target("aarch64-unknown-linux-gnu")).assembly
     assert "add" in show(by_rules, statics={"rules": Rules(7)}, opt_level=0).optimised
     with pytest.raises(CompilerError, match="is a generator, and stands in a loop only"):
