@@ -14,10 +14,11 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.drc.collector import Drc
 from lowheap.embed.api import FUNCTIONS, Status
 from lowheap.embed.emitter import ANY_REFERENCE, ApiEmitter
 from lowheap.errors import TrapCode
-from lowheap.jit.barriers import Drc
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import F32, F64, I1, I8, I16, I32, I64, PTR, REFERENCE, VOID
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -121,7 +122,7 @@ def _reading(type: ir.Type) -> Callable[[Any, _Place, ir.Value], None]:
 class OperationsEmitter(ApiEmitter):
     """See the module's docstring."""
 
-    barriers = Drc()
+    barriers = Barriers(Drc())
 
     @classmethod
     def define_operation_helpers(cls, module: ir.Module) -> None:
