@@ -2,16 +2,18 @@
 
 from lowheap.native.check import NativeError
 from lowheap.native.function import Native, cold, event, inline, linked, native
-from lowheap.native.heap import Heap
+from lowheap.native.heap import Heap, tables
 from lowheap.native.words import (
     OutOfRange,
     Ref,
     Slot,
+    Text,
     address_of,
     as_signed,
     at,
     bit_length,
     cell,
+    check,
     copy_memory,
     ctz,
     i32,
@@ -23,6 +25,7 @@ from lowheap.native.words import (
     popcount,
     prefetch,
     record,
+    require,
     rotate_right,
     sizeof,
     sound,
@@ -48,11 +51,13 @@ __all__ = [
     "OutOfRange",
     "Ref",
     "Slot",
+    "Text",
     "address_of",
     "as_signed",
     "at",
     "bit_length",
     "cell",
+    "check",
     "cold",
     "copy_memory",
     "ctz",
@@ -69,9 +74,11 @@ __all__ = [
     "popcount",
     "prefetch",
     "record",
+    "require",
     "rotate_right",
     "sizeof",
     "sound",
+    "tables",
     "u8",
     "u16",
     "u32",

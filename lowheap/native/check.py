@@ -1003,13 +1003,38 @@ class _Checker:
         return NOTHING
 
     def message(self, node: ast.Call, text: ast.expr, values: Sequence[ast.expr]) -> None:
-        known = self.constant(text)
-        if known is None or not isinstance(known.value, str):
+        for part in text.values if isinstance(text, ast.JoinedStr) else ():
+            if isinstance(part, ast.FormattedValue) and not isinstance(self.expression(part.value), StaticType):
+                part.value = ast.copy_location(ast.Constant(self.constant_text(part)), part.value)
+                self.types[part.value] = ConstantType(part.value.value)
+        known = ConstantType(text) if isinstance(text, ast.JoinedStr) else self.constant(text)
+        if known is None or not isinstance(known.value, str | ast.JoinedStr):
             raise self.refused(node, "the text is a constant")
         self.types[text] = known
         for each in values:
             if not isinstance(self.expression(each), WordType | ConstantType):
                 raise self.refused(each, f"a message tells numbers, not {self.types[each]}")
+
+    def constant_text(self, part: ast.FormattedValue) -> str:
+        known = self.constant(part.value)
+        if known is None or not isinstance(known.value, int | str):
+            raise self.refused(part, f"{ast.unparse(part.value)} is neither a constant nor static")
+        spec = "".join(str(getattr(each, "value", "")) for each in getattr(part.format_spec, "values", ()))
+        part.format_spec = None
+        return format(known.value, spec)
+
+    def word_require(self, node: ast.Call) -> Type:
+        if len(node.args) < 3:
+            raise self.refused(node, f"{ast.unparse(node.func)} takes a condition, a status and a text")
+        self.condition(node.args[0])
+        status = self.constant(node.args[1])
+        if status is None or not status.is_number:
+            raise self.refused(node, "the status is a constant")
+        self.types[node.args[1]] = status
+        self.message(node, node.args[2], node.args[3:])
+        return NOTHING
+
+    word_check = word_require
 
     def word_note(self, node: ast.Call) -> Type:
         if not node.args:
