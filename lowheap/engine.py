@@ -12,6 +12,7 @@ from lowheap.types import TypeRegistry
 
 RUNTIMES = ("native", "python")
 OPT_LEVELS = (0, 1, 2, 3)
+INLINE = ("auto", "always", "never")
 
 _log = logging.getLogger("lowheap.engine")
 
@@ -22,7 +23,9 @@ class Engine:
     `barriers` names the barrier set whose code surrounds every access to a reference: "drc", "null", "outlined", the
     name of an entry point in the group `lowheap.barriers`, or "module:Class". `runtime` says who allocates, drops and
     collects for compiled code: "native" is compiled too, and inline where it is hot; "python" is the heap of `heap.py`,
-    called back. `opt_level` is LLVM's, 0 to 3.
+    called back. `opt_level` is LLVM's, 0 to 3. `inline` is about allocation, barriers and casts: "always" inlines all
+    of them; "never" calls functions for them but for the tiny ones, which is slower and compiles several times faster;
+    "auto", the default, does either where it is worth it, see `wasm/events.py`.
 
     `cache` is where compiled modules are kept for the next time: a directory, or True for lowheap's in the user's cache
     directory; None or False, the default, for nowhere. An entry is used only when everything that its code depends on
@@ -35,6 +38,7 @@ class Engine:
         barriers: str = "drc",
         runtime: str = "native",
         opt_level: int = 2,
+        inline: str = "auto",
         cache: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         """Make an engine with an empty type registry. ValueError for an option that does not exist."""
@@ -44,10 +48,13 @@ class Engine:
             raise ValueError(f"there is no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
         if opt_level not in OPT_LEVELS:
             raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
+        if inline not in INLINE:
+            raise ValueError(f"there is no inline {inline!r}; there are {', '.join(INLINE)}")
         self.types = TypeRegistry()
         self.barriers = barriers
         self.runtime = runtime
         self.opt_level = opt_level
+        self.inline = inline
         self.cache = _cache_directory(cache)
 
 

@@ -99,6 +99,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         module.type_indices,
         marked(module.barriers),
         inline_allocation=engine.runtime == "native",
+        inline=engine.inline,
         marked=True,
     )
     emitted, _ = compiler.compile()

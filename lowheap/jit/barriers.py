@@ -5,8 +5,10 @@ A barrier set is a class with a name and a method for each event in the life of 
 that the event yields. To try out one's own: subclass `BarrierSet`, and name it `package.module:Class`, or register it
 under the entry-point group `lowheap.barriers`.
 
-- `drc` is wasmtime's: deferred reference counting, inline.
-- `outlined` does the same by calling a function for each event.
+Compiled modules have a function for each kind of event, inlined or called: that is what this code is emitted into.
+
+- `drc` is wasmtime's: deferred reference counting.
+- `outlined` is the same, called everywhere.
 - `null` counts nothing, so nothing can be freed; it shows what barriers cost.
 """
 
@@ -14,7 +16,6 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from importlib import metadata
 
 from llvmlite import ir
@@ -22,7 +23,7 @@ from llvmlite import ir
 from lowheap.collectors.drc import barriers as drc
 from lowheap.collectors.drc.counting import DROP_FUNCTION
 from lowheap.errors import CompilerError
-from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
+from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, ReferenceShape
 from lowheap.jit.translate import HEAP, Place, inline_call
 from lowheap.layout import NULL
 from lowheap.native.check import U32
@@ -41,6 +42,10 @@ class BarrierSet(ABC):
     cacheable: bool = True
     """Whether the code depends on nothing but the sources of the set's module and of what that imports. A set that
     emits an address of this process, say, or reads a file, sets this to False: then no cache keeps its code."""
+
+    called: bool = False
+    """Whether the events of compiled modules are called rather than inlined, where an engine does not say. See
+    `wasm/events.py`."""
 
     @abstractmethod
     def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
@@ -120,106 +125,11 @@ def _declare_drop(emitter: Emitter) -> None:
     emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE])
 
 
-class Outlined(BarrierSet):
-    """What `drc` does, each event in a function of its own that is called: small code, and a call for each access."""
+class Outlined(Drc):
+    """What `drc` does, in functions that are called: small code, and a call for each event."""
 
     name = "outlined"
-
-    def __init__(self) -> None:
-        """Take the functions' bodies from `drc`."""
-        self._inline = Drc()
-
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
-        """Call the read barrier."""
-        if not shape.is_counted:
-            return self._inline.read(emitter, address, shape)
-        function = self._function(
-            emitter, "read", shape, REFERENCE, [PTR], lambda inner, args: self._inline.read(inner, args[0], shape)
-        )
-        return emitter.builder.call(function, [emitter.vmctx, address])
-
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Call the write barrier."""
-        if not shape.is_counted:
-            self._inline.write(emitter, address, value, shape)
-            return
-        function = self._function(
-            emitter,
-            "write",
-            shape,
-            VOID,
-            [PTR, REFERENCE],
-            lambda inner, args: self._inline.write(inner, args[0], args[1], shape),
-        )
-        emitter.builder.call(function, [emitter.vmctx, address, value])
-
-    def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Call the count, and store."""
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
-
-    def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Call the push."""
-        shape = ReferenceShape(may_be_null=False, may_be_i31=False, may_be_object=True, is_counted=True)
-        self._call_on_reference(emitter, "allocate", reference, shape, self._inline.allocate)
-
-    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the increment."""
-        self._call_on_reference(
-            emitter, "inc_ref", reference, shape, lambda inner, value: self._inline.inc_ref(inner, value, shape)
-        )
-
-    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the decrement."""
-        self._call_on_reference(
-            emitter, "dec_ref", reference, shape, lambda inner, value: self._inline.dec_ref(inner, value, shape)
-        )
-
-    def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the exposure."""
-        self._call_on_reference(
-            emitter, "expose", reference, shape, lambda inner, value: self._inline.expose(inner, value, shape)
-        )
-
-    def _call_on_reference(
-        self,
-        emitter: Emitter,
-        event: str,
-        reference: ir.Value,
-        shape: ReferenceShape,
-        body: Callable[[Emitter, ir.Value], None],
-    ) -> None:
-        if shape.is_counted:
-            function = self._function(
-                emitter, event, shape, VOID, [REFERENCE], lambda inner, args: body(inner, args[0])
-            )
-            emitter.builder.call(function, [emitter.vmctx, reference])
-
-    @staticmethod
-    def _function(
-        emitter: Emitter,
-        event: str,
-        shape: ReferenceShape,
-        return_type: ir.Type,
-        argument_types: list[ir.Type],
-        body: Callable[[Emitter, list[ir.Value]], ir.Value | None],
-    ) -> ir.Function:
-        """Return the module's function for an event and a shape, made at its first use."""
-        name = f"lowheap.barrier.{event}.{'n' * shape.may_be_null}{'i' * shape.may_be_i31}"
-        known = emitter.module.globals.get(name)
-        if known is not None:
-            return known
-        function = NativeFunction(
-            emitter.module, ir.FunctionType(return_type, [PTR, *argument_types]), name, "noinline"
-        )
-        function.linkage = "internal"
-        inner = Emitter(function)
-        result = body(inner, list(function.args[1:]))
-        if isinstance(return_type, ir.VoidType):
-            inner.builder.ret_void()
-        else:
-            inner.builder.ret(result)
-        return function
+    called = True
 
 
 class Null(BarrierSet):

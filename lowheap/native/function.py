@@ -11,11 +11,17 @@ code. It is checked when it is first called, translated or asked for; what it ca
     @linked("name")     a cold one of that name: where a module has declared a function so called, that is meant
 
 A generator is always inlined, into the loop over it.
+
+One may stand in a class's body, where it is found by the class's name, and is bound to no instance. It is pickled by
+its name, and is not copied.
 """
 
 from __future__ import annotations
 
+import threading
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from lowheap.native.check import Checked, HeapType, NativeError, check
@@ -23,6 +29,8 @@ from lowheap.native.run import python_function
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_checking = threading.RLock()  # a check goes through what is called, and two could come to meet
 
 
 class Native(Generic[_P, _R]):
@@ -39,14 +47,18 @@ class Native(Generic[_P, _R]):
         is_event: bool = False,
         linked_name: str = "",
     ) -> None:
-        """Take a function as it stands."""
-        self.function = function
+        """Take a function as it stands. TypeError when it is none that `def` made."""
+        if not isinstance(function, types.FunctionType):
+            raise TypeError(f"{function!r} is no function of Python's: the decorator stands right above its `def`")
+        self.function: Callable[_P, _R] = function
         self.is_event, self.linked_name = is_event, linked_name
         self.name = function.__qualname__
         self.is_inline, self.is_cold = is_inline, is_cold
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
         self.__module__ = function.__module__
+        self.__wrapped__ = function  # for `inspect`
         self._checked: Checked | None = None
         self._is_being_checked = False
         self._run: Callable[..., Any] = self._first_run
@@ -55,21 +67,44 @@ class Native(Generic[_P, _R]):
     def checked(self) -> Checked:
         """What the checker found. NativeError when the function is not in the subset, or calls itself."""
         if self._checked is None:
-            code = self.function.__code__
-            if self._is_being_checked:
-                raise NativeError(
-                    code.co_filename, code.co_firstlineno, f"{self.name} calls itself, by itself or through others"
-                )
-            self._is_being_checked = True
-            try:
-                self._checked = check(self)
-            finally:
-                self._is_being_checked = False
+            with _checking:
+                if self._checked is None:
+                    self._checked = self._check()
         return self._checked
+
+    def _check(self) -> Checked:
+        code = self.function.__code__
+        if self._is_being_checked:
+            raise NativeError(
+                code.co_filename, code.co_firstlineno, f"{self.name} calls itself, by itself or through others"
+            )
+        self._is_being_checked = True
+        try:
+            return check(self)
+        finally:
+            self._is_being_checked = False
+
+    def callees(self) -> list[Native[..., Any]]:
+        """Return this function and all that it calls, however deep, each once: what its machine code is made of."""
+        found: dict[int, Native[..., Any]] = {}
+        pending: list[Native[..., Any]] = [self]
+        while pending:
+            each = pending.pop()
+            if id(each) not in found:
+                found[id(each)] = each
+                pending += [call.target for call in each.checked.calls.values() if call.kind == "native"]
+        return list(found.values())
+
+    def sources(self) -> list[Path]:
+        """Return the files that this function and all that it calls are in, sorted.
+
+        Machine code depends on more than these: on the files that constants and structures come from, too.
+        """
+        return sorted({Path(each.checked.path).resolve() for each in self.callees()})
 
     @property
     def symbol(self) -> str:
-        """What the function is called in a module of LLVM's: unlike all others of this process."""
+        """What the function is called in a module of LLVM's, if no other of that name is in there before it."""
         if self.linked_name:
             return self.linked_name
         module = self.__module__
@@ -104,6 +139,10 @@ class Native(Generic[_P, _R]):
             raise TypeError(f"{self.name} takes its arguments by position")
         result: _R = self._run(*args)
         return result
+
+    def __reduce__(self) -> str:
+        """Pickle by name; a copy is the function itself."""
+        return self.__qualname__
 
     def __repr__(self) -> str:
         """Return the function's full name."""

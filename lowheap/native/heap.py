@@ -20,8 +20,9 @@ and, for the functions of the C interface:
     heap.ask_for_room(n)        have the host let go of what it can spare, for n bytes; whether to try once more
     heap.finalize(f, data)      call a finalizer of C's, a function at an address
 
-What is reached is looked at: an index that leads outside of the memory is a HeapError. Machine code does not look; what
-it reaches is within the reservation and its guard, whatever the index.
+What is reached is looked at: an index that leads outside of the memory, or the sum of an index and an offset that is no
+u32, is a HeapError. Machine code does not look; what it reaches is within the reservation and its guard, whatever the
+index.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from lowheap.layout import (
     SIZE_CLASS_COUNT,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
-    U32_MAX,
     FreeBlock,
+    VMContext,
     VMDrcArrayHeader,
     VMDrcExnHeader,
     VMDrcExternRef,
@@ -51,7 +52,7 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, NOTHING, SLOT, U32, U64, ViewType, heap_method
+from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -143,11 +144,11 @@ class Heap:
 
     def slot(self, reference: int, offset: int) -> ctypes.c_uint32:
         """Return the slot at `offset` bytes into an object."""
-        return self.memory.view(ctypes.c_uint32, (reference + offset) & U32_MAX)
+        return self.memory.view(ctypes.c_uint32, reference + offset)
 
     def cell(self, word: Any, reference: int, offset: int) -> Any:
         """Return the number of a type at `offset` bytes into an object."""
-        return self.memory.view(C_TYPES[word], (reference + offset) & U32_MAX)
+        return self.memory.view(C_TYPES[word], reference + offset)
 
     def type_info(self, type_index: int) -> VMTypeInfo:
         """Return a type's entry in the type table. However wrong, the index stays in the table."""
@@ -200,6 +201,11 @@ def tables(control: VMHeapControl) -> Heap:
 
 
 HEAP_ATTRIBUTES["interface"] = ViewType(VMHeap)
+INVARIANT_FIELDS[VMTypeInfo] = None
+INVARIANT_FIELDS[VMHeapControl] = frozenset(
+    ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
+)
+INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
 HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL
 HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)

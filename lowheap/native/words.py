@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -40,11 +41,17 @@ class Word:
         self.least = -(1 << bits - 1) if is_signed else 0
         self.most = (1 << bits - is_signed) - 1
 
+    @property
+    def ctype(self) -> Any:
+        """The ctypes type of the same numbers."""
+        return C_TYPES[self]
+
     def __call__(self, value: Any) -> int:
         """Return an int or a bool as a number of this type."""
-        if not self.least <= value <= self.most:
+        number = operator.index(value)
+        if not self.least <= number <= self.most:
             raise OutOfRange(f"{value} is no {self.name}; these are from {self.least} to {self.most}")
-        return int(value)
+        return number
 
     def wrap(self, value: int) -> int:
         """Return what is left of a number in the lowest bits."""
@@ -177,23 +184,45 @@ def note(text: str, *values: int) -> None:
 
 
 def at(structure: type[_S], address: int) -> _S:
-    """The structure at an address (u64), as a view. It must be mapped."""
-    if address == 0:
-        raise OutOfRange(f"no {structure.__name__} is at address 0")
-    return structure.from_address(address)
+    """The structure at an address (u64), as a view. It must be mapped, and aligned as the structure is."""
+    return structure.from_address(_aligned(structure, address))
 
 
 def cell(word: Any, address: int) -> Any:
-    """The number of type `word` at an address (u64), as a place with a `value`. It must be mapped."""
-    if address == 0:
-        raise OutOfRange(f"no {word} is at address 0")
-    return C_TYPES[word].from_address(address)
+    """The number of type `word` at an address (u64), as a place with a `value`. It must be mapped, and aligned."""
+    data = C_TYPES[word]
+    return data.from_address(_aligned(data, address))
+
+
+def _aligned(data: Any, address: int) -> int:
+    if address == 0 or address % ctypes.alignment(data):
+        raise OutOfRange(f"no {data.__name__} is at address {address:#x}: it is null, or not aligned")
+    return address
 
 
 def place(structure: ctypes.Structure, field: str) -> Any:
     """The place of a field of a structure: `place(x, "length").value` is `x.length`."""
-    description = getattr(type(structure), field)
-    return _C_TYPE_OF_SIZE[description.size].from_address(ctypes.addressof(structure) + description.offset)
+    kind = type(structure)
+    data: Any = ctype_of_field(kind, field)
+    if data is None:
+        raise AttributeError(f"{kind.__name__} has no field {field}")
+    return data.from_address(ctypes.addressof(structure) + getattr(kind, field).offset)
+
+
+def ctype_of_field(structure: type[ctypes.Structure], name: str) -> Any:
+    """Return the ctypes type of a structure's field, those of anonymous structures in it included; None: it has none.
+
+    A bit field has none: it has no place of its own.
+    """
+    inner: list[type[ctypes.Structure]] = []
+    for kind in structure.__mro__:
+        for declared in kind.__dict__.get("_fields_", ()):
+            if declared[0] == name:
+                return declared[1] if len(declared) == 2 else None
+            if declared[0] in getattr(structure, "_anonymous_", ()):
+                inner.append(declared[1])
+    found = (ctype_of_field(each, name) for each in inner)
+    return next((each for each in found if each is not None), None)
 
 
 def address_of(thing: Any) -> int:
@@ -235,8 +264,6 @@ C_TYPES: dict[Any, Any] = (
     }
 )
 """The ctypes type of each word type."""
-
-_C_TYPE_OF_SIZE = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -294,8 +321,12 @@ def record(cls: type[Any]) -> type[Any]:
     """Make a class of annotated words a record: a few variables that go by one name.
 
     `Freed()` is a new one whose fields are what the class says, 0 if it says nothing. Inlined functions take records,
-    and may change them; they are never in memory.
+    and may change them; they are never in memory. TypeError for a class that has more to it.
     """
+    others = {name for name in cls.__dict__ if name not in cls.__annotations__ and not (name[:2] == "__" == name[-2:])}
+    if cls.__bases__ != (object,) or others:
+        more = f"has {', '.join(sorted(others))}" if others else "has bases"
+        raise TypeError(f"{cls.__name__} is no record: it {more}; a record has annotated fields only")
     defaults = {name: cls.__dict__.get(name, 0) for name in cls.__annotations__}
 
     def initialise(self: Any) -> None:

@@ -104,7 +104,12 @@ class Module:
 
     def _compiler(self, *, inline_allocation: bool) -> ModuleCompiler:
         return ModuleCompiler(
-            self.decoded, self.engine.types, self.type_indices, self.barriers, inline_allocation=inline_allocation
+            self.decoded,
+            self.engine.types,
+            self.type_indices,
+            self.barriers,
+            inline_allocation=inline_allocation,
+            inline=self.engine.inline,
         )
 
     def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
@@ -117,6 +122,7 @@ class Module:
             "barriers": self.engine.barriers,
             "runtime": self.engine.runtime,
             "opt_level": self.engine.opt_level,
+            "inline": self.engine.inline,
             "inline_allocation": compiler.inline_allocation,
         }
         return cache.compiled(self.engine.cache, parts, compile_now, self.barriers)

@@ -50,6 +50,10 @@ _COMPOSITES = (VMHeapType.I31, VMHeapType.STRUCT, VMHeapType.ARRAY)
 _KNOWN_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE
 
 
+class NewTypeInfo(VMTypeInfo):
+    """An entry that is being written. All others are final."""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Reading
 
@@ -403,7 +407,7 @@ def write_type(
                 is_beyond = 1
         if not is_array:
             offset += size
-    info = heap.type_info(type_index)
+    info = at(NewTypeInfo, control.type_table + u64(type_index) * sizeof(NewTypeInfo))
     info.size_or_elements_offset = offset if is_array else aligned(offset, alignment)
     info.element_size = size if is_array else 0
     info.traced_count = traced
