@@ -26,6 +26,7 @@ from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.collectors.drc import allocation, collection, counting
 from lowheap.collectors.shared import free_lists, sizing, tracing
+from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -43,7 +44,6 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
-    FIELD_TRACED,
     FIRST_INDEX,
     HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -57,9 +57,8 @@ from lowheap.layout import (
     RESERVED_MASK,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
-    TRACED_MASK_BITS,
-    TYPE_DATA_LIMIT,
     TYPE_DATA_OFFSET,
+    TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
     U32_MAX,
@@ -71,7 +70,7 @@ from lowheap.layout import (
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
-    VMFieldInfo,
+    VMFieldDefinition,
     VMGcKind,
     VMHeapControl,
     VMHeapType,
@@ -81,11 +80,9 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
-from lowheap.native import Heap, note
+from lowheap.native import Heap, note, tables
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
-
-_FIELD_INFO_WORDS = ctypes.sizeof(VMFieldInfo) // ctypes.sizeof(ctypes.c_uint32)
 
 
 @runtime_checkable
@@ -409,74 +406,46 @@ class DrcHeap:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
         if self._type_info(type_index).kind != 0:
             return
-        layout = self.layout(type_index)
-        display = self.types.supertypes(type_index)
-        traced = layout.traced_offsets if isinstance(layout, GcStructLayout) else ()
-        fields = list(self._field_infos(type_index, layout))
-        words = (ctypes.c_uint32 * (len(fields) * _FIELD_INFO_WORDS)).from_buffer_copy(b"".join(map(bytes, fields)))
-        start = self._append_type_data((*traced, *display, *words))
-        info = self._type_info(type_index)
-        if isinstance(layout, GcStructLayout):
-            info.size_or_elements_offset = layout.size
-            info.traced_count = len(traced)
-        else:
-            info.size_or_elements_offset = layout.elements_offset
-            info.element_size = layout.element_size
-            info.traced_count = int(layout.elements_are_traced)
-        slots = [(offset - HEADER_SIZE) // REFERENCE_SIZE for offset in traced]
-        if slots and max(slots) < TRACED_MASK_BITS:
-            info.traced_mask = sum(1 << slot for slot in slots)
-        else:
-            info.is_beyond_mask = int(info.traced_count != 0)
-        info.traced_offsets_start = start
-        info.supertypes_start = start + len(traced)
-        info.depth = len(display) - 1
-        info.fields_start = info.supertypes_start + len(display)
-        info.field_count = len(fields)
-        info.is_final = int(self.types[type_index].final)
-        info.kind = layout.kind  # last: it says that the entry is complete
-        self.control.type_count = max(self.control.type_count, type_index + 1)
+        kind = self.layout(type_index).kind  # OverflowError for what no object can be
+        definitions = [self._definition(field) for field in self._fields(type_index)]
+        fields = (VMFieldDefinition * len(definitions))(*definitions)
+        *above, _ = self.types.supertypes(type_index)
+        numbers = (ctypes.c_uint32 * len(above))(*above)
+        type_table.write_type(
+            tables(self.control),
+            type_index,
+            int(kind),
+            ctypes.addressof(fields),
+            len(fields),
+            ctypes.addressof(numbers),
+            len(above),
+            TYPE_FINAL * self.types[type_index].final,
+        )
 
-    def _field_infos(self, type_index: int, layout: GcLayout) -> Iterator[VMFieldInfo]:
-        """Yield what the type table says of each field of a type; of an array type, of its element."""
+    def _fields(self, type_index: int) -> tuple[FieldType, ...]:
+        """Return the fields of a type's objects: an array's elements, an exception's parameters."""
         composite = self.types[type_index].composite
-        if isinstance(layout, GcArrayLayout):
-            assert isinstance(composite, ArrayType), "only array types have array layouts"
-            yield self._field_info(layout.elements_offset, composite.element)
-            return
-        fields = composite.fields if isinstance(composite, StructType) else None
-        if fields is None:
-            assert isinstance(composite, FuncType), "a type is a struct's, an array's or a function's"
-            fields = tuple(FieldType(param, False) for param in composite.params)
-        for place, field in zip(layout.fields, fields, strict=True):
-            yield self._field_info(place.offset, field)
+        if isinstance(composite, ArrayType):
+            return (composite.element,)
+        if isinstance(composite, StructType):
+            return composite.fields
+        return tuple(FieldType(param, False) for param in composite.params)
 
-    def _field_info(self, offset: int, field: FieldType) -> VMFieldInfo:
+    def _definition(self, field: FieldType) -> VMFieldDefinition:
         storage, flags = field.storage, FIELD_MUTABLE * field.mutable
         if not isinstance(storage, RefType):
-            return VMFieldInfo(offset, VMStorage[storage.name], flags)
-        flags |= FIELD_NULLABLE * storage.nullable | FIELD_TRACED * self.types.is_traced(storage)
+            return VMFieldDefinition(VMStorage[storage.name], flags)
+        flags |= FIELD_NULLABLE * storage.nullable
+        if not self.types.is_traced(storage):
+            flags |= type_table.FIELD_UNTRACED
         heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
-        return VMFieldInfo(offset, VMStorage.REFERENCE, flags, heap_type)
+        return VMFieldDefinition(VMStorage.REFERENCE, flags, heap_type)
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)
 
     def _type_info(self, type_index: int) -> VMTypeInfo:
         return self._control_mapping.view(VMTypeInfo, TYPE_TABLE_OFFSET + type_index * ctypes.sizeof(VMTypeInfo))
-
-    def _append_type_data(self, values: tuple[int, ...]) -> int:
-        start = self.control.type_data_length
-        if start + len(values) > TYPE_DATA_LIMIT:
-            raise HeapError(f"the type table's data is full: {start} of at most {TYPE_DATA_LIMIT} entries are used")
-        words = (ctypes.c_uint32 * len(values))(*values)
-        self._control_mapping.write(TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32), bytes(words))
-        self.control.type_data_length = start + len(values)
-        return start
-
-    def _type_data(self, start: int, count: int) -> ctypes.Array[ctypes.c_uint32]:
-        offset = TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32)
-        return self._control_mapping.view(ctypes.c_uint32 * count, offset)
 
     def _clear_type_table(self) -> None:
         self._control_mapping.zero(TYPE_TABLE_OFFSET, self.control.type_count * ctypes.sizeof(VMTypeInfo))

@@ -37,7 +37,7 @@ def register_slot(heap: Heap, address: u64) -> None:
     """Enter a slot in the table. Fails when that is full."""
     control = heap.control
     number = find_slot(heap, 0)
-    require(number < ROOT_SLOT_LIMIT, Status.LIMIT, f"all {ROOT_SLOT_LIMIT} root slots are in use")
+    require(number < ROOT_SLOT_LIMIT, Status.LIMIT, f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use")
     cell(u64, control.root_slots + u64(number) * _ADDRESS).value = address
     if number == control.root_slot_count:
         control.root_slot_count = number + 1
@@ -67,7 +67,7 @@ def take_handle(heap: Heap, reference: Ref) -> u32:
         number = control.free_handle - 1
         control.free_handle = handle(heap, number).value >> I31_SHIFT
     else:
-        require(number < HANDLE_LIMIT, Status.LIMIT, f"all {HANDLE_LIMIT} handles are in use")
+        require(number < HANDLE_LIMIT, Status.LIMIT, f"no handle is left: all {HANDLE_LIMIT} are in use")
         control.handle_count = number + 1
     handle(heap, number).value = reference
     return number
