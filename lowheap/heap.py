@@ -25,7 +25,8 @@ from typing import Any, Protocol, runtime_checkable
 from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.collectors.drc import allocation, collection, counting
-from lowheap.collectors.shared import free_lists, sizing, tracing
+from lowheap.collectors.shared import free_lists, setup, sizing, tracing
+from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.errors import (
@@ -34,7 +35,6 @@ from lowheap.errors import (
     HeapError,
     HeapExhaustedError,
     InvalidReferenceError,
-    NoGcScopeError,
 )
 from lowheap.layout import (
     CONTROL_ATTACHED,
@@ -49,7 +49,6 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
-    HOST_DATA_OFFSET,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -57,7 +56,6 @@ from lowheap.layout import (
     RESERVED_MASK,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
-    TYPE_DATA_OFFSET,
     TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
@@ -201,11 +199,7 @@ class DrcHeap:
         self._layout_cache: dict[int, GcLayout] = {}
         self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
-        self.control.type_table = self._control_mapping.base + TYPE_TABLE_OFFSET
-        self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
-        self.control.handles = self._control_mapping.base + HANDLES_OFFSET
-        self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
-        self.control.host_data = self._control_mapping.base + HOST_DATA_OFFSET
+        setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
         self._memory: Memory | None = None
         self._native: _NativeHeap | None = None
@@ -259,8 +253,7 @@ class DrcHeap:
         control = self.control
         host_data.bind(control)
         self._memory, self._host_data = memory, host_data
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         self._bind_memory(memory)
         self.policy.reset()
 
@@ -291,10 +284,9 @@ class DrcHeap:
         if self._host_data is not None:
             self._host_data.unbind()
         self._clear_type_table()
-        tables = (control.type_table, control.type_data, control.handles, control.root_slots, control.host_data)
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
-        control.type_table, control.type_data, control.handles, control.root_slots, control.host_data = tables
+        setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
         memory.discard()
@@ -325,8 +317,7 @@ class DrcHeap:
             )
         self._memory = memory
         self._bind_memory(memory)
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         control.growths += bool(delta_bytes_grown)
         self.policy.capacity_changed()
         self._check_integrity()
@@ -345,13 +336,11 @@ class DrcHeap:
 
     def enter_no_gc_scope(self) -> None:
         """Forbid collections until the matching `exit_no_gc_scope`. Scopes nest."""
-        self.control.no_gc_count += 1
+        root_table.enter_no_gc_scope(tables(self.control))
 
     def exit_no_gc_scope(self) -> None:
         """Leave a scope. NoGcScopeError when none was entered."""
-        if self.control.no_gc_count == 0:
-            raise NoGcScopeError("cannot leave a no-GC scope: none was entered")
-        self.control.no_gc_count -= 1
+        root_table.exit_no_gc_scope(tables(self.control))
 
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:

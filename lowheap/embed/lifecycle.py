@@ -10,6 +10,7 @@ import ctypes
 
 from llvmlite import ir
 
+from lowheap.collectors.shared import setup
 from lowheap.collectors.shared.sizing import GROWTH_GRANULE
 from lowheap.embed.api import FUNCTIONS, Status, abi_hash
 from lowheap.embed.emitter import ApiEmitter, address_constant, function_type, string_constant
@@ -17,23 +18,16 @@ from lowheap.embed.functions import finalize_all, release_all_dead
 from lowheap.embed.header import package_version
 from lowheap.embed.system import advise_huge_pages, map_memory, protect_memory, unmap_memory
 from lowheap.jit.emit import I32, I64, PTR, VOID, Emitter, NativeFunction
+from lowheap.jit.translate import inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
-    CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
-    FIRST_INDEX,
-    HANDLES_OFFSET,
     HEAP_GUARD,
     HEAP_RESERVATION,
-    HOST_DATA_OFFSET,
-    ROOT_SLOTS_OFFSET,
-    TYPE_DATA_OFFSET,
-    TYPE_TABLE_OFFSET,
     Field,
     VMHeap,
     VMHeapConfiguration,
-    VMHeapControl,
     VMStoreContext,
 )
 from lowheap.memory import HUGE_PAGES_FROM
@@ -176,26 +170,10 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
         emitter.store(value, heap, field)
     call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
     emitter.store(call_host, store_context, VMStoreContext.call_host)
-    tables = {
-        VMHeapControl.type_table: TYPE_TABLE_OFFSET,
-        VMHeapControl.type_data: TYPE_DATA_OFFSET,
-        VMHeapControl.handles: HANDLES_OFFSET,
-        VMHeapControl.root_slots: ROOT_SLOTS_OFFSET,
-        VMHeapControl.host_data: HOST_DATA_OFFSET,
-    }
-    for field, offset in tables.items():
-        emitter.store(builder.add(control_mapping, I64(offset)), control, field)
-    end = builder.trunc(builder.and_(initial, I64(-BLOCK_ALIGN)), I32)
-    has_room = builder.icmp_unsigned(">", end, I32(FIRST_INDEX))
-    for field, value in {
-        VMHeapControl.heap_base: memory,
-        VMHeapControl.capacity: initial,
-        VMHeapControl.maximum: maximum,
-        VMHeapControl.flags: I32(CONTROL_ATTACHED),
-        VMHeapControl.bump: I32(FIRST_INDEX),
-        VMHeapControl.bump_end: builder.select(has_room, end, I32(FIRST_INDEX)),
-    }.items():
-        emitter.store(value, control, field)
+    block = builder.ptrtoint(control, I64)
+    inline_call(emitter, setup.set_up_tables, [block, control_mapping])
+    inline_call(emitter, setup.set_up_memory, [block, memory, initial, maximum])
+    inline_call(emitter, setup.set_up_bump, [block])
     emitter.store_typed(heap, result)
     builder.ret(I32(Status.OK))
 
