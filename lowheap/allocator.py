@@ -9,11 +9,12 @@ every block, live or free, tells its length (`walk`).
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lowheap.collectors.shared import free_lists
+from lowheap.collectors.shared import free_lists, setup
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -112,14 +113,13 @@ class SegregatedFit(Allocator):
     def reset(self) -> None:
         """Make all of the capacity one bump region, and every list empty."""
         control = self.control
-        control.bump = FIRST_INDEX
+        setup.set_up_bump(ctypes.addressof(control))
         control.bytes_freed_at_last_coalescing = control.bytes_freed
         free_lists.clear_lists(self.heap)
-        self.capacity_changed()
 
     def capacity_changed(self) -> None:
         """Extend the bump region to the end of the capacity."""
-        self.control.bump_end = max(FIRST_INDEX, self.control.capacity & -BLOCK_ALIGN)
+        setup.extend_bump(ctypes.addressof(self.control))
 
     def allocate(self, size: int) -> int | None:
         """Return a block's index: off its list, off the bump region, off a larger block, or after a coalescing pass."""

@@ -27,7 +27,9 @@ from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.collectors import registry
 from lowheap.collectors.drc import allocation, collection, counting
 from lowheap.collectors.interface import ANY, Collector
-from lowheap.collectors.shared import free_lists, sizing, tracing
+from lowheap.collectors.shared import free_lists, setup, sizing, tracing
+from lowheap.collectors.shared import roots as root_table
+from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -35,7 +37,6 @@ from lowheap.errors import (
     HeapError,
     HeapExhaustedError,
     InvalidReferenceError,
-    NoGcScopeError,
 )
 from lowheap.layout import (
     COLLECTOR_STATE_OFFSET,
@@ -47,13 +48,11 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
-    FIELD_TRACED,
     FIRST_INDEX,
     HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
-    HOST_DATA_OFFSET,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -61,9 +60,7 @@ from lowheap.layout import (
     RESERVED_MASK,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
-    TRACED_MASK_BITS,
-    TYPE_DATA_LIMIT,
-    TYPE_DATA_OFFSET,
+    TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
     U32_MAX,
@@ -75,7 +72,7 @@ from lowheap.layout import (
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
-    VMFieldInfo,
+    VMFieldDefinition,
     VMGcKind,
     VMHeapControl,
     VMHeapType,
@@ -85,11 +82,9 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
-from lowheap.native import Heap, note
+from lowheap.native import Heap, note, tables
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
-
-_FIELD_INFO_WORDS = ctypes.sizeof(VMFieldInfo) // ctypes.sizeof(ctypes.c_uint32)
 
 
 @runtime_checkable
@@ -216,11 +211,7 @@ class DrcHeap:
         self._layout_cache: dict[int, GcLayout] = {}
         self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
-        self.control.type_table = self._control_mapping.base + TYPE_TABLE_OFFSET
-        self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
-        self.control.handles = self._control_mapping.base + HANDLES_OFFSET
-        self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
-        self.control.host_data = self._control_mapping.base + HOST_DATA_OFFSET
+        setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
         self._memory: Memory | None = None
         self._native: _NativeHeap | None = None
@@ -274,8 +265,7 @@ class DrcHeap:
         control = self.control
         host_data.bind(control)
         self._memory, self._host_data = memory, host_data
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         if not self.collector.counts:
             control.flags |= CONTROL_UNCOUNTED
         self._bind_memory(memory)
@@ -309,11 +299,10 @@ class DrcHeap:
         if self._host_data is not None:
             self._host_data.unbind()
         self._clear_type_table()
-        tables = (control.type_table, control.type_data, control.handles, control.root_slots, control.host_data)
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
         self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
-        control.type_table, control.type_data, control.handles, control.root_slots, control.host_data = tables
+        setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
         memory.discard()
@@ -344,8 +333,7 @@ class DrcHeap:
             )
         self._memory = memory
         self._bind_memory(memory)
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         control.growths += bool(delta_bytes_grown)
         self.policy.capacity_changed()
         self._check_integrity()
@@ -364,13 +352,11 @@ class DrcHeap:
 
     def enter_no_gc_scope(self) -> None:
         """Forbid collections until the matching `exit_no_gc_scope`. Scopes nest."""
-        self.control.no_gc_count += 1
+        root_table.enter_no_gc_scope(tables(self.control))
 
     def exit_no_gc_scope(self) -> None:
         """Leave a scope. NoGcScopeError when none was entered."""
-        if self.control.no_gc_count == 0:
-            raise NoGcScopeError("cannot leave a no-GC scope: none was entered")
-        self.control.no_gc_count -= 1
+        root_table.exit_no_gc_scope(tables(self.control))
 
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:
@@ -425,74 +411,46 @@ class DrcHeap:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
         if self._type_info(type_index).kind != 0:
             return
-        layout = self.layout(type_index)
-        display = self.types.supertypes(type_index)
-        traced = layout.traced_offsets if isinstance(layout, GcStructLayout) else ()
-        fields = list(self._field_infos(type_index, layout))
-        words = (ctypes.c_uint32 * (len(fields) * _FIELD_INFO_WORDS)).from_buffer_copy(b"".join(map(bytes, fields)))
-        start = self._append_type_data((*traced, *display, *words))
-        info = self._type_info(type_index)
-        if isinstance(layout, GcStructLayout):
-            info.size_or_elements_offset = layout.size
-            info.traced_count = len(traced)
-        else:
-            info.size_or_elements_offset = layout.elements_offset
-            info.element_size = layout.element_size
-            info.traced_count = int(layout.elements_are_traced)
-        slots = [(offset - HEADER_SIZE) // REFERENCE_SIZE for offset in traced]
-        if slots and max(slots) < TRACED_MASK_BITS:
-            info.traced_mask = sum(1 << slot for slot in slots)
-        else:
-            info.is_beyond_mask = int(info.traced_count != 0)
-        info.traced_offsets_start = start
-        info.supertypes_start = start + len(traced)
-        info.depth = len(display) - 1
-        info.fields_start = info.supertypes_start + len(display)
-        info.field_count = len(fields)
-        info.is_final = int(self.types[type_index].final)
-        info.kind = layout.kind  # last: it says that the entry is complete
-        self.control.type_count = max(self.control.type_count, type_index + 1)
+        kind = self.layout(type_index).kind  # OverflowError for what no object can be
+        definitions = [self._definition(field) for field in self._fields(type_index)]
+        fields = (VMFieldDefinition * len(definitions))(*definitions)
+        *above, _ = self.types.supertypes(type_index)
+        numbers = (ctypes.c_uint32 * len(above))(*above)
+        type_table.write_type(
+            tables(self.control),
+            type_index,
+            int(kind),
+            ctypes.addressof(fields),
+            len(fields),
+            ctypes.addressof(numbers),
+            len(above),
+            TYPE_FINAL * self.types[type_index].final,
+        )
 
-    def _field_infos(self, type_index: int, layout: GcLayout) -> Iterator[VMFieldInfo]:
-        """Yield what the type table says of each field of a type; of an array type, of its element."""
+    def _fields(self, type_index: int) -> tuple[FieldType, ...]:
+        """Return the fields of a type's objects: an array's elements, an exception's parameters."""
         composite = self.types[type_index].composite
-        if isinstance(layout, GcArrayLayout):
-            assert isinstance(composite, ArrayType), "only array types have array layouts"
-            yield self._field_info(layout.elements_offset, composite.element)
-            return
-        fields = composite.fields if isinstance(composite, StructType) else None
-        if fields is None:
-            assert isinstance(composite, FuncType), "a type is a struct's, an array's or a function's"
-            fields = tuple(FieldType(param, False) for param in composite.params)
-        for place, field in zip(layout.fields, fields, strict=True):
-            yield self._field_info(place.offset, field)
+        if isinstance(composite, ArrayType):
+            return (composite.element,)
+        if isinstance(composite, StructType):
+            return composite.fields
+        return tuple(FieldType(param, False) for param in composite.params)
 
-    def _field_info(self, offset: int, field: FieldType) -> VMFieldInfo:
+    def _definition(self, field: FieldType) -> VMFieldDefinition:
         storage, flags = field.storage, FIELD_MUTABLE * field.mutable
         if not isinstance(storage, RefType):
-            return VMFieldInfo(offset, VMStorage[storage.name], flags)
-        flags |= FIELD_NULLABLE * storage.nullable | FIELD_TRACED * self.types.is_traced(storage)
+            return VMFieldDefinition(VMStorage[storage.name], flags)
+        flags |= FIELD_NULLABLE * storage.nullable
+        if not self.types.is_traced(storage):
+            flags |= type_table.FIELD_UNTRACED
         heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
-        return VMFieldInfo(offset, VMStorage.REFERENCE, flags, heap_type)
+        return VMFieldDefinition(VMStorage.REFERENCE, flags, heap_type)
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)
 
     def _type_info(self, type_index: int) -> VMTypeInfo:
         return self._control_mapping.view(VMTypeInfo, TYPE_TABLE_OFFSET + type_index * ctypes.sizeof(VMTypeInfo))
-
-    def _append_type_data(self, values: tuple[int, ...]) -> int:
-        start = self.control.type_data_length
-        if start + len(values) > TYPE_DATA_LIMIT:
-            raise HeapError(f"the type table's data is full: {start} of at most {TYPE_DATA_LIMIT} entries are used")
-        words = (ctypes.c_uint32 * len(values))(*values)
-        self._control_mapping.write(TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32), bytes(words))
-        self.control.type_data_length = start + len(values)
-        return start
-
-    def _type_data(self, start: int, count: int) -> ctypes.Array[ctypes.c_uint32]:
-        offset = TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32)
-        return self._control_mapping.view(ctypes.c_uint32 * count, offset)
 
     def _clear_type_table(self) -> None:
         self._control_mapping.zero(TYPE_TABLE_OFFSET, self.control.type_count * ctypes.sizeof(VMTypeInfo))

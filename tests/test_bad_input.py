@@ -797,7 +797,7 @@ bad("release_handle", lambda w: w.store.roots.release_handle(-1), Heap, "handle 
 bad("create_handle", lambda w: w.store.roots.create_handle(0), lh.InvalidReferenceError, "0x0 does not name an object")
 bad("add_slot", lambda w: w.store.roots.add_slot("x"), TypeError, "'x'")
 bad("add_slot 0", lambda w: w.store.roots.add_slot(0), Heap, "0x0 is not the address")
-bad("remove_slot", lambda w: w.store.roots.remove_slot(16), Heap, "0x10 is not a registered root slot")
+bad("remove_slot", lambda w: w.store.roots.remove_slot(16), Heap, "slot 0x10 is not registered")
 
 # Raw references: none of these names a live object
 RAW: list[Any] = [None, "16", 16.0, True, -16, 1 << 32, 1 << 70, 8, 17 - 1 + 2, 0xFFFFFFF0, 0x7FFFFFF0]

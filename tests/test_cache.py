@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap.cli.output import compile_progress
+from lowheap.collectors.drc import Drc
 from lowheap.jit import cache, runtime
 from lowheap.jit import engine as jit_engine
-from lowheap.collectors.drc import Drc
 from lowheap.jit.cache import CodeCache, code_key
 from lowheap.wasm import compile as wasm_compile
 from lowheap.wasm import module as wasm_module

@@ -11,7 +11,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from llvmlite import ir
 
 import lowheap as lh
 from lowheap.cli.asm import _compile_marked

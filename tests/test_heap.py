@@ -81,9 +81,7 @@ def fields(*storages: StorageType) -> StructType:
 class World:
     """A heap with memory, a side table and roots, and the types that the tests use."""
 
-    def __init__(
-        self, capacity: int = CAPACITY, maximum: int = MAXIMUM_CAPACITY, *, collector: Any = None
-    ) -> None:
+    def __init__(self, capacity: int = CAPACITY, maximum: int = MAXIMUM_CAPACITY, *, collector: Any = None) -> None:
         self.types = TypeRegistry()
         register = self.types.register
         (self.cell,) = register([SubType(fields(RefType(True, 0), I64), final=False)])

@@ -1,6 +1,6 @@
 """What `drc` does, and one figure more: how many references compiled code has read.
 
-    lowheap run examples/binary_trees.wat --invoke run 3 2 --collector examples/collectors/counted_reads.py:CountedReads
+lowheap run examples/binary_trees.wat --invoke run 3 2 --collector examples/collectors/counted_reads.py:CountedReads
 """
 
 from __future__ import annotations

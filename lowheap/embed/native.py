@@ -11,7 +11,6 @@ import platform
 
 from llvmlite import ir
 
-from lowheap.collectors.drc import counting
 from lowheap.embed.api import FUNCTIONS
 from lowheap.embed.emitter import heap_functions
 from lowheap.embed.examination import ExaminationEmitter
@@ -21,7 +20,6 @@ from lowheap.errors import UnsupportedError
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import architecture_of
-from lowheap.jit.translate import declare
 
 
 class _Interface(LifecycleEmitter, ExaminationEmitter):
@@ -45,9 +43,7 @@ def emit(module: ir.Module, *, checked: bool, system: str, machine: str) -> None
     architecture = architecture_of(system.capitalize(), machine)
     members = {"system": system, "architecture": architecture}
     kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), members)
-    declare(module, counting.drop_last, kind)  # barriers take it from here
     kind.define_helpers(module)
-    kind.define_operation_helpers(module)
     kind.define_examination_helpers(module)
     kind.define_lifecycle(module)
     for function in heap_functions():

@@ -33,6 +33,7 @@ from lowheap.layout import (
     VMDrcExternRef,
     VMDrcHeader,
     VMGcHeader,
+    VMHeap,
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
@@ -756,6 +757,8 @@ class Translator:
             return self.e.is_checked
         if name == "may_raise":
             return False
+        if name == "interface":
+            return View(self.e.vmctx, VMHeap)
         if name == "control":
             return View(self.e.control, VMHeapControl)
         assert name == "store_context", "checked: the heap has no other attribute"
@@ -958,6 +961,15 @@ class Translator:
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
 
+    def _heap_ask_for_room(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        hook: Any = self.e
+        return hook.ask_for_room(self._value(frame, n.args[0], _U64))
+
+    def _heap_finalize(self, frame: _Frame, n: ast.Call) -> None:
+        hook: Any = self.e
+        finalizer, data = (self._pointer(self._x(frame, each)) for each in n.args)
+        hook.call_pointer(finalizer, VOID, [PTR], [data])
+
     # -- Words
 
     def _w_likely(self, frame: _Frame, n: ast.Call) -> ir.Value:
@@ -1029,6 +1041,23 @@ class Translator:
         values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
         require(self._truth(self._x(frame, n.args[0])), self._x(frame, n.args[1]), values)
 
+    def _w_require(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require", None)
+        assert require is not None, "what may fail with a status is for the C interface"
+        condition = self._truth(self._x(frame, n.args[0]))
+        status, text = self._x(frame, n.args[1]), self._x(frame, n.args[2])
+        if isinstance(text, ast.JoinedStr):
+            text = "".join(
+                str(self._x(frame, each.value) if isinstance(each, ast.FormattedValue) else each.value)  # type: ignore[attr-defined]  # a constant
+                for each in text.values
+            )
+        values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[3:]]
+        require(condition, status, text, *values)
+
+    def _w_check(self, frame: _Frame, n: ast.Call) -> None:
+        if self.e.is_checked:
+            self._w_require(frame, n)
+
     def _w_at(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: at gives a view"
@@ -1040,6 +1069,8 @@ class Translator:
         return Place(self._pointer(self._x(frame, n.args[1])), type.word)
 
     def _pointer(self, address: Any) -> ir.Value:
+        if isinstance(address, ir.CastInstr) and address.opname == "ptrtoint":
+            return address.operands[0]
         return self.b.inttoptr(I64(address) if isinstance(address, int) else address, PTR)
 
     def _w_place(self, frame: _Frame, n: ast.Call) -> Place:

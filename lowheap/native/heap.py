@@ -15,6 +15,12 @@
     heap.header_at(index)       a header that is yet to be written, or that may be none
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
 
+and, for the functions of the C interface:
+
+    heap.interface              the heap as C has it, which is its vmctx
+    heap.ask_for_room(n)        have the host let go of what it can spare, for n bytes; whether to try once more
+    heap.finalize(f, data)      call a finalizer of C's, a function at an address
+
 What is reached is looked at: an index that leads outside of the memory, or the sum of an index and an offset that is no
 u32, is a HeapError. Machine code does not look; what it reaches is within the reservation and its guard, whatever the
 index.
@@ -44,11 +50,12 @@ from lowheap.layout import (
     VMDrcExnHeader,
     VMDrcExternRef,
     VMDrcHeader,
+    VMHeap,
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, SLOT, U32, ViewType, heap_method
+from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
 _State = TypeVar("_State")
@@ -181,7 +188,34 @@ class Heap:
             self._host()
         return 0
 
+    @property
+    def interface(self) -> VMHeap:
+        """The heap as C has it. HeapError: the functions of the C interface are not for Python to run."""
+        raise HeapError("the heap is Python's: it has no C interface here")
 
+    def ask_for_room(self, needed: int) -> bool:
+        """Nobody is asked."""
+        return False
+
+    def finalize(self, finalizer: int, data: int) -> None:
+        """Call a C function."""
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(finalizer)(data)
+
+
+class _NoMemory:
+    """What stands for the memory of a heap of which only the tables are asked for."""
+
+    def view(self, data: type[_Data], offset: int) -> _Data:
+        """HeapError."""
+        raise HeapError("only the heap's tables are at hand, not its memory")
+
+
+def tables(control: VMHeapControl) -> Heap:
+    """Return a heap of which only the control block and the tables that it points to are used."""
+    return Heap(_NoMemory(), control)
+
+
+HEAP_ATTRIBUTES["interface"] = ViewType(VMHeap)
 INVARIANT_FIELDS[VMTypeInfo] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
@@ -199,3 +233,5 @@ heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
 heap_method("release_externrefs", [], U32)
+heap_method("ask_for_room", [U64], BOOL)
+heap_method("finalize", [U64, U64], NOTHING)

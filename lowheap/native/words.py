@@ -17,7 +17,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from lowheap.errors import HeapCorruptionError, LowheapError
+from lowheap.errors import HeapCorruptionError, LowheapError, status_error
 
 TRACE = 5
 """Logging level of messages about single objects, below DEBUG."""
@@ -280,6 +280,40 @@ def sound(condition: object, text: str, *values: int) -> None:
         raise HeapCorruptionError([text.format(*values)])
 
 
+def require(condition: object, status: int, text: str, *values: int) -> None:
+    """Fail unless a condition holds: raise the exception that stands for a `Status`; `text` is as for `sound`.
+
+    In machine code the function of the C interface returns the status, and keeps the message. So this stands in what is
+    inlined into one, or in a function whose result is such a status.
+    """
+    if not condition:
+        raise status_error(status, text.format(*values))
+
+
+def check(condition: object, status: int, text: str, *values: int) -> None:
+    """The same; machine code looks only in a checked build, where `heap.is_checked` is true."""
+    require(condition, status, text, *values)
+
+
+class Text:
+    """A piece of a message that is known when code is compiled: a parameter that stands in an f-string."""
+
+    is_native_static = True
+
+    def __init__(self, text: str) -> None:
+        """Take the text."""
+        self.text = text
+
+    @property
+    def key(self) -> str:
+        """What tells code with this text from that with others."""
+        return self.text.replace(" ", "-")
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Records
 
@@ -379,7 +413,7 @@ WORDS: dict[str, Callable[..., Any]] = {
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
-        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound,
+        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound, require, check,
     )
 }  # fmt: skip
 """The words that are functions, by name."""

@@ -97,6 +97,18 @@ def poison(heap: Heap, index: Ref, length: u32) -> None:
 
 
 @inline
+def pop_small(heap: Heap, length: u32) -> Ref:
+    """Take the first block off the list of blocks of exactly `length` bytes; null for a large one, or when none is."""
+    if likely(length < SMALL_BLOCK_LIMIT):
+        head = heap.size_class_head(length // BLOCK_ALIGN)
+        reference = head.value
+        if likely(reference != NULL):
+            head.value = heap.block(reference).next
+            return reference
+    return NULL
+
+
+@inline
 def run_length(heap: Heap, length: u32) -> u32:
     """How many bytes to carve at once for blocks of `length`: a run of small ones, or just one."""
     part = u32(min(heap.control.capacity // RUN_FRACTION, RUN_BYTES))
