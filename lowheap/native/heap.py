@@ -9,6 +9,11 @@
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
+    heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
+    heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
+    heap.unmap_notes(a, size)   the way back
+    heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
 
 What is reached is looked at: an index that leads outside of the memory is a HeapError. Machine code does not look; what
 it reaches is within the reservation and its guard, whatever the index.
@@ -35,10 +40,10 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import HEAP_ATTRIBUTES, SLOT, U32, ViewType, heap_method
+from lowheap.native.check import HEAP_ATTRIBUTES, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
-_Data = TypeVar("_Data")
+_Data = TypeVar("_Data", bound="ctypes._CData")
 
 HEADERS: dict[str, type[ctypes.Structure]] = {
     "header": VMDrcHeader,
@@ -73,6 +78,9 @@ class Heap:
         """Take the parts; the tables are where the control block says."""
         self.memory, self.control = memory, control
         self._store_context, self._host = store_context, host
+        self.problems: list[str] = []
+        """What `problem` has been told."""
+        self._notes: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
 
     @property
     def store_context(self) -> VMStoreContext:
@@ -132,6 +140,31 @@ class Heap:
             self._host()
         return 0
 
+    def outside(self, address: int) -> ctypes.c_uint32:
+        """Return the slot at an address. It must be mapped."""
+        return ctypes.c_uint32.from_address(address)
+
+    def problem_count(self) -> int:
+        """Return how many problems there are."""
+        return len(self.problems)
+
+    def map_notes(self, size: int) -> int:
+        """Return the address of new memory; `size` is a multiple of 8."""
+        notes = (ctypes.c_uint64 * (size // ctypes.sizeof(ctypes.c_uint64)))()
+        address = ctypes.addressof(notes)
+        self._notes[address] = notes
+        return address
+
+    def unmap_notes(self, address: int, size: int) -> None:
+        """Let go of it."""
+        del self._notes[address]
+
+    def visit(self, visitor: int, argument: int, info: int) -> int:
+        """Call a visitor; what it returns ends the walk unless it is 0."""
+        return int(_VISITOR(visitor)(argument, info))
+
+
+_VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
 
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
 HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)
@@ -143,3 +176,8 @@ heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
 heap_method("release_externrefs", [], U32)
+heap_method("outside", [U64], SLOT)
+heap_method("problem_count", [], U64)
+heap_method("map_notes", [U64], U64)
+heap_method("unmap_notes", [U64, U64], NOTHING)
+heap_method("visit", [U64, U64, U64], U32)

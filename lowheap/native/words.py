@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from lowheap.errors import HeapCorruptionError, LowheapError
 
@@ -252,6 +252,20 @@ def sound(condition: object, text: str, *values: int) -> None:
         raise HeapCorruptionError([text.format(*values)])
 
 
+class Reporter(Protocol):
+    """What problems are told to."""
+
+    problems: list[str]
+
+
+def problem(heap: Reporter, text: str, *values: int) -> None:
+    """Say that something about a heap does not hold; `text` is a `str.format` of the values, at most four words.
+
+    Python's `heap.problems` gets them all. Machine code counts them, and keeps the first; it knows `{}` and `{:#x}`.
+    """
+    heap.problems.append(text.format(*values))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Records
 
@@ -297,6 +311,7 @@ WORDS: dict[str, Callable[..., Any]] = {
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
         at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound,
+        problem,
     )
 }  # fmt: skip
 """The words that are functions, by name."""
