@@ -24,7 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.collectors import registry
 from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
@@ -37,6 +39,8 @@ from lowheap.errors import (
     InvalidReferenceError,
 )
 from lowheap.layout import (
+    COLLECTOR_STATE_OFFSET,
+    COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
@@ -145,6 +149,8 @@ class HeapStatistics:
     capacity: int
     maximum: int
     listed: int
+    counters: dict[str, int]
+    """What the collector counts besides, by name."""
 
     @property
     def live_objects(self) -> int:
@@ -186,12 +192,18 @@ class DrcHeap:
     """
 
     def __init__(
-        self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit, checked: bool = False
+        self,
+        types: TypeRegistry,
+        *,
+        collector: Collector | None = None,
+        allocator: type[Allocator] = SegregatedFit,
+        checked: bool = False,
     ) -> None:
-        """Make a heap without memory. `allocator` is its free-list policy."""
+        """Make a heap without memory. `collector` is by default `Drc`, `allocator` its free-list policy."""
         if not isinstance(types, TypeRegistry):
             raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
+        self.collector = registry.find("drc" if collector is None else collector)
         self.allocator_policy = allocator
         self.is_checked = checked
         """Whether operations look for corruption; may be changed at any moment."""
@@ -254,6 +266,8 @@ class DrcHeap:
         host_data.bind(control)
         self._memory, self._host_data = memory, host_data
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
+        if not self.collector.counts:
+            control.flags |= CONTROL_UNCOUNTED
         self._bind_memory(memory)
         self.policy.reset()
 
@@ -261,6 +275,7 @@ class DrcHeap:
         self._native = _NativeHeap(self, memory)
         self._allocator = self.allocator_policy(self.control, memory, self._native)
         self._native.replacements = self.replacements
+        self._native.state_offsets = self.collector.state_offsets()
         if not isinstance(self._allocator, SegregatedFit):
             self.replacements[free_lists.give_back] = self._allocator.free  # lengths are rounded, and stay so
 
@@ -286,6 +301,7 @@ class DrcHeap:
         self._clear_type_table()
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
+        self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
@@ -495,45 +511,39 @@ class DrcHeap:
 
     @property
     def is_counted(self) -> bool:
-        """Whether references are counted here; not so on a heap for code that was compiled without counting."""
+        """Whether references are counted here; not so with a collector that frees nothing."""
         return not self.control.flags & CONTROL_UNCOUNTED
-
-    def disable_counting(self) -> None:
-        """Make this a heap on which nothing is counted and nothing freed. HeapError once it has had objects."""
-        if self.is_counted and self.control.objects_allocated:
-            raise HeapError("cannot stop counting on a heap that has had objects")
-        self.control.flags |= CONTROL_UNCOUNTED
 
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
         if names_object(reference):
             self.header(reference)
-            if self.is_counted:
-                counting.count_up(self.native, reference)
+            self.collector.inc_ref(self.native, reference, ANY)
         return reference
 
-    def write_gc_ref(self, destination: ctypes.c_uint32, source: int) -> None:
+    def write_gc_ref(self, destination: ctypes.c_uint32, source: int, owner: int = NULL) -> None:
         """Store `source` in a slot that owns its value, and drop what was there.
 
-        The new value is counted before the old one is dropped, because they may be one; and stored before that, because
-        what a drop runs must see the new value. The caller keeps its own count of `source`.
+        `owner` is the object that the slot is in, if any. The caller keeps its own count of `source`.
         """
         if not isinstance(destination, ctypes.c_uint32):
             raise TypeError(f"destination is {destination!r}; it must be a slot, a c_uint32")
-        self.clone_gc_ref(source)
-        old = destination.value
-        destination.value = source
-        self.drop_gc_ref(old)
+        for reference in (source, destination.value):
+            if names_object(reference):
+                self.header(reference)
+        try:
+            self.collector.write(self.native, owner, destination, source, ANY)
+        finally:
+            self._settle()
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
-        if not names_object(reference) or not self.is_counted:
-            return
-        self.header(reference)
-        try:
-            counting.drop(self.native, reference)
-        finally:
-            self._settle()
+        if names_object(reference):
+            self.header(reference)
+            try:
+                self.collector.dec_ref(self.native, reference, ANY)
+            finally:
+                self._settle()
 
     def _settle(self) -> None:
         """Let the host have the externrefs that died, and look at the free blocks of a checked heap."""
@@ -545,17 +555,10 @@ class DrcHeap:
 
         An object that is listed already has the list's count; the caller's is given back then.
         """
-        if not names_object(reference) or not self.is_counted:
-            return
-        self.check_idle("expose a reference")
-        header = self.header(reference)
-        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            counting.drop(self.native, reference)  # cannot reach 0: the list has one
-            return
-        header.kind_and_reserved |= HEADER_IN_OVER_APPROX_LIST_BIT
-        header.next_over_approximated_stack_root = self.control.over_approximated_stack_roots
-        self.control.over_approximated_stack_roots = reference
-        self.control.current_len += 1
+        if names_object(reference) and self.is_counted:
+            self.check_idle("expose a reference")
+            self.header(reference)
+            self.collector.expose(self.native, reference, ANY)
 
     def free_pending(self, budget: int | None = None) -> bool:
         """Free so many of the pending dead objects, or all (None), from the front of their list; whether some are left.
@@ -817,7 +820,17 @@ class DrcHeap:
             capacity=control.capacity,
             maximum=control.maximum,
             listed=control.current_len,
+            counters=self._counters(),
         )
+
+    def _counters(self) -> dict[str, int]:
+        states = [self.native.state(each) for each in self.collector.all_states()] if self.is_attached else []
+        return {
+            name: getattr(state, name)
+            for name in self.collector.all_counters()
+            for state in states
+            if name in type(state).__annotations__
+        }
 
     def snapshot(self, stack_roots: Iterable[int] = ()) -> Image:
         """Return an image of the heap as it is now: bytes, control block, type table and roots.

@@ -11,14 +11,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from llvmlite import ir
-from lowheap.cli_asm import _compile_marked
 
 import lowheap as lh
+from lowheap.cli.asm import _compile_marked
+from lowheap.collectors.drc import Drc, Outlined
+from lowheap.collectors.interface import Collector, Shape
+from lowheap.collectors.null import Null
 from lowheap.errors import TrapCode
-from lowheap.jit import barriers
-from lowheap.jit.barriers import BarrierSet, Drc
-from lowheap.jit.emit import Emitter, ReferenceShape
+from lowheap.native import Heap, Ref, Slot, native, state, u64
 from lowheap.wasm.compile import ModuleCompiler
 from lowheap.wasm.events import MOST_INLINED, SMALL_BODY
 
@@ -289,49 +289,51 @@ def test_the_values_of_new_objects_live_across_their_allocation(inline: str, run
 # Barrier sets of one's own
 
 
+@state
+class Accesses:
+    reads: u64
+    writes: u64
+
+
 class Recorded(Drc):
-    """Notes into which functions it emits, and what traps there."""
+    """Notes how often references are read and written, and in what."""
 
-    name = "recorded"
-    cacheable = False
-    functions: list[tuple[str, str]] = []  # noqa: RUF012  # shared on purpose
+    states = (Accesses,)
+    counters = ("reads", "writes")
 
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
-        self.functions.append(("read", str(emitter.function.name)))
-        value = super().read(emitter, address, shape)
-        emitter.trap_if(emitter.is_null(value), TrapCode.UNREACHABLE)
-        return value
+    @native
+    def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:
+        heap.state(Accesses).reads += u64(owner)
+        return Drc.read(heap, owner, slot, shape)
 
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        self.functions.append(("write", str(emitter.function.name)))
-        super().write(emitter, address, value, shape)
+    @native
+    def write(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
+        heap.state(Accesses).writes += u64(owner)
+        Drc.write(heap, owner, slot, value, shape)
 
 
 @pytest.mark.parametrize("inline", INLINE)
-def test_a_barrier_is_emitted_once_into_the_events_function_and_may_trap(inline: str) -> None:
-    source = f"""(module {TYPES} (func $f (export "f") (param $n (ref null $node)) (result i32)
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_a_barrier_is_told_the_owner(inline: str, runtime: str) -> None:
+    source = f"""(module {TYPES} (func $f (export "f") (param $n (ref null $node))
         (struct.set $node $next (local.get $n) (local.get $n))
         (struct.set $node $next (local.get $n) (ref.null $node))
-        (drop (struct.get $node $next (local.get $n)))
-        (i32.const 1))
+        (drop (struct.get $node $next (local.get $n))))
       (func (export "new") (result (ref $node)) (struct.new_default $node)))"""
-    Recorded.functions.clear()
-    with lh.Store(lh.Engine(barriers=f"{__name__}:Recorded", inline=inline)) as store:
+    with lh.Store(lh.Engine(collector=Recorded, inline=inline, runtime=runtime)) as store:
         module = lh.Module(store.engine, source)
-        assert Recorded.functions == [
-            ("write", "lowheap.struct_set.0.0.true"),
-            ("read", "lowheap.struct_get.0.0.true.false"),
-        ]
         exports: Any = lh.Instance(store, module).exports
-        with pytest.raises(lh.Trap) as caught:
-            exports["f"](exports["new"]())
-        assert caught.value.code is TrapCode.UNREACHABLE
-        assert caught.value.offset is not None
-        assert module.locate(caught.value.offset) == "$f"
+        node = exports["new"]()
+        exports["f"](node)
+        assert store.stats().counters == {"reads": node.reference, "writes": 2 * node.reference}
+        node["next"] = node  # the host's stores go the same way
+        assert store.stats().counters["writes"] == 3 * node.reference
+        node["next"] = None
+        store.verify()
 
 
-def test_called_is_a_barrier_sets_own_choice() -> None:
-    assert [each.called for each in (BarrierSet, Drc, barriers.Outlined, barriers.Null)] == [False, False, True, False]
+def test_called_is_a_collectors_own_choice() -> None:
+    assert [each.called for each in (Collector, Drc, Outlined, Null)] == [False, False, True, False]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -503,8 +503,7 @@ def test_no_gc_scopes(world: Incremental) -> None:
 
 
 def test_a_heap_that_does_not_count(world: Incremental) -> None:
-    store = lh.Store()
-    store.heap.disable_counting()
+    store = lh.Store(lh.Engine(collector="null"))
     collection = store.collection()
     assert [collection.collect_increment(1) for _ in range(2)] == [CONTINUE, COMPLETE]
     assert store.heap.control.collections == 1

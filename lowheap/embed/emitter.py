@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
+from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
 from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
@@ -31,7 +32,6 @@ from lowheap.jit.emit import (
     AttributedFunction,
     Emitter,
     NativeFunction,
-    ReferenceShape,
 )
 from lowheap.jit.runtime import frame_rules
 from lowheap.jit.stackmaps import Architecture
@@ -53,7 +53,7 @@ from lowheap.layout import (
 from lowheap.native import Native
 from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
 
-ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
+ANY_REFERENCE = ANY
 
 _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llvmlite import ir
@@ -29,7 +28,7 @@ from lowheap.layout import (
     VMContext,
     VMStoreContext,
 )
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, VectorType
+from lowheap.types import NumType, PackedType, RefType, StorageType, VectorType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
@@ -101,38 +100,6 @@ class NativeFunction(AttributedFunction):
         super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceShape:
-    """What the static type of a reference says about its values; barriers leave out what cannot be.
-
-    `is_counted` is False for references that never name a counted object: i31 and functions.
-    """
-
-    may_be_null: bool
-    may_be_i31: bool
-    may_be_object: bool
-    is_counted: bool
-
-    @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> ReferenceShape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
-        heap_type = type.heap_type
-        bottoms = (
-            AbstractHeapType.NONE,
-            AbstractHeapType.NOEXTERN,
-            AbstractHeapType.NOFUNC,
-            AbstractHeapType.NOEXN,
-        )
-        may_be_i31 = heap_type in (
-            AbstractHeapType.ANY,
-            AbstractHeapType.EQ,
-            AbstractHeapType.I31,
-            AbstractHeapType.EXTERN,
-        )
-        may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return ReferenceShape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
-
-
 class Variable:
     """A local variable of the function that is being emitted: `v.value` reads it, `v.value = x` writes it."""
 
@@ -177,6 +144,9 @@ class Emitter:
     """
 
     offset: int | ir.Value = 0
+    state_offsets: Mapping[type[Any], int] = {}
+    """Where each of the collector's states begins: see `Collector.state_offsets`."""
+
     is_checked: ClassVar[bool] = False
     """Whether functions of the collector that are emitted look for corruption on the way."""
 
@@ -336,24 +306,6 @@ class Emitter:
         rotate = self.intrinsic("llvm.fshr.i32", I32, [I32, I32, I32])
         turned = self.builder.call(rotate, [reference, reference, I32(I31_SHIFT)])
         return self.builder.icmp_signed(">", turned, I32(NULL))
-
-    @contextmanager
-    def if_object(self, reference: ir.Value, shape: ReferenceShape) -> Iterator[None]:
-        """Emit the body for the case that `reference` names an object, with the checks that its shape calls for.
-
-        The body must not be emitted at all when `shape.may_be_object` is False.
-        """
-        if shape.may_be_null and shape.may_be_i31:
-            condition = self.is_object(reference)
-        elif shape.may_be_null:
-            condition = self.builder.not_(self.is_null(reference))
-        elif shape.may_be_i31:
-            condition = self.builder.not_(self.is_i31(reference))
-        else:
-            yield
-            return
-        with self.builder.if_then(condition):
-            yield
 
     # ------------------------------------------------------------------------------------------------------------------
     # Structured code: variables and loops, for what is written by hand. LLVM turns the variables into SSA values.

@@ -22,6 +22,8 @@ from lowheap.errors import CompilerError
 from lowheap.jit.emit import I1, I8, I32, I64, PTR, VOID, Emitter, NativeFunction, Variable
 from lowheap.jit.engine import Target, optimise
 from lowheap.layout import (
+    COLLECTOR_STATE_OFFSET,
+    CONTROL_BLOCK_OFFSET,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
     FreeBlock,
@@ -929,6 +931,15 @@ class Translator:
         type = frame.checked.type(n)
         assert isinstance(type, PlaceType), "checked: a cell is a place"
         return Place(self._in_object(frame, *n.args[1:]), type.word)
+
+    def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
+        type = frame.checked.type(n)
+        assert isinstance(type, ViewType), "checked: a state is a structure"
+        offset = self.e.state_offsets.get(type.structure)
+        if offset is None:
+            raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
+        distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
+        return View(self.e.at(self.e.control, distance), type.structure)
 
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)

@@ -1099,7 +1099,10 @@ class _Checker:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
-            if given is None or not isinstance(given.value, Word):
+            if name == "state":
+                if given is None or not getattr(given.value, "is_native_state", False):
+                    raise self.refused(value, "state takes a class that `@state` has made")
+            elif given is None or not isinstance(given.value, Word):
                 raise self.refused(value, f"{name} takes a type of numbers here")
             self.types[value] = given
             result = self.named_result(value, given.value)

@@ -8,6 +8,7 @@
     heap.cell(u8, reference, n) likewise, of another width
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
+    heap.state(Mine)            a structure that the collector keeps in the heap's bytes
     heap.is_checked             whether to look for corruption on the way: known when code is compiled
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
                                 so it is in Python, and in machine code it is not
@@ -28,12 +29,14 @@ index.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 from lowheap.errors import HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
+    COLLECTOR_STATE_OFFSET,
+    CONTROL_BLOCK_OFFSET,
     FIRST_INDEX,
     HEADER_SIZE,
     KIND_MASK,
@@ -55,6 +58,7 @@ from lowheap.layout import (
 from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
+_State = TypeVar("_State")
 _Data = TypeVar("_Data", bound="ctypes._CData")
 
 HEADERS: dict[str, type[ctypes.Structure]] = {
@@ -80,6 +84,8 @@ class Heap:
 
     is_native_heap = True
     may_raise = True
+    state_offsets: Mapping[type[Any], int] = {}
+    """Where each of the collector's states begins, in bytes from `COLLECTOR_STATE_OFFSET`."""
 
     @property
     def is_checked(self) -> bool:
@@ -167,6 +173,15 @@ class Heap:
         start = ctypes.addressof(self.control) + VMHeapControl.size_class_heads.offset
         return ctypes.c_uint32.from_address(start + number * ctypes.sizeof(ctypes.c_uint32))
 
+    def state(self, structure: type[_State]) -> _State:
+        """Return a state of the collector's. HeapError for one that it does not have."""
+        offset = self.state_offsets.get(structure)
+        if offset is None:
+            raise HeapError(f"the heap's collector has no state {structure.__name__}")
+        start = ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + COLLECTOR_STATE_OFFSET
+        found: _State = cast(Any, structure).from_address(start + offset)
+        return found
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
@@ -212,6 +227,7 @@ HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)
 for _name, _structure in HEADERS.items():
     heap_method(_name, [U32], ViewType(_structure))
 heap_method("slot", [U32, U32], SLOT)
+heap_method("state", [None], None)
 heap_method("cell", [None, U32, U32], None)
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)

@@ -15,7 +15,7 @@ import ctypes
 import logging
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from lowheap.errors import HeapCorruptionError, LowheapError, status_error
 
@@ -26,6 +26,7 @@ logging.addLevelName(TRACE, "TRACE")
 _log = logging.getLogger("lowheap.heap")
 
 _S = TypeVar("_S", bound=ctypes.Structure)
+_T = TypeVar("_T")
 
 
 class OutOfRange(LowheapError, ArithmeticError):
@@ -354,6 +355,57 @@ class Record:
     __slots__ = ()
     fields: dict[str, Any]
     defaults: dict[str, int]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# State
+
+
+def state(cls: type[_T]) -> type[_T]:
+    """Make a class of annotated words a structure that a collector keeps in the heap's bytes: `heap.state(…)`.
+
+    All fields are 0 in a new heap. TypeError for a field that is no u8 to u64, i32 or i64.
+    """
+    fields = []
+    for name, annotation in cls.__annotations__.items():
+        word = _WORDS_BY_NAME.get(annotation, annotation)
+        if not isinstance(word, Word):
+            raise TypeError(f"the field {name} of {cls.__name__} is {annotation!r}; it must be a word, as u32 or u64")
+        fields.append((name, C_TYPES[word]))
+    made = type(
+        cls.__name__,
+        (ctypes.Structure,),
+        {
+            "_fields_": fields,
+            "__annotations__": dict(cls.__annotations__),
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "is_native_state": True,
+        },
+    )
+    return cast(type[_T], made)
+
+
+def state_layout(states: Sequence[type[Any]], size: int) -> dict[type[Any], int]:
+    """Return where each of several states begins, in bytes, one behind the other, within `size`.
+
+    TypeError for what is no state, ValueError when they do not fit.
+    """
+    offsets: dict[type[Any], int] = {}
+    end = 0
+    for each in states:
+        if not getattr(each, "is_native_state", False):
+            raise TypeError(f"{each!r} is no state: `@state` makes one")
+        offsets[each] = end
+        end += (ctypes.sizeof(each) + _STATE_ALIGN - 1) & -_STATE_ALIGN
+    if end > size:
+        raise ValueError(f"they take {end} bytes; there is room for {size}")
+    return offsets
+
+
+_STATE_ALIGN = 16
+_WORDS_BY_NAME: dict[Any, Any] = {str(word): word for word in C_TYPES}
 
 
 WORDS: dict[str, Callable[..., Any]] = {

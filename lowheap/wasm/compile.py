@@ -24,9 +24,10 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode, UnsupportedError
 from lowheap.jit import safepoints, transitions
-from lowheap.jit.barriers import BarrierSet
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
     F32,
     F64,
@@ -38,7 +39,6 @@ from lowheap.jit.emit import (
     VOID,
     Emitter,
     NativeFunction,
-    ReferenceShape,
     llvm_type,
 )
 from lowheap.jit.marks import MarkedModule
@@ -103,7 +103,7 @@ class ModuleCompiler(ModuleContext):
         decoded: DecodedModule,
         types: TypeRegistry,
         type_indices: Sequence[int],
-        barriers: BarrierSet,
+        barriers: Barriers,
         *,
         inline_allocation: bool,
         inline: str = "auto",
@@ -492,9 +492,9 @@ class FunctionCompiler(Emitter):
             self.references.append(value)
         return value
 
-    def _shape(self, type: RefType) -> ReferenceShape:
+    def _shape(self, type: RefType) -> Shape:
         """What barriers need to know of a reference type."""
-        return ReferenceShape.of(type, is_traced=self.context.types.is_traced(type))
+        return Shape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _call_event(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lowheap.jit.barriers import BarrierSet
+from lowheap.jit.barriers import Barriers
 from lowheap.layout import GcArrayLayout, GcStructLayout, GcTypeLayouts
 from lowheap.types import (
     ArrayType,
@@ -31,7 +31,7 @@ class ModuleContext:
     """
 
     def __init__(
-        self, types: TypeRegistry, type_indices: Sequence[int], barriers: BarrierSet, *, inline_allocation: bool
+        self, types: TypeRegistry, type_indices: Sequence[int], barriers: Barriers, *, inline_allocation: bool
     ) -> None:
         """Keep what all functions of the module need to know."""
         self.types = types

@@ -27,6 +27,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode
 from lowheap.jit import runtime, safepoints, transitions
 from lowheap.jit.emit import (
@@ -38,7 +39,6 @@ from lowheap.jit.emit import (
     VOID,
     Emitter,
     NativeFunction,
-    ReferenceShape,
     llvm_type,
 )
 from lowheap.jit.marks import MarkedModule
@@ -72,14 +72,14 @@ GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
 
-Static = bool | int | str | AbstractHeapType | ReferenceShape
+Static = bool | int | str | AbstractHeapType | Shape
 """A static argument of an event."""
 
 
 class EventEmitter(Emitter):
     """Emits one event's function: `vmctx`, the instruction's offset, and then what the event's method is given.
 
-    `owner` is the object that a slot is in; None for a global. Barrier sets are not told yet.
+    `owner` is the object that a slot is in; None for a global.
     """
 
     def __init__(self, context: ModuleContext, function: ir.Function) -> None:
@@ -95,20 +95,20 @@ class EventEmitter(Emitter):
     def read(self, address: ir.Value, storage: StorageType, owner: ir.Value | None) -> ir.Value:
         """Load a value; a reference through the read barrier."""
         if isinstance(storage, RefType):
-            return self.context.barriers.read(self, address, self._shape(storage))
+            return self.context.barriers.read(self, address, self._shape(storage), owner)
         return self.load_typed(address, llvm_type(storage))
 
     def write(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
         """Store over a value; a reference through the write barrier."""
         if isinstance(storage, RefType):
-            self.context.barriers.write(self, address, value, self._shape(storage))
+            self.context.barriers.write(self, address, value, self._shape(storage), owner)
         else:
             self.store_typed(self._pack(value, storage), address)
 
     def init(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
         """Store where there is nothing yet; a reference through the init barrier."""
         if isinstance(storage, RefType):
-            self.context.barriers.init(self, address, value, self._shape(storage))
+            self.context.barriers.init(self, address, value, self._shape(storage), owner)
         else:
             self.store_typed(self._pack(value, storage), address)
 
@@ -122,8 +122,8 @@ class EventEmitter(Emitter):
     def _pack(self, value: ir.Value, storage: StorageType) -> ir.Value:
         return self.builder.trunc(value, llvm_type(storage)) if isinstance(storage, PackedType) else value
 
-    def _shape(self, type: RefType) -> ReferenceShape:
-        return ReferenceShape.of(type, is_traced=self.context.types.is_traced(type))
+    def _shape(self, type: RefType) -> Shape:
+        return Shape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _remember(self, value: ir.Value, storage: StorageType) -> None:
         """Make a root of a reference that must outlive a safepoint of the event's."""
@@ -139,15 +139,15 @@ class EventEmitter(Emitter):
             limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
             self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
 
-    def global_get(self, address: ir.Value, shape: ReferenceShape, name: str) -> ir.Value:
+    def global_get(self, address: ir.Value, shape: Shape, name: str) -> ir.Value:
         """`global.get` of a reference."""
         return self.context.barriers.read(self, self.named(address, name), shape)
 
-    def global_set(self, address: ir.Value, value: ir.Value, shape: ReferenceShape, name: str) -> None:
+    def global_set(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
         """`global.set` of a reference."""
         self.context.barriers.write(self, self.named(address, name), value, shape)
 
-    def global_init(self, address: ir.Value, value: ir.Value, shape: ReferenceShape, name: str) -> None:
+    def global_init(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
         """Give a global that holds a reference its first value."""
         self.context.barriers.init(self, self.named(address, name), value, shape)
 
@@ -643,7 +643,7 @@ class EventFunctions:
 
         The engine may be told to inline, or to call, all the larger ones. LLVM never inlines what is to be called.
         """
-        never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.called)
+        never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.collector.called)
         always = self._inline == "always"
         in_loops: list[ir.CallInstr] = []
         others: list[ir.CallInstr] = []
@@ -706,7 +706,7 @@ def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
 
 def _label(static: Static) -> str:
     """What a static argument adds to a function's name."""
-    if isinstance(static, ReferenceShape):
+    if isinstance(static, Shape):
         letters = zip("nioc", astuple(static), strict=True)
         return "".join(letter for letter, holds in letters if holds) or "-"
     if isinstance(static, AbstractHeapType):

@@ -7,11 +7,11 @@ list's.
 
 from __future__ import annotations
 
-from lowheap.collectors.drc.counting import drop_last
+from lowheap.collectors.drc.counting import check_owned, count_up, drop_last
 from lowheap.collectors.interface import Shape
 from lowheap.collectors.shared.references import is_object
 from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, I31_TAG, NULL
-from lowheap.native import Heap, Ref, Slot, event, inline, u32, unlikely
+from lowheap.native import Heap, Ref, Slot, event, inline, note, u32, unlikely
 
 
 @inline
@@ -77,15 +77,18 @@ def allocated(heap: Heap, reference: Ref) -> None:
 def inc_ref(heap: Heap, reference: Ref, shape: Shape) -> None:
     """Add one, unless it is null or an i31."""
     if shape.is_counted and is_object_of(reference, shape):
-        heap.header(reference).ref_count += 1
+        count_up(heap, reference)
 
 
 @event
 def dec_ref(heap: Heap, reference: Ref, shape: Shape) -> None:
     """Subtract one, unless it is null or an i31; the last count is taken out of line, by the drop."""
     if shape.is_counted and is_object_of(reference, shape):
+        if heap.may_raise or heap.is_checked:
+            check_owned(heap, reference)
         header = heap.header(reference)
         count = header.ref_count
+        note("count of %#x down to %d", reference, count - 1)
         if unlikely(count == 1):
             drop_last(heap, reference)
         else:

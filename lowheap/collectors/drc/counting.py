@@ -11,11 +11,10 @@ own link threads it: however long a chain dies at once, freeing it needs neither
 from __future__ import annotations
 
 from lowheap.collectors.shared.free_lists import give_back
-from lowheap.collectors.shared.references import block_length, is_object, may_be_object, names_object
+from lowheap.collectors.shared.references import block_length, may_be_object, names_object
 from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
 from lowheap.collectors.shared.tracing import children, references_of
 from lowheap.layout import (
-    CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
@@ -24,6 +23,9 @@ from lowheap.layout import (
 )
 from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
 
+DROP_FUNCTION = "lowheap.drop"
+"""What modules call `drop_last` by. Those of compiled code have none of the collector in them: theirs goes there."""
+
 
 @record
 class Freed:
@@ -31,12 +33,6 @@ class Freed:
 
     objects: u64 = 0
     size: u64 = 0
-
-
-@inline
-def is_counted(heap: Heap) -> bool:
-    """Whether references are counted on a heap; not so on one for code that was compiled without counting."""
-    return heap.control.flags & CONTROL_UNCOUNTED == 0
 
 
 @inline
@@ -151,36 +147,13 @@ def free_dead_from(heap: Heap, dead: Ref) -> None:
     count_freed(heap, freed)
 
 
-@native
-def free_dead(heap: Heap) -> None:
-    """Free what is on the dead list, and what thereby dies."""
-    dead = heap.control.dead_list
-    heap.control.dead_list = NULL
-    free_dead_from(heap, dead)
-
-
-DROP_FUNCTION = "lowheap.drop"
-"""What modules call `drop_last` by. Those of compiled code have none of the collector in them: theirs goes there."""
-
-
 @linked(DROP_FUNCTION)
 def drop_last(heap: Heap, reference: Ref) -> None:
     """Take the last count of an object, and free it with what only it held."""
     header = heap.header(reference)
     header.ref_count = 0
-    header.next_over_approximated_stack_root = NULL
+    header.next_over_approximated_stack_root = left_dead(heap)
     free_dead_from(heap, reference)
-
-
-@native
-def drop(heap: Heap, reference: Ref) -> None:
-    """Give back one count; an object whose count comes to 0 is freed, with what only it held."""
-    if is_object(reference):
-        if heap.may_raise or heap.is_checked:
-            check_owned(heap, reference)
-        dead = decrement(heap, reference, left_dead(heap))
-        if dead != NULL:
-            free_dead_from(heap, dead)
 
 
 @native
