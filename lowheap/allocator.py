@@ -15,23 +15,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lowheap.collectors.shared import free_lists, setup
+from lowheap.collectors.shared.verify import verify_free_lists_alone
+from lowheap.collectors.shared.walking import blocks, is_free, length_of_block
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
-    BLOCK_ALIGN,
     FIRST_INDEX,
-    FREE_BLOCK_COALESCED,
     HEADER_SIZE,
     MINIMUM_OBJECT_BLOCK,
     NULL,
-    SIZE_CLASS_COUNT,
-    FreeBlock,
-    VMDrcHeader,
     VMHeapControl,
     block_length,
-    size_class,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Heap
+from lowheap.native.heap import HeapMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +40,16 @@ class Block:
     is_free: bool
 
 
-def walk(control: VMHeapControl, memory: Mapping) -> Iterator[Block]:
+def walk(control: VMHeapControl, memory: HeapMemory) -> Iterator[Block]:
     """Yield every block from the first index to the bump pointer, in address order.
 
     Raises HeapCorruptionError, naming the block, where one does not tell a length that leads to the next.
     """
-    index = FIRST_INDEX
-    while index < control.bump:
-        free = memory.view(FreeBlock, index)
-        is_free = free.kind_and_reserved == 0
-        if is_free:
-            length, least = free.length, BLOCK_ALIGN
-        else:
-            length, least = block_length(memory.view(VMDrcHeader, index).object_size), MINIMUM_OBJECT_BLOCK
-        if length < least or length % BLOCK_ALIGN or index + length > control.bump:
-            what = "free block" if is_free else "object"
-            raise HeapCorruptionError(
-                [f"{what} at {index:#x} claims {length} bytes; the bump pointer is at {control.bump:#x}"]
-            )
-        yield Block(index, length, is_free)
-        index += length
+    heap = Heap(memory, control)
+    for index in blocks(heap):
+        yield Block(index, length_of_block(heap, index), is_free(heap, index))
+    if heap.problems:
+        raise HeapCorruptionError(heap.problems)
 
 
 class Allocator(ABC):
@@ -100,9 +87,9 @@ class Allocator(ABC):
     def check_integrity(self) -> list[str]:
         """Return what is wrong with the policy's own structures, one sentence each, without a look at any object."""
 
-    @abstractmethod
     def verify(self) -> list[str]:
-        """Return what `check_integrity` does, and what does not agree with a walk of the heap."""
+        """Return what is wrong that is seen by nobody else: structures that are not in the heap."""
+        return []
 
 
 class SegregatedFit(Allocator):
@@ -139,46 +126,9 @@ class SegregatedFit(Allocator):
 
     def check_integrity(self) -> list[str]:
         """Check that the lists hold nothing but free blocks, each once and in its class."""
-        return self._follow_lists({})
-
-    def verify(self) -> list[str]:
-        """Check that the lists hold exactly the free blocks, each in its class, and that no merge was missed."""
-        listed: dict[int, int] = {}
-        problems = self._follow_lists(listed)
-        previous_coalesced_end = None
-        for found in walk(self.control, self.memory):
-            if not found.is_free:
-                continue
-            if listed.pop(found.index, None) is None:
-                problems.append(f"free block at {found.index:#x} is on no free list")
-            coalesced = bool(self.memory.view(FreeBlock, found.index).flags & FREE_BLOCK_COALESCED)
-            if coalesced and previous_coalesced_end == found.index:
-                problems.append(f"free block at {found.index:#x} was not merged with the one before it")
-            previous_coalesced_end = found.index + found.length if coalesced else None
-        problems += [f"free list {number} holds {index:#x}, which no walk reaches" for index, number in listed.items()]
-        return problems
-
-    def _follow_lists(self, listed: dict[int, int]) -> list[str]:
-        """Put each block on a list into `listed`, with its list's number, and return what is wrong on the way."""
-        problems = []
-        for number in range(SIZE_CLASS_COUNT):
-            index = self.control.size_class_heads[number]
-            while index != NULL:
-                if index % BLOCK_ALIGN or not FIRST_INDEX <= index < self.control.bump:
-                    problems.append(f"free list {number} leads to {index:#x}, which cannot be a block")
-                    break
-                if index in listed:
-                    problems.append(f"free block at {index:#x} is on a free list twice")
-                    break
-                block = self.memory.view(FreeBlock, index)
-                if block.kind_and_reserved != 0:
-                    problems.append(f"free list {number} holds {index:#x}, which is not free")
-                    break
-                if size_class(block.length) != number:
-                    problems.append(f"free block at {index:#x} of {block.length} bytes is on free list {number}")
-                listed[index] = number
-                index = block.next
-        return problems
+        heap = Heap(self.memory, self.control)
+        verify_free_lists_alone(heap)
+        return heap.problems
 
 
 assert block_length(HEADER_SIZE) == MINIMUM_OBJECT_BLOCK

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -26,11 +25,13 @@ from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
 from lowheap.collectors import registry
 from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.drc.verify import verify_pending
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
+from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -49,6 +50,7 @@ from lowheap.layout import (
     FIELD_MUTABLE,
     FIELD_NULLABLE,
     FIRST_INDEX,
+    HANDLE_LIMIT,
     HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
@@ -86,6 +88,7 @@ from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
+from lowheap.verification import problems_of
 
 
 @runtime_checkable
@@ -791,7 +794,8 @@ class DrcHeap:
 
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
-        values = self._control_mapping.view(ctypes.c_uint32 * self.control.handle_count, HANDLES_OFFSET)
+        count = self.control.handle_count
+        values = self._control_mapping.view(ctypes.c_uint32 * (count if count <= HANDLE_LIMIT else 0), HANDLES_OFFSET)
         for number, value in enumerate(values):
             if is_object(value):
                 yield number, value
@@ -799,9 +803,9 @@ class DrcHeap:
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
         count = self.control.root_slot_count
-        if count > ROOT_SLOT_LIMIT:
-            raise HeapCorruptionError([f"{count} root slots are said to be in use; there are {ROOT_SLOT_LIMIT}"])
-        addresses = self._control_mapping.view(ctypes.c_uint64 * count, ROOT_SLOTS_OFFSET)
+        addresses = self._control_mapping.view(
+            ctypes.c_uint64 * (count if count <= ROOT_SLOT_LIMIT else 0), ROOT_SLOTS_OFFSET
+        )
         for address in addresses:
             if address and is_object(value := ctypes.c_uint32.from_address(address).value):
                 yield address, value
@@ -826,10 +830,14 @@ class DrcHeap:
         """Return an image of the heap as it is now: bytes, control block, type table and roots.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
-        too, as long as its bump pointer is within the memory; HeapError otherwise, or when there is no memory.
+        too, as long as its bump pointer is within the memory and its control block knows where everything is;
+        HeapError otherwise, or when there is no memory. A count that is beyond its table says nothing of it.
         """
         memory = self.memory
-        self.release_dead_externrefs()
+        heap = Heap(memory, self.control)
+        verify_addresses(heap)
+        if heap.problems:
+            raise HeapCorruptionError(heap.problems)
         assert self._host_data is not None, "a heap with memory has a side table"
         roots = [ImageRoot("handle", number, reference) for number, reference in self.handles()]
         roots += [ImageRoot("slot", address, reference) for address, reference in self.root_slots()]
@@ -844,135 +852,26 @@ class DrcHeap:
         )
 
     def verify(self, stack_roots: Iterable[int] = ()) -> None:
-        """Walk the whole heap and check every invariant of the design; HeapCorruptionError lists what does not hold.
+        """Check every invariant of the design; HeapCorruptionError lists what does not hold.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack.
         """
-        problems: list[str] = []
-        self.release_dead_externrefs()
-        try:
-            self._verify_into(problems, stack_roots)
-        except HeapCorruptionError as error:  # a walk that cannot go on
-            problems += error.problems
+        memory = self.memory
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        held = ((0, reference) for reference in stack_roots)
+        has_lists = self.allocator_policy is SegregatedFit
+        problems = problems_of(Heap(memory, self.control), held, has_lists=has_lists) or self._allocator.verify()
         if problems:
             raise HeapCorruptionError(problems)
 
-    def _verify_into(self, problems: list[str], stack_roots: Iterable[int]) -> None:
-        memory, control = self.memory, self.control
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        if not FIRST_INDEX <= control.bump <= control.bump_end <= max(FIRST_INDEX, control.capacity):
-            problems.append(
-                f"bump pointer {control.bump:#x}, its end {control.bump_end:#x} and the capacity {control.capacity:#x} "
-                "are out of order"
-            )
-            return
-        problems += self._allocator.verify()  # the blocks tile the heap, and the free ones are where they belong
-        objects = {block.index for block in walk(control, memory) if not block.is_free}
-        pending: set[int] = set()
-        try:
-            pending.update(self.pending_dead())
-        except HeapCorruptionError as error:
-            problems += error.problems
-        for reference in sorted(pending - objects):
-            problems.append(f"the list of pending dead objects leads to {reference:#x}, where no object starts")
-        for reference in objects:
-            problems += self._verify_object(reference, is_pending=reference in pending)
-        if problems:
-            return  # what follows relies on sound headers
+    def _verify_object(self, reference: int, *, is_pending: bool = False) -> list[str]:
+        """Return what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
+        heap = Heap(self.memory, self.control)
+        verify_object(heap, reference)
+        return heap.problems + (self._verify_pending(reference) if is_pending else [])
 
-        # The list: acyclic, of live objects, as long as it says; and the in-list bit says the same.
-        listed = set()
-        for reference in self.over_approximated_stack_roots():
-            if reference not in objects:
-                problems.append(f"the over-approximated list leads to {reference:#x}, where no object starts")
-                return
-            listed.add(reference)
-        if len(listed) != control.current_len:
-            problems.append(
-                f"the over-approximated list has {len(listed)} entries, its counter says {control.current_len}"
-            )
-        if control.dead_list != NULL:
-            problems.append(f"the dead list is not empty: it begins with {control.dead_list:#x}")
-
-        # Counts: one for each owner.
-        owners: Counter[int] = Counter(listed)
-        sources = [
-            (f"object {holder:#x}", slot) for holder in objects for slot in tracing.references_of(self.native, holder)
-        ]
-        sources += [(f"handle {number}", value) for number, value in self.handles()]
-        sources += [(f"root slot {address:#x}", value) for address, value in self.root_slots()]
-        for holder, reference in sources:
-            if not is_object(reference):
-                continue
-            owners[reference] += 1
-            if reference not in objects:
-                problems.append(f"{holder} holds {reference:#x}, where no live object starts")
-        for reference in sorted(objects):
-            header = memory.view(VMDrcHeader, reference)
-            in_list = bool(header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT)
-            if in_list != (reference in listed):
-                problems.append(f"object {reference:#x} has its in-list bit {'set' if in_list else 'clear'}, wrongly")
-            if header.kind_and_reserved & HEADER_MARK_BIT and control.phase == CollectionPhase.IDLE:
-                problems.append(f"object {reference:#x} is marked, but no collection is running")
-            if self.is_counted and header.ref_count != owners[reference]:
-                problems.append(
-                    f"object {reference:#x} has count {header.ref_count}, but {owners[reference]} owners"
-                    + (", the list among them" if in_list else "")
-                )
-        for reference in stack_roots:
-            if self.is_counted and is_object(reference) and reference not in listed:
-                problems.append(f"compiled code holds {reference:#x}, which is not on the over-approximated list")
-
-        figures = self.stats()
-        live_bytes = sum(block_length(memory.view(VMDrcHeader, reference).object_size) for reference in objects)
-        if (figures.live_objects, figures.live_bytes) != (len(objects), live_bytes):
-            problems.append(
-                f"the counters say {figures.live_objects} live objects of {figures.live_bytes} bytes; "
-                f"the heap holds {len(objects)} of {live_bytes}"
-            )
-
-    def _verify_pending(self, reference: int) -> Iterator[str]:
-        """Yield what keeps an object from being dead, although it is on the list of those."""
-        header = self.memory.view(VMDrcHeader, reference)
-        if header.ref_count != 0:
-            yield f"object {reference:#x} has count {header.ref_count}, but is on the list of pending dead objects"
-        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            yield f"object {reference:#x} has its in-list bit set, but is on the list of pending dead objects"
-        if header.kind_and_reserved & HEADER_MARK_BIT:
-            yield f"object {reference:#x} is marked, but is on the list of pending dead objects"
-
-    def _verify_object(self, reference: int, *, is_pending: bool = False) -> Iterator[str]:
-        """Yield what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
-        header = self.memory.view(VMDrcHeader, reference)
-        kind = header.kind_and_reserved & KIND_MASK
-        if kind not in OBJECT_KINDS:
-            yield f"object {reference:#x} has kind word {header.kind_and_reserved:#x}, which is no kind"
-            return
-        if header.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
-            yield f"object {reference:#x} has unknown reserved bits in {header.kind_and_reserved:#x}"
-        if is_pending:
-            yield from self._verify_pending(reference)
-        elif header.ref_count == 0:
-            yield f"object {reference:#x} has count 0, but was not freed"
-        if kind == VMGcKind.EXTERN_REF:
-            host_data_id = self.memory.view(VMDrcExternRef, reference).host_data_id
-            if header.type_index != EXTERNREF_TYPE_INDEX:
-                yield f"externref {reference:#x} has type index {header.type_index}"
-            if header.object_size != ctypes.sizeof(VMDrcExternRef):
-                yield f"externref {reference:#x} has size {header.object_size}"
-            if self._host_data is None or host_data_id not in self._host_data:
-                yield f"externref {reference:#x} has host data {host_data_id}, which the side table does not know"
-            return
-        if header.type_index >= self.control.type_count or self._type_info(header.type_index).kind == 0:
-            yield f"object {reference:#x} has type index {header.type_index}, which is not in the type table"
-            return
-        if self._type_info(header.type_index).kind != kind:
-            yield f"object {reference:#x} of type {header.type_index} has kind {VMGcKind(kind).name}"
-            return
-        layout = self.layout(header.type_index)
-        if isinstance(layout, GcArrayLayout):
-            size = layout.element_offset(self.memory.view(VMDrcArrayHeader, reference).length)
-        else:
-            size = layout.size
-        if header.object_size != size:
-            yield f"object {reference:#x} has size {header.object_size}; its type and length make it {size}"
+    def _verify_pending(self, reference: int) -> list[str]:
+        """Return what keeps an object from being dead, although it is on the list of those."""
+        heap = Heap(self.memory, self.control)
+        verify_pending(heap, reference)
+        return heap.problems

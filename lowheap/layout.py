@@ -872,9 +872,9 @@ class VMHeap(ctypes.Structure):
     `abi` is the hash of the declarations that its maker was built with. `out_of_memory` and `on_error` are the host's
     callbacks, or 0, each with an argument of the host's. `is_busy` is 1 while a call is at work on the heap (checked
     builds only). `error_*` tell of the last call that failed: its status, the address of its message's format, and the
-    numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `is_foreign` is 1
-    for a heap that Python made: Python defines its types and destroys it. `mapping` and `memory` are what a heap that C
-    made unmaps in the end.
+    numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `problems` is how
+    many things the last call that looked for them has found wrong. `is_foreign` is 1 for a heap that Python made:
+    Python defines its types and destroys it. `mapping` and `memory` are what a heap that C made unmaps in the end.
     """
 
     _anonymous_ = ("context",)
@@ -892,6 +892,7 @@ class VMHeap(ctypes.Structure):
         ("is_foreign", ctypes.c_uint32),
         ("collect_every", ctypes.c_uint32),
         ("allocations", ctypes.c_uint64),
+        ("problems", ctypes.c_uint64),
         ("mapping", ctypes.c_uint64),
         ("mapping_size", ctypes.c_uint64),
         ("memory", ctypes.c_uint64),
@@ -914,6 +915,7 @@ class VMHeap(ctypes.Structure):
     is_foreign: Unsigned
     collect_every: Unsigned
     allocations: Unsigned
+    problems: Unsigned
     mapping: Unsigned
     mapping_size: Unsigned
     memory: Unsigned
@@ -1035,8 +1037,8 @@ class VMDump(ctypes.Structure):
     """What a dump of a heap begins with; a dump is what C code writes of a heap, for `lowheap inspect`.
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
-    `VMTypeInfo`), the type data (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and the heap's bytes
-    from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
+    the heap's bytes from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
     """
 
     _fields_ = (
@@ -1045,6 +1047,7 @@ class VMDump(ctypes.Structure):
         ("control_size", ctypes.c_uint64),
         ("type_count", ctypes.c_uint64),
         ("type_data_length", ctypes.c_uint64),
+        ("handle_count", ctypes.c_uint64),
         ("host_data_count", ctypes.c_uint64),
         ("root_count", ctypes.c_uint64),
         ("heap_size", ctypes.c_uint64),
@@ -1054,6 +1057,7 @@ class VMDump(ctypes.Structure):
     control_size: Unsigned
     type_count: Unsigned
     type_data_length: Unsigned
+    handle_count: Unsigned
     host_data_count: Unsigned
     root_count: Unsigned
     heap_size: Unsigned

@@ -212,8 +212,8 @@ class Store:
         """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
         with self.lock:
             self.check_open()
-            self.tidy_in_use()
             self.heap.verify(self.roots.wasm_stack())
+            self.tidy_in_use()  # not before: that relies on what is verified
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures, those that the collector counts among them."""

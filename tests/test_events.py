@@ -14,10 +14,12 @@ import pytest
 
 import lowheap as lh
 from lowheap.cli.asm import _compile_marked
+from lowheap.collectors import registry
 from lowheap.collectors.drc import Drc, Outlined
 from lowheap.collectors.interface import Collector, Shape
 from lowheap.collectors.null import Null
 from lowheap.errors import TrapCode
+from lowheap.jit.barriers import Barriers
 from lowheap.native import Heap, Ref, Slot, native, state, u64
 from lowheap.wasm.compile import ModuleCompiler
 from lowheap.wasm.events import MOST_INLINED, SMALL_BODY
@@ -40,7 +42,7 @@ def emitted(source: str, *, inline: str = "auto", barrier_set: str = "drc") -> s
         module.decoded,
         module.engine.types,
         module.type_indices,
-        barriers.find(barrier_set),
+        Barriers(registry.find(barrier_set)),
         inline_allocation=True,
         inline=inline,
     )

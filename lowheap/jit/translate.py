@@ -970,7 +970,22 @@ class Translator:
         finalizer, data = (self._pointer(self._x(frame, each)) for each in n.args)
         hook.call_pointer(finalizer, VOID, [PTR], [data])
 
+    def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
+        return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
+
+    def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
+        """What only emitters of those libraries have that look at heaps: `embed/examination.py`."""
+        method = getattr(self.e, frame.checked.calls[n].target)
+        return method(*(self._value(frame, each, _U64) for each in n.args))
+
+    _heap_problem_count = _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_of_emitter
+
     # -- Words
+
+    def _w_problem(self, frame: _Frame, n: ast.Call) -> None:
+        values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
+        report: Any = getattr(self.e, "note_problem")  # noqa: B009  # as above
+        report(self._x(frame, n.args[1]), values)
 
     def _w_likely(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.likely(self._truth(self._x(frame, n.args[0])))

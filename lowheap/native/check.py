@@ -1222,6 +1222,12 @@ class _Checker:
         self.message(node, node.args[1], node.args[2:], is_percent=False)
         return NOTHING
 
+    def word_problem(self, node: ast.Call) -> Type:
+        if len(node.args) < 2 or not isinstance(self.expression(node.args[0]), HeapType):
+            raise self.refused(node, "problem takes the heap and a text")
+        self.message(node, node.args[1], node.args[2:], is_percent=False)
+        return NOTHING
+
     def word_at(self, node: ast.Call) -> Type:
         named, address = self.count(node, 2)
         known = self.constant(named)

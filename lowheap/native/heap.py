@@ -14,6 +14,11 @@
                                 so it is in Python, and in machine code it is not
     heap.header_at(index)       a header that is yet to be written, or that may be none
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
+    heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
+    heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
+    heap.unmap_notes(a, size)   the way back
+    heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
 
 and, for the functions of the C interface:
 
@@ -57,6 +62,8 @@ from lowheap.layout import (
 )
 from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
+
+_VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
 
 _State = TypeVar("_State")
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -106,6 +113,9 @@ class Heap:
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does
         something else. It is called without the heap."""
+        self.problems: list[str] = []
+        """What `problem` has been told."""
+        self._notes: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
 
     @property
     def store_context(self) -> VMStoreContext:
@@ -193,6 +203,29 @@ class Heap:
         """The heap as C has it. HeapError: the functions of the C interface are not for Python to run."""
         raise HeapError("the heap is Python's: it has no C interface here")
 
+    def outside(self, address: int) -> ctypes.c_uint32:
+        """Return the slot at an address. It must be mapped."""
+        return ctypes.c_uint32.from_address(address)
+
+    def problem_count(self) -> int:
+        """Return how many problems there are."""
+        return len(self.problems)
+
+    def map_notes(self, size: int) -> int:
+        """Return the address of new memory; `size` is a multiple of 8."""
+        notes = (ctypes.c_uint64 * (size // ctypes.sizeof(ctypes.c_uint64)))()
+        address = ctypes.addressof(notes)
+        self._notes[address] = notes
+        return address
+
+    def unmap_notes(self, address: int, size: int) -> None:
+        """Let go of it."""
+        del self._notes[address]
+
+    def visit(self, visitor: int, argument: int, info: int) -> int:
+        """Call a visitor; what it returns ends the walk unless it is 0."""
+        return int(_VISITOR(visitor)(argument, info))
+
     def ask_for_room(self, needed: int) -> bool:
         """Nobody is asked."""
         return False
@@ -235,3 +268,8 @@ heap_method("type_data", [U32], U32)
 heap_method("release_externrefs", [], U32)
 heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)
+heap_method("outside", [U64], SLOT)
+heap_method("problem_count", [], U64)
+heap_method("map_notes", [U64], U64)
+heap_method("unmap_notes", [U64, U64], NOTHING)
+heap_method("visit", [U64, U64, U64], U32)

@@ -15,7 +15,7 @@ import ctypes
 import logging
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 from lowheap.errors import HeapCorruptionError, LowheapError, status_error
 
@@ -314,6 +314,20 @@ class Text:
         return self.text
 
 
+class Reporter(Protocol):
+    """What problems are told to."""
+
+    problems: list[str]
+
+
+def problem(heap: Reporter, text: str, *values: int) -> None:
+    """Say that something about a heap does not hold; `text` is a `str.format` of the values, at most four words.
+
+    Python's `heap.problems` gets them all. Machine code counts them, and keeps the first; it knows `{}` and `{:#x}`.
+    """
+    heap.problems.append(text.format(*values))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Records
 
@@ -414,6 +428,7 @@ WORDS: dict[str, Callable[..., Any]] = {
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
         at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound, require, check,
+        problem,
     )
 }  # fmt: skip
 """The words that are functions, by name."""
