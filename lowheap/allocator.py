@@ -4,40 +4,31 @@ A policy keeps all of its state in the control block and in the free blocks them
 its place between any two calls. Whatever the policy, the heap is walkable: from `FIRST_INDEX` up to the bump pointer,
 every block, live or free, tells its length (`walk`).
 
-`SegregatedFit` is the default. Small blocks have a LIFO list for each size; larger ones share a list with all of their
-power of two; fresh memory comes off the bump region. Freeing never looks at neighbours: a linear pass merges them
-(`coalesce`) when an allocation would otherwise fail and enough has been freed since the last pass to pay for it.
+`SegregatedFit` is the default; `collectors/shared/free_lists.py` is what it does.
 """
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lowheap.collectors.shared import free_lists, setup
 from lowheap.collectors.shared.verify import verify_free_lists_alone
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
-    BLOCK_ALIGN,
     FIRST_INDEX,
-    FREE_BLOCK_COALESCED,
     HEADER_SIZE,
     MINIMUM_OBJECT_BLOCK,
     NULL,
-    SIZE_CLASS_COUNT,
-    SMALL_BLOCK_LIMIT,
-    FreeBlock,
     VMHeapControl,
     block_length,
-    size_class,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Heap
 from lowheap.native.heap import HeapMemory
-
-COALESCING_FRACTION = 16
-"""A coalescing pass reads the whole heap, so this part of it must be free, and freed since the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +57,11 @@ class Allocator(ABC):
 
     name: str
 
-    def __init__(self, control: VMHeapControl, memory: Mapping) -> None:
-        """Work on this control block and this memory."""
+    def __init__(self, control: VMHeapControl, memory: Mapping, heap: Heap | None = None) -> None:
+        """Work on this control block and this memory; `heap` is how functions written once know both."""
         self.control = control
         self.memory = memory
+        self.heap = Heap(memory, control) if heap is None else heap
 
     @abstractmethod
     def reset(self) -> None:
@@ -108,119 +100,35 @@ class SegregatedFit(Allocator):
     def reset(self) -> None:
         """Make all of the capacity one bump region, and every list empty."""
         control = self.control
-        control.bump = FIRST_INDEX
+        setup.set_up_bump(ctypes.addressof(control))
         control.bytes_freed_at_last_coalescing = control.bytes_freed
-        self._clear_lists()
-        self.capacity_changed()
+        free_lists.clear_lists(self.heap)
 
     def capacity_changed(self) -> None:
         """Extend the bump region to the end of the capacity."""
-        self.control.bump_end = max(FIRST_INDEX, self.control.capacity & -BLOCK_ALIGN)
+        setup.extend_bump(ctypes.addressof(self.control))
 
     def allocate(self, size: int) -> int | None:
         """Return a block's index: off its list, off the bump region, off a larger block, or after a coalescing pass."""
         length = block_length(size)
         if FIRST_INDEX + length > self.control.bump_end:
             return None  # longer than all there is, and perhaps than any class
-        index = self._pop(length)
-        if index is None and length >= SMALL_BLOCK_LIMIT:
-            index = self._split_larger(length)  # before fresh memory, or large blocks would never be used again
-        if index is None:
-            index = self._bump(length) or self._split_larger(length)
-        if index is None and self._coalescing_pays():
-            self.coalesce()
-            index = self._bump(length) or self._split_larger(length)
-        return index
+        index: int = free_lists.find_block(self.heap, length)
+        return None if index == NULL else index
 
     def free(self, index: int, size: int) -> None:
         """Push the block on the list of its size class."""
-        self._push(index, block_length(size), flags=0)
+        free_lists.give_back(self.heap, index, block_length(size))
 
     def coalesce(self) -> None:
-        """Merge free neighbours and give the last ones back to the bump region, in one pass over the heap.
-
-        Afterwards each list is in address order, so that allocation fills the heap from below.
-        """
-        control = self.control
-        self._clear_lists()
-        runs: list[tuple[int, int]] = []
-        for block in walk(control, self.memory):
-            if not block.is_free:
-                continue
-            if runs and sum(runs[-1]) == block.index:
-                runs[-1] = (runs[-1][0], runs[-1][1] + block.length)
-            else:
-                runs.append((block.index, block.length))
-        if runs and sum(runs[-1]) == control.bump:
-            control.bump = runs.pop()[0]
-        for index, length in reversed(runs):
-            self._push(index, length, FREE_BLOCK_COALESCED)
-        control.bytes_freed_at_last_coalescing = control.bytes_freed
-        control.coalescings += 1
+        """Merge free neighbours and give the last ones back to the bump region, in one pass over the heap."""
+        free_lists.coalesce(self.heap)
 
     def check_integrity(self) -> list[str]:
         """Check that the lists hold nothing but free blocks, each once and in its class."""
         heap = Heap(self.memory, self.control)
         verify_free_lists_alone(heap)
         return heap.problems
-
-    # The four sources of a block, and the way back.
-
-    def _pop(self, length: int) -> int | None:
-        """Take the first block of exactly this length's class, if the class is exact."""
-        number = size_class(length)
-        index = int(self.control.size_class_heads[number])
-        if index == NULL:
-            return None
-        block = self.memory.view(FreeBlock, index)
-        if block.length != length:
-            return None
-        self.control.size_class_heads[number] = block.next
-        return index
-
-    def _bump(self, length: int) -> int | None:
-        index = self.control.bump
-        if index + length > self.control.bump_end:
-            return None
-        self.control.bump = index + length
-        return index
-
-    def _split_larger(self, length: int) -> int | None:
-        """Take the first block that is long enough from the smallest class that has one; its tail stays free."""
-        for number in range(size_class(length), SIZE_CLASS_COUNT):
-            previous = None
-            index = int(self.control.size_class_heads[number])
-            while index != NULL:
-                block = self.memory.view(FreeBlock, index)
-                if block.length >= length:
-                    if previous is None:
-                        self.control.size_class_heads[number] = block.next
-                    else:
-                        previous.next = block.next
-                    if block.length > length:
-                        self._push(index + length, block.length - length, block.flags)
-                    return index
-                previous, index = block, block.next
-        return None
-
-    def _push(self, index: int, length: int, flags: int) -> None:
-        number = size_class(length)
-        block = self.memory.view(FreeBlock, index)
-        block.kind_and_reserved = 0
-        block.length = length
-        block.next = self.control.size_class_heads[number]
-        block.flags = flags
-        self.control.size_class_heads[number] = index
-
-    def _clear_lists(self) -> None:
-        for number in range(SIZE_CLASS_COUNT):
-            self.control.size_class_heads[number] = NULL
-
-    def _coalescing_pays(self) -> bool:
-        control = self.control
-        freed = control.bytes_freed - control.bytes_freed_at_last_coalescing
-        free = control.bump - FIRST_INDEX - (control.bytes_allocated - control.bytes_freed)
-        return min(freed, free) >= max(1, control.capacity // COALESCING_FRACTION)
 
 
 assert block_length(HEADER_SIZE) == MINIMUM_OBJECT_BLOCK

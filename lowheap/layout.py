@@ -649,14 +649,18 @@ ROOT_SLOT_LIMIT = 1 << 20
 HOST_DATA_LIMIT = 1 << 24
 
 CONTROL_BLOCK_OFFSET = 0
+COLLECTOR_STATE_OFFSET = 1 << 12
+"""Where a collector's own structures begin, behind the control block."""
+
 TYPE_TABLE_OFFSET = 1 << 16
+COLLECTOR_STATE_SIZE = TYPE_TABLE_OFFSET - COLLECTOR_STATE_OFFSET
 TYPE_DATA_OFFSET = TYPE_TABLE_OFFSET + TYPE_LIMIT * ctypes.sizeof(VMTypeInfo)
 HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
 CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
 
-assert ctypes.sizeof(VMHeapControl) <= TYPE_TABLE_OFFSET - CONTROL_BLOCK_OFFSET
+assert ctypes.sizeof(VMHeapControl) <= COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -803,11 +807,15 @@ STACK_MAP_HASH_SHIFT = 32
 
 
 class VMStackSlot(ctypes.Structure):
-    """Where a suspended frame holds a live reference: `offset` bytes from its stack pointer or its frame pointer."""
+    """Where a suspended frame holds up to 64 live references: `offset` bytes from its stack pointer or frame pointer.
 
-    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32))
+    That is the first slot's place. Slots follow one another; those that are live are the bits of `mask`.
+    """
+
+    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32), ("mask", ctypes.c_uint64))
     offset: Unsigned
     is_frame_relative: Unsigned
+    mask: Unsigned
 
 
 class VMContext(ctypes.Structure):

@@ -18,16 +18,22 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.errors import CompilerError
 from lowheap.jit.emit import I1, I8, I32, I64, PTR, VOID, Emitter, NativeFunction, Variable
+from lowheap.jit.engine import Target, optimise
 from lowheap.layout import (
+    COLLECTOR_STATE_OFFSET,
+    CONTROL_BLOCK_OFFSET,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
+    FreeBlock,
     VMContext,
     VMDrcArrayHeader,
     VMDrcExnHeader,
     VMDrcExternRef,
     VMDrcHeader,
     VMGcHeader,
+    VMHeap,
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
@@ -36,8 +42,6 @@ from lowheap.native.check import (
     BOOL,
     COMPARISONS,
     OPERATORS,
-    U8,
-    U16,
     U32,
     ArrayType,
     BoolType,
@@ -46,19 +50,23 @@ from lowheap.native.check import (
     HeapType,
     NoneType,
     PlaceType,
+    RecordType,
     StaticType,
     TupleType,
     Type,
     ViewType,
     WordType,
-    type_of_ctype,
+    field_type,
+    has_effects,
+    is_invariant,
+    is_simple,
+    record_types,
 )
 from lowheap.native.check import (
     I32 as I32_TYPE,
 )
 from lowheap.native.function import Native
 from lowheap.native.heap import HEADERS
-from lowheap.native.words import constant_members
 
 SIZE_CLASS_NAME = "size class"
 """What alias analysis calls the heads of the size classes."""
@@ -69,9 +77,6 @@ _ALIAS_PREFIXES: dict[type[ctypes.Structure], str] = {
     VMHeapControl: "control",
     VMStoreContext: "store context",
     VMContext: "vmctx",
-}
-_INVARIANT_FIELDS: dict[type[ctypes.Structure], tuple[str, ...]] = {
-    VMHeapControl: ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
 }
 _LIKELY, _UNLIKELY = (99, 1), (1, 99)
 
@@ -169,9 +174,17 @@ def declare(
     """
     checked = native.checked
     if checked.yields is not None:
-        raise TypeError(f"{native.name} is a generator, and stands in a loop only")
+        raise CompilerError(f"{native.name} is a generator, and stands in a loop only")
+    for each in checked.parameters:
+        if isinstance(each.type, RecordType):
+            raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
+        if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
+            raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
     key = "".join(f".{value.key}" for value in (statics or {}).values())
-    symbol = name or f"lh.{native.symbol}{key}"
+    if name is None and native.linked_name:
+        symbol = native.linked_name
+    else:
+        symbol = _symbol(module, native, name or native.symbol + key, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known
@@ -197,6 +210,44 @@ def declare(
     return function
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A function and what it calls, as text: LLVM IR as translated and as optimised, and the machine's assembly.
+
+    The function's own name in them is `symbol`.
+    """
+
+    symbol: str
+    ir: str
+    optimised: str
+    assembly: str
+
+
+def show(
+    native: Native[..., Any], *, statics: dict[str, Any] | None = None, opt_level: int = 2, target: Target | None = None
+) -> Shown:
+    """Return what becomes of a function: for this computer, or another target. CompilerError for a generator."""
+    module = ir.Module(native.symbol)
+    declare(module, native, Emitter, name=native.symbol, statics=statics)
+    optimised, machine = optimise(module, opt_level=opt_level, target=target)
+    return Shown(native.symbol, str(module), str(optimised), machine.emit_assembly(optimised))
+
+
+def _symbol(module: ir.Module, native: Native[..., Any], wanted: str, *, is_exported: bool) -> str:
+    """The name of a function in a module: the wanted one, or, where another of that name is, one with a number.
+
+    Functions that are made in a function go by one name, but are each what they close over.
+    """
+    owners: dict[str, Native[..., Any]] = module.__dict__.setdefault("lowheap_natives", {})
+    symbol, number = wanted, 1
+    while owners.setdefault(symbol, native) is not native:
+        if is_exported:
+            raise CompilerError(f"{native.name} cannot be {wanted}: {owners[symbol].name} is")
+        number += 1
+        symbol = f"{wanted}.{number}"
+    return symbol
+
+
 def _from_llvm(value: ir.Value, type: Type) -> Any:
     if isinstance(type, ViewType):
         return View(value, type.structure)
@@ -216,6 +267,28 @@ class Translator:
     def __init__(self, emitter: Emitter, make: Callable[[ir.Function], Emitter]) -> None:
         """Work with an emitter."""
         self.e, self.b, self.make = emitter, emitter.builder, make
+        self._reached: set[int] = set()  # the blocks that something leads to, by id
+
+    # -- Blocks
+
+    def _new_block(self, name: str) -> ir.Block:
+        return self.e.function.append_basic_block(name)
+
+    def _go(self, block: ir.Block) -> None:
+        """Go to a block, unless the current one has ended."""
+        if not self.b.block.is_terminated:
+            self._reached.add(id(block))
+            self.b.branch(block)
+
+    def _choose(self, condition: ir.Value, then: ir.Block, otherwise: ir.Block) -> Any:
+        self._reached |= {id(then), id(otherwise)}
+        return self.b.cbranch(condition, then, otherwise)
+
+    def _at(self, block: ir.Block) -> None:
+        """Go on in a block; what stands there is never run if nothing leads to it, and is left out."""
+        self.b.position_at_end(block)
+        if id(block) not in self._reached:
+            self.b.unreachable()
 
     # -- Functions
 
@@ -231,6 +304,12 @@ class Translator:
 
         Of the arguments, the heap is `HEAP`, a number an LLVM value or an int, a place a `Place`, a static itself.
         """
+        if native.is_event:
+            with self.e.event(native.__name__):
+                return self._inlined(native, arguments)
+        return self._inlined(native, arguments)
+
+    def _inlined(self, native: Native[..., Any], arguments: Sequence[Any]) -> Any:
         checked = native.checked
         frame = self._frame(checked, arguments)
         self._finish(frame)
@@ -246,15 +325,14 @@ class Translator:
         body = checked.tree.body
         returns = [each for each in ast.walk(checked.tree) if isinstance(each, ast.Return)]
         frame.returns_at_end = len(returns) == 1 and returns[0] is body[-1]
-        frame.done = None if frame.returns_at_end else self.e.function.append_basic_block("done")
+        frame.done = None if frame.returns_at_end else self._new_block("done")
         if not frame.returns_at_end and not isinstance(checked.result, NoneType):
             items = checked.result.items if isinstance(checked.result, TupleType) else (checked.result,)
             frame.results = [self._variable(each) for each in items]
         self._block(frame, body)
         if frame.done is not None:
-            if not self.b.block.is_terminated:
-                self.b.branch(frame.done)
-            self.b.position_at_end(frame.done)
+            self._go(frame.done)
+            self.b.position_at_end(frame.done)  # even if nothing leads there: a caller goes on from here
 
     def _frame(self, checked: Checked, arguments: Sequence[Any]) -> _Frame:
         frame = _Frame(checked)
@@ -316,6 +394,8 @@ class Translator:
             return False
         if a.structure in _ALIAS_PREFIXES or not isinstance(y, ast.Name | ast.Constant):
             return False
+        if a.structure is not FreeBlock and ctypes.alignment(a.structure) < 8:  # blocks are aligned to 16
+            return False
         low_value, high_value = (self._typed(self._x(frame, each), U32) for each in (x, y))
         upper = self.b.shl(self.b.zext(high_value, I64), I64(8 * high.size))
         self.e.store_typed(self.b.or_(self.b.zext(low_value, I64), upper), self.e.at(a.address, low.offset))
@@ -343,14 +423,19 @@ class Translator:
         if isinstance(target, ast.Tuple):
             values = self._x(frame, s.value)
             if isinstance(values, ir.Value):
-                values = [self.b.extract_value(values, number) for number in range(len(target.elts))]
+                type = frame.checked.type(s.value)
+                assert isinstance(type, TupleType), "checked: several targets are given several values"
+                values = [
+                    _from_llvm(self.b.extract_value(values, number), each) for number, each in enumerate(type.items)
+                ]
             for each, value in zip(target.elts, values, strict=True):
                 assert isinstance(each, ast.Name), "checked: targets of several values are variables"
                 self._bind(frame, each.id, value)
         elif isinstance(target, ast.Name):
             self._bind(frame, target.id, self._value(frame, s.value, frame.checked.variables[target.id]))
         else:
-            self._store(frame, target, self._place(frame, target), self._x(frame, s.value))
+            value = self._x(frame, s.value)
+            self._store(frame, target, self._place(frame, target), value)
 
     def _s_AnnAssign(self, frame: _Frame, s: ast.AnnAssign) -> None:
         assert isinstance(s.target, ast.Name), "checked: an annotated variable is set"
@@ -390,7 +475,7 @@ class Translator:
             return
         for variable, each in zip(frame.results, value if isinstance(value, tuple) else (value,), strict=False):
             self._write(variable, each)
-        self.b.branch(frame.done)
+        self._go(frame.done)
 
     def _return(self, value: Any, result: Type) -> None:
         if isinstance(result, NoneType):
@@ -399,7 +484,8 @@ class Translator:
             if isinstance(value, tuple):
                 whole: ir.Value = ir.Constant(llvm_type(result), ir.Undefined)
                 for number, each in enumerate(value):
-                    whole = self.b.insert_value(whole, each, number)
+                    item = each.address if isinstance(each, View | Place) else each
+                    whole = self.b.insert_value(whole, item, number)
                 value = whole
             self.b.ret(value)
         elif isinstance(value, View | Place):
@@ -412,37 +498,28 @@ class Translator:
         if known is not None:
             self._block(frame, s.body if known else s.orelse)
             return
-        then, end = (self.e.function.append_basic_block(name) for name in ("then", "end"))
-        otherwise = self.e.function.append_basic_block("else") if s.orelse else end
+        then, end = self._new_block("then"), self._new_block("end")
+        otherwise = self._new_block("else") if s.orelse else end
         self._branch(frame, s.test, then, otherwise)
         for start, body in ((then, s.body), (otherwise, s.orelse)):
             if start is end:
                 continue
-            self.b.position_at_end(start)
+            self._at(start)
             self._block(frame, body)
-            if not self.b.block.is_terminated:
-                self.b.branch(end)
-        self.b.position_at_end(end)
-        if not _has_predecessor(self.e.function, end):
-            self.b.unreachable()
+            self._go(end)
+        self._at(end)
 
     def _s_While(self, frame: _Frame, s: ast.While) -> None:
-        head, body, done = (self.e.function.append_basic_block(name) for name in ("loop", "body", "done"))
-        self.b.branch(head)
-        self.b.position_at_end(head)
-        if isinstance(s.test, ast.Constant):
-            self.b.branch(body)
-        else:
-            self._branch(frame, s.test, body, done)
-        self.b.position_at_end(body)
+        head, body, done = (self._new_block(name) for name in ("loop", "body", "done"))
+        self._go(head)
+        self._at(head)
+        self._branch(frame, s.test, body, done)
+        self._at(body)
         frame.loops.append((head, done))
         self._block(frame, s.body)
         frame.loops.pop()
-        if not self.b.block.is_terminated:
-            self.b.branch(head)
-        self.b.position_at_end(done)
-        if not _has_predecessor(self.e.function, done):
-            self.b.unreachable()
+        self._go(head)
+        self._at(done)
 
     def _s_For(self, frame: _Frame, s: ast.For) -> None:
         assert isinstance(s.iter, ast.Call), "checked: a loop has one variable"
@@ -459,57 +536,47 @@ class Translator:
         first, last = ends if len(ends) == 2 else (self._typed(0, type), ends[0])
         counter = self._variable(type)
         self._write(counter, first)
-        head, body, step, done = (self.e.function.append_basic_block(each) for each in ("loop", "body", "step", "done"))
-        self.b.branch(head)
-        self.b.position_at_end(head)
+        head, body, step, done = (self._new_block(each) for each in ("loop", "body", "step", "done"))
+        self._go(head)
+        self._at(head)
         current = self._read(counter)
         compare = self.b.icmp_signed if isinstance(type, WordType) and type.is_signed else self.b.icmp_unsigned
-        self.b.cbranch(compare("<", current, last), body, done)
-        self.b.position_at_end(body)
+        self._choose(compare("<", current, last), body, done)
+        self._at(body)
         frame.names[name] = current
         frame.loops.append((step, done))
         self._block(frame, s.body)
         frame.loops.pop()
+        self._go(step)
+        self._at(step)
         if not self.b.block.is_terminated:
-            self.b.branch(step)
-        self.b.position_at_end(step)
-        if _has_predecessor(self.e.function, step):
             self._write(counter, self.b.add(current, current.type(1)))
-            self.b.branch(head)
-        else:
-            self.b.unreachable()
-        self.b.position_at_end(done)
+            self._go(head)
+        self._at(done)
 
     def _generated(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str, target: Native[..., Any]) -> None:
         inner = self._frame(target.checked, self._arguments(frame, iterable, target))
-        inner.done = self.e.function.append_basic_block("exhausted")
+        exhausted = inner.done = self._new_block("exhausted")
 
         def consume(value: Any) -> None:
-            following = self.e.function.append_basic_block("next")
+            following = self._new_block("next")
             frame.names[name] = value
-            assert inner.done is not None, "it was made above"
-            frame.loops.append((following, inner.done))
+            frame.loops.append((following, exhausted))
             self._block(frame, s.body)
             frame.loops.pop()
-            if not self.b.block.is_terminated:
-                self.b.branch(following)
-            self.b.position_at_end(following)
-            if not _has_predecessor(self.e.function, following):
-                self.b.unreachable()
+            self._go(following)
+            self._at(following)
 
         inner.consume = consume
         self._block(inner, target.checked.tree.body)
-        if not self.b.block.is_terminated:
-            self.b.branch(inner.done)
-        self.b.position_at_end(inner.done)
-        if not _has_predecessor(self.e.function, inner.done):
-            self.b.unreachable()
+        self._go(exhausted)
+        self._at(exhausted)
 
     def _s_Break(self, frame: _Frame, s: ast.Break) -> None:
-        self.b.branch(frame.loops[-1][1])
+        self._go(frame.loops[-1][1])
 
     def _s_Continue(self, frame: _Frame, s: ast.Continue) -> None:
-        self.b.branch(frame.loops[-1][0])
+        self._go(frame.loops[-1][0])
 
     # -- Conditions
 
@@ -518,19 +585,27 @@ class Translator:
         type = frame.checked.types.get(node)
         if isinstance(type, ConstantType):
             return bool(type.value)
-        if isinstance(node, ast.Attribute) and isinstance(frame.checked.types.get(node.value), StaticType):
-            return bool(self._x(frame, node))
+        if isinstance(node, ast.Attribute):
+            owner = frame.checked.types.get(node.value)
+            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+                return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
             return None if inner is None else not inner
         if isinstance(node, ast.BoolOp):
             is_and = isinstance(node.op, ast.And)
-            parts = [self._known(frame, each) for each in node.values]
-            if (not is_and) in parts:
-                # What stands before it has no effect but to be evaluated.
-                return not is_and
-            if all(each is not None for each in parts):
-                return is_and
+            are_known = True
+            for each in node.values:
+                known = self._known(frame, each)
+                if known is not None and known != is_and:
+                    return known
+                are_known &= known is not None
+                if known is None and _does_something(frame.checked, each):
+                    return None  # it is evaluated, whatever comes after it
+            return is_and if are_known else None
+        call = frame.checked.calls.get(node) if isinstance(node, ast.Call) else None
+        if isinstance(node, ast.Call) and call is not None and call.target in ("likely", "unlikely"):
+            return self._known(frame, node.args[0])
         return None
 
     def _branch(
@@ -544,7 +619,7 @@ class Translator:
         """Leave the current block for one of two."""
         known = self._known(frame, test)
         if known is not None:
-            self.b.branch(then if known else otherwise)
+            self._go(then if known else otherwise)
             return
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             self._branch(frame, test.operand, otherwise, then, None if weights is None else weights[::-1])
@@ -552,10 +627,12 @@ class Translator:
         if isinstance(test, ast.BoolOp):
             is_and = isinstance(test.op, ast.And)
             for each in test.values[:-1]:
-                proceed = self.e.function.append_basic_block("and" if is_and else "or")
+                proceed = self._new_block("and" if is_and else "or")
                 targets = (proceed, otherwise) if is_and else (then, proceed)
                 self._branch(frame, each, *targets, weights)
-                self.b.position_at_end(proceed)
+                self._at(proceed)
+                if self.b.block.is_terminated:
+                    return
             self._branch(frame, test.values[-1], then, otherwise, weights)
             return
         call = frame.checked.calls.get(test) if isinstance(test, ast.Call) else None
@@ -563,7 +640,7 @@ class Translator:
             assert isinstance(test, ast.Call), "it has a call"
             self._branch(frame, test.args[0], then, otherwise, _LIKELY if call.target == "likely" else _UNLIKELY)
             return
-        branch = self.b.cbranch(self._truth(self._x(frame, test)), then, otherwise)
+        branch = self._choose(self._truth(self._x(frame, test)), then, otherwise)
         if weights is not None:
             branch.set_weights(list(weights))
 
@@ -591,12 +668,13 @@ class Translator:
         description = getattr(view.structure, name)
         prefix = _ALIAS_PREFIXES.get(view.structure)
         alias = None if prefix is None else f"{prefix}+{description.offset}"
-        word = _word_of_size(view.structure, name)
+        word = field_type(view.structure, name)
+        assert isinstance(word, WordType), "checked: the field is a number"
         return Place(self.e.at(view.address, description.offset), word, alias)
 
     def _element(self, array: Array, number: Any) -> Any:
         element = array.type.element
-        size = ctypes.sizeof(element.structure) if isinstance(element, ViewType) else element.bits // 8  # type: ignore[attr-defined]  # a view or a word
+        size = _size_of(element)
         if isinstance(number, int):
             address = self.e.at(array.address, number * size)
         else:
@@ -604,7 +682,9 @@ class Translator:
             address = self.e.at(array.address, self.b.mul(wide, I64(size)))
         if isinstance(element, ViewType):
             return View(address, element.structure)
-        assert isinstance(element, WordType), "checked: an array is of numbers or structures"
+        if isinstance(element, ArrayType):
+            return Array(address, element)
+        assert isinstance(element, WordType), "checked: an array is of numbers, structures or arrays"
         return Place(address, element)
 
     def _load(self, place: Any) -> ir.Value:
@@ -615,8 +695,8 @@ class Translator:
     def _named(self, place: Place) -> ir.Value:
         if place.name is None:
             return place.address
-        # A copy of its own: the emitter's names go by instruction, and one address may be of several places.
-        return self.e.named(self.e.at(place.address, 0), place.name)
+        # The emitter's names go by the address. What has one address is one place, so that it has one name, or none.
+        return self.e.named(place.address, place.name)
 
     def _store(self, frame: _Frame, node: ast.expr, place: Any, value: Any) -> None:
         if isinstance(place, _Variable):
@@ -630,6 +710,10 @@ class Translator:
         """An expression of a type, which a constant takes."""
         value = self._x(frame, node)
         return self._typed(value, type) if isinstance(type, WordType | BoolType) else value
+
+    def _number(self, frame: _Frame, node: ast.expr) -> ir.Value:
+        """An expression of its own type, which is no constant: a static's number is one for LLVM alone."""
+        return self._value(frame, node, frame.checked.type(node))
 
     def _typed(self, value: Any, type: Type) -> ir.Value:
         if isinstance(value, int):
@@ -656,7 +740,7 @@ class Translator:
         if isinstance(owner, Place):
             return self._load(owner)
         if not isinstance(owner, View):
-            return getattr(owner, n.attr)
+            return _static_value(owner, n.attr, frame.checked.type(n))
         type = frame.checked.type(n)
         if isinstance(type, ArrayType):
             description = getattr(owner.structure, n.attr)
@@ -664,11 +748,17 @@ class Translator:
         if isinstance(type, ViewType):
             return View(self.e.at(owner.address, getattr(owner.structure, n.attr).offset), type.structure)
         place = self._field(owner, n.attr)
-        if owner.is_invariant or n.attr in _INVARIANT_FIELDS.get(owner.structure, ()):
+        if owner.is_invariant or (owner.structure is not VMTypeInfo and is_invariant(owner.structure, n.attr)):
             return self.e.load_typed(place.address, llvm_type(place.word), invariant=True)
         return self._load(place)
 
-    def _heap_attribute(self, name: str) -> View:
+    def _heap_attribute(self, name: str) -> Any:
+        if name == "is_checked":
+            return self.e.is_checked
+        if name == "may_raise":
+            return False
+        if name == "interface":
+            return View(self.e.vmctx, VMHeap)
         if name == "control":
             return View(self.e.control, VMHeapControl)
         assert name == "store_context", "checked: the heap has no other attribute"
@@ -692,44 +782,39 @@ class Translator:
         if isinstance(n.op, ast.Not):
             known = self._known(frame, n.operand)
             return I1(not known) if known is not None else self.b.not_(self._truth(self._x(frame, n.operand)))
-        value = self._x(frame, n.operand)
+        value = self._value(frame, n.operand, frame.checked.type(n))
         return self.b.neg(value) if isinstance(n.op, ast.USub) else self.b.not_(value)
 
     def _x_BoolOp(self, frame: _Frame, n: ast.BoolOp) -> ir.Value:
-        then, otherwise, done = (self.e.function.append_basic_block(name) for name in ("true", "false", "done"))
+        then, otherwise, done = (self._new_block(name) for name in ("true", "false", "done"))
         self._branch(frame, n, then, otherwise)
+        reached = [(block, value) for block, value in ((then, 1), (otherwise, 0)) if id(block) in self._reached]
         for block in (then, otherwise):
-            self.b.position_at_end(block)
-            self.b.branch(done)
-        self.b.position_at_end(done)
+            self._at(block)
+            self._go(done)
+        self._at(done)
         result = self.b.phi(I1)
-        result.add_incoming(I1(1), then)
-        result.add_incoming(I1(0), otherwise)
+        for block, value in reached:
+            result.add_incoming(I1(value), block)
         return result
 
     def _x_Compare(self, frame: _Frame, n: ast.Compare) -> ir.Value:
         parts = [n.left, *n.comparators]
         types = [frame.checked.types[each] for each in parts]
-        values = [None if isinstance(operator, ast.In | ast.NotIn) else self._x(frame, each)
-                  for each, operator in zip(n.comparators, n.ops, strict=True)]  # fmt: skip
-        left: Any = self._x(frame, n.left)
+        if isinstance(n.ops[0], ast.In | ast.NotIn):
+            assert isinstance(types[1], ConstantType), "checked: what it may be in is a tuple of constants"
+            one = self._membership(self._value(frame, n.left, types[0]), types[1].value)
+            return one if isinstance(n.ops[0], ast.In) else self.b.not_(one)
+        values = [self._x(frame, each) for each in parts]
         result: ir.Value | None = None
         for number, operator in enumerate(n.ops):
-            right = values[number]
-            if isinstance(operator, ast.In | ast.NotIn):
-                known = types[number + 1]
-                assert isinstance(known, ConstantType), "checked: what it may be in is a tuple of constants"
-                one = self._membership(left, constant_members(known.value) or ())
-                if isinstance(operator, ast.NotIn):
-                    one = self.b.not_(one)
-            else:
-                pair = types[number : number + 2]
-                type_ = next((each for each in pair if isinstance(each, WordType)), BOOL)
-                is_signed = isinstance(type_, WordType) and type_.is_signed
-                compare = self.b.icmp_signed if is_signed else self.b.icmp_unsigned
-                one = compare(COMPARISONS[type(operator)], self._typed(left, type_), self._typed(right, type_))
+            pair = types[number : number + 2]
+            type_ = next((each for each in pair if isinstance(each, WordType)), BOOL)
+            is_signed = isinstance(type_, WordType) and type_.is_signed
+            compare = self.b.icmp_signed if is_signed else self.b.icmp_unsigned
+            left, right = (self._typed(each, type_) for each in values[number : number + 2])
+            one = compare(COMPARISONS[type(operator)], left, right)
             result = one if result is None else self.b.and_(result, one)
-            left = right
         assert result is not None, "a comparison has an operator"
         return result
 
@@ -746,17 +831,19 @@ class Translator:
         type = frame.checked.type(n)
         if known is not None:
             return self._value(frame, n.body if known else n.orelse, type)
-        if _is_simple(frame.checked, n.body) and _is_simple(frame.checked, n.orelse):
+        types = frame.checked.types
+        if is_simple(types, n.body) and is_simple(types, n.orelse):
             condition = self._truth(self._x(frame, n.test))
             return self.b.select(condition, self._value(frame, n.body, type), self._value(frame, n.orelse, type))
-        then, otherwise, done = (self.e.function.append_basic_block(name) for name in ("then", "else", "done"))
+        then, otherwise, done = (self._new_block(name) for name in ("then", "else", "done"))
         self._branch(frame, n.test, then, otherwise)
         incoming = []
         for block, part in ((then, n.body), (otherwise, n.orelse)):
-            self.b.position_at_end(block)
-            incoming.append((self._value(frame, part, type), self.b.block))
-            self.b.branch(done)
-        self.b.position_at_end(done)
+            self._at(block)
+            if not self.b.block.is_terminated:
+                incoming.append((self._value(frame, part, type), self.b.block))
+                self._go(done)
+        self._at(done)
         result = self.b.phi(llvm_type(type))
         for value, block in incoming:
             result.add_incoming(value, block)
@@ -804,12 +891,9 @@ class Translator:
 
     def _record(self, kind: Any) -> RecordValue:
         variables = {}
-        for name, default in kind.defaults.items():
-            annotation = kind.fields[name]
-            text = annotation if isinstance(annotation, str) else annotation.__name__
-            type: Type = BOOL if text == "bool" else _WORD_TYPES[text]
+        for name, type in record_types(kind).items():
             variables[name] = self._variable(type)
-            self._write(variables[name], default)
+            self._write(variables[name], kind.defaults[name])
         return RecordValue(variables)
 
     def _converted(self, value: Any, source: Type, target: WordType) -> Any:
@@ -836,7 +920,8 @@ class Translator:
         return View(self.e.heap_address(self._value(frame, n.args[0], U32)), structure)
 
     def _in_object(self, frame: _Frame, reference: ast.expr, offset: ast.expr) -> ir.Value:
-        base, distance = self._value(frame, reference, U32), self._x(frame, offset)
+        base = self._value(frame, reference, U32)
+        distance = self._x(frame, offset)
         return self.e.heap_address(base, distance)
 
     def _heap_slot(self, frame: _Frame, n: ast.Call) -> Place:
@@ -846,6 +931,15 @@ class Translator:
         type = frame.checked.type(n)
         assert isinstance(type, PlaceType), "checked: a cell is a place"
         return Place(self._in_object(frame, *n.args[1:]), type.word)
+
+    def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
+        type = frame.checked.type(n)
+        assert isinstance(type, ViewType), "checked: a state is a structure"
+        offset = self.e.state_offsets.get(type.structure)
+        if offset is None:
+            raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
+        distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
+        return View(self.e.at(self.e.control, distance), type.structure)
 
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)
@@ -866,6 +960,15 @@ class Translator:
 
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
+
+    def _heap_ask_for_room(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        hook: Any = self.e
+        return hook.ask_for_room(self._value(frame, n.args[0], _U64))
+
+    def _heap_finalize(self, frame: _Frame, n: ast.Call) -> None:
+        hook: Any = self.e
+        finalizer, data = (self._pointer(self._x(frame, each)) for each in n.args)
+        hook.call_pointer(finalizer, VOID, [PTR], [data])
 
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
@@ -905,13 +1008,13 @@ class Translator:
         return self._wrapping(frame, n, ast.Mult())
 
     def _lowest_bits(self, frame: _Frame, n: ast.Call) -> ir.Value:
-        value, kind = self._x(frame, n.args[0]), llvm_type(frame.checked.type(n))
+        value, kind = self._number(frame, n.args[0]), llvm_type(frame.checked.type(n))
         return value if value.type == kind else self.b.trunc(value, kind)
 
     _w_wrapping_u8 = _w_wrapping_u16 = _w_wrapping_u32 = _w_wrapping_u64 = _lowest_bits
 
     def _counted_bits(self, frame: _Frame, n: ast.Call, intrinsic: str, *flags: int) -> ir.Value:
-        value = self._x(frame, n.args[0])
+        value = self._number(frame, n.args[0])
         kind = value.type
         function = self.e.intrinsic(f"llvm.{intrinsic}.i{kind.width}", kind, [kind, *[I1] * len(flags)])
         return self.b.call(function, [value, *map(I1, flags)])
@@ -953,6 +1056,23 @@ class Translator:
         values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
         require(self._truth(self._x(frame, n.args[0])), self._x(frame, n.args[1]), values)
 
+    def _w_require(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require", None)
+        assert require is not None, "what may fail with a status is for the C interface"
+        condition = self._truth(self._x(frame, n.args[0]))
+        status, text = self._x(frame, n.args[1]), self._x(frame, n.args[2])
+        if isinstance(text, ast.JoinedStr):
+            text = "".join(
+                str(self._x(frame, each.value) if isinstance(each, ast.FormattedValue) else each.value)  # type: ignore[attr-defined]  # a constant
+                for each in text.values
+            )
+        values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[3:]]
+        require(condition, status, text, *values)
+
+    def _w_check(self, frame: _Frame, n: ast.Call) -> None:
+        if self.e.is_checked:
+            self._w_require(frame, n)
+
     def _w_at(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: at gives a view"
@@ -964,6 +1084,8 @@ class Translator:
         return Place(self._pointer(self._x(frame, n.args[1])), type.word)
 
     def _pointer(self, address: Any) -> ir.Value:
+        if isinstance(address, ir.CastInstr) and address.opname == "ptrtoint":
+            return address.operands[0]
         return self.b.inttoptr(I64(address) if isinstance(address, int) else address, PTR)
 
     def _w_place(self, frame: _Frame, n: ast.Call) -> Place:
@@ -994,39 +1116,36 @@ HEAP = _HEAP
 """The heap, as an argument of `Translator.inlined`."""
 
 _U64 = WordType(64)
-_WORD_TYPES = {str(each): each for each in (U8, U16, U32, _U64, I32_TYPE, WordType(64, is_signed=True))} | {"Ref": U32}
 
 
 def _message_type(type: Type) -> Type:
     return type if isinstance(type, WordType) else _U64
 
 
-def _word_of_size(structure: type[ctypes.Structure], name: str) -> WordType:
-    for declared in structure._fields_:
-        if declared[0] == name:
-            found = type_of_ctype(declared[1])
-            assert isinstance(found, WordType), "checked: the field is a number"
-            return found
-    for declared in structure._fields_:
-        inner = declared[1]
-        if declared[0] in getattr(structure, "_anonymous_", ()) and hasattr(inner, name):
-            return _word_of_size(inner, name)  # type: ignore[arg-type]  # anonymous fields are structures
-    raise AssertionError(f"checked: {structure.__name__} has a field {name}")
+def _size_of(type: Type) -> int:
+    """The size of an element of an array, in bytes."""
+    if isinstance(type, ViewType):
+        return ctypes.sizeof(type.structure)
+    if isinstance(type, ArrayType):
+        return type.length * _size_of(type.element)
+    assert isinstance(type, WordType), "checked: an array is of numbers, structures or arrays"
+    return ctypes.sizeof(type.word.ctype)
 
 
-def _is_simple(checked: Checked, node: ast.expr) -> bool:
-    """Whether an expression can be evaluated without need: it loads nothing, and calls nothing."""
-    if isinstance(checked.types.get(node), ConstantType):
-        return True
-    if isinstance(node, ast.Attribute | ast.Subscript | ast.Call | ast.BoolOp | ast.IfExp):
-        return False
-    return all(_is_simple(checked, each) for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr))
+def _static_value(owner: Any, name: str, type: Type) -> int:
+    """A static's number or bool. CompilerError when it is not of the type that its annotation says."""
+    value = getattr(owner, name)
+    is_bool = value is True or value is False
+    if isinstance(type, WordType):
+        is_right = isinstance(value, int) and not is_bool and type.word.least <= value <= type.word.most
+    else:
+        is_right = is_bool
+    if not is_right:
+        raise CompilerError(f"{name} of {owner!r} is {value!r}, which is no {type}")
+    return int(value) if isinstance(type, WordType) else bool(value)
 
 
-def _has_predecessor(function: ir.Function, block: ir.Block) -> bool:
-    """Whether some terminator leads to a block."""
-    return any(
-        block in (operand for operand in each.terminator.operands if isinstance(operand, ir.Block))
-        for each in function.blocks
-        if each.terminator is not None
-    )
+def _does_something(checked: Checked, node: ast.expr) -> bool:
+    """Whether evaluating an expression has effects."""
+    calls = (checked.calls.get(each) for each in ast.walk(node) if isinstance(each, ast.Call))
+    return any(call is not None and has_effects(call) for call in calls)

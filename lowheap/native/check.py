@@ -6,7 +6,9 @@ promised here:
 
 - each parameter is annotated, each variable has one type, and is set on every path that comes to its use;
 - numbers of different widths or signs are never mixed; a constant takes the type of what it is with, and fits it;
+- what a name means that is no variable is found out once, and is the same for Python and for machine code;
 - a function that returns a value does so on every path; a loop's variable is used in the loop only;
+- what machine code leaves out (`assert`, `note`, `sound`) or may evaluate for nothing has no effects;
 - nothing is understood by halves: what is not in `_STATEMENTS` and `_EXPRESSIONS` is refused.
 
 What is refused is a `NativeError`, which names the file, the line and the reason.
@@ -19,14 +21,14 @@ import builtins
 import ctypes
 import enum
 import inspect
-import textwrap
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lowheap.errors import CompilerError
 from lowheap.native import words
-from lowheap.native.words import Record, Word, constant_members
+from lowheap.native.words import Record, Word, constant_members, ctype_of_field
 
 if TYPE_CHECKING:
     from lowheap.native.function import Native
@@ -213,19 +215,44 @@ _WORD_OF_CTYPE = {
 
 
 def field_type(structure: type[ctypes.Structure], name: str) -> Type | None:
-    """Return the type of a structure's field, those of anonymous structures in it included; None when it has none."""
-    for declared in structure._fields_:
-        if declared[0] == name:
-            return type_of_ctype(declared[1])
-    for declared in structure._fields_:
-        if declared[0] in getattr(structure, "_anonymous_", ()):
-            inner = declared[1]
-            assert isinstance(inner, type), "an anonymous field is a structure"
-            assert issubclass(inner, ctypes.Structure), "an anonymous field is a structure"
-            found = field_type(inner, name)
-            if found is not None:
-                return found
-    return None
+    """Return the type of a structure's field, those of anonymous structures in it included; None when it has none.
+
+    A field that is not aligned to its size has none either: machine code could not load it.
+    """
+    data = ctype_of_field(structure, name)
+    if data is None or getattr(structure, name).offset % ctypes.alignment(data):
+        return None
+    return type_of_ctype(data)
+
+
+INVARIANT_FIELDS: dict[type[ctypes.Structure], frozenset[str] | None] = {}
+"""The fields of structures that nothing changes while code runs, None standing for all: they are not stored to, and
+machine code may keep what it has loaded."""
+
+
+def is_invariant(structure: type[ctypes.Structure], name: str) -> bool:
+    """Whether a field is one of these."""
+    names = INVARIANT_FIELDS.get(structure, frozenset())
+    return names is None or name in names
+
+
+def record_types(kind: type[Record]) -> dict[str, Type]:
+    """Return the types of a record's fields. TypeError for a field that is no word, or whose default is none."""
+    found: dict[str, Type] = {}
+    for name, annotation in kind.fields.items():
+        named = {"bool": bool, **vars(words)}.get(annotation) if isinstance(annotation, str) else annotation
+        default = kind.defaults[name]
+        if isinstance(named, Word):
+            found[name] = word_type(named)
+            fits = isinstance(default, int) and named.least <= default <= named.most
+        elif named is bool:
+            found[name] = BOOL
+            fits = default in (0, 1)
+        else:
+            raise TypeError(f"the field {name} of {kind.__name__} is {annotation!r}; it must be a word or a bool")
+        if not fits:
+            raise TypeError(f"the field {name} of {kind.__name__} is {found[name]}, which {default!r} is not")
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -254,8 +281,8 @@ class Checked:
     """A function that is in the subset.
 
     `types` has the type of each expression by its node; `calls` what each call means; `variables` the type of each
-    local variable; `yields` what a generator yields, None if it is none. `lines` is where the function stands in its
-    file, `first_line` being the line of its first.
+    local variable; `yields` what a generator yields, None if it is none. `names` is what the names mean that are no
+    variables. `has_effects`: a call of it does something beside returning a value.
     """
 
     native: Native[..., Any]
@@ -268,6 +295,8 @@ class Checked:
     calls: dict[ast.Call, Call]
     variables: dict[str, Type]
     reassigned: set[str]
+    names: dict[str, Any]
+    has_effects: bool
 
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
@@ -303,20 +332,36 @@ def static_names(function: Callable[..., Any]) -> dict[str, Any]:
 
 def check(native: Native[..., Any]) -> Checked:
     """Check a function; NativeError when it is not in the subset."""
-    function = native.function
-    try:
-        lines, first_line = inspect.getsourcelines(function)
-    except (OSError, TypeError) as error:
-        raise NativeError(
-            function.__code__.co_filename, function.__code__.co_firstlineno, f"its source cannot be read: {error}"
-        ) from error
-    module = ast.parse(textwrap.dedent("".join(lines)))
-    tree = module.body[0]
-    path = inspect.getsourcefile(function) or function.__code__.co_filename
-    ast.increment_lineno(module, first_line - 1)
-    if not isinstance(tree, ast.FunctionDef):
-        raise NativeError(path, first_line, f"{function!r} is not defined by `def`")
+    tree, path = parsed(native.function)
     return _Checker(native, tree, path).check()
+
+
+def parsed(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
+    """Return a function's syntax tree, with the lines and columns that it has in its file, and the file's path."""
+    code = function.__code__
+    path, line = code.co_filename, code.co_firstlineno
+    try:
+        lines, line = inspect.getsourcelines(function)
+        path = inspect.getsourcefile(function) or path
+    except (OSError, TypeError, SyntaxError) as error:
+        raise NativeError(path, line, f"the source of {function.__qualname__} cannot be read: {error}") from error
+    source = "".join(lines)
+    is_indented = source[:1].isspace()
+    try:
+        # Not dedented, so that columns stay, and what strings of several lines hold.
+        module = ast.parse(f"if True:\n{source}" if is_indented else source)
+    except SyntaxError as error:
+        raise NativeError(path, line, f"the source of {function.__qualname__} cannot be read: {error}") from error
+    ast.increment_lineno(module, line - 1 - is_indented)
+    (tree,) = module.body[:1]
+    if isinstance(tree, ast.If):
+        tree = tree.body[0]
+    if not isinstance(tree, ast.FunctionDef):
+        raise NativeError(path, line, f"{function.__qualname__} is not defined by `def`")
+    names = [each.arg for each in (*tree.args.posonlyargs, *tree.args.args)]
+    if tree.name != code.co_name or names != list(code.co_varnames[: code.co_argcount]):
+        raise NativeError(path, line, f"the source of {function.__qualname__} is not what was loaded: it has changed")
+    return tree, path
 
 
 class _Checker:
@@ -325,6 +370,10 @@ class _Checker:
     def __init__(self, native: Native[..., Any], tree: ast.FunctionDef, path: str) -> None:
         self.native, self.tree, self.path = native, tree, path
         self.names = static_names(native.function)
+        self.used: dict[str, Any] = {}
+        self.locals = {
+            each.id for each in ast.walk(tree) if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Load)
+        } | {each.arg for each in tree.args.args}
         self.types: dict[ast.AST, Type] = {}
         self.calls: dict[ast.Call, Call] = {}
         self.variables: dict[str, Type] = {}
@@ -333,7 +382,10 @@ class _Checker:
         self.loops: list[list[set[str]]] = []  # what is assigned where each `break` of a loop leaves it
         self.loop_variables: set[str] = set()
         self.yields: Type | None = None
+        self.has_yielded = False
         self.result: Type = NOTHING
+        self.has_effects = False
+        self.may_be_array: ast.expr | None = None  # the one place where a local array may be made
 
     # -- Places and errors
 
@@ -345,39 +397,60 @@ class _Checker:
         arguments = self.tree.args
         if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs or arguments.defaults:
             raise self.refused(self.tree, "parameters are plain ones: no defaults, no *, no /")
-        parameters = []
-        for argument in arguments.args:
-            if argument.annotation is None:
-                raise self.refused(argument, f"the parameter {argument.arg} is not annotated")
-            parameters.append(Parameter(argument.arg, self.annotation(argument.annotation)))
+        if getattr(self.tree, "type_params", None):
+            raise self.refused(self.tree, "the subset has no type parameters")
+        for each in sorted(self.locals):
+            if each.startswith(RESERVED_PREFIX):
+                raise self.refused(self.tree, f"names that begin with {RESERVED_PREFIX} are not for variables")
         if self.tree.returns is None:
             raise self.refused(self.tree, f"what {self.tree.name} returns is not annotated")
         self.result = self.result_annotation(self.tree.returns)
+        parameters = [self.parameter(argument) for argument in arguments.args]
+        if sum(parameter.type is HEAP for parameter in parameters) > 1:
+            raise self.refused(self.tree, "there is one heap: one parameter at most is it")
         for parameter in parameters:
             self.variables[parameter.name] = parameter.type
         self.assigned = {parameter.name for parameter in parameters}
         self.block(self.tree.body)
         if self.assigned is not None and self.result is not NOTHING:
             raise self.refused(self.tree, f"{self.tree.name} does not return {self.result} on every path")
+        if self.yields is not None and not self.has_yielded:
+            raise self.refused(self.tree, f"{self.tree.name} is annotated as an Iterator, but yields nothing")
         for parameter in parameters:
             parameter.is_assigned = parameter.name in self.reassigned
         return Checked(
             self.native, self.tree, self.path, parameters, self.result, self.yields, self.types, self.calls,
-            self.variables, self.reassigned,
+            self.variables, self.reassigned, self.used, self.has_effects,
         )  # fmt: skip
+
+    def parameter(self, argument: ast.arg) -> Parameter:
+        if argument.annotation is None:
+            raise self.refused(argument, f"the parameter {argument.arg} is not annotated")
+        type = self.annotation(argument.annotation)
+        if isinstance(type, NoneType | TupleType):
+            raise self.refused(argument, f"the parameter {argument.arg} cannot be {type}")
+        if isinstance(type, RecordType) and not (self.native.is_inline or self.yields is not None):
+            raise self.refused(argument, f"only a function that is inlined takes records; {self.tree.name} is not")
+        return Parameter(argument.arg, type)
 
     # -- Annotations
 
     def annotation(self, node: ast.expr) -> Type:
         """The type that an annotation names."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            node = ast.parse(node.value, mode="eval").body
+            try:
+                named_by = ast.parse(node.value, mode="eval").body
+            except SyntaxError:
+                raise self.refused(node, f"{node.value!r} is no type of the subset") from None
+            for each in ast.walk(named_by):
+                ast.copy_location(each, node)
+            node = named_by
         if isinstance(node, ast.Constant) and node.value is None:
             return NOTHING
         if isinstance(node, ast.Subscript):
             outer = self.static(node.value)
             if outer is tuple and isinstance(node.slice, ast.Tuple):
-                return TupleType(tuple(self.annotation(each) for each in node.slice.elts))
+                return TupleType(tuple(self.item_annotation(each) for each in node.slice.elts))
             raise self.refused(node, f"{ast.unparse(node)} is no type of the subset")
         named = self.static(node)
         if isinstance(named, Word):
@@ -392,17 +465,33 @@ class _Checker:
             if issubclass(named, ctypes.Structure):
                 return ViewType(named)
             if issubclass(named, Record):
+                try:
+                    record_types(named)
+                except TypeError as error:
+                    raise self.refused(node, str(error)) from None
                 return RecordType(named)
             if getattr(named, "is_native_static", False):
+                if not hasattr(named, "key"):
+                    raise self.refused(node, f"{named.__name__} has no key, which tells code for one from others'")
                 return StaticType(named)
         raise self.refused(node, f"{ast.unparse(node)} is no type of the subset")
 
     def result_annotation(self, node: ast.expr) -> Type:
         """The result; what a generator yields goes to `yields`."""
         if isinstance(node, ast.Subscript) and self.static(node.value) is Iterator:
-            self.yields = self.annotation(node.slice)
+            self.yields = self.item_annotation(node.slice)
             return NOTHING
-        return self.annotation(node)
+        type = self.annotation(node)
+        if isinstance(type, NoneType | TupleType):
+            return type
+        return self.item_annotation(node)
+
+    def item_annotation(self, node: ast.expr) -> Type:
+        """What may be returned, or yielded: a number, a bool, a view or a place."""
+        type = self.annotation(node)
+        if not isinstance(type, WordType | BoolType | ViewType | PlaceType):
+            raise self.refused(node, f"{type} is neither returned nor yielded")
+        return type
 
     def static(self, node: ast.expr) -> Any:
         """What a name, or an attribute of one, means that is no variable."""
@@ -441,6 +530,7 @@ class _Checker:
                 raise self.refused(statement, f"{self.tree.name} yields, but is not annotated as an Iterator")
             if value.value is None:
                 raise self.refused(statement, f"it must yield {self.yields}")
+            self.has_yielded = self.has_effects = True
             self.fits(value.value, self.yields, "what is yielded")
             return
         if not isinstance(value, ast.Call):
@@ -462,6 +552,7 @@ class _Checker:
             return
         if isinstance(target, ast.Name):
             known = self.variables.get(target.id)
+            self.may_be_array = statement.value
             type = self.expression(statement.value)
             if isinstance(type, ConstantType):
                 if known is None:
@@ -470,6 +561,8 @@ class _Checker:
                 type = known
             self.bind(target, type)
             return
+        # In the order in which Python does: the value first.
+        self.expression(statement.value)
         self.fits(statement.value, self.target(target), ast.unparse(target))
 
     def annotated(self, statement: ast.AnnAssign) -> None:
@@ -497,6 +590,8 @@ class _Checker:
         known = self.variables.get(name)
         if isinstance(type, NoneType | ConstantType):
             raise self.refused(target, f"{name} cannot be {type}")
+        if isinstance(type, TupleType):
+            raise self.refused(target, f"{name} cannot be {type}: give each of its items a variable")
         if name in self.loop_variables:
             raise self.refused(target, f"{name} is the variable of a loop")
         if known is None:
@@ -513,17 +608,25 @@ class _Checker:
 
     def target(self, target: ast.expr) -> Type:
         """The type of what is stored to, that is no variable."""
+        self.has_effects = True
         if isinstance(target, ast.Attribute):
             owner = self.expression(target.value)
-            if isinstance(owner, ViewType | PlaceType | RecordType | HeapType):
+            if isinstance(owner, ViewType | PlaceType | RecordType):
+                if isinstance(owner, ViewType):
+                    self.changes(target, owner, target.attr)
                 type = self.expression(target)
-                if isinstance(type, WordType):
+                if isinstance(type, WordType) or (type is BOOL and isinstance(owner, RecordType)):
                     return type
         elif isinstance(target, ast.Subscript):
             type = self.expression(target)
             if isinstance(type, WordType):
                 return type
         raise self.refused(target, f"cannot store to {ast.unparse(target)}")
+
+    def changes(self, node: ast.AST, owner: ViewType, name: str) -> None:
+        """Refuse to change what machine code takes for invariant."""
+        if is_invariant(owner.structure, name):
+            raise self.refused(node, f"{owner.structure.__name__}.{name} does not change while code runs")
 
     def return_(self, statement: ast.Return) -> None:
         if statement.value is None:
@@ -549,11 +652,8 @@ class _Checker:
     def while_(self, statement: ast.While) -> None:
         if statement.orelse:
             raise self.refused(statement, "the subset has no else of a loop")
-        endless = isinstance(statement.test, ast.Constant) and statement.test.value is True
-        if endless:
-            self.types[statement.test] = BOOL
-        else:
-            self.condition(statement.test)
+        self.condition(statement.test)
+        endless = isinstance(statement.test, ast.Constant) and bool(statement.test.value)
         assert self.assigned is not None, "statements are on some path"
         before = set(self.assigned)
         breaks: list[set[str]] = []
@@ -619,6 +719,18 @@ class _Checker:
     def assert_(self, statement: ast.Assert) -> None:
         """For Python alone: machine code does not look."""
         self.condition(statement.test)
+        self.without_effects(statement.test, "an assert")
+        if statement.msg is not None and not isinstance(statement.msg, ast.Constant):
+            raise self.refused(statement.msg, "the message of an assert is a constant")
+
+    def without_effects(self, node: ast.expr, where: str) -> None:
+        """Refuse an expression that does something, where machine code may leave it out."""
+        for each in ast.walk(node):
+            if isinstance(each, ast.Call) and each in self.calls and self.is_effectful(each):
+                raise self.refused(each, f"{ast.unparse(each)} has effects, and machine code leaves out {where}")
+
+    def is_effectful(self, node: ast.Call) -> bool:
+        return has_effects(self.calls[node])
 
     # -- Expressions
 
@@ -629,9 +741,8 @@ class _Checker:
         if value is not None:
             type = ConstantType(value.value)
             if isinstance(value.value, bool):
-                type = BOOL
-                self.types[node] = ConstantType(value.value)
-                return type
+                self.types[node] = value
+                return BOOL
         else:
             method = _EXPRESSIONS.get(node.__class__)
             if method is None:
@@ -651,13 +762,16 @@ class _Checker:
                 return ConstantType(node.value)
             raise self.refused(node, f"the subset has no constant {node.value!r}")
         if isinstance(node, ast.Name):
-            if node.id in self.variables or node.id not in self.names:
+            if node.id in self.locals or node.id not in self.names:
                 return None
+            self.used[node.id] = self.names[node.id]
             return ConstantType(_plain(self.names[node.id]))
         if isinstance(node, ast.Attribute):
             owner = self.constant(node.value)
             if owner is None:
                 return None
+            if not _has_constants(owner.value):
+                raise self.refused(node, f"{ast.unparse(node.value)} is {owner.value!r}, whose attributes may change")
             try:
                 return ConstantType(_plain(getattr(owner.value, node.attr)))
             except AttributeError:
@@ -667,20 +781,32 @@ class _Checker:
             values = [self.constant(each) for each in parts]
             if all(each is not None and each.is_number for each in values):
                 names = {f"_{number}": each.value for number, each in enumerate(values) if each is not None}
-                return ConstantType(eval(_rebuilt(node, tuple(names)), {}, names))
+                try:
+                    found = eval(_rebuilt(node, tuple(names)), {}, names)
+                except (ArithmeticError, ValueError, TypeError, MemoryError) as error:
+                    raise self.refused(node, f"{ast.unparse(node)}: {error}") from None
+                if not isinstance(found, int):
+                    raise self.refused(node, f"the subset has no operator {_name_of(node.op)} of constants")
+                return ConstantType(found)
         if isinstance(node, ast.Call):
             function = self.constant(node.func)
-            if function is not None and getattr(function.value, "__name__", "") in ("bit_length", "sizeof", "len"):
+            if function is not None and _is_folded(function.value):
                 given = [self.constant(each) for each in node.args]
                 if all(each is not None for each in given) and not node.keywords:
                     try:
                         return ConstantType(int(function.value(*(each.value for each in given if each is not None))))
-                    except (TypeError, AttributeError) as error:
+                    except (TypeError, AttributeError, ValueError) as error:
                         raise self.refused(node, f"{ast.unparse(node)}: {error}") from error
         return None
 
     def fits(self, node: ast.expr, wanted: Type, what: str) -> None:
         """Refuse an expression that is not of a type; a constant must be in its range."""
+        if isinstance(node, ast.IfExp) and node not in self.types and isinstance(wanted, WordType | BoolType):
+            self.condition(node.test)
+            self.fits(node.body, wanted, what)
+            self.fits(node.orelse, wanted, what)
+            self.types[node] = wanted
+            return
         type = self.types.get(node) or self.expression(node)
         if isinstance(type, ConstantType) and isinstance(type.value, bool):
             type = BOOL
@@ -694,6 +820,11 @@ class _Checker:
 
     def condition(self, node: ast.expr) -> None:
         """Refuse what is neither true nor false. A number is true unless it is 0."""
+        if isinstance(node, ast.BoolOp):
+            for each in node.values:
+                self.condition(each)
+            self.types[node] = BOOL
+            return
         type = self.expression(node)
         if not isinstance(type, BoolType | WordType) and not (
             isinstance(type, ConstantType) and isinstance(type.value, bool | int)
@@ -702,8 +833,10 @@ class _Checker:
 
     def variable(self, node: ast.Name) -> Type:
         name = node.id
-        if name not in self.variables:
+        if name not in self.locals:
             raise self.refused(node, f"the name {name} is not known")
+        if name not in self.variables:
+            raise self.refused(node, f"the variable {name} is not set on every path to here")
         if self.assigned is None or name not in self.assigned:
             raise self.refused(node, f"the variable {name} is not set on every path to here")
         return self.variables[name]
@@ -717,7 +850,7 @@ class _Checker:
             found = owner.word if node.attr == "value" else None
         elif isinstance(owner, RecordType):
             if node.attr in owner.record.fields:
-                found = self.record_field(node, owner.record, node.attr)
+                found = record_types(owner.record)[node.attr]
         elif isinstance(owner, HeapType):
             found = HEAP_ATTRIBUTES.get(node.attr)
         elif isinstance(owner, StaticType):
@@ -725,15 +858,6 @@ class _Checker:
         if found is None:
             raise self.refused(node, f"{owner} has no {node.attr}")
         return found
-
-    def record_field(self, node: ast.AST, kind: type[Record], name: str) -> Type:
-        annotation = kind.fields[name]
-        named = {"bool": bool, **vars(words)}.get(annotation) if isinstance(annotation, str) else annotation
-        if isinstance(named, Word):
-            return word_type(named)
-        if named is bool:
-            return BOOL
-        raise self.refused(node, f"the field {name} of {kind.__name__} is {annotation!r}; it must be a word")
 
     def static_attribute(self, node: ast.Attribute, kind: type[Any]) -> Type:
         annotation = kind.__annotations__.get(node.attr)
@@ -805,27 +929,30 @@ class _Checker:
         raise self.refused(node, f"the subset has no {_name_of(node.op)} of {type}")
 
     def boolean(self, node: ast.BoolOp) -> Type:
+        """As a value; Python's `and` and `or` of numbers are numbers. Where a condition stands, see `condition`."""
         for each in node.values:
-            self.condition(each)
+            type = self.expression(each)
+            if type is not BOOL:
+                raise self.refused(each, f"{type} is no bool: `and` and `or` of numbers are for conditions")
         return BOOL
 
     def compare(self, node: ast.Compare) -> Type:
         parts = [node.left, *node.comparators]
-        if len(parts) > 2 and any(isinstance(each, ast.Call) for each in parts[1:-1]):
-            raise self.refused(node, "what is compared twice is no call")
+        if len(parts) > 2:
+            # Python compares as far as it holds, and evaluates each once; machine code evaluates all of them.
+            for each in parts[1:]:
+                self.expression(each)
+                if not is_simple(self.types, each):
+                    raise self.refused(each, "in a chain of comparisons, what follows the first is plain numbers")
+        self.expression(node.left)
         for left, operator, right in zip(parts, node.ops, node.comparators, strict=False):
-            a = self.types.get(left) or self.expression(left)
+            a = self.known(left)
             if isinstance(operator, ast.In | ast.NotIn):
-                members = self.constant(right)
-                if members is None or not constant_members(members.value):
-                    raise self.refused(node, f"{ast.unparse(right)} is no tuple of constants")
-                if not isinstance(a, WordType):
-                    raise self.refused(node, f"{a} cannot be in {ast.unparse(right)}")
-                self.types[right] = members
+                self.membership(node, a, right)
                 continue
             if type(operator) not in COMPARISONS:
                 raise self.refused(node, f"the subset has no comparison {_name_of(operator)}")
-            b = self.expression(right)
+            b = self.known(right)
             if a is BOOL and b is BOOL and isinstance(operator, ast.Eq | ast.NotEq):
                 continue
             wanted = next((each for each in (a, b) if isinstance(each, WordType)), None)
@@ -837,6 +964,32 @@ class _Checker:
                         raise self.refused(node, f"{a} and {b} are mixed: convert one of them")
                     self.fits(each, wanted, ast.unparse(each))
         return BOOL
+
+    def known(self, node: ast.expr) -> Type:
+        """The type of an expression that may have been looked at already."""
+        found = self.types.get(node)
+        if found is None:
+            return self.expression(node)
+        return BOOL if isinstance(found, ConstantType) and isinstance(found.value, bool) else found
+
+    def membership(self, node: ast.Compare, type: Type, right: ast.expr) -> None:
+        if len(node.ops) > 1:
+            raise self.refused(node, "`in` is not chained")
+        known = [self.constant(each) for each in right.elts] if isinstance(right, ast.Tuple) else None
+        if known is not None and all(each is not None for each in known):
+            whole: Any = tuple(each.value for each in known if each is not None)
+        else:
+            found = self.constant(right)
+            whole = found.value if found is not None else None
+        members = constant_members(whole)
+        if not members:
+            raise self.refused(node, f"{ast.unparse(right)} is no tuple of constants")
+        if not isinstance(type, WordType):
+            raise self.refused(node, f"{type} cannot be in {ast.unparse(right)}")
+        for each in members:
+            if not type.word.least <= each <= type.word.most:
+                raise self.refused(node, f"{each} in {ast.unparse(right)} is no {type}")
+        self.types[right] = ConstantType(tuple(members))
 
     def conditional(self, node: ast.IfExp) -> Type:
         self.condition(node.test)
@@ -879,7 +1032,7 @@ class _Checker:
         target = function.value
         if isinstance(target, Word):
             return self.conversion(node, target)
-        if target in (min, max):
+        if target is min or target is max:
             return self.extremum(node, target)
         if getattr(target, "is_native", False):
             return self.native_call(node, target)
@@ -887,12 +1040,15 @@ class _Checker:
             if node.args:
                 raise self.refused(node, "a new record has no arguments")
             self.calls[node] = Call("record", target)
-            for name in target.fields:
-                self.record_field(node, target, name)
+            try:
+                record_types(target)
+            except TypeError as error:
+                raise self.refused(node, str(error)) from None
             return RecordType(target)
         name = getattr(target, "__name__", "")
         if name in words.WORDS and words.WORDS[name] is target:
             self.calls[node] = Call("word", name)
+            self.has_effects |= has_effects(self.calls[node])
             checker = getattr(self, f"word_{name}", None)
             found: Type = checker(node) if checker is not None else self.wrapping(node, name)
             return found
@@ -921,14 +1077,13 @@ class _Checker:
     def native_call(self, node: ast.Call, target: Native[..., Any]) -> Type:
         checked = target.checked
         self.calls[node] = Call("native", target)
+        self.has_effects |= checked.has_effects
         for value, parameter in zip(self.count(node, len(checked.parameters)), checked.parameters, strict=True):
             type = self.expression(value)
             if isinstance(parameter.type, StaticType) and isinstance(type, ConstantType):
                 if not isinstance(type.value, parameter.type.kind):
                     raise self.refused(value, f"{parameter.name} is {parameter.type}, and was given {type}")
                 continue
-            if isinstance(type, RecordType) and not target.is_inline:
-                raise self.refused(value, f"only a function that is inlined takes records; {target.name} is not")
             self.fits(value, parameter.type, parameter.name)
         return checked.result
 
@@ -938,13 +1093,17 @@ class _Checker:
             raise self.refused(node, f"the heap has no {name}")
         parameters, result = known
         self.calls[node] = Call("heap", name)
+        self.has_effects |= has_effects(self.calls[node])
         for value, wanted in zip(self.count(node, len(parameters)), parameters, strict=True):
             if wanted is not None:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
-            if given is None:
-                raise self.refused(value, f"{name} takes a structure or a type of numbers here")
+            if name == "state":
+                if given is None or not getattr(given.value, "is_native_state", False):
+                    raise self.refused(value, "state takes a class that `@state` has made")
+            elif given is None or not isinstance(given.value, Word):
+                raise self.refused(value, f"{name} takes a type of numbers here")
             self.types[value] = given
             result = self.named_result(value, given.value)
         assert result is not None, "a result that does not follow is declared"
@@ -964,7 +1123,7 @@ class _Checker:
         """The words that make of numbers a number."""
         if name in ("wrapping_add", "wrapping_sub", "wrapping_mul"):
             left, right = self.count(node, 2)
-            return self.arithmetic(node, self.expression(left), ast.BitXor(), left, right)
+            return self.arithmetic(node, self.expression(left), ast.Add(), left, right)
         if name.startswith("wrapping_"):
             (value,) = self.count(node, 1)
             type, wanted = self.expression(value), word_type(getattr(words, name.removeprefix("wrapping_")))
@@ -1002,32 +1161,71 @@ class _Checker:
             raise self.refused(node, f"prefetch takes a view or a place, not {type}")
         return NOTHING
 
-    def message(self, node: ast.Call, text: ast.expr, values: Sequence[ast.expr]) -> None:
-        known = self.constant(text)
-        if known is None or not isinstance(known.value, str):
+    def message(self, node: ast.Call, text: ast.expr, values: Sequence[ast.expr], *, is_percent: bool) -> None:
+        known = self.joined(text) if isinstance(text, ast.JoinedStr) else self.constant(text)
+        if known is None or not isinstance(known.value, str | ast.JoinedStr):
             raise self.refused(node, "the text is a constant")
         self.types[text] = known
         for each in values:
-            if not isinstance(self.expression(each), WordType | ConstantType):
-                raise self.refused(each, f"a message tells numbers, not {self.types[each]}")
+            type = self.expression(each)
+            if not (isinstance(type, WordType) or (isinstance(type, ConstantType) and type.is_number)):
+                raise self.refused(each, f"a message tells numbers, not {type}")
+            self.without_effects(each, "a message")
+        sample = _sample(known.value) if isinstance(known.value, ast.JoinedStr) else known.value
+        try:
+            zeros = (0,) * len(values)
+            _ = sample % zeros if is_percent else sample.format(*zeros)
+        except (TypeError, ValueError, LookupError) as error:
+            raise self.refused(node, f"the text does not go with {len(values)} numbers: {error}") from None
+
+    def joined(self, text: ast.JoinedStr) -> ConstantType:
+        """An f-string of constants, which are put in here, and of statics, which are known when code is compiled."""
+        for part in text.values:
+            if isinstance(part, ast.FormattedValue) and not isinstance(self.expression(part.value), StaticType):
+                part.value = ast.copy_location(ast.Constant(self.constant_text(part)), part.value)
+                self.types[part.value] = ConstantType(part.value.value)
+        return ConstantType(text)
+
+    def constant_text(self, part: ast.FormattedValue) -> str:
+        known = self.constant(part.value)
+        if known is None or not isinstance(known.value, int | str):
+            raise self.refused(part, f"{ast.unparse(part.value)} is neither a constant nor static")
+        spec = "".join(str(getattr(each, "value", "")) for each in getattr(part.format_spec, "values", ()))
+        part.format_spec = None
+        return format(known.value, spec)
+
+    def word_require(self, node: ast.Call) -> Type:
+        if len(node.args) < 3:
+            raise self.refused(node, f"{ast.unparse(node.func)} takes a condition, a status and a text")
+        self.condition(node.args[0])
+        self.without_effects(node.args[0], "what is checked")
+        status = self.constant(node.args[1])
+        if status is None or not status.is_number:
+            raise self.refused(node, "the status is a constant")
+        self.types[node.args[1]] = status
+        self.message(node, node.args[2], node.args[3:], is_percent=False)
+        return NOTHING
+
+    word_check = word_require
 
     def word_note(self, node: ast.Call) -> Type:
         if not node.args:
             raise self.refused(node, "note takes a text")
-        self.message(node, node.args[0], node.args[1:])
+        self.message(node, node.args[0], node.args[1:], is_percent=True)
         return NOTHING
 
     def word_sound(self, node: ast.Call) -> Type:
         if len(node.args) < 2:
             raise self.refused(node, "sound takes a condition and a text")
         self.condition(node.args[0])
-        self.message(node, node.args[1], node.args[2:])
+        self.without_effects(node.args[0], "what must be sound")
+        self.message(node, node.args[1], node.args[2:], is_percent=False)
         return NOTHING
 
     def word_problem(self, node: ast.Call) -> Type:
         if len(node.args) < 2 or not isinstance(self.expression(node.args[0]), HeapType):
             raise self.refused(node, "problem takes the heap and a text")
-        self.message(node, node.args[1], node.args[2:])
+        self.message(node, node.args[1], node.args[2:], is_percent=False)
         return NOTHING
 
     def word_at(self, node: ast.Call) -> Type:
@@ -1054,6 +1252,7 @@ class _Checker:
         if not isinstance(type, ViewType) or known is None or not isinstance(known.value, str):
             raise self.refused(node, "place takes a view and the name of a field")
         self.types[name] = known
+        self.changes(node, type, known.value)
         found = field_type(type.structure, known.value)
         if not isinstance(found, WordType):
             raise self.refused(node, f"{type} has no number {known.value}")
@@ -1069,6 +1268,11 @@ class _Checker:
         named, length = (self.constant(each) for each in self.count(node, 2))
         if named is None or not isinstance(named.value, Word) or length is None or not length.is_number:
             raise self.refused(node, "local_array takes a type of numbers and a constant")
+        size = named.value.bits // 8 * length.value
+        if not 0 < size <= LOCAL_ARRAY_LIMIT:
+            raise self.refused(node, f"a local array has from 1 to {LOCAL_ARRAY_LIMIT} bytes, not {size}")
+        if node is not self.may_be_array or self.loops:
+            raise self.refused(node, "a local array is given to a variable, outside of loops")
         self.types[node.args[0]], self.types[node.args[1]] = named, length
         return ArrayType(word_type(named.value), length.value)
 
@@ -1136,12 +1340,75 @@ COMPARISONS: dict[type[ast.cmpop], str] = {
 """The comparisons, and what llvmlite's builder calls them."""
 
 
+RESERVED_PREFIX = "_lowheap_"
+"""What the names begin with that `run.py` gives things of its own."""
+
+LOCAL_ARRAY_LIMIT = 1 << 16
+"""The largest local array, in bytes: it is in a frame of the native stack."""
+
+_EFFECTFUL = {
+    ("word", "copy_memory"),
+    ("word", "zero_memory"),
+    ("word", "require"),
+    ("word", "check"),
+    ("heap", "release_externrefs"),
+    ("heap", "ask_for_room"),
+    ("heap", "finalize"),
+}
+
+
+def has_effects(call: Call) -> bool:
+    """Whether a call does something beside returning a value."""
+    if call.kind == "native":
+        return bool(call.target.checked.has_effects)
+    return (call.kind, call.target) in _EFFECTFUL
+
+
+def _sample(text: ast.JoinedStr) -> str:
+    """What an f-string is like in which statics stand."""
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "static" for part in text.values)
+
+
+def is_simple(types: dict[ast.AST, Type], node: ast.expr) -> bool:
+    """Whether an expression may be evaluated without need: it loads nothing, calls nothing, and divides nothing."""
+    if isinstance(types.get(node), ConstantType):
+        return True
+    if isinstance(node, ast.Attribute | ast.Subscript | ast.Call | ast.BoolOp | ast.IfExp):
+        return False
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv | ast.Mod):
+        return False
+    return all(is_simple(types, each) for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr))
+
+
+def _has_constants(owner: Any) -> bool:
+    """Whether attributes of something are constants: those of modules, classes, numbers, fields' descriptions, statics.
+
+    Those of other objects change as a program goes on, and machine code would not see it.
+    """
+    kinds = (types.ModuleType, type, int, str, enum.Enum, _FIELD_DESCRIPTION)
+    return isinstance(owner, kinds) or getattr(owner, "is_native_static", False)
+
+
+class _Described(ctypes.Structure):
+    _fields_ = (("field", ctypes.c_uint8),)
+
+
+_FIELD_DESCRIPTION: type[Any] = type(vars(_Described)["field"])
+
+
+def _is_folded(function: Any) -> bool:
+    """Whether a function is called while code is compiled, if its arguments are constants."""
+    if function is len or function is words.bit_length or function is words.sizeof:
+        return True
+    return isinstance(getattr(function, "__self__", None), int) and getattr(function, "__name__", "") == "bit_length"
+
+
 def _name_of(node: ast.AST) -> str:
     return type(node).__name__
 
 
 def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, enum.IntEnum) else value
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _rebuilt(node: ast.UnaryOp | ast.BinOp, names: Sequence[str]) -> Any:

@@ -2,7 +2,8 @@
 
 Machine code's numbers have a width, and Python's have none. So what Python runs is the function's own source with each
 arithmetic operation asked whether its result is in the range of its type, and each parameter whether it is in its.
-Lines and names stay, so that a debugger steps through the source, and a traceback shows it.
+Constants are what they were when the function was checked, as they are in machine code. Lines and names stay, so that a
+debugger steps through the source, and a traceback shows it.
 """
 
 from __future__ import annotations
@@ -12,44 +13,25 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from lowheap.native.check import Checked, ConstantType, WordType
+from lowheap.native.check import RESERVED_PREFIX, BoolType, Checked, ConstantType, WordType
 from lowheap.native.words import OutOfRange, Word
 
-_RANGED = (ast.Add, ast.Sub, ast.Mult, ast.LShift, ast.BitOr, ast.BitXor)
-_PREFIX = "_lowheap_"
+_RANGED = (ast.Add, ast.Sub, ast.Mult, ast.LShift)  # the results of all others are in the range of their operands
+_PREFIX = RESERVED_PREFIX
 
 
 def python_function(checked: Checked) -> Callable[..., Any]:
     """Return what Python runs for a checked function."""
     function = checked.native.function
     tree = _Instrumented(checked).instrumented()
-    free = function.__code__.co_freevars
-    inner: ast.stmt = tree
-    if free:
-        make = ast.parse(f"def {_PREFIX}make({', '.join(free)}):\n    return {tree.name}").body[0]
-        assert isinstance(make, ast.FunctionDef), "it was written as one"
-        make.body.insert(0, tree)
-        inner = make
-    module = ast.fix_missing_locations(ast.Module([inner], []))
-    namespace = _Namespace(function.__globals__)
-    exec(compile(module, function.__code__.co_filename, "exec"), namespace)
-    if free:
-        cells = [each.cell_contents for each in function.__closure__ or ()]
-        made = namespace[f"{_PREFIX}make"](*cells)
-    else:
-        made = namespace[tree.name]
+    module = ast.fix_missing_locations(ast.Module([tree], []))
+    # The function's globals as they are now, what it closes over among them, and the checks.
+    namespace = {**function.__globals__, **checked.names, **_HELPERS}
+    exec(compile(module, function.__code__.co_filename, "exec", dont_inherit=True), namespace)
+    made: Callable[..., Any] = namespace[tree.name]
     made.__qualname__ = function.__qualname__
     made.__module__ = function.__module__
-    result: Callable[..., Any] = made
-    return result
-
-
-class _Namespace(dict[str, Any]):
-    """The function's globals as they are now, and the checks."""
-
-    def __init__(self, names: dict[str, Any]) -> None:
-        super().__init__(names)
-        self.update(_HELPERS)
+    return made
 
 
 class _Instrumented(ast.NodeTransformer):
@@ -75,12 +57,14 @@ class _Instrumented(ast.NodeTransformer):
         has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
         checks = []
         for parameter in self.checked.parameters:
-            if isinstance(parameter.type, WordType):
-                word = parameter.type.word
-                source = (
-                    f"if not {word.least} <= {parameter.name} <= {word.most}: "
-                    f"{_PREFIX}refuse({parameter.name}, {str(word)!r}, {parameter.name!r})"
-                )
+            if isinstance(parameter.type, WordType | BoolType):
+                name = parameter.name
+                if isinstance(parameter.type, WordType):
+                    word = parameter.type.word
+                    is_fine = f"{_PREFIX}isinstance({name}, {_PREFIX}int) and {word.least} <= {name} <= {word.most}"
+                else:
+                    is_fine = f"{name} is True or {name} is False"
+                source = f"if not ({is_fine}): {_PREFIX}refuse({name}, {str(parameter.type)!r}, {name!r})"
                 (check,) = ast.parse(source).body
                 for node in ast.walk(check):
                     if hasattr(node, "lineno"):
@@ -93,16 +77,26 @@ class _Instrumented(ast.NodeTransformer):
         """The type of an expression, by the node of the copy."""
         return self.checked.types.get(self._originals.get(node, node))
 
+    def visit(self, node: ast.AST) -> Any:
+        """Put constants in the place of what stands for them."""
+        type = self.type(node)
+        if isinstance(node, ast.expr) and isinstance(type, ConstantType):
+            return ast.copy_location(ast.Constant(type.value), node) if _is_literal(type.value) else node
+        return super().visit(node)
+
     def _ranged(self, node: ast.expr, type: WordType) -> ast.expr:
         call = ast.Call(ast.Name(f"{_PREFIX}{type}", ast.Load()), [node], [])
         return ast.copy_location(call, node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         """Assert the result of arithmetic to be in range."""
-        type = self.type(node)
-        operator = node.op
-        shift = self.type(node.right)
+        type, shift = self.type(node), self.type(node.right)
         self.generic_visit(node)
+        return self._operation(node, type, shift)
+
+    def _operation(self, node: ast.BinOp, type: Any, shift: Any) -> ast.expr:
+        """An operation of a type, asserted; `shift` is the type of what is on its right."""
+        operator = node.op
         if not isinstance(type, WordType):
             return node
         if isinstance(operator, ast.LShift | ast.RShift) and not isinstance(shift, ConstantType):
@@ -111,17 +105,31 @@ class _Instrumented(ast.NodeTransformer):
         return self._ranged(node, type) if isinstance(operator, _RANGED) else node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> Any:
-        """Make it an assignment, so that the result is asserted; what is before a dot or a bracket is a name or two."""
-        original = self._originals[node]
-        assert isinstance(original, ast.AugAssign), "a copy is of the same kind"
-        type = self.type(node.target)
+        """Make it an assignment, so that the result is asserted; what is before a dot or a bracket is evaluated once.
+
+        Python evaluates the value first: there what is before the dot gets a name, which the target uses.
+        """
+        type, shift = self.type(node.target), self.type(node.value)
         target = node.target
         load = copy.deepcopy(target)
         load.ctx = ast.Load()
-        operation: ast.expr = ast.copy_location(ast.BinOp(load, node.op, self.visit(node.value)), node)
-        if isinstance(type, WordType) and isinstance(node.op, _RANGED):
-            operation = self._ranged(operation, type)
+        if isinstance(target, ast.Attribute | ast.Subscript):
+            assert isinstance(load, ast.Attribute | ast.Subscript), "a copy is of the same kind"
+            load.value, target.value = self._kept(target.value, "owner")
+            if isinstance(target, ast.Subscript):
+                assert isinstance(load, ast.Subscript), "a copy is of the same kind"
+                load.slice, target.slice = self._kept(target.slice, "number")
+        value = self.visit(node.value)
+        operation = self._operation(ast.copy_location(ast.BinOp(load, node.op, value), node), type, shift)
         return ast.copy_location(ast.Assign([target], operation), node)
+
+    def _kept(self, node: ast.expr, name: str) -> tuple[ast.expr, ast.expr]:
+        """An expression to evaluate, and one for its value again."""
+        made = self.visit(node)
+        if isinstance(made, ast.Name | ast.Constant):
+            return made, copy.deepcopy(made)
+        first = ast.NamedExpr(ast.Name(_PREFIX + name, ast.Store()), made)
+        return ast.copy_location(first, node), ast.copy_location(ast.Name(_PREFIX + name, ast.Load()), node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         """Keep `~` within its width."""
@@ -149,6 +157,10 @@ class _Instrumented(ast.NodeTransformer):
             function = ast.Name(f"{_PREFIX}{call.target}{type}", ast.Load())
             return ast.copy_location(ast.Call(ast.copy_location(function, node), node.args, []), node)
         return node
+
+
+def _is_literal(value: Any) -> bool:
+    return type(value) in (int, bool, str) or (type(value) is tuple and all(type(each) is int for each in value))
 
 
 def _refuse(value: Any, word: str, what: str) -> None:
@@ -187,7 +199,11 @@ def _wrapped(word: Word, operation: Callable[[int, int], int]) -> Callable[[int,
 
 
 def _helpers() -> dict[str, Callable[..., Any]]:
-    helpers: dict[str, Callable[..., Any]] = {f"{_PREFIX}refuse": _refuse}
+    helpers: dict[str, Callable[..., Any]] = {
+        f"{_PREFIX}refuse": _refuse,
+        f"{_PREFIX}isinstance": isinstance,
+        f"{_PREFIX}int": int,
+    }
     for bits in (8, 16, 32, 64):
         helpers[f"{_PREFIX}shift{bits}"] = _shifted(bits)
         for is_signed in (False, True):

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
-from lowheap.errors import HeapCorruptionError, LowheapError
+from lowheap.errors import HeapCorruptionError, LowheapError, status_error
 
 TRACE = 5
 """Logging level of messages about single objects, below DEBUG."""
@@ -25,6 +26,7 @@ logging.addLevelName(TRACE, "TRACE")
 _log = logging.getLogger("lowheap.heap")
 
 _S = TypeVar("_S", bound=ctypes.Structure)
+_T = TypeVar("_T")
 
 
 class OutOfRange(LowheapError, ArithmeticError):
@@ -40,11 +42,17 @@ class Word:
         self.least = -(1 << bits - 1) if is_signed else 0
         self.most = (1 << bits - is_signed) - 1
 
+    @property
+    def ctype(self) -> Any:
+        """The ctypes type of the same numbers."""
+        return C_TYPES[self]
+
     def __call__(self, value: Any) -> int:
         """Return an int or a bool as a number of this type."""
-        if not self.least <= value <= self.most:
+        number = operator.index(value)
+        if not self.least <= number <= self.most:
             raise OutOfRange(f"{value} is no {self.name}; these are from {self.least} to {self.most}")
-        return int(value)
+        return number
 
     def wrap(self, value: int) -> int:
         """Return what is left of a number in the lowest bits."""
@@ -177,23 +185,45 @@ def note(text: str, *values: int) -> None:
 
 
 def at(structure: type[_S], address: int) -> _S:
-    """The structure at an address (u64), as a view. It must be mapped."""
-    if address == 0:
-        raise OutOfRange(f"no {structure.__name__} is at address 0")
-    return structure.from_address(address)
+    """The structure at an address (u64), as a view. It must be mapped, and aligned as the structure is."""
+    return structure.from_address(_aligned(structure, address))
 
 
 def cell(word: Any, address: int) -> Any:
-    """The number of type `word` at an address (u64), as a place with a `value`. It must be mapped."""
-    if address == 0:
-        raise OutOfRange(f"no {word} is at address 0")
-    return C_TYPES[word].from_address(address)
+    """The number of type `word` at an address (u64), as a place with a `value`. It must be mapped, and aligned."""
+    data = C_TYPES[word]
+    return data.from_address(_aligned(data, address))
+
+
+def _aligned(data: Any, address: int) -> int:
+    if address == 0 or address % ctypes.alignment(data):
+        raise OutOfRange(f"no {data.__name__} is at address {address:#x}: it is null, or not aligned")
+    return address
 
 
 def place(structure: ctypes.Structure, field: str) -> Any:
     """The place of a field of a structure: `place(x, "length").value` is `x.length`."""
-    description = getattr(type(structure), field)
-    return _C_TYPE_OF_SIZE[description.size].from_address(ctypes.addressof(structure) + description.offset)
+    kind = type(structure)
+    data: Any = ctype_of_field(kind, field)
+    if data is None:
+        raise AttributeError(f"{kind.__name__} has no field {field}")
+    return data.from_address(ctypes.addressof(structure) + getattr(kind, field).offset)
+
+
+def ctype_of_field(structure: type[ctypes.Structure], name: str) -> Any:
+    """Return the ctypes type of a structure's field, those of anonymous structures in it included; None: it has none.
+
+    A bit field has none: it has no place of its own.
+    """
+    inner: list[type[ctypes.Structure]] = []
+    for kind in structure.__mro__:
+        for declared in kind.__dict__.get("_fields_", ()):
+            if declared[0] == name:
+                return declared[1] if len(declared) == 2 else None
+            if declared[0] in getattr(structure, "_anonymous_", ()):
+                inner.append(declared[1])
+    found = (ctype_of_field(each, name) for each in inner)
+    return next((each for each in found if each is not None), None)
 
 
 def address_of(thing: Any) -> int:
@@ -236,8 +266,6 @@ C_TYPES: dict[Any, Any] = (
 )
 """The ctypes type of each word type."""
 
-_C_TYPE_OF_SIZE = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # What must hold
@@ -250,6 +278,40 @@ def sound(condition: object, text: str, *values: int) -> None:
     """
     if not condition:
         raise HeapCorruptionError([text.format(*values)])
+
+
+def require(condition: object, status: int, text: str, *values: int) -> None:
+    """Fail unless a condition holds: raise the exception that stands for a `Status`; `text` is as for `sound`.
+
+    In machine code the function of the C interface returns the status, and keeps the message. So this stands in what is
+    inlined into one, or in a function whose result is such a status.
+    """
+    if not condition:
+        raise status_error(status, text.format(*values))
+
+
+def check(condition: object, status: int, text: str, *values: int) -> None:
+    """The same; machine code looks only in a checked build, where `heap.is_checked` is true."""
+    require(condition, status, text, *values)
+
+
+class Text:
+    """A piece of a message that is known when code is compiled: a parameter that stands in an f-string."""
+
+    is_native_static = True
+
+    def __init__(self, text: str) -> None:
+        """Take the text."""
+        self.text = text
+
+    @property
+    def key(self) -> str:
+        """What tells code with this text from that with others."""
+        return self.text.replace(" ", "-")
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
 
 
 class Reporter(Protocol):
@@ -274,8 +336,12 @@ def record(cls: type[Any]) -> type[Any]:
     """Make a class of annotated words a record: a few variables that go by one name.
 
     `Freed()` is a new one whose fields are what the class says, 0 if it says nothing. Inlined functions take records,
-    and may change them; they are never in memory.
+    and may change them; they are never in memory. TypeError for a class that has more to it.
     """
+    others = {name for name in cls.__dict__ if name not in cls.__annotations__ and not (name[:2] == "__" == name[-2:])}
+    if cls.__bases__ != (object,) or others:
+        more = f"has {', '.join(sorted(others))}" if others else "has bases"
+        raise TypeError(f"{cls.__name__} is no record: it {more}; a record has annotated fields only")
     defaults = {name: cls.__dict__.get(name, 0) for name in cls.__annotations__}
 
     def initialise(self: Any) -> None:
@@ -305,12 +371,63 @@ class Record:
     defaults: dict[str, int]
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# State
+
+
+def state(cls: type[_T]) -> type[_T]:
+    """Make a class of annotated words a structure that a collector keeps in the heap's bytes: `heap.state(…)`.
+
+    All fields are 0 in a new heap. TypeError for a field that is no u8 to u64, i32 or i64.
+    """
+    fields = []
+    for name, annotation in cls.__annotations__.items():
+        word = _WORDS_BY_NAME.get(annotation, annotation)
+        if not isinstance(word, Word):
+            raise TypeError(f"the field {name} of {cls.__name__} is {annotation!r}; it must be a word, as u32 or u64")
+        fields.append((name, C_TYPES[word]))
+    made = type(
+        cls.__name__,
+        (ctypes.Structure,),
+        {
+            "_fields_": fields,
+            "__annotations__": dict(cls.__annotations__),
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "is_native_state": True,
+        },
+    )
+    return cast(type[_T], made)
+
+
+def state_layout(states: Sequence[type[Any]], size: int) -> dict[type[Any], int]:
+    """Return where each of several states begins, in bytes, one behind the other, within `size`.
+
+    TypeError for what is no state, ValueError when they do not fit.
+    """
+    offsets: dict[type[Any], int] = {}
+    end = 0
+    for each in states:
+        if not getattr(each, "is_native_state", False):
+            raise TypeError(f"{each!r} is no state: `@state` makes one")
+        offsets[each] = end
+        end += (ctypes.sizeof(each) + _STATE_ALIGN - 1) & -_STATE_ALIGN
+    if end > size:
+        raise ValueError(f"they take {end} bytes; there is room for {size}")
+    return offsets
+
+
+_STATE_ALIGN = 16
+_WORDS_BY_NAME: dict[Any, Any] = {str(word): word for word in C_TYPES}
+
+
 WORDS: dict[str, Callable[..., Any]] = {
     word.__name__: word
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
-        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound,
+        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound, require, check,
         problem,
     )
 }  # fmt: skip
