@@ -175,7 +175,9 @@ def test_all_sides_agree_on_random_words(directory: Path, changes: list[tuple[in
         # What an image is refused for is what verifying begins with. It knows the types from the registry, too, so that
         # it sees what makes sense, and yet was not so.
         for find in (from_image, from_dump):
-            found = [each for each in find(broken) if not each.endswith("is not in the image as it is in the type table")]
+            found = [
+                each for each in find(broken) if not each.endswith("is not in the image as it is in the type table")
+            ]
             assert found == problems or (found and set(found) <= set(problems)), (found, problems)
         assert from_file(broken, directory / "random.img") == from_image(broken)
     finally:
