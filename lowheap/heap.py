@@ -32,6 +32,7 @@ from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
+from lowheap.collectors.shared.walking import verify_bounds
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -830,12 +831,13 @@ class DrcHeap:
         """Return an image of the heap as it is now: bytes, control block, type table and roots.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
-        too, as long as its bump pointer is within the memory and its control block knows where everything is;
-        HeapError otherwise, or when there is no memory. A count that is beyond its table says nothing of it.
+        too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
+        otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
         memory = self.memory
         heap = Heap(memory, self.control)
         verify_addresses(heap)
+        verify_bounds(heap)
         if heap.problems:
             raise HeapCorruptionError(heap.problems)
         assert self._host_data is not None, "a heap with memory has a side table"
