@@ -593,6 +593,13 @@ def test_statics_are_what_they_say(statics: dict[str, Any], message: str) -> Non
         declare(ir.Module("statics"), by_rules, Emitter, statics=statics)
 
 
+def test_statics_of_one_key_stay_apart() -> None:
+    module = ir.Module("statics")
+    functions = [declare(module, by_rules, Emitter, statics={"rules": Rules(number)}) for number in (1, 2, 1)]
+    assert functions[0] is functions[2]
+    assert functions[0] is not functions[1]
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What LLVM is told
 

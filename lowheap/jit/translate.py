@@ -184,7 +184,8 @@ def declare(
     if name is None and native.linked_name:
         symbol = native.linked_name
     else:
-        symbol = _symbol(module, native, name or native.symbol + key, is_exported=name is not None)
+        wanted = name or native.symbol + key
+        symbol = _symbol(module, (native, statics or {}), wanted, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known
@@ -233,19 +234,22 @@ def show(
     return Shown(native.symbol, str(module), str(optimised), machine.emit_assembly(optimised))
 
 
-def _symbol(module: ir.Module, native: Native[..., Any], wanted: str, *, is_exported: bool) -> str:
-    """The name of a function in a module: the wanted one, or, where another of that name is, one with a number.
-
-    Functions that are made in a function go by one name, but are each what they close over.
+def _symbol(
+    module: ir.Module, owner: tuple[Native[..., Any], dict[str, Any]], wanted: str, *, is_exported: bool
+) -> str:
+    """The name of a function, compiled for certain statics, in a module: the wanted one, or, where that is another's,
+    one with a number. Functions that are made in a function go by one name, but are each what they close over.
     """
-    owners: dict[str, Native[..., Any]] = module.__dict__.setdefault("lowheap_natives", {})
+    owners: dict[str, tuple[Native[..., Any], dict[str, Any]]] = module.__dict__.setdefault("lowheap_natives", {})
     symbol, number = wanted, 1
-    while owners.setdefault(symbol, native) is not native:
+    while True:
+        native, statics = owners.setdefault(symbol, owner)
+        if native is owner[0] and statics == owner[1]:
+            return symbol
         if is_exported:
-            raise CompilerError(f"{native.name} cannot be {wanted}: {owners[symbol].name} is")
+            raise CompilerError(f"{owner[0].name} cannot be {wanted}: {native.name} is")
         number += 1
         symbol = f"{wanted}.{number}"
-    return symbol
 
 
 def _from_llvm(value: ir.Value, type: Type) -> Any:

@@ -1,0 +1,590 @@
+"""Each native function of `lowheap.collectors`, run by Python and compiled, on copies of one random heap.
+
+The heap is made through `DrcHeap`: objects, arrays of references, externrefs, garbage, what is listed, what is pending,
+free blocks. Then its bytes are copied twice, to other addresses; Python runs the function on one copy, machine code on
+the other. The results, every byte of the heap, the control block and the store context must be the same.
+
+The functions are those that the package has: one that there are no arguments for here fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from native_sides import Compiled
+from test_both_sides import RETURN_ADDRESS, FakeStack
+from test_heap import World, fields
+
+import lowheap as lh
+from lowheap import collectors
+from lowheap.collector import DrcCollection
+from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.drc.counting import Freed
+from lowheap.collectors.shared import frames, free_lists, references, sizing, tracing
+from lowheap.collectors.shared.frames import FrameRules
+from lowheap.errors import HeapCorruptionError, HeapError
+from lowheap.jit.runtime import frame_rules
+from lowheap.jit.stackmaps import host_architecture
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    EXTERNREF_TYPE_INDEX,
+    FIRST_INDEX,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    NULL,
+    SIZE_CLASS_COUNT,
+    SMALL_CLASS_COUNT,
+    STACK_MAP_HASH_MULTIPLIER,
+    STACK_MAP_HASH_SHIFT,
+    VMContext,
+    VMDrcHeader,
+    VMGcKind,
+    VMHeapControl,
+    VMRootFrame,
+    VMStackMapEntry,
+    VMStoreContext,
+    block_length,
+)
+from lowheap.memory import Memory
+from lowheap.native import Heap, Native, OutOfRange, Ref, native, u32, u64, wrapping_add, wrapping_mul
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Functions for what cannot be called by itself: generators, and what takes records or slots
+
+
+@native
+def walk_children(heap: Heap, reference: Ref) -> u64:
+    total: u64 = 7
+    for child in tracing.children(heap, reference, heap.header(reference).type_index):
+        total = wrapping_add(wrapping_mul(total, 31), u64(child))
+    return total
+
+
+@native
+def move_traced_slots(heap: Heap, reference: Ref) -> u32:
+    count: u32 = 0
+    for slot in tracing.traced_slots(heap, reference, heap.header(reference).type_index):
+        slot.value = count
+        count += 1
+    return count
+
+
+@native
+def walk_references(heap: Heap, reference: Ref) -> u64:
+    total: u64 = 7
+    for each in tracing.references_of(heap, reference):
+        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+    return total
+
+
+@native
+def walk_dying(heap: Heap, limit: u32) -> u64:
+    total: u64 = 7
+    count: u32 = 0
+    for each in collection.dying(heap):
+        if count == limit:
+            break
+        count += 1  # noqa: SIM113
+        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+    return total
+
+
+@native
+def walk_host_slots(heap: Heap) -> u64:
+    total: u64 = 7
+    for slot in frames.host_slots(heap):
+        total = wrapping_add(wrapping_mul(total, 31), u64(slot.value))
+    return total
+
+
+@native
+def walk_held_by_hosts(heap: Heap) -> u64:
+    total: u64 = 7
+    for each in frames.held_by_hosts(heap):
+        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+    return total
+
+
+@native
+def walk_held_by_code(heap: Heap, rules: FrameRules) -> u64:
+    total: u64 = 7
+    for each in frames.held_by_code(heap, rules):
+        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+    return total
+
+
+@native
+def push_to_a_list(heap: Heap, number: u32, index: Ref, length: u32, flags: u32) -> None:
+    free_lists.push_free_to(heap, heap.size_class_head(number), index, length, flags)
+
+
+@native
+def free_a_block(heap: Heap, reference: Ref) -> u64:
+    freed = Freed()
+    counting.free_block(heap, reference, freed)
+    counting.count_freed(heap, freed)
+    return freed.objects * 1_000_000 + freed.size
+
+
+@native
+def free_an_object(heap: Heap, reference: Ref) -> u64:
+    freed = Freed()
+    dead = counting.free_object(heap, reference, NULL, freed)
+    return (freed.objects * 1_000_000 + freed.size) * 3 + u64(dead)
+
+
+@native
+def free_a_chain(heap: Heap, dead: Ref) -> u64:
+    freed = Freed()
+    counting.free_chain(heap, dead, freed)
+    return freed.objects * 1_000_000 + freed.size
+
+
+STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
+    tracing.children: walk_children,
+    tracing.traced_slots: move_traced_slots,
+    tracing.references_of: walk_references,
+    collection.dying: walk_dying,
+    frames.host_slots: walk_host_slots,
+    frames.held_by_hosts: walk_held_by_hosts,
+    frames.held_by_code: walk_held_by_code,
+    free_lists.push_free_to: push_to_a_list,
+    counting.free_block: free_a_block,
+    counting.count_freed: free_a_block,
+    counting.free_object: free_an_object,
+    counting.free_chain: free_a_chain,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Heaps
+
+MAKE = ["cell", "cell", "array", "array", "wide", "externref", "bytes"]
+CHANGE = ["link", "link", "unlink", "i31", "expose", "expose", "drop", "drop", "read", "read", "sweep", "coalesce"]
+OPERATIONS = [*MAKE, *CHANGE]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(OPERATIONS),
+        st.integers(0, 20),
+        st.integers(0, 20),
+        st.integers(0, 6),
+    ),
+    min_size=3,
+    max_size=35,
+)
+
+
+class Made:
+    """A heap that steps have made; what it says of it is for arguments."""
+
+    def __init__(self, steps: list[tuple[str, int, int, int]]) -> None:
+        self.world = world = World(1 << 14)
+        self.heap = world.heap
+        wide = tuple(lh.FieldType(lh.RefType(True, world.cell), True) for _ in range(70))
+        (self.wide,) = world.types.register([lh.SubType(lh.StructType(wide))], outer=tuple(world.types))
+        (self.pair,) = world.types.register([lh.SubType(fields(lh.types.ANYREF, lh.types.EXTERNREF))])
+        for index in (self.wide, self.pair):
+            self.heap.register_type(index)
+        self.handles: list[int] = []
+        for step in steps:
+            self._step(*step)
+
+    def _step(self, what: str, a: int, b: int, number: int) -> None:
+        world, heap = self.world, self.heap
+        match what:
+            case "cell":
+                new = world.new_cell()
+            case "array":
+                new = world.new_refs(*[NULL] * number)
+            case "wide":
+                new = heap.alloc_uninit_struct(self.wide)
+                for offset in heap._traced_offsets(new):
+                    heap.slot(new, offset).value = NULL
+            case "externref":
+                new = world.new_externref(number)
+            case "bytes":
+                new = heap.alloc_uninit_array(world.bytes, number * 200)
+            case _:
+                if self.handles:
+                    self._change(what, a, b, number)
+                return
+        self.handles.append(world.roots.create_handle(new))
+
+    def _change(self, what: str, a: int, b: int, number: int) -> None:
+        world, heap = self.world, self.heap
+        handle = self.handles[a % len(self.handles)]
+        holder, target = world.roots.handle(handle), world.roots.handle(self.handles[b % len(self.handles)])
+        slots = list(heap._traced_offsets(holder)) if heap.header(holder).type_index != EXTERNREF_TYPE_INDEX else []
+        match what:
+            case "link" | "unlink" | "i31" if slots:
+                value = {"link": target, "unlink": NULL, "i31": 2 * number + 1}[what]
+                heap.write_gc_ref(heap.slot(holder, slots[number % len(slots)]), value)
+            case "expose":
+                self.handles.remove(handle)
+                heap.expose_gc_ref_to_wasm(world.roots.release_handle(handle))
+            case "drop":
+                self.handles.remove(handle)
+                heap.drop_gc_ref(world.roots.release_handle(handle))
+            case "read":
+                heap.expose_gc_ref_to_wasm(heap.clone_gc_ref(holder))
+            case "sweep":
+                found = DrcCollection(heap, world.roots)
+                for _ in range(2):  # trace and sweep; what died is pending
+                    found.collect_increment(number + 1)
+            case "coalesce":
+                heap.coalesce()
+
+    @functools.cached_property
+    def objects(self) -> list[int]:
+        pending = set(self.heap.pending_dead())
+        return [each.index for each in self.heap.objects() if each.index not in pending]
+
+    @functools.cached_property
+    def listed(self) -> list[int]:
+        return list(self.heap.over_approximated_stack_roots())
+
+    def kill(self, count: int) -> int:
+        """Make a chain of dead objects, of what only handles hold, and return its first."""
+        dead = NULL
+        for handle in self.handles:
+            reference = self.world.roots.handle(handle)
+            header = self.heap.header(reference)
+            is_listed = header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT
+            if count and header.ref_count == 1 and not is_listed:
+                header.ref_count = 0
+                header.next_over_approximated_stack_root = dead
+                dead = reference
+                count -= 1
+        return dead
+
+
+class Copy:
+    """A copy of a heap at addresses of its own: what Python's functions take, and what machine code's do."""
+
+    def __init__(self, made: Made, context: VMStoreContext) -> None:
+        control = made.heap.control
+        self.memory = Memory(control.capacity, control.maximum)
+        self.memory.write(0, made.world.memory.read(0, control.capacity))
+        self.control = VMHeapControl.from_buffer_copy(control)
+        self.control.heap_base = self.memory.base
+        self.context = VMStoreContext.from_buffer_copy(context)
+        self.heap = Heap(self.memory, self.control, store_context=self.context, host=self.release)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+        self._call_host = prototype(lambda *_: self.release())
+        self.context.call_host = ctypes.cast(self._call_host, ctypes.c_void_p).value or 0
+        self.vmctx = VMContext(self.memory.base, ctypes.addressof(self.control), ctypes.addressof(self.context), 0)
+
+    def release(self) -> int:
+        """Free the externrefs that died, as the host does."""
+        reference = self.control.dead_externrefs
+        while reference != NULL:
+            header = self.heap.header(reference)
+            following = header.next_over_approximated_stack_root
+            length = block_length(header.object_size)
+            free_lists.push_free(self.heap, reference, length, 0)
+            self.control.objects_freed += 1
+            self.control.bytes_freed += length
+            reference = following
+        self.control.dead_externrefs = NULL
+        return 0
+
+    def state(self) -> tuple[bytes, bytes, bytes]:
+        """All bytes, but for the addresses that must differ."""
+        control, context = (type(each).from_buffer_copy(each) for each in (self.control, self.context))
+        control.heap_base = context.call_host = 0
+        return self.memory.read(0, max(control.bump, FIRST_INDEX)), bytes(control), bytes(context)
+
+
+class Frames:
+    """What a store's context has: the frames of compiled code and of hosts, and what they hold."""
+
+    def __init__(self, held: list[int], hosts: list[int], *, is_known: bool) -> None:
+        self.context = VMStoreContext()
+        self.stack = FakeStack(SimpleNamespace(runtime=SimpleNamespace(context=self.context)), held)  # type: ignore[arg-type]
+        # A table always has an empty entry, where a search for what it does not have ends.
+        address = RETURN_ADDRESS if is_known else RETURN_ADDRESS + 1
+        known = VMStackMapEntry(address, 0, len(held))
+        place = (address * STACK_MAP_HASH_MULTIPLIER & (1 << 64) - 1) >> STACK_MAP_HASH_SHIFT & 1
+        self.stack.entries = (VMStackMapEntry * 2)()
+        self.stack.entries[place] = known
+        self.stack.__enter__()
+        self.context.stack_map_mask = 1
+        middle = len(hosts) // 2
+        self.parts: list[Any] = []
+        for part in (hosts[:middle], hosts[middle:]):
+            slots = (ctypes.c_uint32 * max(1, len(part)))(*part)
+            frame = VMRootFrame(self.context.root_frames, 0, ctypes.addressof(slots), len(part))
+            self.context.root_frames = ctypes.addressof(frame)
+            self.parts += [slots, frame]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+Draw = Callable[..., Any]
+Arguments = Callable[[Draw, Made], list[int]]
+
+LENGTHS = st.integers(2, 80).map(lambda n: n * BLOCK_ALIGN) | st.sampled_from([1 << 12, 1 << 13, 1 << 14, 1 << 20])
+SIZES = st.integers(24, 1200) | st.sampled_from([1 << 13, 1 << 20])
+ANY_U32 = st.integers(0, 0xFFFF_FFFF) | st.sampled_from([0, 1, 2, 16, 32, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF])
+ANY_U64 = st.integers(0, (1 << 64) - 1) | st.integers(0, 20)
+
+
+def no_arguments(draw: Draw, made: Made) -> list[int]:
+    return []
+
+
+def an_object(draw: Draw, made: Made) -> list[int]:
+    assume(made.objects)
+    return [draw(st.sampled_from(made.objects))]
+
+
+def no_externref(draw: Draw, made: Made) -> list[int]:
+    choices = [each for each in made.objects if made.heap.header(each).type_index != EXTERNREF_TYPE_INDEX]
+    assume(choices)
+    return [draw(st.sampled_from(choices))]
+
+
+def a_reference(draw: Draw, made: Made) -> list[int]:
+    return [draw(st.sampled_from([NULL, 1, 0xFFFF_FFFF, *made.objects]))]
+
+
+def a_listed_or_a_reference(draw: Draw, made: Made) -> list[int]:
+    return [draw(st.sampled_from([NULL, 1, *made.listed, *made.objects]))]
+
+
+def a_dead_object(draw: Draw, made: Made) -> list[int]:
+    dead = made.kill(1)
+    assume(dead != NULL)
+    return [dead]
+
+
+def a_dead_chain(draw: Draw, made: Made) -> list[int]:
+    return [made.kill(draw(st.integers(0, 4)))]
+
+
+def a_dead_list(draw: Draw, made: Made) -> list[int]:
+    made.heap.control.dead_list = made.kill(draw(st.integers(0, 4)))
+    return []
+
+
+def drawn(*strategies: st.SearchStrategy[int]) -> Arguments:
+    return lambda draw, made: [draw(each) for each in strategies]
+
+
+def a_length(draw: Draw, made: Made) -> list[int]:
+    if draw(st.booleans()):
+        made.heap.control.no_gc_count = draw(st.integers(0, 1))
+    if draw(st.booleans()):  # all fresh memory is used up, and at times the heap may not grow
+        made.heap.control.bump_end = made.heap.control.bump
+        if draw(st.booleans()):
+            made.heap.control.maximum = made.heap.control.capacity
+    made.heap.control.live_bytes_after_last_collection = draw(st.sampled_from([0, 1 << 13, 1 << 14]))
+    return [draw(LENGTHS)]
+
+
+def a_type(draw: Draw, made: Made) -> list[int]:
+    a_length(draw, made)
+    return [draw(st.sampled_from([made.world.cell, made.world.pair, made.pair, made.wide]))]
+
+
+def an_array_type(draw: Draw, made: Made) -> list[int]:
+    a_length(draw, made)
+    types = [made.world.refs, made.world.bytes, made.world.longs]
+    lengths = st.integers(0, 300) | st.sampled_from([0xFFFF_FFFF, 1 << 29, 1 << 28])
+    return [draw(st.sampled_from(types)), draw(lengths)]
+
+
+def an_object_to_make(draw: Draw, made: Made) -> list[int]:
+    a_length(draw, made)
+    return [int(VMGcKind.STRUCT_REF), made.world.cell, draw(SIZES)]
+
+
+def a_header(draw: Draw, made: Made) -> list[int]:
+    return [*an_object(draw, made), int(VMGcKind.EXN_REF), draw(ANY_U32), draw(SIZES)]
+
+
+def a_block(draw: Draw, made: Made) -> list[int]:
+    (index,) = an_object(draw, made)
+    return [index, block_length(made.heap.header(index).object_size), draw(st.integers(0, 1))]
+
+
+def a_list_and_a_block(draw: Draw, made: Made) -> list[int]:
+    return [draw(st.integers(SMALL_CLASS_COUNT, SIZE_CLASS_COUNT - 1)), *a_block(draw, made)]
+
+
+def a_run(draw: Draw, made: Made) -> list[int]:
+    length, count = draw(st.sampled_from([32, 48, 96, 1040])), draw(st.integers(1, 6))
+    start = made.heap.control.bump
+    assume(start + length * count <= made.heap.control.capacity)
+    return [start, length * count, length]
+
+
+def an_object_and_the_dead(draw: Draw, made: Made) -> list[int]:
+    return [*an_object(draw, made), a_dead_chain(draw, made)[0]]
+
+
+def a_return_address(draw: Draw, made: Made) -> list[int]:
+    return [draw(st.sampled_from([RETURN_ADDRESS, RETURN_ADDRESS + 1, 0, (1 << 64) - 1]))]
+
+
+ARGUMENTS: dict[Native[..., Any], Arguments] = {
+    allocation.list_has_doubled: no_arguments,
+    allocation.much_was_free: no_arguments,
+    allocation.collect_if_allowed: no_arguments,
+    allocation.release_dead_externrefs: no_arguments,
+    allocation.allocate_block: a_length,
+    allocation.write_header: a_header,
+    allocation.allocate_object: an_object_to_make,
+    allocation.array_size: an_array_type,
+    allocation.allocate_struct: a_type,
+    allocation.allocate_array: an_array_type,
+    allocation.allocate_externref: lambda draw, made: a_length(draw, made)[:0],
+    collection.mark: a_listed_or_a_reference,
+    collection.trace: no_arguments,
+    collection.unsound_slot: no_arguments,
+    collection.clear_marks: no_arguments,
+    collection.sweep: no_arguments,
+    collection.sweep_pending: no_arguments,
+    collection.finish_sweep: no_arguments,
+    collection.collect_all: no_arguments,
+    counting.count_up: an_object,
+    counting.decrement: an_object_and_the_dead,
+    counting.free_dead_from: a_dead_chain,
+    counting.free_dead: a_dead_list,
+    counting.drop_last: an_object,
+    counting.drop: a_reference,
+    counting.free_pending: drawn(st.integers(0, 5) | st.just((1 << 64) - 1)),
+    counting.free_all_pending: no_arguments,
+    frames.safepoint_of: a_return_address,
+    free_lists.size_class: drawn(LENGTHS),
+    free_lists.push_free: a_block,
+    free_lists.run_length: drawn(LENGTHS),
+    free_lists.thread_run: a_run,
+    free_lists.take_larger: drawn(LENGTHS),
+    free_lists.carve: a_length,
+    free_lists.coalescing_pays: no_arguments,
+    free_lists.find_block: a_length,
+    free_lists.coalesce: no_arguments,
+    free_lists.clear_lists: no_arguments,
+    references.is_object: drawn(ANY_U32),
+    references.names_object: drawn(ANY_U32),
+    references.may_be_object: lambda draw, made: [draw(st.sampled_from([*made.objects, 8]) | ANY_U32)],
+    references.block_length: drawn(SIZES),
+    sizing.live_bytes: no_arguments,
+    sizing.note_peak: no_arguments,
+    sizing.grow: a_length,
+    walk_children: no_externref,
+    move_traced_slots: no_externref,
+    walk_references: an_object,
+    walk_dying: drawn(st.integers(0, 4) | st.just(1000)),
+    walk_host_slots: no_arguments,
+    walk_held_by_hosts: no_arguments,
+    walk_held_by_code: no_arguments,
+    push_to_a_list: a_list_and_a_block,
+    free_a_block: an_object,
+    free_an_object: a_dead_object,
+    free_a_chain: a_dead_chain,
+}
+
+
+def natives_of_the_package() -> list[Native[..., Any]]:
+    found: dict[int, Native[..., Any]] = {}
+    for module in pkgutil.walk_packages(collectors.__path__, f"{collectors.__name__}."):
+        for each in vars(importlib.import_module(module.name)).values():
+            if isinstance(each, Native):
+                found[id(each)] = each
+    return sorted(found.values(), key=lambda each: each.symbol)
+
+
+FUNCTIONS = natives_of_the_package()
+RULES = [
+    frame_rules(architecture, checks_hosts=checks)
+    for architecture in {host_architecture(), None}
+    for checks in (False, True)
+]
+
+
+@functools.cache
+def compiled(rules: FrameRules, opt_level: int = 2) -> Compiled:
+    natives = [each for each in ARGUMENTS if each in FUNCTIONS or each in STAND_INS.values()]
+    return Compiled(natives, opt_level, {"rules": rules})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.symbol)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: st.DataObject) -> None:
+    function = STAND_INS.get(function, function)
+    assert function in ARGUMENTS, f"there are no arguments here for {function.symbol}"
+    made = Made(data.draw(STEPS, "steps"))
+    rules = data.draw(st.sampled_from(RULES), "rules")
+    takes = [each.name for each in function.checked.parameters]
+    arguments = ARGUMENTS[function](data.draw, made)
+    held = st.lists(st.sampled_from([NULL, 1, *made.listed]), max_size=4)
+    hosts = held if made.listed and data.draw(st.booleans()) else st.lists(st.sampled_from([NULL, 3, *made.objects]))
+    frames = Frames(data.draw(held, "held"), data.draw(hosts, "hosts"), is_known=data.draw(st.integers(0, 9)) > 0)
+    python, machine = Copy(made, frames.context), Copy(made, frames.context)
+    assert python.state() == machine.state()
+    assert python.memory.base != machine.memory.base
+    try:
+        expected = function(*[python.heap] * ("heap" in takes), *[rules] * ("rules" in takes), *arguments)
+    except (OutOfRange, HeapCorruptionError, HeapError):  # not what a heap could be asked
+        assume(False)
+    opt_level = data.draw(st.sampled_from([2, 0]), "opt level") if rules == RULES[0] else 2
+    found = compiled(rules, opt_level)[function](ctypes.addressof(machine.vmctx), *arguments)
+    assert found == expected
+    assert machine.state() == python.state()
+
+
+def test_arguments_are_of_functions_that_there_are() -> None:
+    assert {each for each in ARGUMENTS if each not in FUNCTIONS} == set(STAND_INS.values())
+    assert set(STAND_INS) <= set(FUNCTIONS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["struct", "array", "array", "drop", "drop"]), st.integers(0, 400), st.integers(0, 99)
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    st.sampled_from(RULES),
+)
+def test_equal_allocations_are_at_equal_indices(steps: list[tuple[str, int, int]], rules: FrameRules) -> None:
+    """Where an object is depends on what was allocated and freed before, not on who did it."""
+    made = Made([])
+    types = [made.world.cell, made.pair, made.wide]
+    nothing = Frames([], [], is_known=True)
+    python, machine = Copy(made, nothing.context), Copy(made, nothing.context)
+    code = compiled(rules)
+    live: list[int] = []
+    for what, number, which in steps:
+        if what == "drop" and live:
+            reference = live.pop(which % len(live))
+            counting.drop(python.heap, reference)
+            code[counting.drop](ctypes.addressof(machine.vmctx), reference)
+            continue
+        if what == "struct":
+            function, arguments = allocation.allocate_struct, [types[which % 3]]
+        else:
+            function, arguments = allocation.allocate_array, [made.world.bytes, number * (which + 1)]  # type: ignore[assignment]
+        expected = function(python.heap, rules, *arguments)
+        assert code[function](ctypes.addressof(machine.vmctx), *arguments) == expected
+        if expected != NULL:
+            live.append(expected)
+            for each in (python, machine):  # fields are not initialised
+                size = each.heap.header(expected).object_size
+                start = ctypes.sizeof(VMDrcHeader) + (4 if what != "struct" else 0)
+                each.memory.write(expected + start, bytes(size - start))
+    assert python.state() == machine.state()
