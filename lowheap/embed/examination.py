@@ -20,7 +20,7 @@ from lowheap.collectors.drc import verify
 from lowheap.collectors.shared import walking
 from lowheap.collectors.shared.verify import BYTES_PER_NOTE_SHIFT, verify_places
 from lowheap.embed.api import Status, abi_hash
-from lowheap.embed.emitter import ApiEmitter, string_constant
+from lowheap.embed.emitter import ApiEmitter, printf_format, string_constant
 from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID
 from lowheap.jit.translate import HEAP, inline_call
@@ -28,7 +28,6 @@ from lowheap.layout import (
     DUMP_MAGIC,
     HEAP_ERROR_VALUES,
     REFERENCE_SIZE,
-    Field,
     VMDump,
     VMDumpRoot,
     VMHeap,
@@ -59,20 +58,12 @@ class ExaminationEmitter(ApiEmitter):
         module.globals[_PROBLEM].attributes.add("cold")
         module.globals[_PROBLEM].attributes.add("noinline")
 
-    def _difference(self, minuend: Field, subtrahend: Field) -> ir.Value:
-        return self.builder.sub(self._control(minuend), self._control(subtrahend))
-
     # ------------------------------------------------------------------------------------------------------------------
     # What the functions of `collectors/` that look at a heap ask for
 
     def examine(self, function: Native[..., Any], *args: ir.Value | int) -> Any:
         """Have the body of a function of the collector's stand here; its problems are this function's."""
-        return inline_call(self, function, [HEAP, *args], self._make)
-
-    def _make(self, function: ir.Function) -> ExaminationEmitter:
-        made = type(self)(function)
-        made.api = self.api
-        return made
+        return inline_call(self, function, [HEAP, *args], self._sibling)
 
     def note_problem(self, text: str, values: Sequence[ir.Value]) -> None:
         """Emit what counts a problem, and keeps the first."""
@@ -127,7 +118,7 @@ class ExaminationEmitter(ApiEmitter):
         pointers = (self.builder.ptrtoint(each, I64) for each in (visitor, argument))
         returned, reference = self.examine(walking.walk, *pointers)
         self._fail_if_corrupt()
-        text = "the visitor returned %llu at object 0x%llx"
+        text = "the visitor returned {} at object {:#x}"
         self.require(self._compare("==", returned, 0), Status.CALLBACK, text, returned, reference)
 
     def lh_verify(self) -> None:
@@ -141,7 +132,7 @@ class ExaminationEmitter(ApiEmitter):
             self.examine(verify.forget_notes, notes)
         self._fail_if_corrupt()
         size = self.builder.lshr(self._control(VMHeapControl.bump), I32(BYTES_PER_NOTE_SHIFT))
-        self.require(has_notes, Status.SYSTEM, "the system refused %llu bytes to take notes in", size)
+        self.require(has_notes, Status.SYSTEM, "the system refused {} bytes to take notes in", size)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Roots
@@ -193,7 +184,7 @@ class ExaminationEmitter(ApiEmitter):
         def write(data: ir.Value, size: ir.Value) -> None:
             with builder.if_then(self._compare("!=", size, 0)):
                 returned = self.call_pointer(writer, I32, [PTR, PTR, I64], [argument, data, size])
-                text = "the writer returned %llu"
+                text = "the writer returned {}"
                 self.require(self._compare("==", returned, 0), Status.CALLBACK, text, returned)
 
         counts = {
@@ -248,8 +239,3 @@ class ExaminationEmitter(ApiEmitter):
 
         self._each_root(add)
         write(buffer, used.value)
-
-
-def printf_format(text: str) -> str:
-    """Return a `str.format` of `{}` and `{:#x}` as printf has it, for u64 values."""
-    return text.replace("%", "%%").replace("{:#x}", "0x%llx").replace("{}", "%llu")
