@@ -78,6 +78,7 @@ from lowheap.layout import (
     VMFieldDefinition,
     VMGcKind,
     VMHeapControl,
+    VMHeapStatistics,
     VMHeapType,
     VMStorage,
     VMTypeInfo,
@@ -812,21 +813,10 @@ class DrcHeap:
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""
-        control = self.control
-        return HeapStatistics(
-            objects_allocated=control.objects_allocated,
-            objects_freed=control.objects_freed,
-            bytes_allocated=control.bytes_allocated,
-            bytes_freed=control.bytes_freed,
-            peak_live_bytes=max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed),
-            collections=control.collections,
-            growths=control.growths,
-            coalescings=control.coalescings,
-            capacity=control.capacity,
-            maximum=control.maximum,
-            listed=control.current_len,
-            counters=self._counters(),
-        )
+        figures = VMHeapStatistics()
+        sizing.statistics(tables(self.control), figures)
+        given = {name: getattr(figures, name) for name in HeapStatistics.__dataclass_fields__ if name != "counters"}
+        return HeapStatistics(**given, counters=self._counters())
 
     def _counters(self) -> dict[str, int]:
         states = [self.native.state(each) for each in self.collector.all_states()] if self.is_attached else []

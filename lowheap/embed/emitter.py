@@ -22,7 +22,6 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
 from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
 from lowheap.jit.emit import (
-    I1,
     I8,
     I32,
     I64,
@@ -40,20 +39,13 @@ from lowheap.jit.translate import HEAP as WHOLE_HEAP
 from lowheap.jit.translate import SIZE_CLASS_NAME, Place, View, inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
-    FIRST_INDEX,
-    HEADER_SIZE,
     HEAP_ERROR_VALUES,
-    I31_TAG,
-    KIND_MASK,
-    NULL,
-    OBJECT_KINDS,
     REFERENCE_SIZE,
     SMALL_BLOCK_LIMIT,
     SMALL_CLASS_COUNT,
     TYPE_LIMIT,
     CollectionPhase,
     Field,
-    VMDrcHeader,
     VMHeap,
     VMHeapControl,
     VMTypeInfo,
@@ -206,21 +198,12 @@ class ApiEmitter(Emitter):
     def _compare(self, operator: str, a: ir.Value, b: ir.Value | int) -> ir.Value:
         return self.builder.icmp_unsigned(operator, a, a.type(b) if isinstance(b, int) else b)
 
-    def _is_object(self, reference: ir.Value) -> ir.Value:
-        # Not `is_object`: in the loop over an object's fields, LLVM makes fewer moves of this, and drops of trees that
-        # are in the cache are 4 % faster.
-        no_i31 = self._compare("==", self.builder.and_(reference, REFERENCE(I31_TAG)), 0)
-        return self.builder.and_(no_i31, self._compare("!=", reference, NULL))
-
     def _flag(self, word: ir.Value, bit: int) -> ir.Value:
         return self._compare("!=", self.builder.and_(word, word.type(bit)), 0)
 
     def _block_length(self, size: ir.Value) -> ir.Value:
         rounded = self.builder.add(size, size.type(BLOCK_ALIGN - 1))
         return self.builder.and_(rounded, size.type(-BLOCK_ALIGN))
-
-    def _minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.builder.select(self._compare("<", a, b), a, b)
 
     def _maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self._compare(">", a, b), a, b)
@@ -423,22 +406,6 @@ class ApiEmitter(Emitter):
     def is_not_null_pointer(self, pointer: ir.Value) -> ir.Value:
         """Whether an address is not 0, as an i1."""
         return self.builder.icmp_unsigned("!=", self.builder.ptrtoint(pointer, I64), I64(0))
-
-    def is_place_of_object(self, reference: ir.Value) -> ir.Value:
-        """Whether a header stands at an index that is not 0, as an i1: aligned, within bounds, and of an object's kind.
-
-        What is read lies within the heap's reservation, whatever the index.
-        """
-        builder = self.builder
-        is_aligned = self._compare("==", builder.and_(reference, REFERENCE(BLOCK_ALIGN - 1)), 0)
-        end = builder.add(builder.zext(reference, I64), I64(HEADER_SIZE))
-        is_below = self._compare("<=", end, builder.zext(self._control(VMHeapControl.bump), I64))
-        is_within = builder.and_(builder.and_(is_aligned, is_below), self._compare(">=", reference, FIRST_INDEX))
-        result = self.variable(I1(0))
-        with builder.if_then(is_within):
-            kind = builder.and_(self.load_header(reference, VMDrcHeader.kind_and_reserved), I32(KIND_MASK))
-            result.value = self.is_one_of(kind, OBJECT_KINDS)
-        return result.value
 
     def is_one_of(self, value: ir.Value, known: Sequence[int]) -> ir.Value:
         """Whether a number is one of these, of which there is at least one, as an i1."""

@@ -33,7 +33,6 @@ from lowheap.layout import (
     VMDumpRoot,
     VMHeap,
     VMHeapControl,
-    VMHeapStatistics,
     VMHostData,
     VMRootFrame,
     VMRootKind,
@@ -59,23 +58,6 @@ class ExaminationEmitter(ApiEmitter):
         cls._define(module, _PROBLEM, VOID, [PTR, *[I64] * HEAP_ERROR_VALUES], cls._note_problem, internal=True)
         module.globals[_PROBLEM].attributes.add("cold")
         module.globals[_PROBLEM].attributes.add("noinline")
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Figures: `DrcHeap.stats`
-
-    def lh_heap_statistics(self, result: ir.Value) -> None:
-        """See the table."""
-        live_bytes = self._live_bytes()
-        live_objects = self._difference(VMHeapControl.objects_allocated, VMHeapControl.objects_freed)
-        computed = {
-            "live_objects": live_objects,
-            "live_bytes": live_bytes,
-            "peak_live_bytes": self._maximum(self._control(VMHeapControl.peak_live_bytes), live_bytes),
-            "listed": self.builder.zext(self._control(VMHeapControl.current_len), I64),
-        }
-        for name, *_ in VMHeapStatistics._fields_:
-            value = computed[name] if name in computed else self._control(getattr(VMHeapControl, name))
-            self.store(value, result, getattr(VMHeapStatistics, name))
 
     def _difference(self, minuend: Field, subtrahend: Field) -> ir.Value:
         return self.builder.sub(self._control(minuend), self._control(subtrahend))
