@@ -21,8 +21,10 @@ from llvmlite import binding, ir
 import lowheap as lh
 from benchmarks import programs
 from benchmarks.contenders import ContenderError, c_compiler
+from lowheap.collectors import registry
 from lowheap.declarations import c_declarations
-from lowheap.jit import barriers, natives
+from lowheap.jit import natives
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.engine import target_machine
 
@@ -148,7 +150,7 @@ def _count_all(name: str, assembly: str, symbols: dict[str, str], notes: list[st
 def _natives(barrier_set: str) -> str:
     """The barrier functions of a set, as optimised LLVM IR."""
     module = ir.Module("benchmarks.events")
-    natives.emit(module, barriers.find(barrier_set))
+    natives.emit(module, Barriers(registry.find(barrier_set)))
     return compile_ir(module, tuple(natives.CDECLS)).llvm_ir
 
 

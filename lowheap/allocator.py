@@ -4,37 +4,31 @@ A policy keeps all of its state in the control block and in the free blocks them
 its place between any two calls. Whatever the policy, the heap is walkable: from `FIRST_INDEX` up to the bump pointer,
 every block, live or free, tells its length (`walk`).
 
-`SegregatedFit` is the default. Small blocks have a LIFO list for each size; larger ones share a list with all of their
-power of two; fresh memory comes off the bump region. Freeing never looks at neighbours: a linear pass merges them
-(`coalesce`) when an allocation would otherwise fail and enough has been freed since the last pass to pay for it.
+`SegregatedFit` is the default; `collectors/shared/free_lists.py` is what it does.
 """
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lowheap.collectors.shared import free_lists, setup
+from lowheap.collectors.shared.verify import verify_free_lists_alone
+from lowheap.collectors.shared.walking import blocks, is_free, length_of_block
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
-    BLOCK_ALIGN,
     FIRST_INDEX,
-    FREE_BLOCK_COALESCED,
     HEADER_SIZE,
     MINIMUM_OBJECT_BLOCK,
     NULL,
-    SIZE_CLASS_COUNT,
-    SMALL_BLOCK_LIMIT,
-    FreeBlock,
-    VMDrcHeader,
     VMHeapControl,
     block_length,
-    size_class,
 )
 from lowheap.memory import Mapping
-
-COALESCING_FRACTION = 16
-"""A coalescing pass reads the whole heap, so this part of it must be free, and freed since the last one."""
+from lowheap.native import Heap
+from lowheap.native.heap import HeapMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +40,16 @@ class Block:
     is_free: bool
 
 
-def walk(control: VMHeapControl, memory: Mapping) -> Iterator[Block]:
+def walk(control: VMHeapControl, memory: HeapMemory) -> Iterator[Block]:
     """Yield every block from the first index to the bump pointer, in address order.
 
     Raises HeapCorruptionError, naming the block, where one does not tell a length that leads to the next.
     """
-    index = FIRST_INDEX
-    while index < control.bump:
-        free = memory.view(FreeBlock, index)
-        is_free = free.kind_and_reserved == 0
-        if is_free:
-            length, least = free.length, BLOCK_ALIGN
-        else:
-            length, least = block_length(memory.view(VMDrcHeader, index).object_size), MINIMUM_OBJECT_BLOCK
-        if length < least or length % BLOCK_ALIGN or index + length > control.bump:
-            what = "free block" if is_free else "object"
-            raise HeapCorruptionError(
-                [f"{what} at {index:#x} claims {length} bytes; the bump pointer is at {control.bump:#x}"]
-            )
-        yield Block(index, length, is_free)
-        index += length
+    heap = Heap(memory, control)
+    for index in blocks(heap):
+        yield Block(index, length_of_block(heap, index), is_free(heap, index))
+    if heap.problems:
+        raise HeapCorruptionError(heap.problems)
 
 
 class Allocator(ABC):
@@ -73,10 +57,11 @@ class Allocator(ABC):
 
     name: str
 
-    def __init__(self, control: VMHeapControl, memory: Mapping) -> None:
-        """Work on this control block and this memory."""
+    def __init__(self, control: VMHeapControl, memory: Mapping, heap: Heap | None = None) -> None:
+        """Work on this control block and this memory; `heap` is how functions written once know both."""
         self.control = control
         self.memory = memory
+        self.heap = Heap(memory, control) if heap is None else heap
 
     @abstractmethod
     def reset(self) -> None:
@@ -102,9 +87,9 @@ class Allocator(ABC):
     def check_integrity(self) -> list[str]:
         """Return what is wrong with the policy's own structures, one sentence each, without a look at any object."""
 
-    @abstractmethod
     def verify(self) -> list[str]:
-        """Return what `check_integrity` does, and what does not agree with a walk of the heap."""
+        """Return what is wrong that is seen by nobody else: structures that are not in the heap."""
+        return []
 
 
 class SegregatedFit(Allocator):
@@ -115,156 +100,35 @@ class SegregatedFit(Allocator):
     def reset(self) -> None:
         """Make all of the capacity one bump region, and every list empty."""
         control = self.control
-        control.bump = FIRST_INDEX
+        setup.set_up_bump(ctypes.addressof(control))
         control.bytes_freed_at_last_coalescing = control.bytes_freed
-        self._clear_lists()
-        self.capacity_changed()
+        free_lists.clear_lists(self.heap)
 
     def capacity_changed(self) -> None:
         """Extend the bump region to the end of the capacity."""
-        self.control.bump_end = max(FIRST_INDEX, self.control.capacity & -BLOCK_ALIGN)
+        setup.extend_bump(ctypes.addressof(self.control))
 
     def allocate(self, size: int) -> int | None:
         """Return a block's index: off its list, off the bump region, off a larger block, or after a coalescing pass."""
         length = block_length(size)
         if FIRST_INDEX + length > self.control.bump_end:
             return None  # longer than all there is, and perhaps than any class
-        index = self._pop(length)
-        if index is None and length >= SMALL_BLOCK_LIMIT:
-            index = self._split_larger(length)  # before fresh memory, or large blocks would never be used again
-        if index is None:
-            index = self._bump(length) or self._split_larger(length)
-        if index is None and self._coalescing_pays():
-            self.coalesce()
-            index = self._bump(length) or self._split_larger(length)
-        return index
+        index: int = free_lists.find_block(self.heap, length)
+        return None if index == NULL else index
 
     def free(self, index: int, size: int) -> None:
         """Push the block on the list of its size class."""
-        self._push(index, block_length(size), flags=0)
+        free_lists.give_back(self.heap, index, block_length(size))
 
     def coalesce(self) -> None:
-        """Merge free neighbours and give the last ones back to the bump region, in one pass over the heap.
-
-        Afterwards each list is in address order, so that allocation fills the heap from below.
-        """
-        control = self.control
-        self._clear_lists()
-        runs: list[tuple[int, int]] = []
-        for block in walk(control, self.memory):
-            if not block.is_free:
-                continue
-            if runs and sum(runs[-1]) == block.index:
-                runs[-1] = (runs[-1][0], runs[-1][1] + block.length)
-            else:
-                runs.append((block.index, block.length))
-        if runs and sum(runs[-1]) == control.bump:
-            control.bump = runs.pop()[0]
-        for index, length in reversed(runs):
-            self._push(index, length, FREE_BLOCK_COALESCED)
-        control.bytes_freed_at_last_coalescing = control.bytes_freed
-        control.coalescings += 1
+        """Merge free neighbours and give the last ones back to the bump region, in one pass over the heap."""
+        free_lists.coalesce(self.heap)
 
     def check_integrity(self) -> list[str]:
         """Check that the lists hold nothing but free blocks, each once and in its class."""
-        return self._follow_lists({})
-
-    def verify(self) -> list[str]:
-        """Check that the lists hold exactly the free blocks, each in its class, and that no merge was missed."""
-        listed: dict[int, int] = {}
-        problems = self._follow_lists(listed)
-        previous_coalesced_end = None
-        for found in walk(self.control, self.memory):
-            if not found.is_free:
-                continue
-            if listed.pop(found.index, None) is None:
-                problems.append(f"free block at {found.index:#x} is on no free list")
-            coalesced = bool(self.memory.view(FreeBlock, found.index).flags & FREE_BLOCK_COALESCED)
-            if coalesced and previous_coalesced_end == found.index:
-                problems.append(f"free block at {found.index:#x} was not merged with the one before it")
-            previous_coalesced_end = found.index + found.length if coalesced else None
-        problems += [f"free list {number} holds {index:#x}, which no walk reaches" for index, number in listed.items()]
-        return problems
-
-    def _follow_lists(self, listed: dict[int, int]) -> list[str]:
-        """Put each block on a list into `listed`, with its list's number, and return what is wrong on the way."""
-        problems = []
-        for number in range(SIZE_CLASS_COUNT):
-            index = self.control.size_class_heads[number]
-            while index != NULL:
-                if index % BLOCK_ALIGN or not FIRST_INDEX <= index < self.control.bump:
-                    problems.append(f"free list {number} leads to {index:#x}, which cannot be a block")
-                    break
-                if index in listed:
-                    problems.append(f"free block at {index:#x} is on a free list twice")
-                    break
-                block = self.memory.view(FreeBlock, index)
-                if block.kind_and_reserved != 0:
-                    problems.append(f"free list {number} holds {index:#x}, which is not free")
-                    break
-                if size_class(block.length) != number:
-                    problems.append(f"free block at {index:#x} of {block.length} bytes is on free list {number}")
-                listed[index] = number
-                index = block.next
-        return problems
-
-    # The four sources of a block, and the way back.
-
-    def _pop(self, length: int) -> int | None:
-        """Take the first block of exactly this length's class, if the class is exact."""
-        number = size_class(length)
-        index = int(self.control.size_class_heads[number])
-        if index == NULL:
-            return None
-        block = self.memory.view(FreeBlock, index)
-        if block.length != length:
-            return None
-        self.control.size_class_heads[number] = block.next
-        return index
-
-    def _bump(self, length: int) -> int | None:
-        index = self.control.bump
-        if index + length > self.control.bump_end:
-            return None
-        self.control.bump = index + length
-        return index
-
-    def _split_larger(self, length: int) -> int | None:
-        """Take the first block that is long enough from the smallest class that has one; its tail stays free."""
-        for number in range(size_class(length), SIZE_CLASS_COUNT):
-            previous = None
-            index = int(self.control.size_class_heads[number])
-            while index != NULL:
-                block = self.memory.view(FreeBlock, index)
-                if block.length >= length:
-                    if previous is None:
-                        self.control.size_class_heads[number] = block.next
-                    else:
-                        previous.next = block.next
-                    if block.length > length:
-                        self._push(index + length, block.length - length, block.flags)
-                    return index
-                previous, index = block, block.next
-        return None
-
-    def _push(self, index: int, length: int, flags: int) -> None:
-        number = size_class(length)
-        block = self.memory.view(FreeBlock, index)
-        block.kind_and_reserved = 0
-        block.length = length
-        block.next = self.control.size_class_heads[number]
-        block.flags = flags
-        self.control.size_class_heads[number] = index
-
-    def _clear_lists(self) -> None:
-        for number in range(SIZE_CLASS_COUNT):
-            self.control.size_class_heads[number] = NULL
-
-    def _coalescing_pays(self) -> bool:
-        control = self.control
-        freed = control.bytes_freed - control.bytes_freed_at_last_coalescing
-        free = control.bump - FIRST_INDEX - (control.bytes_allocated - control.bytes_freed)
-        return min(freed, free) >= max(1, control.capacity // COALESCING_FRACTION)
+        heap = Heap(self.memory, self.control)
+        verify_free_lists_alone(heap)
+        return heap.problems
 
 
 assert block_length(HEADER_SIZE) == MINIMUM_OBJECT_BLOCK

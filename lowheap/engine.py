@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
+from lowheap.errors import CompilerError
 from lowheap.types import TypeRegistry
 
 RUNTIMES = ("native", "python")
 OPT_LEVELS = (0, 1, 2, 3)
+INLINE = ("auto", "always", "never")
 
 _log = logging.getLogger("lowheap.engine")
 
@@ -19,10 +24,14 @@ _log = logging.getLogger("lowheap.engine")
 class Engine:
     """The type registry, and the options that modules are compiled with.
 
-    `barriers` names the barrier set whose code surrounds every access to a reference: "drc", "null", "outlined", the
-    name of an entry point in the group `lowheap.barriers`, or "module:Class". `runtime` says who allocates, drops and
-    collects for compiled code: "native" is compiled too, and inline where it is hot; "python" is the heap of `heap.py`,
-    called back. `opt_level` is LLVM's, 0 to 3.
+    `collector` says what frees objects, and what code surrounds every access to a reference: "drc", "null", the name of
+    an entry point in the group `lowheap.collectors`, "module:Class", "file.py:Class", a `Collector` class or an
+    instance of one. `barriers`, in the same words, is a variation of its barriers, "outlined" for one, and stands for
+    the collector when that is not given. `runtime` says who allocates, drops and collects for compiled code: "native"
+    is compiled too, and inline where it is hot; "python" is the heap of `heap.py`, called back. `opt_level` is LLVM's,
+    0 to 3. `inline` is about allocation, barriers and casts: "always" inlines all of them; "never" calls functions for
+    them but for the tiny ones, which is slower and compiles several times faster; "auto", the default, does either
+    where it is worth it, see `wasm/events.py`.
 
     `cache` is where compiled modules are kept for the next time: a directory, or True for lowheap's in the user's cache
     directory; None or False, the default, for nowhere. An entry is used only when everything that its code depends on
@@ -32,23 +41,41 @@ class Engine:
     def __init__(
         self,
         *,
-        barriers: str = "drc",
+        collector: str | type[Collector] | Collector | None = None,
+        barriers: str | type[Collector] | Collector | None = None,
         runtime: str = "native",
         opt_level: int = 2,
+        inline: str = "auto",
         cache: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         """Make an engine with an empty type registry. ValueError for an option that does not exist."""
-        if not isinstance(barriers, str) or not barriers:
-            raise TypeError(f"barriers is {barriers!r}; it must be the name of a barrier set")
+        chosen = _collector(collector, barriers)
         if runtime not in RUNTIMES:
             raise ValueError(f"there is no runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
         if opt_level not in OPT_LEVELS:
             raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
+        if inline not in INLINE:
+            raise ValueError(f"there is no inline {inline!r}; there are {', '.join(INLINE)}")
         self.types = TypeRegistry()
-        self.barriers = barriers
+        self.collector = chosen
         self.runtime = runtime
         self.opt_level = opt_level
+        self.inline = inline
         self.cache = _cache_directory(cache)
+
+
+def _collector(collector: Any, barriers: Any) -> Collector:
+    for what, given in (("collector", collector), ("barriers", barriers)):
+        is_class = isinstance(given, type) and issubclass(given, Collector)
+        if given is not None and not is_class and (not isinstance(given, str | Collector) or not given):
+            raise TypeError(f"{what} is {given!r}; it must be a collector's name, a Collector class or an instance")
+    found = registry.find("drc" if collector is None else collector)
+    if barriers is None:
+        return found
+    varied = registry.find(barriers)
+    if collector is not None and not isinstance(varied, type(found)):
+        raise CompilerError(f"the barriers {varied.name} are no variation of those of the collector {found.name}")
+    return varied
 
 
 def _cache_directory(cache: bool | str | os.PathLike[str] | None) -> Path | None:

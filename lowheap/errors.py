@@ -139,3 +139,48 @@ class Trap(LowheapError):
         self.function = function
         self.offset = offset
         self.detail = detail
+
+
+class Status(enum.IntEnum):
+    """What a call of the C interface returns: 0, or why it failed. `lh_error_message` tells more."""
+
+    OK = 0
+    OUT_OF_MEMORY = 1
+    TOO_LARGE = 2
+    BAD_ARGUMENT = 3
+    NULL_REFERENCE = 4
+    BAD_REFERENCE = 5
+    WRONG_TYPE = 6
+    BAD_TYPE = 7
+    OUT_OF_BOUNDS = 8
+    BAD_FRAME = 9
+    BAD_SLOT = 10
+    BUSY = 11
+    NO_GC = 12
+    ABI = 13
+    SYSTEM = 14
+    LIMIT = 15
+    CORRUPT = 16
+    UNSUPPORTED = 17
+    CALLBACK = 18
+
+
+def status_error(status: int, message: str) -> LowheapError:
+    """Return the exception that stands for a status in Python."""
+    match status:
+        case Status.OUT_OF_MEMORY:
+            return HeapExhaustedError(message, 0)
+        case Status.TOO_LARGE:
+            return AllocationTooLargeError(message)
+        case Status.BAD_REFERENCE | Status.NULL_REFERENCE | Status.WRONG_TYPE:
+            return InvalidReferenceError(message)
+        case Status.BAD_TYPE:
+            return TypeDefinitionError(message)
+        case Status.NO_GC:
+            return NoGcScopeError(message)
+        case Status.CORRUPT:
+            return HeapCorruptionError([message])
+        case Status.UNSUPPORTED:
+            return UnsupportedError(message)
+        case _:
+            return HeapError(message)

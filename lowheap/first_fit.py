@@ -32,6 +32,7 @@ from lowheap.layout import (
     block_length,
 )
 from lowheap.memory import Mapping
+from lowheap.native import Heap
 
 
 class FirstFit(Allocator):
@@ -39,9 +40,9 @@ class FirstFit(Allocator):
 
     name = "first-fit"
 
-    def __init__(self, control: VMHeapControl, memory: Mapping) -> None:
-        """Work on this control block and this memory, whatever is in it."""
-        super().__init__(control, memory)
+    def __init__(self, control: VMHeapControl, memory: Mapping, heap: Heap | None = None) -> None:
+        """Work on this control block and this memory, whatever is in it, in the place of the free lists."""
+        super().__init__(control, memory, heap)
         self._cached_lengths: SortedDict[int, int] | None = None
 
     def reset(self) -> None:

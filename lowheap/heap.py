@@ -17,25 +17,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
 from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.collectors import registry
+from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.drc.verify import verify_pending
+from lowheap.collectors.interface import ANY, Collector
+from lowheap.collectors.shared import free_lists, setup, sizing, tracing
+from lowheap.collectors.shared import roots as root_table
+from lowheap.collectors.shared import types as type_table
+from lowheap.collectors.shared.sizing import UNLIMITED
+from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
     HeapError,
     HeapExhaustedError,
     InvalidReferenceError,
-    NoGcScopeError,
 )
 from lowheap.layout import (
-    BLOCK_ALIGN,
+    COLLECTOR_STATE_OFFSET,
+    COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
@@ -43,13 +49,12 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
-    FIELD_TRACED,
     FIRST_INDEX,
+    HANDLE_LIMIT,
     HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
-    HOST_DATA_OFFSET,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -57,9 +62,7 @@ from lowheap.layout import (
     RESERVED_MASK,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
-    TRACED_MASK_BITS,
-    TYPE_DATA_LIMIT,
-    TYPE_DATA_OFFSET,
+    TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
     U32_MAX,
@@ -71,7 +74,7 @@ from lowheap.layout import (
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
-    VMFieldInfo,
+    VMFieldDefinition,
     VMGcKind,
     VMHeapControl,
     VMHeapType,
@@ -81,16 +84,10 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
+from lowheap.native import Heap, note, tables
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
-
-TRACE = 5
-"""Logging level of the collector's per-object messages, below DEBUG."""
-
-_FIELD_INFO_WORDS = ctypes.sizeof(VMFieldInfo) // ctypes.sizeof(ctypes.c_uint32)
-
-logging.addLevelName(TRACE, "TRACE")
-_log = logging.getLogger("lowheap.heap")
+from lowheap.verification import problems_of
 
 
 @runtime_checkable
@@ -155,6 +152,8 @@ class HeapStatistics:
     capacity: int
     maximum: int
     listed: int
+    counters: dict[str, int]
+    """What the collector counts besides, by name."""
 
     @property
     def live_objects(self) -> int:
@@ -167,6 +166,26 @@ class HeapStatistics:
         return self.bytes_allocated - self.bytes_freed
 
 
+class _NativeHeap(Heap):
+    """A `DrcHeap` as functions written once know it; on a checked one, each header that they come to is looked at."""
+
+    def __init__(self, heap: DrcHeap, memory: Memory) -> None:
+        super().__init__(memory, heap.control, host=heap.release_dead_externrefs)
+        self._heap = heap
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether to look for corruption on the way."""
+        return self._heap.is_checked
+
+    def header(self, reference: int) -> VMDrcHeader:
+        """Return the header of an object. InvalidReferenceError where none is, HeapCorruptionError for a wrong one."""
+        header = super().header(reference)
+        if self._heap.is_checked:
+            self._heap.check_header(reference, is_dead=header.ref_count == 0)
+        return header
+
+
 class DrcHeap:
     """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean.
 
@@ -176,12 +195,18 @@ class DrcHeap:
     """
 
     def __init__(
-        self, types: TypeRegistry, *, allocator: type[Allocator] = SegregatedFit, checked: bool = False
+        self,
+        types: TypeRegistry,
+        *,
+        collector: Collector | None = None,
+        allocator: type[Allocator] = SegregatedFit,
+        checked: bool = False,
     ) -> None:
-        """Make a heap without memory. `allocator` is its free-list policy."""
+        """Make a heap without memory. `collector` is by default `Drc`, `allocator` its free-list policy."""
         if not isinstance(types, TypeRegistry):
             raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
+        self.collector = registry.find("drc" if collector is None else collector)
         self.allocator_policy = allocator
         self.is_checked = checked
         """Whether operations look for corruption; may be changed at any moment."""
@@ -189,21 +214,14 @@ class DrcHeap:
         self._layout_cache: dict[int, GcLayout] = {}
         self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
-        self.control.type_table = self._control_mapping.base + TYPE_TABLE_OFFSET
-        self.control.type_data = self._control_mapping.base + TYPE_DATA_OFFSET
-        self.control.handles = self._control_mapping.base + HANDLES_OFFSET
-        self.control.root_slots = self._control_mapping.base + ROOT_SLOTS_OFFSET
-        self.control.host_data = self._control_mapping.base + HOST_DATA_OFFSET
+        setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
         self._memory: Memory | None = None
+        self._native: _NativeHeap | None = None
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
-        self.free_dead: Callable[[], None] = self._free_dead
-        """What frees the objects on the dead list; whoever has compiled code that does the same may put it here."""
-        self.sweep_pending: Callable[[], None] = self._sweep_pending
-        """What sweeps and frees nothing: what dies goes on the list of pending dead objects. Likewise."""
-        self.free_pending: Callable[[int | None], bool] = self._free_pending
-        """What frees so many pending dead objects, or all (None), and returns whether some are left. Likewise."""
+        self.replacements: dict[Any, Callable[..., Any]] = {}
+        """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
     # ------------------------------------------------------------------------------------------------------------------
     # Memory: attach, detach, take, replace
@@ -225,6 +243,14 @@ class DrcHeap:
             raise HeapError("the heap has no memory: it is detached, closed, or its memory is taken")
         return self._memory
 
+    @property
+    def native(self) -> Heap:
+        """The heap as functions written once know it. HeapError when it has no memory."""
+        if self._native is None:
+            _ = self.memory  # says why
+            raise HeapError("the heap has no memory")
+        return self._native
+
     def check_attached(self) -> None:
         """HeapError when the heap has no memory."""
         _ = self.memory
@@ -242,10 +268,27 @@ class DrcHeap:
         control = self.control
         host_data.bind(control)
         self._memory, self._host_data = memory, host_data
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
-        self._allocator = self.allocator_policy(control, memory)
-        self._allocator.reset()
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
+        if not self.collector.counts:
+            control.flags |= CONTROL_UNCOUNTED
+        self._bind_memory(memory)
+        self.policy.reset()
+
+    def _bind_memory(self, memory: Memory) -> None:
+        self._native = _NativeHeap(self, memory)
+        self._allocator = self.allocator_policy(self.control, memory, self._native)
+        self._native.replacements = self.replacements
+        self._native.state_offsets = self.collector.state_offsets()
+        if not isinstance(self._allocator, SegregatedFit):
+            self.replacements[free_lists.give_back] = self._allocator.free  # lengths are rounded, and stay so
+
+    @property
+    def policy(self) -> Allocator:
+        """The free-list policy at work. HeapError when the heap has no memory."""
+        if self._allocator is None:
+            _ = self.memory  # says why
+            raise HeapError("the heap has no memory")
+        return self._allocator
 
     def detach(self) -> Memory:
         """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.
@@ -259,12 +302,12 @@ class DrcHeap:
         if self._host_data is not None:
             self._host_data.unbind()
         self._clear_type_table()
-        tables = (control.type_table, control.type_data, control.handles, control.root_slots, control.host_data)
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
-        control.type_table, control.type_data, control.handles, control.root_slots, control.host_data = tables
+        self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
+        setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
-        self._memory = self._allocator = self._host_data = None
+        self._memory = self._native = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
@@ -272,7 +315,7 @@ class DrcHeap:
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self._allocator = None
+        self._memory = self._native = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
@@ -292,11 +335,10 @@ class DrcHeap:
                 f"and is said to have grown by {delta_bytes_grown}"
             )
         self._memory = memory
-        self._allocator = self.allocator_policy(control, memory)
-        control.heap_base, control.capacity, control.maximum = memory.base, memory.capacity, memory.maximum
-        control.flags |= CONTROL_ATTACHED
+        self._bind_memory(memory)
+        setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         control.growths += bool(delta_bytes_grown)
-        self._allocator.capacity_changed()
+        self.policy.capacity_changed()
         self._check_integrity()
 
     def close(self) -> None:
@@ -313,13 +355,11 @@ class DrcHeap:
 
     def enter_no_gc_scope(self) -> None:
         """Forbid collections until the matching `exit_no_gc_scope`. Scopes nest."""
-        self.control.no_gc_count += 1
+        root_table.enter_no_gc_scope(tables(self.control))
 
     def exit_no_gc_scope(self) -> None:
         """Leave a scope. NoGcScopeError when none was entered."""
-        if self.control.no_gc_count == 0:
-            raise NoGcScopeError("cannot leave a no-GC scope: none was entered")
-        self.control.no_gc_count -= 1
+        root_table.exit_no_gc_scope(tables(self.control))
 
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:
@@ -374,74 +414,46 @@ class DrcHeap:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
         if self._type_info(type_index).kind != 0:
             return
-        layout = self.layout(type_index)
-        display = self.types.supertypes(type_index)
-        traced = layout.traced_offsets if isinstance(layout, GcStructLayout) else ()
-        fields = list(self._field_infos(type_index, layout))
-        words = (ctypes.c_uint32 * (len(fields) * _FIELD_INFO_WORDS)).from_buffer_copy(b"".join(map(bytes, fields)))
-        start = self._append_type_data((*traced, *display, *words))
-        info = self._type_info(type_index)
-        if isinstance(layout, GcStructLayout):
-            info.size_or_elements_offset = layout.size
-            info.traced_count = len(traced)
-        else:
-            info.size_or_elements_offset = layout.elements_offset
-            info.element_size = layout.element_size
-            info.traced_count = int(layout.elements_are_traced)
-        slots = [(offset - HEADER_SIZE) // REFERENCE_SIZE for offset in traced]
-        if slots and max(slots) < TRACED_MASK_BITS:
-            info.traced_mask = sum(1 << slot for slot in slots)
-        else:
-            info.is_beyond_mask = int(info.traced_count != 0)
-        info.traced_offsets_start = start
-        info.supertypes_start = start + len(traced)
-        info.depth = len(display) - 1
-        info.fields_start = info.supertypes_start + len(display)
-        info.field_count = len(fields)
-        info.is_final = int(self.types[type_index].final)
-        info.kind = layout.kind  # last: it says that the entry is complete
-        self.control.type_count = max(self.control.type_count, type_index + 1)
+        kind = self.layout(type_index).kind  # OverflowError for what no object can be
+        definitions = [self._definition(field) for field in self._fields(type_index)]
+        fields = (VMFieldDefinition * len(definitions))(*definitions)
+        *above, _ = self.types.supertypes(type_index)
+        numbers = (ctypes.c_uint32 * len(above))(*above)
+        type_table.write_type(
+            tables(self.control),
+            type_index,
+            int(kind),
+            ctypes.addressof(fields),
+            len(fields),
+            ctypes.addressof(numbers),
+            len(above),
+            TYPE_FINAL * self.types[type_index].final,
+        )
 
-    def _field_infos(self, type_index: int, layout: GcLayout) -> Iterator[VMFieldInfo]:
-        """Yield what the type table says of each field of a type; of an array type, of its element."""
+    def _fields(self, type_index: int) -> tuple[FieldType, ...]:
+        """Return the fields of a type's objects: an array's elements, an exception's parameters."""
         composite = self.types[type_index].composite
-        if isinstance(layout, GcArrayLayout):
-            assert isinstance(composite, ArrayType), "only array types have array layouts"
-            yield self._field_info(layout.elements_offset, composite.element)
-            return
-        fields = composite.fields if isinstance(composite, StructType) else None
-        if fields is None:
-            assert isinstance(composite, FuncType), "a type is a struct's, an array's or a function's"
-            fields = tuple(FieldType(param, False) for param in composite.params)
-        for place, field in zip(layout.fields, fields, strict=True):
-            yield self._field_info(place.offset, field)
+        if isinstance(composite, ArrayType):
+            return (composite.element,)
+        if isinstance(composite, StructType):
+            return composite.fields
+        return tuple(FieldType(param, False) for param in composite.params)
 
-    def _field_info(self, offset: int, field: FieldType) -> VMFieldInfo:
+    def _definition(self, field: FieldType) -> VMFieldDefinition:
         storage, flags = field.storage, FIELD_MUTABLE * field.mutable
         if not isinstance(storage, RefType):
-            return VMFieldInfo(offset, VMStorage[storage.name], flags)
-        flags |= FIELD_NULLABLE * storage.nullable | FIELD_TRACED * self.types.is_traced(storage)
+            return VMFieldDefinition(VMStorage[storage.name], flags)
+        flags |= FIELD_NULLABLE * storage.nullable
+        if not self.types.is_traced(storage):
+            flags |= type_table.FIELD_UNTRACED
         heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
-        return VMFieldInfo(offset, VMStorage.REFERENCE, flags, heap_type)
+        return VMFieldDefinition(VMStorage.REFERENCE, flags, heap_type)
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)
 
     def _type_info(self, type_index: int) -> VMTypeInfo:
         return self._control_mapping.view(VMTypeInfo, TYPE_TABLE_OFFSET + type_index * ctypes.sizeof(VMTypeInfo))
-
-    def _append_type_data(self, values: tuple[int, ...]) -> int:
-        start = self.control.type_data_length
-        if start + len(values) > TYPE_DATA_LIMIT:
-            raise HeapError(f"the type table's data is full: {start} of at most {TYPE_DATA_LIMIT} entries are used")
-        words = (ctypes.c_uint32 * len(values))(*values)
-        self._control_mapping.write(TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32), bytes(words))
-        self.control.type_data_length = start + len(values)
-        return start
-
-    def _type_data(self, start: int, count: int) -> ctypes.Array[ctypes.c_uint32]:
-        offset = TYPE_DATA_OFFSET + start * ctypes.sizeof(ctypes.c_uint32)
-        return self._control_mapping.view(ctypes.c_uint32 * count, offset)
 
     def _clear_type_table(self) -> None:
         self._control_mapping.zero(TYPE_TABLE_OFFSET, self.control.type_count * ctypes.sizeof(VMTypeInfo))
@@ -454,25 +466,15 @@ class DrcHeap:
         header = self._header_of_object(reference)
         if header.ref_count == 0:
             raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
-        if self.is_checked and (problems := list(self._verify_object(reference))):
-            raise HeapCorruptionError(problems)
         return header
 
+    def check_header(self, reference: int, *, is_dead: bool) -> None:
+        """HeapCorruptionError when something is wrong with an object's header alone."""
+        if problems := list(self._verify_object(reference, is_pending=is_dead)):
+            raise HeapCorruptionError(problems)
+
     def _header_of_object(self, reference: int) -> VMDrcHeader:
-        if not isinstance(reference, int) or isinstance(reference, bool):
-            raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
-        memory = self.memory
-        if (
-            reference % BLOCK_ALIGN
-            or reference < FIRST_INDEX
-            or reference + HEADER_SIZE > self.control.bump
-            or (header := memory.view(VMDrcHeader, reference)).kind_and_reserved & KIND_MASK not in OBJECT_KINDS
-        ):
-            raise InvalidReferenceError(
-                f"{reference:#x} does not name an object; objects are at multiples of {BLOCK_ALIGN} "
-                f"from {FIRST_INDEX:#x} to {self.control.bump:#x}"
-            )
-        return header
+        return self.native.header(reference)
 
     def kind(self, reference: int) -> VMGcKind:
         """Return the kind of a live object."""
@@ -512,192 +514,79 @@ class DrcHeap:
 
     @property
     def is_counted(self) -> bool:
-        """Whether references are counted here; not so on a heap for code that was compiled without counting."""
+        """Whether references are counted here; not so with a collector that frees nothing."""
         return not self.control.flags & CONTROL_UNCOUNTED
-
-    def disable_counting(self) -> None:
-        """Make this a heap on which nothing is counted and nothing freed. HeapError once it has had objects."""
-        if self.is_counted and self.control.objects_allocated:
-            raise HeapError("cannot stop counting on a heap that has had objects")
-        self.control.flags |= CONTROL_UNCOUNTED
 
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
         if names_object(reference):
-            header = self.header(reference)
-            if self.is_counted:
-                header.ref_count += 1
-                if _log.isEnabledFor(TRACE):
-                    _log.log(TRACE, "count of %#x up to %d", reference, header.ref_count)
+            self.header(reference)
+            self.collector.inc_ref(self.native, reference, ANY)
         return reference
 
-    def write_gc_ref(self, destination: ctypes.c_uint32, source: int) -> None:
+    def write_gc_ref(self, destination: ctypes.c_uint32, source: int, owner: int = NULL) -> None:
         """Store `source` in a slot that owns its value, and drop what was there.
 
-        The new value is counted before the old one is dropped, because they may be one; and stored before that, because
-        what a drop runs must see the new value. The caller keeps its own count of `source`.
+        `owner` is the object that the slot is in, if any. The caller keeps its own count of `source`.
         """
         if not isinstance(destination, ctypes.c_uint32):
             raise TypeError(f"destination is {destination!r}; it must be a slot, a c_uint32")
-        self.clone_gc_ref(source)
-        old = destination.value
-        destination.value = source
-        self.drop_gc_ref(old)
+        for reference in (source, destination.value):
+            if names_object(reference):
+                self.header(reference)
+        try:
+            self.collector.write(self.native, owner, destination, source, ANY)
+        finally:
+            self._settle()
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
-        if not names_object(reference) or not self.is_counted:
-            return
-        self._decrement(reference)
-        self.free_dead()
+        if names_object(reference):
+            self.header(reference)
+            try:
+                self.collector.dec_ref(self.native, reference, ANY)
+            finally:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Let the host have the externrefs that died, and look at the free blocks of a checked heap."""
+        self.release_dead_externrefs()
+        self._check_integrity()
 
     def expose_gc_ref_to_wasm(self, reference: int) -> None:
         """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
 
         An object that is listed already has the list's count; the caller's is given back then.
         """
-        if not names_object(reference) or not self.is_counted:
-            return
-        self.check_idle("expose a reference")
-        header = self.header(reference)
-        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            self._decrement(reference)  # cannot reach 0: the list has one
-            return
-        header.kind_and_reserved |= HEADER_IN_OVER_APPROX_LIST_BIT
-        header.next_over_approximated_stack_root = self.control.over_approximated_stack_roots
-        self.control.over_approximated_stack_roots = reference
-        self.control.current_len += 1
+        if names_object(reference) and self.is_counted:
+            self.check_idle("expose a reference")
+            self.header(reference)
+            self.collector.expose(self.native, reference, ANY)
 
-    def _decrement(self, reference: int, *, pending: bool = False) -> None:
-        """Take one count; when it was the last, the object goes on the dead list, or on that of the pending dead."""
-        header = self.header(reference)
-        if header.ref_count == 1 and header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            raise HeapCorruptionError(
-                [f"the object at {reference:#x} would lose its last count, but is on the over-approximated list"]
-            )
-        header.ref_count -= 1
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "count of %#x down to %d", reference, header.ref_count)
-        if header.ref_count == 0:
-            control = self.control
-            if pending:
-                header.next_over_approximated_stack_root = control.pending_dead
-                control.pending_dead = reference
-            else:
-                header.next_over_approximated_stack_root = control.dead_list
-                control.dead_list = reference
+    def free_pending(self, budget: int | None = None) -> bool:
+        """Free so many of the pending dead objects, or all (None), from the front of their list; whether some are left.
 
-    def _free_dead(self) -> None:
-        """Free the objects on the dead list, and those that thereby lose their last owner.
-
-        An object whose count is 0 is on no other list, so its own link threads the dead list: however long a chain dies
-        at once, this needs neither recursion nor memory.
-        """
-        control = self.control
-        while control.dead_list != NULL:
-            reference = control.dead_list
-            header = self._header_of_object(reference)
-            control.dead_list = header.next_over_approximated_stack_root
-            for slot in self._traced_slots(reference):
-                if is_object(slot):
-                    self._decrement(slot)
-            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
-                assert self._host_data is not None
-                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
-            self._dealloc(reference)
-
-    def _free_pending(self, budget: int | None = None) -> bool:
-        """Free the pending dead objects from the front of their list, those that thereby die among them.
-
-        Whenever this empties the list, what is left is what a collection has left alive.
+        Those that thereby die are among them. Whenever this empties the list, what is left is what a collection has
+        left alive. HeapCorruptionError when one is not dead; it stays where it is.
         """
         self.check_attached()
-        control = self.control
-        if control.pending_dead == NULL:
-            return False
-        self._note_peak()
-        freed = 0
-        while control.pending_dead != NULL:
-            if freed == budget:
-                return True
-            self._free_first_pending()
-            freed += 1
-        control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
-        return False
-
-    def _free_first_pending(self) -> None:
-        """Free the first of the pending dead objects; those that thereby lose their last owner take its place.
-
-        When an error is found on the way, it stays where it is, without the references that it has given back by then.
-        """
-        control = self.control
-        reference = control.pending_dead
+        died_before = self.control.dead_externrefs
+        limit = UNLIMITED if budget is None else min(budget, UNLIMITED)
         try:
-            header = self._header_of_object(reference)
-        except InvalidReferenceError as error:
-            raise HeapCorruptionError([f"the list of pending dead objects: {error}"]) from None
-        check = self._verify_object(reference, is_pending=True) if self.is_checked else self._verify_pending(reference)
-        if problems := list(check):
-            raise HeapCorruptionError(problems)
-        control.pending_dead = header.next_over_approximated_stack_root
-        given_back = 0
-        try:
-            for slot in self._traced_slots(reference):
-                if is_object(slot):
-                    self._decrement(slot, pending=True)
-                given_back += 1
-            if header.kind_and_reserved & KIND_MASK == VMGcKind.EXTERN_REF:
-                assert self._host_data is not None, "a heap with memory has a side table"
-                self._host_data.dealloc(self.memory.view(VMDrcExternRef, reference).host_data_id)
-        except BaseException:
-            for offset in itertools.islice(self._traced_offsets(reference), given_back):
-                self.memory.view(ctypes.c_uint32, reference + offset).value = NULL
-            header.next_over_approximated_stack_root = control.pending_dead
-            control.pending_dead = reference
-            raise
-        self._dealloc(reference)
-
-    def _note_peak(self) -> None:
-        """Compiled code allocates without a look at the peak; whatever is about to free looks."""
-        control = self.control
-        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
+            is_left: bool = counting.free_pending(self.native, limit)
+        finally:
+            self.release_dead_externrefs(until=died_before)
+            self._check_integrity()
+        if not is_left:
+            self.control.live_bytes_after_last_collection = self.control.bytes_allocated - self.control.bytes_freed
+        return is_left
 
     def release_dead_externrefs(self, until: int = NULL) -> None:
-        """Free the externrefs that died in compiled code, which leaves that to the host; those before `until`."""
+        """Free the externrefs that died, when the host has let go of their host data; those before `until`."""
         while self.control.dead_externrefs not in (NULL, until):
-            reference = self.control.dead_externrefs
-            externref = self.memory.view(VMDrcExternRef, reference)
-            self.control.dead_externrefs = externref.next_over_approximated_stack_root
             assert self._host_data is not None, "a heap with memory has a side table"
-            self._host_data.dealloc(externref.host_data_id)
-            self._dealloc(reference)
-
-    def _traced_slots(self, reference: int) -> Iterator[int]:
-        """Yield the values of an object's traced slots, as its type's entry in the type table tells them."""
-        memory = self.memory
-        header = memory.view(VMDrcHeader, reference)
-        if header.type_index == EXTERNREF_TYPE_INDEX:
-            return
-        info = self._type_info(header.type_index)
-        if info.kind == VMGcKind.ARRAY_REF:
-            if info.traced_count:
-                length = memory.view(VMDrcArrayHeader, reference).length
-                elements = memory.view(ctypes.c_uint32 * length, reference + info.size_or_elements_offset)
-                yield from elements
-        else:
-            for offset in self._type_data(info.traced_offsets_start, info.traced_count):
-                yield memory.view(ctypes.c_uint32, reference + offset).value
-
-    def _traced_offsets(self, reference: int) -> Iterable[int]:
-        """Return where an object's traced slots are, in the order in which `_traced_slots` yields their values."""
-        header = self.memory.view(VMDrcHeader, reference)
-        if header.type_index == EXTERNREF_TYPE_INDEX:
-            return ()
-        info = self._type_info(header.type_index)
-        if info.kind != VMGcKind.ARRAY_REF:
-            return self._type_data(info.traced_offsets_start, info.traced_count)
-        start, length = info.size_or_elements_offset, self.memory.view(VMDrcArrayHeader, reference).length
-        return range(start, start + info.traced_count * length * REFERENCE_SIZE, REFERENCE_SIZE)
+            self._host_data.dealloc(self.memory.view(VMDrcExternRef, self.control.dead_externrefs).host_data_id)
+            counting.free_dead_externref(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
@@ -725,26 +614,16 @@ class DrcHeap:
             expected = self._type_info(type_index).kind
             if kind != expected:
                 raise HeapError(f"objects of type {type_index} are of kind {VMGcKind(expected).name}, not {kind!r}")
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        reference = self._allocator.allocate(size)
+        reference = self.policy.allocate(size)
         if reference is None:
             raise HeapExhaustedError(
                 f"no room for an object of {size} bytes in a heap of {self.control.capacity} "
                 f"of which {self.control.bytes_allocated - self.control.bytes_freed} are live",
                 block_length(size),
             )
-        header = self.memory.view(VMDrcHeader, reference)
-        header.kind_and_reserved = kind
-        header.type_index = type_index
-        header.ref_count = 1
-        header.next_over_approximated_stack_root = NULL
-        header.object_size = size
-        control = self.control
-        control.objects_allocated += 1
-        control.bytes_allocated += block_length(size)
-        control.peak_live_bytes = max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed)
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "new object %#x: %s of %d bytes", reference, VMGcKind(kind).name, size)
+        allocation.write_header(self.native, reference, int(kind), type_index, size)
+        sizing.note_peak(self.native)
+        note("new object %#x: kind %#x, %d bytes", reference, kind, size)
         self._check_integrity()
         return reference
 
@@ -792,8 +671,7 @@ class DrcHeap:
     def coalesce(self) -> None:
         """Merge free neighbours now, in one pass over the heap: for an allocation that would fail otherwise."""
         self.check_attached()
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        self._allocator.coalesce()
+        self.policy.coalesce()
         self._check_integrity()
 
     def _dealloc_uninit(self, reference: int, kinds: tuple[VMGcKind, ...]) -> None:
@@ -802,23 +680,12 @@ class DrcHeap:
             raise InvalidReferenceError(f"the object at {reference:#x} is of kind {self.kind(reference).name}")
         if header.ref_count != 1 or header.kind_and_reserved & RESERVED_MASK:
             raise HeapError(f"the object at {reference:#x} is shared or exposed, so it may be initialised")
-        self._dealloc(reference)
-
-    def _dealloc(self, reference: int) -> None:
-        size = self.memory.view(VMDrcHeader, reference).object_size
-        if _log.isEnabledFor(TRACE):
-            _log.log(TRACE, "freeing %#x, %d bytes", reference, size)
-        self.control.objects_freed += 1
-        self.control.bytes_freed += block_length(size)
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        self._allocator.free(reference, size)
+        counting.free_leaf(self.native, reference)
         self._check_integrity()
 
     def _check_integrity(self) -> None:
-        if self.is_checked:
-            assert self._allocator is not None, "a heap with memory has an allocator"
-            if problems := self._allocator.check_integrity():
-                raise HeapCorruptionError(problems)
+        if self.is_checked and self._allocator is not None and (problems := self._allocator.check_integrity()):
+            raise HeapCorruptionError(problems)
 
     def _zeroed(self, reference: int, size: int) -> int:
         self.memory.zero(reference + HEADER_SIZE, size - HEADER_SIZE)
@@ -864,49 +731,23 @@ class DrcHeap:
     def sweep(self) -> None:
         """Take the list's count from each listed object that is not marked, and clear the marks of the others.
 
-        Afterwards the list is the precise set of what compiled code holds. Dropping cannot reach into the list under
-        the walk: whatever is still listed has the list's count.
+        Afterwards the list is the precise set of what compiled code holds.
         """
-        self._note_peak()
-        for reference in self._unlist_unmarked():
-            self._decrement(reference)
-            self.free_dead()
+        if self.is_counted:
+            sizing.note_peak(self.native)
+            try:
+                collection.sweep(self.native)
+            finally:
+                self._settle()
 
-    def _sweep_pending(self) -> None:
-        """Sweep, and free nothing."""
-        for reference in self._unlist_unmarked():
-            self._decrement(reference, pending=True)
-
-    def _unlist_unmarked(self) -> Iterator[int]:
-        """Walk the list: clear each mark, and take off and yield what has none, with the list's count still on it."""
-        if not self.is_counted:
-            return
-        control = self.control
-        previous: VMDrcHeader | None = None
-        reference = control.over_approximated_stack_roots
-        while reference != NULL:
-            header = self.header(reference)
-            following = header.next_over_approximated_stack_root
-            if header.kind_and_reserved & HEADER_MARK_BIT:
-                header.kind_and_reserved &= ~HEADER_MARK_BIT
-                previous = header
-            else:
-                if _log.isEnabledFor(TRACE):
-                    _log.log(TRACE, "%#x is not held any more: off the list", reference)
-                header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
-                header.next_over_approximated_stack_root = NULL
-                if previous is None:
-                    control.over_approximated_stack_roots = following
-                else:
-                    previous.next_over_approximated_stack_root = following
-                control.current_len -= 1
-                yield reference
-            reference = following
+    def sweep_pending(self) -> None:
+        """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
+        if self.is_counted:
+            collection.sweep_pending(self.native)
 
     def clear_marks(self) -> None:
         """Forget what `trace` found."""
-        for reference in self.over_approximated_stack_roots():
-            self.memory.view(VMDrcHeader, reference).kind_and_reserved &= ~HEADER_MARK_BIT
+        collection.clear_marks(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Looking at the heap
@@ -930,7 +771,7 @@ class DrcHeap:
     def references(self, reference: int) -> list[int]:
         """Return the references that an object holds to other objects, in the order of its slots."""
         self.header(reference)
-        return [value for value in self._traced_slots(reference) if is_object(value)]
+        return [value for value in tracing.references_of(self.native, reference) if is_object(value)]
 
     def pending_dead(self) -> Iterator[int]:
         """Yield the objects that died in a sweep and wait to be freed, the next first.
@@ -952,7 +793,8 @@ class DrcHeap:
 
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
-        values = self._control_mapping.view(ctypes.c_uint32 * self.control.handle_count, HANDLES_OFFSET)
+        count = self.control.handle_count
+        values = self._control_mapping.view(ctypes.c_uint32 * (count if count <= HANDLE_LIMIT else 0), HANDLES_OFFSET)
         for number, value in enumerate(values):
             if is_object(value):
                 yield number, value
@@ -960,9 +802,9 @@ class DrcHeap:
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
         count = self.control.root_slot_count
-        if count > ROOT_SLOT_LIMIT:
-            raise HeapCorruptionError([f"{count} root slots are said to be in use; there are {ROOT_SLOT_LIMIT}"])
-        addresses = self._control_mapping.view(ctypes.c_uint64 * count, ROOT_SLOTS_OFFSET)
+        addresses = self._control_mapping.view(
+            ctypes.c_uint64 * (count if count <= ROOT_SLOT_LIMIT else 0), ROOT_SLOTS_OFFSET
+        )
         for address in addresses:
             if address and is_object(value := ctypes.c_uint32.from_address(address).value):
                 yield address, value
@@ -982,16 +824,30 @@ class DrcHeap:
             capacity=control.capacity,
             maximum=control.maximum,
             listed=control.current_len,
+            counters=self._counters(),
         )
+
+    def _counters(self) -> dict[str, int]:
+        states = [self.native.state(each) for each in self.collector.all_states()] if self.is_attached else []
+        return {
+            name: getattr(state, name)
+            for name in self.collector.all_counters()
+            for state in states
+            if name in type(state).__annotations__
+        }
 
     def snapshot(self, stack_roots: Iterable[int] = ()) -> Image:
         """Return an image of the heap as it is now: bytes, control block, type table and roots.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
-        too, as long as its bump pointer is within the memory; HeapError otherwise, or when there is no memory.
+        too, as long as its bump pointer is within the memory and its control block knows where everything is;
+        HeapError otherwise, or when there is no memory. A count that is beyond its table says nothing of it.
         """
         memory = self.memory
-        self.release_dead_externrefs()
+        heap = Heap(memory, self.control)
+        verify_addresses(heap)
+        if heap.problems:
+            raise HeapCorruptionError(heap.problems)
         assert self._host_data is not None, "a heap with memory has a side table"
         roots = [ImageRoot("handle", number, reference) for number, reference in self.handles()]
         roots += [ImageRoot("slot", address, reference) for address, reference in self.root_slots()]
@@ -1006,133 +862,26 @@ class DrcHeap:
         )
 
     def verify(self, stack_roots: Iterable[int] = ()) -> None:
-        """Walk the whole heap and check every invariant of the design; HeapCorruptionError lists what does not hold.
+        """Check every invariant of the design; HeapCorruptionError lists what does not hold.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack.
         """
-        problems: list[str] = []
-        self.release_dead_externrefs()
-        try:
-            self._verify_into(problems, stack_roots)
-        except HeapCorruptionError as error:  # a walk that cannot go on
-            problems += error.problems
+        memory = self.memory
+        assert self._allocator is not None, "a heap with memory has an allocator"
+        held = ((0, reference) for reference in stack_roots)
+        has_lists = self.allocator_policy is SegregatedFit
+        problems = problems_of(Heap(memory, self.control), held, has_lists=has_lists) or self._allocator.verify()
         if problems:
             raise HeapCorruptionError(problems)
 
-    def _verify_into(self, problems: list[str], stack_roots: Iterable[int]) -> None:
-        memory, control = self.memory, self.control
-        assert self._allocator is not None, "a heap with memory has an allocator"
-        if not FIRST_INDEX <= control.bump <= control.bump_end <= max(FIRST_INDEX, control.capacity):
-            problems.append(
-                f"bump pointer {control.bump:#x}, its end {control.bump_end:#x} and the capacity {control.capacity:#x} "
-                "are out of order"
-            )
-            return
-        problems += self._allocator.verify()  # the blocks tile the heap, and the free ones are where they belong
-        objects = {block.index for block in walk(control, memory) if not block.is_free}
-        pending: set[int] = set()
-        try:
-            pending.update(self.pending_dead())
-        except HeapCorruptionError as error:
-            problems += error.problems
-        for reference in sorted(pending - objects):
-            problems.append(f"the list of pending dead objects leads to {reference:#x}, where no object starts")
-        for reference in objects:
-            problems += self._verify_object(reference, is_pending=reference in pending)
-        if problems:
-            return  # what follows relies on sound headers
+    def _verify_object(self, reference: int, *, is_pending: bool = False) -> list[str]:
+        """Return what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
+        heap = Heap(self.memory, self.control)
+        verify_object(heap, reference)
+        return heap.problems + (self._verify_pending(reference) if is_pending else [])
 
-        # The list: acyclic, of live objects, as long as it says; and the in-list bit says the same.
-        listed = set()
-        for reference in self.over_approximated_stack_roots():
-            if reference not in objects:
-                problems.append(f"the over-approximated list leads to {reference:#x}, where no object starts")
-                return
-            listed.add(reference)
-        if len(listed) != control.current_len:
-            problems.append(
-                f"the over-approximated list has {len(listed)} entries, its counter says {control.current_len}"
-            )
-        if control.dead_list != NULL:
-            problems.append(f"the dead list is not empty: it begins with {control.dead_list:#x}")
-
-        # Counts: one for each owner.
-        owners: Counter[int] = Counter(listed)
-        sources = [(f"object {holder:#x}", slot) for holder in objects for slot in self._traced_slots(holder)]
-        sources += [(f"handle {number}", value) for number, value in self.handles()]
-        sources += [(f"root slot {address:#x}", value) for address, value in self.root_slots()]
-        for holder, reference in sources:
-            if not is_object(reference):
-                continue
-            owners[reference] += 1
-            if reference not in objects:
-                problems.append(f"{holder} holds {reference:#x}, where no live object starts")
-        for reference in sorted(objects):
-            header = memory.view(VMDrcHeader, reference)
-            in_list = bool(header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT)
-            if in_list != (reference in listed):
-                problems.append(f"object {reference:#x} has its in-list bit {'set' if in_list else 'clear'}, wrongly")
-            if header.kind_and_reserved & HEADER_MARK_BIT and control.phase == CollectionPhase.IDLE:
-                problems.append(f"object {reference:#x} is marked, but no collection is running")
-            if self.is_counted and header.ref_count != owners[reference]:
-                problems.append(
-                    f"object {reference:#x} has count {header.ref_count}, but {owners[reference]} owners"
-                    + (", the list among them" if in_list else "")
-                )
-        for reference in stack_roots:
-            if self.is_counted and is_object(reference) and reference not in listed:
-                problems.append(f"compiled code holds {reference:#x}, which is not on the over-approximated list")
-
-        figures = self.stats()
-        live_bytes = sum(block_length(memory.view(VMDrcHeader, reference).object_size) for reference in objects)
-        if (figures.live_objects, figures.live_bytes) != (len(objects), live_bytes):
-            problems.append(
-                f"the counters say {figures.live_objects} live objects of {figures.live_bytes} bytes; "
-                f"the heap holds {len(objects)} of {live_bytes}"
-            )
-
-    def _verify_pending(self, reference: int) -> Iterator[str]:
-        """Yield what keeps an object from being dead, although it is on the list of those."""
-        header = self.memory.view(VMDrcHeader, reference)
-        if header.ref_count != 0:
-            yield f"object {reference:#x} has count {header.ref_count}, but is on the list of pending dead objects"
-        if header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
-            yield f"object {reference:#x} has its in-list bit set, but is on the list of pending dead objects"
-        if header.kind_and_reserved & HEADER_MARK_BIT:
-            yield f"object {reference:#x} is marked, but is on the list of pending dead objects"
-
-    def _verify_object(self, reference: int, *, is_pending: bool = False) -> Iterator[str]:
-        """Yield what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
-        header = self.memory.view(VMDrcHeader, reference)
-        kind = header.kind_and_reserved & KIND_MASK
-        if kind not in OBJECT_KINDS:
-            yield f"object {reference:#x} has kind word {header.kind_and_reserved:#x}, which is no kind"
-            return
-        if header.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
-            yield f"object {reference:#x} has unknown reserved bits in {header.kind_and_reserved:#x}"
-        if is_pending:
-            yield from self._verify_pending(reference)
-        elif header.ref_count == 0:
-            yield f"object {reference:#x} has count 0, but was not freed"
-        if kind == VMGcKind.EXTERN_REF:
-            host_data_id = self.memory.view(VMDrcExternRef, reference).host_data_id
-            if header.type_index != EXTERNREF_TYPE_INDEX:
-                yield f"externref {reference:#x} has type index {header.type_index}"
-            if header.object_size != ctypes.sizeof(VMDrcExternRef):
-                yield f"externref {reference:#x} has size {header.object_size}"
-            if self._host_data is None or host_data_id not in self._host_data:
-                yield f"externref {reference:#x} has host data {host_data_id}, which the side table does not know"
-            return
-        if header.type_index >= self.control.type_count or self._type_info(header.type_index).kind == 0:
-            yield f"object {reference:#x} has type index {header.type_index}, which is not in the type table"
-            return
-        if self._type_info(header.type_index).kind != kind:
-            yield f"object {reference:#x} of type {header.type_index} has kind {VMGcKind(kind).name}"
-            return
-        layout = self.layout(header.type_index)
-        if isinstance(layout, GcArrayLayout):
-            size = layout.element_offset(self.memory.view(VMDrcArrayHeader, reference).length)
-        else:
-            size = layout.size
-        if header.object_size != size:
-            yield f"object {reference:#x} has size {header.object_size}; its type and length make it {size}"
+    def _verify_pending(self, reference: int) -> list[str]:
+        """Return what keeps an object from being dead, although it is on the list of those."""
+        heap = Heap(self.memory, self.control)
+        verify_pending(heap, reference)
+        return heap.problems

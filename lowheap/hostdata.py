@@ -19,8 +19,10 @@ from typing import Any
 
 import cffi
 
+from lowheap.collectors.shared import host_data
 from lowheap.errors import HeapError
 from lowheap.layout import HOST_DATA_LIMIT, VMHeapControl, VMHostData, VMHostDataOwner
+from lowheap.native import tables
 
 Finalizer = Callable[[Any], object]
 
@@ -69,7 +71,7 @@ class ExternRefHostDataTable:
         return self._control
 
     def _entry(self, host_data_id: int) -> VMHostData:
-        return VMHostData.from_address(self._bound().host_data + host_data_id * _ENTRY_SIZE)
+        return host_data.entry_of(tables(self._bound()), host_data_id)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Ids
@@ -90,17 +92,9 @@ class ExternRefHostDataTable:
     def alloc(self, value: Any) -> int:
         """Store `value` under an id that is not in use, and return the id. HeapError when none is left."""
         control = self._bound()
-        if control.free_host_data:
-            host_data_id = control.free_host_data - 1
-            control.free_host_data = self._entry(host_data_id).next_free
-        else:
-            host_data_id = control.host_data_count
-            if host_data_id >= HOST_DATA_LIMIT:
-                raise HeapError(f"no host-data id is left: all {HOST_DATA_LIMIT} are in use")
-            control.host_data_count = host_data_id + 1
-        entry = self._entry(host_data_id)
-        entry.data, entry.finalizer, entry.next_free = _address(value), 0, 0
-        entry.owner = VMHostDataOwner.PYTHON
+        if not control.free_host_data and control.host_data_count >= HOST_DATA_LIMIT:
+            raise HeapError(f"no host-data id is left: all {HOST_DATA_LIMIT} are in use")
+        host_data_id = host_data.take_id(tables(control), int(VMHostDataOwner.PYTHON), _address(value), 0)
         self._values[host_data_id] = (value, None)
         return host_data_id
 
@@ -138,10 +132,7 @@ class ExternRefHostDataTable:
             raise HeapError(f"host-data id {host_data_id} is not in use")
 
     def _free(self, host_data_id: int) -> None:
-        control, entry = self._bound(), self._entry(host_data_id)
-        entry.data = entry.finalizer = 0
-        entry.owner, entry.next_free = VMHostDataOwner.NOBODY, control.free_host_data
-        control.free_host_data = host_data_id + 1
+        host_data.free_id(tables(self._bound()), host_data_id)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Letting go

@@ -2,10 +2,9 @@
 
 `inspect` looks at an image in three ways.
 
-**Verify.** Every invariant of the heap that its image can tell: blocks tile the heap, headers agree with types, the
-in-list bit with the list, counts with owners, free lists with free blocks, counters with what is there. Each violation
-is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the owners found
-but not be less.
+**Verify.** The image of a lowheap heap is made a heap again, and verified as every heap is: `verification.py`. Each
+violation is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the
+owners found but not be less; and of what else is not known, nothing is said.
 
 **Summarise.** Objects and bytes by type, counts, the list, fragmentation, and what is dead and waits to be freed.
 
@@ -26,25 +25,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.verify import field_at, storage_size
 from lowheap.errors import HeapCorruptionError, LowheapError
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
+    FIELD_TRACED,
     FIRST_INDEX,
-    FREE_BLOCK_COALESCED,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
-    NULL,
     RESERVED_MASK,
-    CollectionPhase,
-    FreeBlock,
-    VMDrcExternRef,
+    VMFieldInfo,
     VMGcKind,
     is_object,
-    size_class,
 )
+from lowheap.native import Heap
 from lowheap.snapshot import Image, ImageObject
-from lowheap.snapshot.image import UNCOUNTED_ROOT_KINDS, kind_label, printable
+from lowheap.snapshot.image import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
+from lowheap.snapshot.tables import reopen
+from lowheap.verification import problems_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -257,201 +257,93 @@ def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
 
 def verify(image: Image) -> list[str]:
     """Return every invariant that does not hold in an image, one sentence each; none when it is sound."""
-    problems: list[str] = []
+    control = image.control
+    if control is not None and image.tables is not None:
+        if control.bump != len(image.data):
+            return [f"the image has {len(image.data)} bytes of heap, and its bump pointer is {control.bump:#x}"]
+        if image.list_head != control.over_approximated_stack_roots:
+            return ["the over-approximated list does not begin in the image where its control block says"]
+        held = [(root.place, root.reference) for root in image.roots if root.kind in UNCOUNTED_ROOT_KINDS]
+        heap = reopen(image)
+        problems = problems_of(heap, held, has_lists=control.allocator == SegregatedFit.name)
+        return problems or list(_verify_types(image, heap))
+    problems = []
     try:
-        problems += _verify_control(image)
-        problems += _verify_types(image)
         objects = {found.index: found for found in image.objects()}
-        pending: set[int] = set()
-        problems += _verify_pending(image, objects, pending)
         for found in objects.values():
-            problems += _verify_header(image, found, is_pending=found.index in pending)
-        if problems:
-            return problems  # what follows relies on sound headers
-        problems += _verify_list(image, objects)
-        problems += _verify_counts(image, objects)
-        problems += _verify_free_blocks(image)
-        problems += _verify_figures(image, objects)
+            problems += _verify_header(image, found)
+        if not problems:
+            problems += _verify_owners(image, objects)
     except HeapCorruptionError as error:
         problems += error.problems
     return problems
 
 
-def _verify_control(image: Image) -> Iterator[str]:
-    control = image.control
-    if control is None:
-        return
-    if not FIRST_INDEX <= control.bump <= control.bump_end <= max(FIRST_INDEX, control.capacity):
-        yield (
-            f"bump pointer {control.bump:#x}, its end {control.bump_end:#x} and the capacity {control.capacity:#x} "
-            "are out of order"
-        )
-    if control.bump % BLOCK_ALIGN:
-        yield f"bump pointer {control.bump:#x} is not a multiple of {BLOCK_ALIGN}"
-    if control.capacity > control.maximum:
-        yield f"the capacity is {control.capacity}, beyond the maximum of {control.maximum}"
-    if control.dead_list != NULL:
-        yield f"the dead list is not empty: it begins with {control.dead_list:#x}"
-
-
-def _verify_types(image: Image) -> Iterator[str]:
+def _verify_types(image: Image, heap: Heap) -> Iterator[str]:
+    """Check that what an image says of types is what its type table says, which is sound."""
     for known in image.types.values():
-        if known.fields is None:
-            continue
-        if known.is_array:
-            element = known.element
-            has = (element.offset, element.size, element.is_traced)
-            says = (known.size_or_elements_offset, known.element_size, known.elements_are_traced)
-            if has != says:
-                yield f"{known.label} has elements (offset, size, traced) {has}; the type table says {says}"
-            continue
-        traced = tuple(each.offset for each in known.fields if each.is_traced)
-        if traced != known.traced_offsets:
-            yield (
-                f"{known.label} has traced fields at {list(traced)}; the type table says {list(known.traced_offsets)}"
-            )
-        end = max((each.offset + each.size for each in known.fields), default=0)
-        if end > known.size_or_elements_offset:
-            yield f"{known.label} has fields up to {end}; the type table says {known.size_or_elements_offset} bytes"
+        info = heap.type_info(known.index)
+        shape = (known.kind, known.size_or_elements_offset, known.element_size)
+        traced = range(info.traced_offsets_start, info.traced_offsets_start + info.traced_count)
+        traced_offsets = () if known.is_array else tuple(map(heap.type_data, traced))
+        expected = (info.kind, info.size_or_elements_offset, info.element_size)
+        fields: Sequence[ImageField] = () if known.fields is None else known.fields
+        if known.kind is VMGcKind.EXN_REF:
+            fields = fields[len(TAG_FIELDS) :]
+        places = [(each.offset, each.size, each.is_traced) for each in fields]
+        entries = [
+            VMFieldInfo.from_address(field_at(heap, info.fields_start, number))
+            for number in range(info.field_count if known.fields is not None else 0)
+        ]
+        described = [(each.offset, storage_size(each.storage), bool(each.flags & FIELD_TRACED)) for each in entries]
+        if (
+            known.index >= heap.control.type_count
+            or shape != expected
+            or known.traced_offsets != traced_offsets
+            or known.elements_are_traced != (known.is_array and bool(info.traced_count))
+            or places != described
+        ):
+            yield f"{known.label} is not in the image as it is in the type table"
 
 
-def _verify_pending(image: Image, objects: dict[int, ImageObject], pending: set[int]) -> Iterator[str]:
-    """Put what is on the lists of objects that wait to be freed into `pending`, and check that it is dead."""
-    for what, follow in (
-        ("list of pending dead objects", image.pending_dead),
-        ("list of dead externrefs", image.dead_externrefs),
-    ):
-        try:
-            waiting = follow()
-        except HeapCorruptionError as error:
-            yield from error.problems
-            continue
-        pending.update(waiting)
-        for index in sorted(waiting):
-            found = objects.get(index)
-            if found is None:
-                yield f"the {what} leads to {index:#x}, where no object starts"
-                continue
-            if found.ref_count != 0:
-                yield f"object {index:#x} has count {found.ref_count}, but is on the {what}"
-            if found.is_listed:
-                yield f"object {index:#x} has its in-list bit set, but is on the {what}"
-            if found.is_marked:
-                yield f"object {index:#x} is marked, but is on the {what}"
+# Of a wasmtime heap, and of one without its tables, it is known what objects there are, and not all that hold them.
 
 
-def _verify_header(image: Image, found: ImageObject, *, is_pending: bool) -> Iterator[str]:
-    index, control = found.index, image.control
+def _verify_header(image: Image, found: ImageObject) -> Iterator[str]:
+    index = found.index
     if unknown := found.kind_and_reserved & RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT):
         yield f"object {index:#x} has unknown reserved bits {unknown:#x}"
-    if found.ref_count == 0 and not is_pending:
+    if found.ref_count == 0 and image.control is None:
         yield f"object {index:#x} has count 0, but was not freed"
-    if found.is_marked and (control is None or control.phase == CollectionPhase.IDLE):
+    if found.is_marked and image.control is None:
         yield f"object {index:#x} is marked, but no collection is running"
     if (found.kind is VMGcKind.EXTERN_REF) != (found.type_index == EXTERNREF_TYPE_INDEX):
         yield f"object {index:#x} of kind {kind_label(found.kind)} has type index {found.type_index}"
-        return
-    known = found.type
-    if known is None:
-        if found.type_index in image.types:
-            yield f"object {index:#x} of {image.types[found.type_index].label} has kind {kind_label(found.kind)}"
-        elif control is not None:
-            yield f"object {index:#x} has type index {found.type_index}, which is not in the type table"
-        return
-    size = known.object_size(found.length)
-    if found.size != size:
-        yield f"object {index:#x} has size {found.size}; its type and length make it {size}"
-    elif found.kind is VMGcKind.EXTERN_REF and image.host_data_ids is not None:
-        host_data_id = VMDrcExternRef.from_buffer_copy(image.slice(index, size)).host_data_id
-        if host_data_id not in image.host_data_ids:
-            yield f"externref {index:#x} has host data {host_data_id}, which the side table does not know"
+    elif found.type is not None:
+        if found.size != (size := found.type.object_size(found.length)):
+            yield f"object {index:#x} has size {found.size}; its type and length make it {size}"
+    elif found.type_index in image.types:
+        yield f"object {index:#x} of {image.types[found.type_index].label} has kind {kind_label(found.kind)}"
 
 
-def _verify_list(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
+def _verify_owners(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
     listed = image.over_approximated_list()
-    for index in listed:
-        if index not in objects:
-            yield f"the over-approximated list leads to {index:#x}, where no object starts"
-            return
-    if image.control is not None and len(listed) != image.control.current_len:
-        yield (f"the over-approximated list has {len(listed)} entries, its counter says {image.control.current_len}")
-    on_list = set(listed)
+    owners = Counter(listed)
     for found in objects.values():
-        if found.is_listed != (found.index in on_list):
+        if found.is_listed != (found.index in owners):
             yield f"object {found.index:#x} has its in-list bit {'set' if found.is_listed else 'clear'}, wrongly"
-
-
-def _verify_counts(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
-    owners = Counter(image.over_approximated_list())
     held = [(f"object {each.index:#x}", reference) for each in objects.values() for reference in each.references()]
     counting = [root for root in image.roots if root.kind not in UNCOUNTED_ROOT_KINDS]
-    held += [(f"{root.kind} {root.place:#x}", root.reference) for root in counting]
-    for holder, reference in held:
-        owners[reference] += 1
+    held += [(f"{root.kind} {root.place:#x}", root.reference) for root in counting if is_object(root.reference)]
+    owners.update(reference for _, reference in held)
+    for holder, reference in (*held, *(("the over-approximated list", each) for each in listed)):
         if reference not in objects:
             yield f"{holder} holds {reference:#x}, where no live object starts"
-    counted = image.control is None or image.control.is_counted
-    all_types_known = all(each.type is not None for each in objects.values())
-    for found in objects.values():
-        count, known = found.ref_count, owners[found.index]
-        in_list = ", the list among them" if found.is_listed else ""
-        if image.control is None:
-            # References of objects without a type are guessed, so they cannot show that a count is too low.
-            if count < known and all_types_known:
-                yield f"object {found.index:#x} has count {count}, but at least {known} owners{in_list}"
-        elif counted and count != known:
-            yield f"object {found.index:#x} has count {count}, but {known} owners{in_list}"
-    on_list = set(image.over_approximated_list())
-    for root in image.roots:
-        if not counted or root.kind not in UNCOUNTED_ROOT_KINDS or not is_object(root.reference):
-            continue
-        if root.reference not in on_list:
-            holder = "compiled code" if root.kind == "wasm stack" else f"a frame's slot {root.place:#x}"
-            yield f"{holder} holds {root.reference:#x}, which is not on the over-approximated list"
-
-
-def _verify_free_blocks(image: Image) -> Iterator[str]:
-    """Check the free lists against a walk: segregated fit's lists, or that first fit has merged what it could."""
-    control = image.control
-    if control is None:
-        return
-    blocks = {block.index: block.length for block in image.free_blocks()}
-    on_lists: set[int] = set()
-    for number, head in enumerate(control.size_class_heads):
-        index = head
-        while index != NULL:
-            if index in on_lists:
-                yield f"free block at {index:#x} is on a free list twice"
-                break
-            if index not in blocks:
-                yield f"free list {number} holds {index:#x}, where no free block starts"
-                break
-            if size_class(blocks[index]) != number:
-                yield f"free block at {index:#x} of {blocks[index]} bytes is on free list {number}"
-            on_lists.add(index)
-            index = FreeBlock.from_buffer_copy(image.slice(index, BLOCK_ALIGN)).next
-    if control.allocator == "segregated-fit":
-        for index in blocks.keys() - on_lists:
-            yield f"free block at {index:#x} is on no free list"
-    previous_end, previous_merged = None, False
-    for index, length in blocks.items():
-        flags = FreeBlock.from_buffer_copy(image.slice(index, BLOCK_ALIGN)).flags
-        merged = control.allocator == "first-fit" or bool(flags & FREE_BLOCK_COALESCED)
-        if merged and previous_merged and previous_end == index:
-            yield f"free block at {index:#x} was not merged with the one before it"
-        previous_end, previous_merged = index + length, merged
-    if control.allocator == "first-fit" and previous_end == control.bump:
-        yield f"the last free block, which ends at {previous_end:#x}, was not merged with the bump region"
-
-
-def _verify_figures(image: Image, objects: dict[int, ImageObject]) -> Iterator[str]:
-    control = image.control
-    if control is None:
-        return
-    said = (control.objects_allocated - control.objects_freed, control.bytes_allocated - control.bytes_freed)
-    found = (len(objects), sum(each.block_length for each in objects.values()))
-    if said != found:
-        yield (f"the counters say {said[0]} live objects of {said[1]} bytes; the heap holds {found[0]} of {found[1]}")
+    # References of objects without a type are guessed, so they cannot show that a count is too low.
+    if all(each.type is not None for each in objects.values()):
+        for found in objects.values():
+            if found.ref_count < (known := owners[found.index]):
+                yield f"object {found.index:#x} has count {found.ref_count}, but at least {known} owners"
 
 
 # ----------------------------------------------------------------------------------------------------------------------

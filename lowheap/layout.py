@@ -649,14 +649,18 @@ ROOT_SLOT_LIMIT = 1 << 20
 HOST_DATA_LIMIT = 1 << 24
 
 CONTROL_BLOCK_OFFSET = 0
+COLLECTOR_STATE_OFFSET = 1 << 12
+"""Where a collector's own structures begin, behind the control block."""
+
 TYPE_TABLE_OFFSET = 1 << 16
+COLLECTOR_STATE_SIZE = TYPE_TABLE_OFFSET - COLLECTOR_STATE_OFFSET
 TYPE_DATA_OFFSET = TYPE_TABLE_OFFSET + TYPE_LIMIT * ctypes.sizeof(VMTypeInfo)
 HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
 CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
 
-assert ctypes.sizeof(VMHeapControl) <= TYPE_TABLE_OFFSET - CONTROL_BLOCK_OFFSET
+assert ctypes.sizeof(VMHeapControl) <= COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -803,11 +807,15 @@ STACK_MAP_HASH_SHIFT = 32
 
 
 class VMStackSlot(ctypes.Structure):
-    """Where a suspended frame holds a live reference: `offset` bytes from its stack pointer or its frame pointer."""
+    """Where a suspended frame holds up to 64 live references: `offset` bytes from its stack pointer or frame pointer.
 
-    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32))
+    That is the first slot's place. Slots follow one another; those that are live are the bits of `mask`.
+    """
+
+    _fields_ = (("offset", ctypes.c_int32), ("is_frame_relative", ctypes.c_uint32), ("mask", ctypes.c_uint64))
     offset: Unsigned
     is_frame_relative: Unsigned
+    mask: Unsigned
 
 
 class VMContext(ctypes.Structure):
@@ -864,9 +872,9 @@ class VMHeap(ctypes.Structure):
     `abi` is the hash of the declarations that its maker was built with. `out_of_memory` and `on_error` are the host's
     callbacks, or 0, each with an argument of the host's. `is_busy` is 1 while a call is at work on the heap (checked
     builds only). `error_*` tell of the last call that failed: its status, the address of its message's format, and the
-    numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `is_foreign` is 1
-    for a heap that Python made: Python defines its types and destroys it. `mapping` and `memory` are what a heap that C
-    made unmaps in the end.
+    numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `problems` is how
+    many things the last call that looked for them has found wrong. `is_foreign` is 1 for a heap that Python made:
+    Python defines its types and destroys it. `mapping` and `memory` are what a heap that C made unmaps in the end.
     """
 
     _anonymous_ = ("context",)
@@ -884,6 +892,7 @@ class VMHeap(ctypes.Structure):
         ("is_foreign", ctypes.c_uint32),
         ("collect_every", ctypes.c_uint32),
         ("allocations", ctypes.c_uint64),
+        ("problems", ctypes.c_uint64),
         ("mapping", ctypes.c_uint64),
         ("mapping_size", ctypes.c_uint64),
         ("memory", ctypes.c_uint64),
@@ -906,6 +915,7 @@ class VMHeap(ctypes.Structure):
     is_foreign: Unsigned
     collect_every: Unsigned
     allocations: Unsigned
+    problems: Unsigned
     mapping: Unsigned
     mapping_size: Unsigned
     memory: Unsigned
@@ -1027,8 +1037,8 @@ class VMDump(ctypes.Structure):
     """What a dump of a heap begins with; a dump is what C code writes of a heap, for `lowheap inspect`.
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
-    `VMTypeInfo`), the type data (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and the heap's bytes
-    from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
+    the heap's bytes from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
     """
 
     _fields_ = (
@@ -1037,6 +1047,7 @@ class VMDump(ctypes.Structure):
         ("control_size", ctypes.c_uint64),
         ("type_count", ctypes.c_uint64),
         ("type_data_length", ctypes.c_uint64),
+        ("handle_count", ctypes.c_uint64),
         ("host_data_count", ctypes.c_uint64),
         ("root_count", ctypes.c_uint64),
         ("heap_size", ctypes.c_uint64),
@@ -1046,6 +1057,7 @@ class VMDump(ctypes.Structure):
     control_size: Unsigned
     type_count: Unsigned
     type_data_length: Unsigned
+    handle_count: Unsigned
     host_data_count: Unsigned
     root_count: Unsigned
     heap_size: Unsigned

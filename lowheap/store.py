@@ -11,10 +11,11 @@ from typing import Any
 
 from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors.shared.sizing import GROWTH_GRANULE, LIST_FLOOR, PENDING_PORTION
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
 from lowheap.first_fit import FirstFit
-from lowheap.heap import DrcHeap
+from lowheap.heap import DrcHeap, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import FIRST_INDEX, MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
 from lowheap.memory import Memory
@@ -29,10 +30,6 @@ ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (Seg
 GROWTH_POLICIES = ("collect-first", "grow-first")
 
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
-GROWTH_GRANULE = 1 << 16
-LIST_FLOOR = 1 << 14  # a list shorter than this is never a reason to collect
-PENDING_PORTION = 1 << 10
-"""How many pending dead objects an allocation that found no room frees at a time."""
 
 
 class StoreLock:
@@ -131,7 +128,9 @@ class Store:
             )
         self.growth = growth
         self.host_data = ExternRefHostDataTable()
-        self.heap = DrcHeap(self.engine.types, allocator=ALLOCATORS[allocator], checked=checked)
+        self.heap = DrcHeap(
+            self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
+        )
         self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
@@ -213,8 +212,14 @@ class Store:
         """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
         with self.lock:
             self.check_open()
-            self.tidy_in_use()
             self.heap.verify(self.roots.wasm_stack())
+            self.tidy_in_use()  # not before: that relies on what is verified
+
+    def stats(self) -> HeapStatistics:
+        """Return the heap's figures, those that the collector counts among them."""
+        with self.lock:
+            self.tidy_in_use()
+            return self.heap.stats()
 
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""

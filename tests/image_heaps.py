@@ -27,12 +27,13 @@ class World:
     """A store whose types are registered behind `shift` others, so that equal types have other indices."""
 
     shift: int = 0
+    collector: str | None = None
     store: lh.Store = field(init=False)
     types: list[int] = field(init=False)
     handles: dict[int, int] = field(init=False, default_factory=dict)  # by name: the number of the handle
 
     def __post_init__(self) -> None:
-        engine = lh.Engine()
+        engine = lh.Engine(collector=self.collector)
         for number in range(self.shift):
             fields = (lh.FieldType(I32, False),) * (number + 3)
             engine.types.register([lh.SubType(lh.StructType(fields))])

@@ -204,11 +204,23 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @invariant()
     def verify_agrees(self) -> None:
-        assert self.rig.allocator.verify() == []
+        assert problems(self.rig) == []
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase
 TestAllocatorMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def problems(rig: Rig) -> list[str]:
+    """What is wrong with the lists, and which free blocks are on none; or why a walk cannot go on."""
+    found = rig.allocator.check_integrity()
+    try:
+        blocks = rig.blocks()
+    except HeapCorruptionError as error:
+        return found + error.problems
+    listed = set() if found else {index for indices in rig.free_lists().values() for index in indices}
+    free = [block.index for block in blocks if block.is_free]
+    return found + [f"free block at {index:#x} is on no free list" for index in free if index not in listed]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -217,7 +229,8 @@ TestAllocatorMachine.settings = settings(max_examples=150, stateful_step_count=4
 
 def test_fresh_memory_comes_in_order() -> None:
     rig = Rig(4096)
-    assert [rig.allocate(24), rig.allocate(33), rig.allocate(16 * 7), rig.allocate(32)] == [16, 48, 96, 208]
+    """Small blocks are carved in runs, here of 64 bytes; the second of a run is on its list until it is asked for."""
+    assert [rig.allocate(24), rig.allocate(33), rig.allocate(16 * 7), rig.allocate(32)] == [16, 80, 128, 48]
 
 
 def test_small_blocks_come_back_last_in_first_out() -> None:
@@ -322,9 +335,9 @@ def test_a_large_list_is_searched_for_one_that_fits() -> None:
     assert rig.free_lists() == {size_class(2000): [shorter, longer]}, "both are of one class, the shorter first"
     assert rig.allocate(1900) == longer
     assert rig.free_lists()[size_class(2000)] == [shorter], "it was taken from behind another"
-    assert rig.allocator.verify() == []
+    assert problems(rig) == []
     assert rig.allocate(1100) == shorter
-    assert rig.allocator.verify() == []
+    assert problems(rig) == []
 
 
 @pytest.mark.parametrize("capacity", [0, 15, 16, 17, 31, 47])
@@ -332,7 +345,7 @@ def test_capacities_too_small_for_anything(capacity: int) -> None:
     rig = Rig(capacity)
     assert rig.allocate(24) is None
     assert rig.blocks() == []
-    assert rig.allocator.verify() == []
+    assert problems(rig) == []
 
 
 def test_the_unaligned_end_of_the_capacity_is_not_used() -> None:
@@ -371,11 +384,11 @@ def test_the_end_of_the_largest_heap() -> None:
     control.bytes_freed += (1 << 32) - 32
     allocator.free(16, (1 << 32) - 32)
     assert list(walk(control, memory)) == [Block(16, (1 << 32) - 32, True)]
-    assert allocator.verify() == []
+    assert allocator.check_integrity() == []
     assert allocator.allocate(24) == 16
     memory.view(VMDrcHeader, 16).kind_and_reserved = VMGcKind.STRUCT_REF
     memory.view(VMDrcHeader, 16).object_size = 24
-    assert allocator.verify() == []
+    assert allocator.check_integrity() == []
 
 
 def test_reset_forgets_everything() -> None:
@@ -411,16 +424,8 @@ def rig() -> Rig:
         made.allocate(64)
     made.free(0x50)
     made.free(0xD0)
-    assert made.allocator.verify() == []
+    assert problems(made) == []
     return made
-
-
-def problems(rig: Rig) -> list[str]:
-    """What verify says, whether it returns it or cannot go on."""
-    try:
-        return rig.allocator.verify()
-    except HeapCorruptionError as error:
-        return error.problems
 
 
 @pytest.mark.parametrize("length", [0, 8, 63, 65, 4080, 0xFFFF_FFFF])
@@ -442,37 +447,18 @@ def test_an_object_with_a_wrong_size_stops_the_walk(rig: Rig, size: int) -> None
 @pytest.mark.parametrize(
     ("offset", "value", "expected"),
     [
-        (8, 0x55, "leads to 0x55, which cannot be a block"),
-        (8, 0x1000, "leads to 0x1000, which cannot be a block"),
+        (8, 0x55, "free list 4 holds 0x55, where no free block starts"),
+        (8, 0x1000, "free list 4 holds 0x1000, where no free block starts"),
         (8, 0xD0, "free block at 0xd0 is on a free list twice"),
-        (8, 0x90, "free list 4 holds 0x90, which is not free"),
-        (8, 0x60, "which no walk reaches"),
+        (8, 0x90, "free list 4 holds 0x90, where no free block starts"),
         (8, 0, "free block at 0x50 is on no free list"),
-        (4, 128, "free block at 0xd0 of 128 bytes is on free list 4"),
+        (4, 32, "free block at 0xd0 of 32 bytes is on free list 4"),
     ],
 )
-def test_broken_links_are_found(rig: Rig, offset: int, value: int, expected: str) -> None:
+def test_broken_links_are_found_without_a_walk(rig: Rig, offset: int, value: int, expected: str) -> None:
     """0xd0 was freed last, so it is the head of its list; its link or its length is overwritten."""
     rig.memory.view(ctypes.c_uint32, 0xD0 + offset).value = value
     assert any(expected in problem for problem in problems(rig)), problems(rig)
-
-
-def test_a_head_that_was_lost_is_found(rig: Rig) -> None:
-    rig.control.size_class_heads[4] = NULL
-    assert problems(rig) == [
-        "free block at 0x50 is on no free list",
-        "free block at 0xd0 is on no free list",
-    ]
-
-
-def test_a_merge_that_was_missed_is_found() -> None:
-    rig = Rig(4096)
-    for _ in range(4):
-        rig.allocate(64)
-    for index in (0x50, 0x90):
-        rig.free(index)
-        rig.memory.view(FreeBlock, index).flags = FREE_BLOCK_COALESCED
-    assert problems(rig) == ["free block at 0x90 was not merged with the one before it"]
 
 
 def test_a_policy_needs_every_method() -> None:

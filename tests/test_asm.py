@@ -129,8 +129,8 @@ def test_null_barriers_have_no_counting_and_outlined_ones_call() -> None:
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 3
     lines = [line.text for line in outlined.assembly(symbols["read"]) if line.path == read]
-    assert any("lowheap.barrier.read" in line for line in lines)
-    bodies = [symbol for symbol in outlined.functions if symbol.startswith("lowheap.barrier.read")]
+    assert any("lowheap.struct_get" in line for line in lines)
+    bodies = [symbol for symbol in outlined.functions if symbol.startswith("lowheap.struct_get")]
     assert bodies
     assert outlined.sizes(bodies[0])[read].bytes > sizes[0]
 
@@ -285,8 +285,8 @@ def test_options_reach_the_compiler(asm: Asm) -> None:
     assert len(outputs) == 4  # one of the runtimes is the default
 
 
-def test_a_barrier_is_found_by_its_symbol(asm: Asm) -> None:
-    status, out, _ = asm("--function", "lowheap.barrier.read.n", "--barriers", "outlined")
+def test_an_events_function_is_found_by_its_symbol(asm: Asm) -> None:
+    status, out, _ = asm("--function", "lowheap.struct_get.0.0.false.false", "--barriers", "outlined")
     assert status == 0
     assert re.search(r"^read ", out, re.MULTILINE)
 

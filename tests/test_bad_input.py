@@ -462,7 +462,7 @@ def bad(
 
 Heap = lh.HeapError
 # Engine, Store
-for wrong in (5, None, "", b"drc", ["drc"]):
+for wrong in (5, "", b"drc", ["drc"], lh.Store):
     bad(
         f"Engine barriers {wrong!r}",
         lambda w, x=wrong: lh.Engine(barriers=x),
@@ -485,10 +485,10 @@ for wrong in (-1, 4, "2", None, 2.5, [1]):
     )
 for wrong in ("nope", "no_such_module:Class", "os:nothing", "os:path", ":", "a:b:c"):
     bad(
-        f"Module barriers {wrong!r}",
-        lambda w, x=wrong: lh.Module(lh.Engine(barriers=x), "(module)"),
+        f"Engine collector {wrong!r}",
+        lambda w, x=wrong: lh.Engine(collector=x),
         lh.CompilerError,
-        f"barrier set '{wrong}'",
+        f"collector '{wrong}'",
     )
 bad("Engine positional", lambda w: lh.Engine("drc"), TypeError, "positional")
 bad("Engine option", lambda w: lh.Engine(speed=3), TypeError, "speed")
@@ -792,13 +792,12 @@ bad("exit_no_gc_scope", lambda w: w.store.heap.exit_no_gc_scope(), lh.NoGcScopeE
 bad("replace_memory", lambda w: w.store.heap.replace_memory(w.store.heap.memory, 0), Heap, "was not taken")
 bad("heap close", lambda w: w.store.heap.close(), Heap, "still has memory")
 bad("attach twice", lambda w: w.store.heap.attach(w.other.heap.memory, w.store.host_data), Heap, "already has memory")
-bad("disable_counting", lambda w: w.store.heap.disable_counting(), Heap, "that has had objects")
 bad("handle", lambda w: w.store.roots.handle(10**6), Heap, "handle 1000000 is not in use")
 bad("release_handle", lambda w: w.store.roots.release_handle(-1), Heap, "handle -1 is not in use")
 bad("create_handle", lambda w: w.store.roots.create_handle(0), lh.InvalidReferenceError, "0x0 does not name an object")
 bad("add_slot", lambda w: w.store.roots.add_slot("x"), TypeError, "'x'")
 bad("add_slot 0", lambda w: w.store.roots.add_slot(0), Heap, "0x0 is not the address")
-bad("remove_slot", lambda w: w.store.roots.remove_slot(16), Heap, "0x10 is not a registered root slot")
+bad("remove_slot", lambda w: w.store.roots.remove_slot(16), Heap, "slot 0x10 is not registered")
 
 # Raw references: none of these names a live object
 RAW: list[Any] = [None, "16", 16.0, True, -16, 1 << 32, 1 << 70, 8, 17 - 1 + 2, 0xFFFFFFF0, 0x7FFFFFF0]

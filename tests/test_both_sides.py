@@ -22,6 +22,7 @@ from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 import lowheap as lh
 from lowheap.allocator import Block, walk
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors.shared import tracing
 from lowheap.jit import runtime
 from lowheap.jit.natives import NativeBarriers
 from lowheap.jit.store_runtime import StoreRuntime, runtime_of
@@ -44,13 +45,13 @@ class StoreWorld(World):
             self.heap.register_type(index)
         self.runtime: StoreRuntime = runtime_of(self.store)
         self.vmctx = int(cffi.FFI().cast("uintptr_t", self.runtime.vmctx))
-        self.native_collector = (self.heap.sweep_pending, self.heap.free_pending)
+        self.compiled = dict(self.heap.replacements)
 
     def choose_collector(self, *, native: bool) -> None:
-        """Have the increments of collections with a budget done by compiled code, or by Python."""
-        heap = self.heap
-        python = (heap._sweep_pending, heap._free_pending)
-        heap.sweep_pending, heap.free_pending = self.native_collector if native else python
+        """Have what compiled code can do of collections, and of drops, done by it, or by Python."""
+        self.heap.replacements.clear()
+        if native:
+            self.heap.replacements.update(self.compiled)
 
 
 @functools.cache
@@ -86,7 +87,7 @@ class FakeStack:
         self.activation = VMActivation(entry_frame_pointer=entry_frame, exit_frame_pointer=exit_frame)
         self.entries = (VMStackMapEntry * 1)(VMStackMapEntry(RETURN_ADDRESS, 0, len(references)))
         self.slots = (VMStackSlot * max(1, len(references)))(
-            *(VMStackSlot(4 * number, 0) for number in range(len(references)))
+            *(VMStackSlot(4 * number, 0, 1) for number in range(len(references)))
         )
 
     def __enter__(self) -> None:
@@ -217,13 +218,11 @@ class Program:
 
     def __init__(self) -> None:
         self.world = StoreWorld(1 << 14)
-        self.free_natively = self.world.heap.free_dead
         self.handles: list[int] = []
         self.collection: DrcCollection | None = None
 
     def choose(self, *, native: bool) -> None:
         self.world.choose_collector(native=native)
-        self.world.heap.free_dead = self.free_natively if native else self.world.heap._free_dead
 
     def step(self, what: str, a: int, b: int, number: int) -> None:
         world, heap = self.world, self.world.heap
@@ -233,7 +232,11 @@ class Program:
             return
         holder = world.roots.handle(self.handles[a % len(self.handles)])
         target = world.roots.handle(self.handles[b % len(self.handles)])
-        slots = list(heap._traced_offsets(holder))
+        type_index = heap.header(holder).type_index
+        slots = [
+            ctypes.addressof(slot) - heap.memory.base - holder
+            for slot in tracing.traced_slots(heap.native, holder, type_index)
+        ]
         match what:
             case "link" | "unlink":
                 slot = heap.slot(holder, slots[number % len(slots)])

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap.cli.output import compile_progress
+from lowheap.collectors.drc import Drc
 from lowheap.jit import cache, runtime
 from lowheap.jit import engine as jit_engine
-from lowheap.jit.barriers import Drc
 from lowheap.jit.cache import CodeCache, code_key
 from lowheap.wasm import compile as wasm_compile
 from lowheap.wasm import module as wasm_module
@@ -141,6 +141,7 @@ def test_what_is_no_directory_is_refused(value: Any) -> None:
     [
         {"opt_level": 1},
         {"barriers": "outlined"},
+        {"inline": "never"},
         {"runtime": "native" if lh.Engine().runtime == "python" else "python"},
     ],
 )
@@ -245,14 +246,22 @@ def test_the_engines_type_indices_are_not_in_the_code(kind: str, tmp_path: Path,
 
 OWN_BARRIERS = """
 from own_helper import STEP
-from lowheap.jit.barriers import Drc
+from lowheap.collectors.drc import Drc
+from lowheap.collectors.interface import Shape
+from lowheap.native import Heap, Ref, Slot, native
 
 class Own(Drc):
-    name = "own"
+    pass
 
-class Addressed(Drc):
-    name = "addressed"
-    cacheable = False
+def closing_over(step):
+    @native
+    def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:
+        heap.control.reserved += step
+        return Drc.read(heap, owner, slot, shape)
+    return read
+
+class Closed(Drc):
+    read = closing_over(7)
 """
 
 
@@ -283,11 +292,11 @@ def test_a_barrier_sets_source_is_part_of_the_key(
     assert compiled.count("cached") == 2
 
 
-@pytest.mark.parametrize("reason", ["not cacheable", "no source", "younger than the process"])
+@pytest.mark.parametrize("reason", ["closes over a value", "no source", "younger than the process"])
 def test_a_barrier_set_whose_code_is_not_known_is_not_cached(
     own_barriers: Path, reason: str, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "own_barriers:Addressed" if reason == "not cacheable" else "own_barriers:Own"
+    name = "own_barriers:Closed" if reason == "closes over a value" else "own_barriers:Own"
     lh.Module(lh.Engine(barriers=name), SOURCE)
     if reason == "no source":
         (own_barriers / "own_helper.py").unlink()
@@ -301,7 +310,7 @@ def test_a_barrier_set_whose_code_is_not_known_is_not_cached(
 
 
 def test_a_class_without_a_file_is_not_cached() -> None:
-    built = type("Built", (Drc,), {"__module__": "no.such.module", "name": "built"})
+    built = type("Built", (Drc,), {"__module__": "no.such.module"})
     nowhere = type(sys)("lowheap_test_nowhere")
     sys.modules["lowheap_test_nowhere"] = nowhere
     try:

@@ -332,7 +332,7 @@ def test_figures(lowheap: Callable[..., Ran]) -> None:
     assert (ran.status, ran.out) == (0, "60\n")
     rows = figures(ran)
     expected = {
-        "barriers": "drc",
+        "collector": "drc",
         "runtime": "python",
         "allocator": "segregated-fit",
         "optimisation level": "2",
@@ -380,7 +380,7 @@ def test_barriers_that_do_not_count_free_nothing(lowheap: Callable[..., Ran]) ->
     ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--stats", "--barriers", "null", "--verify")
     assert (ran.status, ran.out) == (0, "30\n")
     assert figures(ran)["objects freed"] == "0"
-    assert "30 objects are live after a last collection: code with these barriers does not count" in ran.err
+    assert "30 objects are live after a last collection: the collector null counts no references" in ran.err
 
 
 def test_figures_in_a_narrow_terminal_and_without_unicode() -> None:
@@ -584,25 +584,32 @@ def test_standard_input_that_is_closed() -> None:
 
 
 BARRIERS = """
-from lowheap.jit.barriers import BarrierSet, Drc
+from lowheap.collectors.drc import Drc
+from lowheap.collectors.interface import Collector, Shape
+from lowheap.native import Heap, Ref, Slot, native
 
 class Mine(Drc):
-    name = "mine"
+    pass
 
 class Broken(Drc):
-    name = "broken"
+    @native
+    def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:
+        return slot.valve
 
+class Emitting(Drc):
     def read(self, emitter, address, shape):
-        raise KeyError("[nothing] is emitted here")
+        return emitter.load(address)
 
 class Untyped(Drc):
-    name = "untyped"
+    @native
+    def read(heap: Heap, owner: Ref, slot: Slot) -> Ref:
+        return slot.value
 
-    def read(self, emitter, address, shape):
-        return emitter.load_typed(address, emitter.builder.function.args[0].type)
+class Unfinished(Collector):
+    pass
 
-class Unfinished(BarrierSet):
-    name = "unfinished"
+class Counting(Drc):
+    counters = ("reads",)
 """
 
 
@@ -613,22 +620,31 @@ def test_barriers_of_ones_own_in_the_current_directory(tmp_path: Path) -> None:
 
     # As the console script is started: with no trace of the current directory in sys.path.
     code = "import sys; from lowheap.cli import main; sys.exit(main())"
-    command = [sys.executable, "-P", "-c", code, *arguments, "own_barriers:Mine"]
-    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    ran = Ran(done.returncode, done.stdout, done.stderr)
-    assert (ran.status, ran.out) == (0, "30\n"), ran
-    assert figures(ran)["barriers"] == "own_barriers:Mine"
+    for name in ("own_barriers:Mine", "own_barriers.py:Mine"):
+        command = [sys.executable, "-P", "-c", code, *arguments, name]
+        done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+        assert (ran.status, ran.out) == (0, "30\n"), ran
+        assert figures(ran)["collector"] == "Mine"
 
     for name, status, part in (
-        ("own_barriers:Broken", 1, "KeyError: '[nothing] is emitted here'"),
-        ("own_barriers:Unfinished", 1, "abstract"),
-        ("own_barriers:Untyped", 1, ""),
+        ("own_barriers:Broken", 1, "own_barriers.py:12: a place of u32 has no valve"),
+        ("own_barriers:Emitting", 2, "it must be a native function"),
+        ("own_barriers:Unfinished", 2, "the collector Unfinished has no event read"),
+        ("own_barriers:Untyped", 2, "Untyped.read is of type (the heap, u32, a place of u32) -> u32"),
+        ("own_barriers:Counting", 2, "the collector Counting counts 'reads', which is in none of its states"),
         ("own_barriers:Missing", 2, "Missing"),
+        ("missing.py:Missing", 2, "there is no file 'missing.py'"),
         ("unreadable_barriers:Any", 1, "unreadable_barriers.py"),
     ):
         assert failed(spawn(*arguments, name, cwd=tmp_path), status, part)
-    ran = spawn(*arguments, "own_barriers:Broken", "--log-level", "debug", cwd=tmp_path)
-    assert "own_barriers.py" in ran.err, "who asks for it is told where"
+
+
+def test_barriers_are_a_variation_of_the_collectors(lowheap: Callable[..., Ran]) -> None:
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--collector", "null", "--barriers", "outlined")
+    assert failed(ran, 1, "the barriers outlined are no variation of those of the collector null")
+    ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--collector", "drc", "--barriers", "outlined", "--stats")
+    assert (ran.out, figures(ran)["collector"]) == ("30\n", "outlined")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import ctypes
 import dataclasses
 import functools
 import json
-import re
 import resource
 import struct
 from collections.abc import Callable, Iterator
@@ -18,9 +17,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from faults import SLOT, Saved, populate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
+from image_heaps import BYTES, NODE, STEPS, TYPES, World
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command
@@ -30,20 +30,14 @@ from lowheap.errors import LowheapError
 from lowheap.inspection import inspect
 from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import (
-    BLOCK_ALIGN,
     CONTROL_UNCOUNTED,
     FIRST_INDEX,
-    FREE_BLOCK_COALESCED,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     NULL,
     OBJECT_KINDS,
-    SIZE_CLASS_COUNT,
-    TYPE_LIMIT,
     CollectionPhase,
-    FreeBlock,
     VMDrcArrayHeader,
-    VMDrcExternRef,
     VMDrcHeader,
     VMDump,
     VMDumpRoot,
@@ -51,8 +45,6 @@ from lowheap.layout import (
     VMGcKind,
     VMHeapControl,
     VMHeapStatistics,
-    VMHostData,
-    VMHostDataOwner,
     VMRootFrame,
     VMTypeInfo,
     i31_from_int,
@@ -163,34 +155,6 @@ def examined(world: World, checked: bool) -> Examined:
     return Examined(world, checked=checked)
 
 
-def populate(world: World) -> dict[str, int]:
-    """Fill a heap with something of each sort; return where it is."""
-    store, heap = world.store, world.store.heap
-    places = {"first": world.hold(NODE), "hole": world.hold(BYTES, 40), "second": world.hold(NODE)}
-    places |= {"array": world.hold(REFERENCES, 3), "data": world.hold(BYTES, 5), "mixed": world.hold(MIXED)}
-    places["extern"] = world.hold(EXTERN)
-    left, right = world.hold(BYTES, 8), world.hold(BYTES, 8)
-    places |= {"left": left, "right": right, "listed only": world.hold(VECTORS, 1)}
-    world.link(places["mixed"], 0, places["extern"])
-    world.link(places["first"], 0, places["second"])
-    world.link(places["first"], 1, places["array"])
-    world.link(places["array"], 0, places["second"])
-    heap.slot(places["array"], heap.array_layout(world.types[REFERENCES]).element_offset(1)).value = i31_from_int(5)
-    for name in ("first", "second", "listed only"):
-        world.expose(places[name])
-    for handle in (1, 7, 8, 9):  # the hole, left and right, and one that only the list holds
-        world.release(handle)
-    store.roots.add_slot(ctypes.addressof(SLOT))
-    heap.write_gc_ref(SLOT, places["data"])
-    heap.coalesce()
-    places["spare"] = world.hold(BYTES, 40)  # where the hole was
-    world.release(max(world.handles))
-    return places
-
-
-SLOT = ctypes.c_uint32()
-
-
 @pytest.fixture(autouse=True)
 def empty_slot() -> None:
     SLOT.value = NULL
@@ -290,10 +254,7 @@ def test_frames_are_roots_that_count_nothing(world: World, examined: Examined) -
         message = f"slot {ctypes.addressof(outer_slots):#x} of a frame holds {wrong:#x}, which is not on the"
         assert message in (examined.verify() or "")
         problems = inspect(examined.image()).problems
-        assert problems == (
-            f"a frame's slot {ctypes.addressof(outer_slots):#x} holds {wrong:#x}, which is not on the "
-            "over-approximated list",
-        )
+        assert problems == (f"{message} over-approximated list",)
     context.root_frames = 0
     assert examined.verify() is None
 
@@ -349,7 +310,7 @@ def test_pending_dead_objects_wait_to_be_freed(world: World, examined: Examined)
     assert [each["ref_count"] for each in examined.walk()[1]] == [0, 0, 0]
     assert examined.image().pending_dead() == [first, second, third]
     assert inspect(examined.image()).problems == ()
-    saved = Saved(world)
+    saved = Saved(world.store.heap)
 
     def damage(reference: int, field: str, value: int) -> str:
         setattr(heap.memory.view(VMDrcHeader, reference), field, value)
@@ -366,7 +327,9 @@ def test_pending_dead_objects_wait_to_be_freed(world: World, examined: Examined)
     assert f"{what} leads to {second + 16:#x}, where no object starts" in damage(first, link, second + 16)
     assert f"object {third:#x} has count 9, but is on {what}" in damage(third, "ref_count", 9)
     listed = VMGcKind.STRUCT_REF | HEADER_IN_OVER_APPROX_LIST_BIT
-    assert f"object {second:#x} has its in-list bit set, but is not" in damage(second, "kind_and_reserved", listed)
+    assert f"object {second:#x} has its in-list bit set, but is on {what}" in damage(
+        second, "kind_and_reserved", listed
+    )
     control.pending_dead = second
     assert f"object {first:#x} has count 0, but was not freed" in damage(first, link, NULL)
     assert examined.verify() is None
@@ -385,326 +348,7 @@ def test_counts_mean_nothing_where_nothing_is_counted(world: World, examined: Ex
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Faults, each with what is said of it
-
-
-Fault = Callable[[World, dict[str, int]], None]
-
-
-def header_fault(name: str, field: str, change: Callable[[int], int]) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        structure = (
-            VMDrcExternRef if field == "host_data_id" else VMDrcArrayHeader if field == "length" else VMDrcHeader
-        )
-        header = world.store.heap.memory.view(structure, places[name])
-        setattr(header, field, change(getattr(header, field)))
-
-    return inject
-
-
-def control_fault(field: str, change: Callable[[int, dict[str, int]], int]) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        control = world.store.heap.control
-        setattr(control, field, change(getattr(control, field), places))
-
-    return inject
-
-
-def slot_fault(value: int) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        heap = world.store.heap
-        heap.slot(places["first"], heap.struct_layout(world.types[NODE]).traced_offsets[0]).value = value
-
-    return inject
-
-
-def free_fault(field: str, change: Callable[[int], int]) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        block = world.store.heap.memory.view(FreeBlock, places["spare"])
-        setattr(block, field, change(getattr(block, field)))
-
-    return inject
-
-
-def list_the_free_block_in(number: int) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        world.store.heap.control.size_class_heads[number] = places["spare"]
-
-    return inject
-
-
-def clear_the_free_lists(world: World, places: dict[str, int]) -> None:
-    world.store.heap.control.size_class_heads[:] = [NULL] * SIZE_CLASS_COUNT
-
-
-def split_without_merging(world: World, places: dict[str, int]) -> None:
-    """Make two free blocks of one, both of which a coalescing pass has seen."""
-    heap = world.store.heap
-    block = heap.memory.view(FreeBlock, places["spare"])
-    second = heap.memory.view(FreeBlock, places["spare"] + 32)
-    heads = heap.control.size_class_heads
-    assert heads[block.length // BLOCK_ALIGN] == places["spare"]
-    heads[block.length // BLOCK_ALIGN] = block.next
-    for index, part, length in (
-        (places["spare"] + 32, second, block.length - 32),
-        (places["spare"], block, 32),
-    ):
-        part.kind_and_reserved, part.length, part.flags = 0, length, FREE_BLOCK_COALESCED
-        part.next, heads[length // BLOCK_ALIGN] = heads[length // BLOCK_ALIGN], index
-
-
-def dangling_handle(world: World, places: dict[str, int]) -> None:
-    ctypes.c_uint32.from_address(world.store.heap.control.handles).value = places["spare"]
-
-
-def dangling_slot(world: World, places: dict[str, int]) -> None:
-    SLOT.value = places["data"] + 16
-
-
-def swap_the_type(world: World, places: dict[str, int]) -> None:
-    world.store.heap.memory.view(VMDrcHeader, places["first"]).type_index = world.types[BYTES]
-
-
-def unregister_the_type(world: World, places: dict[str, int]) -> None:
-    VMTypeInfo.from_address(world.store.heap.control.type_table + world.types[NODE] * 64).kind = 0
-
-
-def free_the_host_data(world: World, places: dict[str, int]) -> None:
-    VMHostData.from_address(world.store.heap.control.host_data).owner = VMHostDataOwner.NOBODY
-
-
-def move_to_another_class(world: World, places: dict[str, int]) -> None:
-    heads = world.store.heap.control.size_class_heads
-    heads[list(heads).index(places["spare"])] = NULL
-    heads[SIZE_CLASS_COUNT - 1] = places["spare"]
-
-
-def make_the_list_a_ring(world: World, places: dict[str, int]) -> None:
-    heap = world.store.heap
-    *_, last = heap.over_approximated_stack_roots()
-    heap.memory.view(VMDrcHeader, last).next_over_approximated_stack_root = heap.control.over_approximated_stack_roots
-
-
-FAULTS: dict[str, tuple[Fault, str]] = {
-    "kind": (
-        header_fault("data", "kind_and_reserved", lambda word: 0x7C00_0000),
-        "object 0x[0-9a-f]+ has kind word 0x7c000000, which is no kind",
-    ),
-    "another kind": (
-        header_fault("data", "kind_and_reserved", lambda word: VMGcKind.STRUCT_REF),
-        f"of type [0-9]+ has kind {VMGcKind.STRUCT_REF:#x}; the type's objects have {VMGcKind.ARRAY_REF:#x}",
-    ),
-    "another type": (swap_the_type, "has kind"),
-    "reserved bits": (
-        header_fault("data", "kind_and_reserved", lambda word: word | 0x40),
-        "has unknown reserved bits in 0x",
-    ),
-    "mark": (
-        header_fault("data", "kind_and_reserved", lambda word: word | HEADER_MARK_BIT),
-        "is marked, but no collection is running",
-    ),
-    "in-list bit set": (
-        header_fault("data", "kind_and_reserved", lambda word: word | HEADER_IN_OVER_APPROX_LIST_BIT),
-        "has its in-list bit set, but is not on the over-approximated list",
-    ),
-    "in-list bit clear": (
-        header_fault("first", "kind_and_reserved", lambda word: word & ~HEADER_IN_OVER_APPROX_LIST_BIT),
-        "has its in-list bit clear, but is on the over-approximated list",
-    ),
-    "type index": (
-        header_fault("first", "type_index", lambda _: TYPE_LIMIT + 3),
-        f"has type index {TYPE_LIMIT + 3}, which is not in the type table",
-    ),
-    "type that is not in the table": (unregister_the_type, "has type index [0-9]+, which is not in the type table"),
-    "count too high": (header_fault("data", "ref_count", lambda count: count + 1), "has count 3, but 2 owners, 0 of"),
-    "count too low": (header_fault("second", "ref_count", lambda count: count - 1), "has count 3, but 4 owners, 1 of"),
-    "count 0": (header_fault("data", "ref_count", lambda _: 0), "has count 0, but was not freed"),
-    "size": (header_fault("first", "object_size", lambda size: size + 4), "its type and length make it"),
-    "block length": (header_fault("first", "object_size", lambda size: size + 16), "."),
-    "size 0": (header_fault("first", "object_size", lambda _: 0), "object at 0x[0-9a-f]+ claims 0 bytes"),
-    "huge size": (
-        header_fault("first", "object_size", lambda _: 0xFFFF_FFFF),
-        "object at 0x[0-9a-f]+ claims 4294967296 bytes; the bump pointer is at 0x",
-    ),
-    "length": (
-        header_fault("data", "length", lambda length: length + 1),
-        "has size 33; its type and length make it 34",
-    ),
-    "huge length": (header_fault("array", "length", lambda _: 0xFFFF_FFFF), "make it 17179869208"),
-    "host data": (header_fault("extern", "host_data_id", lambda _: 1 << 20), "has host data 1048576, which the side"),
-    "host data beyond the table": (header_fault("extern", "host_data_id", lambda _: 0xFFFF_FFFF), "has host data"),
-    "host data not in use": (free_the_host_data, "has host data 0, which the side table does not know"),
-    "externref's size": (header_fault("extern", "object_size", lambda _: 24), "externref 0x[0-9a-f]+ has size 24"),
-    "externref's type": (header_fault("extern", "type_index", lambda _: 0), "externref 0x[0-9a-f]+ has type index 0"),
-    "list entry": (
-        header_fault("first", "next_over_approximated_stack_root", lambda _: 0x30),
-        "leads to 0x30, where no",
-    ),
-    "list entry beyond": (
-        header_fault("first", "next_over_approximated_stack_root", lambda _: 0xFFFF_FFF0),
-        "the over-approximated list leads to 0xfffffff0, where no object starts",
-    ),
-    "list cut": (
-        header_fault("second", "next_over_approximated_stack_root", lambda _: NULL),
-        "the over-approximated list has 2 entries, its counter says 3",
-    ),
-    "list head": (
-        control_fault("over_approximated_stack_roots", lambda _, places: places["data"]),
-        "list has 1 entries",
-    ),
-    "odd list head": (
-        control_fault("over_approximated_stack_roots", lambda head, _: head + 1),
-        "where no object starts",
-    ),
-    "ring": (make_the_list_a_ring, "the over-approximated list comes back to 0x"),
-    "list length": (control_fault("current_len", lambda length, _: length + 1), "has 3 entries, its counter says 4"),
-    "dead list": (
-        control_fault("dead_list", lambda _, places: places["data"]),
-        "the dead list is not empty: it begins",
-    ),
-    "pending": (
-        control_fault("pending_dead", lambda _, places: places["data"]),
-        "has count 2, but is on the list of pending dead objects",
-    ),
-    "pending beyond": (
-        control_fault("pending_dead", lambda *_: 0xFFFF_FFF0),
-        "pending dead objects leads to 0xfffffff0",
-    ),
-    "field": (slot_fault(0x7FFF_FFF0), "object 0x[0-9a-f]+ holds 0x7ffffff0, where no live object starts"),
-    "field within an object": (slot_fault(FIRST_INDEX + 16), "holds 0x20, where no live object starts"),
-    "even field": (slot_fault(FIRST_INDEX + 2), "holds 0x12, where no live object starts"),
-    "lost field": (slot_fault(NULL), "has count 4, but 3 owners"),
-    "handle": (dangling_handle, "handle 0 holds 0x[0-9a-f]+, where no live object starts"),
-    "root slot": (dangling_slot, "root slot 0x[0-9a-f]+ holds 0x[0-9a-f]+, where no live object starts"),
-    "free length": (free_fault("length", lambda length: length + 8), "free block at 0x[0-9a-f]+ claims [0-9]+ bytes"),
-    "free length 0": (free_fault("length", lambda _: 0), "free block at 0x[0-9a-f]+ claims 0 bytes"),
-    "free length beyond": (free_fault("length", lambda _: 0xFFFF_FFF0), "claims 4294967280 bytes"),
-    "shorter free block": (free_fault("length", lambda length: length - 16), "."),
-    "free link": (free_fault("next", lambda _: 0xFFFF_FFF0), "free list [0-9]+ holds 0xfffffff0, where no free block"),
-    "odd free link": (free_fault("next", lambda _: 3), "free list [0-9]+ holds 0x3, where no free block starts"),
-    "cyclic free list": (
-        lambda world, places: free_fault("next", lambda _: places["spare"])(world, places),
-        "free block at 0x[0-9a-f]+ is on a free list twice",
-    ),
-    "free list of another class": (list_the_free_block_in(SIZE_CLASS_COUNT - 1), "is on a free list twice"),
-    "no free list": (clear_the_free_lists, "free block at 0x[0-9a-f]+ is on no free list"),
-    "free list of another class alone": (
-        move_to_another_class,
-        f"free block at 0x[0-9a-f]+ of [0-9]+ bytes is on free list {SIZE_CLASS_COUNT - 1}",
-    ),
-    "unmerged": (split_without_merging, "was not merged with the one before it"),
-    "object counter": (
-        control_fault("objects_allocated", lambda count, _: count + 1),
-        "the counters say 8 live objects of [0-9]+ bytes; the heap holds 7 of",
-    ),
-    "byte counter": (control_fault("bytes_freed", lambda count, _: count + 16), "the counters say 7 live objects"),
-    "bump": (control_fault("bump", lambda bump, _: bump + 16), "free block at 0x[0-9a-f]+ claims 0 bytes"),
-    "odd bump": (control_fault("bump", lambda bump, _: bump + 1), "is not a multiple of 16"),
-    "early bump": (control_fault("bump", lambda bump, _: bump - 16), "claims [0-9]+ bytes; the bump pointer is at"),
-    "bump in a header": (
-        control_fault("bump", lambda _, places: places["mixed"] + 16),
-        "object at 0x[0-9a-f]+ has no room for its header; the bump pointer is at 0x",
-    ),
-    "bump 0": (control_fault("bump", lambda *_: 0), "bump pointer 0x0, its end 0x[0-9a-f]+ and the capacity"),
-    "bump end": (control_fault("bump_end", lambda *_: 0xFFFF_FFFF), "are out of order"),
-}
-"""The ones that Python's `verify` catches, too, by what they damage."""
-
-
-class Saved:
-    """All of a heap's bytes, to put back after a fault."""
-
-    def __init__(self, world: World) -> None:
-        heap = world.store.heap
-        self._heap = heap
-        self._end = heap.control.bump + 64
-        self._data = heap.memory.read(0, self._end)
-        self._control = bytes(heap.control)
-        self._types = ctypes.string_at(heap.control.type_table, heap.control.type_count * ctypes.sizeof(VMTypeInfo))
-        self._type_data = ctypes.string_at(heap.control.type_data, 4 * heap.control.type_data_length)
-        self._handles = ctypes.string_at(heap.control.handles, 4 * heap.control.handle_count)
-        self._host_data = ctypes.string_at(
-            heap.control.host_data, ctypes.sizeof(VMHostData) * heap.control.host_data_count
-        )
-        self._slot = SLOT.value
-
-    def restore(self) -> None:
-        ctypes.memmove(ctypes.addressof(self._heap.control), self._control, len(self._control))
-        self._heap.memory.write(0, self._data)
-        for address, data in (
-            (self._heap.control.type_table, self._types),
-            (self._heap.control.type_data, self._type_data),
-            (self._heap.control.handles, self._handles),
-            (self._heap.control.host_data, self._host_data),
-        ):
-            ctypes.memmove(address, data, len(data))
-        SLOT.value = self._slot
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named(world: World, examined: Examined, name: str) -> None:
-    inject, message = FAULTS[name]
-    places = populate(world)
-    saved = Saved(world)
-    assert python_accepts(world)
-    inject(world, places)
-    assert not python_accepts(world)
-    said = examined.verify()
-    assert said is not None
-    assert re.search(f"^lh_verify: .*{message}", said), said
-    saved.restore()
-    assert examined.verify() is None
-
-
-def type_fault(number: int, field: str, value: int) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        table = world.store.heap.control.type_table
-        setattr(VMTypeInfo.from_address(table + world.types[number] * ctypes.sizeof(VMTypeInfo)), field, value)
-
-    return inject
-
-
-def traced_offset_fault(offset: int) -> Fault:
-    def inject(world: World, places: dict[str, int]) -> None:
-        control = world.store.heap.control
-        info = VMTypeInfo.from_address(control.type_table + world.types[NODE] * ctypes.sizeof(VMTypeInfo))
-        ctypes.c_uint32.from_address(control.type_data + 4 * info.traced_offsets_start).value = offset
-
-    return inject
-
-
-@pytest.mark.parametrize(
-    ("inject", "message"),
-    [
-        (control_fault("type_count", lambda *_: TYPE_LIMIT + 1), "the control block counts 1048577 types"),
-        (control_fault("type_data_length", lambda *_: 1 << 31), "counts 2147483648 words of type data"),
-        (control_fault("handle_count", lambda *_: 1 << 31), "counts 2147483648 handles; there is room for 16777216"),
-        (control_fault("root_slot_count", lambda *_: 1 << 31), "counts 2147483648 root slots"),
-        (control_fault("host_data_count", lambda *_: 1 << 31), "counts 2147483648 host-data ids"),
-        (control_fault("host_data_count", lambda *_: 0), "has host data 0, which the side table does not know"),
-        (type_fault(NODE, "kind", VMGcKind.EXTERN_REF), "type 0 has kind word 0x40000000, which is no kind"),
-        (type_fault(NODE, "traced_offsets_start", 0xFFFF_FFFF), "type 0 has 48 bytes, and its traced offsets up to"),
-        (type_fault(NODE, "traced_count", 0xFFFF_FFFF), "type 0 has 48 bytes, and its traced offsets up to"),
-        (type_fault(NODE, "size_or_elements_offset", 8), "type 0 has 8 bytes"),
-        (type_fault(REFERENCES, "element_size", 8), "array type 2 has elements from 28 on, of 8 bytes, 1 of 1 traced"),
-        (type_fault(REFERENCES, "traced_count", 2), "array type 2 has elements from 28 on, of 4 bytes, 2 of 1 traced"),
-        (type_fault(BYTES, "element_size", 3), "array type 3 has elements from 28 on, of 3 bytes"),
-        (type_fault(BYTES, "size_or_elements_offset", 0), "array type 3 has elements from 0 on"),
-        (traced_offset_fault(46), "type 0 of 48 bytes has a traced field at 46"),
-        (traced_offset_fault(48), "type 0 of 48 bytes has a traced field at 48"),
-        (traced_offset_fault(0), "type 0 of 48 bytes has a traced field at 0"),
-        (traced_offset_fault(0xFFFF_FFFC), "type 0 of 48 bytes has a traced field at 4294967292"),
-    ],
-)
-def test_a_fault_of_the_tables_is_named(world: World, checked: bool, inject: Fault, message: str) -> None:
-    """What Python does not look at, because it knows its types from the registry."""
-    examined = Examined(world, checked=checked)
-    places = populate(world)
-    saved = Saved(world)
-    inject(world, places)
-    assert message in (examined.verify() or "")
-    saved.restore()
-    assert examined.verify() is None
+# Random bytes; known faults are in `faults.py`
 
 
 def test_every_byte_that_matters_to_python_matters(world: World) -> None:
@@ -714,7 +358,7 @@ def test_every_byte_that_matters_to_python_matters(world: World) -> None:
     collection.collect_increment(budget=1)
     collection.collect_increment(budget=1)
     examined = {checked: Examined(world, checked=checked) for checked in (True, False)}
-    heap, saved = world.store.heap, Saved(world)
+    heap, saved = world.store.heap, Saved(world.store.heap)
     fields = (
         "over_approximated_stack_roots",
         "current_len",
@@ -759,7 +403,7 @@ def corruptible() -> tuple[World, Saved, dict[bool, Examined]]:
     """One heap for all examples; it stays open until the process ends."""
     world = World()
     populate(world)
-    return world, Saved(world), {checked: Examined(world, checked=checked) for checked in (True, False)}
+    return world, Saved(world.store.heap), {checked: Examined(world, checked=checked) for checked in (True, False)}
 
 
 @settings(max_examples=150, deadline=None)
@@ -890,7 +534,7 @@ def test_a_writer_ends_the_dump(world: World, examined: Examined) -> None:
         with pytest.raises(ImageFormatError, match=r"cut short|does not begin"):
             read_dump(data)
         number += 1
-    assert number == 7  # one piece for each sort of thing in a dump
+    assert number == 8  # one piece for each sort of thing in a dump
 
 
 def test_callbacks_must_not_use_the_heap(world: World) -> None:
@@ -910,7 +554,7 @@ def test_callbacks_must_not_use_the_heap(world: World) -> None:
 
     assert native.lh_walk(native.heap, visit, ffi().NULL) == Status.OK
     assert native.lh_dump(native.heap, write, ffi().NULL) == Status.OK
-    assert statuses == [Status.BUSY] * (7 + 7)
+    assert statuses == [Status.BUSY] * (7 + 8)
     assert examined.verify() is None
 
 
@@ -1015,7 +659,7 @@ def test_what_is_no_dump_is_refused() -> None:
         return bytes(made) + data[ctypes.sizeof(VMDump) :]
 
     for number in range(8, ctypes.sizeof(VMDump)):
-        with pytest.raises(ImageFormatError, match=f"cut short: it has {number} bytes, its header alone 64"):
+        with pytest.raises(ImageFormatError, match=f"cut short: it has {number} bytes, its header alone 72"):
             read_dump(data[:number])
     for end in (ctypes.sizeof(VMDump), TYPES_START, len(data) - 1):
         with pytest.raises(
@@ -1071,34 +715,35 @@ def root_kind(data: bytearray) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (word_at(TYPES_START, VMTypeInfo, "kind", 5), "type 0 of the heap dump has kind word 0x5"),
-        (word_at(TYPES_START, VMTypeInfo, "element_size", 4), "type 0 .*, of kind STRUCT_REF, has elements of 4 bytes"),
-        (word_at(TYPES_START + 128, VMTypeInfo, "element_size", 5), "of kind ARRAY_REF, has elements of 5 bytes"),
-        (word_at(TYPES_START + 128, VMTypeInfo, "field_count", 0), "array type with 0 elements' descriptions, not 1"),
+        (word_at(TYPES_START, VMTypeInfo, "kind", 5), "type 0 has kind word 0x5, which is no kind"),
         (
-            word_at(TYPES_START, VMTypeInfo, "traced_count", 1 << 31),
-            "the types up to 0 of the heap dump have more type",
+            word_at(TYPES_START, VMTypeInfo, "element_size", 4),
+            "type 0 has no elements, but says that they have 4 bytes",
         ),
+        (word_at(TYPES_START + 128, VMTypeInfo, "field_count", 0), "array type 2 has 0 elements' descriptions, not 1"),
+        (word_at(TYPES_START, VMTypeInfo, "fields_start", 1 << 20), "type 0 has 4 fields from word 1048576 on, of"),
+        (field_info(0, "storage", 8), "field 0 of type 0 has storage 8; storages are 0 to 7"),
         (
-            word_at(TYPES_START, VMTypeInfo, "depth", 0xFFFF_FFFF),
-            "the types up to 0 of the heap dump have more type data",
+            field_info(0, "heap_type", 0xFFFF_FFF0),
+            "field 0 of type 0 refers to 0xfffffff0, which is neither a type nor",
         ),
-        (word_at(TYPES_START, VMTypeInfo, "field_count", 1 << 30), "the types up to 0 of the heap dump have more type"),
-        (word_at(TYPES_START, VMTypeInfo, "traced_offsets_start", 1 << 20), "has words 1048576 to 1048578 of its"),
-        (word_at(TYPES_START, VMTypeInfo, "supertypes_start", 1 << 20), "has words 1048576 to 1048577 of its"),
-        (word_at(TYPES_START, VMTypeInfo, "fields_start", 1 << 20), "has words 1048576 to 1048588 of its"),
-        (field_info(0, "storage", 8), "field 0 of type 0 of the heap dump has storage 8; storages are 0 to 7"),
-        (field_info(0, "flags", 8), "field 0 of type 0 of the heap dump has unknown flags in 0x8"),
-        (field_info(0, "heap_type", 0xFFFF_FFF0), "field 0 of type 0 .* refers to 0xfffffff0, which is neither"),
-        (field_info(1, "flags", 4), "field 1 of type 0 of the heap dump is no reference, but has flags 0x4 of one"),
-        (field_info(1, "heap_type", 4), "field 1 of type 0 of the heap dump is no reference"),
-        (root_kind, "a root in the heap dump has kind 9; kinds are"),
     ],
 )
-def test_a_damaged_dump_says_what_is_wrong(change: Callable[[bytearray], None], message: str) -> None:
+def test_a_dump_with_a_type_that_makes_no_sense_is_read_without_it(
+    change: Callable[[bytearray], None], message: str
+) -> None:
     data = bytearray(dump_of_a_heap())
+    before = read_dump(bytes(data)).types
     change(data)
-    with pytest.raises(ImageFormatError, match=message):
+    image = read_dump(bytes(data))
+    assert len(image.types) == len(before) - 1
+    assert any(message in problem for problem in inspect(image).problems), inspect(image).problems
+
+
+def test_a_root_of_no_kind_is_refused() -> None:
+    data = bytearray(dump_of_a_heap())
+    root_kind(data)
+    with pytest.raises(ImageFormatError, match="a root in the heap dump has kind 9; kinds are"):
         read_dump(bytes(data))
 
 
@@ -1173,5 +818,5 @@ def test_a_dump_needs_its_bump_pointer_within_the_capacity(world: World, examine
     control.bump = control.capacity + 16
     status, data = examined.dump()
     assert (status, data) == (Status.CORRUPT, b"")
-    assert "is beyond the capacity" in examined.message()
+    assert "out of order" in examined.message()
     control.bump = bump

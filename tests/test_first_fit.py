@@ -614,7 +614,7 @@ def test_a_checked_heap_finds_a_broken_free_block_at_the_next_allocation(make_wo
     ("offset", "value", "expected"),
     [
         (0, VMGcKind.STRUCT_REF | 1 << 9, "unknown reserved bits"),
-        (0, VMGcKind.ARRAY_REF, "has kind ARRAY_REF"),
+        (0, VMGcKind.ARRAY_REF, "has kind 0xa8000000"),
         (4, 9999, "type index 9999"),
         (20, 64, "has size 64"),
     ],

@@ -228,18 +228,20 @@ def test_a_complete_collection_does_no_more(world: Incremental) -> None:
 def test_on_a_native_store_increments_with_a_budget_are_compiled(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world = Incremental(side)
     world.chain(5)
-    entered = []
-    for name in ("trace", "_unlist_unmarked", "_free_first_pending"):
-        original = getattr(DrcHeap, name)
+    traced, compiled = [], []
+    original = DrcHeap.trace
+    monkeypatch.setattr(DrcHeap, "trace", lambda *args: (traced.append("trace"), original(*args)))
+    for function, replacement in list(world.heap.replacements.items()):
 
-        def noted(*args: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
-            entered.append(name)
-            return original(*args)
+        def noted(*args: Any, name: str = function.name, call: Callable[..., Any] = replacement) -> Any:
+            compiled.append(name)
+            return call(*args)
 
-        monkeypatch.setattr(DrcHeap, name, noted)
+        world.heap.replacements[function] = noted
     world.swept(2).collect_increment(2)
     assert world.freed == 4
-    assert set(entered) == (set() if world.is_native else {"trace", "_unlist_unmarked", "_free_first_pending"})
+    assert traced == ([] if world.is_native else ["trace"])
+    assert compiled == (["sweep_pending", "free_pending", "free_pending"] if world.is_native else [])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -320,7 +322,7 @@ def test_externrefs_that_died_in_compiled_code_are_not_part_of_an_increment(worl
     world.store.tidy()
     assert world.freed == 1
     collection = DrcCollection(world.heap, world.roots)
-    world.heap.drop_gc_ref(world.new_externref("dropped later"))  # natively, so it waits for the host
+    NativeBarriers(world.store).dec_ref(world.new_externref("dropped later"))  # natively, so it waits for the host
     waiting = world.heap.control.dead_externrefs
     assert waiting != NULL
     for freed in (0, 1, 2, 3):
@@ -501,8 +503,7 @@ def test_no_gc_scopes(world: Incremental) -> None:
 
 
 def test_a_heap_that_does_not_count(world: Incremental) -> None:
-    store = lh.Store()
-    store.heap.disable_counting()
+    store = lh.Store(lh.Engine(collector="null"))
     collection = store.collection()
     assert [collection.collect_increment(1) for _ in range(2)] == [CONTINUE, COMPLETE]
     assert store.heap.control.collections == 1
@@ -835,12 +836,6 @@ class Broken:
     def verify(self) -> None:
         self.world.heap.verify(self.world.stack)
 
-    def missed(self) -> None:
-        self.link(self.first, self.third)
-
-    def all_missed(self) -> None:
-        self.world.heap.control.pending_dead = NULL
-
     def cyclic(self) -> None:
         self.link(self.third, self.second)
 
@@ -867,60 +862,6 @@ class Broken:
 
     def marked(self) -> None:
         self.header(self.second).kind_and_reserved |= HEADER_MARK_BIT
-
-    def owned(self) -> None:
-        self.world.heap.slot(self.shared, NEXT).value = self.third
-
-    def on_both_lists(self) -> None:
-        self.link(self.listed, self.third)
-        self.world.heap.control.current_len += 1
-
-    def disowned(self) -> None:
-        self.world.memory.view(ctypes.c_uint32, self.array + ELEMENTS).value = NULL
-
-    def wrong_size(self) -> None:
-        self.header(self.second).object_size += 4
-
-    def wrong_type(self) -> None:
-        self.header(self.second).type_index = 99
-
-
-INJECTIONS: dict[str, str] = {
-    "missed": "object {second} has count 0, but was not freed",
-    "all_missed": "object {array} has count 0, but was not freed",
-    "cyclic": "the list of pending dead objects comes back to {second}",
-    "itself": "the list of pending dead objects comes back to {array}",
-    "nowhere": "the list of pending dead objects.* 0x8000",
-    "inside": "the list of pending dead objects.* {inside}",
-    "unaligned": "the list of pending dead objects.* 0x24",
-    "counted": "object {second} has count 1, but is on the list of pending dead objects",
-    "live": "object {shared} has count 2, but is on the list of pending dead objects",
-    "listed_bit": "object {second} has its in-list bit set, but is on the list of pending dead objects",
-    "marked": "object {second} is marked, but is on the list of pending dead objects",
-    "owned": "object {third} has count 0, but 1 owners",
-    "on_both_lists": "object {third} has (count 0, but 1 owners|its in-list bit clear, wrongly)",
-    "disowned": "object {shared} has count 2, but 1 owners",
-    "wrong_size": "object {second} has size 44; its type and length make it 40",
-    "wrong_type": "object {second} has type index 99, which is not in the type table",
-}
-
-
-@pytest.mark.parametrize("name", INJECTIONS)
-def test_verify_finds(name: str) -> None:
-    """So does whoever looks at an image of the heap."""
-    broken = Broken()
-    image = broken.world.heap.snapshot(broken.world.stack)
-    assert verify(image) == []
-    getattr(broken, name)()
-    names = {each: f"{getattr(broken, each):#x}" for each in ("first", "second", "third", "array", "shared")}
-    names["inside"] = f"{broken.first + 16:#x}"
-    expected = re.sub(r"\{(\w+)\}", lambda match: names[match[1]], INJECTIONS[name])
-    with pytest.raises(lh.HeapCorruptionError) as caught:
-        broken.verify()
-    assert any(re.search(expected, problem) for problem in caught.value.problems), caught.value.problems
-    inspection = inspect(broken.world.heap.snapshot(broken.world.stack))
-    assert any(re.search(expected, problem) for problem in inspection.problems), inspection.problems
-    inspection.to_json()
 
 
 NOT_DEAD = ("cyclic", "itself", "nowhere", "inside", "unaligned", "counted", "live", "listed_bit", "marked")
@@ -963,17 +904,17 @@ def freed_child(broken: Broken) -> Callable[[], None]:
 def test_an_error_in_the_middle_leaves_the_list_whole(
     inject: Callable[[Broken], Callable[[], None]], checked: bool
 ) -> None:
-    """The object that could not be freed is still the first, without what it has given back. Later it goes on."""
+    """The object that could not be freed is still the first, and has given nothing back. Later it goes on."""
     broken = Broken()
     heap = broken.world.heap
     heap.is_checked = checked
     repair = inject(broken)
     assert heap.header(broken.shared).ref_count == 2
-    for _ in range(2):  # the second time it begins where it stopped
+    for _ in range(2):
         with pytest.raises(lh.HeapError):
             broken.collection.collect_increment()
         assert list(heap.pending_dead()) == [broken.array]
-        assert heap.header(broken.shared).ref_count == 1
+        assert heap.native.header_at(broken.shared).ref_count == 2
     repair()
     broken.verify()
     assert broken.collection.collect_increment(1) is COMPLETE
@@ -1016,7 +957,7 @@ def test_an_interrupted_release_of_host_data_leaves_the_list_whole(monkeypatch: 
         patched.setattr(world.host_data, "dealloc", interrupted)
         with pytest.raises(KeyboardInterrupt):
             collection.collect_increment(1)
-    assert list(world.heap.pending_dead()) == references[1:]
+    assert (world.heap.control.dead_externrefs, list(world.heap.pending_dead())) == (references[1], references[2:])
     world.heap.verify()
     assert collection.collect_increment() is COMPLETE
     assert (world.live(), len(world.host_data)) == ([], 0)

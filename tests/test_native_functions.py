@@ -408,7 +408,7 @@ def test_a_module_of_ones_own_with_methods(user: Any, tmp_path: Path) -> None:
     assert counted().read(10) == counted.read(10)  # bound to nothing
     code = Compiled([counted.read])
     assert code.call(counted.read, 10) == counted.read(10)
-    assert counted.read.symbol == "barriers_of_a_user.Counted.read"
+    assert counted.read.symbol == "lh.barriers_of_a_user.Counted.read"
     assert "barriers_of_a_user.Counted.add" in code.text
     assert counted.read.sources() == [tmp_path / "barriers_of_a_user.py"]
     assert [each.name for each in counted.read.callees()] == ["Counted.read", "Counted.add", "Counted.steps"]
@@ -695,10 +695,10 @@ def invariant_loads(heap: Heap, n: u32) -> u64:
 
 def test_show() -> None:
     shown = show(adds)
-    assert shown.symbol == "test_native_functions.adds"
-    assert 'define i32 @"test_native_functions.adds"(ptr' in shown.ir
+    assert shown.symbol == "lh.test_native_functions.adds"
+    assert 'define i32 @"lh.test_native_functions.adds"(ptr' in shown.ir
     assert "add i32" in shown.optimised
-    assert "\ntest_native_functions.adds:" in shown.assembly
+    assert "\nlh.test_native_functions.adds:" in shown.assembly
     assert "ret" in show(adds, target=Target("aarch64-unknown-linux-gnu")).assembly
     assert "add" in show(by_rules, statics={"rules": Rules(7)}, opt_level=0).optimised
     with pytest.raises(CompilerError, match="is a generator, and stands in a loop only"):

@@ -970,12 +970,12 @@ CHAIN = f"""(module
 def test_a_chain_of_callers_holds_the_same_inlined_or_not(barriers: str, opt_level: int, runtime: str) -> None:
     with scene(CHAIN, on=engine(barriers, opt_level, runtime)) as stage:
         found = calls(stage.module.compiled.llvm_ir)
-        own = {name: len(callee) for name, callee in found.items() if callee}
+        own = {name: len(callee) for name, callee in found.items() if callee and name.startswith("wasm.")}
         if opt_level == 0:
             assert own == {"wasm.1.outer": 2, "wasm.2.middle": 2, "wasm.3.inner": 3}
         else:
             assert own == {"wasm.1.outer": 5}, "one function, with the safepoints of all three"
-            last = stage.module.compiled.statepoints.statepoints[-1]
+            last = [each for each in stage.module.compiled.statepoints.statepoints if each.function in own][-1]
             assert last.live_count == 3, "the lists of the caller, of its caller, and the function's own"
         assert stage.exports["outer"]() == 7
         assert stage.looks == [[1, 2, 4]]

@@ -26,7 +26,8 @@ from program_generator import HOST_FUNCTIONS, Program, generate, reduce
 
 import lowheap as lh
 from lowheap.allocator import walk
-from lowheap.layout import HEADER_SIZE, VMDrcHeader
+from lowheap.collectors.shared.free_lists import give_back, push_free
+from lowheap.layout import HEADER_SIZE
 from lowheap.wasm.decode import decode
 from lowheap.wasm.validate import to_binary
 
@@ -118,12 +119,11 @@ class PoisoningStore(lh.Store):
 
     def __init__(self, engine: lh.Engine, *, collect_every: int) -> None:
         super().__init__(engine, collect_every=collect_every)
-        self._free = self.heap._dealloc
-        self.heap._dealloc = self._poison_and_free  # type: ignore[method-assign]
+        self.heap.replacements[give_back] = self._poison_and_free
 
-    def _poison_and_free(self, reference: int) -> None:
-        self._poison(reference, self.heap.memory.view(VMDrcHeader, reference).object_size)
-        self._free(reference)
+    def _poison_and_free(self, index: int, length: int) -> None:
+        self._poison(index, length)
+        push_free(self.heap.native, index, length, 0)
 
     def poison(self) -> None:
         for block in walk(self.heap.control, self.heap.memory):

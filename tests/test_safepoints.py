@@ -565,14 +565,14 @@ def test_the_text_of_a_statepoint() -> None:
     assert statepoint_lines(module) == [
         "%lowheap.statepoint.0 = call token (i64, i32, ptr, i32, i32, ...) @llvm.experimental.gc.statepoint.p0"
         "(i64 0, i32 0, ptr elementtype(i32 (i32)) @ext, i32 1, i32 0, i32 %a, i32 0, i32 0) "
-        '[ "deopt"(i32 %b, i32 7, i32 undef) ]',
+        '[ "deopt"(ptr %lowheap.statepoint.frame.0, i64 1) ]',
         "%x = call i32 @llvm.experimental.gc.result.i32(token %lowheap.statepoint.0)",
         "%lowheap.statepoint.1 = call token (i64, i32, ptr, i32, i32, ...) @llvm.experimental.gc.statepoint.p0"
         "(i64 1, i32 0, ptr elementtype(void ()) @nothing, i32 0, i32 0, i32 0, i32 0) "
         '[ "deopt"() ]',
     ]
     assert module.functions == ("f",)
-    assert module.statepoints == (Statepoint(0, "f", "ext", 3), Statepoint(1, "f", "nothing", 0))
+    assert module.statepoints == (Statepoint(0, "f", "ext", 1), Statepoint(1, "f", "nothing", 0))
     assert "@lowheap.functions = constant [1 x ptr] [ptr @f]" in module.text
     assert 'define void @f(i32 %a, i32 %b, ptr %p, i8 %c, i1 %t) gc "statepoint-example" {' in module.text
 
@@ -594,7 +594,7 @@ UNDERSTOOD = [
     'call void %p(<4 x i32> <i32 1, i32 2, i32 3, i32 4>, <2 x i64> splat (i64 3)) [ "deopt"(i32 %b) ]',
     'call void %p(<4 x i32> zeroinitializer, <2 x ptr> poison) [ "deopt"(i32 %b) ]',
     'call void %p(i32 sub (i32 0, i32 ptrtoint (ptr @ext to i32))) [ "deopt"(i32 %b) ]',
-    'call void %p(i32 %a) [ "deopt"(i32 ptrtoint (ptr @ext to i32), i32 -1, i32 poison) ]',
+    'call void %p(i32 %a) [ "deopt"(i32 0, i32 %b, i32 -1, i32 7, i32 undef, i32 poison, i32 %b) ]',
     "%x = call nonnull align 16 dereferenceable(8) ptr @pointer(ptr nonnull align 8 captures(none) %p, i64 1) "
     '[ "deopt"(i32 %b) ]',
     '%x = call nnan ninf double %p(double 0.0) [ "deopt"(i32 %b) ]',
@@ -606,13 +606,15 @@ UNDERSTOOD = [
 
 @pytest.mark.parametrize("line", UNDERSTOOD)
 def test_understood_lines(line: str) -> None:
-    """The result must verify, keep the bundle, and keep the result's name and type."""
+    """The result must verify, have a slot for each name in the bundle, and keep the result's name and type."""
     module = lower(line)
     (point,) = module.statepoints
     bundle = line[line.index('[ "deopt"') : line.rindex("]") + 1]
+    listed = set(re.findall(r"i32 (%\w+)", bundle))
     lines = statepoint_lines(module)
-    assert bundle in lines[0]
-    assert point.live_count == len(re.findall(r"[(,] ?i32 ", bundle))
+    assert f'[ "deopt"(ptr %lowheap.statepoint.frame.0, i64 {2 ** len(listed) - 1}) ]' in lines[0]
+    assert point.live_count == len(listed)
+    assert set(re.findall(r"store i32 (%\w+), ptr %lowheap", module.text)) == listed
     if " = " in line:
         name, _, _ = line.partition(" = ")
         assert lines[1].startswith(f"{name} = call ")
@@ -655,6 +657,9 @@ REFUSED = {
     "attribute 'addrspace'": '%x = call addrspace(1) i32 @ext(i32 %a) [ "deopt"(i32 %b) ]',
     "intrinsic": 'call void @llvm.trap() [ "deopt"(i32 %b) ]',
     "operand expected before 'asm": 'call void asm sideeffect "", ""() [ "deopt"(i32 %b) ]',
+    "constant reference ptrtoint (ptr @ext to i32)": 'call void @nothing() [ "deopt"(i32 ptrtoint (ptr @ext to i32)) ]',
+    "constant reference 4096": 'call void @nothing() [ "deopt"(i32 %b, i32 4096) ]',
+    "constant reference -2": 'call void @nothing() [ "deopt"(i32 -2, i32 %b) ]',
     "expected 'i32 '": 'call void @nothing() [ "deopt"(i64 7) ]',
     "expected 'i32 ' before 'ptr": 'call void @nothing() [ "deopt"(ptr %p) ]',
     "operand expected before 'noundef": 'call void @nothing() [ "deopt"(i32 noundef %b) ]',
@@ -734,7 +739,7 @@ define void @"a b"() {
     assert '@lowheap.functions = constant [2 x ptr] [ptr @b, ptr @"a b"]' in lowered.text
     assert lowered.statepoints == (
         Statepoint(0, "b", "nothing", 0),
-        Statepoint(1, "a b", "b", 1),
+        Statepoint(1, "a b", "b", 0),
         Statepoint(2, "a b", "nothing", 0),
     )
     assert lowered.text.count('gc "statepoint-example"') == 2

@@ -408,7 +408,7 @@ def test_a_snapshot_of_a_broken_heap(world: World) -> None:
     world.store.heap.memory.view(VMDrcHeader, first).object_size = 7
     image = world.store.heap.snapshot()
     assert inspect(Image.from_bytes(image.to_bytes())).problems == (
-        f"object at {first:#x} claims 16 bytes; the blocks end at {image.end:#x}",
+        f"object at {first:#x} claims 16 bytes; the bump pointer is at {image.end:#x}",
     )
 
 

@@ -23,7 +23,7 @@ from llvmlite import binding, ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
-from lowheap.jit.stackmaps import FunctionRecord, SafepointRecord, Slot, StackMap, StackMapRegistry
+from lowheap.jit.stackmaps import FunctionRecord, SafepointRecord, Slots, StackMap, StackMapRegistry
 
 binding.initialize_native_target()
 binding.initialize_native_asmprinter()
@@ -147,10 +147,12 @@ class Library:
             addresses = []
             for frame in stackmaps.walk_frames(exit_frame, entry_frame):
                 frame_values = []
-                for slot in self.registry.lookup(frame.return_address):
-                    base = frame.stack_pointer if slot.register == 7 else frame.frame_pointer
-                    addresses.append(base + slot.offset)
-                    frame_values.append(ctypes.c_uint32.from_address(base + slot.offset).value)
+                for slots in self.registry.lookup(frame.return_address):
+                    base = frame.stack_pointer if slots.register == 7 else frame.frame_pointer
+                    for number in range(64):
+                        if slots.mask >> number & 1:
+                            addresses.append(base + slots.offset + 4 * number)
+                            frame_values.append(ctypes.c_uint32.from_address(addresses[-1]).value)
                 values.append(sorted(frame_values))
             assert list(stackmaps.stack_slots(self.registry, exit_frame, entry_frame)) == addresses
             self.collections.append((tag, values))
@@ -455,26 +457,36 @@ done:
     assert program.collections == [(i, [sorted([B if i == 1 else 16 * (i - 1), D])]) for i in (1, 2, 3, 4)]
 
 
-def test_forty_live_references() -> None:
-    values = "\n".join(f"  %v{i} = add i32 %a, {16 * i}" for i in range(40))
-    bundle = ", ".join(f"i32 %v{i}" for i in range(40))
-    sums = "\n".join(f"  %k{i} = mul i32 %s{i}, 3\n  %s{i + 1} = add i32 %k{i}, %v{i}" for i in range(40))
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 40, 63, 64, 65, 128, 129, 200])
+def test_many_live_references(count: int) -> None:
+    """One mask holds 64, and LLVM writes down a mask in three ways, by its size."""
+    values = "\n".join(f"  %v{i} = add i32 %a, {16 * i}" for i in range(count))
+    bundle = ", ".join(f"i32 %v{i}" for i in range(count))
+    some = ", ".join(f"i32 %v{i}" for i in range(0, count, 3))
+    sums = "\n".join(f"  %k{i} = mul i32 %s{i}, 3\n  %s{i + 1} = add i32 %k{i}, %v{i}" for i in range(count))
     program = Library(
         HEAD
         + f"""
 define i32 @main(i32 %a, i32 %b, i32 %c, i32 %d) #0 {{
 {values}
+  %r = call i32 @collect(i32 2) [ "deopt"({some}) ]
   %s0 = call i32 @collect(i32 1) [ "deopt"({bundle}) ]
 {sums}
-  ret i32 %s40
+  ret i32 %s{count}
 }}
 """
     )
     expected = 16
-    for i in range(40):
+    for i in range(count):
         expected = expected * 3 + A + 16 * i
     assert program.run(A) == expected & 0xFFFFFFFF
-    assert program.collections == [(1, [[A + 16 * i for i in range(40)]])]
+    assert program.collections == [
+        (2, [[A + 16 * i for i in range(0, count, 3)]]),
+        (1, [[A + 16 * i for i in range(count)]]),
+    ]
+    last = max(program.maps[0].by_return_address.values(), key=lambda slots: sum(s.mask.bit_count() for s in slots))
+    assert len(last) == (count + 63) // 64
+    assert [point.live_count for point in program.modules[0].statepoints] == [(count + 2) // 3, count]
 
 
 def test_constants_are_no_roots() -> None:
@@ -490,7 +502,7 @@ define i32 @main(i32 %a, i32 %b, i32 %c, i32 %d) #0 {
     )
     assert program.run(A) == 16 + A
     assert program.collections == [(1, [[A]])]
-    assert program.modules[0].statepoints[0].live_count == 8
+    assert program.modules[0].statepoints[0].live_count == 1
 
 
 RESULT_TYPES = {
@@ -1003,7 +1015,7 @@ def test_random_programs_report_exactly_the_live_references(
 
 # --- The parser on hand-packed sections -------------------------------------------------------------------------------
 
-CONSTANT, INDIRECT, CONSTANT_INDEX = 4, 3, 5
+DIRECT, INDIRECT, CONSTANT, CONSTANT_INDEX = 2, 3, 4, 5
 
 
 def location(kind: int, value: int, *, size: int = 8, register: int = 0) -> bytes:
@@ -1036,21 +1048,28 @@ def section(
     return data + struct.pack(f"<{len(constants)}Q", *constants) + b"".join(records)
 
 
-def stack(offset: int, register: int = 7) -> bytes:
-    return location(INDIRECT, offset, size=4, register=register)
+def frame(offset: int, register: int = 7) -> bytes:
+    return location(DIRECT, offset, register=register)
+
+
+def mask(bits: int) -> bytes:
+    return location(CONSTANT, bits)
 
 
 GOOD = section(
     [
-        (0x1000, 24, [record(0, 11, [stack(8)]), record(1, 30, [])]),
+        (0x1000, 24, [record(0, 11, [frame(8), mask(1)]), record(1, 30, [])]),
+        (0x2000, 2**64 - 1, [record(2, 7, [frame(-20, 6), mask(0b101), frame(4), mask(-1)], live_outs=3)]),
         (
-            0x2000,
-            2**64 - 1,
-            [record(2, 7, [stack(-20, 6), location(CONSTANT, 0), stack(4), stack(-20, 6)], live_outs=3)],
+            0x3000,
+            8,
+            [
+                record(3, 9, [frame(0), location(CONSTANT_INDEX, 1)]),
+                record(4, 12, [frame(0), location(CONSTANT_INDEX, 0), frame(256), mask(-(2**31))]),
+            ],
         ),
-        (0x3000, 8, [record(3, 9, [location(CONSTANT_INDEX, 1), location(CONSTANT, -1), location(CONSTANT_INDEX, 0)])]),
     ],
-    constants=[0xFEFEFEFE, 0x80000001],
+    constants=[0xFEFEFEFE, 2**63 + 5],
 )
 
 
@@ -1059,11 +1078,22 @@ def parse(data: bytes) -> list[FunctionRecord]:
 
 
 def test_parse_reads_what_was_packed() -> None:
-    assert parse(GOOD) == [
-        FunctionRecord(0x1000, 24, (SafepointRecord(0, 11, 1, (Slot(7, 8, 4),)), SafepointRecord(1, 30, 0, ()))),
-        FunctionRecord(0x2000, 2**64 - 1, (SafepointRecord(2, 7, 4, (Slot(6, -20, 4), Slot(7, 4, 4))),)),
-        FunctionRecord(0x3000, 8, (SafepointRecord(3, 9, 3, ()),)),
+    """A mask is of 64 bits, but where it is small the location has it, as a signed number of 32."""
+    upper = (1 << 64) - (1 << 31)
+    records = [
+        [SafepointRecord(0, 11, (Slots(7, 8, 1),)), SafepointRecord(1, 30, ())],
+        [SafepointRecord(2, 7, (Slots(6, -20, 0b101), Slots(7, 4, 2**64 - 1)))],
+        [
+            SafepointRecord(3, 9, (Slots(7, 0, 2**63 + 5),)),
+            SafepointRecord(4, 12, (Slots(7, 0, 0xFEFEFEFE), Slots(7, 256, upper))),
+        ],
     ]
+    assert parse(GOOD) == [
+        FunctionRecord(0x1000, 24, tuple(records[0])),
+        FunctionRecord(0x2000, 2**64 - 1, tuple(records[1])),
+        FunctionRecord(0x3000, 8, tuple(records[2])),
+    ]
+    assert [each.live_count for group in records for each in group] == [1, 0, 66, 3, 28 + 33]
     assert parse(section([])) == []
 
 
@@ -1077,18 +1107,27 @@ def one(*operands: bytes, **options: int) -> bytes:
         (b"", "truncated: header"),
         (section([], version=2), "version 2"),
         (GOOD + bytes(8), "ends at byte"),
-        (one(location(1, 0, register=3)), "kind REGISTER"),
-        (one(location(2, -8, register=6)), "kind DIRECT"),
-        (one(location(9, 0)), r"kind unknown \(9\)"),
-        (one(stack(8, register=3)), "relative to register 3"),
-        (one(location(INDIRECT, 8, size=8, register=7)), "location of 8 bytes"),
-        (one(location(CONSTANT, 4096)), "constant reference 0x1000"),
-        (one(location(CONSTANT_INDEX, 0)), "constant 0 of 0"),
-        (one(stack(8), announced=2), "announces 2 references"),
-        (one(stack(8), announced=0), "announces 0 references"),
-        (one(stack(8), announced=-1), "announces -1 references"),
+        (one(location(1, 0, register=3), mask(1)), "a root frame of kind REGISTER; it must be DIRECT"),
+        (one(location(INDIRECT, 8, register=7), mask(1)), "a root frame of kind INDIRECT"),
+        (one(mask(1), mask(1)), "a root frame of kind CONSTANT"),
+        (one(location(9, 0), mask(1)), r"kind unknown \(9\)"),
+        (one(frame(8, register=3), mask(1)), "relative to register 3"),
+        (one(location(DIRECT, 8, size=4, register=7), mask(1)), "a root frame of 4 bytes"),
+        (one(frame(8), frame(8)), "a mask of kind DIRECT; it must be CONSTANT or CONSTANT_INDEX"),
+        (one(frame(8), location(INDIRECT, 8, register=7)), "a mask of kind INDIRECT"),
+        (one(frame(8), location(1, 0)), "a mask of kind REGISTER"),
+        (one(frame(8), location(CONSTANT, 1, size=4)), "a mask of 4 bytes"),
+        (one(frame(8), mask(0)), "an empty mask"),
+        (one(frame(8), location(CONSTANT_INDEX, 0)), "constant 0 of 0"),
+        (one(frame(8), location(CONSTANT_INDEX, -1)), "constant -1 of 0"),
+        (section([(0, 8, [record(0, 5, [frame(8), location(CONSTANT_INDEX, 0)])])], constants=[0]), "an empty mask"),
+        (one(frame(8)), "has 1 operands; they are pairs"),
+        (one(frame(8), mask(1), frame(8)), "has 3 operands; they are pairs"),
+        (one(frame(8), mask(1), announced=3), "announces 3 operands and has locations for 2"),
+        (one(frame(8), mask(1), announced=0), "announces 0 operands"),
+        (one(frame(8), mask(1), announced=-1), "announces -1 operands"),
         (one(prefix=2), "not a statepoint's"),
-        (one(stack(0), stack(4), prefix=1), "not a statepoint's"),
+        (one(frame(0), mask(1), prefix=1), "not a statepoint's"),
         (
             section([(0, 8, [])]).replace(struct.pack("<III", 1, 0, 0), struct.pack("<III", 1, 0, 2)),
             "announces 2 records",
@@ -1155,10 +1194,10 @@ def test_find_section_in_elf_and_mach_o(
     found = stackmaps.find_section(emit(lowered.text, machine))
     assert found is not None
     ((only,),) = ((each.records) for each in stackmaps.parse(found, architecture))
-    assert only.operand_count == 1
-    ((slot),) = only.slots
-    assert slot.register in register
-    assert slot.size == 4
+    assert only.live_count == 1
+    (slots,) = only.slots
+    assert slots.register in register
+    assert slots.mask == 1
 
 
 def test_find_section_of_an_object_without_statepoints() -> None:
@@ -1190,9 +1229,9 @@ def lowered_module(*functions: tuple[str, Sequence[int]]) -> safepoints.Statepoi
 
 
 TWO = lowered_module(("f", [1, 0]), ("g", [2]))
-F0 = SafepointRecord(0, 10, 1, (Slot(7, 0, 4),))
-F1 = SafepointRecord(1, 20, 0, ())
-G2 = SafepointRecord(2, 30, 2, (Slot(7, 0, 4), Slot(7, 4, 4)))
+F0 = SafepointRecord(0, 10, (Slots(7, 0, 1),))
+F1 = SafepointRecord(1, 20, ())
+G2 = SafepointRecord(2, 30, (Slots(7, 0, 0b1000), Slots(7, 256, 1)))
 RECORDS = [FunctionRecord(0, 8, (F0, F1)), FunctionRecord(0, 8, (G2,))]
 
 
@@ -1217,8 +1256,8 @@ def test_stack_map_joins_records_and_addresses() -> None:
         ([FunctionRecord(0, 8, ())], [0x1000, 0x2000], "one function's are expected"),
         (RECORDS, [0, 0x2000], "'f' has no address"),
         (RECORDS, [0x1000, 0x1000 - 20], "two stack map records for return address 0x100a"),
-        ([FunctionRecord(0, 8, (SafepointRecord(9, 1, 0, ()),))], [1, 2], "none of the module's 3"),
-        ([FunctionRecord(0, 8, (SafepointRecord(0, 1, 3, ()),))], [1, 2], "record 0 has 3 references"),
+        ([FunctionRecord(0, 8, (SafepointRecord(9, 1, ()),))], [1, 2], "none of the module's 3"),
+        ([FunctionRecord(0, 8, (SafepointRecord(0, 1, (Slots(7, 0, 0b111),)),))], [1, 2], "record 0 has 3 references"),
     ],
 )
 def test_stack_map_refuses_a_mismatch(records: list[FunctionRecord], addresses: list[int], message: str) -> None:
@@ -1319,10 +1358,10 @@ def test_walk_refuses_bad_ends() -> None:
 
 
 class FixedSlots:
-    def __init__(self, *slots: Slot) -> None:
+    def __init__(self, *slots: Slots) -> None:
         self.slots = slots
 
-    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+    def lookup(self, return_address: int) -> tuple[Slots, ...]:
         return self.slots
 
 
@@ -1330,11 +1369,20 @@ def test_stack_slots_are_relative_to_the_right_register_and_inside_the_stack() -
     fake = chain(0, 4, 40)
     ends = (fake.address(0), fake.address(40))
 
-    def slots(*found: Slot) -> list[int]:
+    def slots(*found: Slots) -> list[int]:
         return list(stackmaps.stack_slots(FixedSlots(*found), *ends, architecture=stackmaps.X86_64))
 
-    assert slots(Slot(7, 4, 4), Slot(6, -12, 4)) == [fake.address(2) + 4, fake.address(4) - 12]
-    for outside in (Slot(7, -64, 4), Slot(6, 8 * 36 - 3, 4), Slot(6, 1 << 20, 4)):
+    assert slots(Slots(7, 4, 1), Slots(6, -12, 1)) == [fake.address(2) + 4, fake.address(4) - 12]
+    assert slots(Slots(7, -8, 0b10110)) == [fake.address(2) + distance for distance in (-4, 0, 8)]
+    assert slots(Slots(7, 0, 1 << 63)) == [fake.address(2) + 252]
+    for outside in (
+        Slots(7, -64, 1),
+        Slots(6, 8 * 36 - 3, 1),
+        Slots(6, 1 << 20, 1),
+        Slots(7, -16, 0b11),
+        Slots(6, 8 * 36 - 4, 0b11),
+        Slots(6, 8 * 36 - 4 * 63, 3 << 62),
+    ):
         with pytest.raises(CompilerError, match="is outside the stack"):
             slots(outside)
 

@@ -25,7 +25,7 @@ class LowheapProgram:
         engine = lh.Engine(barriers=job["barriers"], runtime=job["runtime"])
         self._module = lh.Module(engine, Path(job["binary"]).read_bytes())
         self._is_pointer = job.get("pointer", False)
-        self._frees = self._module.barriers.counts
+        self._frees = engine.collector.counts
         self._store, self._exports = self._instantiate()
         self._allocated = 0
         try:

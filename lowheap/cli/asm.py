@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli.options import barriers_option, check_barriers, naming, opt_level_option, read_program
+from lowheap.cli.options import check_collector, collector_options, naming, opt_level_option, read_program
 from lowheap.cli.output import report_console
 from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import LowheapError
-from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize, marked
+from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
 from lowheap.snapshot.image import printable
 from lowheap.wasm.compile import ModuleCompiler
@@ -35,7 +35,7 @@ _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|alloca
 @click.command("asm", short_help="Print a function's machine code, barriers marked.")
 @click.argument("module", metavar="MODULE")
 @click.option("--function", "wanted", metavar="NAME", help="The function: its export's name, its own, or its index.")
-@barriers_option
+@collector_options
 @click.option(
     "--runtime",
     type=click.Choice(RUNTIMES),
@@ -52,7 +52,8 @@ def asm_command(
     /,
     module: str,
     wanted: str | None,
-    barriers: str,
+    collector: str | None,
+    barriers: str | None,
     runtime: str,
     opt_level: int,
     as_ir: bool,
@@ -67,12 +68,12 @@ def asm_command(
     """
     if as_ir and as_sizes:
         raise click.UsageError("--llvm and --sizes are two different outputs; give one of them", ctx)
-    engine = Engine(barriers=check_barriers(barriers, ctx), runtime=runtime, opt_level=opt_level)
+    engine = Engine(**check_collector(ctx, collector, barriers), runtime=runtime, opt_level=opt_level)
     with naming(module):
         compiled = Module(engine, read_program(module))
     code, symbols = _compile_marked(compiled)
     console = report_console()
-    options = f"{compiled.barriers.name} barriers, {runtime} runtime, optimisation level {opt_level}"
+    options = f"{compiled.barriers.collector.name} barriers, {runtime} runtime, optimisation level {opt_level}"
     if wanted is None:
         if not as_sizes:
             known = "\n".join(f"  {printable(compiled.function_name(index))}" for index in symbols)
@@ -97,8 +98,9 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         module.decoded,
         engine.types,
         module.type_indices,
-        marked(module.barriers),
+        module.barriers,
         inline_allocation=engine.runtime == "native",
+        inline=engine.inline,
         marked=True,
     )
     emitted, _ = compiler.compile()

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
+from lowheap.collectors import registry
 from lowheap.engine import OPT_LEVELS
 from lowheap.errors import CompilerError, LowheapError, ModuleError
-from lowheap.jit import barriers as barrier_sets
+from lowheap.native import NativeError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -38,24 +39,34 @@ def naming(program: str) -> Iterator[None]:
         raise type(error)(f"{program}: {error}") from error
 
 
-barriers_option = click.option(
-    "--barriers",
-    metavar="NAME",
-    default="drc",
-    show_default=True,
-    help=f"The barrier set: {', '.join(barrier_sets.BUILT_IN)}, an entry point's name, or `module:Class`.",
-)
+_NAMES = f"{', '.join(registry.BUILT_IN)}, an entry point's name, `module:Class` or `file.py:Class`"
 
 
-def check_barriers(name: str, ctx: click.Context) -> str:
-    """Return the name of a barrier set that there is. One's own module is looked for in the current directory too."""
-    if ":" in name and "" not in sys.path:
+def collector_options(command: _Command) -> _Command:
+    """Add the options of which collector there is, and with which barriers."""
+    with_barriers = click.option(
+        "--barriers", metavar="NAME", help="A variation of the collector's barriers, in the same words; `outlined`."
+    )
+    with_collector = click.option("--collector", metavar="NAME", help=f"The collector: {_NAMES}.  [default: drc]")
+    return with_collector(with_barriers(command))
+
+
+def check_collector(ctx: click.Context, collector: str | None, barriers: str | None) -> dict[str, Any]:
+    """Return an engine's arguments for collectors that there are.
+
+    One's own module is looked for in the current directory too.
+    """
+    if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        barrier_sets.find(name)
-    except CompilerError as error:
-        raise click.BadParameter(str(error), ctx, param_hint="'--barriers'") from error
-    return name
+    for option, name in (("--collector", collector), ("--barriers", barriers)):
+        if name is not None:
+            try:
+                registry.find(name)
+            except NativeError:
+                raise
+            except CompilerError as error:
+                raise click.BadParameter(str(error), ctx, param_hint=f"'{option}'") from error
+    return {"collector": collector, "barriers": barriers}
 
 
 def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:

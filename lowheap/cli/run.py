@@ -23,14 +23,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lowheap.allocator import SegregatedFit
-from lowheap.cli.options import barriers_option, check_barriers, naming, opt_level_option, read_program
+from lowheap.cli.options import check_collector, collector_options, naming, opt_level_option, read_program
 from lowheap.cli.output import EXIT_STATUSES, abandon_output, compile_progress, printable_on, say
 from lowheap.cli.values import format_value, parse_value
 from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import LowheapError, Trap
 from lowheap.first_fit import FirstFit
-from lowheap.heap import TRACE, HeapStatistics
+from lowheap.heap import HeapStatistics
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
+from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
 from lowheap.types import FuncType, TypeRegistry, ValType
@@ -107,7 +108,7 @@ everything is an argument.
 @click.argument("program")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.")
-@barriers_option
+@collector_options
 @click.option(
     "--runtime",
     type=click.Choice(RUNTIMES),
@@ -184,7 +185,7 @@ def run_command(
     elif initial_heap > max_heap:
         raise click.UsageError(f"--initial-heap {initial_heap} is more than --max-heap {max_heap}", ctx)
     engine = Engine(
-        barriers=check_barriers(options["barriers"], ctx),
+        **check_collector(ctx, options["collector"], options["barriers"]),
         runtime=runtime,
         opt_level=options["opt_level"],
         cache=not options["no_cache"],
@@ -344,7 +345,7 @@ def _print_statistics(store: Store, module: Module, times: _Times, before: HeapS
     table.add_column(style="dim")
     table.add_column(justify="right", overflow="fold")
     rows = {
-        "barriers": module.engine.barriers,
+        "collector": module.engine.collector.name,
         "runtime": module.engine.runtime,
         "allocator": store.heap.allocator_policy.name,
         "optimisation level": str(module.engine.opt_level),
@@ -361,6 +362,7 @@ def _print_statistics(store: Store, module: Module, times: _Times, before: HeapS
         "heap growths": f"{figures.growths:,}",
         "coalescing passes": f"{figures.coalescings:,}",
     }
+    rows |= {name.replace("_", " "): f"{count:,}" for name, count in figures.counters.items()}
     if verified:
         rows["heap verified"] = "yes"
     for name, value in rows.items():
@@ -379,7 +381,7 @@ def _why_live(store: Store, live: int) -> str:
     objects = f"{live:,} objects are" if live > 1 else "1 object is"
     text = f"lowheap: {objects} live after a last collection: "
     if not store.heap.is_counted:
-        return text + "code with these barriers does not count references, so nothing is ever freed"
+        return text + f"the collector {store.engine.collector.name} counts no references, so nothing is ever freed"
     reached: set[int] = set()
     pending = [reference for _, reference in store.heap.root_slots()]
     while pending:

@@ -16,42 +16,18 @@ as it is in a slot of a frame, in a registered slot, or in an object that is.
 from __future__ import annotations
 
 import ctypes
-import enum
 import hashlib
 from dataclasses import dataclass
 
 from lowheap import layout
 from lowheap.declarations import c_declarations
+from lowheap.errors import Status as Status
 
 VERSION = "1"
 """The interface's version; it names the symbol version of the shared library's functions."""
 
 HEAP = "lh_heap *"
 """The first parameter of every function that works on a heap."""
-
-
-class Status(enum.IntEnum):
-    """What a call returns: 0, or why it failed. `lh_error_message` tells more."""
-
-    OK = 0
-    OUT_OF_MEMORY = 1
-    TOO_LARGE = 2
-    BAD_ARGUMENT = 3
-    NULL_REFERENCE = 4
-    BAD_REFERENCE = 5
-    WRONG_TYPE = 6
-    BAD_TYPE = 7
-    OUT_OF_BOUNDS = 8
-    BAD_FRAME = 9
-    BAD_SLOT = 10
-    BUSY = 11
-    NO_GC = 12
-    ABI = 13
-    SYSTEM = 14
-    LIMIT = 15
-    CORRUPT = 16
-    UNSUPPORTED = 17
-    CALLBACK = 18
 
 
 STATUS_MEANINGS: dict[Status, str] = {

@@ -19,17 +19,7 @@ from lowheap.allocator import SegregatedFit
 from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef
-from lowheap.errors import (
-    AllocationTooLargeError,
-    HeapCorruptionError,
-    HeapError,
-    HeapExhaustedError,
-    InvalidReferenceError,
-    LowheapError,
-    NoGcScopeError,
-    TypeDefinitionError,
-    UnsupportedError,
-)
+from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import VMContext, VMHeap
 from lowheap.objects import lift_reference
@@ -50,24 +40,7 @@ def ffi() -> cffi.FFI:
 
 def error(status: Status, message: str) -> LowheapError:
     """Return the exception that stands for a status in Python."""
-    text = f"{message or STATUS_MEANINGS[status]} ({status.name})"
-    match status:
-        case Status.OUT_OF_MEMORY:
-            return HeapExhaustedError(text, 0)
-        case Status.TOO_LARGE:
-            return AllocationTooLargeError(text)
-        case Status.BAD_REFERENCE | Status.NULL_REFERENCE | Status.WRONG_TYPE:
-            return InvalidReferenceError(text)
-        case Status.BAD_TYPE:
-            return TypeDefinitionError(text)
-        case Status.NO_GC:
-            return NoGcScopeError(text)
-        case Status.CORRUPT:
-            return HeapCorruptionError([text])
-        case Status.UNSUPPORTED:
-            return UnsupportedError(text)
-        case _:
-            return HeapError(text)
+    return status_error(status, f"{message or STATUS_MEANINGS[status]} ({status.name})")
 
 
 class NativeHeap:

@@ -1,8 +1,8 @@
 """What the functions of the C interface are emitted with: checks, failures, callbacks, and the shell around a call.
 
-A function of `api.FUNCTIONS` that works on a heap is a method of an `ApiEmitter` of the same name; its first argument
-is the `VMHeap`, which begins as every vmctx does, so all that the runtime offers works on it. The method emits the body
-and returns nothing: what falls off its end returns LH_OK.
+A function of `api.FUNCTIONS` that works on a heap is one of `functions.FUNCTIONS`, written once; the few that are not
+are methods of an `ApiEmitter` of the same name. Its first argument is the `VMHeap`, which begins as every vmctx does,
+so all that the runtime offers works on it. What falls off its end returns LH_OK.
 
 Of everything two forms exist. The fast one is the body. The checked one has a shell around it, which looks at the heap
 itself and keeps a second call out, and the body's `check`s in it.
@@ -17,8 +17,10 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
+from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
+from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
 from lowheap.jit.emit import (
     I1,
     I8,
@@ -31,11 +33,11 @@ from lowheap.jit.emit import (
     AttributedFunction,
     Emitter,
     NativeFunction,
-    ReferenceShape,
 )
-from lowheap.jit.runtime import frame_rules, statics_of
+from lowheap.jit.runtime import frame_rules
 from lowheap.jit.stackmaps import Architecture
-from lowheap.jit.translate import SIZE_CLASS_NAME, declare
+from lowheap.jit.translate import HEAP as WHOLE_HEAP
+from lowheap.jit.translate import SIZE_CLASS_NAME, Place, View, inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
     FIRST_INDEX,
@@ -51,15 +53,15 @@ from lowheap.layout import (
     TYPE_LIMIT,
     CollectionPhase,
     Field,
-    FreeBlock,
     VMDrcHeader,
     VMHeap,
     VMHeapControl,
     VMTypeInfo,
 )
 from lowheap.native import Native
+from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
 
-ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
+ANY_REFERENCE = ANY
 
 _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)
@@ -166,19 +168,40 @@ class ApiEmitter(Emitter):
     def _call(self, name: str, *args: ir.Value) -> ir.Value:
         return self.builder.call(self.module.globals[name], [self.vmctx, *args])
 
-    def call_native(self, function: Native[..., Any], *args: ir.Value) -> ir.Value:
-        """Call a function of the collector's; `args` are its parameters without the heap and the rules of frames."""
-        callee = declare(self.module, function, type(self), statics=statics_of(function, self.rules()))
-        return self.builder.call(callee, [self.vmctx, *args])
+    def inline_native(self, function: Native[..., Any], *args: ir.Value) -> Any:
+        """Translate a function written once where the emitter is; `args` are as in C, without the heap."""
+        given = iter(args)
+        arguments: list[Any] = []
+        for parameter in function.checked.parameters:
+            if isinstance(parameter.type, HeapType):
+                arguments.append(WHOLE_HEAP)
+            elif isinstance(parameter.type, StaticType):
+                arguments.append(self.rules())
+            else:
+                arguments.append(self._as_native(next(given), parameter.type))
+        return inline_call(self, function, arguments, self._sibling)
+
+    def _as_native(self, value: ir.Value, wanted: Type) -> Any:
+        """An argument of C's as a function written once has it."""
+        if isinstance(wanted, ViewType):
+            return View(value, wanted.structure)
+        if isinstance(wanted, PlaceType):
+            return Place(value, wanted.word)
+        assert isinstance(wanted, WordType), "the interface has addresses and numbers"
+        if isinstance(value.type, ir.PointerType):
+            return self.builder.ptrtoint(value, I64)
+        type = ir.IntType(wanted.bits)
+        return value if value.type == type else self.builder.bitcast(value, type)
+
+    def _sibling(self, function: ir.Function) -> ApiEmitter:
+        """Emit what a function of the interface consists of besides; its messages have that one's name."""
+        emitter = type(self)(function)
+        if hasattr(self, "api"):
+            emitter.api = self.api
+        return emitter
 
     def _control(self, field: Field) -> ir.Value:
         return self.load(self.control, field)
-
-    def _set_control(self, field: Field, value: ir.Value | int) -> None:
-        self.store(value, self.control, field)
-
-    def _add_to_control(self, field: Field, difference: ir.Value) -> None:
-        self._set_control(field, self.builder.add(self._control(field), difference))
 
     def _compare(self, operator: str, a: ir.Value, b: ir.Value | int) -> ir.Value:
         return self.builder.icmp_unsigned(operator, a, a.type(b) if isinstance(b, int) else b)
@@ -218,31 +241,6 @@ class ApiEmitter(Emitter):
         heads = self.at(self.control, VMHeapControl.size_class_heads.offset)
         return self.named(self.at(heads, offset), SIZE_CLASS_NAME)
 
-    def _push_free(self, index: ir.Value, length: ir.Value, flags: ir.Value | int) -> None:
-        with self.builder.if_else(self._compare("<", length, SMALL_BLOCK_LIMIT), likely=True) as (small, large):
-            with small:
-                self._push_free_to(self._class_head(self._exact_class(length)), index, length, flags)
-            with large:
-                self._push_free_to(self._class_head(self._size_class(length)), index, length, flags)
-
-    def _push_free_to(self, head: ir.Value, index: ir.Value, length: ir.Value, flags: ir.Value | int) -> None:
-        block = self.heap_address(index)
-        self._store_pair(block, FreeBlock.kind_and_reserved, 0, FreeBlock.length, length)
-        self._store_pair(block, FreeBlock.next, self.load_typed(head, REFERENCE), FreeBlock.flags, flags)
-        self.store_typed(index, head)
-
-    def _store_pair(
-        self, base: ir.Value, low: Field, low_value: ir.Value | int, high: Field, high_value: ir.Value | int
-    ) -> None:
-        """Store two neighbouring u32 fields in one store."""
-        assert (low.size, high.size, high.offset - low.offset) == (4, 4, 4), "two neighbours of 32 bits"
-
-        def widened(value: ir.Value | int) -> ir.Value:
-            return I64(value) if isinstance(value, int) else self.builder.zext(value, I64)
-
-        upper = self.builder.shl(widened(high_value), I64(8 * high.size))
-        self.store_typed(self.builder.or_(widened(low_value), upper), self.at(base, low.offset))
-
     def _type_info(self, type_index: ir.Value) -> ir.Value:
         table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
         type_index = self.builder.and_(type_index, I32(TYPE_LIMIT - 1))  # however corrupt, it stays in the table
@@ -263,13 +261,6 @@ class ApiEmitter(Emitter):
         allocated = self._control(VMHeapControl.bytes_allocated)
         return self.builder.sub(allocated, self._control(VMHeapControl.bytes_freed))
 
-    def _array_size(self, info: ir.Value, length: ir.Value) -> ir.Value:
-        """How many bytes an array of a type has, as an i64."""
-        builder = self.builder
-        element_size = builder.zext(self.load(info, VMTypeInfo.element_size), I64)
-        start = builder.zext(self.load(info, VMTypeInfo.size_or_elements_offset), I64)
-        return builder.add(start, builder.mul(builder.zext(length, I64), element_size))
-
     # ------------------------------------------------------------------------------------------------------------------
     # Functions
 
@@ -286,8 +277,12 @@ class ApiEmitter(Emitter):
         for parameter, argument in zip(function.parameters[1:], native.args[1:], strict=True):
             if isinstance(argument.type, ir.PointerType) and not parameter.may_be_null:
                 text = f"the argument {parameter.name} is a null pointer"
-                emitter.check(emitter.is_not_null_pointer(argument), Status.BAD_ARGUMENT, text)
-        result = getattr(emitter, function.name)(*native.args[1:])
+                if cls.is_checked:
+                    emitter.require(emitter.is_not_null_pointer(argument), Status.BAD_ARGUMENT, text)
+        if function.name in FUNCTIONS_WRITTEN_ONCE:
+            result = emitter.inline_native(FUNCTIONS_WRITTEN_ONCE[function.name], *native.args[1:])
+        else:
+            result = getattr(emitter, function.name)(*native.args[1:])
         if not emitter.builder.block.is_terminated:
             emitter.builder.ret(I32(Status.OK) if result is None else result)
         if has_shell:
@@ -336,16 +331,16 @@ class ApiEmitter(Emitter):
         cls._define(module, "lh.report", VOID, [I32], cls._report, internal=True)
         module.globals["lh.report"].attributes.add("cold")
         module.globals["lh.report"].attributes.add("noinline")
-        cls._define(module, "lh.release", VOID, [], cls._release, internal=True)
-        module.globals["lh.release"].attributes.add("cold")
-        module.globals["lh.release"].attributes.add("noinline")
 
     # ------------------------------------------------------------------------------------------------------------------
     # Failing
 
     def fail(self, status: Status, text: str, *values: ir.Value) -> None:
-        """Note what went wrong, tell the error callback, and return `status`. `text` is printf's, of u64 values."""
+        """Note what went wrong, tell the error callback, and return `status`. `text` is of u64 values: printf's, or as
+        functions written once have it.
+        """
         assert len(values) <= HEAP_ERROR_VALUES, "a message tells few numbers"
+        text = text.replace("{:#x}", "0x%llx").replace("{}", "%llu")
         message = string_constant(self.module, f"{self.api.name}: {text}")
         self.store(message, self.vmctx, VMHeap.error_format)
         self.store(int(status), self.vmctx, VMHeap.error_status)
@@ -360,11 +355,6 @@ class ApiEmitter(Emitter):
         """Fail unless `condition` holds, in every build."""
         with self.builder.if_then(self.builder.not_(condition), likely=False):
             self.fail(status, text, *values)
-
-    def check(self, condition: ir.Value, status: Status, text: str, *values: ir.Value) -> None:
-        """Fail unless `condition` holds, in the checked build. The condition's code goes away in the other."""
-        if self.is_checked:
-            self.require(condition, status, text, *values)
 
     def _report(self, status: ir.Value) -> None:
         """Tell the host's error callback, if there is one."""
@@ -387,6 +377,17 @@ class ApiEmitter(Emitter):
         ]
         return self.builder.call(snprintf, [buffer, size, text, *values])
 
+    def lh_error_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
+        """See the table. Without a failure, the message is empty; without a buffer, nothing is written."""
+        builder = self.builder
+        size = builder.select(self.is_not_null_pointer(buffer), size, I64(0))
+        text = self.load_pointer(self.vmctx, VMHeap.error_format)
+        with builder.if_then(builder.not_(self.is_not_null_pointer(text))):
+            with builder.if_then(self._compare("!=", size, 0)):
+                self.store_typed(I8(0), buffer)
+            builder.ret(I64(0))
+        return builder.zext(self.format_message(buffer, size), I64)
+
     # ------------------------------------------------------------------------------------------------------------------
     # Calling the host
 
@@ -401,14 +402,15 @@ class ApiEmitter(Emitter):
         yield
         self.store(was_busy, self.vmctx, VMHeap.is_busy)
 
-    def release_dead_externrefs(self) -> None:
-        """Have the host's data of dead externrefs let go of, if any died. Everything the call does must be done."""
-        dead = self._control(VMHeapControl.dead_externrefs)
-        with self.builder.if_then(self._compare("!=", dead, NULL), likely=False):
-            self._call("lh.release")
-
-    def _release(self) -> None:
-        self.release_externrefs()
+    def ask_for_room(self, needed: ir.Value) -> ir.Value:
+        """Call the host's callback for when an allocation finds no room, if it has one; whether to try once more."""
+        answer = self.variable(I32(0))
+        callback = self.load_pointer(self.vmctx, VMHeap.out_of_memory)
+        with self.builder.if_then(self.is_not_null_pointer(callback)):
+            argument = self.load_pointer(self.vmctx, VMHeap.out_of_memory_argument)
+            with self.called_back():
+                answer.value = self.call_pointer(callback, I32, [PTR, I64], [argument, needed])
+        return self._compare("!=", answer.value, 0)
 
     def release_externrefs(self) -> ir.Value:
         """As in the middle of an allocation; finalizers may use the heap here, too."""
@@ -421,29 +423,6 @@ class ApiEmitter(Emitter):
     def is_not_null_pointer(self, pointer: ir.Value) -> ir.Value:
         """Whether an address is not 0, as an i1."""
         return self.builder.icmp_unsigned("!=", self.builder.ptrtoint(pointer, I64), I64(0))
-
-    def check_object(self, reference: ir.Value, *, what: str = "object") -> None:
-        """Fail, in the checked build, unless `reference` names a live object of this heap."""
-        if not self.is_checked:
-            return
-        self.check(self._compare("!=", reference, NULL), Status.NULL_REFERENCE, f"{what} is null")
-        i31 = self._compare("!=", self.builder.and_(reference, REFERENCE(I31_TAG)), 0)
-        self.check(self.builder.not_(i31), Status.BAD_REFERENCE, f"{what} 0x%llx is an i31, not an object", reference)
-        self._check_place(reference, what)
-
-    def check_reference(self, reference: ir.Value, *, what: str = "reference") -> None:
-        """Fail, in the checked build, unless `reference` is null, an i31, or names a live object of this heap."""
-        if self.is_checked:
-            with self.builder.if_then(self._is_object(reference)):
-                self._check_place(reference, what)
-
-    def _check_place(self, reference: ir.Value, what: str) -> None:
-        with self.builder.if_then(self.builder.not_(self.is_place_of_object(reference)), likely=False):
-            text = f"{what} 0x%llx names no live object; the heap has them from 0x{FIRST_INDEX:x} to 0x%llx"
-            self.fail(Status.BAD_REFERENCE, text, reference, self._control(VMHeapControl.bump))
-        count = self.load_header(reference, VMDrcHeader.ref_count)
-        text = f"{what} 0x%llx is stale: its object has no owner left"
-        self.check(self._compare("!=", count, 0), Status.BAD_REFERENCE, text, reference)
 
     def is_place_of_object(self, reference: ir.Value) -> ir.Value:
         """Whether a header stands at an index that is not 0, as an i1: aligned, within bounds, and of an object's kind.

@@ -10,38 +10,28 @@ import ctypes
 
 from llvmlite import ir
 
+from lowheap.collectors.shared import setup
+from lowheap.collectors.shared.sizing import GROWTH_GRANULE
 from lowheap.embed.api import FUNCTIONS, Status, abi_hash
-from lowheap.embed.emitter import address_constant, function_type, string_constant
+from lowheap.embed.emitter import ApiEmitter, address_constant, function_type, string_constant
+from lowheap.embed.functions import finalize_all, release_all_dead
 from lowheap.embed.header import package_version
-from lowheap.embed.operations import OperationsEmitter
 from lowheap.embed.system import advise_huge_pages, map_memory, protect_memory, unmap_memory
-from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction
+from lowheap.jit.emit import I32, I64, PTR, VOID, Emitter, NativeFunction
+from lowheap.jit.translate import inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
-    CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
-    FIRST_INDEX,
-    HANDLES_OFFSET,
     HEAP_GUARD,
     HEAP_RESERVATION,
-    HOST_DATA_OFFSET,
-    NULL,
-    ROOT_SLOTS_OFFSET,
-    TYPE_DATA_OFFSET,
-    TYPE_TABLE_OFFSET,
     Field,
-    VMDrcExternRef,
-    VMDrcHeader,
     VMHeap,
     VMHeapConfiguration,
-    VMHeapControl,
-    VMHostData,
-    VMHostDataOwner,
     VMStoreContext,
 )
 from lowheap.memory import HUGE_PAGES_FROM
-from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, GROWTH_GRANULE
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 CALL_HOST = "lh.call_host"
 """uint32_t(heap, what, values): what stands in the store context of a heap without Python. There is one thing to do."""
@@ -65,7 +55,7 @@ class UnboundEmitter(Emitter):
         self.vmctx = self.heap_base = self.control = self.store_context = None
 
 
-class LifecycleEmitter(OperationsEmitter):
+class LifecycleEmitter(ApiEmitter):
     """See the module's docstring."""
 
     @classmethod
@@ -74,50 +64,18 @@ class LifecycleEmitter(OperationsEmitter):
         function = NativeFunction(module, ir.FunctionType(I32, [PTR, I32, PTR]), CALL_HOST)
         function.linkage = "internal"
         emitter = cls(function)
-        emitter.release_all_dead()
+        emitter.inline_native(release_all_dead)
         emitter.builder.ret(I32(0))
         _define_create(module, is_checked=cls.is_checked, system=cls.system)
         _define_constants(module, is_checked=cls.is_checked)
         _define_status_name(module)
 
-    def release_all_dead(self) -> None:
-        """Free the externrefs that wait for it, each before its finalizer runs: that may use the heap."""
-        with self.loop() as loop:
-            reference = self._control(VMHeapControl.dead_externrefs)
-            loop.leave_if(self._compare("==", reference, NULL))
-            field = VMDrcHeader.next_over_approximated_stack_root
-            self._set_control(VMHeapControl.dead_externrefs, self.load_header(reference, field))
-            number = self.load_typed(self.heap_address(reference, VMDrcExternRef.host_data_id.offset), REFERENCE)
-            self.free_externref(reference)
-            self._finalize(number)
-
-    def _finalize(self, number: ir.Value) -> None:
-        """Take an id out of use, and call its finalizer, if it has one."""
-        builder = self.builder
-        entry = self.host_data_entry(number)
-        data = self.load_pointer(entry, VMHostData.data)
-        finalizer = self.load_pointer(entry, VMHostData.finalizer)
-        self.store(int(VMHostDataOwner.NOBODY), entry, VMHostData.owner)
-        self.store(self._control(VMHeapControl.free_host_data), entry, VMHostData.next_free)
-        self._set_control(VMHeapControl.free_host_data, builder.add(number, I32(1)))
-        with builder.if_then(self.is_not_null_pointer(finalizer)), self.called_back():
-            self.call_pointer(finalizer, VOID, [PTR], [data])
-
     def lh_heap_destroy(self) -> None:
         """See the table. Finalizers are called as if the heap were at work: they must not use it."""
-        builder = self.builder
         foreign = self.load(self.vmctx, VMHeap.is_foreign)
         text = "Python made this heap, and destroys it"
         self.require(self._compare("==", foreign, 0), Status.UNSUPPORTED, text)
-        with self._each(self._control(VMHeapControl.host_data_count)) as number:
-            entry = self.host_data_entry(number)
-            in_use = self._compare("!=", self.load(entry, VMHostData.owner), int(VMHostDataOwner.NOBODY))
-            with builder.if_then(in_use):
-                data = self.load_pointer(entry, VMHostData.data)
-                finalizer = self.load_pointer(entry, VMHostData.finalizer)
-                self.store(int(VMHostDataOwner.NOBODY), entry, VMHostData.owner)
-                with builder.if_then(self.is_not_null_pointer(finalizer)):
-                    self.call_pointer(finalizer, VOID, [PTR], [data])
+        self.inline_native(finalize_all)
         memory, memory_size = self.load(self.vmctx, VMHeap.memory), self.load(self.vmctx, VMHeap.memory_size)
         mapping, mapping_size = self.load(self.vmctx, VMHeap.mapping), self.load(self.vmctx, VMHeap.mapping_size)
         unmap_memory(self, memory, memory_size)
@@ -212,26 +170,10 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
         emitter.store(value, heap, field)
     call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
     emitter.store(call_host, store_context, VMStoreContext.call_host)
-    tables = {
-        VMHeapControl.type_table: TYPE_TABLE_OFFSET,
-        VMHeapControl.type_data: TYPE_DATA_OFFSET,
-        VMHeapControl.handles: HANDLES_OFFSET,
-        VMHeapControl.root_slots: ROOT_SLOTS_OFFSET,
-        VMHeapControl.host_data: HOST_DATA_OFFSET,
-    }
-    for field, offset in tables.items():
-        emitter.store(builder.add(control_mapping, I64(offset)), control, field)
-    end = builder.trunc(builder.and_(initial, I64(-BLOCK_ALIGN)), I32)
-    has_room = builder.icmp_unsigned(">", end, I32(FIRST_INDEX))
-    for field, value in {
-        VMHeapControl.heap_base: memory,
-        VMHeapControl.capacity: initial,
-        VMHeapControl.maximum: maximum,
-        VMHeapControl.flags: I32(CONTROL_ATTACHED),
-        VMHeapControl.bump: I32(FIRST_INDEX),
-        VMHeapControl.bump_end: builder.select(has_room, end, I32(FIRST_INDEX)),
-    }.items():
-        emitter.store(value, control, field)
+    block = builder.ptrtoint(control, I64)
+    inline_call(emitter, setup.set_up_tables, [block, control_mapping])
+    inline_call(emitter, setup.set_up_memory, [block, memory, initial, maximum])
+    inline_call(emitter, setup.set_up_bump, [block])
     emitter.store_typed(heap, result)
     builder.ret(I32(Status.OK))
 

@@ -11,15 +11,12 @@ import platform
 
 from llvmlite import ir
 
-from lowheap.collectors.drc import counting
 from lowheap.embed.api import FUNCTIONS
 from lowheap.embed.emitter import heap_functions
 from lowheap.embed.examination import ExaminationEmitter
 from lowheap.embed.lifecycle import LifecycleEmitter
 from lowheap.embed.system import IMPORTED_SYMBOLS, SYSTEMS
 from lowheap.errors import UnsupportedError
-from lowheap.jit.barriers import DROP_FUNCTION
-from lowheap.jit.emit import PTR, REFERENCE, VOID, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import architecture_of
@@ -46,22 +43,11 @@ def emit(module: ir.Module, *, checked: bool, system: str, machine: str) -> None
     architecture = architecture_of(system.capitalize(), machine)
     members = {"system": system, "architecture": architecture}
     kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), members)
-    _define_drop(module, kind)
     kind.define_helpers(module)
-    kind.define_operation_helpers(module)
     kind.define_examination_helpers(module)
     kind.define_lifecycle(module)
     for function in heap_functions():
         kind.define_function(module, function)
-
-
-def _define_drop(module: ir.Module, kind: type[_Interface]) -> None:
-    """What barriers call to drop: the collector in the same module."""
-    function = NativeFunction(module, ir.FunctionType(VOID, [PTR, REFERENCE]), DROP_FUNCTION, "noinline", "cold")
-    function.linkage = "internal"
-    emitter = kind(function)
-    emitter.call_native(counting.drop_last, function.args[1])
-    emitter.builder.ret_void()
 
 
 @functools.cache

@@ -1,329 +1,85 @@
-"""Barrier sets: the code that is emitted around every access to a reference.
+"""A collector's events as code: what is emitted around every access to a reference.
 
-A barrier set is a class with a name and a method for each event in the life of a reference. Each is given an `Emitter`
-(where to emit to), the static shape of the reference, and an address or a value; it emits code, and returns the value
-that the event yields. To try out one's own: subclass `BarrierSet`, and name it `package.module:Class`, or register it
-under the entry-point group `lowheap.barriers`.
-
-- `drc` is wasmtime's: deferred reference counting, inline.
-- `outlined` does the same by calling a function for each event.
-- `null` counts nothing, so nothing can be freed; it shows what barriers cost.
+Compiled modules have a function for each kind of event, inlined or called: that is what this code is emitted into.
 """
 
 from __future__ import annotations
 
-import importlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from importlib import metadata
+from typing import Any
 
 from llvmlite import ir
 
-from lowheap.errors import CompilerError
-from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
-from lowheap.layout import (
-    HEADER_IN_OVER_APPROX_LIST_BIT,
-    VMDrcHeader,
-    VMHeapControl,
-)
+from lowheap.collectors.drc.counting import DROP_FUNCTION
+from lowheap.collectors.interface import Collector, Shape
+from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter
+from lowheap.jit.translate import HEAP, Place, inline_call
+from lowheap.layout import NULL
+from lowheap.native.check import U32
 
-ENTRY_POINT_GROUP = "lowheap.barriers"
-
-DROP_FUNCTION = "lowheap.drop"
-"""void(vmctx, reference): takes the last count of an object and frees it; `transitions.define` gives it its body."""
+_MARKS = {"allocated": "allocate"}
+"""What listings call an event, where that is another name than its function's."""
 
 
-class BarrierSet(ABC):
-    """What is emitted around references. One instance serves one module; it must not keep state between functions."""
+class Barriers:
+    """The events of one collector. Each method emits where an emitter is, and returns what the event yields.
 
-    name: str
+    An address is that of a reference's slot, `owner` the object that it is in; None where it is in none.
+    """
 
-    counts: bool = True
-    """Whether ref counts are kept. A store whose code does not count never frees, and its collections do nothing."""
+    def __init__(self, collector: Collector) -> None:
+        """Take the collector; `Collector.check` has looked at it."""
+        self.collector = collector
 
-    cacheable: bool = True
-    """Whether the code depends on nothing but the sources of the set's module and of what that imports. A set that
-    emits an address of this process, say, or reads a file, sets this to False: then no cache keeps its code."""
-
-    @abstractmethod
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
+    def read(self, emitter: Emitter, address: ir.Value, shape: Shape, owner: ir.Value | None = None) -> ir.Value:
         """Emit a load from a field, an element or a global into compiled code's hands, and return the reference."""
+        return self._emit(emitter, "read", _owner(owner), Place(address, U32), shape)
 
-    @abstractmethod
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
+    def write(
+        self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: Shape, owner: ir.Value | None = None
+    ) -> None:
         """Emit a store over a value that the slot owns."""
+        self._emit(emitter, "write", _owner(owner), Place(address, U32), value, shape)
 
-    @abstractmethod
-    def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
+    def init(
+        self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: Shape, owner: ir.Value | None = None
+    ) -> None:
         """Emit a store to a slot that holds nothing yet."""
+        self._emit(emitter, "init", _owner(owner), Place(address, U32), value, shape)
 
-    @abstractmethod
     def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Emit the hand-over of a new object, with one count and not listed, to compiled code.
+        """Emit the hand-over of a new object to compiled code.
 
         Its header is complete, its fields are not. Where allocation is inline this is emitted twice for one
         instruction: on the way where a free block was at hand, and on the way where it was not; one of them is taken.
         """
+        self._emit(emitter, "allocated", reference)
 
-    @abstractmethod
-    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Emit one more count."""
+    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: Shape) -> None:
+        """Emit one more owner."""
+        self._emit(emitter, "inc_ref", reference, shape)
 
-    @abstractmethod
-    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Emit one count less, and the drop of an object that has none left."""
+    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: Shape) -> None:
+        """Emit one owner less, and the drop of an object that has none left."""
+        self._emit(emitter, "dec_ref", reference, shape)
 
-    @abstractmethod
-    def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
+    def expose(self, emitter: Emitter, reference: ir.Value, shape: Shape) -> None:
         """Emit the hand-over of an owned reference to compiled code, as the host does it before a call."""
+        self._emit(emitter, "expose", reference, shape)
+
+    def _emit(self, emitter: Emitter, event: str, *args: Any) -> Any:
+        # What frees an object goes to the collector, which is not in the module.
+        emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE])
+        offsets = self.collector.state_offsets()
+        emitter.state_offsets = offsets
+
+        def make(function: ir.Function) -> Emitter:
+            inner = Emitter(function)
+            inner.state_offsets = offsets
+            return inner
+
+        with emitter.event(_MARKS.get(event, event)):
+            return inline_call(emitter, getattr(self.collector, event), [HEAP, *args], make)
 
 
-class Drc(BarrierSet):
-    """Deferred reference counting, inline: the events of wasmtime 40, `gc/drc.rs` and its Cranelift counterpart."""
-
-    name = "drc"
-
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
-        """Load; an object that is not listed gets the list's count and goes on the list."""
-        reference = emitter.load_typed(address, REFERENCE)
-        if shape.is_counted:
-            with emitter.if_object(reference, shape):
-                word = emitter.load_header(reference, VMDrcHeader.kind_and_reserved)
-                with emitter.builder.if_then(_is_unlisted(emitter, word), likely=False):
-                    self._add_to_count(emitter, reference, 1)
-                    self._push(emitter, reference, word)
-        return reference
-
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Count the new value, store it, then drop the old one: in this order, because they may be one object."""
-        if not shape.is_counted:
-            emitter.store_typed(value, address)
-            return
-        old = emitter.load_typed(address, REFERENCE)
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
-        self.dec_ref(emitter, old, shape)
-
-    def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Count the value and store it."""
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
-
-    def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Push the object; its one count becomes the list's."""
-        self._push(emitter, reference, emitter.load_header(reference, VMDrcHeader.kind_and_reserved))
-
-    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Add one, unless it is null or an i31."""
-        if shape.is_counted:
-            with emitter.if_object(reference, shape):
-                self._add_to_count(emitter, reference, 1)
-
-    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Subtract one, unless it is null or an i31; the last count is taken out of line, by the drop."""
-        if not shape.is_counted:
-            return
-        builder = emitter.builder
-        with emitter.if_object(reference, shape):
-            count = emitter.load_header(reference, VMDrcHeader.ref_count)
-            is_last = builder.icmp_unsigned("==", count, I64(1))
-            with builder.if_else(is_last, likely=False) as (last, others):
-                with last:
-                    builder.call(emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE]), [emitter.vmctx, reference])
-                with others:
-                    emitter.store_header(builder.sub(count, I64(1)), reference, VMDrcHeader.ref_count)
-
-    def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Push the object with the count handed over; if it is listed already, the list has one: take this one back."""
-        if not shape.is_counted:
-            return
-        with emitter.if_object(reference, shape):
-            word = emitter.load_header(reference, VMDrcHeader.kind_and_reserved)
-            with emitter.builder.if_else(_is_unlisted(emitter, word)) as (unlisted, listed):
-                with unlisted:
-                    self._push(emitter, reference, word)
-                with listed:
-                    self._add_to_count(emitter, reference, -1)  # cannot reach 0: the list has one
-
-    @staticmethod
-    def _add_to_count(emitter: Emitter, reference: ir.Value, difference: int) -> None:
-        count = emitter.load_header(reference, VMDrcHeader.ref_count)
-        emitter.store_header(emitter.builder.add(count, I64(difference)), reference, VMDrcHeader.ref_count)
-
-    @staticmethod
-    def _push(emitter: Emitter, reference: ir.Value, word: ir.Value) -> None:
-        """Put an unlisted object, the first word of whose header is `word`, at the head of the list."""
-        builder, control = emitter.builder, emitter.control
-        head = emitter.load(control, VMHeapControl.over_approximated_stack_roots)
-        emitter.store_header(head, reference, VMDrcHeader.next_over_approximated_stack_root)
-        listed = builder.or_(word, I32(HEADER_IN_OVER_APPROX_LIST_BIT))
-        emitter.store_header(listed, reference, VMDrcHeader.kind_and_reserved)
-        emitter.store(reference, control, VMHeapControl.over_approximated_stack_roots)
-        length = emitter.load(control, VMHeapControl.current_len)
-        emitter.store(builder.add(length, I32(1)), control, VMHeapControl.current_len)
-
-
-class Outlined(BarrierSet):
-    """What `drc` does, each event in a function of its own that is called: small code, and a call for each access."""
-
-    name = "outlined"
-
-    def __init__(self) -> None:
-        """Take the functions' bodies from `drc`."""
-        self._inline = Drc()
-
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
-        """Call the read barrier."""
-        if not shape.is_counted:
-            return self._inline.read(emitter, address, shape)
-        function = self._function(
-            emitter, "read", shape, REFERENCE, [PTR], lambda inner, args: self._inline.read(inner, args[0], shape)
-        )
-        return emitter.builder.call(function, [emitter.vmctx, address])
-
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Call the write barrier."""
-        if not shape.is_counted:
-            self._inline.write(emitter, address, value, shape)
-            return
-        function = self._function(
-            emitter,
-            "write",
-            shape,
-            VOID,
-            [PTR, REFERENCE],
-            lambda inner, args: self._inline.write(inner, args[0], args[1], shape),
-        )
-        emitter.builder.call(function, [emitter.vmctx, address, value])
-
-    def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Call the count, and store."""
-        self.inc_ref(emitter, value, shape)
-        emitter.store_typed(value, address)
-
-    def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Call the push."""
-        shape = ReferenceShape(may_be_null=False, may_be_i31=False, may_be_object=True, is_counted=True)
-        self._call_on_reference(emitter, "allocate", reference, shape, self._inline.allocate)
-
-    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the increment."""
-        self._call_on_reference(
-            emitter, "inc_ref", reference, shape, lambda inner, value: self._inline.inc_ref(inner, value, shape)
-        )
-
-    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the decrement."""
-        self._call_on_reference(
-            emitter, "dec_ref", reference, shape, lambda inner, value: self._inline.dec_ref(inner, value, shape)
-        )
-
-    def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Call the exposure."""
-        self._call_on_reference(
-            emitter, "expose", reference, shape, lambda inner, value: self._inline.expose(inner, value, shape)
-        )
-
-    def _call_on_reference(
-        self,
-        emitter: Emitter,
-        event: str,
-        reference: ir.Value,
-        shape: ReferenceShape,
-        body: Callable[[Emitter, ir.Value], None],
-    ) -> None:
-        if shape.is_counted:
-            function = self._function(
-                emitter, event, shape, VOID, [REFERENCE], lambda inner, args: body(inner, args[0])
-            )
-            emitter.builder.call(function, [emitter.vmctx, reference])
-
-    @staticmethod
-    def _function(
-        emitter: Emitter,
-        event: str,
-        shape: ReferenceShape,
-        return_type: ir.Type,
-        argument_types: list[ir.Type],
-        body: Callable[[Emitter, list[ir.Value]], ir.Value | None],
-    ) -> ir.Function:
-        """Return the module's function for an event and a shape, made at its first use."""
-        name = f"lowheap.barrier.{event}.{'n' * shape.may_be_null}{'i' * shape.may_be_i31}"
-        known = emitter.module.globals.get(name)
-        if known is not None:
-            return known
-        function = NativeFunction(
-            emitter.module, ir.FunctionType(return_type, [PTR, *argument_types]), name, "noinline"
-        )
-        function.linkage = "internal"
-        inner = Emitter(function)
-        result = body(inner, list(function.args[1:]))
-        if isinstance(return_type, ir.VoidType):
-            inner.builder.ret_void()
-        else:
-            inner.builder.ret(result)
-        return function
-
-
-class Null(BarrierSet):
-    """No barriers: plain loads and stores. Nothing is counted, so nothing can be freed."""
-
-    name = "null"
-    counts = False
-
-    def read(self, emitter: Emitter, address: ir.Value, shape: ReferenceShape) -> ir.Value:
-        """Load."""
-        return emitter.load_typed(address, REFERENCE)
-
-    def write(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Store."""
-        emitter.store_typed(value, address)
-
-    def init(self, emitter: Emitter, address: ir.Value, value: ir.Value, shape: ReferenceShape) -> None:
-        """Store."""
-        emitter.store_typed(value, address)
-
-    def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        """Nothing."""
-
-    def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Nothing."""
-
-    def dec_ref(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Nothing."""
-
-    def expose(self, emitter: Emitter, reference: ir.Value, shape: ReferenceShape) -> None:
-        """Nothing."""
-
-
-BUILT_IN: dict[str, type[BarrierSet]] = {barriers.name: barriers for barriers in (Drc, Outlined, Null)}
-
-
-def find(name: str) -> BarrierSet:
-    """Return a new instance of the barrier set `name`: a built-in's, an entry point's, or `module:Class`.
-
-    Raises CompilerError when there is none such, naming those that there are.
-    """
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
-    points = metadata.entry_points(group=ENTRY_POINT_GROUP)
-    if name in points.names:
-        found = points[name].load()
-    elif ":" in name:
-        module_name, _, class_name = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise CompilerError(f"cannot load the barrier set {name!r}: {error}") from error
-    else:
-        known = ", ".join(sorted({*BUILT_IN, *points.names}))
-        raise CompilerError(f"there is no barrier set {name!r}; there are {known}, and any `module:Class`")
-    if not (isinstance(found, type) and issubclass(found, BarrierSet)):
-        raise CompilerError(f"the barrier set {name!r} is {found!r}; it must be a subclass of BarrierSet")
-    return found()
-
-
-def _is_unlisted(emitter: Emitter, word: ir.Value) -> ir.Value:
-    """Whether the in-list bit is clear in the first word of a header."""
-    bit = emitter.builder.and_(word, I32(HEADER_IN_OVER_APPROX_LIST_BIT))
-    return emitter.builder.icmp_unsigned("==", bit, I32(0))
+def _owner(owner: ir.Value | None) -> Any:
+    return NULL if owner is None else owner

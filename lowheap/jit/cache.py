@@ -1,7 +1,7 @@
 """Compiled code on disk, so that a module is compiled once for each thing that its code depends on.
 
 A cache is a directory with one file for each entry, named by its key: a hash of everything that went into the code.
-That is what the caller says (the module's bytes, options), the barrier set's name and sources, lowheap's version and
+That is what the caller says (the module's bytes, options), the collector's name and sources, lowheap's version and
 sources, llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
 started, so that it may not be what is running, nothing is cached.
 
@@ -43,9 +43,9 @@ from typing import Any
 import llvmlite
 from llvmlite import binding
 
+from lowheap.collectors.interface import EVENTS, Collector
 from lowheap.errors import CompilerError
 from lowheap.jit import stackmaps
-from lowheap.jit.barriers import BarrierSet
 from lowheap.jit.engine import CompiledCode, target_machine
 from lowheap.jit.safepoints import Statepoint, StatepointModule
 
@@ -70,15 +70,15 @@ def compiled(
     directory: Path | None,
     parts: Mapping[str, str | int | bool],
     compile: Callable[[], CompiledCode],
-    barriers: BarrierSet | None = None,
+    collector: Collector | None = None,
 ) -> CompiledCode:
     """Return the code that `compile` makes, from the cache in `directory` if it is there; else it is put there.
 
-    `parts` is what the code depends on beside the barrier set, lowheap, LLVM and the CPU. No directory: no cache.
+    `parts` is what the code depends on beside the collector, lowheap, LLVM and the CPU. No directory: no cache.
     """
     if directory is None:
         return compile()
-    key = code_key(parts, barriers)
+    key = code_key(parts, collector)
     if key is None:
         return compile()
     cache = CodeCache(directory)
@@ -93,20 +93,20 @@ def compiled(
 # Keys
 
 
-def code_key(parts: Mapping[str, str | int | bool], barriers: BarrierSet | None = None) -> str | None:
-    """Return the key of code that depends on `parts` and a barrier set, or None when it must not be cached."""
+def code_key(parts: Mapping[str, str | int | bool], collector: Collector | None = None) -> str | None:
+    """Return the key of code that depends on `parts` and a collector, or None when it must not be cached."""
     package = _package_digest()
     if package is None:
         return None
     everything: dict[str, Any] = {"parts": dict(parts), "package": package, **_machine()}
-    if barriers is not None:
-        sources = barrier_sources(barriers)
+    if collector is not None:
+        sources = collector_sources(collector)
         if sources is None:
-            _log.debug("code with the barrier set %s is not cached: not all of its sources are known", barriers.name)
+            _log.debug("code for the collector %s is not cached: not all of its sources are known", collector.name)
             return None
-        kind = type(barriers)
-        everything["barriers"] = [f"{kind.__module__}:{kind.__qualname__}", barriers.name, sources]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+        kind = type(collector)
+        everything["collector"] = [f"{kind.__module__}:{kind.__qualname__}", collector.name, vars(collector), sources]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 @functools.cache
@@ -154,15 +154,16 @@ def _source_digest(path: Path) -> str | None:
     return hashlib.sha256(source).hexdigest()
 
 
-def barrier_sources(barriers: BarrierSet) -> list[str] | None:
-    """Return hashes of the modules that a barrier set's classes are in, and of those that these import, however deep.
+def collector_sources(collector: Collector) -> list[str] | None:
+    """Return hashes of the modules that a collector's classes and functions are in, and of those that these import.
 
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
-    the barrier set says that its code depends on more than sources (`cacheable`).
+    a function closes over what no source tells.
     """
-    if not barriers.cacheable:
+    functions = [callee for event in EVENTS for callee in getattr(collector, event).callees()]
+    if any(each.function.__closure__ for each in functions):
         return None
-    pending = {kind.__module__ for kind in type(barriers).__mro__}
+    pending = {kind.__module__ for kind in type(collector).__mro__} | {each.__module__ for each in functions}
     seen: set[str] = set()
     found: list[str] = []
     while pending:

@@ -10,15 +10,15 @@ reservation and guard, whatever a reference or an index holds.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 
 from lowheap.errors import TrapCode
-from lowheap.jit.marks import MarkedModule
+from lowheap.jit.marks import PLAIN, MarkedModule
 from lowheap.layout import (
     I31_SHIFT,
     I31_TAG,
@@ -28,7 +28,7 @@ from lowheap.layout import (
     VMContext,
     VMStoreContext,
 )
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, VectorType
+from lowheap.types import NumType, PackedType, RefType, StorageType, VectorType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
@@ -100,38 +100,6 @@ class NativeFunction(AttributedFunction):
         super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceShape:
-    """What the static type of a reference says about its values; barriers leave out what cannot be.
-
-    `is_counted` is False for references that never name a counted object: i31 and functions.
-    """
-
-    may_be_null: bool
-    may_be_i31: bool
-    may_be_object: bool
-    is_counted: bool
-
-    @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> ReferenceShape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
-        heap_type = type.heap_type
-        bottoms = (
-            AbstractHeapType.NONE,
-            AbstractHeapType.NOEXTERN,
-            AbstractHeapType.NOFUNC,
-            AbstractHeapType.NOEXN,
-        )
-        may_be_i31 = heap_type in (
-            AbstractHeapType.ANY,
-            AbstractHeapType.EQ,
-            AbstractHeapType.I31,
-            AbstractHeapType.EXTERN,
-        )
-        may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return ReferenceShape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
-
-
 class Variable:
     """A local variable of the function that is being emitted: `v.value` reads it, `v.value = x` writes it."""
 
@@ -166,7 +134,8 @@ class Loop:
 class Emitter:
     """Emits code into one function, whose first argument is a vmctx.
 
-    `offset` is the byte offset, in its module, of the instruction that code is emitted for; traps tell it.
+    `offset` is the byte offset, in its module, of the instruction that code is emitted for; traps tell it. In a
+    function that is called for instructions in several places it is a value: an argument.
 
     Loads and stores are told apart for LLVM by what they are to (type-based alias analysis): each field of a header, of
     the control block and of a type of object is something else, so that a count that goes up, say, keeps no field from
@@ -174,7 +143,12 @@ class Emitter:
     objects were. An object's memory only changes hands in calls that LLVM does not look into, or through a free block.
     """
 
-    offset: int = 0
+    offset: int | ir.Value = 0
+    state_offsets: Mapping[type[Any], int] = {}
+    """Where each of the collector's states begins: see `Collector.state_offsets`."""
+
+    is_checked: ClassVar[bool] = False
+    """Whether functions of the collector that are emitted look for corruption on the way."""
 
     def __init__(self, function: ir.Function) -> None:
         """Start the function's entry block."""
@@ -188,9 +162,32 @@ class Emitter:
             self.builder.debug_metadata = self._marks.location(function, self._path)
         self.vmctx: ir.Value = function.args[0]
         self._names: dict[int, tuple[ir.Value, str]] = {}  # by id: the address, kept so that the id stays its own
-        self.heap_base = self.load_pointer(self.vmctx, VMContext.heap_base, invariant=True)
-        self.control = self.load_pointer(self.vmctx, VMContext.control, invariant=True)
-        self.store_context = self.load_pointer(self.vmctx, VMContext.store, invariant=True)
+
+    @functools.cached_property
+    def heap_base(self) -> ir.Value:
+        """The heap's first byte."""
+        return self._load_at_entry(VMContext.heap_base)
+
+    @functools.cached_property
+    def control(self) -> ir.Value:
+        """The heap's control block."""
+        return self._load_at_entry(VMContext.control)
+
+    @functools.cached_property
+    def store_context(self) -> ir.Value:
+        """The store's context."""
+        return self._load_at_entry(VMContext.store)
+
+    def _load_at_entry(self, field: Field) -> ir.Value:
+        """Load an address from the vmctx where it serves the whole function. It is for no event: for all."""
+        builder = self.builder
+        mark = builder.debug_metadata
+        with builder.goto_entry_block():
+            if self._marks is not None:
+                builder.debug_metadata = self._marks.location(self.function, PLAIN)
+            address = self.load_pointer(self.vmctx, field, invariant=True)
+        builder.debug_metadata = mark
+        return address
 
     @contextmanager
     def event(self, kind: str) -> Iterator[None]:
@@ -257,9 +254,10 @@ class Emitter:
         address = self.at(base, field.offset)
         if base is self.vmctx:
             return self.named(address, f"vmctx+{field.offset}")
-        if base is self.control:
+        known = self.__dict__  # where a base is that has been loaded
+        if base is known.get("control"):
             return self.named(address, f"control+{field.offset}")
-        if base is self.store_context:
+        if base is known.get("store_context"):
             return self.named(address, f"store context+{field.offset}")
         return address
 
@@ -309,30 +307,12 @@ class Emitter:
         turned = self.builder.call(rotate, [reference, reference, I32(I31_SHIFT)])
         return self.builder.icmp_signed(">", turned, I32(NULL))
 
-    @contextmanager
-    def if_object(self, reference: ir.Value, shape: ReferenceShape) -> Iterator[None]:
-        """Emit the body for the case that `reference` names an object, with the checks that its shape calls for.
-
-        The body must not be emitted at all when `shape.may_be_object` is False.
-        """
-        if shape.may_be_null and shape.may_be_i31:
-            condition = self.is_object(reference)
-        elif shape.may_be_null:
-            condition = self.builder.not_(self.is_null(reference))
-        elif shape.may_be_i31:
-            condition = self.builder.not_(self.is_i31(reference))
-        else:
-            yield
-            return
-        with self.builder.if_then(condition):
-            yield
-
     # ------------------------------------------------------------------------------------------------------------------
     # Structured code: variables and loops, for what is written by hand. LLVM turns the variables into SSA values.
 
     def variable(self, initial: ir.Value) -> Variable:
         """Return a new local variable."""
-        with self.builder.goto_entry_block():
+        with self._in_frame():
             slot = self.builder.alloca(initial.type)
         self.builder.store(initial, slot)
         return Variable(self.builder, slot)
@@ -372,9 +352,20 @@ class Emitter:
         """Return an address as something that llvmlite can call: it wants a pointer whose type tells the function's."""
         return self._cast_pointer(pointer, ir.FunctionType(return_type, argument_types).as_pointer())
 
+    @contextmanager
+    def _in_frame(self) -> Iterator[None]:
+        """Emit at the start of the function what reserves a part of its frame.
+
+        Not behind a call that may be inlined: that splits the block, and what follows is no longer the frame's.
+        """
+        block = self.builder.block
+        self.builder.position_at_start(self.function.entry_basic_block)
+        yield
+        self.builder.position_at_end(block)
+
     def stack_buffer(self, size: int, alignment: int) -> ir.Value:
         """Return the address of `size` bytes in the function's frame."""
-        with self.builder.goto_entry_block():
+        with self._in_frame():
             buffer = self.builder.alloca(ir.ArrayType(I8, size))
             buffer.align = alignment
             return self._cast_pointer(buffer, PTR)
@@ -411,8 +402,12 @@ class Emitter:
         """Trap; ends the current block."""
         function = self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32])
         with self.event("trap"):
-            self.builder.call(function, [self.vmctx, I32(int(code)), I32(self.offset)])
+            self.builder.call(function, [self.vmctx, I32(int(code)), self.offset_value()])
             self.builder.unreachable()
+
+    def offset_value(self) -> ir.Value:
+        """Return `offset` as an i32 for calls that may trap."""
+        return I32(self.offset) if isinstance(self.offset, int) else self.offset
 
 
 TRAP_FUNCTION = "lowheap.trap"

@@ -1,9 +1,9 @@
 """From LLVM IR to callable code: optimise, lower the safepoints, emit an object, link it, look up its symbols.
 
 The pipeline, and the one order that works: LLVM's optimiser runs on calls with "deopt" bundles, which its inliner
-understands; only then are these rewritten into statepoints, whose lowering tells where each live reference is spilled;
-then the object is emitted, and its stack map parsed. `compile` does all of that and depends on nothing outside of its
-arguments; `load` links the result into this process.
+understands; only then are these rewritten into statepoints, and live references stored in root frames; then the object
+is emitted, and its stack map parsed. `compile` does all of that and depends on nothing outside of its arguments; `load`
+links the result into this process.
 """
 
 from __future__ import annotations

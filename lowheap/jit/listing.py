@@ -7,7 +7,6 @@ same as without marks.
 
 from __future__ import annotations
 
-import copy
 import io
 import re
 from collections import Counter
@@ -16,8 +15,6 @@ from typing import Any
 
 from lowheap.errors import CompilerError
 from lowheap.jit import engine
-from lowheap.jit.barriers import BarrierSet
-from lowheap.jit.emit import Emitter
 from lowheap.jit.marks import PLAIN, MarkedModule, Path
 
 BARRIER_EVENTS = ("read", "write", "init", "allocate", "inc_ref", "dec_ref", "expose")
@@ -38,24 +35,6 @@ class RegionSize:
 
     bytes: int
     instructions: int
-
-
-def marked(barriers: BarrierSet) -> BarrierSet:
-    """Return a barrier set that emits the same, and marks each event, those that an event's own code calls included."""
-    kind = type(barriers)
-
-    def method(event: str) -> Any:
-        original = getattr(kind, event)
-
-        def emit(self: BarrierSet, emitter: Emitter, *args: Any, **kwargs: Any) -> Any:
-            with emitter.event(event):
-                return original(self, emitter, *args, **kwargs)
-
-        return emit
-
-    found = copy.copy(barriers)
-    found.__class__ = type(kind.__name__, (kind,), {event: method(event) for event in BARRIER_EVENTS})
-    return found
 
 
 class MarkedCode:

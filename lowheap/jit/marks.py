@@ -9,6 +9,9 @@ An event inside another, such as the count within a write barrier, has a path: `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from llvmlite import ir
 
 Path = tuple[str, ...]
@@ -77,6 +80,15 @@ class MarkedModule(ir.Module):  # type: ignore[misc]  # llvmlite ships no type i
         """Return the location of what is emitted into a function for the event with this path."""
         operands = {"line": self._line(path), "column": 1, "scope": self._subprograms[function.name]}
         return self.add_debug_info("DILocation", operands)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """While another function is emitted in the middle of an event, for which it may not be alone, leave that."""
+        around, self.current = self.current, PLAIN
+        try:
+            yield
+        finally:
+            self.current = around
 
     def path_of(self, line: int) -> Path:
         """Return the path that a line number in LLVM's output stands for."""

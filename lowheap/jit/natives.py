@@ -25,17 +25,17 @@ from typing import Any
 import cffi
 from llvmlite import ir
 
+from lowheap.collectors import registry
+from lowheap.collectors.interface import ANY
 from lowheap.errors import HeapError
 from lowheap.heap import names_object
-from lowheap.jit import barriers, transitions
-from lowheap.jit.barriers import BarrierSet
-from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction, ReferenceShape
+from lowheap.jit import transitions
+from lowheap.jit.barriers import Barriers
+from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.store_runtime import runtime_of
 from lowheap.store import Store
-
-_ANY_REFERENCE = ReferenceShape(may_be_null=True, may_be_i31=True, may_be_object=True, is_counted=True)
 
 CDECLS = {
     "lh_inc_ref": "void(*)(void *, uint32_t)",
@@ -50,10 +50,10 @@ CDECLS = {
 _ffi = cffi.FFI()
 
 
-def emit(module: ir.Module, barrier_set: BarrierSet) -> None:
+def emit(module: ir.Module, barrier_set: Barriers) -> None:
     """Give a module the functions of this one, made by a barrier set."""
     transitions.define(module)
-    shape = _ANY_REFERENCE
+    shape = ANY
 
     def define(name: str, result: ir.Type, params: list[ir.Type], body: Callable[..., ir.Value | None]) -> None:
         emitter = Emitter(NativeFunction(module, ir.FunctionType(result, [PTR, *params]), name))
@@ -72,10 +72,10 @@ def emit(module: ir.Module, barrier_set: BarrierSet) -> None:
 
 
 @functools.cache
-def _load(barrier_set: type[BarrierSet]) -> LoadedCode:
-    """Compile the functions of a barrier set, once in this process: they depend on no store."""
+def _load(collector: Any) -> LoadedCode:
+    """Compile the functions of a collector, once in this process: they depend on no store."""
     module = ir.Module("lowheap.natives")
-    emit(module, barrier_set())
+    emit(module, Barriers(collector()))
     return LoadedCode(compile_ir(module, tuple(CDECLS)))
 
 
@@ -89,11 +89,12 @@ class NativeBarriers:
     def __init__(self, store: Store, barrier_set: str = "drc") -> None:
         """Compile the functions with the barrier set of that name. CompilerError when there is none such."""
         runtime = runtime_of(store)
-        chosen = barriers.find(barrier_set)
+        chosen = registry.find(barrier_set)
         if not chosen.counts and store.heap.is_counted:
             raise HeapError(f"the barrier set {chosen.name} does not count references, but this heap does")
         self._store = store
-        code = _load(type(chosen))
+        kind: Any = type(chosen)
+        code = _load(kind)
         runtime.keep(code)
         self.vmctx = runtime.vmctx
         self.functions: dict[str, Any] = {name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()}

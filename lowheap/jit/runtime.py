@@ -7,7 +7,7 @@ context, they are C functions:
     uint32_t lh_allocate_struct(vmctx, type index)          a new object with one count; 0 with a trap code set: no room
     uint32_t lh_allocate_array(vmctx, type index, length)   likewise
     bool     lh_collect_all(vmctx)                          trace, sweep and free all; false: a frame is wrong
-    void     lh_free_dead(vmctx)                            free what is on the dead list
+    void     lh_free_dead_from(vmctx, reference)            free a chain of dead objects, and what dies of it
 
 and those that a collection with a budget is made of:
 
@@ -42,7 +42,7 @@ ALLOCATE_STRUCT = "lh_allocate_struct"
 ALLOCATE_ARRAY = "lh_allocate_array"
 DROP = "lh_drop"
 COLLECT = "lh_collect_all"
-FREE_DEAD = "lh_free_dead"
+FREE_DEAD_FROM = "lh_free_dead_from"
 TRACE = "lh_trace"
 SWEEP_PENDING = "lh_sweep_pending"
 FREE_PENDING = "lh_free_pending"
@@ -52,7 +52,7 @@ FUNCTIONS: dict[str, Native[..., Any]] = {
     ALLOCATE_ARRAY: allocation.allocate_array,
     DROP: counting.drop_last,
     COLLECT: collection.collect_all,
-    FREE_DEAD: counting.free_dead,
+    FREE_DEAD_FROM: counting.free_dead_from,
     TRACE: collection.trace,
     SWEEP_PENDING: collection.sweep_pending,
     FREE_PENDING: counting.free_pending,

@@ -4,11 +4,14 @@ A front end emits each call that may collect through `call`, which inserts a `Sa
 complete, `fill_safepoints` computes by a backward liveness pass which references are live after each such call, and the
 call then prints them as a `"deopt"` operand bundle. LLVM's optimiser keeps bundles intact and, when it inlines, puts
 the caller's list in front of the callee's. After optimisation `lower_statepoints` rewrites each call with such a
-bundle, in LLVM's printed module text, into `llvm.experimental.gc.statepoint`, whose lowering spills every listed
-reference to a stack slot and describes the slots in the object file's stack map (`lowheap.jit.stackmaps` reads it).
+bundle, in LLVM's printed module text, into `llvm.experimental.gc.statepoint`, and has each listed reference stored in
+its function's root frame (`lowheap.jit.root_frames` chooses where). The statepoint is given that frame's address and a
+mask of the slots that are live, both of which LLVM puts into the object file's stack map (`lowheap.jit.stackmaps` reads
+it).
 
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
-objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line.
+objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
+time is linear in the text's length, but for sets, which are the bits of a number.
 
 References are i32 heap indices in a heap that does not move, so nothing is relocated: values used after a call stay
 where LLVM put them, and the slots are only read.
@@ -16,6 +19,7 @@ where LLVM put them, and the slots are only read.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +28,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lowheap.errors import CompilerError
+from lowheap.jit import root_frames
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
@@ -295,7 +300,8 @@ class Statepoint:
     """One lowered call.
 
     `id` is the number its stack map record carries, `function` the function that contains it, `callee` the name of the
-    function called, or the printed operand of an indirect call (`%pointer`), `live_count` the length of its list.
+    function called, or the printed operand of an indirect call (`%pointer`), `live_count` the number of slots of the
+    root frame that are live across it.
     """
 
     id: int
@@ -320,7 +326,7 @@ class StatepointModule:
 
 _STATEPOINT = "llvm.experimental.gc.statepoint"
 _RESULT = "llvm.experimental.gc.result"
-_TOKEN_PREFIX = "lowheap.statepoint."
+_TOKEN_PREFIX = root_frames.PREFIX.removeprefix("%")
 
 # A bundle tag, as opposed to a quoted name (@"deopt"), a metadata or character string, or an attribute ("deopt"="x").
 # Quotes inside LLVM's quoted strings are escaped as \22, so this cannot match inside one.
@@ -569,7 +575,7 @@ class _Call:
     callee: str  # as printed
     arguments: tuple[tuple[_Type, str], ...]
     function_attributes: str  # as printed
-    live: tuple[str, ...]  # values as printed; each is an i32
+    live: tuple[str, ...]  # the names in its list as printed, without constants and duplicates; each is an i32
     debug_location: str  # ", !dbg !7", or ""
 
 
@@ -621,12 +627,7 @@ def _parse_call(line: str) -> _Call:
     cursor.expect("[")
     cursor.expect('"deopt"')
     cursor.expect("(")
-    live: list[str] = []
-    while not cursor.accept(")"):
-        if live:
-            cursor.expect(",")
-        cursor.expect("i32 ")
-        live.append(_parse_value(cursor))
+    live = _parse_list(cursor)
     cursor.expect("]")
 
     debug_location = ""
@@ -646,9 +647,39 @@ def _parse_call(line: str) -> _Call:
         callee,
         tuple(arguments),
         function_attributes,
-        tuple(live),
+        live,
         debug_location,
     )
+
+
+# Lists are long: this takes a thirtieth of the time that the cursor takes.
+_SIMPLE_LIST = re.compile(r"i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*)\)")
+
+
+def _parse_list(cursor: _Cursor) -> tuple[str, ...]:
+    """Take a bundle's list and the bracket behind it; return the names in it, each once.
+
+    Constants are left out. They are null, an i31 or undefined: no compiled code can know an object, so that any other
+    means that something was misread.
+    """
+    if simple := cursor.match(_SIMPLE_LIST):
+        return tuple(dict.fromkeys(simple.group(1).split(", i32 ")))
+    live: dict[str, None] = {}
+    first = True
+    while not cursor.accept(")"):
+        if not first:
+            cursor.expect(",")
+        first = False
+        cursor.expect("i32 ")
+        value = _parse_value(cursor)
+        if value.startswith("%"):
+            live[value] = None
+        elif value not in ("undef", "poison") and not _NULL_OR_I31.fullmatch(value):
+            raise _NotUnderstoodError(f"constant reference {value}; null and i31 are the only constants")
+    return tuple(live)
+
+
+_NULL_OR_I31 = re.compile(r"0|-?\d*[13579]")
 
 
 _ATTRIBUTE_GROUP = re.compile(r"#\d+")
@@ -809,11 +840,16 @@ def _plain_name(printed: str) -> str:
     return _ESCAPE.sub(resolve, name[1:-1].encode()).decode("utf-8", "surrogateescape")
 
 
+def _has_bundle(line: str) -> bool:
+    return '"deopt"' in line and not line.lstrip().startswith(";") and _DEOPT_TAG.search(line) is not None
+
+
 def lower_statepoints(llvm_ir: str) -> StatepointModule:
     """Rewrite every call with a `"deopt"` bundle into a statepoint, in LLVM's printed text of an optimised module.
 
     Each such call becomes `llvm.experimental.gc.statepoint`, followed by `llvm.experimental.gc.result` under the call's
-    own name when it has a result. Ids are consecutive from 0. Functions that contain one get `gc "statepoint-example"`.
+    own name when it has a result. Ids are consecutive from 0. Functions that contain one get `gc "statepoint-example"`,
+    and a root frame: the names in a call's list are in the slots that its statepoint's operands name, and in no others.
     Calling conventions are kept; `tail` and `notail` are dropped; attributes that only inform the optimiser are
     dropped, and of metadata only `!dbg` is kept. The constant array `FUNCTIONS_GLOBAL` of the changed functions'
     addresses is appended, so that they can be read after linking even when a function is internal.
@@ -821,7 +857,9 @@ def lower_statepoints(llvm_ir: str) -> StatepointModule:
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
     `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
     the call or on the called function), an unproven calling convention, an intrinsic or inline assembly, references
-    that are not i32, other bundles beside this one. Run LLVM's verifier on the text, as on any module.
+    that are not i32, constants that are neither null nor an i31, other bundles beside this one; and, in a function with
+    a bundle, for a terminator other than br, switch, ret and unreachable. Run LLVM's verifier on the text, as on any
+    module.
     """
     return _Lowering(llvm_ir).run()
 
@@ -847,57 +885,69 @@ class _Lowering:
                 except _NotUnderstoodError as reason:
                     raise CompilerError(f"cannot read a function's head ({reason}): {line}") from None
                 self.headers[_plain_name(header.name)] = header
+        self.unlikely = root_frames.unlikely_targets(self.lines)
         for taken in (_STATEPOINT, _TOKEN_PREFIX, f"@{FUNCTIONS_GLOBAL} ="):
             if taken in llvm_ir:
                 raise CompilerError(f"the module mentions {taken!r} already; statepoints are lowered once")
 
     def run(self) -> StatepointModule:
-        """Rewrite line by line."""
+        """Rewrite function by function: slots depend on all of a function's calls."""
         output: list[str] = []
-        header: _Header | None = None  # of the function that the line is in
-        header_index = 0
-        marked = False
-        for line in self.lines:
-            if line.startswith("define "):
-                header = _parse_header(line)
-                header_index = len(output)
-                marked = False
-            elif line == "}":
-                header = None
-            if '"deopt"' not in line or line.lstrip().startswith(";") or not _DEOPT_TAG.search(line):
+        lines = iter(self.lines)
+        for line in lines:
+            if _has_bundle(line):
+                raise CompilerError(f"a deopt bundle outside a function's body: {line}")
+            if not line.startswith("define "):
                 output.append(line)
                 continue
-            if header is None or line.startswith("define "):
-                raise CompilerError(f"a deopt bundle outside a function's body: {line}")
-            try:
-                output.extend(self.lower(_parse_call(line), header))
-            except _NotUnderstoodError as reason:
-                raise CompilerError(
-                    f"cannot lower this call in function {_plain_name(header.name)!r} to a statepoint "
-                    f"({reason}): {line}"
-                ) from None
-            if not marked:
-                try:
-                    output[header_index] = _mark_collected(header)
-                except _NotUnderstoodError as reason:
-                    raise CompilerError(
-                        f"cannot mark function {_plain_name(header.name)!r} as collected ({reason}): {header.line}"
-                    ) from None
-                self.functions.append(header.name)
-                marked = True
-        output.extend(self.appendix())
+            body = list(itertools.takewhile("}".__ne__, lines))
+            output += self.rewrite(_parse_header(line), body)
+            output.append("}")
+        output += self.appendix()
         return StatepointModule(
             "\n".join(output) + "\n",
             tuple(_plain_name(name) for name in self.functions),
             tuple(self.statepoints),
         )
 
-    def lower(self, call: _Call, header: _Header) -> list[str]:
-        """The lines that take the place of one call."""
-        self.refuse_unusual(call)
+    def rewrite(self, header: _Header, body: Sequence[str]) -> list[str]:
+        """One function, up to its closing brace."""
+        calls: dict[int, _Call] = {}
+        for number, line in enumerate(body):
+            if _has_bundle(line):
+                try:
+                    calls[number] = _parse_call(line)
+                    self.refuse_unusual(calls[number])
+                except _NotUnderstoodError as reason:
+                    raise CompilerError(
+                        f"cannot lower this call in function {_plain_name(header.name)!r} to a statepoint "
+                        f"({reason}): {line}"
+                    ) from None
+        if not calls:
+            return [header.line, *body]
+        try:
+            output = [_mark_collected(header)]
+        except _NotUnderstoodError as reason:
+            raise CompilerError(
+                f"cannot mark function {_plain_name(header.name)!r} as collected ({reason}): {header.line}"
+            ) from None
+        self.functions.append(header.name)
+        parameters = header.line[header.parameters_start : header.attributes_start]
+        frame = root_frames.plan(parameters, body, {line: call.live for line, call in calls.items()}, self.unlikely)
+        for number, line in enumerate(body):
+            output += frame.before.get(number, ())
+            if call := calls.get(number):
+                output += self.lower(call, header, frame.masks[number])
+            else:
+                output.append(line)
+            output += frame.after.get(number, ())
+        return output
+
+    def lower(self, call: _Call, header: _Header, mask: int) -> list[str]:
+        """The lines that take the place of one call, across which the slots of `mask` are live."""
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
-        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, len(call.live)))
+        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, mask.bit_count()))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)
         operands = [
@@ -911,7 +961,7 @@ class _Lowering:
             "i32 0",  # deopt arguments, an obsolete operand list: the bundle has taken its place
         ]
         token = f"%{_TOKEN_PREFIX}{number}"
-        live = ", ".join(f"i32 {value}" for value in call.live)
+        live = ", ".join(root_frames.operands(mask))
         lines = [
             f"{call.indent}{token} = call {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
             f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{call.debug_location}'

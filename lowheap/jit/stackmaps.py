@@ -1,10 +1,11 @@
 """Stack maps: where the live references of every suspended compiled function are, found from LLVM's own tables.
 
 The object file that LLVM emits for a module with statepoints (see `lowheap.jit.safepoints`) holds a stack map: for each
-call that may collect, the place of every reference live after it. `parse` reads that section, `StackMap` turns its
-records into return addresses of the linked code, and `StackMapRegistry` merges the maps of all loaded modules.
-`walk_frames` follows the chain of frame pointers from the exit into the runtime to the entry trampoline, and
-`stack_slots` puts both together: the addresses of all u32 slots that hold live references.
+call that may collect, where the function's root frame is, with a mask of the slots in it that hold references live
+after the call. `parse` reads that section, `StackMap` turns its records into return addresses of the linked code, and
+`StackMapRegistry` merges the maps of all loaded modules. `walk_frames` follows the chain of frame pointers from the
+exit into the runtime to the entry trampoline, and `stack_slots` puts both together: the addresses of all u32 slots that
+hold live references.
 
 Promises: every location is either understood or refused with `CompilerError`; a damaged section raises `CompilerError`
 and nothing else; a frame walk reads no memory outside the stack between its two ends.
@@ -26,6 +27,7 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
+from lowheap.jit.root_frames import SLOT_SIZE
 from lowheap.jit.safepoints import StatepointModule
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
@@ -101,12 +103,23 @@ def architecture_of(system: str, machine: str) -> Architecture | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A place in a frame: `size` bytes at `offset` from the value that DWARF register `register` has in that frame."""
+class Slots:
+    """Up to 64 places in a frame, of a reference's size each.
+
+    That of bit i of `mask` is 4 * i bytes behind `offset` from the value that DWARF register `register` has there.
+    """
 
     register: int
     offset: int
-    size: int
+    mask: int
+
+    def offsets(self) -> Iterator[int]:
+        """Where each place is from that register's value, ascending."""
+        mask = self.mask
+        while mask:
+            lowest = mask & -mask
+            mask ^= lowest
+            yield self.offset + SLOT_SIZE * (lowest.bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +127,17 @@ class SafepointRecord:
     """One statepoint.
 
     `id` is the number that `lower_statepoints` gave it, `instruction_offset` the bytes from the function's start to the
-    return address of the call, `operand_count` the length of the list that the call carried, and `slots` those of the
-    list's members that are in memory, without duplicates; the rest are constants, which are no roots.
+    return address of the call, and `slots` where the references are that live across it.
     """
 
     id: int
     instruction_offset: int
-    operand_count: int
-    slots: tuple[Slot, ...]
+    slots: tuple[Slots, ...]
+
+    @property
+    def live_count(self) -> int:
+        """The number of slots that are live."""
+        return sum(slots.mask.bit_count() for slots in self.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +170,8 @@ _LIVE_OUTS_HEAD = struct.Struct("<HH")  # padding, live-out count
 _LIVE_OUT_SIZE = 4
 _RECORD_ALIGNMENT = 8
 
-_REFERENCE_SIZE = 4
-_REFERENCE_MASK = 0xFFFFFFFF
-_UNDEFINED = 0xFEFEFEFE
-"""What LLVM reports for an undefined operand."""
+_OPERAND_SIZE = 8  # of a root frame's address, and of a mask
+_MASK_MASK = (1 << 8 * _OPERAND_SIZE) - 1
 
 # A statepoint's locations start with three constants: calling convention, flags, and the number of deopt operands.
 _STATEPOINT_PREFIX = 3
@@ -202,9 +216,9 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
     """Read the stack map of one module.
 
     `architecture` is the one that the code was compiled for (default: the host's). Raises `CompilerError` for a section
-    that is not a complete version 3 stack map of statepoints, for a reference that is neither a constant nor in memory,
-    for a memory location relative to a register other than the stack and the frame pointer, or of a size other than a
-    reference's, and for a constant that is neither null, an i31 nor LLVM's mark for an undefined value.
+    that is not a complete version 3 stack map of statepoints, for a statepoint whose operands are not pairs of a root
+    frame and a mask that is constant and not empty, and for a root frame relative to a register other than the stack
+    and the frame pointer.
     """
     architecture = architecture or host_architecture()
     reader = _Reader(section)
@@ -242,43 +256,53 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
         kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
     ):
         raise CompilerError(f"{where} is not a statepoint's: it does not start with {_STATEPOINT_PREFIX} constants")
-    deopt_count = locations[_DEOPT_COUNT_INDEX][-1]
-    if deopt_count != location_count - _STATEPOINT_PREFIX:
-        raise CompilerError(
-            f"{where} announces {deopt_count} references and locations for {location_count - _STATEPOINT_PREFIX}"
-        )
-    slots: dict[Slot, None] = {}
-    for kind, _, size, register, _, value in locations[_STATEPOINT_PREFIX:]:
-        if kind == _LocationKind.INDIRECT:
-            slots[_slot(where, register, value, size, architecture)] = None
-        elif kind == _LocationKind.CONSTANT:
-            _check_constant(where, value)
-        elif kind == _LocationKind.CONSTANT_INDEX:
-            if not 0 <= value < len(constants):
-                raise CompilerError(f"{where} refers to constant {value} of {len(constants)}")
-            _check_constant(where, constants[value])
-        else:
-            name = _LocationKind(kind).name if kind in _LocationKind.__members__.values() else f"unknown ({kind})"
-            raise CompilerError(f"{where} has a location of kind {name}; a reference must be in memory or a constant")
-    return SafepointRecord(identifier, instruction_offset, deopt_count, tuple(slots))
+    operands = locations[_STATEPOINT_PREFIX:]
+    announced = locations[_DEOPT_COUNT_INDEX][-1]
+    if announced != len(operands):
+        raise CompilerError(f"{where} announces {announced} operands and has locations for {len(operands)}")
+    if len(operands) % 2:
+        raise CompilerError(f"{where} has {len(operands)} operands; they are pairs of a root frame and a mask")
+    return SafepointRecord(
+        identifier,
+        instruction_offset,
+        tuple(
+            Slots(*_frame(where, frame, architecture), _mask(where, mask, constants))
+            for frame, mask in zip(operands[::2], operands[1::2], strict=True)
+        ),
+    )
 
 
-def _slot(where: str, register: int, offset: int, size: int, architecture: Architecture) -> Slot:
-    """A memory location, if the frame walker can find it."""
+def _frame(where: str, location: tuple[int, ...], architecture: Architecture) -> tuple[int, int]:
+    """The register and the offset of a root frame, if the frame walker can find it."""
+    kind, _, size, register, _, offset = location
+    _check_operand(where, "a root frame", kind, size, (_LocationKind.DIRECT,))
     known = (architecture.stack_pointer_register, architecture.frame_pointer_register)
     if register not in known:
-        raise CompilerError(f"{where} has a location relative to register {register}; frames give {known}")
-    if size != _REFERENCE_SIZE:
-        raise CompilerError(f"{where} has a location of {size} bytes; a reference has {_REFERENCE_SIZE}")
-    return Slot(register, offset, size)
+        raise CompilerError(f"{where} has a root frame relative to register {register}; frames give {known}")
+    return register, offset
 
 
-def _check_constant(where: str, value: int) -> None:
-    """Refuse a constant that names an object: no compiled code can know one, so something was misread."""
-    reference = value & _REFERENCE_MASK
-    is_i31 = reference & 1
-    if reference and not is_i31 and reference != _UNDEFINED:
-        raise CompilerError(f"{where} has the constant reference {reference:#x}; null and i31 are the only constants")
+def _mask(where: str, location: tuple[int, ...], constants: Sequence[int]) -> int:
+    """The mask of a root frame's live slots. A small one is in the location, signed and of 32 bits."""
+    kind, _, size, _, _, value = location
+    _check_operand(where, "a mask", kind, size, (_LocationKind.CONSTANT, _LocationKind.CONSTANT_INDEX))
+    if kind == _LocationKind.CONSTANT_INDEX:
+        if not 0 <= value < len(constants):
+            raise CompilerError(f"{where} refers to constant {value} of {len(constants)}")
+        value = constants[value]
+    if not value:
+        raise CompilerError(f"{where} has an empty mask; such root frames are left out")
+    return value & _MASK_MASK
+
+
+def _check_operand(where: str, what: str, kind: int, size: int, allowed: Sequence[_LocationKind]) -> None:
+    if kind not in allowed:
+        name = _LocationKind(kind).name if kind in _LocationKind.__members__.values() else f"unknown ({kind})"
+        raise CompilerError(
+            f"{where} has {what} of kind {name}; it must be {' or '.join(each.name for each in allowed)}"
+        )
+    if size != _OPERAND_SIZE:
+        raise CompilerError(f"{where} has {what} of {size} bytes; it has {_OPERAND_SIZE}")
 
 
 _ELF_MAGIC = b"\x7fELF"
@@ -325,7 +349,7 @@ def find_section(object: bytes) -> bytes | None:
 class SlotLookup(Protocol):
     """What the frame walker asks: `StackMap` and `StackMapRegistry` answer."""
 
-    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+    def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if there is no such call."""
 
 
@@ -339,14 +363,14 @@ class StackMap:
 
         `function_addresses` are those of `module.functions`, in that order (what the global `FUNCTIONS_GLOBAL` holds).
         Records must be in that order too; a function whose statepoints were all in dead code has none. Raises
-        `CompilerError` when counts, order, ids or list lengths do not agree.
+        `CompilerError` when counts, order, ids or numbers of slots do not agree.
         """
         if len(function_addresses) != len(module.functions):
             raise CompilerError(
                 f"{len(function_addresses)} function addresses for {len(module.functions)} functions with statepoints"
             )
         index_of = {name: index for index, name in enumerate(module.functions)}
-        slots: dict[int, tuple[Slot, ...]] = {}
+        slots: dict[int, tuple[Slots, ...]] = {}
         previous = -1
         for function in records:
             indices = {index_of[self._statepoint_function(module, record)] for record in function.records}
@@ -374,25 +398,25 @@ class StackMap:
 
     @staticmethod
     def _statepoint_function(module: StatepointModule, record: SafepointRecord) -> str:
-        """The function that a record's id says it is in, the list's length being right."""
+        """The function that a record's id says it is in, the number of live slots being right."""
         if record.id >= len(module.statepoints):
             raise CompilerError(
                 f"stack map record {record.id} is none of the module's {len(module.statepoints)} statepoints"
             )
         statepoint = module.statepoints[record.id]
-        if statepoint.live_count != record.operand_count:
+        if statepoint.live_count != record.live_count:
             raise CompilerError(
-                f"stack map record {record.id} has {record.operand_count} references, its statepoint in "
+                f"stack map record {record.id} has {record.live_count} references, its statepoint in "
                 f"{statepoint.function!r} {statepoint.live_count}"
             )
         return statepoint.function
 
     @property
-    def by_return_address(self) -> dict[int, tuple[Slot, ...]]:
+    def by_return_address(self) -> dict[int, tuple[Slots, ...]]:
         """A copy of the whole map."""
         return dict(self._slots)
 
-    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+    def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if the module has none such."""
         try:
             return self._slots[return_address]
@@ -405,14 +429,14 @@ class StackMapRegistry:
 
     def __init__(self) -> None:
         """Start without modules."""
-        self._slots: dict[int, tuple[Slot, ...]] = {}
+        self._slots: dict[int, tuple[Slots, ...]] = {}
 
     def __len__(self) -> int:
         """The number of return addresses known."""
         return len(self._slots)
 
     @property
-    def by_return_address(self) -> dict[int, tuple[Slot, ...]]:
+    def by_return_address(self) -> dict[int, tuple[Slots, ...]]:
         """A copy of the whole registry."""
         return dict(self._slots)
 
@@ -431,7 +455,7 @@ class StackMapRegistry:
         for return_address in removed:
             del self._slots[return_address]
 
-    def lookup(self, return_address: int) -> tuple[Slot, ...]:
+    def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if no module has it."""
         try:
             return self._slots[return_address]
@@ -523,12 +547,13 @@ def stack_slots(
     """
     architecture = architecture or host_architecture()
     for frame in walk_frames(exit_frame_pointer, entry_frame_pointer, architecture=architecture):
-        for slot in stack_map.lookup(frame.return_address):
-            base = frame.stack_pointer if slot.register == architecture.stack_pointer_register else frame.frame_pointer
-            address = base + slot.offset
-            if not exit_frame_pointer < address <= entry_frame_pointer - slot.size:
-                raise CompilerError(
-                    f"slot {address:#x} of the call that returns to {frame.return_address:#x} is outside the stack "
-                    f"from {exit_frame_pointer:#x} to {entry_frame_pointer:#x}"
-                )
-            yield address
+        for slots in stack_map.lookup(frame.return_address):
+            base = frame.stack_pointer if slots.register == architecture.stack_pointer_register else frame.frame_pointer
+            for offset in slots.offsets():
+                address = base + offset
+                if not exit_frame_pointer < address <= entry_frame_pointer - SLOT_SIZE:
+                    raise CompilerError(
+                        f"slot {address:#x} of the call that returns to {frame.return_address:#x} is outside the stack "
+                        f"from {exit_frame_pointer:#x} to {entry_frame_pointer:#x}"
+                    )
+                yield address

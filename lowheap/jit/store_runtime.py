@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import cffi
 
 from lowheap.allocator import SegregatedFit
-from lowheap.collectors.shared.sizing import UNLIMITED
+from lowheap.collectors.drc import collection, counting
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -35,7 +35,7 @@ from lowheap.errors import (
 from lowheap.heap import unsound_root
 from lowheap.jit import runtime, transitions
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.stackmaps import Slot, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
@@ -226,14 +226,15 @@ class StoreRuntime:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
         self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
-        free_dead = _ffi.cast("void(*)(void *)", code.address(runtime.FREE_DEAD))
+        free_dead_from = _ffi.cast("void(*)(void *, uint32_t)", code.address(runtime.FREE_DEAD_FROM))
         self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
-        self._free_pending = _ffi.cast("bool(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
+        free_pending = _ffi.cast("bool(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
         sweep_pending = _ffi.cast("void(*)(void *)", code.address(runtime.SWEEP_PENDING))
         heap = self._store.heap
-        heap.free_dead = lambda: free_dead(self.vmctx)
-        heap.sweep_pending = lambda: sweep_pending(self.vmctx)
-        heap.free_pending = self.free_pending
+        vmctx = self.vmctx
+        heap.replacements[counting.free_dead_from] = lambda dead: free_dead_from(vmctx, dead)
+        heap.replacements[collection.sweep_pending] = lambda: sweep_pending(vmctx)
+        heap.replacements[counting.free_pending] = lambda budget: free_pending(vmctx, budget)
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -247,21 +248,6 @@ class StoreRuntime:
         """Mark in compiled code what compiled code and root frames hold. CompilerError for an unknown frame."""
         if self._store.heap.is_counted and not self._trace(self.vmctx):
             self._raise_unsound_frame()
-
-    def free_pending(self, budget: int | None) -> bool:
-        """Free pending dead objects in compiled code, with their host data, as `DrcHeap.free_pending` does."""
-        heap = self._store.heap
-        heap.check_attached()
-        control = heap.control
-        if control.pending_dead == NULL:
-            return False
-        died_before = control.dead_externrefs
-        limit = UNLIMITED if budget is None else min(budget, UNLIMITED)
-        is_left = bool(self._free_pending(self.vmctx, limit))
-        heap.release_dead_externrefs(until=died_before)
-        if not is_left:
-            control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
-        return is_left
 
     def _raise_unsound_frame(self) -> None:
         """Raise what a trace that failed has found: HeapCorruptionError or CompilerError."""
@@ -293,7 +279,7 @@ class StoreRuntime:
         by_address = self.stack_maps.by_return_address
         size = 1 << (2 * len(by_address)).bit_length()  # at most half full
         entries = (VMStackMapEntry * size)()
-        slots: list[Slot] = []
+        slots: list[Slots] = []
         for address, its_slots in by_address.items():
             place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
             while entries[place % size].return_address:
@@ -303,7 +289,7 @@ class StoreRuntime:
             slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         table = (VMStackSlot * max(1, len(slots)))(
-            *(VMStackSlot(slot.offset, int(slot.register == frame_pointer)) for slot in slots)
+            *(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask) for each in slots)
         )
         self._stack_map_table = (entries, table)
         self.context.stack_map_entries = ctypes.addressof(entries)

@@ -22,6 +22,8 @@ from lowheap.errors import CompilerError
 from lowheap.jit.emit import I1, I8, I32, I64, PTR, VOID, Emitter, NativeFunction, Variable
 from lowheap.jit.engine import Target, optimise
 from lowheap.layout import (
+    COLLECTOR_STATE_OFFSET,
+    CONTROL_BLOCK_OFFSET,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
     FreeBlock,
@@ -31,6 +33,7 @@ from lowheap.layout import (
     VMDrcExternRef,
     VMDrcHeader,
     VMGcHeader,
+    VMHeap,
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
@@ -178,8 +181,10 @@ def declare(
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
     key = "".join(f".{value.key}" for value in (statics or {}).values())
-    wanted = name or f"lh.{native.symbol}{key}"
-    symbol = _symbol(module, (native, statics or {}), wanted, is_exported=name is not None)
+    if name is None and native.linked_name:
+        symbol = native.linked_name
+    else:
+        symbol = _symbol(module, (native, statics or {}), name or native.symbol + key, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known
@@ -302,6 +307,12 @@ class Translator:
 
         Of the arguments, the heap is `HEAP`, a number an LLVM value or an int, a place a `Place`, a static itself.
         """
+        if native.is_event:
+            with self.e.event(native.__name__):
+                return self._inlined(native, arguments)
+        return self._inlined(native, arguments)
+
+    def _inlined(self, native: Native[..., Any], arguments: Sequence[Any]) -> Any:
         checked = native.checked
         frame = self._frame(checked, arguments)
         self._finish(frame)
@@ -577,8 +588,10 @@ class Translator:
         type = frame.checked.types.get(node)
         if isinstance(type, ConstantType):
             return bool(type.value)
-        if isinstance(node, ast.Attribute) and isinstance(frame.checked.types.get(node.value), StaticType):
-            return bool(self._x(frame, node))
+        if isinstance(node, ast.Attribute):
+            owner = frame.checked.types.get(node.value)
+            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+                return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
             return None if inner is None else not inner
@@ -742,7 +755,13 @@ class Translator:
             return self.e.load_typed(place.address, llvm_type(place.word), invariant=True)
         return self._load(place)
 
-    def _heap_attribute(self, name: str) -> View:
+    def _heap_attribute(self, name: str) -> Any:
+        if name == "is_checked":
+            return self.e.is_checked
+        if name == "may_raise":
+            return False
+        if name == "interface":
+            return View(self.e.vmctx, VMHeap)
         if name == "control":
             return View(self.e.control, VMHeapControl)
         assert name == "store_context", "checked: the heap has no other attribute"
@@ -916,6 +935,15 @@ class Translator:
         assert isinstance(type, PlaceType), "checked: a cell is a place"
         return Place(self._in_object(frame, *n.args[1:]), type.word)
 
+    def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
+        type = frame.checked.type(n)
+        assert isinstance(type, ViewType), "checked: a state is a structure"
+        offset = self.e.state_offsets.get(type.structure)
+        if offset is None:
+            raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
+        distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
+        return View(self.e.at(self.e.control, distance), type.structure)
+
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)
         heads = self.e.at(self.e.control, VMHeapControl.size_class_heads.offset)
@@ -936,7 +964,31 @@ class Translator:
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
 
+    def _heap_ask_for_room(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        hook: Any = self.e
+        return hook.ask_for_room(self._value(frame, n.args[0], _U64))
+
+    def _heap_finalize(self, frame: _Frame, n: ast.Call) -> None:
+        hook: Any = self.e
+        finalizer, data = (self._pointer(self._x(frame, each)) for each in n.args)
+        hook.call_pointer(finalizer, VOID, [PTR], [data])
+
+    def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
+        return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
+
+    def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
+        """What only emitters of those libraries have that look at heaps: `embed/examination.py`."""
+        method = getattr(self.e, frame.checked.calls[n].target)
+        return method(*(self._value(frame, each, _U64) for each in n.args))
+
+    _heap_problem_count = _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_of_emitter
+
     # -- Words
+
+    def _w_problem(self, frame: _Frame, n: ast.Call) -> None:
+        values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
+        report: Any = getattr(self.e, "note_problem")  # noqa: B009  # as above
+        report(self._x(frame, n.args[1]), values)
 
     def _w_likely(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.likely(self._truth(self._x(frame, n.args[0])))
@@ -1007,6 +1059,23 @@ class Translator:
         values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
         require(self._truth(self._x(frame, n.args[0])), self._x(frame, n.args[1]), values)
 
+    def _w_require(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require", None)
+        assert require is not None, "what may fail with a status is for the C interface"
+        condition = self._truth(self._x(frame, n.args[0]))
+        status, text = self._x(frame, n.args[1]), self._x(frame, n.args[2])
+        if isinstance(text, ast.JoinedStr):
+            text = "".join(
+                str(self._x(frame, each.value) if isinstance(each, ast.FormattedValue) else each.value)  # type: ignore[attr-defined]  # a constant
+                for each in text.values
+            )
+        values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[3:]]
+        require(condition, status, text, *values)
+
+    def _w_check(self, frame: _Frame, n: ast.Call) -> None:
+        if self.e.is_checked:
+            self._w_require(frame, n)
+
     def _w_at(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: at gives a view"
@@ -1018,6 +1087,8 @@ class Translator:
         return Place(self._pointer(self._x(frame, n.args[1])), type.word)
 
     def _pointer(self, address: Any) -> ir.Value:
+        if isinstance(address, ir.CastInstr) and address.opname == "ptrtoint":
+            return address.operands[0]
         return self.b.inttoptr(I64(address) if isinstance(address, int) else address, PTR)
 
     def _w_place(self, frame: _Frame, n: ast.Call) -> Place:

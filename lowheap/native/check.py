@@ -1099,7 +1099,10 @@ class _Checker:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
-            if given is None or not isinstance(given.value, Word):
+            if name == "state":
+                if given is None or not getattr(given.value, "is_native_state", False):
+                    raise self.refused(value, "state takes a class that `@state` has made")
+            elif given is None or not isinstance(given.value, Word):
                 raise self.refused(value, f"{name} takes a type of numbers here")
             self.types[value] = given
             result = self.named_result(value, given.value)
@@ -1159,8 +1162,8 @@ class _Checker:
         return NOTHING
 
     def message(self, node: ast.Call, text: ast.expr, values: Sequence[ast.expr], *, is_percent: bool) -> None:
-        known = self.constant(text)
-        if known is None or not isinstance(known.value, str):
+        known = self.joined(text) if isinstance(text, ast.JoinedStr) else self.constant(text)
+        if known is None or not isinstance(known.value, str | ast.JoinedStr):
             raise self.refused(node, "the text is a constant")
         self.types[text] = known
         for each in values:
@@ -1168,11 +1171,42 @@ class _Checker:
             if not (isinstance(type, WordType) or (isinstance(type, ConstantType) and type.is_number)):
                 raise self.refused(each, f"a message tells numbers, not {type}")
             self.without_effects(each, "a message")
+        sample = _sample(known.value) if isinstance(known.value, ast.JoinedStr) else known.value
         try:
             zeros = (0,) * len(values)
-            _ = known.value % zeros if is_percent else known.value.format(*zeros)
+            _ = sample % zeros if is_percent else sample.format(*zeros)
         except (TypeError, ValueError, LookupError) as error:
             raise self.refused(node, f"the text does not go with {len(values)} numbers: {error}") from None
+
+    def joined(self, text: ast.JoinedStr) -> ConstantType:
+        """An f-string of constants, which are put in here, and of statics, which are known when code is compiled."""
+        for part in text.values:
+            if isinstance(part, ast.FormattedValue) and not isinstance(self.expression(part.value), StaticType):
+                part.value = ast.copy_location(ast.Constant(self.constant_text(part)), part.value)
+                self.types[part.value] = ConstantType(part.value.value)
+        return ConstantType(text)
+
+    def constant_text(self, part: ast.FormattedValue) -> str:
+        known = self.constant(part.value)
+        if known is None or not isinstance(known.value, int | str):
+            raise self.refused(part, f"{ast.unparse(part.value)} is neither a constant nor static")
+        spec = "".join(str(getattr(each, "value", "")) for each in getattr(part.format_spec, "values", ()))
+        part.format_spec = None
+        return format(known.value, spec)
+
+    def word_require(self, node: ast.Call) -> Type:
+        if len(node.args) < 3:
+            raise self.refused(node, f"{ast.unparse(node.func)} takes a condition, a status and a text")
+        self.condition(node.args[0])
+        self.without_effects(node.args[0], "what is checked")
+        status = self.constant(node.args[1])
+        if status is None or not status.is_number:
+            raise self.refused(node, "the status is a constant")
+        self.types[node.args[1]] = status
+        self.message(node, node.args[2], node.args[3:], is_percent=False)
+        return NOTHING
+
+    word_check = word_require
 
     def word_note(self, node: ast.Call) -> Type:
         if not node.args:
@@ -1185,6 +1219,12 @@ class _Checker:
             raise self.refused(node, "sound takes a condition and a text")
         self.condition(node.args[0])
         self.without_effects(node.args[0], "what must be sound")
+        self.message(node, node.args[1], node.args[2:], is_percent=False)
+        return NOTHING
+
+    def word_problem(self, node: ast.Call) -> Type:
+        if len(node.args) < 2 or not isinstance(self.expression(node.args[0]), HeapType):
+            raise self.refused(node, "problem takes the heap and a text")
         self.message(node, node.args[1], node.args[2:], is_percent=False)
         return NOTHING
 
@@ -1306,7 +1346,15 @@ RESERVED_PREFIX = "_lowheap_"
 LOCAL_ARRAY_LIMIT = 1 << 16
 """The largest local array, in bytes: it is in a frame of the native stack."""
 
-_EFFECTFUL = {("word", "copy_memory"), ("word", "zero_memory"), ("heap", "release_externrefs")}
+_EFFECTFUL = {
+    ("word", "copy_memory"),
+    ("word", "zero_memory"),
+    ("word", "require"),
+    ("word", "check"),
+    ("heap", "release_externrefs"),
+    ("heap", "ask_for_room"),
+    ("heap", "finalize"),
+}
 
 
 def has_effects(call: Call) -> bool:
@@ -1314,6 +1362,11 @@ def has_effects(call: Call) -> bool:
     if call.kind == "native":
         return bool(call.target.checked.has_effects)
     return (call.kind, call.target) in _EFFECTFUL
+
+
+def _sample(text: ast.JoinedStr) -> str:
+    """What an f-string is like in which statics stand."""
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "static" for part in text.values)
 
 
 def is_simple(types: dict[ast.AST, Type], node: ast.expr) -> bool:

@@ -7,6 +7,8 @@ code. It is checked when it is first called, translated or asked for; what it ca
     @native             a function of its own in machine code; LLVM inlines it where that pays
     @inline             its body stands where it is called
     @cold               a function of its own that is rarely called: it is never inlined, and laid out elsewhere
+    @event              an inlined one that listings of machine code tell apart, by its name: see `jit/marks.py`
+    @linked("name")     a cold one of that name: where a module has declared a function so called, that is meant
 
 A generator is always inlined, into the loop over it.
 
@@ -22,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from lowheap.native.check import Checked, NativeError, check
+from lowheap.native.check import Checked, HeapType, NativeError, check
 from lowheap.native.run import python_function
 
 _P = ParamSpec("_P")
@@ -36,11 +38,20 @@ class Native(Generic[_P, _R]):
 
     is_native = True
 
-    def __init__(self, function: Callable[_P, _R], *, is_inline: bool = False, is_cold: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[_P, _R],
+        *,
+        is_inline: bool = False,
+        is_cold: bool = False,
+        is_event: bool = False,
+        linked_name: str = "",
+    ) -> None:
         """Take a function as it stands. TypeError when it is none that `def` made."""
         if not isinstance(function, types.FunctionType):
             raise TypeError(f"{function!r} is no function of Python's: the decorator stands right above its `def`")
         self.function: Callable[_P, _R] = function
+        self.is_event, self.linked_name = is_event, linked_name
         self.name = function.__qualname__
         self.is_inline, self.is_cold = is_inline, is_cold
         self.__doc__ = function.__doc__
@@ -94,13 +105,33 @@ class Native(Generic[_P, _R]):
     @property
     def symbol(self) -> str:
         """What the function is called in a module of LLVM's, if no other of that name is in there before it."""
+        if self.linked_name:
+            return self.linked_name
         module = self.__module__
         short = module.rpartition(".")[2] if module.startswith("lowheap.") else module
-        return f"{short}.{self.name}".replace("<locals>.", "")
+        return f"lh.{short}.{self.name}".replace("<locals>.", "")
 
     def _first_run(self, *args: Any) -> Any:
-        self._run = python_function(self.checked)
+        python = python_function(self.checked)
+        self._run = self._replaceable(python) if self._takes_heap else python
         return self._run(*args)
+
+    @property
+    def _takes_heap(self) -> bool:
+        parameters = self.checked.parameters
+        return bool(parameters) and isinstance(parameters[0].type, HeapType)
+
+    def _replaceable(self, python: Callable[..., Any]) -> Callable[..., Any]:
+        """Have `Heap.replacements` looked at first."""
+
+        def run(heap: Any, *args: Any) -> Any:
+            if heap.replacements:
+                replacement = heap.replacements.get(self)
+                if replacement is not None:
+                    return replacement(*args)
+            return python(heap, *args)
+
+        return run
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Run the function in Python."""
@@ -131,3 +162,13 @@ def inline(function: Callable[_P, _R]) -> Native[_P, _R]:
 def cold(function: Callable[_P, _R]) -> Native[_P, _R]:
     """Make a function of the subset a native one that is rarely called."""
     return Native(function, is_cold=True)
+
+
+def event(function: Callable[_P, _R]) -> Native[_P, _R]:
+    """Make a function of the subset an inlined native one that is an event in the life of a reference."""
+    return Native(function, is_inline=True, is_event=True)
+
+
+def linked(name: str) -> Callable[[Callable[_P, _R]], Native[_P, _R]]:
+    """Make a function of the subset a cold native one that a module may have from elsewhere, under this name."""
+    return lambda function: Native(function, is_cold=True, linked_name=name)

@@ -8,7 +8,23 @@
     heap.cell(u8, reference, n) likewise, of another width
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
+    heap.state(Mine)            a structure that the collector keeps in the heap's bytes
+    heap.is_checked             whether to look for corruption on the way: known when code is compiled
+    heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
+                                so it is in Python, and in machine code it is not
+    heap.header_at(index)       a header that is yet to be written, or that may be none
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
+    heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
+    heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
+    heap.unmap_notes(a, size)   the way back
+    heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
+
+and, for the functions of the C interface:
+
+    heap.interface              the heap as C has it, which is its vmctx
+    heap.ask_for_room(n)        have the host let go of what it can spare, for n bytes; whether to try once more
+    heap.finalize(f, data)      call a finalizer of C's, a function at an address
 
 What is reached is looked at: an index that leads outside of the memory, or the sum of an index and an offset that is no
 u32, is a HeapError. Machine code does not look; what it reaches is within the reservation and its guard, whatever the
@@ -18,11 +34,18 @@ index.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, InvalidReferenceError
 from lowheap.layout import (
+    BLOCK_ALIGN,
+    COLLECTOR_STATE_OFFSET,
+    CONTROL_BLOCK_OFFSET,
+    FIRST_INDEX,
+    HEADER_SIZE,
+    KIND_MASK,
+    OBJECT_KINDS,
     SIZE_CLASS_COUNT,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
@@ -32,20 +55,25 @@ from lowheap.layout import (
     VMDrcExnHeader,
     VMDrcExternRef,
     VMDrcHeader,
+    VMHeap,
     VMHeapControl,
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import HEAP_ATTRIBUTES, INVARIANT_FIELDS, SLOT, U32, ViewType, heap_method
+from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
 from lowheap.native.words import C_TYPES
 
-_Data = TypeVar("_Data")
+_VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
+
+_State = TypeVar("_State")
+_Data = TypeVar("_Data", bound="ctypes._CData")
 
 HEADERS: dict[str, type[ctypes.Structure]] = {
     "header": VMDrcHeader,
     "array": VMDrcArrayHeader,
     "externref": VMDrcExternRef,
     "exception": VMDrcExnHeader,
+    "header_at": VMDrcHeader,
     "block": FreeBlock,
 }
 """The methods that lay a structure over what is at an index."""
@@ -62,6 +90,14 @@ class Heap:
     """See the module's docstring. `host` is what `release_externrefs` calls."""
 
     is_native_heap = True
+    may_raise = True
+    state_offsets: Mapping[type[Any], int] = {}
+    """Where each of the collector's states begins, in bytes from `COLLECTOR_STATE_OFFSET`."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether to look for corruption on the way."""
+        return False
 
     def __init__(
         self,
@@ -74,6 +110,12 @@ class Heap:
         """Take the parts; the tables are where the control block says."""
         self.memory, self.control = memory, control
         self._store_context, self._host = store_context, host
+        self.replacements: dict[Any, Callable[..., Any]] = {}
+        """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does
+        something else. It is called without the heap."""
+        self.problems: list[str] = []
+        """What `problem` has been told."""
+        self._notes: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
 
     @property
     def store_context(self) -> VMStoreContext:
@@ -83,8 +125,22 @@ class Heap:
         return self._store_context
 
     def header(self, reference: int) -> VMDrcHeader:
-        """Return the header at an index."""
-        return self.memory.view(VMDrcHeader, reference)
+        """Return the header of an object. InvalidReferenceError where none is."""
+        if isinstance(reference, int) and not isinstance(reference, bool):
+            bump = self.control.bump
+            if not reference % BLOCK_ALIGN and FIRST_INDEX <= reference <= bump - HEADER_SIZE:
+                header = self.memory.view(VMDrcHeader, reference)
+                if header.kind_and_reserved & KIND_MASK in OBJECT_KINDS:
+                    return header
+            raise InvalidReferenceError(
+                f"{reference:#x} does not name an object; objects are at multiples of {BLOCK_ALIGN} "
+                f"from {FIRST_INDEX:#x} to {bump:#x}"
+            )
+        raise TypeError(f"a reference is {reference!r}; it must be an int, an index into the heap")
+
+    def header_at(self, index: int) -> VMDrcHeader:
+        """Return what is at an index as a header, which it may not be."""
+        return self.memory.view(VMDrcHeader, index)
 
     def array(self, reference: int) -> VMDrcArrayHeader:
         """Return the header at an array's index."""
@@ -127,25 +183,93 @@ class Heap:
         start = ctypes.addressof(self.control) + VMHeapControl.size_class_heads.offset
         return ctypes.c_uint32.from_address(start + number * ctypes.sizeof(ctypes.c_uint32))
 
+    def state(self, structure: type[_State]) -> _State:
+        """Return a state of the collector's. HeapError for one that it does not have."""
+        offset = self.state_offsets.get(structure)
+        if offset is None:
+            raise HeapError(f"the heap's collector has no state {structure.__name__}")
+        start = ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + COLLECTOR_STATE_OFFSET
+        found: _State = cast(Any, structure).from_address(start + offset)
+        return found
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
             self._host()
         return 0
 
+    @property
+    def interface(self) -> VMHeap:
+        """The heap as C has it. HeapError: the functions of the C interface are not for Python to run."""
+        raise HeapError("the heap is Python's: it has no C interface here")
 
+    def outside(self, address: int) -> ctypes.c_uint32:
+        """Return the slot at an address. It must be mapped."""
+        return ctypes.c_uint32.from_address(address)
+
+    def problem_count(self) -> int:
+        """Return how many problems there are."""
+        return len(self.problems)
+
+    def map_notes(self, size: int) -> int:
+        """Return the address of new memory; `size` is a multiple of 8."""
+        notes = (ctypes.c_uint64 * (size // ctypes.sizeof(ctypes.c_uint64)))()
+        address = ctypes.addressof(notes)
+        self._notes[address] = notes
+        return address
+
+    def unmap_notes(self, address: int, size: int) -> None:
+        """Let go of it."""
+        del self._notes[address]
+
+    def visit(self, visitor: int, argument: int, info: int) -> int:
+        """Call a visitor; what it returns ends the walk unless it is 0."""
+        return int(_VISITOR(visitor)(argument, info))
+
+    def ask_for_room(self, needed: int) -> bool:
+        """Nobody is asked."""
+        return False
+
+    def finalize(self, finalizer: int, data: int) -> None:
+        """Call a C function."""
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(finalizer)(data)
+
+
+class _NoMemory:
+    """What stands for the memory of a heap of which only the tables are asked for."""
+
+    def view(self, data: type[_Data], offset: int) -> _Data:
+        """HeapError."""
+        raise HeapError("only the heap's tables are at hand, not its memory")
+
+
+def tables(control: VMHeapControl) -> Heap:
+    """Return a heap of which only the control block and the tables that it points to are used."""
+    return Heap(_NoMemory(), control)
+
+
+HEAP_ATTRIBUTES["interface"] = ViewType(VMHeap)
 INVARIANT_FIELDS[VMTypeInfo] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
 )
 INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
+HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL
 HEAP_ATTRIBUTES["store_context"] = ViewType(VMStoreContext)
 for _name, _structure in HEADERS.items():
     heap_method(_name, [U32], ViewType(_structure))
 heap_method("slot", [U32, U32], SLOT)
+heap_method("state", [None], None)
 heap_method("cell", [None, U32, U32], None)
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
 heap_method("release_externrefs", [], U32)
+heap_method("ask_for_room", [U64], BOOL)
+heap_method("finalize", [U64, U64], NOTHING)
+heap_method("outside", [U64], SLOT)
+heap_method("problem_count", [], U64)
+heap_method("map_notes", [U64], U64)
+heap_method("unmap_notes", [U64, U64], NOTHING)
+heap_method("visit", [U64, U64, U64], U32)

@@ -15,9 +15,9 @@ import ctypes
 import logging
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
-from lowheap.errors import HeapCorruptionError, LowheapError
+from lowheap.errors import HeapCorruptionError, LowheapError, status_error
 
 TRACE = 5
 """Logging level of messages about single objects, below DEBUG."""
@@ -26,6 +26,7 @@ logging.addLevelName(TRACE, "TRACE")
 _log = logging.getLogger("lowheap.heap")
 
 _S = TypeVar("_S", bound=ctypes.Structure)
+_T = TypeVar("_T")
 
 
 class OutOfRange(LowheapError, ArithmeticError):
@@ -279,6 +280,54 @@ def sound(condition: object, text: str, *values: int) -> None:
         raise HeapCorruptionError([text.format(*values)])
 
 
+def require(condition: object, status: int, text: str, *values: int) -> None:
+    """Fail unless a condition holds: raise the exception that stands for a `Status`; `text` is as for `sound`.
+
+    In machine code the function of the C interface returns the status, and keeps the message. So this stands in what is
+    inlined into one, or in a function whose result is such a status.
+    """
+    if not condition:
+        raise status_error(status, text.format(*values))
+
+
+def check(condition: object, status: int, text: str, *values: int) -> None:
+    """The same; machine code looks only in a checked build, where `heap.is_checked` is true."""
+    require(condition, status, text, *values)
+
+
+class Text:
+    """A piece of a message that is known when code is compiled: a parameter that stands in an f-string."""
+
+    is_native_static = True
+
+    def __init__(self, text: str) -> None:
+        """Take the text."""
+        self.text = text
+
+    @property
+    def key(self) -> str:
+        """What tells code with this text from that with others."""
+        return self.text.replace(" ", "-")
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+class Reporter(Protocol):
+    """What problems are told to."""
+
+    problems: list[str]
+
+
+def problem(heap: Reporter, text: str, *values: int) -> None:
+    """Say that something about a heap does not hold; `text` is a `str.format` of the values, at most four words.
+
+    Python's `heap.problems` gets them all. Machine code counts them, and keeps the first; it knows `{}` and `{:#x}`.
+    """
+    heap.problems.append(text.format(*values))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Records
 
@@ -322,12 +371,64 @@ class Record:
     defaults: dict[str, int]
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# State
+
+
+def state(cls: type[_T]) -> type[_T]:
+    """Make a class of annotated words a structure that a collector keeps in the heap's bytes: `heap.state(…)`.
+
+    All fields are 0 in a new heap. TypeError for a field that is no u8 to u64, i32 or i64.
+    """
+    fields = []
+    for name, annotation in cls.__annotations__.items():
+        word = _WORDS_BY_NAME.get(annotation, annotation)
+        if not isinstance(word, Word):
+            raise TypeError(f"the field {name} of {cls.__name__} is {annotation!r}; it must be a word, as u32 or u64")
+        fields.append((name, C_TYPES[word]))
+    made = type(
+        cls.__name__,
+        (ctypes.Structure,),
+        {
+            "_fields_": fields,
+            "__annotations__": dict(cls.__annotations__),
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "is_native_state": True,
+        },
+    )
+    return cast(type[_T], made)
+
+
+def state_layout(states: Sequence[type[Any]], size: int) -> dict[type[Any], int]:
+    """Return where each of several states begins, in bytes, one behind the other, within `size`.
+
+    TypeError for what is no state, ValueError when they do not fit.
+    """
+    offsets: dict[type[Any], int] = {}
+    end = 0
+    for each in states:
+        if not getattr(each, "is_native_state", False):
+            raise TypeError(f"{each!r} is no state: `@state` makes one")
+        offsets[each] = end
+        end += (ctypes.sizeof(each) + _STATE_ALIGN - 1) & -_STATE_ALIGN
+    if end > size:
+        raise ValueError(f"they take {end} bytes; there is room for {size}")
+    return offsets
+
+
+_STATE_ALIGN = 16
+_WORDS_BY_NAME: dict[Any, Any] = {str(word): word for word in C_TYPES}
+
+
 WORDS: dict[str, Callable[..., Any]] = {
     word.__name__: word
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
-        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound,
+        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound, require, check,
+        problem,
     )
 }  # fmt: skip
 """The words that are functions, by name."""

@@ -4,8 +4,8 @@ A dump is the bytes as they are, behind a header that says how many there are of
 lowheap of the same layouts can read it. Types have no names there, and an exception's type has no results.
 
 Reading trusts nothing: each count is checked against what is there before it is used. Whatever is not a dump is an
-ImageFormatError that says what is wrong. A dump of a broken heap is read all the same, as far as that can be told, and
-inspecting it tells what is broken.
+ImageFormatError that says what is wrong. A dump of a broken heap is read all the same, without the types of which the
+type table makes no sense, and inspecting it tells what is broken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from lowheap.layout import (
     FIELD_NULLABLE,
     FIELD_TRACED,
     HEAP_RESERVATION,
-    NULL,
     VMDump,
     VMDumpRoot,
     VMFieldInfo,
@@ -36,6 +35,7 @@ from lowheap.layout import (
 )
 from lowheap.snapshot.file import ImageFormatError
 from lowheap.snapshot.image import TAG_FIELDS, Image, ImageControl, ImageField, ImageRoot, ImageType
+from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
     AbstractHeapType,
     ArrayType,
@@ -102,6 +102,7 @@ def read_dump(data: bytes) -> Image:
         header.control_size,
         header.type_count * ctypes.sizeof(VMTypeInfo),
         header.type_data_length * _WORD_SIZE,
+        header.handle_count * _WORD_SIZE,
         header.host_data_count * ctypes.sizeof(VMHostData),
         header.root_count * ctypes.sizeof(VMDumpRoot),
         header.heap_size,
@@ -113,7 +114,7 @@ def read_dump(data: bytes) -> Image:
     for size in sizes:
         pieces.append(data[start : start + size])
         start += size
-    _, control_bytes, types, type_data, host_data, roots, heap = pieces
+    _, control_bytes, types, type_data, handles, host_data, roots, heap = pieces
     control = VMHeapControl.from_buffer_copy(control_bytes)
     _check_counts(header, control)
     return Image(
@@ -128,6 +129,7 @@ def read_dump(data: bytes) -> Image:
             if entry.owner != VMHostDataOwner.NOBODY
         ),
         list_head=control.over_approximated_stack_roots,
+        tables=ImageTables.of(types, type_data, handles, host_data),
     )
 
 
@@ -135,6 +137,7 @@ def _check_counts(header: VMDump, control: VMHeapControl) -> None:
     for what, has, says in (
         ("types", header.type_count, control.type_count),
         ("words of type data", header.type_data_length, control.type_data_length),
+        ("handles", header.handle_count, control.handle_count),
         ("host-data ids", header.host_data_count, control.host_data_count),
         ("bytes of heap", header.heap_size, control.bump),
     ):
@@ -160,34 +163,39 @@ def _types(entries: Sequence[VMTypeInfo], words: memoryview) -> dict[int, ImageT
     types = {}
     left = len(words)  # a type's words are its own, so all types together have no more than there are
     for index, info in enumerate(entries):
-        if info.kind == 0:
-            continue
         is_array = info.kind == VMGcKind.ARRAY_REF
         traced = 0 if is_array else info.traced_count
-        left -= traced + info.depth + 1 + info.field_count * _FIELD_WORDS
-        if left < 0:
-            raise ImageFormatError(
-                f"the types up to {index} of the heap dump have more type data than its {len(words)}"
-            )
-        types[index] = _type(index, info, words, traced)
+        wanted = traced + info.depth + 1 + info.field_count * _FIELD_WORDS
+        if info.kind not in _TYPE_KINDS or wanted > left:
+            continue
+        left -= wanted
+        found = _type(index, info, words, traced)
+        if found is not None:
+            types[index] = found
     return types
 
 
-def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> ImageType:
-    what = f"type {index} of the heap dump"
-    if info.kind not in _TYPE_KINDS:
-        raise ImageFormatError(f"{what} has kind word {info.kind:#x}; a type's kinds are {[*map(hex, _TYPE_KINDS)]}")
+def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> ImageType | None:
+    """What the type table says of a type; None when it makes no sense."""
     kind = VMGcKind(info.kind)
     is_array = kind is VMGcKind.ARRAY_REF
-    if info.element_size not in (_ELEMENT_SIZES if is_array else (0,)):
-        raise ImageFormatError(f"{what}, of kind {kind.name}, has elements of {info.element_size} bytes")
-    if is_array and info.field_count != 1:
-        raise ImageFormatError(f"{what} is an array type with {info.field_count} elements' descriptions, not 1")
-    offsets = _slice(words, info.traced_offsets_start, traced, what)
-    display = _slice(words, info.supertypes_start, info.depth + 1, what)
-    described = bytes(_slice(words, info.fields_start, info.field_count * _FIELD_WORDS, what))
-    places = _records(VMFieldInfo, described)
-    fields = [_field_type(place, f"field {number} of {what}") for number, place in enumerate(places)]
+    parts = (
+        (info.traced_offsets_start, traced),
+        (info.supertypes_start, info.depth + 1),
+        (info.fields_start, info.field_count * _FIELD_WORDS),
+    )
+    if (
+        info.element_size not in (_ELEMENT_SIZES if is_array else (0,))
+        or (is_array and info.field_count != 1)
+        or any(start + count > len(words) for start, count in parts)
+    ):
+        return None
+    offsets, display, described = (words[start : start + count] for start, count in parts)
+    places = _records(VMFieldInfo, bytes(described))
+    known = [_field_type(place) for place in places]
+    fields = [each for each in known if each is not None]
+    if len(fields) != len(known):
+        return None
     definition = None
     if kind is not VMGcKind.EXN_REF:  # of a function type nothing says what it returns
         composite = ArrayType(fields[0]) if is_array else StructType(tuple(fields))
@@ -206,25 +214,15 @@ def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> Image
     )
 
 
-def _slice(words: memoryview, start: int, count: int, what: str) -> memoryview:
-    if start + count > len(words):
-        raise ImageFormatError(f"{what} has words {start} to {start + count} of its {len(words)} words of type data")
-    return words[start : start + count]
-
-
-def _field_type(place: VMFieldInfo, what: str) -> FieldType:
-    if place.flags & ~(FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED):
-        raise ImageFormatError(f"{what} has unknown flags in {place.flags:#x}")
+def _field_type(place: VMFieldInfo) -> FieldType | None:
     is_mutable = bool(place.flags & FIELD_MUTABLE)
     if place.storage in _SCALARS:
-        if place.flags & ~FIELD_MUTABLE or place.heap_type != NULL:
-            raise ImageFormatError(f"{what} is no reference, but has flags {place.flags:#x} of one")
         return FieldType(_SCALARS[place.storage], is_mutable)
     if place.storage != VMStorage.REFERENCE:
-        raise ImageFormatError(f"{what} has storage {place.storage}; storages are 0 to {max(VMStorage)}")
+        return None
     heap_type = _HEAP_TYPES.get(place.heap_type, place.heap_type)
     if isinstance(heap_type, int) and heap_type >= min(_HEAP_TYPES):
-        raise ImageFormatError(f"{what} refers to {heap_type:#x}, which is neither a type index nor a heap type")
+        return None
     return FieldType(RefType(bool(place.flags & FIELD_NULLABLE), heap_type), is_mutable)
 
 

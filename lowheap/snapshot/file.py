@@ -13,8 +13,9 @@ All integers are little-endian. The header is `FileHeader`:
 | 40     | 32    | SHA-256 of the 40 bytes before it and of everything behind it    |
 
 The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
-those of `image.Image`, without `data`; each record in it is an object, each tuple an array. `pending_dead` of `control`
-may be missing, as in files from before there was such a list, and then is 0.
+those of `image.Image`, without `data`; each record in it is an object, each tuple an array, and bytes are a zlib stream
+in base 64. What there was not from the beginning may be missing: `pending_dead` and the tables' counts of `control` are
+0 then, and there are no `tables`.
 
 Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
 not an image is an ImageFormatError that says what is wrong, and never another exception.
@@ -22,6 +23,7 @@ not an image is an ImageFormatError that says what is wrong, and never another e
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import dataclasses
 import hashlib
@@ -36,7 +38,6 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     HEAP_RESERVATION,
-    NULL,
     OBJECT_KINDS,
     SIZE_CLASS_COUNT,
     U32_MAX,
@@ -52,10 +53,22 @@ from lowheap.snapshot.image import (
     ImageType,
     control_integers,
 )
+from lowheap.snapshot.tables import TABLE_SIZES, ImageTables
 
 MAGIC = b"\x89lowheap"
 VERSION = 1
 _U64_MAX = (1 << 64) - 1
+_ADDED_TO_CONTROL = (
+    "pending_dead",
+    "type_count",
+    "type_data_length",
+    "handle_count",
+    "free_handle",
+    "root_slot_count",
+    "host_data_count",
+    "free_host_data",
+    "bytes_freed_at_last_coalescing",
+)
 
 _T = TypeVar("_T")
 
@@ -160,11 +173,16 @@ def _metadata(image: Image) -> dict[str, Any]:
         "list_head": image.list_head,
         "known": list(image.known),
         "free": None if image.free is None else [[block.index, block.length] for block in image.free],
+        "tables": None if image.tables is None else _tables_record(image.tables),
     }
 
 
 def _type_record(image_type: ImageType) -> dict[str, Any]:
     return dataclasses.asdict(image_type) | {"kind": image_type.kind.name}
+
+
+def _tables_record(tables: ImageTables) -> dict[str, Any]:
+    return {name: base64.b64encode(zlib.compress(data)).decode() for name, data in dataclasses.asdict(tables).items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -219,6 +237,16 @@ class _Reader:
             raise self.refuse("a string")
         return self.value
 
+    def bytes(self, limit: int) -> bytes:
+        try:
+            decompressor = zlib.decompressobj()
+            data = decompressor.decompress(base64.b64decode(self.text(), validate=True), limit + 1)
+        except (ValueError, zlib.error):
+            raise self.refuse("a zlib stream in base 64") from None
+        if len(data) > limit or not decompressor.eof or decompressor.unused_data:
+            raise self.refuse(f"a whole zlib stream of at most {limit} bytes in base 64")
+        return data
+
     def choice(self, names: tuple[str, ...]) -> str:
         if self.value not in names:  # a list or an object is in no tuple of strings, and needs no hash for that
             raise self.refuse(f"one of {', '.join(names)}")
@@ -244,7 +272,12 @@ def _image(reader: _Reader, heap: bytes) -> Image:
         list_head=reader.member("list_head").optional(_Reader.u32),
         known=reader.member("known").every(_index),
         free=reader.member("free").optional(lambda blocks: blocks.every(_free_block)),
+        tables=reader.member("tables").optional(_tables) if "tables" in reader.value else None,
     )
+
+
+def _tables(reader: _Reader) -> ImageTables:
+    return ImageTables.of(**{name: reader.member(name).bytes(size) for name, size in TABLE_SIZES.items()})
 
 
 def _index(reader: _Reader) -> int:
@@ -271,7 +304,7 @@ def _root(reader: _Reader) -> ImageRoot:
 
 def _control(reader: _Reader) -> ImageControl:
     if isinstance(reader.value, dict):
-        reader = _Reader({"pending_dead": NULL} | reader.value, reader.place)
+        reader = _Reader(dict.fromkeys(_ADDED_TO_CONTROL, 0) | reader.value, reader.place)
     integers = {
         name: reader.member(name).integer((1 << (8 * getattr(VMHeapControl, name).size)) - 1)
         for name in control_integers()

@@ -27,12 +27,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lowheap.allocator import Block
+from lowheap.allocator import Block, walk
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     ARRAY_HEADER_END,
     ARRAY_LENGTH_OFFSET,
     BLOCK_ALIGN,
+    CONTROL_BLOCK_OFFSET,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIRST_INDEX,
@@ -47,8 +48,9 @@ from lowheap.layout import (
     REFERENCE_SIZE,
     RESERVED_MASK,
     TYPE_DATA_LIMIT,
+    TYPE_DATA_OFFSET,
     TYPE_LIMIT,
-    FreeBlock,
+    TYPE_TABLE_OFFSET,
     GcArrayLayout,
     GcTypeLayouts,
     VMDrcArrayHeader,
@@ -63,6 +65,7 @@ from lowheap.layout import (
     is_i31,
     is_object,
 )
+from lowheap.snapshot.tables import ImageMemory, ImageTables
 from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
 
 _Data = TypeVar("_Data", bound=ctypes.Structure)
@@ -239,10 +242,12 @@ TAG_FIELDS = (
 def image_types(control: VMHeapControl, registry: TypeRegistry) -> dict[int, ImageType]:
     """Return the type table that a control block points to, with what the registry knows of each type."""
     # A broken heap can be looked at too, so the counts are not trusted to be within the tables.
-    data = (ctypes.c_uint32 * min(control.type_data_length, TYPE_DATA_LIMIT)).from_address(control.type_data)
+    start = ctypes.addressof(control) - CONTROL_BLOCK_OFFSET
+    known = min(control.type_data_length, TYPE_DATA_LIMIT)
+    data = (ctypes.c_uint32 * known).from_address(start + TYPE_DATA_OFFSET)
     types = {}
     for index in range(min(control.type_count, TYPE_LIMIT)):
-        info = VMTypeInfo.from_address(control.type_table + index * ctypes.sizeof(VMTypeInfo))
+        info = VMTypeInfo.from_address(start + TYPE_TABLE_OFFSET + index * ctypes.sizeof(VMTypeInfo))
         if info.kind not in _KIND_WORDS:
             continue
         kind = VMGcKind(info.kind)
@@ -323,11 +328,19 @@ class ImageControl:
     flags: int
     phase: int
     no_gc_count: int
+    type_count: int
+    type_data_length: int
+    handle_count: int
+    free_handle: int
+    root_slot_count: int
     epoch: int
+    host_data_count: int
+    free_host_data: int
     objects_allocated: int
     objects_freed: int
     bytes_allocated: int
     bytes_freed: int
+    bytes_freed_at_last_coalescing: int
     live_bytes_after_last_collection: int
     peak_live_bytes: int
     collections: int
@@ -340,6 +353,10 @@ class ImageControl:
     def is_counted(self) -> bool:
         """Whether the heap counts references."""
         return not self.flags & CONTROL_UNCOUNTED
+
+    def integers(self) -> dict[str, int]:
+        """Return the facts that are plain integers, by name."""
+        return {name: getattr(self, name) for name in control_integers()}
 
     @classmethod
     def of(cls, control: VMHeapControl, allocator: str) -> ImageControl:
@@ -481,7 +498,8 @@ class Image:
 
     `source` says what it was taken from, in words. `control` is None for a wasmtime heap, of which only the mapping is
     known; then `free` may hold its free blocks, `known` indices at which there certainly are objects, and `list_head`
-    the head of the list. `host_data_ids` are those that were in use, None when not known.
+    the head of the list. `host_data_ids` are those that were in use, None when not known. `tables` are those of a
+    lowheap heap, None in files from before images had them.
     """
 
     data: bytes
@@ -493,6 +511,7 @@ class Image:
     list_head: int | None = None
     known: tuple[int, ...] = ()
     free: tuple[Block, ...] | None = None
+    tables: ImageTables | None = None
 
     @classmethod
     def take(
@@ -514,6 +533,7 @@ class Image:
             control=ImageControl.of(control, allocator),
             roots=tuple(roots),
             list_head=control.over_approximated_stack_roots,
+            tables=ImageTables.take(control),
         )
         return dataclasses.replace(image, host_data_ids=frozenset(filter(knows_host_data, image._host_data_ids_held())))
 
@@ -609,14 +629,13 @@ class Image:
             for found in self._followed.values():
                 yield Block(found.index, found.block_length, is_free=False)
             return
-        given = None if self.free is None else {block.index: block.length for block in self.free}
+        if self.free is None:
+            yield from walk(VMHeapControl(bump=self.end), ImageMemory(self.data))
+            return
+        given = {block.index: block.length for block in self.free}
         index = FIRST_INDEX
         while index < self.end:
-            if given is None:
-                block = self._view(FreeBlock, index)
-                is_free, length = block.kind_and_reserved == 0, block.length
-            else:
-                is_free, length = index in given, given.get(index, 0)
+            is_free, length = index in given, given.get(index, 0)
             least = BLOCK_ALIGN
             if not is_free:
                 length, least = block_length(self._object_size(index)), MINIMUM_OBJECT_BLOCK

@@ -12,21 +12,22 @@ that cannot be reached is skipped.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode, UnsupportedError
-from lowheap.jit import runtime, safepoints, transitions
-from lowheap.jit.barriers import BarrierSet
+from lowheap.jit import safepoints, transitions
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
     F32,
     F64,
@@ -38,38 +39,22 @@ from lowheap.jit.emit import (
     VOID,
     Emitter,
     NativeFunction,
-    ReferenceShape,
     llvm_type,
 )
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.transitions import Signature
 from lowheap.layout import (
-    BLOCK_ALIGN,
     I31_SHIFT,
     I31_TAG,
     NULL,
-    SMALL_BLOCK_LIMIT,
     VALUE_SLOT_SIZE,
-    FreeBlock,
-    GcArrayLayout,
-    GcStructLayout,
-    GcTypeLayouts,
-    VMContext,
     VMContextLayout,
-    VMDrcArrayHeader,
-    VMDrcHeader,
     VMFuncRef,
     VMFunctionImport,
-    VMGcKind,
-    VMHeapControl,
-    VMStoreContext,
-    VMTypeInfo,
-    block_length,
 )
 from lowheap.types import (
     AbstractHeapType,
     ArrayType,
-    FieldType,
     FuncType,
     NumType,
     PackedType,
@@ -79,9 +64,9 @@ from lowheap.types import (
     TypeRegistry,
     ValType,
     VectorType,
-    storage_size,
 )
 from lowheap.wasm import numeric
+from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.decode import (
     BlockType,
     DecodedModule,
@@ -90,6 +75,7 @@ from lowheap.wasm.decode import (
     GlobalType,
     Instruction,
 )
+from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, MOST_INLINED, EventFunctions, Static, function_entry, zero
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -109,7 +95,7 @@ _LARGE_FRAME = 4096
 _BYTES_PER_VALUE = 16
 
 
-class ModuleCompiler:
+class ModuleCompiler(ModuleContext):
     """Compiles one decoded module. `type_indices` are the engine's indices of the module's types."""
 
     def __init__(
@@ -117,21 +103,19 @@ class ModuleCompiler:
         decoded: DecodedModule,
         types: TypeRegistry,
         type_indices: Sequence[int],
-        barriers: BarrierSet,
+        barriers: Barriers,
         *,
         inline_allocation: bool,
+        inline: str = "auto",
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `marked`: keep
-        marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` is an
+        engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
+        super().__init__(types, type_indices, barriers, inline_allocation=inline_allocation)
         self.decoded = decoded
-        self.types = types
-        self.type_indices = type_indices
-        self.barriers = barriers
-        self.inline_allocation = inline_allocation
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
         self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
@@ -142,10 +126,9 @@ class ModuleCompiler:
             for t in (*imported_globals, *(definition.type for definition in decoded.globals))
         ]
         self.vmctx_layout = vmctx_layout(decoded)
-        self._layouts = GcTypeLayouts()
-        self._layout_cache: dict[int, GcStructLayout | GcArrayLayout] = {}
         self._check_value_types()
         transitions.define(self.module)
+        self.events = EventFunctions(self, self.module, inline)
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
@@ -167,6 +150,7 @@ class ModuleCompiler:
         if self.decoded.globals or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
+        self.events.choose()
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
@@ -184,61 +168,6 @@ class ModuleCompiler:
         )
         symbols.append(FUNCTION_TABLE)
         return self.module, tuple(symbols)
-
-    # What the module's indices mean
-
-    def canonical(self, type: Any) -> Any:
-        """Return a storage type with the engine's type index in place of the module's."""
-        if isinstance(type, RefType) and isinstance(type.heap_type, int):
-            return RefType(type.nullable, self.type_indices[type.heap_type])
-        return type
-
-    def function_type(self, type_index: int) -> FuncType:
-        """Return the function type at one of the module's type indices."""
-        composite = self.types[self.type_indices[type_index]].composite
-        assert isinstance(composite, FuncType), "validated: a function's type is a function type"
-        return composite
-
-    def fields(self, type_index: int) -> tuple[FieldType, ...]:
-        """Return the fields of a struct type at one of the module's type indices."""
-        composite = self.types[self.type_indices[type_index]].composite
-        assert isinstance(composite, StructType), "validated: struct instructions have struct types"
-        return composite.fields
-
-    def element(self, type_index: int) -> FieldType:
-        """Return the element of an array type at one of the module's type indices."""
-        composite = self.types[self.type_indices[type_index]].composite
-        assert isinstance(composite, ArrayType), "validated: array instructions have array types"
-        return composite.element
-
-    def origin_of_field(self, type_index: int, number: int) -> int:
-        """Return the engine's index of the topmost supertype of a struct type that has field `number`."""
-        for index in self.types.supertypes(self.type_indices[type_index]):
-            composite = self.types[index].composite
-            if isinstance(composite, StructType) and number < len(composite.fields):
-                return index
-        raise AssertionError("validated: a struct type has the fields that instructions name")
-
-    def struct_layout(self, type_index: int) -> GcStructLayout:
-        """Return the layout of a struct type at one of the module's type indices."""
-        layout = self._layout_cache.get(type_index)
-        if layout is None:
-            layout = self._layouts.struct_layout([self._slot(f.storage) for f in self.fields(type_index)])
-            self._layout_cache[type_index] = layout
-        assert isinstance(layout, GcStructLayout), "validated: struct instructions have struct types"
-        return layout
-
-    def array_layout(self, type_index: int) -> GcArrayLayout:
-        """Return the layout of an array type at one of the module's type indices."""
-        layout = self._layout_cache.get(type_index)
-        if layout is None:
-            layout = self._layouts.array_layout(self._slot(self.element(type_index).storage))
-            self._layout_cache[type_index] = layout
-        assert isinstance(layout, GcArrayLayout), "validated: array instructions have array types"
-        return layout
-
-    def _slot(self, storage: StorageType) -> tuple[int, bool]:
-        return storage_size(storage), self.types.is_traced(storage)
 
     def function_label(self, index: int) -> str:
         """Return how messages call a function: its index, and its name where it has one."""
@@ -324,7 +253,7 @@ class ModuleCompiler:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions).compile()
+        FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
 
 
 class _Progress:
@@ -432,22 +361,25 @@ class FunctionCompiler(Emitter):
         locals: Sequence[ValType],
         instructions: Sequence[Instruction],
         offset: int = 0,
+        *,
+        runs_once: bool = False,
     ) -> None:
         """Start the function: its prologue, and its locals. `offset` is where its body begins in the module."""
         super().__init__(function)
         self.offset = offset
         self.context = module
-        self.barriers = module.barriers
+        self._sites = module.events.begin(runs_once=runs_once)
+        self._loops = 0  # how many are open
         self.type = type
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._frame_size = self._check_stack()
+        self._stack_check = self._check_stack()
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
             *(self._tag(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
-            *(_zero(t) for t in self.local_types[len(type.params) :]),
+            *(zero(t) for t in self.local_types[len(type.params) :]),
         ]
         self.stack: list[tuple[ir.Value, ValType]] = []
         self.labels: list[_Label] = []
@@ -499,15 +431,12 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self) -> ir.Instruction:
-        """Trap when the frame would pass the stack limit. Returns the subtraction of the frame's size, 0 for now."""
+    def _check_stack(self) -> ir.CallInstr:
+        """Trap when the frame would pass the stack limit. Returns the call, whose last argument is 0 for now."""
+        function = self.context.events.function("stack_check", VOID, [I64], ())
         with self.event("stack check"):
-            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), I64(0))
-            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
-            # is inlined there.
-            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
-            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
-        return frame
+            args = [self.vmctx, self.offset_value(), I64(0)]
+            return self.builder.call(function, args, attrs=("alwaysinline",))
 
     def _finish_frame(self) -> None:
         """Now that the function is complete, fill in what its frame's size depends on.
@@ -518,7 +447,7 @@ class FunctionCompiler(Emitter):
         if self._most_results > 1:
             size += self._most_results * VALUE_SLOT_SIZE
         if size > _LARGE_FRAME:
-            self._frame_size.operands = (self._frame_size.operands[0], I64(size))
+            self._stack_check.operands[-1] = I64(size)
             self.function.attributes.add("noinline")
 
     @functools.cached_property
@@ -563,10 +492,31 @@ class FunctionCompiler(Emitter):
             self.references.append(value)
         return value
 
-    def shape(self, type: StorageType) -> ReferenceShape:
-        """Return what barriers need to know of a reference type."""
-        assert isinstance(type, RefType), "only references have barriers"
-        return ReferenceShape.of(type, is_traced=self.context.types.is_traced(type))
+    def _shape(self, type: RefType) -> Shape:
+        """What barriers need to know of a reference type."""
+        return Shape.of(type, is_traced=self.context.types.is_traced(type))
+
+    def _call_event(
+        self,
+        event: str,
+        result: ir.Type,
+        args: Sequence[ir.Value],
+        *static: Static,
+        mark: str | None = None,
+        is_one_of_many: bool = False,
+    ) -> ir.Value:
+        """Call an event's function: see `events.py`. In a listing, the call is marked as what it is for."""
+        with self.event(mark) if mark is not None and self._marks is not None else nullcontext():
+            return self.context.events.call(
+                self,
+                self._sites,
+                event,
+                result,
+                args,
+                static,
+                in_loop=self._loops > 0,
+                is_one_of_many=is_one_of_many,
+            )
 
     # ------------------------------------------------------------------------------------------------------------------
     # Control
@@ -579,6 +529,7 @@ class FunctionCompiler(Emitter):
         label = _Label(kind, params, results, len(self.stack), assigned, self.function.append_basic_block(kind))
         self.labels.append(label)
         if kind == "loop":
+            self._loops += 1
             before = self.builder.block
             self.builder.branch(label.target)
             self.builder.position_at_end(label.target)
@@ -620,6 +571,7 @@ class FunctionCompiler(Emitter):
             self.labels.pop()
             return
         if label.kind == "loop":  # its end is no label; what fell through goes on
+            self._loops -= 1
             self.labels.pop()
             return
         if self.is_reachable:
@@ -667,6 +619,11 @@ class FunctionCompiler(Emitter):
         if label.kind == "function":
             self._return(values)
             return
+        self._leave_for(label, values)
+        self.builder.branch(label.target)
+
+    def _leave_for(self, label: _Label, values: list[ir.Value]) -> None:
+        """Note what an edge from the current block to a label brings there."""
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
@@ -674,7 +631,6 @@ class FunctionCompiler(Emitter):
                 phi.add_incoming(value, source)
         else:
             label.edges.append(_Edge(source, values, locals))
-        self.builder.branch(label.target)
 
     def _branch_if(self, condition: ir.Value, depth: int, values: list[ir.Value]) -> None:
         """Branch to a label if an i1 holds, else go on."""
@@ -729,11 +685,18 @@ class FunctionCompiler(Emitter):
         index = self.pop()
         start = self.builder.block
         targets: dict[int, ir.Block] = {}
-        for depth in (*depths, default):
-            if depth not in targets:
-                targets[depth] = self.function.append_basic_block("br_table")
-                self.builder.position_at_end(targets[depth])
-                self._branch(depth, self._branch_values(depth))
+        for depth, count in Counter((*depths, default)).items():
+            label = self.labels[-1 - depth]
+            if count == 1 and label.target is not None:
+                # Straight there: of a block in between for each, LLVM needs time that is quadratic in their number.
+                targets[depth] = label.target
+                self._leave_for(label, self._branch_values(depth))
+                continue
+            targets[depth] = self.function.append_basic_block("br_table")
+            self.builder.position_at_end(targets[depth])
+            self._branch(depth, self._branch_values(depth))
+            self.builder.position_at_end(start)
+        self.is_reachable = False
         self.builder.position_at_end(start)
         switch = self.builder.switch(index, targets[default])
         for number, depth in enumerate(depths):
@@ -806,19 +769,10 @@ class FunctionCompiler(Emitter):
     def _call_ref(self, type_index: int) -> None:
         function, type = self.stack.pop()
         self._check_not_null(function, type)
-        entry = self._function_entry(function)
+        entry = function_entry(self, function)
         code = self.load_pointer(entry, VMFuncRef.code)
         vmctx = self.load_pointer(entry, VMFuncRef.vmctx)
         self._call_address(code, vmctx, self.context.function_type(type_index))
-
-    def _function_entry(self, function: ir.Value) -> ir.Value:
-        """Return the address of a funcref's entry in the store's function table."""
-        table = self.load_pointer(self.store_context, VMStoreContext.functions, invariant=True)
-        return self._entry_of(table, function, VMFuncRef)
-
-    def _entry_of(self, table: ir.Value, index: ir.Value, structure: type[ctypes.Structure]) -> ir.Value:
-        """Return the address of an entry, a structure, in a table of them."""
-        return self.at(table, self.builder.mul(self.builder.zext(index, I64), I64(ctypes.sizeof(structure))))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Variables and constants
@@ -835,26 +789,44 @@ class FunctionCompiler(Emitter):
     def _local_tee(self, index: int) -> None:
         self.locals[index] = self._tag(self.stack[-1][0], self.local_types[index])
 
-    def _global_cell(self, index: int) -> ir.Value:
+    def _global_cell(self, index: int) -> tuple[ir.Value, str]:
+        """The address of a global, and the name that alias analysis has for the place."""
         imported, layout = self.context.imported_global_count, self.context.vmctx_layout
         if index >= imported:
-            return self.named(self.at(self.vmctx, layout.global_cell(index - imported)), f"global {index}")
-        cell = self.load_typed(self.at(self.vmctx, layout.global_import(index)), PTR, invariant=True)
-        return self.named(cell, "imported global")  # two imports may be one global
+            name, cell = GLOBAL, self.at(self.vmctx, layout.global_cell(index - imported))
+        else:
+            name = IMPORTED_GLOBAL
+            cell = self.load_typed(self.at(self.vmctx, layout.global_import(index)), PTR, invariant=True)
+        return self.named(cell, name), name
 
     @_instruction("global.get")
     def _global_get(self, index: int) -> None:
+        cell, name = self._global_cell(index)
         type = self.context.global_types[index].storage
-        self.push(self._read(self._global_cell(index), type), type)
+        if isinstance(type, RefType):
+            self.push(self._call_event("global_get", REFERENCE, [cell], self._shape(type), name, mark="read"), type)
+        else:
+            self.push(self.load_typed(cell, llvm_type(type)), type)
 
     @_instruction("global.set")
     def _global_set(self, index: int) -> None:
-        self._write(self._global_cell(index), self.pop(), self.context.global_types[index].storage)
+        self._store_global("global_set", index, "write")
 
     @_instruction("global.init")
     def _global_init(self, index: int) -> None:
         """Not WebAssembly's: give a global its first value, in the module's initialiser."""
-        self._init(self._global_cell(index), self.pop(), self.context.global_types[index].storage)
+        self._store_global("global_init", index, "init")
+
+    def _store_global(self, event: str, index: int, mark: str) -> None:
+        value = self.pop()
+        cell, name = self._global_cell(index)
+        type = self.context.global_types[index].storage
+        if isinstance(type, RefType):
+            self._call_event(event, VOID, [cell, value], self._shape(type), name, mark=mark)
+        elif event == "global_init":
+            self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
+        else:
+            self.store_typed(value, cell)
 
     @_instruction("i32.const")
     def _i32_const(self, value: int) -> None:
@@ -873,52 +845,22 @@ class FunctionCompiler(Emitter):
         self.push(I64(bits).bitcast(F64), NumType.F64)
 
     # ------------------------------------------------------------------------------------------------------------------
-    # Memory that holds values: globals, fields, elements
-
-    def _read(self, address: ir.Value, storage: StorageType) -> ir.Value:
-        """Load a value; a reference through the read barrier."""
-        if isinstance(storage, RefType):
-            return self.barriers.read(self, address, self.shape(storage))
-        return self.load_typed(address, llvm_type(storage))
-
-    def _write(self, address: ir.Value, value: ir.Value, storage: StorageType) -> None:
-        """Store over a value; a reference through the write barrier."""
-        if isinstance(storage, RefType):
-            self.barriers.write(self, address, value, self.shape(storage))
-        else:
-            self.store_typed(self._pack(value, storage), address)
-
-    def _init(self, address: ir.Value, value: ir.Value, storage: StorageType) -> None:
-        """Store where there is nothing yet; a reference through the init barrier."""
-        if isinstance(storage, RefType):
-            self.barriers.init(self, address, value, self.shape(storage))
-        else:
-            self.store_typed(self._pack(value, storage), address)
-
-    def _pack(self, value: ir.Value, storage: StorageType) -> ir.Value:
-        return self.builder.trunc(value, llvm_type(storage)) if isinstance(storage, PackedType) else value
-
-    def _push_read(self, address: ir.Value, storage: StorageType) -> None:
-        """Read a field or an element, extended as the instruction's name says, and push it."""
-        value = self._read(address, storage)
-        if isinstance(storage, PackedType):
-            extend = self.builder.sext if self.name.endswith("_s") else self.builder.zext
-            self.push(extend(value, I32), NumType.I32)
-        else:
-            self.push(value, storage)
-
-    # ------------------------------------------------------------------------------------------------------------------
     # References
 
     def _check_not_null(self, reference: ir.Value, type: ValType) -> None:
-        if isinstance(type, RefType) and type.nullable:
-            self.trap_if(self.is_null(reference), TrapCode.NULL_REFERENCE)
+        if _is_nullable(type):
+            self._call_event("null_check", VOID, [reference], mark="trap")
 
     def _pop_object(self) -> ir.Value:
         """Pop a reference to an object; trap when it is null."""
         reference, type = self.stack.pop()
         self._check_not_null(reference, type)
         return reference
+
+    def _pop_nullable(self) -> tuple[ir.Value, bool]:
+        """Pop a reference for an event that checks it, and whether it may be null."""
+        reference, type = self.stack.pop()
+        return reference, _is_nullable(type)
 
     @staticmethod
     def _without_null(type: ValType) -> RefType:
@@ -975,8 +917,13 @@ class FunctionCompiler(Emitter):
     @_instruction("ref.cast")
     def _ref_cast(self, target: RefType) -> None:
         reference, type = self.stack.pop()
-        matches = self._is_instance(reference, type, target)
-        self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
+        static = self._cast_static(type, target)
+        if static is None:
+            matches = self._is_instance(reference, type, target)
+            if not _is_true(matches):
+                self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
+        else:
+            self._call_event("cast", VOID, [reference], *static)
         self.push(reference, self.context.canonical(target))
 
     @_instruction("br_on_cast", "br_on_cast_fail")
@@ -990,101 +937,26 @@ class FunctionCompiler(Emitter):
         self._branch_if(matches if branches_on_match else self.builder.not_(matches), depth, values)
         self.push(reference, unmatched if branches_on_match else matched)
 
+    def _cast_static(self, source: ValType, target: RefType) -> tuple[Static, ...] | None:
+        """What a test for a type depends on, for `EventEmitter.is_instance`; None where only null matters."""
+        assert isinstance(source, RefType), "validated: a reference"
+        types = self.context.types
+        wanted = self.context.canonical(target).heap_type
+        if types.is_subtype(source.heap_type, wanted) or wanted is types.bottom(wanted):
+            return None
+        return source.nullable, self._shape(source).may_be_i31, target.nullable, target.heap_type
+
     def _is_instance(self, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
         """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""
         assert isinstance(source, RefType), "validated: a reference"
-        types, builder = self.context.types, self.builder
-        wanted = self.context.canonical(target).heap_type
-        if types.is_subtype(source.heap_type, wanted):  # only null can be wrong
+        static = self._cast_static(source, target)
+        if static is not None:
+            return self._call_event("is_instance", I1, [reference], *static)
+        if self.context.types.is_subtype(source.heap_type, self.context.canonical(target).heap_type):
             if target.nullable or not source.nullable:
                 return I1(1)
-            return builder.not_(self.is_null(reference))
-        if wanted is types.bottom(wanted):  # only null can be right
-            return self.is_null(reference) if target.nullable else I1(0)
-        if not source.nullable:
-            return self._is_object_of(reference, source, target)
-        start, done = builder.block, self.function.append_basic_block()
-        non_null = self.function.append_basic_block()
-        builder.cbranch(self.is_null(reference), done, non_null)
-        builder.position_at_end(non_null)
-        matches = self._is_object_of(reference, source, target)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(target.nullable)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _is_object_of(self, reference: ir.Value, source: RefType, target: RefType) -> ir.Value:
-        """Whether a reference that is not null is of the target's heap type."""
-        builder, wanted = self.builder, target.heap_type
-        if self.context.types.top(self.context.canonical(target).heap_type) is AbstractHeapType.FUNC:
-            assert isinstance(wanted, int), "func is the top, so a subtype check precedes"
-            return self._is_type(self.load(self._function_entry(reference), VMFuncRef.type_index), wanted)
-        if wanted is AbstractHeapType.I31:
-            return self.is_i31(reference)
-        if not self.shape(source).may_be_i31:
-            return self._has_heap_type(reference, wanted)
-        start, done = builder.block, self.function.append_basic_block()
-        boxed = self.function.append_basic_block()
-        builder.cbranch(self.is_i31(reference), done, boxed)
-        builder.position_at_end(boxed)
-        matches = self._has_heap_type(reference, wanted)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(wanted is AbstractHeapType.EQ)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _has_heap_type(self, reference: ir.Value, wanted: AbstractHeapType | int) -> ir.Value:
-        """Whether an object is of a heap type, by its header."""
-        if isinstance(wanted, int):
-            return self._is_type(self.load_header(reference, VMDrcHeader.type_index), wanted)
-        kind = I32(_KINDS[wanted])
-        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
-        return self.builder.icmp_unsigned("==", self.builder.and_(word, kind), kind)
-
-    def _is_type(self, actual: ir.Value, wanted: int) -> ir.Value:
-        """Whether a type index is that of one of the module's types, or of a subtype of it."""
-        builder = self.builder
-        expected = self._type_id(wanted)
-        same = builder.icmp_unsigned("==", actual, expected)
-        engine_index = self.context.type_indices[wanted]
-        if self.context.types[engine_index].final:
-            return same
-        depth = len(self.context.types.supertypes(engine_index)) - 1
-        start, done = builder.block, self.function.append_basic_block()
-        known, deep = self.function.append_basic_block(), self.function.append_basic_block()
-        look_up = self.function.append_basic_block()
-        builder.cbranch(same, done, known)
-
-        builder.position_at_end(known)  # an externref, seen as an anyref, has no entry in the type table
-        count = self.load(self.control, VMHeapControl.type_count)
-        builder.cbranch(builder.icmp_unsigned("<", actual, count), deep, done)
-
-        builder.position_at_end(deep)
-        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
-        info = self._entry_of(table, actual, VMTypeInfo)
-        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth, invariant=True), I32(depth))
-        builder.cbranch(is_deep, look_up, done)
-
-        builder.position_at_end(look_up)
-        position = builder.add(self.load(info, VMTypeInfo.supertypes_start, invariant=True), I32(depth))
-        data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
-        place = self.at(data, builder.mul(builder.zext(position, I64), I64(storage_size(NumType.I32))))
-        above = builder.icmp_unsigned("==", self.load_typed(place, I32, invariant=True), expected)
-        builder.branch(done)
-
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(1), start)
-        result.add_incoming(I1(0), known)
-        result.add_incoming(I1(0), deep)
-        result.add_incoming(above, look_up)
-        return result
+            return self.builder.not_(self.is_null(reference))
+        return self.is_null(reference) if target.nullable else I1(0)
 
     @_instruction("any.convert_extern", "extern.convert_any")
     def _convert(self) -> None:
@@ -1107,258 +979,110 @@ class FunctionCompiler(Emitter):
         self.push(shift(self._pop_object(), I32(I31_SHIFT)), NumType.I32)
 
     # ------------------------------------------------------------------------------------------------------------------
-    # Structs
+    # Structs and arrays
 
-    def _type_id(self, type_index: int) -> ir.Value:
-        """Return the engine's index of one of the module's types."""
-        ids = self.load_pointer(self.vmctx, VMContext.type_ids, invariant=True)
-        return self.load_typed(self.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
-
-    def _allocate(self, function: str, args: Sequence[ir.Value], type_index: int) -> ir.Value:
-        """Call for a new object, which is a safepoint."""
-        args = [self.vmctx, I32(self.offset), *args]
-        callee = self.declare(function, REFERENCE, [arg.type for arg in args])
-        with self.event("safepoint"):
-            reference = safepoints.call(self.builder, callee, args)
-        return self._tag(reference, RefType(False, self.context.type_indices[type_index]))
-
-    def _allocate_struct(self, type_index: int) -> ir.Value:
-        size = self.context.struct_layout(type_index).size
-        args = [self._type_id(type_index)]
-        with self.event("allocate"):
-            if self.context.inline_allocation and block_length(size) < SMALL_BLOCK_LIMIT:
-                call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
-                return self._allocate_inline(type_index, VMGcKind.STRUCT_REF, I32(size), call)
-            reference = self._allocate(transitions.ALLOCATE_STRUCT_FUNCTION, args, type_index)
-            self.barriers.allocate(self, reference)
-        return reference
-
-    def _allocate_inline(
-        self,
-        type_index: int,
-        kind: VMGcKind,
-        size: ir.Value,
-        call: Callable[[], ir.Value],
-        *,
-        is_small: ir.Value | None = None,
-        array_length: ir.Value | None = None,
-    ) -> ir.Value:
-        """Take a block off its size class's list and write the header; `call` for an object when the list is empty.
-
-        `is_small` tells whether a block for `size` bytes is of a small class; None: it is. An array's length is part of
-        its header. The hand-over is emitted on either way: right behind the header's stores, LLVM makes one store of
-        the two to a field that it writes again.
-        """
-        builder = self.builder
-        listed, empty = self.function.append_basic_block("pop"), self.function.append_basic_block("refill")
-        done = self.function.append_basic_block()
-        if is_small is not None:
-            small = self.function.append_basic_block("small")
-            builder.cbranch(is_small, small, empty).set_weights([1 << 10, 1])
-            builder.position_at_end(small)
-        length = builder.and_(builder.add(size, I32(BLOCK_ALIGN - 1)), I32(-BLOCK_ALIGN))
-        head, place = runtime.emit_pop(self, length)
-        builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
-
-        builder.position_at_end(listed)
-        self.store_typed(self.load(self.heap_address(head), FreeBlock.next), place)
-        self.store_header(kind, head, VMDrcHeader.kind_and_reserved)
-        self.store_header(self._type_id(type_index), head, VMDrcHeader.type_index)
-        self.store_header(1, head, VMDrcHeader.ref_count)
-        self.store_header(size, head, VMDrcHeader.object_size)
-        if array_length is not None:
-            self.store_header(array_length, head, VMDrcArrayHeader.length)
-        for counter, amount in (
-            (VMHeapControl.objects_allocated, I64(1)),
-            (VMHeapControl.bytes_allocated, builder.zext(length, I64)),
-        ):
-            self.store(builder.add(self.load(self.control, counter), amount), self.control, counter)
-        self.barriers.allocate(self, head)
-        popped = builder.block
-        builder.branch(done)
-
-        builder.position_at_end(empty)
-        called = call()
-        self.barriers.allocate(self, called)
-        refilled = builder.block
-        builder.branch(done)
-
-        builder.position_at_end(done)
-        type = RefType(False, self.context.type_indices[type_index])
-        return self._phi(type, [(head, popped), (called, refilled)])
-
-    def _field_address_of(self, reference: ir.Value, type_index: int, number: int) -> ir.Value:
-        """The address of a field, which is one with the field of that number in the supertypes that have it."""
-        place = self.context.struct_layout(type_index).fields[number]
-        origin = self.context.origin_of_field(type_index, number)
-        return self.named(self.heap_address(reference, place.offset), f"struct {origin}+{number}")
-
-    @_instruction("struct.new", "struct.new_default")
-    def _struct_new(self, type_index: int) -> None:
-        fields = self.context.fields(type_index)
-        values = self.pop_many(len(fields)) if self.name == "struct.new" else [_zero(f.storage) for f in fields]
-        reference = self._allocate_struct(type_index)
-        for number, (value, declared) in enumerate(zip(values, fields, strict=True)):
-            self._init(self._field_address_of(reference, type_index, number), value, declared.storage)
+    def _push_new(self, event: str, args: Sequence[ir.Value], type_index: int) -> None:
+        """Push the new object that an event makes."""
+        reference = self._call_event(event, REFERENCE, args, type_index, mark="allocate")
         self.push(reference, RefType(False, self.context.type_indices[type_index]))
+
+    def _push_read(self, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static) -> None:
+        """Push what an event reads from a field or an element, extended as the instruction's name says."""
+        is_packed = isinstance(storage, PackedType)
+        type = NumType.I32 if isinstance(storage, PackedType) else storage
+        is_signed = is_packed and self.name.endswith("_s")
+        value = self._call_event(event, llvm_type(type), args, *static, is_signed, mark=_mark("read", storage))
+        self.push(value, type)
+
+    @_instruction("struct.new")
+    def _struct_new(self, type_index: int) -> None:
+        self._push_new("struct_new", self.pop_many(len(self.context.fields(type_index))), type_index)
+
+    @_instruction("struct.new_default")
+    def _struct_new_default(self, type_index: int) -> None:
+        self._push_new("struct_new_default", [], type_index)
 
     @_instruction("struct.get", "struct.get_s", "struct.get_u")
     def _struct_get(self, type_index: int, number: int) -> None:
-        address = self._field_address_of(self._pop_object(), type_index, number)
-        self._push_read(address, self.context.fields(type_index)[number].storage)
+        reference, may_be_null = self._pop_nullable()
+        storage = self.context.fields(type_index)[number].storage
+        self._push_read("struct_get", [reference], storage, type_index, number, may_be_null)
 
     @_instruction("struct.set")
     def _struct_set(self, type_index: int, number: int) -> None:
         value = self.pop()
-        address = self._field_address_of(self._pop_object(), type_index, number)
-        self._write(address, value, self.context.fields(type_index)[number].storage)
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Arrays
-
-    def _allocate_array(self, type_index: int, length: ir.Value) -> ir.Value:
-        layout, builder = self.context.array_layout(type_index), self.builder
-        args = [self._type_id(type_index), length]
-        with self.event("allocate"):
-            if self.context.inline_allocation:
-                most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
-                is_small = builder.icmp_unsigned("<=", length, I32(most))
-                size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
-                call = functools.partial(self._allocate, transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
-                return self._allocate_inline(
-                    type_index, VMGcKind.ARRAY_REF, size, call, is_small=is_small, array_length=length
-                )
-            array = self._allocate(transitions.ALLOCATE_ARRAY_FUNCTION, args, type_index)
-            self.barriers.allocate(self, array)
-        return array
-
-    def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
-        layout = self.context.array_layout(type_index)
-        scaled = self.builder.mul(index, I32(layout.element_size))
-        address = self.at(self.heap_address(array, scaled), layout.elements_offset)
-        origin = self.context.types.supertypes(self.context.type_indices[type_index])[0]
-        return self.named(address, f"array {origin}")
-
-    def _length(self, array: ir.Value) -> ir.Value:
-        return self.load_header(array, VMDrcArrayHeader.length)
-
-    def _check_index(self, array: ir.Value, index: ir.Value) -> None:
-        outside = self.builder.icmp_unsigned(">=", index, self._length(array))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
-
-    def _check_range(self, array: ir.Value, start: ir.Value, count: ir.Value) -> None:
-        builder = self.builder
-        end = builder.add(builder.zext(start, I64), builder.zext(count, I64))
-        outside = builder.icmp_unsigned(">", end, builder.zext(self._length(array), I64))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
-
-    @contextmanager
-    def _counting(self, count: ir.Value) -> Iterator[ir.Value]:
-        """Emit a loop whose body runs for each u32 below `count`; yields the number."""
-        builder = self.builder
-        start, body = builder.block, self.function.append_basic_block("each")
-        done = self.function.append_basic_block()
-        builder.cbranch(builder.icmp_unsigned("==", count, I32(0)), done, body)
-        builder.position_at_end(body)
-        number = builder.phi(I32)
-        number.add_incoming(I32(0), start)
-        yield number
-        following = builder.add(number, I32(1))
-        number.add_incoming(following, builder.block)
-        builder.cbranch(builder.icmp_unsigned("<", following, count), body, done)
-        builder.position_at_end(done)
+        reference, may_be_null = self._pop_nullable()
+        mark = _mark("write", self.context.fields(type_index)[number].storage)
+        self._call_event("struct_set", VOID, [reference, value], type_index, number, may_be_null, mark=mark)
 
     @_instruction("array.new")
     def _array_new(self, type_index: int) -> None:
-        value, length = self.pop_many(2)
-        self._new_filled(type_index, value, length)
+        self._push_new("array_new", self.pop_many(2), type_index)
 
     @_instruction("array.new_default")
     def _array_new_default(self, type_index: int) -> None:
-        self._new_filled(type_index, _zero(self.context.element(type_index).storage), self.pop())
-
-    def _new_filled(self, type_index: int, value: ir.Value, length: ir.Value) -> None:
-        storage = self.context.element(type_index).storage
-        array = self._allocate_array(type_index, length)
-        with self._counting(length) as number:
-            self._init(self._element_address(array, type_index, number), value, storage)
-        self.push(array, RefType(False, self.context.type_indices[type_index]))
+        self._push_new("array_new_default", self.pop_many(1), type_index)
 
     @_instruction("array.new_fixed")
     def _array_new_fixed(self, type_index: int, length: int) -> None:
         values = self.pop_many(length)
-        storage = self.context.element(type_index).storage
-        array = self._allocate_array(type_index, I32(length))
+        self._push_new("array_allocate", [I32(length)], type_index)
+        array, mark = self.stack[-1][0], _mark("init", self.context.element(type_index).storage)
+        layout = self.context.array_layout(type_index)
+        many = length > MOST_INLINED  # stores in a row, which LLVM would compare in pairs to merge them
         for number, value in enumerate(values):
-            self._init(self._element_address(array, type_index, I32(number)), value, storage)
-        self.push(array, RefType(False, self.context.type_indices[type_index]))
+            offset = I64(layout.elements_offset + number * layout.element_size)
+            self._call_event("array_init", VOID, [array, offset, value], type_index, mark=mark, is_one_of_many=many)
 
     @_instruction("array.get", "array.get_s", "array.get_u")
     def _array_get(self, type_index: int) -> None:
         index = self.pop()
-        array = self._pop_object()
-        self._check_index(array, index)
-        self._push_read(self._element_address(array, type_index, index), self.context.element(type_index).storage)
+        array, may_be_null = self._pop_nullable()
+        storage = self.context.element(type_index).storage
+        self._push_read("array_get", [array, index], storage, type_index, may_be_null)
 
     @_instruction("array.set")
     def _array_set(self, type_index: int) -> None:
         index, value = self.pop_many(2)
-        array = self._pop_object()
-        self._check_index(array, index)
-        self._write(self._element_address(array, type_index, index), value, self.context.element(type_index).storage)
+        array, may_be_null = self._pop_nullable()
+        mark = _mark("write", self.context.element(type_index).storage)
+        self._call_event("array_set", VOID, [array, index, value], type_index, may_be_null, mark=mark)
 
     @_instruction("array.len")
     def _array_len(self) -> None:
-        self.push(self._length(self._pop_object()), NumType.I32)
+        array, may_be_null = self._pop_nullable()
+        self.push(self._call_event("array_len", I32, [array], may_be_null), NumType.I32)
 
     @_instruction("array.fill")
     def _array_fill(self, type_index: int) -> None:
         start, value, count = self.pop_many(3)
-        array = self._pop_object()
-        self._check_range(array, start, count)
-        storage = self.context.element(type_index).storage
-        with self._counting(count) as number:
-            index = self.builder.add(start, number)
-            self._write(self._element_address(array, type_index, index), value, storage)
+        array, may_be_null = self._pop_nullable()
+        mark = _mark("write", self.context.element(type_index).storage)
+        self._call_event("array_fill", VOID, [array, start, value, count], type_index, may_be_null, mark=mark)
 
     @_instruction("array.copy")
     def _array_copy(self, target_type: int, source_type: int) -> None:
         count = self.pop()
         source_start = self.pop()
-        source, source_reference = self.stack.pop()
+        source, source_may_be_null = self._pop_nullable()
         target_start = self.pop()
-        target = self._pop_object()
-        # In wasmtime's order, so that a program that could trap in two ways traps in the same one.
-        self._check_range(target, target_start, count)
-        self._check_not_null(source, source_reference)
-        self._check_range(source, source_start, count)
-        builder, storage = self.builder, self.context.element(target_type).storage
-        if not isinstance(storage, RefType) or not self.shape(storage).is_counted:
-            move = self.intrinsic("llvm.memmove.p0.p0.i64", VOID, [PTR, PTR, I64, I1])
-            length = builder.mul(builder.zext(count, I64), I64(storage_size(storage)))
-            to = self._element_address(target, target_type, target_start)
-            builder.call(move, [to, self._element_address(source, source_type, source_start), length, I1(0)])
-            return
-        # Element by element, through the barriers; backwards where the source would be overwritten before it is read.
-        # Nothing here is a safepoint, so both arrays stay on the list throughout.
-        backwards = builder.icmp_unsigned("<", source_start, target_start)
-        last = builder.sub(count, I32(1))
-        with self._counting(count) as number:
-            number = builder.select(backwards, builder.sub(last, number), number)
-            from_place = self._element_address(source, source_type, builder.add(source_start, number))
-            to_place = self._element_address(target, target_type, builder.add(target_start, number))
-            self._write(to_place, self.load_typed(from_place, REFERENCE), storage)
+        target, target_may_be_null = self._pop_nullable()
+        args = [target, target_start, source, source_start, count]
+        mark = _mark("write", self.context.element(target_type).storage)
+        static = target_type, source_type, target_may_be_null, source_may_be_null
+        self._call_event("array_copy", VOID, args, *static, mark=mark)
 
 
-_KINDS = {
-    AbstractHeapType.EQ: VMGcKind.EQ_REF,
-    AbstractHeapType.STRUCT: VMGcKind.STRUCT_REF,
-    AbstractHeapType.ARRAY: VMGcKind.ARRAY_REF,
-}
+def _is_nullable(type: ValType) -> bool:
+    """Whether a reference of a static type may be null."""
+    return isinstance(type, RefType) and type.nullable
 
 
-def _zero(storage: StorageType) -> ir.Constant:
-    """The default value, as it is on the operand stack: packed types are i32 there."""
-    if isinstance(storage, PackedType):
-        return I32(0)
-    return ir.Constant(llvm_type(storage), 0)
+def _is_true(condition: ir.Value) -> bool:
+    """Whether an i1 is known to hold."""
+    return isinstance(condition, ir.Constant) and bool(condition.constant)
+
+
+def _mark(event: str, storage: StorageType) -> str | None:
+    """What to mark an access as: a barrier's event, or, of a number, nothing."""
+    return event if isinstance(storage, RefType) else None

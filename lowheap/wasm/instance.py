@@ -141,7 +141,6 @@ class Instance:
         store, module = self.store, self.module
         self._runtime: StoreRuntime = runtime_of(store)
         self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
-        self._agree_on_counting()
         given = _flatten(imports)
         values = [self._find(given, i.module, i.name) for i in module.imports]
         for index in module.type_indices:
@@ -178,18 +177,6 @@ class Instance:
             self._runtime.caller(
                 self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
             )(())
-
-    def _agree_on_counting(self) -> None:
-        heap, barriers = self.store.heap, self.module.barriers
-        if barriers.counts and not heap.is_counted:
-            raise LinkError(
-                f"the module's barriers ({barriers.name}) count references, but this store runs code that does not"
-            )
-        if not barriers.counts and heap.is_counted:
-            try:
-                heap.disable_counting()
-            except HeapError as error:
-                raise LinkError(f"the module's barriers ({barriers.name}) do not count references: {error}") from None
 
     # Imports
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowheap.engine import Engine
-from lowheap.jit import barriers, cache
+from lowheap.jit import cache
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import FuncType, RefType, StructType, ValType
@@ -39,7 +40,7 @@ class Module:
     """A module for the stores of one engine. `source` is wat text, or the bytes of a binary.
 
     Raises MalformedModuleError when it is not valid, UnsupportedError when it uses what lowheap does not have, and
-    CompilerError when the engine's barrier set cannot be found. Nothing is compiled that wasmtime does not validate.
+    CompilerError when LLVM refuses what was made of it. Nothing is compiled that wasmtime does not validate.
 
     `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
     a cache. LLVM's part comes after the last.
@@ -57,7 +58,7 @@ class Module:
             raise TypeError(f"engine is {engine!r}; it must be an Engine")
         started = time.perf_counter()
         self.engine = engine
-        self.barriers = barriers.find(engine.barriers)
+        self.barriers = Barriers(engine.collector)
         binary = validate.to_binary(source)
         validate.validate(binary)
         self.decoded: DecodedModule = decode(binary)
@@ -104,7 +105,12 @@ class Module:
 
     def _compiler(self, *, inline_allocation: bool) -> ModuleCompiler:
         return ModuleCompiler(
-            self.decoded, self.engine.types, self.type_indices, self.barriers, inline_allocation=inline_allocation
+            self.decoded,
+            self.engine.types,
+            self.type_indices,
+            self.barriers,
+            inline_allocation=inline_allocation,
+            inline=self.engine.inline,
         )
 
     def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
@@ -114,12 +120,12 @@ class Module:
 
         parts: dict[str, str | int | bool] = {  # no type index of the engine's: code loads those from its vmctx
             "module": self._digest,
-            "barriers": self.engine.barriers,
             "runtime": self.engine.runtime,
             "opt_level": self.engine.opt_level,
+            "inline": self.engine.inline,
             "inline_allocation": compiler.inline_allocation,
         }
-        return cache.compiled(self.engine.cache, parts, compile_now, self.barriers)
+        return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
 
     def function_name(self, index: int) -> str:
         """Return a function's name as `$name`, or its index where it has none."""

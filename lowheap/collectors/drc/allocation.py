@@ -13,9 +13,21 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.free_lists import carve, coalesce, find_block
 from lowheap.collectors.shared.references import block_length
 from lowheap.collectors.shared.sizing import LIST_FLOOR, PENDING_PORTION, grow
+from lowheap.collectors.shared.types import array_size
 from lowheap.errors import TrapCode
-from lowheap.layout import EXTERNREF_TYPE_INDEX, FIRST_INDEX, MAXIMUM_CAPACITY, NULL, VMDrcExternRef, VMGcKind
+from lowheap.layout import (
+    EXTERNREF_TYPE_INDEX,
+    FIRST_INDEX,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    MAXIMUM_CAPACITY,
+    NULL,
+    VMDrcExternRef,
+    VMDrcHeader,
+    VMGcKind,
+)
 from lowheap.native import Heap, Ref, inline, native, sizeof, u32, u64, unlikely
+
+_LINK = VMDrcHeader.next_over_approximated_stack_root.offset
 
 
 @inline
@@ -80,7 +92,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
 @inline
 def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u32) -> None:
     """Make an object of a block: one count, the caller's, and on no list."""
-    header = heap.header(reference)
+    header = heap.header_at(reference)
     header.kind_and_reserved = kind
     header.type_index = type_index
     header.ref_count = 1
@@ -88,6 +100,21 @@ def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u
     header.object_size = size
     heap.control.objects_allocated += 1
     heap.control.bytes_allocated += u64(block_length(size))
+
+
+@inline
+def write_listed_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u32) -> None:
+    """Make an object of a block whose one count is the list's, in as few stores as that takes."""
+    control = heap.control
+    head = control.over_approximated_stack_roots
+    word = kind | HEADER_IN_OVER_APPROX_LIST_BIT
+    heap.cell(u64, reference, VMDrcHeader.kind_and_reserved.offset).value = u64(word) | u64(type_index) << 32
+    heap.cell(u64, reference, VMDrcHeader.ref_count.offset).value = 1
+    heap.cell(u64, reference, _LINK).value = u64(head) | u64(size) << 32
+    control.over_approximated_stack_roots = reference
+    control.current_len += 1
+    control.objects_allocated += 1
+    control.bytes_allocated += u64(block_length(size))
 
 
 @inline
@@ -99,13 +126,6 @@ def allocate_object(heap: Heap, rules: FrameRules, kind: u32, type_index: u32, s
         return NULL
     write_header(heap, reference, kind, type_index, size)
     return reference
-
-
-@inline
-def array_size(heap: Heap, type_index: u32, length: u32) -> u64:
-    """How many bytes an array of a type has."""
-    info = heap.type_info(type_index)
-    return u64(info.size_or_elements_offset) + u64(length) * u64(info.element_size)
 
 
 @native

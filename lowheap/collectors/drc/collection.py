@@ -17,6 +17,7 @@ from lowheap.collectors.drc.counting import (
     free_all_pending,
     free_chain,
     free_object,
+    left_dead,
 )
 from lowheap.collectors.shared.frames import FrameRules, held_by_code, held_by_hosts, host_slots
 from lowheap.collectors.shared.references import is_object, may_be_object
@@ -27,7 +28,7 @@ from lowheap.layout import (
     HEADER_MARK_BIT,
     NULL,
 )
-from lowheap.native import Heap, Ref, address_of, inline, native, place, u32, u64, unlikely
+from lowheap.native import Heap, Ref, address_of, inline, native, note, place, u32, u64, unlikely
 
 
 @inline
@@ -111,6 +112,10 @@ def dying(heap: Heap) -> Iterator[Ref]:
             link = place(header, "next_over_approximated_stack_root")
             length += 1
         else:
+            note("%#x is not held any more: off the list", current)
+            if heap.may_raise:  # whatever comes of the object, the list is whole
+                link.value = reference
+                control.current_len -= 1
             count = header.ref_count - 1
             if count == 0:
                 yield current
@@ -127,7 +132,11 @@ def sweep(heap: Heap) -> None:
     """Take the list's count from each object that is not marked; free each that dies before the walk goes on."""
     freed = Freed()
     for reference in dying(heap):
-        free_chain(heap, free_object(heap, reference, NULL, freed), freed)
+        if heap.may_raise:
+            bury(heap, reference, left_dead(heap))
+            free_chain(heap, reference, freed)
+        else:  # its header is of no use any more
+            free_chain(heap, free_object(heap, reference, NULL, freed), freed)
     count_freed(heap, freed)
 
 
@@ -136,12 +145,21 @@ def sweep_pending(heap: Heap) -> None:
     """Sweep, and free nothing: what dies goes in front of the pending dead objects."""
     pending = heap.control.pending_dead
     for reference in dying(heap):
-        header = heap.header(reference)
-        header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
-        header.ref_count = 0
-        header.next_over_approximated_stack_root = pending
+        bury(heap, reference, pending)
         pending = reference
+        if heap.may_raise:
+            heap.control.pending_dead = pending
     heap.control.pending_dead = pending
+
+
+@inline
+def bury(heap: Heap, reference: Ref, following: Ref) -> None:
+    """Make an object that lost its last count one of a chain of the dead."""
+    header = heap.header(reference)
+    header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
+    header.ref_count = 0
+    header.next_over_approximated_stack_root = following
+    note("count of %#x down to %d", reference, 0)
 
 
 @inline

@@ -10,12 +10,21 @@ own link threads it: however long a chain dies at once, freeing it needs neither
 
 from __future__ import annotations
 
-from lowheap.collectors.shared.free_lists import push_free
-from lowheap.collectors.shared.references import block_length, is_object, names_object
+from lowheap.collectors.shared.free_lists import give_back
+from lowheap.collectors.shared.references import block_length, may_be_object, names_object
 from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
-from lowheap.collectors.shared.tracing import children
-from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_IN_OVER_APPROX_LIST_BIT, NULL, VMGcKind
-from lowheap.native import Heap, Ref, inline, native, note, record, sound, u64, unlikely
+from lowheap.collectors.shared.tracing import children, references_of
+from lowheap.layout import (
+    EXTERNREF_TYPE_INDEX,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    NULL,
+    VMGcKind,
+)
+from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
+
+DROP_FUNCTION = "lowheap.drop"
+"""What modules call `drop_last` by. Those of compiled code have none of the collector in them: theirs goes there."""
 
 
 @record
@@ -29,19 +38,16 @@ class Freed:
 @inline
 def count_up(heap: Heap, reference: Ref) -> None:
     """One more owner of an object."""
-    heap.header(reference).ref_count += 1
-    note("count of %#x up", reference)
+    header = heap.header(reference)
+    count = header.ref_count + 1
+    header.ref_count = count
+    note("count of %#x up to %d", reference, count)
 
 
 @inline
 def decrement(heap: Heap, reference: Ref, dead: Ref) -> Ref:
     """One owner less; with the last, the object goes in front of the dead. Returns the first of these."""
     header = heap.header(reference)
-    sound(
-        (header.ref_count != 1) or (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0),
-        "the object at {:#x} would lose its last count, but is on the over-approximated list",
-        reference,
-    )
     count = header.ref_count - 1
     header.ref_count = count
     note("count of %#x down to %d", reference, count)
@@ -51,12 +57,41 @@ def decrement(heap: Heap, reference: Ref, dead: Ref) -> Ref:
     return dead
 
 
+@native
+def check_owned(heap: Heap, reference: Ref) -> None:
+    """Look whether an object has a count that an owner can give back."""
+    header = heap.header(reference)
+    sound(header.ref_count != 0, "the object at {:#x} has no count left to give back", reference)
+    sound(
+        (header.ref_count != 1) or (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0),
+        "the object at {:#x} would lose its last count, but is on the over-approximated list",
+        reference,
+    )
+
+
+@native
+def check_children(heap: Heap, reference: Ref) -> None:
+    """Look whether all that an object refers to has a count to give back: then freeing it cannot fail half-way."""
+    for child in references_of(heap, reference):
+        if names_object(child):
+            check_owned(heap, child)
+
+
+@inline
+def left_dead(heap: Heap) -> Ref:
+    """What an operation that raised has left on the dead list."""
+    if heap.may_raise:
+        return heap.control.dead_list
+    return NULL
+
+
 @inline
 def free_block(heap: Heap, reference: Ref, freed: Freed) -> None:
     """Give an object's block back."""
-    length = block_length(heap.header(reference).object_size)
-    note("freeing %#x, %d bytes", reference, length)
-    push_free(heap, reference, length, 0)
+    size = heap.header_at(reference).object_size
+    length = block_length(size)
+    note("freeing %#x, %d bytes", reference, size)
+    give_back(heap, reference, length)
     freed.objects += 1
     freed.size += u64(length)
 
@@ -66,6 +101,8 @@ def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed) -> Ref:
     """Free one object; those that thereby lose their last owner go in front of the dead. Returns the first of these."""
     header = heap.header(reference)
     type_index = header.type_index
+    if heap.may_raise or heap.is_checked:
+        check_children(heap, reference)
     if unlikely(type_index == EXTERNREF_TYPE_INDEX):  # the host frees it, when it has let go of its host data
         header.ref_count = 0
         header.kind_and_reserved = VMGcKind.EXTERN_REF
@@ -84,8 +121,13 @@ def free_chain(heap: Heap, dead: Ref, freed: Freed) -> None:
     """Free a chain of dead objects, each linking to the next, and what thereby dies."""
     while dead != NULL:
         reference = dead
+        if heap.may_raise:
+            heap.control.dead_list = reference
         dead = heap.header(reference).next_over_approximated_stack_root
         dead = free_object(heap, reference, dead, freed)
+        if heap.may_raise:
+            heap.control.dead_list = dead
+            count_freed(heap, freed)
 
 
 @inline
@@ -93,6 +135,8 @@ def count_freed(heap: Heap, freed: Freed) -> None:
     """Add to the heap's figures."""
     heap.control.objects_freed += freed.objects
     heap.control.bytes_freed += freed.size
+    freed.objects = 0
+    freed.size = 0
 
 
 @native
@@ -103,30 +147,34 @@ def free_dead_from(heap: Heap, dead: Ref) -> None:
     count_freed(heap, freed)
 
 
-@native
-def free_dead(heap: Heap) -> None:
-    """Free what is on the dead list, and what thereby dies."""
-    dead = heap.control.dead_list
-    heap.control.dead_list = NULL
-    free_dead_from(heap, dead)
-
-
-@native
+@linked(DROP_FUNCTION)
 def drop_last(heap: Heap, reference: Ref) -> None:
     """Take the last count of an object, and free it with what only it held."""
     header = heap.header(reference)
     header.ref_count = 0
-    header.next_over_approximated_stack_root = NULL
+    header.next_over_approximated_stack_root = left_dead(heap)
     free_dead_from(heap, reference)
 
 
 @native
-def drop(heap: Heap, reference: Ref) -> None:
-    """Give back one count; an object whose count comes to 0 is freed, with what only it held."""
-    if is_object(reference):
-        dead = decrement(heap, reference, NULL)
-        if dead != NULL:
-            free_dead_from(heap, dead)
+def check_pending(heap: Heap, reference: Ref) -> None:
+    """Look whether what is on the list of pending dead objects is dead."""
+    what_is = may_be_object(heap, reference)
+    sound(what_is, "the list of pending dead objects: {:#x} does not name an object", reference)
+    header = heap.header(reference)
+    count = header.ref_count
+    sound(count == 0, "object {:#x} has count {}, but is on the list of pending dead objects", reference, count)
+    word = header.kind_and_reserved
+    sound(
+        word & HEADER_IN_OVER_APPROX_LIST_BIT == 0,
+        "object {:#x} has its in-list bit set, but is on the list of pending dead objects",
+        reference,
+    )
+    sound(
+        word & HEADER_MARK_BIT == 0,
+        "object {:#x} is marked, but is on the list of pending dead objects",
+        reference,
+    )
 
 
 @native
@@ -144,9 +192,14 @@ def free_pending(heap: Heap, budget: u64) -> bool:
     left = budget
     while (pending != NULL) and (left != 0):
         reference = pending
+        if heap.may_raise:
+            check_pending(heap, reference)
         pending = heap.header(reference).next_over_approximated_stack_root
         pending = free_object(heap, reference, pending, freed)
         left -= 1
+        if heap.may_raise:
+            control.pending_dead = pending
+            count_freed(heap, freed)
     control.pending_dead = pending
     count_freed(heap, freed)
     if pending != NULL:
@@ -159,3 +212,19 @@ def free_pending(heap: Heap, budget: u64) -> bool:
 def free_all_pending(heap: Heap) -> None:
     """Free all of them."""
     free_pending(heap, UNLIMITED)
+
+
+@native
+def free_dead_externref(heap: Heap) -> None:
+    """Free the first of the dead externrefs, whose host data the host has let go of."""
+    reference = heap.control.dead_externrefs
+    heap.control.dead_externrefs = heap.header_at(reference).next_over_approximated_stack_root
+    free_leaf(heap, reference)
+
+
+@native
+def free_leaf(heap: Heap, reference: Ref) -> None:
+    """Free an object of which no owner and no child is left to see to."""
+    freed = Freed()
+    free_block(heap, reference, freed)
+    count_freed(heap, freed)

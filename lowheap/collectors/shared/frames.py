@@ -24,6 +24,7 @@ from lowheap.native import (
     Slot,
     at,
     cell,
+    ctz,
     i64,
     inline,
     sizeof,
@@ -105,7 +106,11 @@ def held_by_code(heap: Heap, rules: FrameRules) -> Iterator[Ref]:
             for number in range(safepoint.slot_count):
                 slot = at(VMStackSlot, context.stack_map_slots + u64(first + number) * sizeof(VMStackSlot))
                 base = caller if slot.is_frame_relative != 0 else stack_pointer
-                yield cell(u32, wrapping_add(base, wrapping_u64(i64(slot.offset)))).value
+                places = wrapping_add(base, wrapping_u64(i64(slot.offset)))
+                live = slot.mask
+                while live != 0:
+                    yield cell(u32, places + u64(ctz(live)) * REFERENCE_SIZE).value
+                    live &= live - 1
             frame = caller
         activation = record.previous
 

@@ -21,6 +21,7 @@ from lowheap.layout import (
     SIZE_CLASS_COUNT,
     SMALL_BLOCK_LIMIT,
     SMALL_CLASS_COUNT,
+    VMGcHeader,
 )
 from lowheap.native import (
     Heap,
@@ -34,12 +35,16 @@ from lowheap.native import (
     local_array,
     native,
     place,
+    sizeof,
     u32,
     u64,
 )
 
 COALESCING_FRACTION = 16
 """A coalescing pass reads the whole heap, so this part of it must be free, and freed since the last one."""
+
+POISON = 0xDEAD_DEAC_DEAD_DEAC
+"""What a checked heap fills freed blocks with: read as references, they lead far out of most heaps."""
 
 RUN_BYTES = 1 << 14
 """A run that is carved at once has at most so many bytes,"""
@@ -74,6 +79,33 @@ def push_free(heap: Heap, index: Ref, length: u32, flags: u32) -> None:
         push_free_to(heap, heap.size_class_head(length // BLOCK_ALIGN), index, length, flags)
     else:
         push_free_to(heap, heap.size_class_head(size_class(length)), index, length, flags)
+
+
+@inline
+def give_back(heap: Heap, index: Ref, length: u32) -> None:
+    """Make the block of an object that died a free one. Another policy, in Python, stands in the place of this."""
+    if heap.is_checked:
+        poison(heap, index, length)
+    push_free(heap, index, length, 0)
+
+
+@native
+def poison(heap: Heap, index: Ref, length: u32) -> None:
+    """Fill a block that nobody may look into any more with what is no object, no type and no reference."""
+    for number in range(length // sizeof(VMGcHeader)):
+        heap.cell(u64, index, number * sizeof(VMGcHeader)).value = POISON
+
+
+@inline
+def pop_small(heap: Heap, length: u32) -> Ref:
+    """Take the first block off the list of blocks of exactly `length` bytes; null for a large one, or when none is."""
+    if likely(length < SMALL_BLOCK_LIMIT):
+        head = heap.size_class_head(length // BLOCK_ALIGN)
+        reference = head.value
+        if likely(reference != NULL):
+            head.value = heap.block(reference).next
+            return reference
+    return NULL
 
 
 @inline

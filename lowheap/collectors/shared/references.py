@@ -31,7 +31,7 @@ def may_be_object(heap: Heap, reference: Ref) -> bool:
         return False
     if (reference < FIRST_INDEX) or (u64(reference) + HEADER_SIZE > u64(heap.control.bump)):
         return False
-    return (heap.header(reference).kind_and_reserved & KIND_MASK) in OBJECT_KINDS
+    return (heap.header_at(reference).kind_and_reserved & KIND_MASK) in OBJECT_KINDS
 
 
 @inline

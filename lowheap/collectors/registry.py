@@ -1,0 +1,72 @@
+"""Collectors by name: those that lowheap has, those of other packages, and one's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lowheap.collectors.drc.collector import Drc, Outlined
+from lowheap.collectors.interface import Collector
+from lowheap.collectors.null.collector import Null
+from lowheap.errors import CompilerError
+
+ENTRY_POINT_GROUPS = ("lowheap.collectors", "lowheap.barriers")
+"""Where other packages register theirs: a collector, or a variation of one's barriers."""
+
+BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null)}
+
+
+def find(wanted: str | type[Collector] | Collector) -> Collector:
+    """Return the collector that is wanted: one, a class, or a name.
+
+    A name is a built-in's, an entry point's, `module:Class` or `file.py:Class`. CompilerError when there is none such,
+    naming those that there are, and when it lacks something.
+    """
+    found: Any = _by_name(wanted) if isinstance(wanted, str) else wanted
+    if isinstance(found, type) and issubclass(found, Collector):
+        found = found()
+    if not isinstance(found, Collector):
+        raise CompilerError(f"the collector {wanted!r} is {found!r}; it must be a subclass of Collector")
+    found.check()
+    return found
+
+
+def _by_name(name: str) -> Any:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    points = {point.name: point for group in ENTRY_POINT_GROUPS for point in metadata.entry_points(group=group)}
+    if name in points:
+        return points[name].load()
+    module_name, separator, class_name = name.rpartition(":")
+    if not separator:
+        known = ", ".join(sorted({*BUILT_IN, *points}))
+        raise CompilerError(f"there is no collector {name!r}; there are {known}, and any `module:Class`")
+    try:
+        module = _from_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+        return getattr(module, class_name)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
+        raise CompilerError(f"cannot load the collector {name!r}: {error}") from error
+
+
+def _from_file(path: str) -> Any:
+    """Import a file of one's own, once for each path."""
+    file = Path(path).resolve()
+    name = f"{file.stem}_{abs(hash(str(file))):x}" if file.stem in sys.modules else file.stem
+    for known in sys.modules.values():
+        if getattr(known, "__file__", None) == str(file):
+            return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise CompilerError(f"there is no file {path!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,126 @@
+"""What hosts hold: registered slots, handles, frames; and the scopes in which nothing is collected.
+
+An entry of the table of root slots is a slot's address, 0 when it is free. A handle is a reference; a free one has the
+number of the next free one, tagged as an i31 so that it cannot pass for a reference, and `free_handle` in the control
+block is the first one's number plus 1.
+"""
+
+from __future__ import annotations
+
+from lowheap.errors import Status
+from lowheap.layout import HANDLE_LIMIT, I31_SHIFT, I31_TAG, ROOT_SLOT_LIMIT, VMRootFrame
+from lowheap.native import Heap, Ref, Slot, address_of, cell, inline, native, require, u32, u64
+
+_REFERENCE, _ADDRESS = 4, 8
+
+
+@native
+def find_slot(heap: Heap, address: u64) -> u32:
+    """The number of the entry that holds an address; the number of entries when none does."""
+    control = heap.control
+    number: u32 = 0
+    while number < control.root_slot_count:
+        if cell(u64, control.root_slots + u64(number) * _ADDRESS).value == address:
+            return number
+        number += 1
+    return number
+
+
+@inline
+def is_registered(heap: Heap, address: u64) -> bool:
+    """Whether a slot is in the table."""
+    return find_slot(heap, address) < heap.control.root_slot_count
+
+
+@inline
+def register_slot(heap: Heap, address: u64) -> None:
+    """Enter a slot in the table. Fails when that is full."""
+    control = heap.control
+    number = find_slot(heap, 0)
+    require(number < ROOT_SLOT_LIMIT, Status.LIMIT, f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use")
+    cell(u64, control.root_slots + u64(number) * _ADDRESS).value = address
+    if number == control.root_slot_count:
+        control.root_slot_count = number + 1
+
+
+@inline
+def unregister_slot(heap: Heap, address: u64) -> None:
+    """Take a slot out of the table. Fails when it is not there."""
+    number = find_slot(heap, address)
+    require(number < heap.control.root_slot_count, Status.BAD_SLOT, "slot {:#x} is not registered", address)
+    cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value = 0
+
+
+@inline
+def handle(heap: Heap, number: u32) -> Slot:
+    """Where a handle keeps its reference."""
+    slot: Slot = cell(u32, heap.control.handles + u64(number) * _REFERENCE)
+    return slot
+
+
+@inline
+def take_handle(heap: Heap, reference: Ref) -> u32:
+    """Return the number of a new handle of an object. Fails when none is left."""
+    control = heap.control
+    number = control.handle_count
+    if control.free_handle != 0:
+        number = control.free_handle - 1
+        control.free_handle = handle(heap, number).value >> I31_SHIFT
+    else:
+        require(number < HANDLE_LIMIT, Status.LIMIT, f"no handle is left: all {HANDLE_LIMIT} are in use")
+        control.handle_count = number + 1
+    handle(heap, number).value = reference
+    return number
+
+
+@inline
+def free_handle(heap: Heap, number: u32) -> Ref:
+    """Take a handle out of use, and return what it held."""
+    reference = handle(heap, number).value
+    handle(heap, number).value = heap.control.free_handle << I31_SHIFT | I31_TAG
+    heap.control.free_handle = number + 1
+    return reference
+
+
+@inline
+def push_frame(heap: Heap, frame: VMRootFrame, slots: u64, count: u32) -> None:
+    """Make the slots of a host's frame roots."""
+    context = heap.store_context
+    frame.previous = context.root_frames
+    frame.heap = address_of(heap.interface)
+    frame.slots = slots
+    frame.slot_count = count
+    context.root_frames = address_of(frame)
+
+
+@inline
+def pop_frame(heap: Heap, frame: VMRootFrame) -> None:
+    """Forget the frame that was pushed last."""
+    heap.store_context.root_frames = frame.previous
+
+
+@inline
+def slot_of(slots: u64, number: u32) -> Slot:
+    """One of the slots at an address."""
+    slot: Slot = cell(u32, slots + u64(number) * _REFERENCE)
+    return slot
+
+
+@inline
+def enter_no_gc_scope(heap: Heap) -> None:
+    """Forbid collections until the matching exit."""
+    heap.control.no_gc_count += 1
+
+
+@inline
+def exit_no_gc_scope(heap: Heap) -> None:
+    """Leave a scope. Fails when none was entered."""
+    require(heap.control.no_gc_count != 0, Status.NO_GC, "cannot leave a no-GC scope: none was entered")
+    heap.control.no_gc_count -= 1
+
+
+@inline
+def require_no_scope(heap: Heap) -> None:
+    """Fail inside of a scope."""
+    count = heap.control.no_gc_count
+    require(count == 0, Status.NO_GC, "cannot collect inside a no-GC scope; {} are entered", count)

@@ -1,0 +1,727 @@
+"""What every heap must satisfy, whatever collects it: the control block, the type table, blocks, free lists, tables.
+
+The checks trust no byte but what they have checked, in this order:
+
+1. `verify_control`: where the tables are, that no count is beyond its table, and where the blocks end. Whatever comes
+   next relies on that.
+2. `verify_types`: each type's words agree with one another, so that what an object's type says is within the object.
+3. `verify_blocks`: blocks tile the heap, and each object's header agrees with its type. It takes *notes*, a word for
+   each block's start, for the lists' sake: `note_of`.
+4. `verify_free_lists` and `verify_tables`.
+
+The addresses of registered root slots, and of what frames hold, are trusted: they are not the heap's.
+"""
+
+from __future__ import annotations
+
+from lowheap.collectors.shared.free_lists import size_class
+from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
+from lowheap.layout import (
+    ARRAY_HEADER_END,
+    BLOCK_ALIGN,
+    CONTROL_ATTACHED,
+    CONTROL_BLOCK_OFFSET,
+    CONTROL_UNCOUNTED,
+    EXCEPTION_FIELDS_OFFSET,
+    EXTERNREF_TYPE_INDEX,
+    FIELD_MUTABLE,
+    FIELD_NULLABLE,
+    FIELD_TRACED,
+    FIRST_INDEX,
+    FREE_BLOCK_COALESCED,
+    HANDLE_LIMIT,
+    HANDLES_OFFSET,
+    HEADER_ALIGN,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_MARK_BIT,
+    HEADER_SIZE,
+    HOST_DATA_LIMIT,
+    HOST_DATA_OFFSET,
+    I31_SHIFT,
+    I31_TAG,
+    KIND_MASK,
+    MAXIMUM_CAPACITY,
+    NULL,
+    OBJECT_KINDS,
+    REFERENCE_SIZE,
+    RESERVED_MASK,
+    ROOT_SLOT_LIMIT,
+    ROOT_SLOTS_OFFSET,
+    SIZE_CLASS_COUNT,
+    TRACED_MASK_BITS,
+    TYPE_DATA_LIMIT,
+    TYPE_DATA_OFFSET,
+    TYPE_LIMIT,
+    TYPE_TABLE_OFFSET,
+    CollectionPhase,
+    VMDrcExternRef,
+    VMFieldInfo,
+    VMGcKind,
+    VMHeapType,
+    VMHostData,
+    VMHostDataOwner,
+    VMStorage,
+)
+from lowheap.native import (
+    Heap,
+    Native,
+    Ref,
+    address_of,
+    at,
+    cell,
+    inline,
+    native,
+    problem,
+    sizeof,
+    u32,
+    u64,
+    wrapping_sub,
+)
+from lowheap.types import MAX_STRUCT_FIELDS, MAX_SUBTYPING_DEPTH
+
+# In the note of a block's start: what starts there, and which lists have led to it; below, how many owners it has.
+OBJECT = 1 << 63
+FREE = 1 << 62
+LISTED = 1 << 61
+DEAD = 1 << 60
+OWNERS = DEAD - 1
+
+BYTES_PER_NOTE_SHIFT = 1
+"""An index >> this is how far behind the first note its own is: 8 bytes for each 16 of the heap."""
+
+_UNKNOWN_BITS = RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT)
+_KNOWN_FLAGS = CONTROL_ATTACHED | CONTROL_UNCOUNTED
+_TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
+_FIELD_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED
+_WORD = 4
+_FIELD_WORDS = sizeof(VMFieldInfo) // _WORD
+_LAST_STORAGE = max(VMStorage)
+_UNTRACED_HEAP_TYPES = (VMHeapType.I31, VMHeapType.FUNC, VMHeapType.NOFUNC)
+_FIRST_HEAP_TYPE, _LAST_HEAP_TYPE = min(VMHeapType), max(VMHeapType)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Notes
+
+
+@inline
+def note_of(heap: Heap, notes: u64, reference: Ref) -> u64:
+    """The note of whatever a reference may be: 0 where no block can start."""
+    if (reference & (BLOCK_ALIGN - 1) != 0) or (reference >= heap.control.bump):
+        return 0
+    place = cell(u64, notes + (u64(reference) >> BYTES_PER_NOTE_SHIFT))
+    return u64(place.value)
+
+
+@inline
+def add_note(notes: u64, reference: Ref, amount: u64) -> None:
+    """Add to the note of a block: a flag that it does not have, or an owner."""
+    place = cell(u64, notes + (u64(reference) >> BYTES_PER_NOTE_SHIFT))
+    place.value += amount
+
+
+@inline
+def size_of_notes(heap: Heap) -> u64:
+    """How many bytes the notes take."""
+    return u64(heap.control.bump) >> BYTES_PER_NOTE_SHIFT
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The control block
+
+
+def _place_of(what: str) -> Native[[Heap, int, int], None]:
+    text = what + " is said to be at {:#x}; it is at {:#x}"
+
+    @inline
+    def check(heap: Heap, said: u64, place: u64) -> None:
+        if said != place:
+            problem(heap, text, said, place)
+
+    return check
+
+
+def _count_of(what: str, limit: int) -> Native[[Heap, int], None]:
+    text = f"the control block counts {{}} {what}; there is room for {limit}"
+
+    @inline
+    def check(heap: Heap, count: u32) -> None:
+        if count > limit:
+            problem(heap, text, count)
+
+    return check
+
+
+_heap_is_at = _place_of("the heap")
+_type_table_is_at = _place_of("the type table")
+_type_data_is_at = _place_of("the type data")
+_handles_are_at = _place_of("the table of handles")
+_root_slots_are_at = _place_of("the table of root slots")
+_host_data_is_at = _place_of("the side table")
+_types_fit = _count_of("types", TYPE_LIMIT)
+_type_data_fits = _count_of("words of type data", TYPE_DATA_LIMIT)
+_handles_fit = _count_of("handles", HANDLE_LIMIT)
+_root_slots_fit = _count_of("root slots", ROOT_SLOT_LIMIT)
+_host_data_fits = _count_of("host-data ids", HOST_DATA_LIMIT)
+
+
+@inline
+def verify_addresses(heap: Heap) -> None:
+    """Check that all that the control block points to is where it has to be."""
+    control = heap.control
+    start = address_of(control) - CONTROL_BLOCK_OFFSET
+    _heap_is_at(heap, control.heap_base, address_of(heap.block(NULL)))
+    _type_table_is_at(heap, control.type_table, start + TYPE_TABLE_OFFSET)
+    _type_data_is_at(heap, control.type_data, start + TYPE_DATA_OFFSET)
+    _handles_are_at(heap, control.handles, start + HANDLES_OFFSET)
+    _root_slots_are_at(heap, control.root_slots, start + ROOT_SLOTS_OFFSET)
+    _host_data_is_at(heap, control.host_data, start + HOST_DATA_OFFSET)
+
+
+@native
+def verify_places(heap: Heap) -> None:
+    """Check what it takes to read a heap: where the tables are, that the counts are within them, and bounds."""
+    verify_addresses(heap)
+    control = heap.control
+    _types_fit(heap, control.type_count)
+    _type_data_fits(heap, control.type_data_length)
+    _handles_fit(heap, control.handle_count)
+    _root_slots_fit(heap, control.root_slot_count)
+    _host_data_fits(heap, control.host_data_count)
+    verify_bounds(heap)
+    if (control.capacity > control.maximum) or (control.maximum > MAXIMUM_CAPACITY):
+        problem(
+            heap,
+            "the capacity is {}, the maximum {}, and the largest of all {}",
+            control.capacity,
+            control.maximum,
+            MAXIMUM_CAPACITY,
+        )
+
+
+@native
+def verify_control(heap: Heap) -> None:
+    """Check the control block's other words, as far as they can be wrong by themselves."""
+    control = heap.control
+    if control.flags & ~_KNOWN_FLAGS != 0:
+        problem(heap, "the control block has unknown flags in {:#x}", control.flags)
+    if control.flags & CONTROL_ATTACHED == 0:
+        problem(heap, "the control block's flags {:#x} say that the heap has no memory", control.flags)
+    if control.phase > CollectionPhase.DONE:
+        problem(heap, "the phase of the collection is {}; phases are 0 to {}", control.phase, CollectionPhase.DONE)
+    if control.bytes_freed_at_last_coalescing > control.bytes_freed:
+        problem(
+            heap,
+            "{} bytes were freed, and {} when free blocks were merged",
+            control.bytes_freed,
+            control.bytes_freed_at_last_coalescing,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Types
+
+
+@native
+def verify_types(heap: Heap) -> None:
+    """Check each type's entry."""
+    control = heap.control
+    count = control.type_count
+    if (count != 0) and (heap.type_info(count - 1).kind == 0):
+        problem(heap, "the last of {} types is not in the type table", count)
+        return
+    words: u64 = 0
+    for index in range(count):
+        if heap.type_info(index).kind != 0:
+            words += words_of_type(heap, index)
+            if words > u64(control.type_data_length):  # and what is behind would be checked for ever
+                problem(
+                    heap,
+                    "the types up to {} have {} words of type data; there are {}",
+                    index,
+                    words,
+                    control.type_data_length,
+                )
+                return
+            verify_type(heap, index)
+
+
+@native
+def words_of_type(heap: Heap, index: u32) -> u64:
+    """How many words of type data are a type's own."""
+    info = heap.type_info(index)
+    traced = u64(0) if info.kind == VMGcKind.ARRAY_REF else u64(info.traced_count)
+    return traced + u64(info.depth) + 1 + u64(info.field_count) * _FIELD_WORDS
+
+
+@inline
+def lies_beyond(heap: Heap, start: u32, count: u64) -> bool:
+    """Whether some of these words of type data do not exist."""
+    return u64(start) + count > u64(heap.control.type_data_length)
+
+
+@native
+def verify_type(heap: Heap, index: u32) -> None:
+    """Check one type's entry in the type table, whose words of type data are not too many."""
+    info = heap.type_info(index)
+    kind = info.kind
+    if kind not in _TYPE_KINDS:
+        problem(heap, "type {} has kind word {:#x}, which is no kind", index, kind)
+        return
+    is_array = kind == VMGcKind.ARRAY_REF
+    length = heap.control.type_data_length
+    if not is_array and lies_beyond(heap, info.traced_offsets_start, u64(info.traced_count)):
+        problem(
+            heap,
+            "type {} has {} traced offsets from word {} on, of {} words of type data",
+            index,
+            info.traced_count,
+            info.traced_offsets_start,
+            length,
+        )
+        return
+    if lies_beyond(heap, info.supertypes_start, u64(info.depth) + 1) or (info.depth > MAX_SUBTYPING_DEPTH):
+        problem(
+            heap,
+            "type {} has {} supertypes from word {} on, of {} words of type data",
+            index,
+            info.depth,
+            info.supertypes_start,
+            length,
+        )
+        return
+    if lies_beyond(heap, info.fields_start, u64(info.field_count) * _FIELD_WORDS):
+        problem(
+            heap,
+            "type {} has {} fields from word {} on, of {} words of type data",
+            index,
+            info.field_count,
+            info.fields_start,
+            length,
+        )
+        return
+    if info.is_final > 1:
+        problem(heap, "type {} is final or not, and says {}", index, info.is_final)
+    verify_display(heap, index)
+    if is_array:
+        verify_array_type(heap, index)
+    else:
+        verify_struct_type(heap, index)
+
+
+@native
+def verify_display(heap: Heap, index: u32) -> None:
+    """Check a type's chain of supertypes, which ends with the type itself."""
+    info = heap.type_info(index)
+    start = info.supertypes_start
+    depth = info.depth
+    itself = heap.type_data(start + depth)
+    if itself != index:
+        problem(heap, "the supertypes of type {} lead to type {}, not to itself", index, itself)
+        return
+    for position in range(depth):
+        above = heap.type_data(start + position)
+        if above >= heap.type_data(start + position + 1):
+            problem(heap, "type {} has supertype {} at depth {}, above a lower number", index, above, position)
+            return
+        known = heap.type_info(above)
+        if (above < heap.control.type_count) and (known.kind != 0):
+            if (known.kind != info.kind) or (known.depth != position) or (known.is_final != 0):
+                problem(heap, "type {} has supertype {} at depth {}, which cannot be", index, above, position)
+                return
+            if position > 0 and not lies_beyond(heap, known.supertypes_start, u64(position)):
+                further = heap.type_data(start + position - 1)
+                if heap.type_data(known.supertypes_start + position - 1) != further:
+                    problem(
+                        heap, "type {} has supertypes {} and {}, which is none of the former's", index, above, further
+                    )
+                    return
+
+
+@inline
+def storage_size(storage: u32) -> u64:
+    """How many bytes a field of some storage has, which is its alignment; 0 for what is no storage."""
+    if storage == VMStorage.I8:
+        return 1
+    if storage == VMStorage.I16:
+        return 2
+    if (storage == VMStorage.I32) or (storage == VMStorage.F32) or (storage == VMStorage.REFERENCE):
+        return REFERENCE_SIZE
+    if (storage == VMStorage.I64) or (storage == VMStorage.F64):
+        return 8
+    if storage == VMStorage.V128:
+        return 16
+    return 0
+
+
+@inline
+def field_at(heap: Heap, start: u32, number: u32) -> u64:
+    """The address of a `VMFieldInfo` in the type data."""
+    return heap.control.type_data + (u64(start) + u64(number) * _FIELD_WORDS) * _WORD
+
+
+@native
+def verify_field(heap: Heap, index: u32, number: u32) -> u64:
+    """Check what a type says of a field alone; return the field's size, or 0 if something is wrong."""
+    info = heap.type_info(index)
+    field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+    storage = u32(field.storage)
+    flags = u32(field.flags)
+    target = field.heap_type
+    size = storage_size(storage)
+    if size == 0:
+        problem(heap, "field {} of type {} has storage {}; storages are 0 to {}", number, index, storage, _LAST_STORAGE)
+        return 0
+    if flags & ~_FIELD_FLAGS != 0:
+        problem(heap, "field {} of type {} has unknown flags in {:#x}", number, index, flags)
+        return 0
+    if storage != VMStorage.REFERENCE:
+        if (flags & ~FIELD_MUTABLE != 0) or (target != 0):
+            problem(heap, "field {} of type {} is no reference, but has flags {:#x} of one", number, index, flags)
+            return 0
+        return size
+    if (target >= TYPE_LIMIT) and ((target < _FIRST_HEAP_TYPE) or (target > _LAST_HEAP_TYPE)):
+        problem(
+            heap, "field {} of type {} refers to {:#x}, which is neither a type nor a heap type", number, index, target
+        )
+        return 0
+    is_traced = flags & FIELD_TRACED != 0
+    is_known = True
+    is_followed = target not in _UNTRACED_HEAP_TYPES
+    if target < TYPE_LIMIT:
+        known = heap.type_info(target).kind  # a function's type, which is an exception's, or one of objects
+        is_known = (target < heap.control.type_count) and (known != 0)
+        is_followed = known != VMGcKind.EXN_REF
+    if is_known and (is_traced != is_followed):
+        problem(heap, "field {} of type {} refers to {:#x}, and has flags {:#x}", number, index, target, flags)
+        return 0
+    return size
+
+
+@native
+def verify_array_type(heap: Heap, index: u32) -> None:
+    """Check an array type's words against its element."""
+    info = heap.type_info(index)
+    if info.field_count != 1:
+        problem(heap, "array type {} has {} elements' descriptions, not 1", index, info.field_count)
+        return
+    size = verify_field(heap, index, 0)
+    if size == 0:
+        return
+    element = at(VMFieldInfo, field_at(heap, info.fields_start, 0))
+    start = (ARRAY_HEADER_END + (size - 1)) & ~(size - 1)
+    if (u64(element.offset) != start) or (info.size_or_elements_offset != element.offset):
+        problem(
+            heap,
+            "array type {} has elements from {} on; its element is at {}, and has to be at {}",
+            index,
+            info.size_or_elements_offset,
+            element.offset,
+            start,
+        )
+    traced = u32(u32(element.flags) & FIELD_TRACED != 0)
+    if (u64(info.element_size) != size) or (info.traced_count != traced):
+        problem(
+            heap,
+            "array type {} has elements of {} bytes, not {}, and traces {} of 1",
+            index,
+            info.element_size,
+            size,
+            info.traced_count,
+        )
+    verify_mask(heap, index, 0, traced)
+
+
+@native
+def verify_struct_type(heap: Heap, index: u32) -> None:
+    """Check a struct's or exception's words against its fields, one after the other."""
+    info = heap.type_info(index)
+    if info.field_count > MAX_STRUCT_FIELDS:
+        problem(heap, "type {} has {} fields; at most {} are allowed", index, info.field_count, MAX_STRUCT_FIELDS)
+        return
+    if info.element_size != 0:
+        problem(heap, "type {} has no elements, but says that they have {} bytes", index, info.element_size)
+    offset: u64 = HEADER_SIZE
+    if info.kind == VMGcKind.EXN_REF:
+        offset = EXCEPTION_FIELDS_OFFSET
+    align: u64 = HEADER_ALIGN
+    traced: u32 = 0
+    mask: u64 = 0
+    is_beyond: u32 = 0
+    for number in range(info.field_count):
+        field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+        size = verify_field(heap, index, number)
+        if size == 0:
+            return
+        offset = (offset + (size - 1)) & ~(size - 1)
+        if u64(field.offset) != offset:
+            problem(heap, "field {} of type {} is at {}; it has to be at {}", number, index, field.offset, offset)
+            return
+        if u32(field.flags) & FIELD_TRACED != 0:
+            if traced < info.traced_count:
+                said = heap.type_data(info.traced_offsets_start + traced)
+                if said != field.offset:
+                    problem(
+                        heap,
+                        "type {} has a traced field at {}; traced offset {} is {}",
+                        index,
+                        field.offset,
+                        traced,
+                        said,
+                    )
+                    return
+            slot = (offset - HEADER_SIZE) // REFERENCE_SIZE
+            if slot < TRACED_MASK_BITS:
+                mask |= u64(1) << slot
+            else:
+                is_beyond = 1
+            traced += 1
+        offset += size
+        align = max(align, size)
+    if traced != info.traced_count:
+        problem(heap, "type {} has {} traced fields; the type table says {}", index, traced, info.traced_count)
+    whole = (offset + (align - 1)) & ~(align - 1)
+    if u64(info.size_or_elements_offset) != whole:
+        problem(heap, "type {} has {} bytes; its fields make it {}", index, info.size_or_elements_offset, whole)
+    if is_beyond != 0:
+        mask = 0
+    verify_mask(heap, index, mask, is_beyond)
+
+
+@native
+def verify_mask(heap: Heap, index: u32, mask: u64, is_beyond: u32) -> None:
+    """Check what freeing and tracing go by."""
+    info = heap.type_info(index)
+    if info.traced_mask != mask:
+        problem(heap, "type {} has the traced mask {:#x}; its fields make it {:#x}", index, info.traced_mask, mask)
+    if info.is_beyond_mask != is_beyond:
+        problem(
+            heap,
+            "type {} has {} for whether references are beyond its mask, not {}",
+            index,
+            info.is_beyond_mask,
+            is_beyond,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Blocks and objects
+
+
+@native
+def verify_object(heap: Heap, reference: Ref) -> None:
+    """Check what the header of an object says by itself, and against its type."""
+    control = heap.control
+    header = heap.header(reference)
+    word = header.kind_and_reserved
+    kind = word & KIND_MASK
+    type_index = header.type_index
+    size = header.object_size
+    if kind not in OBJECT_KINDS:
+        problem(heap, "object {:#x} has kind word {:#x}, which is no kind", reference, word)
+        return
+    if word & _UNKNOWN_BITS != 0:
+        problem(heap, "object {:#x} has unknown reserved bits in {:#x}", reference, word)
+    if kind == VMGcKind.EXTERN_REF:
+        if type_index != EXTERNREF_TYPE_INDEX:
+            problem(heap, "externref {:#x} has type index {}", reference, type_index)
+        if size != sizeof(VMDrcExternRef):
+            problem(heap, "externref {:#x} has size {}", reference, size)
+        verify_host_data_of(heap, reference)
+        return
+    info = heap.type_info(type_index)
+    if (type_index >= control.type_count) or (type_index >= TYPE_LIMIT) or (info.kind == 0):
+        problem(heap, "object {:#x} has type index {}, which is not in the type table", reference, type_index)
+        return
+    if info.kind != kind:
+        problem(
+            heap,
+            "object {:#x} of type {} has kind {:#x}; the type's objects have {:#x}",
+            reference,
+            type_index,
+            kind,
+            info.kind,
+        )
+        return
+    wanted = u64(info.size_or_elements_offset)
+    if kind == VMGcKind.ARRAY_REF:
+        wanted += u64(heap.array(reference).length) * u64(info.element_size)
+    if u64(size) != wanted:
+        problem(heap, "object {:#x} has size {}; its type and length make it {}", reference, size, wanted)
+
+
+@native
+def verify_host_data_of(heap: Heap, reference: Ref) -> None:
+    """Check that the side table knows an externref's host data."""
+    control = heap.control
+    number = heap.externref(reference).host_data_id
+    if (number < control.host_data_count) and (number < HOST_DATA_LIMIT):
+        entry = at(VMHostData, control.host_data + u64(number) * sizeof(VMHostData))
+        if entry.owner != VMHostDataOwner.NOBODY:
+            return
+    problem(heap, "externref {:#x} has host data {}, which the side table does not know", reference, number)
+
+
+@native
+def verify_blocks(heap: Heap, notes: u64, has_lists: bool) -> tuple[bool, u64, u64]:
+    """Check that blocks tile the heap, and the header of each object.
+
+    Returns whether the blocks led to the bump pointer, how many objects there are, and how many bytes of them. Without
+    free lists, no two neighbours may be free; with them, no two that a merging pass has seen.
+    """
+    objects: u64 = 0
+    size: u64 = 0
+    merged_end: u64 = 0
+    end: u64 = FIRST_INDEX
+    for index in blocks(heap):
+        length = length_of_block(heap, index)
+        end = u64(index) + length
+        if is_free(heap, index):
+            add_note(notes, index, FREE)
+            is_merged = not has_lists or (heap.block(index).flags & FREE_BLOCK_COALESCED != 0)
+            if is_merged and (merged_end == u64(index)):
+                problem(heap, "free block at {:#x} was not merged with the one before it", index)
+            merged_end = 0
+            if is_merged:
+                merged_end = end
+        else:
+            add_note(notes, index, OBJECT)
+            verify_object(heap, index)
+            objects += 1
+            size += length
+    if not has_lists and (merged_end == u64(heap.control.bump)):
+        problem(heap, "the last free block, which ends at {:#x}, was not merged with the bump region", merged_end)
+    return end == u64(heap.control.bump), objects, size
+
+
+@native
+def verify_figures(heap: Heap, objects: u64, size: u64) -> None:
+    """Check the counters of objects and bytes against what a walk has found."""
+    control = heap.control
+    said = wrapping_sub(control.objects_allocated, control.objects_freed)
+    said_bytes = wrapping_sub(control.bytes_allocated, control.bytes_freed)
+    if (said != objects) or (said_bytes != size):
+        problem(
+            heap,
+            "the counters say {} live objects of {} bytes; the heap holds {} of {}",
+            said,
+            said_bytes,
+            objects,
+            size,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Free lists
+
+
+@native
+def verify_free_list(heap: Heap, notes: u64, number: u32, is_walked: bool) -> None:
+    """Check that a list holds nothing but free blocks, each once and in its class; as far as the first that is none."""
+    bump = heap.control.bump
+    index = heap.size_class_head(number).value
+    while index != NULL:
+        is_place = (index & (BLOCK_ALIGN - 1) == 0) and (index >= FIRST_INDEX) and (index < bump)
+        if not is_place or not is_free(heap, index) or (is_walked and (note_of(heap, notes, index) & FREE == 0)):
+            problem(heap, "free list {} holds {:#x}, where no free block starts", number, index)
+            return
+        if note_of(heap, notes, index) & LISTED != 0:
+            problem(heap, "free block at {:#x} is on a free list twice", index)
+            return
+        add_note(notes, index, LISTED)
+        block = heap.block(index)
+        if size_class(block.length) != number:
+            problem(heap, "free block at {:#x} of {} bytes is on free list {}", index, block.length, number)
+        index = block.next
+
+
+@native
+def verify_free_lists(heap: Heap, notes: u64, is_walked: bool) -> None:
+    """Check every list, against the notes of a walk if there was one, else against the blocks alone."""
+    for number in range(SIZE_CLASS_COUNT):
+        verify_free_list(heap, notes, number, is_walked)
+
+
+@native
+def verify_free_lists_alone(heap: Heap) -> None:
+    """Check the lists without a walk."""
+    verify_bounds(heap)
+    if heap.problem_count() == 0:
+        size = size_of_notes(heap)
+        notes = heap.map_notes(size)
+        if notes != 0:
+            verify_free_lists(heap, notes, False)
+            heap.unmap_notes(notes, size)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Handles and host data
+
+
+@inline
+def handle_at(heap: Heap, number: u32) -> u32:
+    """What is in the entry of a handle."""
+    entry = cell(u32, heap.control.handles + u64(number) * REFERENCE_SIZE)
+    return u32(entry.value)
+
+
+@native
+def verify_handles(heap: Heap) -> None:
+    """Check that each handle holds something or is on the list of free handles, once."""
+    control = heap.control
+    count = control.handle_count
+    free: u64 = 0
+    for number in range(count):
+        value = handle_at(heap, number)
+        if value == NULL:
+            problem(heap, "handle {} of {} holds null, and is not free", number, count)
+            return
+        free += u64(value & I31_TAG)
+    listed: u64 = 0
+    following = control.free_handle  # a number plus 1
+    while following != 0:
+        if (following > count) or (listed == free):
+            problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
+            return
+        value = handle_at(heap, following - 1)
+        if value & I31_TAG == 0:
+            problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
+            return
+        listed += 1
+        following = value >> I31_SHIFT
+    if listed != free:
+        problem(heap, "{} handles are free, and {} are on the list of free handles", free, listed)
+
+
+@native
+def verify_host_data(heap: Heap) -> None:
+    """Check that each host-data id is somebody's or is on the list of free ids, once."""
+    control = heap.control
+    count = control.host_data_count
+    free: u64 = 0
+    lasts: u32 = 0
+    for number in range(count):
+        entry = at(VMHostData, control.host_data + u64(number) * sizeof(VMHostData))
+        if entry.owner > VMHostDataOwner.C:
+            problem(heap, "host-data id {} has owner {}", number, entry.owner)
+            return
+        if entry.owner == VMHostDataOwner.NOBODY:
+            free += 1
+            lasts += u32(entry.next_free == 0)
+            if lasts > 1:  # so a count that is far too high is found out at once
+                problem(heap, "host-data id {} of {} is nobody's, and not on the list of free ids", number, count)
+                return
+    listed: u64 = 0
+    following = control.free_host_data  # an id plus 1
+    while following != 0:
+        if (following > count) or (listed == free):
+            problem(heap, "the list of free host-data ids leads to {}, which is not free", following - 1)
+            return
+        entry = at(VMHostData, control.host_data + u64(following - 1) * sizeof(VMHostData))
+        if entry.owner != VMHostDataOwner.NOBODY:
+            problem(heap, "the list of free host-data ids leads to {}, which is not free", following - 1)
+            return
+        listed += 1
+        following = entry.next_free
+    if listed != free:
+        problem(heap, "{} host-data ids are nobody's, and {} are on the list of free ids", free, listed)

@@ -1,0 +1,95 @@
+"""What the indices of one module mean: its types, and how objects of them are laid out.
+
+Everything that emits code for a module asks here. A type index of the module's and the engine's index of the same type
+are two numbers: `canonical` turns one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowheap.jit.barriers import Barriers
+from lowheap.layout import GcArrayLayout, GcStructLayout, GcTypeLayouts
+from lowheap.types import (
+    ArrayType,
+    FieldType,
+    FuncType,
+    RefType,
+    StorageType,
+    StructType,
+    TypeRegistry,
+    storage_size,
+)
+
+
+class ModuleContext:
+    """The types of one module, and what its code is compiled with.
+
+    `type_indices` are the engine's indices of the module's types. `inline_allocation`: blocks are taken off the size
+    classes' lists without a call of the runtime, where there is one.
+    """
+
+    def __init__(
+        self, types: TypeRegistry, type_indices: Sequence[int], barriers: Barriers, *, inline_allocation: bool
+    ) -> None:
+        """Keep what all functions of the module need to know."""
+        self.types = types
+        self.type_indices = type_indices
+        self.barriers = barriers
+        self.inline_allocation = inline_allocation
+        self._layouts = GcTypeLayouts()
+        self._layout_cache: dict[int, GcStructLayout | GcArrayLayout] = {}
+
+    def canonical(self, type: Any) -> Any:
+        """Return a storage type with the engine's type index in place of the module's."""
+        if isinstance(type, RefType) and isinstance(type.heap_type, int):
+            return RefType(type.nullable, self.type_indices[type.heap_type])
+        return type
+
+    def function_type(self, type_index: int) -> FuncType:
+        """Return the function type at one of the module's type indices."""
+        composite = self.types[self.type_indices[type_index]].composite
+        assert isinstance(composite, FuncType), "validated: a function's type is a function type"
+        return composite
+
+    def fields(self, type_index: int) -> tuple[FieldType, ...]:
+        """Return the fields of a struct type at one of the module's type indices."""
+        composite = self.types[self.type_indices[type_index]].composite
+        assert isinstance(composite, StructType), "validated: struct instructions have struct types"
+        return composite.fields
+
+    def element(self, type_index: int) -> FieldType:
+        """Return the element of an array type at one of the module's type indices."""
+        composite = self.types[self.type_indices[type_index]].composite
+        assert isinstance(composite, ArrayType), "validated: array instructions have array types"
+        return composite.element
+
+    def origin_of_field(self, type_index: int, number: int) -> int:
+        """Return the engine's index of the topmost supertype of a struct type that has field `number`."""
+        for index in self.types.supertypes(self.type_indices[type_index]):
+            composite = self.types[index].composite
+            if isinstance(composite, StructType) and number < len(composite.fields):
+                return index
+        raise AssertionError("validated: a struct type has the fields that instructions name")
+
+    def struct_layout(self, type_index: int) -> GcStructLayout:
+        """Return the layout of a struct type at one of the module's type indices."""
+        layout = self._layout_cache.get(type_index)
+        if layout is None:
+            layout = self._layouts.struct_layout([self._slot(f.storage) for f in self.fields(type_index)])
+            self._layout_cache[type_index] = layout
+        assert isinstance(layout, GcStructLayout), "validated: struct instructions have struct types"
+        return layout
+
+    def array_layout(self, type_index: int) -> GcArrayLayout:
+        """Return the layout of an array type at one of the module's type indices."""
+        layout = self._layout_cache.get(type_index)
+        if layout is None:
+            layout = self._layouts.array_layout(self._slot(self.element(type_index).storage))
+            self._layout_cache[type_index] = layout
+        assert isinstance(layout, GcArrayLayout), "validated: array instructions have array types"
+        return layout
+
+    def _slot(self, storage: StorageType) -> tuple[int, bool]:
+        return storage_size(storage), self.types.is_traced(storage)

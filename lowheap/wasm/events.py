@@ -1,0 +1,714 @@
+"""Functions for what many instructions do alike: allocation, access to objects and globals, casts.
+
+A method of `EventEmitter` is an event. It is emitted once for a module, as an internal function, for each set of static
+arguments that the module's instructions call for: types, fields, what can be null. An instruction's site is a call. So
+a site costs a line of IR, and LLVM does what Python would do slowly: it inlines the function, first thing, where
+`EventFunctions` says so.
+
+**Barriers.** The methods of the module's barrier set are called from here, and only from here (`read`, `write`, `init`,
+`allocate` below), with the emitter of the event's function. What they emit depends on the static arguments and on the
+barrier set; where the instruction is, an argument tells: `Emitter.offset`.
+
+**Safepoints.** An event that allocates is a call that may collect, with the references that live after it; in its own
+function, those among its arguments that it stores into the new object live across the call of the runtime. Inlined, the
+two lists become one.
+
+**Inlined or called?** Decided when the module is complete, see `EventFunctions.choose`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+from llvmlite import ir
+
+from lowheap.collectors.interface import Shape
+from lowheap.errors import TrapCode
+from lowheap.jit import runtime, safepoints, transitions
+from lowheap.jit.emit import (
+    I1,
+    I32,
+    I64,
+    PTR,
+    REFERENCE,
+    VOID,
+    Emitter,
+    NativeFunction,
+    llvm_type,
+)
+from lowheap.jit.marks import MarkedModule
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    SMALL_BLOCK_LIMIT,
+    FreeBlock,
+    VMContext,
+    VMDrcArrayHeader,
+    VMDrcHeader,
+    VMFuncRef,
+    VMGcKind,
+    VMHeapControl,
+    VMStoreContext,
+    VMTypeInfo,
+    block_length,
+)
+from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, storage_size
+from lowheap.wasm.context import ModuleContext
+
+SMALL_BODY = 24
+"""So many instructions of LLVM's, or fewer, make an event that is inlined everywhere: a call would take as many."""
+
+MOST_INLINED = 100
+"""So many sites in one function have their events inlined at most: compiling must not take long, whatever comes."""
+
+MOST_OUTSIDE_LOOPS, MOST_IN_LOOPS = 500, 2000
+"""So many sites in one module have their events inlined at most."""
+
+GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
+"""The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
+own is an import, and those lie at known offsets."""
+
+Static = bool | int | str | AbstractHeapType | Shape
+"""A static argument of an event."""
+
+
+class EventEmitter(Emitter):
+    """Emits one event's function: `vmctx`, the instruction's offset, and then what the event's method is given.
+
+    `owner` is the object that a slot is in; None for a global.
+    """
+
+    def __init__(self, context: ModuleContext, function: ir.Function) -> None:
+        """Start the function."""
+        super().__init__(function)
+        self.context = context
+        self.offset = function.args[1]
+        self.references: list[ir.Value] = []
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Slots: globals, fields, elements
+
+    def read(self, address: ir.Value, storage: StorageType, owner: ir.Value | None) -> ir.Value:
+        """Load a value; a reference through the read barrier."""
+        if isinstance(storage, RefType):
+            return self.context.barriers.read(self, address, self._shape(storage), owner)
+        return self.load_typed(address, llvm_type(storage))
+
+    def write(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+        """Store over a value; a reference through the write barrier."""
+        if isinstance(storage, RefType):
+            self.context.barriers.write(self, address, value, self._shape(storage), owner)
+        else:
+            self.store_typed(self._pack(value, storage), address)
+
+    def init(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+        """Store where there is nothing yet; a reference through the init barrier."""
+        if isinstance(storage, RefType):
+            self.context.barriers.init(self, address, value, self._shape(storage), owner)
+        else:
+            self.store_typed(self._pack(value, storage), address)
+
+    def _read_extended(self, address: ir.Value, storage: StorageType, owner: ir.Value, is_signed: bool) -> ir.Value:
+        """Read what goes on the operand stack, where packed types are i32."""
+        value = self.read(address, storage, owner)
+        if isinstance(storage, PackedType):
+            return self.builder.sext(value, I32) if is_signed else self.builder.zext(value, I32)
+        return value
+
+    def _pack(self, value: ir.Value, storage: StorageType) -> ir.Value:
+        return self.builder.trunc(value, llvm_type(storage)) if isinstance(storage, PackedType) else value
+
+    def _shape(self, type: RefType) -> Shape:
+        return Shape.of(type, is_traced=self.context.types.is_traced(type))
+
+    def _remember(self, value: ir.Value, storage: StorageType) -> None:
+        """Make a root of a reference that must outlive a safepoint of the event's."""
+        if self.context.types.is_traced(storage) and not isinstance(value, ir.Constant):
+            self.references.append(value)
+
+    def stack_check(self, size: ir.Value) -> None:
+        """Trap when the frame of the function that this is inlined into, and `size`, would pass the stack limit."""
+        with self.event("stack check"):
+            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), size)
+            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
+            # is inlined there.
+            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
+            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
+
+    def global_get(self, address: ir.Value, shape: Shape, name: str) -> ir.Value:
+        """`global.get` of a reference."""
+        return self.context.barriers.read(self, self.named(address, name), shape)
+
+    def global_set(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
+        """`global.set` of a reference."""
+        self.context.barriers.write(self, self.named(address, name), value, shape)
+
+    def global_init(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
+        """Give a global that holds a reference its first value."""
+        self.context.barriers.init(self, self.named(address, name), value, shape)
+
+    def global_init_number(self, address: ir.Value, value: ir.Value, type: str, name: str) -> None:
+        """Give a global that holds a number its first value."""
+        self.store_typed(value, self.named(address, name))
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # References
+
+    def null_check(self, reference: ir.Value) -> None:
+        """Trap when a reference is null."""
+        self.trap_if(self.is_null(reference), TrapCode.NULL_REFERENCE)
+
+    def _check(self, reference: ir.Value, may_be_null: bool) -> None:
+        if may_be_null:
+            self.null_check(reference)
+
+    def cast(self, reference: ir.Value, *static: Any) -> None:
+        """`ref.cast` to what `is_instance` is told."""
+        matches = self.is_instance(reference, *static)
+        self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
+
+    def is_instance(
+        self,
+        reference: ir.Value,
+        may_be_null: bool,
+        may_be_i31: bool,
+        null_is: bool,
+        wanted: AbstractHeapType | int,
+    ) -> ir.Value:
+        """Return, as an i1, whether a reference is of a heap type (the module's); a null is, if `null_is`."""
+        if not may_be_null:
+            return self._is_object_of(reference, may_be_i31, wanted)
+        builder = self.builder
+        start, done = builder.block, self.function.append_basic_block()
+        non_null = self.function.append_basic_block()
+        builder.cbranch(self.is_null(reference), done, non_null)
+        builder.position_at_end(non_null)
+        matches = self._is_object_of(reference, may_be_i31, wanted)
+        end = builder.block
+        builder.branch(done)
+        builder.position_at_end(done)
+        result = builder.phi(I1)
+        result.add_incoming(I1(int(null_is)), start)
+        result.add_incoming(matches, end)
+        return result
+
+    def _is_object_of(self, reference: ir.Value, may_be_i31: bool, wanted: AbstractHeapType | int) -> ir.Value:
+        """Whether a reference that is not null is of a heap type."""
+        builder = self.builder
+        if isinstance(wanted, int):
+            top = self.context.types.top(self.context.type_indices[wanted])
+            if top is AbstractHeapType.FUNC:
+                return self._is_type(self.load(function_entry(self, reference), VMFuncRef.type_index), wanted)
+        if wanted is AbstractHeapType.I31:
+            return self.is_i31(reference)
+        if not may_be_i31:
+            return self._has_heap_type(reference, wanted)
+        start, done = builder.block, self.function.append_basic_block()
+        boxed = self.function.append_basic_block()
+        builder.cbranch(self.is_i31(reference), done, boxed)
+        builder.position_at_end(boxed)
+        matches = self._has_heap_type(reference, wanted)
+        end = builder.block
+        builder.branch(done)
+        builder.position_at_end(done)
+        result = builder.phi(I1)
+        result.add_incoming(I1(int(wanted is AbstractHeapType.EQ)), start)
+        result.add_incoming(matches, end)
+        return result
+
+    def _has_heap_type(self, reference: ir.Value, wanted: AbstractHeapType | int) -> ir.Value:
+        """Whether an object is of a heap type, by its header."""
+        if isinstance(wanted, int):
+            return self._is_type(self.load_header(reference, VMDrcHeader.type_index), wanted)
+        kind = I32(_KINDS[wanted])
+        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
+        return self.builder.icmp_unsigned("==", self.builder.and_(word, kind), kind)
+
+    def _is_type(self, actual: ir.Value, wanted: int) -> ir.Value:
+        """Whether a type index is that of one of the module's types, or of a subtype of it."""
+        builder = self.builder
+        expected = self._type_id(wanted)
+        same = builder.icmp_unsigned("==", actual, expected)
+        engine_index = self.context.type_indices[wanted]
+        if self.context.types[engine_index].final:
+            return same
+        depth = len(self.context.types.supertypes(engine_index)) - 1
+        start, done = builder.block, self.function.append_basic_block()
+        known, deep = self.function.append_basic_block(), self.function.append_basic_block()
+        look_up = self.function.append_basic_block()
+        builder.cbranch(same, done, known)
+
+        builder.position_at_end(known)  # an externref, seen as an anyref, has no entry in the type table
+        count = self.load(self.control, VMHeapControl.type_count)
+        builder.cbranch(builder.icmp_unsigned("<", actual, count), deep, done)
+
+        builder.position_at_end(deep)
+        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
+        info = entry_of(self, table, actual, VMTypeInfo)
+        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth, invariant=True), I32(depth))
+        builder.cbranch(is_deep, look_up, done)
+
+        builder.position_at_end(look_up)
+        position = builder.add(self.load(info, VMTypeInfo.supertypes_start, invariant=True), I32(depth))
+        data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
+        place = self.at(data, builder.mul(builder.zext(position, I64), I64(storage_size(NumType.I32))))
+        above = builder.icmp_unsigned("==", self.load_typed(place, I32, invariant=True), expected)
+        builder.branch(done)
+
+        builder.position_at_end(done)
+        result = builder.phi(I1)
+        result.add_incoming(I1(1), start)
+        result.add_incoming(I1(0), known)
+        result.add_incoming(I1(0), deep)
+        result.add_incoming(above, look_up)
+        return result
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Allocation
+
+    def _type_id(self, type_index: int) -> ir.Value:
+        """Return the engine's index of one of the module's types."""
+        ids = self.load_pointer(self.vmctx, VMContext.type_ids, invariant=True)
+        return self.load_typed(self.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
+
+    def _allocate(self, function: str, args: Sequence[ir.Value]) -> ir.Value:
+        """Have the runtime make an object, which is a safepoint, and hand it over."""
+        args = [self.vmctx, self.offset_value(), *args]
+        callee = self.declare(function, REFERENCE, [arg.type for arg in args])
+        with self.event("safepoint"):
+            reference = safepoints.call(self.builder, callee, args)
+        self.references.append(reference)
+        self.context.barriers.allocate(self, reference)
+        return reference
+
+    def _allocate_struct(self, type_index: int) -> ir.Value:
+        size = self.context.struct_layout(type_index).size
+        with self.event("allocate"):
+            call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)])
+            if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
+                return call()
+            return self._allocate_inline(type_index, VMGcKind.STRUCT_REF, I32(size), call)
+
+    def _allocate_inline(
+        self,
+        type_index: int,
+        kind: VMGcKind,
+        size: ir.Value,
+        call: Callable[[], ir.Value],
+        *,
+        is_small: ir.Value | None = None,
+        array_length: ir.Value | None = None,
+    ) -> ir.Value:
+        """Take a block off its size class's list and write the header; `call` for an object when the list is empty.
+
+        `is_small` tells whether a block for `size` bytes is of a small class; None: it is. An array's length is part of
+        its header. The hand-over is emitted on either way: right behind the header's stores, LLVM makes one store of
+        the two to a field that it writes again, and behind the call, it finds the same values as on the other way.
+        """
+        builder = self.builder
+        listed, empty = self.function.append_basic_block("pop"), self.function.append_basic_block("refill")
+        done = self.function.append_basic_block()
+        if is_small is not None:
+            small = self.function.append_basic_block("small")
+            builder.cbranch(is_small, small, empty).set_weights([1 << 10, 1])
+            builder.position_at_end(small)
+        length = builder.and_(builder.add(size, I32(BLOCK_ALIGN - 1)), I32(-BLOCK_ALIGN))
+        head, place = runtime.emit_pop(self, length)
+        builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
+
+        builder.position_at_end(listed)
+        self.store_typed(self.load(self.heap_address(head), FreeBlock.next), place)
+        self.store_header(kind, head, VMDrcHeader.kind_and_reserved)
+        self.store_header(self._type_id(type_index), head, VMDrcHeader.type_index)
+        self.store_header(1, head, VMDrcHeader.ref_count)
+        self.store_header(size, head, VMDrcHeader.object_size)
+        if array_length is not None:
+            self.store_header(array_length, head, VMDrcArrayHeader.length)
+        for counter, amount in (
+            (VMHeapControl.objects_allocated, I64(1)),
+            (VMHeapControl.bytes_allocated, builder.zext(length, I64)),
+        ):
+            self.store(builder.add(self.load(self.control, counter), amount), self.control, counter)
+        self.context.barriers.allocate(self, head)
+        popped = builder.block
+        builder.branch(done)
+
+        builder.position_at_end(empty)
+        called = call()
+        refilled = builder.block
+        builder.branch(done)
+
+        builder.position_at_end(done)
+        reference = builder.phi(REFERENCE)
+        reference.add_incoming(head, popped)
+        reference.add_incoming(called, refilled)
+        self.references.append(reference)
+        return reference
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Structs
+
+    def _struct_field(self, reference: ir.Value, type_index: int, number: int) -> ir.Value:
+        """The address of a field, which is one with the field of that number in the supertypes that have it."""
+        place = self.context.struct_layout(type_index).fields[number]
+        origin = self.context.origin_of_field(type_index, number)
+        return self.named(self.heap_address(reference, place.offset), f"struct {origin}+{number}")
+
+    def struct_new(self, *args: Any) -> ir.Value:
+        """`struct.new` of the type whose index is the last argument, behind the fields' values."""
+        *values, type_index = args
+        fields = self.context.fields(type_index)
+        for value, declared in zip(values, fields, strict=True):
+            self._remember(value, declared.storage)
+        reference = self._allocate_struct(type_index)
+        for number, (value, declared) in enumerate(zip(values, fields, strict=True)):
+            self.init(self._struct_field(reference, type_index, number), value, declared.storage, reference)
+        return reference
+
+    def struct_new_default(self, type_index: int) -> ir.Value:
+        """`struct.new_default`."""
+        return self.struct_new(*(zero(each.storage) for each in self.context.fields(type_index)), type_index)
+
+    def struct_get(
+        self, reference: ir.Value, type_index: int, number: int, may_be_null: bool, is_signed: bool
+    ) -> ir.Value:
+        """`struct.get`, `struct.get_s` and `struct.get_u`."""
+        self._check(reference, may_be_null)
+        address = self._struct_field(reference, type_index, number)
+        return self._read_extended(address, self.context.fields(type_index)[number].storage, reference, is_signed)
+
+    def struct_set(self, reference: ir.Value, value: ir.Value, type_index: int, number: int, may_be_null: bool) -> None:
+        """`struct.set`."""
+        self._check(reference, may_be_null)
+        address = self._struct_field(reference, type_index, number)
+        self.write(address, value, self.context.fields(type_index)[number].storage, reference)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Arrays
+
+    def array_allocate(self, length: ir.Value, type_index: int) -> ir.Value:
+        """Make an array whose elements are yet to be initialised."""
+        layout, builder = self.context.array_layout(type_index), self.builder
+        with self.event("allocate"):
+            args = [self._type_id(type_index), length]
+            call = functools.partial(self._allocate, transitions.ALLOCATE_ARRAY_FUNCTION, args)
+            if not self.context.inline_allocation:
+                return call()
+            most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
+            is_small = builder.icmp_unsigned("<=", length, I32(most))
+            size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
+            return self._allocate_inline(
+                type_index, VMGcKind.ARRAY_REF, size, call, is_small=is_small, array_length=length
+            )
+
+    def array_init(self, array: ir.Value, offset: ir.Value, value: ir.Value, type_index: int) -> None:
+        """Initialise an element of a new array, `offset` bytes into it: a small constant, once this is inlined.
+
+        LLVM can tell the places of such stores apart at once, where those of an index's it must ask about in pairs.
+        """
+        address = self.named(self.at(self.heap_address(array), offset), self._element_name(type_index))
+        self.init(address, value, self.context.element(type_index).storage, array)
+
+    def array_new(self, value: ir.Value, length: ir.Value, type_index: int) -> ir.Value:
+        """`array.new`."""
+        storage = self.context.element(type_index).storage
+        self._remember(value, storage)
+        array = self.array_allocate(length, type_index)
+        with self._counting(length) as number:
+            self.init(self._element_address(array, type_index, number), value, storage, array)
+        return array
+
+    def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
+        """`array.new_default`."""
+        return self.array_new(zero(self.context.element(type_index).storage), length, type_index)
+
+    def array_get(
+        self, array: ir.Value, index: ir.Value, type_index: int, may_be_null: bool, is_signed: bool
+    ) -> ir.Value:
+        """`array.get`, `array.get_s` and `array.get_u`."""
+        self._check(array, may_be_null)
+        self._check_index(array, index)
+        address = self._element_address(array, type_index, index)
+        return self._read_extended(address, self.context.element(type_index).storage, array, is_signed)
+
+    def array_set(self, array: ir.Value, index: ir.Value, value: ir.Value, type_index: int, may_be_null: bool) -> None:
+        """`array.set`."""
+        self._check(array, may_be_null)
+        self._check_index(array, index)
+        address = self._element_address(array, type_index, index)
+        self.write(address, value, self.context.element(type_index).storage, array)
+
+    def array_len(self, array: ir.Value, may_be_null: bool) -> ir.Value:
+        """`array.len`."""
+        self._check(array, may_be_null)
+        return self._length(array)
+
+    def array_fill(
+        self,
+        array: ir.Value,
+        start: ir.Value,
+        value: ir.Value,
+        count: ir.Value,
+        type_index: int,
+        may_be_null: bool,
+    ) -> None:
+        """`array.fill`."""
+        self._check(array, may_be_null)
+        self._check_range(array, start, count)
+        storage = self.context.element(type_index).storage
+        with self._counting(count) as number:
+            index = self.builder.add(start, number)
+            self.write(self._element_address(array, type_index, index), value, storage, array)
+
+    def array_copy(
+        self,
+        target: ir.Value,
+        target_start: ir.Value,
+        source: ir.Value,
+        source_start: ir.Value,
+        count: ir.Value,
+        target_type: int,
+        source_type: int,
+        target_may_be_null: bool,
+        source_may_be_null: bool,
+    ) -> None:
+        """`array.copy`."""
+        # In wasmtime's order, so that a program that could trap in two ways traps in the same one.
+        self._check(target, target_may_be_null)
+        self._check_range(target, target_start, count)
+        self._check(source, source_may_be_null)
+        self._check_range(source, source_start, count)
+        builder, storage = self.builder, self.context.element(target_type).storage
+        if not isinstance(storage, RefType) or not self._shape(storage).is_counted:
+            move = self.intrinsic("llvm.memmove.p0.p0.i64", VOID, [PTR, PTR, I64, I1])
+            length = builder.mul(builder.zext(count, I64), I64(storage_size(storage)))
+            to = self._element_address(target, target_type, target_start)
+            builder.call(move, [to, self._element_address(source, source_type, source_start), length, I1(0)])
+            return
+        # Element by element, through the barriers; backwards where the source would be overwritten before it is read.
+        # Nothing here is a safepoint, so both arrays stay on the list throughout.
+        backwards = builder.icmp_unsigned("<", source_start, target_start)
+        last = builder.sub(count, I32(1))
+        with self._counting(count) as number:
+            number = builder.select(backwards, builder.sub(last, number), number)
+            from_place = self._element_address(source, source_type, builder.add(source_start, number))
+            to_place = self._element_address(target, target_type, builder.add(target_start, number))
+            self.write(to_place, self.load_typed(from_place, REFERENCE), storage, target)
+
+    def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
+        layout = self.context.array_layout(type_index)
+        scaled = self.builder.mul(index, I32(layout.element_size))
+        address = self.at(self.heap_address(array, scaled), layout.elements_offset)
+        return self.named(address, self._element_name(type_index))
+
+    def _element_name(self, type_index: int) -> str:
+        """What alias analysis calls the elements of an array type, and of its subtypes."""
+        origin = self.context.types.supertypes(self.context.type_indices[type_index])[0]
+        return f"array {origin}"
+
+    def _length(self, array: ir.Value) -> ir.Value:
+        return self.load_header(array, VMDrcArrayHeader.length)
+
+    def _check_index(self, array: ir.Value, index: ir.Value) -> None:
+        outside = self.builder.icmp_unsigned(">=", index, self._length(array))
+        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
+
+    def _check_range(self, array: ir.Value, start: ir.Value, count: ir.Value) -> None:
+        builder = self.builder
+        end = builder.add(builder.zext(start, I64), builder.zext(count, I64))
+        outside = builder.icmp_unsigned(">", end, builder.zext(self._length(array), I64))
+        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
+
+    @contextmanager
+    def _counting(self, count: ir.Value) -> Iterator[ir.Value]:
+        """Emit a loop whose body runs for each u32 below `count`; yields the number."""
+        builder = self.builder
+        start, body = builder.block, self.function.append_basic_block("each")
+        done = self.function.append_basic_block()
+        builder.cbranch(builder.icmp_unsigned("==", count, I32(0)), done, body)
+        builder.position_at_end(body)
+        number = builder.phi(I32)
+        number.add_incoming(I32(0), start)
+        yield number
+        following = builder.add(number, I32(1))
+        number.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_unsigned("<", following, count), body, done)
+        builder.position_at_end(done)
+
+
+_COLLECTING = frozenset(("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default"))
+"""The events that are safepoints."""
+
+_KINDS = {
+    AbstractHeapType.EQ: VMGcKind.EQ_REF,
+    AbstractHeapType.STRUCT: VMGcKind.STRUCT_REF,
+    AbstractHeapType.ARRAY: VMGcKind.ARRAY_REF,
+}
+
+
+def zero(storage: StorageType) -> ir.Constant:
+    """Return a storage type's default value, as it is on the operand stack: packed types are i32 there."""
+    if isinstance(storage, PackedType):
+        return I32(0)
+    return ir.Constant(llvm_type(storage), 0)
+
+
+def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
+    """Emit the address of a funcref's entry in the store's function table."""
+    table = emitter.load_pointer(emitter.store_context, VMStoreContext.functions, invariant=True)
+    return entry_of(emitter, table, function, VMFuncRef)
+
+
+def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type[ctypes.Structure]) -> ir.Value:
+    """Emit the address of an entry, a structure, in a table of them."""
+    builder = emitter.builder
+    return emitter.at(table, builder.mul(builder.zext(index, I64), I64(ctypes.sizeof(structure))))
+
+
+# --- The functions, and the rule for inlining them --------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sites:
+    """The calls of events in one function: of tiny ones, in its loops, and all others."""
+
+    runs_once: bool
+    tiny: list[ir.CallInstr] = field(default_factory=list)
+    in_loops: list[ir.CallInstr] = field(default_factory=list)
+    others: list[ir.CallInstr] = field(default_factory=list)
+
+
+class EventFunctions:
+    """The functions for the events of one module, and where they are called."""
+
+    def __init__(self, context: ModuleContext, module: ir.Module, inline: str) -> None:
+        """Start without any. `inline` is an engine's."""
+        self.context = context
+        self._module = module
+        self._inline = inline
+        self._functions: dict[tuple[Any, ...], ir.Function] = {}
+        self._tiny: set[str] = set()  # their names
+        self._functions_with_sites: list[_Sites] = []
+
+    def begin(self, *, runs_once: bool = False) -> _Sites:
+        """Say that the sites to come are those of another function. Returns what `call` is told."""
+        self._functions_with_sites.append(_Sites(runs_once))
+        return self._functions_with_sites[-1]
+
+    def call(
+        self,
+        site: Emitter,
+        sites: _Sites,
+        event: str,
+        result: ir.Type,
+        args: Sequence[ir.Value],
+        static: Sequence[Static],
+        *,
+        in_loop: bool,
+        is_one_of_many: bool = False,
+    ) -> ir.CallInstr:
+        """Emit a call of an event's function, which is made at its first use.
+
+        `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
+        """
+        function = self.function(event, result, [arg.type for arg in args], static)
+        args = [site.vmctx, site.offset_value(), *args]
+        if event in _COLLECTING:
+            with site.event("safepoint"):
+                call = safepoints.call(site.builder, function, args)
+        else:
+            call = site.builder.call(function, args)
+        if is_one_of_many:
+            call.attributes.add("noinline")
+        elif function.name in self._tiny:
+            sites.tiny.append(call)
+        else:
+            (sites.in_loops if in_loop else sites.others).append(call)
+        return call
+
+    def choose(self) -> None:
+        """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
+
+        - In a function that runs once, the initialiser, all are called.
+        - An event of no more than `SMALL_BODY` instructions is inlined in all others.
+        - A barrier set whose `called` is true has the larger ones called everywhere.
+        - In a function with no more than `MOST_INLINED` of them they are inlined. If there are more, those in its loops
+          are inlined, if they are not too many themselves, and the rest is called.
+        - If that leaves more than `MOST_OUTSIDE_LOOPS` to be inlined outside of the loops of the module's functions,
+          all those are called instead; likewise with `MOST_IN_LOOPS`.
+
+        The engine may be told to inline, or to call, all the larger ones. LLVM never inlines what is to be called.
+        """
+        never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.collector.called)
+        always = self._inline == "always"
+        in_loops: list[ir.CallInstr] = []
+        others: list[ir.CallInstr] = []
+        for sites in self._functions_with_sites:
+            _mark(sites.tiny, always or not sites.runs_once)
+            if not (always or never or sites.runs_once):
+                count = len(sites.in_loops)
+                may_inline_loops, may_inline = count <= MOST_INLINED, count + len(sites.others) <= MOST_INLINED
+            else:
+                may_inline_loops = may_inline = always
+            for calls, may, chosen in (
+                (sites.in_loops, may_inline_loops, in_loops),
+                (sites.others, may_inline, others),
+            ):
+                if may:
+                    chosen += calls
+                else:
+                    _mark(calls, False)
+        _mark(in_loops, always or len(in_loops) <= MOST_IN_LOOPS)
+        _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
+
+    def function(
+        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+    ) -> ir.Function:
+        """Return the function of an event with these static arguments, made at its first use.
+
+        Its arguments are a vmctx, the offset of an instruction, and then the event's.
+        """
+        key = (event, *static)
+        function = self._functions.get(key)
+        if function is None:
+            function = self._functions[key] = self._define(event, result, argument_types, static)
+            if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
+                self._tiny.add(function.name)
+        return function
+
+    def _define(
+        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+    ) -> ir.Function:
+        name = ".".join(("lowheap", event, *map(_label, static)))
+        type = ir.FunctionType(result, [PTR, I32, *argument_types])
+        function = NativeFunction(self._module, type, name)
+        function.linkage = "internal"
+        with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
+            emitter = EventEmitter(self.context, function)
+            value = getattr(emitter, event)(*function.args[2:], *static)
+            if value is None:
+                emitter.builder.ret_void()
+            else:
+                emitter.builder.ret(value)
+        safepoints.fill_safepoints(function, emitter.references)
+        return function
+
+
+def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
+    """Tell LLVM to inline calls, or not to."""
+    for call in calls:
+        call.attributes.add("alwaysinline" if is_inlined else "noinline")
+
+
+def _label(static: Static) -> str:
+    """What a static argument adds to a function's name."""
+    if isinstance(static, Shape):
+        letters = zip("nioc", astuple(static), strict=True)
+        return "".join(letter for letter, holds in letters if holds) or "-"
+    if isinstance(static, AbstractHeapType):
+        return static.name.lower()
+    return str(static).lower().replace(" ", "_")
