@@ -540,7 +540,7 @@ ELSEWHERE = {
     "shared.host_data": "test_embed_heaps.py",
     "shared.setup": "test_embed_heaps.py",
 }
-"""The modules whose functions other tests run, from Python and through the C library: what they take is not a heap alone."""
+"""The modules whose functions other tests run, from Python and compiled: what they take is not a heap alone."""
 
 
 def natives_of_the_package() -> list[Native[..., Any]]:

@@ -1088,7 +1088,8 @@ class Translator:
 
     def _pointer(self, address: Any) -> ir.Value:
         if isinstance(address, ir.CastInstr) and address.opname == "ptrtoint":
-            return address.operands[0]
+            # A copy: the emitter's names of places go by address, and what is at this one may be laid out otherwise.
+            return self.b.gep(address.operands[0], [I64(0)], source_etype=I8)
         return self.b.inttoptr(I64(address) if isinstance(address, int) else address, PTR)
 
     def _w_place(self, frame: _Frame, n: ast.Call) -> Place:

@@ -1352,7 +1352,11 @@ _EFFECTFUL = {
     ("word", "require"),
     ("word", "check"),
     ("heap", "release_externrefs"),
+    ("word", "problem"),
     ("heap", "ask_for_room"),
+    ("heap", "map_notes"),
+    ("heap", "unmap_notes"),
+    ("heap", "visit"),
     ("heap", "finalize"),
 }
 
