@@ -36,6 +36,7 @@ from lowheap.native import (
     OutOfRange,
     Ref,
     Slot,
+    address_of,
     at,
     cell,
     ctz,
@@ -648,6 +649,21 @@ def through_either(heap: Heap, reference: Ref, flag: bool) -> u32:
     slot = either(heap, reference, flag)
     slot.value = 7
     return heap.control.dead_list + heap.header(reference).object_size
+
+
+@native
+def two_layouts(heap: Heap, reference: Ref, value: u64) -> u32:
+    header = heap.header(reference)
+    header.kind_and_reserved = 5
+    cell(u64, address_of(header)).value = value
+    return header.type_index
+
+
+def test_another_layout_of_named_memory_has_no_name() -> None:
+    """The store is to two fields at once: under the first one's name, it would leave the second as it was."""
+    text = show(two_layouts).ir
+    assert alias_names(text, "store i64") == [None]
+    assert alias_names(text, "load i32") == [f"header+{VMDrcHeader.type_index.offset}"]
 
 
 def alias_names(text: str, instruction: str) -> list[str | None]:

@@ -184,8 +184,7 @@ def declare(
     if name is None and native.linked_name:
         symbol = native.linked_name
     else:
-        wanted = name or native.symbol + key
-        symbol = _symbol(module, (native, statics or {}), wanted, is_exported=name is not None)
+        symbol = _symbol(module, (native, statics or {}), name or native.symbol + key, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known
@@ -1089,7 +1088,8 @@ class Translator:
 
     def _pointer(self, address: Any) -> ir.Value:
         if isinstance(address, ir.CastInstr) and address.opname == "ptrtoint":
-            return address.operands[0]
+            # A copy: the emitter's names of places go by address, and what is at this one may be laid out otherwise.
+            return self.b.gep(address.operands[0], [I64(0)], source_etype=I8)
         return self.b.inttoptr(I64(address) if isinstance(address, int) else address, PTR)
 
     def _w_place(self, frame: _Frame, n: ast.Call) -> Place:
