@@ -77,7 +77,7 @@ def load(cache_directory: Path | None = None, *, checked: bool = False) -> Loade
     """
     if checked not in _loaded:
         emitter = CheckedEmitter if checked else Emitter
-        parts = {"runtime": "native", "checked": checked}
+        parts: dict[str, str | int | bool] = {"runtime": "native", "checked": checked}
         _loaded[checked] = LoadedCode(cache.compiled(cache_directory, parts, lambda: _compile(emitter)))
     return _loaded[checked]
 
