@@ -1,4 +1,4 @@
-"""What keeps compiling cheap changes nothing else: Python's garbage collector, large modules."""
+"""What keeps compiling cheap changes nothing else: Python's garbage collector, large modules, long lists of roots."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 import lowheap as lh
-from lowheap.jit import engine
+from lowheap.jit import engine, safepoints
 from lowheap.wasm.compile import INITIALISE
+
+BOX = "(type $box (struct (field (mut i32))))"
 
 
 @pytest.fixture
@@ -88,3 +90,47 @@ def test_a_module_without_an_initialiser_has_no_trampoline_for_it() -> None:
 def test_a_module_that_nothing_enters_links(source: str) -> None:
     """Without any code, JITLink would not link it."""
     lh.Instance(store := lh.Store(lh.Engine()), lh.Module(store.engine, source))
+
+
+def many_live(count: int) -> str:
+    """References that all live across the allocation of those behind, and then across a host function's call."""
+    news = "\n".join(
+        f"(local.set $p{i} (struct.new $box (i32.add (local.get $x) (i32.const {i}))))" for i in range(count)
+    )
+    total = "\n".join(f"(struct.get $box 0 (local.get $p{i})) i32.add" for i in range(count))
+    locals = " ".join(f"(local $p{i} (ref null $box))" for i in range(count))
+    return f"""(module {BOX} (import "" "look" (func $look))
+      (func (export "f") (param $x i32) (result i32) {locals} {news} (call $look) i32.const 0 {total}))"""
+
+
+@pytest.mark.parametrize("inline", ["always", "never"])
+@pytest.mark.parametrize("opt_level", [0, 2])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_what_lives_is_found_in_a_root_frame_made_early(
+    monkeypatch: pytest.MonkeyPatch, is_listed: bool, opt_level: int, inline: str
+) -> None:
+    count = 130  # three words of slots
+    if not is_listed:
+        monkeypatch.setattr(safepoints, "MOST_LISTED", 100)
+    lh_engine = lh.Engine(opt_level=opt_level, inline=inline)
+    module = lh.Module(lh_engine, many_live(count))
+    assert ("lowheap.roots" in module.compiled.llvm_ir) is not is_listed
+    store = lh.Store(lh_engine)
+    found = []
+
+    def look() -> None:
+        store.collect()
+        store.verify()
+        found.append(len(list(store.heap.objects())))
+
+    instance = lh.Instance(store, module, {"": {"look": look}})
+    assert instance.exports["f"](5) == sum(5 + i for i in range(count))
+    store.collect()
+    assert found == [count]
+    assert list(store.heap.objects()) == []
+
+
+def test_lists_stay_where_they_are_short() -> None:
+    """As in nearly all functions: a store would be needed less often than at each definition."""
+    assert "lowheap.roots" not in lh.Module(lh.Engine(), many_live(190)).compiled.llvm_ir
+    assert "lowheap.roots" in lh.Module(lh.Engine(), many_live(210)).compiled.llvm_ir
