@@ -81,9 +81,18 @@ def operands(mask: int) -> list[str]:
     for number in range((mask.bit_length() + SLOTS_PER_FRAME - 1) // SLOTS_PER_FRAME):
         word = mask >> SLOTS_PER_FRAME * number & (1 << SLOTS_PER_FRAME) - 1
         if word:
-            signed = word - (word >> SLOTS_PER_FRAME - 1 << SLOTS_PER_FRAME)
-            found += [f"ptr {_frame_name(number)}", f"i64 {signed}"]
+            found += [f"ptr {_frame_name(number)}", f"i64 {signed(word)}"]
     return found
+
+
+def signed(mask: int) -> int:
+    """Return the mask of one frame as LLVM writes it."""
+    return mask - (mask >> SLOTS_PER_FRAME - 1 << SLOTS_PER_FRAME)
+
+
+def unsigned(mask: int) -> int:
+    """Return the mask of one frame from what LLVM writes."""
+    return mask & (1 << SLOTS_PER_FRAME) - 1
 
 
 def unlikely_targets(lines: Iterable[str]) -> dict[str, int]:
