@@ -290,7 +290,7 @@ class _Liveness:
         """The references live where each block begins, and where it ends: the least solution of the equations."""
         live_in = [0] * len(self.blocks)
         live_out = list(self.used_on_leaving)
-        order = self.reverse_post_order()
+        order = root_frames.reverse_post_order(self.successors)
         reached = set(order)
         # Blocks in post-order, again and again: a loop takes one round more, where a queue may take one for each block.
         order += [number for number in range(len(self.blocks)) if number not in reached]
@@ -309,24 +309,6 @@ class _Liveness:
                     live_in[index] = into
                     waiting.update(self.predecessors[index])
         return live_in, live_out
-
-    def reverse_post_order(self) -> list[int]:
-        """The blocks that can be reached, each behind those that dominate it."""
-        seen = {0}
-        order: list[int] = []
-        stack = [(0, iter(self.successors[0]))]
-        while stack:
-            number, targets = stack[-1]
-            for target in targets:
-                if target not in seen:
-                    seen.add(target)
-                    stack.append((target, iter(self.successors[target])))
-                    break
-            else:
-                order.append(number)
-                stack.pop()
-        order.reverse()
-        return order
 
     def calls(self) -> list[tuple[SafepointCall, int]]:
         """Each safepoint, with the set live behind it: found by a walk of its block, backwards from the end."""
@@ -360,7 +342,7 @@ class _RootFrame:
         liveness = self.liveness
         live_in, live_out = liveness.solve()
         taken_behind: dict[int, int] = {}  # of blocks that are done: the slots that are taken at the end
-        for index in liveness.reverse_post_order():
+        for index in root_frames.reverse_post_order(liveness.successors):
             taken = 0
             if index:
                 before = next(each for each in liveness.predecessors[index] if each in taken_behind)
@@ -411,7 +393,7 @@ class _RootFrame:
         for argument in self.arguments:
             self._store(builder, frames, argument)
         entry.instructions += rest
-        for index in self.liveness.reverse_post_order():
+        for index in root_frames.reverse_post_order(self.liveness.successors):
             self._add_stores(builder, frames, self.liveness.blocks[index])
         for call, mask in self.masks:
             words = (mask >> start & (1 << size) - 1 for start in range(0, count, size))
