@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import wasmtime_peer
 from example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
+from lowheap.collectors import registry
 
 RUNTIMES = ("native", "python")
+COUNTED_READS = f"{Path(__file__).resolve().parent.parent / 'examples/collectors/counted_reads.py'}:CountedReads"
 BARRIERS = ("drc", "outlined", "null")
+COLLECTORS = {type(registry.find(name)): name for name in (*BARRIERS, COUNTED_READS)}
 EVERY = (0, 1, 7)
 
 
@@ -46,7 +50,9 @@ def instantiate(example: Example, store: lh.Store) -> lh.Instance:
         for name, function in example.imports(export).items():
             module_name, _, field = name.partition(".")
             imports[module_name, field] = host_callable(function)
-    instance = lh.Instance(store, module(store.engine.runtime, store.engine.barriers, example.source), imports)
+    instance = lh.Instance(
+        store, module(store.engine.runtime, COLLECTORS[type(store.engine.collector)], example.source), imports
+    )
     return instance
 
 
@@ -83,6 +89,18 @@ def test_the_program_gives_its_result_and_leaves_nothing_behind(
     example: Example, runtime: str, barriers: str, every: int
 ) -> None:
     run(example, runtime, barriers, every)
+
+
+@pytest.mark.parametrize("example", SMALL, ids=str)
+def test_a_collector_by_others(example: Example) -> None:
+    """It leaves nothing behind either; and both runtimes read as many references."""
+    reads = []
+    for runtime in RUNTIMES:
+        run(example, runtime, COUNTED_READS, 1)
+        with lh.Store(engine(runtime, COUNTED_READS)) as store:
+            instantiate(example, store).exports[example.export](*example.args)
+            reads.append(store.stats().counters["reads"])
+    assert reads[0] == reads[1]
 
 
 @pytest.mark.long

@@ -5,19 +5,17 @@ The heap in Python, which allocates without any of it, is the other opinion; `ve
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llvmlite import ir
 
 import lowheap as lh
-from lowheap.jit.barriers import Drc, Outlined
-from lowheap.jit.emit import I64, PTR, Emitter
+from lowheap.collectors.drc import Drc
 from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, SMALL_BLOCK_LIMIT, VMGcKind, block_length
+from lowheap.native import Heap, Ref, native, state, u64
 
 ELEMENTS = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8, "(ref null $node)": 4}
 """The elements of arrays, and their sizes in bytes."""
@@ -47,13 +45,16 @@ MODULE = """
 Figures = tuple[int, ...]
 
 
-@functools.cache
-def module(runtime: str, element: str, barriers: str = "drc") -> lh.Module:
+def source_of(element: str) -> str:
     operand = (
         "ref.null $node" if element.startswith("(") else f"{'i32' if element in ('i8', 'i16') else element}.const 0"
     )
-    source = MODULE.replace("ELEMENT", element).replace("ZERO", operand)
-    return lh.Module(lh.Engine(runtime=runtime, barriers=barriers), source)
+    return MODULE.replace("ELEMENT", element).replace("ZERO", operand)
+
+
+@functools.cache
+def module(runtime: str, element: str, barriers: str = "drc") -> lh.Module:
+    return lh.Module(lh.Engine(runtime=runtime, barriers=barriers), source_of(element))
 
 
 def array_size(element: str, length: int) -> int:
@@ -108,40 +109,43 @@ def test_arrays_of_any_length_too(element: str, length: int) -> None:
     assert figures_after("native", element, length) == figures_after("python", element, length)
 
 
+@state
+class HandOvers:
+    allocations: u64
+    sizes: u64
+
+
 class CountedAllocations(Drc):
-    """Counts, when the code runs, the hand-overs of new objects."""
+    """Counts the hand-overs of new objects, whose headers must be there."""
 
-    name = "counted allocations"
-    cacheable = False
-    allocations = ctypes.c_uint64()
+    states = (HandOvers,)
+    counters = ("allocations", "sizes")
 
-    def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
-        counter = I64(ctypes.addressof(self.allocations)).inttoptr(PTR)
-        count = emitter.load_typed(counter, I64)
-        emitter.store_typed(emitter.builder.add(count, I64(1)), counter)
-        super().allocate(emitter, reference)
-
-
-class OutlinedAllocation(Outlined):
-    """Looks at the new object in memory, by itself: the header must be there when it is handed over."""
-
-    name = "outlined allocation"
+    @native
+    def allocated(heap: Heap, reference: Ref) -> None:
+        heap.state(HandOvers).allocations += 1
+        heap.state(HandOvers).sizes += u64(heap.header(reference).object_size)
+        Drc.allocated(heap, reference)
 
 
+@pytest.mark.parametrize("inline", ["always", "never"])
 @pytest.mark.parametrize("element", ["i8", "i64"])
 @pytest.mark.parametrize("length", [3, 2000])
-def test_a_hand_over_of_ones_own_runs_once_for_each_object(element: str, length: int) -> None:
-    before = CountedAllocations.allocations.value
-    barriers = f"{__name__}:{CountedAllocations.__name__}"
-    figures = figures_after("native", element, length, barriers)
-    assert CountedAllocations.allocations.value - before == figures[0], "one for each object that was allocated"
-    assert figures == figures_after("python", element, length)
+def test_a_hand_over_of_ones_own_runs_once_for_each_object(element: str, length: int, inline: str) -> None:
+    counters = []
+    for runtime in ("native", "python"):
+        with lh.Store(lh.Engine(collector=CountedAllocations, runtime=runtime, inline=inline)) as store:
+            instance = lh.Instance(store, lh.Module(store.engine, source_of(element)))
+            instance.exports["fill"](length, 9)
+            store.verify()
+            counters.append(store.stats().counters)
+            assert counters[-1]["allocations"] == store.stats().objects_allocated == 18
+    assert counters[0] == counters[1]
 
 
-@pytest.mark.parametrize("barriers", ["outlined", f"{__name__}:{OutlinedAllocation.__name__}"])
-def test_a_hand_over_out_of_line_finds_the_header_in_memory(barriers: str) -> None:
+def test_a_hand_over_out_of_line_finds_the_header_in_memory() -> None:
     for length in (0, 5, 2000):
-        assert figures_after("native", "i32", length, barriers) == figures_after("native", "i32", length)
+        assert figures_after("native", "i32", length, "outlined") == figures_after("native", "i32", length)
 
 
 def test_the_first_word_of_a_header_is_written_once() -> None:

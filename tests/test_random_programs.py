@@ -160,7 +160,7 @@ class LowheapRun:
             store.collect()
             store.verify()
             self.objects_allocated = store.heap.stats().objects_allocated
-            if module.barriers.counts:
+            if module.engine.collector.counts:
                 self._check_what_is_left()
             else:
                 assert store.heap.stats().objects_freed == 0

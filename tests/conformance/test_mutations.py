@@ -16,10 +16,11 @@ from conformance_run import COLLECT, Call, Mismatch, Program, Recording, check, 
 
 import lowheap.store
 from lowheap import layout
+from lowheap.collectors.drc import Drc
+from lowheap.collectors.null import Null
 from lowheap.errors import LowheapError
 from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
-from lowheap.jit.barriers import Drc, Null
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
