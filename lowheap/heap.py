@@ -32,6 +32,7 @@ from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
+from lowheap.collectors.shared.walking import verify_bounds
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -77,6 +78,7 @@ from lowheap.layout import (
     VMFieldDefinition,
     VMGcKind,
     VMHeapControl,
+    VMHeapStatistics,
     VMHeapType,
     VMStorage,
     VMTypeInfo,
@@ -811,21 +813,10 @@ class DrcHeap:
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""
-        control = self.control
-        return HeapStatistics(
-            objects_allocated=control.objects_allocated,
-            objects_freed=control.objects_freed,
-            bytes_allocated=control.bytes_allocated,
-            bytes_freed=control.bytes_freed,
-            peak_live_bytes=max(control.peak_live_bytes, control.bytes_allocated - control.bytes_freed),
-            collections=control.collections,
-            growths=control.growths,
-            coalescings=control.coalescings,
-            capacity=control.capacity,
-            maximum=control.maximum,
-            listed=control.current_len,
-            counters=self._counters(),
-        )
+        figures = VMHeapStatistics()
+        sizing.statistics(tables(self.control), figures)
+        given = {name: getattr(figures, name) for name in HeapStatistics.__dataclass_fields__ if name != "counters"}
+        return HeapStatistics(**given, counters=self._counters())
 
     def _counters(self) -> dict[str, int]:
         states = [self.native.state(each) for each in self.collector.all_states()] if self.is_attached else []
@@ -840,12 +831,13 @@ class DrcHeap:
         """Return an image of the heap as it is now: bytes, control block, type table and roots.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
-        too, as long as its bump pointer is within the memory and its control block knows where everything is;
-        HeapError otherwise, or when there is no memory. A count that is beyond its table says nothing of it.
+        too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
+        otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
         memory = self.memory
         heap = Heap(memory, self.control)
         verify_addresses(heap)
+        verify_bounds(heap)
         if heap.problems:
             raise HeapCorruptionError(heap.problems)
         assert self._host_data is not None, "a heap with memory has a side table"

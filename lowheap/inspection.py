@@ -18,6 +18,7 @@ freed, and what dies with that, is no garbage in this sense.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 from collections import Counter
@@ -266,7 +267,7 @@ def verify(image: Image) -> list[str]:
         held = [(root.place, root.reference) for root in image.roots if root.kind in UNCOUNTED_ROOT_KINDS]
         heap = reopen(image)
         problems = problems_of(heap, held, has_lists=control.allocator == SegregatedFit.name)
-        return problems or list(_verify_types(image, heap))
+        return problems or list(_verify_types(image, heap)) or list(_verify_given_blocks(image))
     problems = []
     try:
         objects = {found.index: found for found in image.objects()}
@@ -277,6 +278,15 @@ def verify(image: Image) -> list[str]:
     except HeapCorruptionError as error:
         problems += error.problems
     return problems
+
+
+def _verify_given_blocks(image: Image) -> Iterator[str]:
+    """Check that the free blocks that an image names are those that its bytes, which are sound, have."""
+    if image.free is None:
+        return
+    found = [block for block in dataclasses.replace(image, free=None).blocks() if block.is_free]
+    if sorted(image.free, key=lambda block: block.index) != found:
+        yield f"the image names {len(image.free)} free blocks; they are not the {len(found)} that its bytes have"
 
 
 def _verify_types(image: Image, heap: Heap) -> Iterator[str]:

@@ -229,7 +229,7 @@ class _TypedObject(GcObject):
         try:
             slot = heap.slot(self.reference, offset)
             if is_traced:
-                heap.write_gc_ref(slot, new)
+                heap.write_gc_ref(slot, new, self.reference)
             else:
                 slot.value = new
         finally:

@@ -494,7 +494,7 @@ WRONG_COMMAND_LINES: list[tuple[list[str], list[str]]] = [
     (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "steel"], ["'steel'", "drc", "outlined", "null"]),
     (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "[steel]"], ["'[steel]'"]),
     (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "nowhere:Set"], ["nowhere"]),
-    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "math:pi"], ["math:pi", "BarrierSet"]),
+    (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "math:pi"], ["math:pi", "subclass of Collector"]),
     (["run", TREES, "--invoke", "run", "1", "1", "--barriers", "math:"], ["math:"]),
     (["run", TREES, "--invoke", "run", "1", "1", "--barriers", ":"], ["':'"]),
 ]

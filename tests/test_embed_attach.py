@@ -188,6 +188,7 @@ def messages(w: World) -> None:
         w.c("lh_heap_destroy")
     whole = str(raised.value).removesuffix(" (UNSUPPORTED)")
     assert w.c("lh_error_message", NULLP, 0) == len(whole)
+    assert w.c("lh_error_message", NULLP, 8) == len(whole), "without a buffer, nothing is written"
     short = ffi().new("char[]", b"x" * 15)
     assert w.c("lh_error_message", short, 8) == len(whole)
     assert bytes(ffi().buffer(short)) == whole[:7].encode() + b"\0" + b"x" * 7 + b"\0"
@@ -1035,6 +1036,42 @@ MISUSES = [
     Misuse(Status.CALLBACK, HeapError, "lh_walk: ", "lh_walk", lambda w: (_refuse, NULLP), _r),
     Misuse(Status.CALLBACK, HeapError, "lh_dump: ", "lh_dump", lambda w: (_refuse_to_write, NULLP)),
 ]
+
+
+def _forged(w: World, kind: int, type_index: int, size: int, behind: int = 0, count: int = 1) -> int:
+    """A reference to what somebody wrote inside of an array: a header like an object's, and the word behind it."""
+    holder = _keep(w, w.new("i8", 96))
+    inside = 32 if w.offset("i8") <= 32 else 48
+    w.put(holder.reference, inside, struct.pack("<IIQIII", kind, type_index, count, NULL, size, behind))
+    return int(holder.reference) + inside
+
+
+STRUCT, ARRAY, EXTERN = int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)
+FORGERIES: dict[str, Callable[[World], int]] = {
+    "a type that there is not": lambda w: _forged(w, STRUCT, 99, 32),
+    "an index beyond the table": lambda w: _forged(w, STRUCT, (1 << 31) + w.everything, 32),
+    "a type of another kind": lambda w: _forged(w, ARRAY, w.everything, 32),
+    "another size than its type's": lambda w: _forged(w, STRUCT, w.narrow, 48),
+    "a length that is not its size's": lambda w: _forged(w, ARRAY, w.arrays["i8"], 31, 4),
+    "an end beyond the heap": lambda w: _forged(w, ARRAY, w.arrays["i8"], (1 << 30) + 28, 1 << 30),
+    "an externref of a type": lambda w: _forged(w, EXTERN, w.everything, 32),
+    "an externref without host data": lambda w: _forged(w, EXTERN, EXTERNREF_TYPE_INDEX, 32, 7),
+}
+
+
+@pytest.mark.parametrize("name", ["lh_defer", "lh_inc_ref", "lh_dec_ref", "lh_expose", "lh_is_instance", "lh_type_of"])
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_header_is_no_objects(forge: Callable[[World], int], name: str) -> None:
+    w = World()
+    reference = forge(w)
+    arguments = (reference, w.everything) if name == "lh_is_instance" else (reference,)
+    with pytest.raises(
+        InvalidReferenceError, match=f"{name}: .*{reference:#x} names no object: what looks like a header"
+    ):
+        w.c(name, *arguments)
+    w.verify()
+    w.c("lh_collect")
+    w.store.close()
 
 
 @pytest.mark.parametrize("misuse", MISUSES, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 from faults import FAULTS, Saved, Scene, pattern
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
 from lowheap.inspection import verify
+from lowheap.layout import FIRST_INDEX, OBJECT_KINDS, VMHeapControl, VMHostData, VMTypeInfo
 from lowheap.snapshot import Image, read_dump
 
 
@@ -129,3 +133,52 @@ def test_every_side_names_the_fault(name: str, broken: Scene, directory: Path) -
     said = {side: find(broken, directory) for side, find in SIDES.items()}
     for side, problems in said.items():
         assert any(re.search(expected, problem) for problem in problems), (side, expected, problems)
+
+
+def areas(broken: Scene) -> list[tuple[int, int]]:
+    """Where the words are that a heap consists of: addresses from, to."""
+    control = broken.control
+    lengths = (
+        (control.heap_base + FIRST_INDEX, control.bump - FIRST_INDEX),
+        (ctypes.addressof(control), ctypes.sizeof(VMHeapControl)),
+        (control.type_table, control.type_count * ctypes.sizeof(VMTypeInfo)),
+        (control.type_data, control.type_data_length * ctypes.sizeof(ctypes.c_uint32)),
+        (control.handles, control.handle_count * ctypes.sizeof(ctypes.c_uint32)),
+        (control.host_data, control.host_data_count * ctypes.sizeof(VMHostData)),
+    )
+    return [(start, start + length) for start, length in lengths]
+
+
+WORDS = (
+    st.integers(0, 2**32 - 1)
+    | st.integers(0, 128).map(lambda unit: unit * 16)
+    | st.sampled_from([*map(int, OBJECT_KINDS), 0, 1, 2, 16, 24, 32, 0xFFFF_FFFF, 0xFFFF_FFF0, 1 << 20, 1 << 24])
+)
+CHANGES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**20), st.booleans(), WORDS), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(changes=CHANGES)
+def test_all_sides_agree_on_random_words(directory: Path, changes: list[tuple[int, int, bool, int]]) -> None:
+    """No side crashes, or goes on for ever, and all say the same: Python all that there is, C the first of it."""
+    broken, saved = scene()
+    places = areas(broken)
+    try:
+        for area, position, flips_bit, value in changes:
+            start, end = places[area]
+            word = ctypes.c_uint32.from_address(start + position * 4 % (end - start))
+            word.value = word.value ^ 1 << value % 32 if flips_bit else value
+        problems = from_python(broken)
+        for checked in (True, False):
+            first = from_c(broken, checked=checked)
+            assert (first == problems == []) or first[0] == problems[0]
+        # What an image is refused for is what verifying begins with. It knows the types from the registry, too, so that
+        # it sees what makes sense, and yet was not so.
+        for find in (from_image, from_dump):
+            found = [
+                each for each in find(broken) if not each.endswith("is not in the image as it is in the type table")
+            ]
+            assert found == problems or (found and set(found) <= set(problems)), (found, problems)
+        assert from_file(broken, directory / "random.img") == from_image(broken)
+    finally:
+        saved.restore()

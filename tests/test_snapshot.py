@@ -81,7 +81,7 @@ def test_an_image_says_what_the_heap_says(world: World) -> None:
         for each in image.objects()
     ] == [dataclasses.astuple(each) for each in heap.objects()]
     assert list(image.blocks()) == list(walk(heap.control, heap.memory))
-    assert len(image.free_blocks()) == 1
+    assert image.free_blocks() == [each for each in walk(heap.control, heap.memory) if each.is_free] != []
     assert image.over_approximated_list() == list(heap.over_approximated_stack_roots()) == [second, array, first]
     for each in image.objects():
         assert each.references() == heap.references(each.index)
@@ -184,7 +184,7 @@ def test_an_exception_shows_its_tag() -> None:
 def test_what_is_no_object(world: World) -> None:
     first, *_ = small(world)
     image = world.store.snapshot()
-    (free,) = image.free_blocks()
+    free = image.free_blocks()[-1]
     for index in (0, 8, first + 8, free.index, len(image.data), len(image.data) + 16, 1 << 31):
         with pytest.raises(lh.HeapCorruptionError, match="does not name an object"):
             image.object_at(index)
@@ -745,7 +745,7 @@ def test_an_extra_object_of_wasmtime(world: World) -> None:
     """One that is listed or held is reported; one that merely looks like an object only when asked for."""
     first, *_ = small(world)
     image = world.store.snapshot()
-    (hole,) = image.free_blocks()
+    hole = next(each for each in image.free_blocks() if each.length == 48)
     extra = VMDrcHeader(ref_count=1, object_size=48)
     extra.kind_and_reserved = VMGcKind.STRUCT_REF
     extra.type_index = 77

@@ -10,8 +10,7 @@ itself and keeps a second call out, and the body's `check`s in it.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -22,7 +21,6 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
 from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
 from lowheap.jit.emit import (
-    I1,
     I8,
     I32,
     I64,
@@ -37,26 +35,13 @@ from lowheap.jit.emit import (
 from lowheap.jit.runtime import frame_rules
 from lowheap.jit.stackmaps import Architecture
 from lowheap.jit.translate import HEAP as WHOLE_HEAP
-from lowheap.jit.translate import SIZE_CLASS_NAME, Place, View, inline_call
+from lowheap.jit.translate import Place, View, inline_call
 from lowheap.layout import (
-    BLOCK_ALIGN,
-    FIRST_INDEX,
-    HEADER_SIZE,
     HEAP_ERROR_VALUES,
-    I31_TAG,
-    KIND_MASK,
-    NULL,
-    OBJECT_KINDS,
-    REFERENCE_SIZE,
-    SMALL_BLOCK_LIMIT,
-    SMALL_CLASS_COUNT,
-    TYPE_LIMIT,
     CollectionPhase,
     Field,
-    VMDrcHeader,
     VMHeap,
     VMHeapControl,
-    VMTypeInfo,
 )
 from lowheap.native import Native
 from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
@@ -121,6 +106,11 @@ def string_constant(module: ir.Module, text: str) -> ir.Value:
         known.initializer = ir.Constant(type, data)
         known.linkage, known.global_constant, known.unnamed_addr = "private", True, True
     return address_constant(known)
+
+
+def printf_format(text: str) -> str:
+    """Return a `str.format` of `{}` and `{:#x}` as printf has it, for u64 values."""
+    return text.replace("%", "%%").replace("{:#x}", "0x%llx").replace("{}", "%llu")
 
 
 class ApiEmitter(Emitter):
@@ -206,47 +196,6 @@ class ApiEmitter(Emitter):
     def _compare(self, operator: str, a: ir.Value, b: ir.Value | int) -> ir.Value:
         return self.builder.icmp_unsigned(operator, a, a.type(b) if isinstance(b, int) else b)
 
-    def _is_object(self, reference: ir.Value) -> ir.Value:
-        # Not `is_object`: in the loop over an object's fields, LLVM makes fewer moves of this, and drops of trees that
-        # are in the cache are 4 % faster.
-        no_i31 = self._compare("==", self.builder.and_(reference, REFERENCE(I31_TAG)), 0)
-        return self.builder.and_(no_i31, self._compare("!=", reference, NULL))
-
-    def _flag(self, word: ir.Value, bit: int) -> ir.Value:
-        return self._compare("!=", self.builder.and_(word, word.type(bit)), 0)
-
-    def _block_length(self, size: ir.Value) -> ir.Value:
-        rounded = self.builder.add(size, size.type(BLOCK_ALIGN - 1))
-        return self.builder.and_(rounded, size.type(-BLOCK_ALIGN))
-
-    def _minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.builder.select(self._compare("<", a, b), a, b)
-
-    def _maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.builder.select(self._compare(">", a, b), a, b)
-
-    def _size_class(self, length: ir.Value) -> ir.Value:
-        builder = self.builder
-        leading = builder.call(self.intrinsic("llvm.ctlz.i32", I32, [I32, ir.IntType(1)]), [length, ir.IntType(1)(0)])
-        bits = builder.sub(I32(I32.width), leading)
-        coarse = builder.add(bits, I32(SMALL_CLASS_COUNT - SMALL_BLOCK_LIMIT.bit_length()))
-        return builder.select(self._compare("<", length, SMALL_BLOCK_LIMIT), self._exact_class(length), coarse)
-
-    def _exact_class(self, length: ir.Value) -> ir.Value:
-        return self.builder.udiv(length, I32(BLOCK_ALIGN))
-
-    def _class_head(self, number: ir.Value) -> ir.Value:
-        """The address of a size class's head."""
-        offset = self.builder.mul(self.builder.zext(number, I64), I64(REFERENCE_SIZE))
-        heads = self.at(self.control, VMHeapControl.size_class_heads.offset)
-        return self.named(self.at(heads, offset), SIZE_CLASS_NAME)
-
-    def _type_info(self, type_index: ir.Value) -> ir.Value:
-        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
-        type_index = self.builder.and_(type_index, I32(TYPE_LIMIT - 1))  # however corrupt, it stays in the table
-        offset = self.builder.mul(self.builder.zext(type_index, I64), I64(ctypes.sizeof(VMTypeInfo)))
-        return self.at(table, offset)
-
     @contextmanager
     def _each(self, count: ir.Value) -> Iterator[ir.Value]:
         """Emit a loop over the u32 below `count`."""
@@ -256,10 +205,6 @@ class ApiEmitter(Emitter):
             loop.leave_if(self._compare(">=", current, count))
             yield current
             number.value = self.builder.add(current, I32(1))
-
-    def _live_bytes(self) -> ir.Value:
-        allocated = self._control(VMHeapControl.bytes_allocated)
-        return self.builder.sub(allocated, self._control(VMHeapControl.bytes_freed))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Functions
@@ -336,12 +281,11 @@ class ApiEmitter(Emitter):
     # Failing
 
     def fail(self, status: Status, text: str, *values: ir.Value) -> None:
-        """Note what went wrong, tell the error callback, and return `status`. `text` is of u64 values: printf's, or as
-        functions written once have it.
+        """Note what went wrong, tell the error callback, and return `status`. `text` is of u64 values, as functions
+        written once have it.
         """
         assert len(values) <= HEAP_ERROR_VALUES, "a message tells few numbers"
-        text = text.replace("{:#x}", "0x%llx").replace("{}", "%llu")
-        message = string_constant(self.module, f"{self.api.name}: {text}")
+        message = string_constant(self.module, f"{self.api.name}: {printf_format(text)}")
         self.store(message, self.vmctx, VMHeap.error_format)
         self.store(int(status), self.vmctx, VMHeap.error_status)
         for number, value in enumerate(values):
@@ -423,29 +367,6 @@ class ApiEmitter(Emitter):
     def is_not_null_pointer(self, pointer: ir.Value) -> ir.Value:
         """Whether an address is not 0, as an i1."""
         return self.builder.icmp_unsigned("!=", self.builder.ptrtoint(pointer, I64), I64(0))
-
-    def is_place_of_object(self, reference: ir.Value) -> ir.Value:
-        """Whether a header stands at an index that is not 0, as an i1: aligned, within bounds, and of an object's kind.
-
-        What is read lies within the heap's reservation, whatever the index.
-        """
-        builder = self.builder
-        is_aligned = self._compare("==", builder.and_(reference, REFERENCE(BLOCK_ALIGN - 1)), 0)
-        end = builder.add(builder.zext(reference, I64), I64(HEADER_SIZE))
-        is_below = self._compare("<=", end, builder.zext(self._control(VMHeapControl.bump), I64))
-        is_within = builder.and_(builder.and_(is_aligned, is_below), self._compare(">=", reference, FIRST_INDEX))
-        result = self.variable(I1(0))
-        with builder.if_then(is_within):
-            kind = builder.and_(self.load_header(reference, VMDrcHeader.kind_and_reserved), I32(KIND_MASK))
-            result.value = self.is_one_of(kind, OBJECT_KINDS)
-        return result.value
-
-    def is_one_of(self, value: ir.Value, known: Sequence[int]) -> ir.Value:
-        """Whether a number is one of these, of which there is at least one, as an i1."""
-        result = self._compare("==", value, known[0])
-        for other in known[1:]:
-            result = self.builder.or_(result, self._compare("==", value, other))
-        return result
 
 
 def heap_functions() -> list[Function]:

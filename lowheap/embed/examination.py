@@ -20,7 +20,7 @@ from lowheap.collectors.drc import verify
 from lowheap.collectors.shared import walking
 from lowheap.collectors.shared.verify import BYTES_PER_NOTE_SHIFT, verify_places
 from lowheap.embed.api import Status, abi_hash
-from lowheap.embed.emitter import ApiEmitter, string_constant
+from lowheap.embed.emitter import ApiEmitter, printf_format, string_constant
 from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID
 from lowheap.jit.translate import HEAP, inline_call
@@ -28,12 +28,10 @@ from lowheap.layout import (
     DUMP_MAGIC,
     HEAP_ERROR_VALUES,
     REFERENCE_SIZE,
-    Field,
     VMDump,
     VMDumpRoot,
     VMHeap,
     VMHeapControl,
-    VMHeapStatistics,
     VMHostData,
     VMRootFrame,
     VMRootKind,
@@ -61,36 +59,11 @@ class ExaminationEmitter(ApiEmitter):
         module.globals[_PROBLEM].attributes.add("noinline")
 
     # ------------------------------------------------------------------------------------------------------------------
-    # Figures: `DrcHeap.stats`
-
-    def lh_heap_statistics(self, result: ir.Value) -> None:
-        """See the table."""
-        live_bytes = self._live_bytes()
-        live_objects = self._difference(VMHeapControl.objects_allocated, VMHeapControl.objects_freed)
-        computed = {
-            "live_objects": live_objects,
-            "live_bytes": live_bytes,
-            "peak_live_bytes": self._maximum(self._control(VMHeapControl.peak_live_bytes), live_bytes),
-            "listed": self.builder.zext(self._control(VMHeapControl.current_len), I64),
-        }
-        for name, *_ in VMHeapStatistics._fields_:
-            value = computed[name] if name in computed else self._control(getattr(VMHeapControl, name))
-            self.store(value, result, getattr(VMHeapStatistics, name))
-
-    def _difference(self, minuend: Field, subtrahend: Field) -> ir.Value:
-        return self.builder.sub(self._control(minuend), self._control(subtrahend))
-
-    # ------------------------------------------------------------------------------------------------------------------
     # What the functions of `collectors/` that look at a heap ask for
 
     def examine(self, function: Native[..., Any], *args: ir.Value | int) -> Any:
         """Have the body of a function of the collector's stand here; its problems are this function's."""
-        return inline_call(self, function, [HEAP, *args], self._make)
-
-    def _make(self, function: ir.Function) -> ExaminationEmitter:
-        made = type(self)(function)
-        made.api = self.api
-        return made
+        return inline_call(self, function, [HEAP, *args], self._sibling)
 
     def note_problem(self, text: str, values: Sequence[ir.Value]) -> None:
         """Emit what counts a problem, and keeps the first."""
@@ -145,7 +118,7 @@ class ExaminationEmitter(ApiEmitter):
         pointers = (self.builder.ptrtoint(each, I64) for each in (visitor, argument))
         returned, reference = self.examine(walking.walk, *pointers)
         self._fail_if_corrupt()
-        text = "the visitor returned %llu at object 0x%llx"
+        text = "the visitor returned {} at object {:#x}"
         self.require(self._compare("==", returned, 0), Status.CALLBACK, text, returned, reference)
 
     def lh_verify(self) -> None:
@@ -159,7 +132,7 @@ class ExaminationEmitter(ApiEmitter):
             self.examine(verify.forget_notes, notes)
         self._fail_if_corrupt()
         size = self.builder.lshr(self._control(VMHeapControl.bump), I32(BYTES_PER_NOTE_SHIFT))
-        self.require(has_notes, Status.SYSTEM, "the system refused %llu bytes to take notes in", size)
+        self.require(has_notes, Status.SYSTEM, "the system refused {} bytes to take notes in", size)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Roots
@@ -211,7 +184,7 @@ class ExaminationEmitter(ApiEmitter):
         def write(data: ir.Value, size: ir.Value) -> None:
             with builder.if_then(self._compare("!=", size, 0)):
                 returned = self.call_pointer(writer, I32, [PTR, PTR, I64], [argument, data, size])
-                text = "the writer returned %llu"
+                text = "the writer returned {}"
                 self.require(self._compare("==", returned, 0), Status.CALLBACK, text, returned)
 
         counts = {
@@ -266,8 +239,3 @@ class ExaminationEmitter(ApiEmitter):
 
         self._each_root(add)
         write(buffer, used.value)
-
-
-def printf_format(text: str) -> str:
-    """Return a `str.format` of `{}` and `{:#x}` as printf has it, for u64 values."""
-    return text.replace("%", "%%").replace("{:#x}", "0x%llx").replace("{}", "%llu")

@@ -42,7 +42,7 @@ from lowheap.collectors.shared.access import (
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.free_lists import pop_small
 from lowheap.collectors.shared.references import block_length, is_object
-from lowheap.collectors.shared.sizing import live_bytes
+from lowheap.collectors.shared.sizing import live_bytes, statistics
 from lowheap.collectors.shared.types import (
     array_size,
     check_struct,
@@ -68,6 +68,7 @@ from lowheap.layout import (
     SMALL_BLOCK_LIMIT,
     VMDrcExternRef,
     VMGcKind,
+    VMHeapStatistics,
     VMHostDataOwner,
     VMRootFrame,
     VMStorage,
@@ -107,6 +108,13 @@ FUNCTIONS: dict[str, Native[..., Any]] = {}
 def _exported(function: Native[..., Any]) -> Native[..., Any]:
     FUNCTIONS[function.__name__] = function
     return function
+
+
+@_exported
+@inline
+def lh_heap_statistics(heap: Heap, result: VMHeapStatistics) -> None:
+    """See the table."""
+    statistics(heap, result)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

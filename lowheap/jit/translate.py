@@ -184,7 +184,8 @@ def declare(
     if name is None and native.linked_name:
         symbol = native.linked_name
     else:
-        symbol = _symbol(module, (native, statics or {}), name or native.symbol + key, is_exported=name is not None)
+        wanted = name or native.symbol + key
+        symbol = _symbol(module, (native, statics or {}), wanted, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known

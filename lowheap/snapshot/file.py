@@ -326,7 +326,7 @@ def _type(reader: _Reader) -> ImageType:
         index,
         kind,
         reader.member("size_or_elements_offset").u32(),
-        reader.member("element_size").integer(16),
+        reader.member("element_size").u32(),
         reader.member("elements_are_traced").boolean(),
         reader.member("traced_offsets").every(_Reader.u32),
         reader.member("supertypes").every(_Reader.u32),

@@ -104,4 +104,6 @@ def expose(heap: Heap, reference: Ref, shape: Shape) -> None:
         if word & HEADER_IN_OVER_APPROX_LIST_BIT == 0:
             push(heap, reference, word)
         else:
+            if heap.may_raise or heap.is_checked:
+                check_owned(heap, reference)
             header.ref_count -= 1  # cannot reach 0: the list has one

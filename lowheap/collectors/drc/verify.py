@@ -106,7 +106,7 @@ def _entries_of(what: str) -> Native[[Heap, int, int, int], Iterator[int]]:
                 return
             add_note(notes, reference, flag)
             yield reference
-            reference = heap.header(reference).next_over_approximated_stack_root
+            reference = heap.header_at(reference).next_over_approximated_stack_root
 
     return entries
 
@@ -118,7 +118,7 @@ def _dead_on(what: str) -> Native[[Heap, int], None]:
 
     @inline
     def check(heap: Heap, reference: Ref) -> None:
-        header = heap.header(reference)
+        header = heap.header_at(reference)
         word = header.kind_and_reserved
         if header.ref_count != 0:
             problem(heap, has_count, reference, header.ref_count)
@@ -157,7 +157,7 @@ def verify_lists(heap: Heap, notes: u64) -> None:
         verify_pending(heap, waiting)
     for dead in _dead_externrefs(heap, notes, control.dead_externrefs, DEAD):
         _verify_dead_externref(heap, dead)
-        kind = heap.header(dead).kind_and_reserved & KIND_MASK
+        kind = heap.header_at(dead).kind_and_reserved & KIND_MASK
         if kind != VMGcKind.EXTERN_REF:
             problem(heap, "object {:#x} is on the list of dead externrefs, but its kind is {:#x}", dead, kind)
     if control.dead_list != NULL:
@@ -223,7 +223,7 @@ def is_counted(heap: Heap) -> bool:
 @native
 def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
     """Check an object's bits and its count."""
-    header = heap.header(reference)
+    header = heap.header_at(reference)
     word = header.kind_and_reserved
     count = header.ref_count
     is_listed = note & LISTED != 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowheap.layout import BLOCK_ALIGN
+from lowheap.layout import BLOCK_ALIGN, VMHeapStatistics
 from lowheap.native import Heap, inline, native, u32, u64
 
 GROWTH_GRANULE = 1 << 16
@@ -28,6 +28,25 @@ def live_bytes(heap: Heap) -> u64:
 def note_peak(heap: Heap) -> None:
     """Compiled code allocates without a look at the peak; whatever is about to free looks."""
     heap.control.peak_live_bytes = max(heap.control.peak_live_bytes, live_bytes(heap))
+
+
+@inline
+def statistics(heap: Heap, result: VMHeapStatistics) -> None:
+    """Write a heap's figures down."""
+    control = heap.control
+    result.objects_allocated = control.objects_allocated
+    result.objects_freed = control.objects_freed
+    result.bytes_allocated = control.bytes_allocated
+    result.bytes_freed = control.bytes_freed
+    result.peak_live_bytes = max(control.peak_live_bytes, live_bytes(heap))
+    result.live_objects = control.objects_allocated - control.objects_freed
+    result.live_bytes = live_bytes(heap)
+    result.collections = control.collections
+    result.growths = control.growths
+    result.coalescings = control.coalescings
+    result.capacity = control.capacity
+    result.maximum = control.maximum
+    result.listed = u64(control.current_len)
 
 
 @native

@@ -512,7 +512,7 @@ def verify_mask(heap: Heap, index: u32, mask: u64, is_beyond: u32) -> None:
 def verify_object(heap: Heap, reference: Ref) -> None:
     """Check what the header of an object says by itself, and against its type."""
     control = heap.control
-    header = heap.header(reference)
+    header = heap.header_at(reference)
     word = header.kind_and_reserved
     kind = word & KIND_MASK
     type_index = header.type_index

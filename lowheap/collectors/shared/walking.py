@@ -36,7 +36,7 @@ def length_of_block(heap: Heap, index: Ref) -> u64:
     block = heap.block(index)
     if block.kind_and_reserved == 0:
         return u64(block.length)
-    return (u64(heap.header(index).object_size) + (BLOCK_ALIGN - 1)) & ~(BLOCK_ALIGN - 1)
+    return (u64(heap.header_at(index).object_size) + (BLOCK_ALIGN - 1)) & ~(BLOCK_ALIGN - 1)
 
 
 @inline
@@ -91,7 +91,7 @@ def walk(heap: Heap, visitor: u64, argument: u64) -> tuple[u32, Ref]:
     info = at(VMObjectInfo, address_of(words))
     for index in blocks(heap):
         if not is_free(heap, index):
-            header = heap.header(index)
+            header = heap.header_at(index)
             kind = header.kind_and_reserved & KIND_MASK
             if kind not in OBJECT_KINDS:
                 problem(heap, "object {:#x} has kind word {:#x}, which is no kind", index, header.kind_and_reserved)
