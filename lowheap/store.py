@@ -81,7 +81,8 @@ class Store:
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
     heap starts with `DEFAULT_INITIAL_HEAP_SIZE`; by wasmtime's rule, as there, with nothing. The runtime "native" has
     the default policies only.
-    `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells.
+    `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells; whoever frees a block, compiled
+    code too, fills it with what leads nowhere.
 
     A store is used by one thread at a time. Its operations, those of its handles and globals, and calls into its code,
     with all that they call, hold `lock`; on another thread they are a HeapError meanwhile. Afterwards any thread may go

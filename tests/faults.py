@@ -83,7 +83,7 @@ class Scene:
     `places` are references by name, `types` type indices.
     """
 
-    world: World = field(default_factory=World)
+    world: World = field(default_factory=lambda: World(initial_heap_size=4096))
     places: dict[str, int] = field(init=False)
     types: dict[str, int] = field(init=False)
 

@@ -24,9 +24,13 @@ NODE_NAMES = {0: "left", 1: "tag", 2: "value", 3: "right"}
 
 @dataclass
 class World:
-    """A store whose types are registered behind `shift` others, so that equal types have other indices."""
+    """A store whose types are registered behind `shift` others, so that equal types have other indices.
+
+    In a heap of few bytes, few blocks are carved at once, so that what is in it lies close together.
+    """
 
     shift: int = 0
+    initial_heap_size: int | None = None
     collector: str | None = None
     store: lh.Store = field(init=False)
     types: list[int] = field(init=False)
@@ -40,7 +44,7 @@ class World:
         self.types = [engine.types.register([lh.SubType(composite)])[0] for composite in TYPES]
         engine.types.name_type(self.types[NODE], "node")
         engine.types.name_fields(self.types[NODE], NODE_NAMES)
-        self.store = lh.Store(engine)
+        self.store = lh.Store(engine, initial_heap_size=self.initial_heap_size)
 
     def allocate(self, kind: int, length: int = 0) -> int:
         """Allocate an object; the count is the caller's."""

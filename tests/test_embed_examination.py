@@ -352,8 +352,9 @@ def test_counts_mean_nothing_where_nothing_is_counted(world: World, examined: Ex
 # Random bytes; known faults are in `faults.py`
 
 
-def test_every_byte_that_matters_to_python_matters(world: World) -> None:
+def test_every_byte_that_matters_to_python_matters() -> None:
     """Change each byte of the heap, and of what the control block says of it, in two ways."""
+    world = World(initial_heap_size=4096)
     populate(world)
     collection = world.store.collection()
     collection.collect_increment(budget=1)
@@ -402,7 +403,7 @@ def test_every_byte_that_matters_to_python_matters(world: World) -> None:
 @functools.cache
 def corruptible() -> tuple[World, Saved, dict[bool, Examined]]:
     """One heap for all examples; it stays open until the process ends."""
-    world = World()
+    world = World(initial_heap_size=4096)
     populate(world)
     return world, Saved(world.store.heap), {checked: Examined(world, checked=checked) for checked in (True, False)}
 

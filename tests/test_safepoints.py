@@ -499,8 +499,11 @@ def test_random_graphs_against_path_search(sketch: Sketch, data: st.DataObject) 
         assert [value.name for value in call.live] == [value.name for value in expected]
 
 
-def test_thousands_of_blocks_and_references() -> None:
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_thousands_of_blocks_and_references(monkeypatch: pytest.MonkeyPatch, is_listed: bool) -> None:
     """A chain of loops, every reference live to the end: the worst shape for sets. Seconds would mean a square."""
+    if is_listed:
+        monkeypatch.setattr(safepoints, "MOST_LISTED", 1_000_000)
     count = 3000
     names = ["entry", *(f"b{i}" for i in range(count)), "done"]
     sketch = Sketch("a", blocks=names)
@@ -515,8 +518,14 @@ def test_thousands_of_blocks_and_references() -> None:
     sketch.fill()
     assert time.perf_counter() - started < 5
     # v0 ... v100 are defined before s100, and the way back is from b150 at most, which defines nothing new before it.
-    assert sketch.live("s100") == ["a", *(f"v{i}" for i in range(101))]
-    assert len(sketch.live("s2900")) == 1 + 2901
+    if is_listed:
+        assert sketch.live("s100") == ["a", *(f"v{i}" for i in range(101))]
+        assert len(sketch.live("s2900")) == 1 + 2901
+        return
+    for name, live in (("s100", 1 + 101), ("s2900", 1 + 2901)):
+        assert sketch.live(name) == []
+        assert sum(mask.bit_count() for _, mask in sketch.calls[name].slots) == live
+    sketch.verify()
 
 
 # --- Lowering ---------------------------------------------------------------------------------------------------------

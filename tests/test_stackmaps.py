@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -999,12 +1000,29 @@ class Compiler:
 def test_random_programs_report_exactly_the_live_references(
     functions: list[Function], flags: int, first: int, second: int
 ) -> None:
+    report_exactly_the_live_references(functions, flags, first, second)
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_so_do_functions_with_root_frames_from_the_start(most: int) -> None:
+    """All of them, or those with more than a few references, into which the others are inlined."""
+
+    @settings(max_examples=80, deadline=None)
+    @given(programs(), st.integers(0, 255), st.integers(16, 1 << 31), st.integers(16, 1 << 31))
+    def check(functions: list[Function], flags: int, first: int, second: int) -> None:
+        with mock.patch.object(safepoints, "MOST_LISTED", most):
+            report_exactly_the_live_references(functions, flags, first, second)
+
+    check()
+
+
+def report_exactly_the_live_references(functions: list[Function], flags: int, first: int, second: int) -> None:
     interpreter = Interpreter(functions, flags, limit=300)
     try:
         expected = interpreter.call(len(functions) - 1, [first, second])
     except OverflowError:
         return  # thousands of collections prove no more than a few
-    program = Library(Compiler(functions).text())
+    program = Library(Compiler(functions).text(), jit_link=True)  # RuntimeDyld cannot link over 2 GiB: past a heap
     numbers = itertools.count(1)
     program.on_collect = lambda tag: fresh(next(numbers))
     assert program.run(first, second, flags) == expected

@@ -128,7 +128,11 @@ everything is an argument.
     type=click.Choice(GROWTH_POLICIES),
     help="What to try first when there is no room.  [default: grow-first with first-fit, else collect-first]",
 )
-@click.option("--checked", is_flag=True, help="Look for corruption in every operation of the heap in Python; slow.")
+@click.option(
+    "--checked",
+    is_flag=True,
+    help="Look for corruption in every operation of the heap in Python, and poison what is freed; slow.",
+)
 @click.option(
     "--collect-every",
     type=click.IntRange(min=0),

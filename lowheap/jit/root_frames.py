@@ -62,6 +62,25 @@ _ENDS = frozenset({"br", "switch", "ret", "unreachable"})
 _OTHER_ENDS = frozenset({"invoke", "callbr", "indirectbr", "resume", "catchswitch", "catchret", "cleanupret"})
 
 
+def reverse_post_order(successors: Sequence[Sequence[int]]) -> list[int]:
+    """Return the blocks that can be reached from block 0, each behind those that dominate it."""
+    seen = {0}
+    order: list[int] = []
+    stack = [(0, iter(successors[0]))]
+    while stack:
+        number, targets = stack[-1]
+        for target in targets:
+            if target not in seen:
+                seen.add(target)
+                stack.append((target, iter(successors[target])))
+                break
+        else:
+            order.append(number)
+            stack.pop()
+    order.reverse()
+    return order
+
+
 @dataclass(slots=True)
 class RootFrame:
     """What a function's root frame is: `slot_count` slots, the `masks` of those live at each safepoint, by line.
@@ -81,9 +100,18 @@ def operands(mask: int) -> list[str]:
     for number in range((mask.bit_length() + SLOTS_PER_FRAME - 1) // SLOTS_PER_FRAME):
         word = mask >> SLOTS_PER_FRAME * number & (1 << SLOTS_PER_FRAME) - 1
         if word:
-            signed = word - (word >> SLOTS_PER_FRAME - 1 << SLOTS_PER_FRAME)
-            found += [f"ptr {_frame_name(number)}", f"i64 {signed}"]
+            found += [f"ptr {_frame_name(number)}", f"i64 {signed(word)}"]
     return found
+
+
+def signed(mask: int) -> int:
+    """Return the mask of one frame as LLVM writes it."""
+    return mask - (mask >> SLOTS_PER_FRAME - 1 << SLOTS_PER_FRAME)
+
+
+def unsigned(mask: int) -> int:
+    """Return the mask of one frame from what LLVM writes."""
+    return mask & (1 << SLOTS_PER_FRAME) - 1
 
 
 def unlikely_targets(lines: Iterable[str]) -> dict[str, int]:
@@ -276,29 +304,11 @@ class _Flow:
             self.successors = [list(dict.fromkeys(index[name] for name in block.targets)) for block in blocks]
         except KeyError as error:
             raise CompilerError(f"a branch leads to {error.args[0]}, which is no block of the function") from None
-        self.order = self._reverse_post_order()
+        self.order = reverse_post_order(self.successors)
         self.predecessors: list[list[int]] = [[] for _ in blocks]
         for number in self.order:
             for target in self.successors[number]:
                 self.predecessors[target].append(number)
-
-    def _reverse_post_order(self) -> list[int]:
-        """Each block behind those that dominate it."""
-        seen = {0}
-        order: list[int] = []
-        stack = [(0, iter(self.successors[0]))]
-        while stack:
-            number, targets = stack[-1]
-            for target in targets:
-                if target not in seen:
-                    seen.add(target)
-                    stack.append((target, iter(self.successors[target])))
-                    break
-            else:
-                order.append(number)
-                stack.pop()
-        order.reverse()
-        return order
 
     def find_lives(self) -> None:
         """Set what lives where blocks begin and end: the least solution of the data-flow equations."""

@@ -61,19 +61,30 @@ FUNCTIONS: dict[str, Native[..., Any]] = {
 
 SYMBOLS = tuple(FUNCTIONS)
 
-_loaded: list[LoadedCode] = []
+_loaded: dict[bool, LoadedCode] = {}
 
 
-def load(cache_directory: Path | None = None) -> LoadedCode:
-    """Return the runtime, compiled at the first use in this process, or taken from the cache that is named then."""
-    if not _loaded:
-        _loaded.append(LoadedCode(cache.compiled(cache_directory, {"runtime": "native"}, _compile)))
-    return _loaded[0]
+class CheckedEmitter(Emitter):
+    """Emits functions of a checked heap, which fill the blocks that they free with what leads nowhere."""
+
+    is_checked = True
 
 
-def _compile() -> CompiledCode:
+def load(cache_directory: Path | None = None, *, checked: bool = False) -> LoadedCode:
+    """Return the runtime, compiled at the first use in this process, or taken from the cache that is named then.
+
+    `checked`: that of a checked heap.
+    """
+    if checked not in _loaded:
+        emitter = CheckedEmitter if checked else Emitter
+        parts: dict[str, str | int | bool] = {"runtime": "native", "checked": checked}
+        _loaded[checked] = LoadedCode(cache.compiled(cache_directory, parts, lambda: _compile(emitter)))
+    return _loaded[checked]
+
+
+def _compile(emitter: Callable[[ir.Function], Emitter]) -> CompiledCode:
     module = ir.Module("lowheap.runtime")
-    define_all(module, Emitter, frame_rules(host_architecture()))
+    define_all(module, emitter, frame_rules(host_architecture()))
     return compile_ir(module, SYMBOLS)
 
 

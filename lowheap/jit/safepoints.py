@@ -9,6 +9,12 @@ its function's root frame (`lowheap.jit.root_frames` chooses where). The statepo
 mask of the slots that are live, both of which LLVM puts into the object file's stack map (`lowheap.jit.stackmaps` reads
 it).
 
+**Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
+would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
+frame, before LLVM sees it: each reference is stored where it is defined, and a bundle has the frame's address and a
+mask, which `lower_statepoints` hands on. That costs the function a store for each reference, wherever it is needed, so
+it is not for others.
+
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
 objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
 time is linear in the text's length, but for sets, which are the bits of a number.
@@ -19,9 +25,10 @@ where LLVM put them, and the slots are only read.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import re
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,20 +43,32 @@ GC_STRATEGY = "statepoint-example"
 FUNCTIONS_GLOBAL = "lowheap.functions"
 """The global that `lower_statepoints` appends: the addresses of the functions that contain a statepoint."""
 
+MOST_LISTED = 20_000
+"""So many references are listed at a function's calls together at most; with more, it has a root frame from the start.
+
+As many as 200 references make that live across 200 calls. Below, the lists cost little, and are worth it: LLVM may move
+what is listed, and each store is put where it runs least often.
+"""
+
+_ROOTS_NAME = "lowheap.roots"
+
 _REFERENCE_TYPE = ir.IntType(32)
+_BYTE_TYPE, _OFFSET_TYPE = ir.IntType(8), ir.IntType(64)
 
 
 # --- Emitting: calls that carry their live references -----------------------------------------------------------------
 
 
 class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no type information
-    """A call that may collect; prints its `live` references as a `"deopt"` operand bundle.
+    """A call that may collect; prints its `live` references, or `slots`, as a `"deopt"` operand bundle.
 
     The bundle is printed even when it is empty: it is what makes the call a statepoint, without which the frame walker
     could not pass through the calling frame.
     """
 
     _live: tuple[ir.Value, ...] = ()
+    slots: tuple[tuple[ir.Value, int], ...] = ()
+    """In place of `live` in a function that has a root frame: addresses of slots, and masks of those that are live."""
 
     @property
     def live(self) -> tuple[ir.Value, ...]:
@@ -72,7 +91,12 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         parts: list[str] = []
         self._descr(parts, add_metadata=False)
         plain = "".join(parts).rstrip("\n")
-        bundle = ", ".join(f"{value.type} {value.get_reference()}" for value in self._live)
+        bundle = ", ".join(
+            (
+                *(f"ptr {frame.get_reference()}, i64 {root_frames.signed(mask)}" for frame, mask in self.slots),
+                *(f"{value.type} {value.get_reference()}" for value in self._live),
+            )
+        )
         buf.append(f'{plain} [ "deopt"({bundle}) ]{self._stringify_metadata(leading_comma=True)}\n')
 
 
@@ -99,6 +123,9 @@ def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> 
     Phis that feed, however indirectly, nothing but phis are removed from their blocks first: they would keep garbage
     alive. References are listed in definition order (arguments, then instructions block by block), without duplicates.
 
+    If the lists have more than `MOST_LISTED` entries together, the function gets a root frame instead, and its calls
+    `slots`; it is not inlined any more, for it may have a large frame, unless it is to be always.
+
     `references` may hold constants (null, an i31), which are never roots; every other member is an i32 argument or
     instruction of `function`. Blocks that cannot be reached are allowed; uses in them keep nothing alive elsewhere.
 
@@ -109,7 +136,15 @@ def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> 
     successors = {id(block): _successors(function, block) for block in blocks}
     ordered = _in_definition_order(function, references)
     needed = _prune_dead_phis(blocks, _reachable(blocks, successors))
-    _Liveness(blocks, successors, ordered, needed).fill()
+    liveness = _Liveness(blocks, successors, ordered, needed)
+    calls = liveness.calls()
+    if sum(mask.bit_count() for _, mask in calls) <= MOST_LISTED:
+        for call, mask in calls:
+            call.live = tuple(ordered[number] for number in _set_bits(mask))
+        return
+    union = functools.reduce(operator.or_, (mask for _, mask in calls))
+    rooted = [ordered[number] for number in _set_bits(union)]
+    _RootFrame(function, _Liveness(blocks, successors, rooted, needed)).emit()
 
 
 def _successors(function: ir.Function, block: ir.Block) -> list[ir.Block]:
@@ -251,37 +286,146 @@ class _Liveness:
                 used |= self.bits.get(id(operand), 0)
         return used
 
-    def live_on_leaving(self) -> list[int]:
-        """The references live at the end of each block: the least solution of the data-flow equations."""
+    def solve(self) -> tuple[list[int], list[int]]:
+        """The references live where each block begins, and where it ends: the least solution of the equations."""
         live_in = [0] * len(self.blocks)
         live_out = list(self.used_on_leaving)
-        # Last block first: information flows backwards, and blocks mostly stand in the order of control flow.
-        pending = deque(reversed(range(len(self.blocks))))
-        waiting = [True] * len(self.blocks)
-        while pending:
-            index = pending.popleft()
-            waiting[index] = False
-            out = self.used_on_leaving[index]
-            for successor in self.successors[index]:
-                out |= live_in[successor]
-            live_out[index] = out
-            into = self.used_first[index] | (out & ~self.defined[index])
-            if into != live_in[index]:
-                live_in[index] = into
-                for predecessor in self.predecessors[index]:
-                    if not waiting[predecessor]:
-                        waiting[predecessor] = True
-                        pending.append(predecessor)
-        return live_out
+        order = root_frames.reverse_post_order(self.successors)
+        reached = set(order)
+        # Blocks in post-order, again and again: a loop takes one round more, where a queue may take one for each block.
+        order += [number for number in range(len(self.blocks)) if number not in reached]
+        waiting = set(order)
+        while waiting:
+            for index in reversed(order):
+                if index not in waiting:
+                    continue
+                waiting.remove(index)
+                out = self.used_on_leaving[index]
+                for successor in self.successors[index]:
+                    out |= live_in[successor]
+                live_out[index] = out
+                into = self.used_first[index] | (out & ~self.defined[index])
+                if into != live_in[index]:
+                    live_in[index] = into
+                    waiting.update(self.predecessors[index])
+        return live_in, live_out
 
-    def fill(self) -> None:
-        """Walk each block backwards from its end and give every safepoint the set live behind it."""
-        for block, live in zip(self.blocks, self.live_on_leaving(), strict=True):
+    def calls(self) -> list[tuple[SafepointCall, int]]:
+        """Each safepoint, with the set live behind it: found by a walk of its block, backwards from the end."""
+        found = []
+        for block, live in zip(self.blocks, self.solve()[1], strict=True):
             for instruction in reversed(block.instructions):
                 live &= ~self.bits.get(id(instruction), 0)
                 if isinstance(instruction, SafepointCall):
-                    instruction.live = tuple(self.references[number] for number in _set_bits(live))
+                    found.append((instruction, live))
                 live |= self.uses(instruction)
+        return found
+
+
+class _RootFrame:
+    """Gives a function a root frame: each reference is stored in a slot, from its definition to its last use."""
+
+    def __init__(self, function: ir.Function, liveness: _Liveness) -> None:
+        """Find the slots; change nothing yet."""
+        self.function = function
+        self.liveness = liveness
+        self.arguments = [value for value in function.args if id(value) in liveness.bits]
+        self.slots: dict[int, int] = {}  # by id of the reference
+        self.masks: list[tuple[SafepointCall, int]] = []
+        self._choose()
+
+    def _choose(self) -> None:
+        """Give each reference the first slot that is free where it is defined.
+
+        What is alive there was defined in dominating places, so it has its slot already.
+        """
+        liveness = self.liveness
+        live_in, live_out = liveness.solve()
+        taken_behind: dict[int, int] = {}  # of blocks that are done: the slots that are taken at the end
+        for index in root_frames.reverse_post_order(liveness.successors):
+            taken = 0
+            if index:
+                before = next(each for each in liveness.predecessors[index] if each in taken_behind)
+                taken = taken_behind[before] & ~self._slots_of(live_out[before] & ~live_in[index])
+            else:
+                for argument in self.arguments:
+                    if live_in[0] & liveness.bits[id(argument)]:
+                        taken = self._take(argument, taken)
+            instructions = liveness.blocks[index].instructions
+            behind = [live_out[index]]  # what lives behind each instruction, and before the first; last first
+            for instruction in reversed(instructions):
+                own = liveness.bits.get(id(instruction), 0)
+                behind.append(behind[-1] & ~own | liveness.uses(instruction))
+            live = behind.pop()
+            for instruction in instructions:
+                after = behind.pop()
+                taken &= ~self._slots_of(live & ~after)
+                if isinstance(instruction, SafepointCall):
+                    self.masks.append((instruction, taken))
+                if liveness.bits.get(id(instruction), 0) & after:
+                    taken = self._take(instruction, taken)
+                live = after
+            taken_behind[index] = taken
+
+    def _take(self, reference: ir.Value, taken: int) -> int:
+        free = ~taken & (taken + 1)
+        self.slots[id(reference)] = free.bit_length() - 1
+        return taken | free
+
+    def _slots_of(self, references: int) -> int:
+        found = 0
+        for number in _set_bits(references):
+            found |= 1 << self.slots[id(self.liveness.references[number])]
+        return found
+
+    def emit(self) -> None:
+        """Add the frame and the stores to the function, and tell the calls."""
+        size = root_frames.SLOTS_PER_FRAME
+        count = 1 + max(self.slots.values())
+        entry = self.liveness.blocks[0]
+        builder = ir.IRBuilder(entry)
+        rest, entry.instructions = entry.instructions, []
+        builder.position_at_end(entry)
+        frames = []
+        for start in range(0, count, size):
+            frames.append(builder.alloca(ir.ArrayType(_REFERENCE_TYPE, min(size, count - start)), name=_ROOTS_NAME))
+            frames[-1].align = root_frames.SLOT_SIZE
+        for argument in self.arguments:
+            self._store(builder, frames, argument)
+        entry.instructions += rest
+        for index in root_frames.reverse_post_order(self.liveness.successors):
+            self._add_stores(builder, frames, self.liveness.blocks[index])
+        for call, mask in self.masks:
+            words = (mask >> start & (1 << size) - 1 for start in range(0, count, size))
+            call.slots = tuple((frame, word) for frame, word in zip(frames, words, strict=True) if word)
+            call._clear_string_cache()
+        if "alwaysinline" not in self.function.attributes:
+            self.function.attributes.add("noinline")
+
+    def _add_stores(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
+        """Store each reference behind its definition; a phi's behind the block's last phi."""
+        pending: list[ir.Value] = []
+        instructions, block.instructions = block.instructions, []
+        builder.position_at_end(block)
+        for instruction in instructions:
+            if pending and not isinstance(instruction, ir.PhiInstr):
+                for reference in pending:
+                    self._store(builder, frames, reference)
+                pending.clear()
+            builder._insert(instruction)
+            if id(instruction) in self.slots:
+                pending.append(instruction)
+
+    def _store(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> None:
+        slot = self.slots.get(id(reference))
+        if slot is None:
+            return
+        number, slot = divmod(slot, root_frames.SLOTS_PER_FRAME)
+        frame = ir.instructions.CastInstr(builder.block, "bitcast", frames[number], ir.PointerType())
+        builder._insert(frame)
+        offset = _OFFSET_TYPE(root_frames.SLOT_SIZE * slot)
+        place = builder.gep(frame, [offset], source_etype=_BYTE_TYPE)
+        builder.store(reference, place, align=root_frames.SLOT_SIZE)
 
 
 def _set_bits(mask: int) -> Iterator[int]:
@@ -396,6 +540,8 @@ _CONSTANT_EXPRESSIONS = frozenset(
 _CONSTANT_EXPRESSION_FLAGS = frozenset({"inbounds", "inrange", "nsw", "nusw", "nuw"})
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+_BRACKET_ENDS = frozenset(_BRACKETS.values())
+_BRACKET_OR_QUOTED = re.compile(r'[()\[\]{}<>]|"(?:[^"]*")?')
 
 
 class _NotUnderstoodError(Exception):
@@ -413,8 +559,10 @@ class _Cursor:
 
     def skip(self) -> None:
         """Pass over blanks."""
-        while self.position < len(self.text) and self.text[self.position] in " \t":
-            self.position += 1
+        text, position = self.text, self.position
+        while position < len(text) and text[position] in " \t":
+            position += 1
+        self.position = position
 
     def at(self, literal: str) -> bool:
         """Whether the text goes on with `literal`."""
@@ -443,7 +591,7 @@ class _Cursor:
 
     def accept(self, literal: str) -> bool:
         """Take `literal` if it stands here."""
-        if not self.at(literal):
+        if not self.text.startswith(literal, self.position):
             return False
         self.position += len(literal)
         self.skip()
@@ -463,25 +611,20 @@ class _Cursor:
         """Take a bracketed text, from the bracket here to its partner; quoted strings are opaque."""
         start = self.position
         expected: list[str] = []
-        while self.position < len(self.text):
-            character = self.text[self.position]
-            if character == '"':
-                quoted = _QUOTED.match(self.text, self.position)
-                if not quoted:
-                    break
-                self.position = quoted.end()
-                continue
+        for token in _BRACKET_OR_QUOTED.finditer(self.text, start):
+            character = token.group()
             if character in _BRACKETS:
                 expected.append(_BRACKETS[character])
-            elif character in ")]}>":
+            elif character in _BRACKET_ENDS:
                 if not expected or character != expected.pop():
                     break
                 if not expected:
-                    self.position += 1
+                    self.position = token.end()
                     taken = self.text[start : self.position]
                     self.skip()
                     return taken
-            self.position += 1
+            elif character == '"':  # one without a partner
+                break
         raise _NotUnderstoodError(f"unbalanced brackets in {self.text[start:]!r}")
 
 
@@ -504,7 +647,7 @@ def _parse_type(cursor: _Cursor) -> _Type:
 
     So is what is wider than a register: LLVM returns it through memory, which its statepoint lowering does not survive.
     """
-    start = cursor.rest()
+    start = cursor.position
     if scalar := cursor.match(_SCALAR):
         text = scalar.group().rstrip()
         count, element, limit = 1, text, _MAXIMUM_SCALAR_BITS
@@ -513,7 +656,7 @@ def _parse_type(cursor: _Cursor) -> _Type:
         text, count, element, limit = vector.group(), int(vector.group(1)), vector.group(2), _MAXIMUM_VECTOR_BITS
         mangled = f"v{count}{_MANGLED.get(element, element)}"
     else:
-        raise _NotUnderstoodError(f"neither a scalar nor a vector type: {start!r}")
+        raise _NotUnderstoodError(f"neither a scalar nor a vector type: {cursor.text[start:]!r}")
     bits = count * (_BITS.get(element) or int(element.removeprefix("i")))
     if bits > limit:
         raise _NotUnderstoodError(f"{text} has {bits} bits; the most is {limit}")
@@ -576,6 +719,7 @@ class _Call:
     arguments: tuple[tuple[_Type, str], ...]
     function_attributes: str  # as printed
     live: tuple[str, ...]  # the names in its list as printed, without constants and duplicates; each is an i32
+    slots: tuple[tuple[str, int], ...]  # the addresses of a root frame that it has already, and masks
     debug_location: str  # ", !dbg !7", or ""
 
 
@@ -627,7 +771,7 @@ def _parse_call(line: str) -> _Call:
     cursor.expect("[")
     cursor.expect('"deopt"')
     cursor.expect("(")
-    live = _parse_list(cursor)
+    live, slots = _parse_list(cursor)
     cursor.expect("]")
 
     debug_location = ""
@@ -648,6 +792,7 @@ def _parse_call(line: str) -> _Call:
         tuple(arguments),
         function_attributes,
         live,
+        slots,
         debug_location,
     )
 
@@ -656,29 +801,34 @@ def _parse_call(line: str) -> _Call:
 _SIMPLE_LIST = re.compile(r"i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*)\)")
 
 
-def _parse_list(cursor: _Cursor) -> tuple[str, ...]:
-    """Take a bundle's list and the bracket behind it; return the names in it, each once.
+def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """Take a bundle's list and the bracket behind it; return the names in it, each once, and slots with their masks.
 
     Constants are left out. They are null, an i31 or undefined: no compiled code can know an object, so that any other
     means that something was misread.
     """
     if simple := cursor.match(_SIMPLE_LIST):
-        return tuple(dict.fromkeys(simple.group(1).split(", i32 ")))
+        return tuple(dict.fromkeys(simple.group(1).split(", i32 "))), ()
     live: dict[str, None] = {}
+    slots: list[tuple[str, int]] = []
     first = True
     while not cursor.accept(")"):
         if not first:
             cursor.expect(",")
         first = False
+        if pair := cursor.match(_SLOTS):
+            slots.append((pair.group(1), int(pair.group(2))))
+            continue
         cursor.expect("i32 ")
         value = _parse_value(cursor)
         if value.startswith("%"):
             live[value] = None
         elif value not in ("undef", "poison") and not _NULL_OR_I31.fullmatch(value):
             raise _NotUnderstoodError(f"constant reference {value}; null and i31 are the only constants")
-    return tuple(live)
+    return tuple(live), tuple(slots)
 
 
+_SLOTS = re.compile(r"ptr (%[-\w$.]+), i64 (-?\d+)")
 _NULL_OR_I31 = re.compile(r"0|-?\d*[13579]")
 
 
@@ -716,8 +866,16 @@ class _Header:
     attributes_start: int
 
 
+_HEADER_START = re.compile(r'[^@"]*(@(?:"[^"]*"|[-\w$.]+))(?=\()')
+"""A head up to its parameter list, where nothing before the name is quoted, as in nearly all."""
+
+
 def _parse_header(line: str) -> _Header:
     """Find the name and the parameter list of a `define` or `declare` line."""
+    if simple := _HEADER_START.match(line):
+        cursor = _Cursor(line, simple.end())
+        cursor.balanced()
+        return _Header(line, simple.group(1), simple.end(), cursor.position)
     cursor = _Cursor(line)
     while not cursor.done():
         if cursor.at('"'):
@@ -875,6 +1033,7 @@ class _Lowering:
         self.result_types: dict[str, _Type] = {}
         self.attribute_groups: dict[str, str] = {}
         self.headers: dict[str, _Header] = {}
+        self.signatures: dict[str, _Signature] = {}  # of what is called at statepoints
         for line in self.lines:
             if line.startswith("attributes #"):
                 group, _, content = line.removeprefix("attributes ").partition(" = ")
@@ -947,7 +1106,8 @@ class _Lowering:
         """The lines that take the place of one call, across which the slots of `mask` are live."""
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
-        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, mask.bit_count()))
+        count = mask.bit_count() + sum(root_frames.unsigned(word).bit_count() for _, word in call.slots)
+        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)
         operands = [
@@ -961,7 +1121,8 @@ class _Lowering:
             "i32 0",  # deopt arguments, an obsolete operand list: the bundle has taken its place
         ]
         token = f"%{_TOKEN_PREFIX}{number}"
-        live = ", ".join(root_frames.operands(mask))
+        own = (f"ptr {frame}, i64 {word}" for frame, word in call.slots)
+        live = ", ".join((*own, *root_frames.operands(mask)))
         lines = [
             f"{call.indent}{token} = call {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
             f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{call.debug_location}'
@@ -978,7 +1139,9 @@ class _Lowering:
         """Refuse a call whose function attributes, or whose callee's own, change the calling sequence."""
         attributes = [call.function_attributes]
         if call.callee.startswith("@") and (header := self.headers.get(_plain_name(call.callee))):
-            signature = _signature(header)
+            signature = self.signatures.get(header.name)
+            if signature is None:
+                signature = self.signatures[header.name] = _signature(header)
             if signature.unusual:
                 raise _NotUnderstoodError(f"the called function's signature: {signature.unusual}")
             attributes.append(signature.attributes)

@@ -220,7 +220,7 @@ class StoreRuntime:
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
-        code = runtime.load(self._store.engine.cache)
+        code = runtime.load(self._store.engine.cache, checked=self._store.heap.is_checked)
         self.context.drop = code.address(runtime.DROP)
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)

@@ -184,8 +184,7 @@ def declare(
     if name is None and native.linked_name:
         symbol = native.linked_name
     else:
-        wanted = name or native.symbol + key
-        symbol = _symbol(module, (native, statics or {}), wanted, is_exported=name is not None)
+        symbol = _symbol(module, (native, statics or {}), name or native.symbol + key, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
         return known

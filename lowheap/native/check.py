@@ -24,14 +24,11 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lowheap.errors import CompilerError
 from lowheap.native import words
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
-
-if TYPE_CHECKING:
-    from lowheap.native.function import Native
 
 
 class NativeError(CompilerError):
@@ -259,6 +256,18 @@ def record_types(kind: type[Record]) -> dict[str, Type]:
 # What is checked, and what comes of it
 
 
+class Function(Protocol):
+    """What is checked: `function.Native` is one."""
+
+    function: Callable[..., Any]
+    name: str
+    is_inline: bool
+
+    @property
+    def checked(self) -> Checked:
+        """What came of it."""
+
+
 @dataclass
 class Parameter:
     """A parameter of a function."""
@@ -285,7 +294,7 @@ class Checked:
     variables. `has_effects`: a call of it does something beside returning a value.
     """
 
-    native: Native[..., Any]
+    native: Function
     tree: ast.FunctionDef
     path: str
     parameters: list[Parameter]
@@ -330,7 +339,7 @@ def static_names(function: Callable[..., Any]) -> dict[str, Any]:
     return {**vars(builtins), **function.__globals__, **closed}
 
 
-def check(native: Native[..., Any]) -> Checked:
+def check(native: Function) -> Checked:
     """Check a function; NativeError when it is not in the subset."""
     tree, path = parsed(native.function)
     return _Checker(native, tree, path).check()
@@ -367,7 +376,7 @@ def parsed(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
 class _Checker:
     """Walks one function."""
 
-    def __init__(self, native: Native[..., Any], tree: ast.FunctionDef, path: str) -> None:
+    def __init__(self, native: Function, tree: ast.FunctionDef, path: str) -> None:
         self.native, self.tree, self.path = native, tree, path
         self.names = static_names(native.function)
         self.used: dict[str, Any] = {}
@@ -1074,7 +1083,7 @@ class _Checker:
         self.calls[node] = Call("extremum", target)
         return self.arithmetic(node, self.expression(left), ast.Add(), left, right)
 
-    def native_call(self, node: ast.Call, target: Native[..., Any]) -> Type:
+    def native_call(self, node: ast.Call, target: Function) -> Type:
         checked = target.checked
         self.calls[node] = Call("native", target)
         self.has_effects |= checked.has_effects

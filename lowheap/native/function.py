@@ -112,7 +112,8 @@ class Native(Generic[_P, _R]):
         return f"lh.{short}.{self.name}".replace("<locals>.", "")
 
     def _first_run(self, *args: Any) -> Any:
-        python = python_function(self.checked)
+        with _checking:  # CPython up to 3.12 counts the depth of syntax trees in one place for all threads
+            python = python_function(self.checked)
         self._run = self._replaceable(python) if self._takes_heap else python
         return self._run(*args)
 

@@ -147,17 +147,20 @@ class ModuleCompiler(ModuleContext):
         ):
             FunctionCompiler(self, function, type, body.locals, body.instructions, body.offset).compile()
             report.advance()
+        entered = [Signature.of(self.function_types[index]) for index in self.escaping_functions]
         if self.decoded.globals or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
+            entered.append(INITIALISE_SIGNATURE)
+        elif not entered:
+            entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
             symbols.append(signature.host_stub)
         defined = [index for index in self.escaping_functions if index >= len(self.imported_functions)]
-        signatures = {Signature.of(self.function_types[index]) for index in self.escaping_functions}
-        for signature in sorted({*signatures, INITIALISE_SIGNATURE}, key=lambda each: each.entry):
+        for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)

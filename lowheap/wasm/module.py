@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lowheap.engine import Engine
 from lowheap.jit import cache
 from lowheap.jit.barriers import Barriers
-from lowheap.jit.engine import CompiledCode, LoadedCode
+from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import FuncType, RefType, StructType, ValType
 from lowheap.wasm import validate
@@ -115,8 +115,9 @@ class Module:
 
     def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
         def compile_now() -> CompiledCode:
-            module, symbols = compiler.compile(progress)
-            return compile_ir(module, symbols, opt_level=self.engine.opt_level)
+            with without_gc():
+                module, symbols = compiler.compile(progress)
+                return compile_ir(module, symbols, opt_level=self.engine.opt_level)
 
         parts: dict[str, str | int | bool] = {  # no type index of the engine's: code loads those from its vmctx
             "module": self._digest,
