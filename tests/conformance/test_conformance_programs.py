@@ -69,7 +69,8 @@ def same_graph(ours: Image, theirs: HeapImage) -> list[str]:
     lists = ours.over_approximated_list(), list(theirs.list_order())
     if len(lists[0]) != len(lists[1]):
         return [f"{len(lists[0])} objects are on our list, {len(lists[1])} on theirs"]
-    objects, back, types, ids, problems = _Bijection(), [], _Bijection(), _Bijection(), list[str]()
+    objects, back, types, problems = _Bijection(), [], _Bijection(), list[str]()
+    functions, host_data = _Bijection(), _Bijection()
     probe = [(index, theirs.probe[number]) for number, index in enumerate((FIRST_INDEX, FIRST_INDEX + 48))]
     for left, right in (*zip(*lists, strict=True), *probe):
         if objects.pair(left, right) is None:
@@ -94,6 +95,7 @@ def same_graph(ours: Image, theirs: HeapImage) -> list[str]:
             data = theirs.data[right + start : right + start + value.field.size]
             number = int.from_bytes(data, "little")
             if value.field.is_opaque_id:
+                ids = host_data if mine.kind is VMGcKind.EXTERN_REF else functions
                 same = ids.pair(int.from_bytes(value.data, "little"), number) is not None
             elif value.field.is_traced and is_object(int.from_bytes(value.data, "little")):
                 pair = (int.from_bytes(value.data, "little"), number)
