@@ -11,6 +11,7 @@ from typing import Any
 
 from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared.sizing import GROWTH_GRANULE, LIST_FLOOR, PENDING_PORTION
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, HeapExhaustedError
@@ -61,7 +62,7 @@ class StoreLock:
 
 
 class Store:
-    """Everything that a program's objects live in. `Store()` makes an engine of its own.
+    """Everything that a program's objects live in. `Store()` makes an engine of its own, with `collector`.
 
     `allocator` names the free-list policy: "segregated-fit", or "first-fit", which puts every object where wasmtime 37
     to 43 puts it. `initial_heap_size` and `maximum_heap_size` are in bytes. `collect_every=N` collects at every Nth
@@ -93,6 +94,7 @@ class Store:
         self,
         engine: Engine | None = None,
         *,
+        collector: str | type[Collector] | Collector | None = None,
         allocator: str = SegregatedFit.name,
         growth: str | None = None,
         initial_heap_size: int | None = None,
@@ -103,6 +105,8 @@ class Store:
         """Map the heap. TypeError or ValueError for an argument out of range, MemoryError without address space."""
         if engine is not None and not isinstance(engine, Engine):
             raise TypeError(f"engine is {engine!r}; it must be an Engine")
+        if engine is not None and collector is not None:
+            raise TypeError(f"collector is {collector!r}, but the engine has one: Engine(collector=…)")
         if not isinstance(collect_every, int) or isinstance(collect_every, bool):
             raise TypeError(f"collect_every is {collect_every!r}; it must be an int")
         if collect_every < 0:
@@ -119,7 +123,7 @@ class Store:
             initial_heap_size = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
         has_default_policies = (allocator, growth) == (SegregatedFit.name, "collect-first")
         if engine is None:  # one whose runtime has the policies
-            engine = Engine(runtime="native" if has_default_policies else "python")
+            engine = Engine(collector=collector, runtime="native" if has_default_policies else "python")
         self.engine = engine
         self.lock = StoreLock()
         if engine.runtime == "native" and not has_default_policies:

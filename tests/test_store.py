@@ -16,6 +16,7 @@ from lowheap.collector import GcProgress
 from lowheap.engine import Engine
 from lowheap.errors import (
     AllocationTooLargeError,
+    CompilerError,
     HeapCorruptionError,
     HeapError,
     HeapExhaustedError,
@@ -571,3 +572,12 @@ def test_a_finalizer_in_a_sweep_runs_after_it(store: Rig) -> None:
     assert phases == [0]
     store.verify()
     assert NULL not in store.heap.over_approximated_stack_roots()
+
+
+def test_a_collector_is_the_engines() -> None:
+    with Store(collector="null") as store:
+        assert (store.engine.collector.name, store.heap.is_counted) == ("null", False)
+    with pytest.raises(TypeError, match="the engine has one"):
+        Store(Engine(), collector="null")
+    with pytest.raises(CompilerError, match="there is no collector 'nope'"):
+        Store(collector="nope")
