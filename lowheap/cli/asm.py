@@ -10,9 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli.options import check_collector, collector_options, naming, opt_level_option, read_program
+from lowheap.cli.options import (
+    check_collector,
+    collector_options,
+    naming,
+    opt_level_option,
+    read_program,
+    runtime_option,
+)
 from lowheap.cli.output import report_console
-from lowheap.engine import RUNTIMES, Engine
+from lowheap.engine import Engine
 from lowheap.errors import LowheapError
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
@@ -36,13 +43,7 @@ _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|alloca
 @click.argument("module", metavar="MODULE")
 @click.option("--function", "wanted", metavar="NAME", help="The function: its export's name, its own, or its index.")
 @collector_options
-@click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    default=Engine().runtime,
-    show_default=True,
-    help="Compile for this runtime: with native, allocation is inline.",
-)
+@runtime_option("Compile for this runtime: with native, allocation is inline.")
 @opt_level_option()
 @click.option("--llvm", "as_ir", is_flag=True, help="Print LLVM's IR, optimised, in place of machine code.")
 @click.option("--sizes", "as_sizes", is_flag=True, help="Print bytes and instructions by region in place of code.")

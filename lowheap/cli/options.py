@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from lowheap.collectors import registry
-from lowheap.engine import OPT_LEVELS
+from lowheap.engine import OPT_LEVELS, RUNTIMES
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.native import NativeError
 
@@ -67,6 +67,11 @@ def check_collector(ctx: click.Context, collector: str | None, barriers: str | N
             except CompilerError as error:
                 raise click.BadParameter(str(error), ctx, param_hint=f"'{option}'") from error
     return {"collector": collector, "barriers": barriers}
+
+
+def runtime_option(help: str) -> Callable[[_Command], _Command]:
+    """Return the option of which runtime; the first is an engine's own choice."""
+    return click.option("--runtime", type=click.Choice(RUNTIMES), default=RUNTIMES[0], show_default=True, help=help)
 
 
 def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:

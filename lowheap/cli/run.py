@@ -23,10 +23,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lowheap.allocator import SegregatedFit
-from lowheap.cli.options import check_collector, collector_options, naming, opt_level_option, read_program
+from lowheap.cli.options import (
+    check_collector,
+    collector_options,
+    naming,
+    opt_level_option,
+    read_program,
+    runtime_option,
+)
 from lowheap.cli.output import EXIT_STATUSES, abandon_output, compile_progress, printable_on, say
 from lowheap.cli.values import format_value, parse_value
-from lowheap.engine import RUNTIMES, Engine
+from lowheap.engine import Engine
 from lowheap.errors import LowheapError, Trap
 from lowheap.first_fit import FirstFit
 from lowheap.heap import HeapStatistics
@@ -109,13 +116,7 @@ everything is an argument.
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @click.option("--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.")
 @collector_options
-@click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    default=Engine().runtime,
-    show_default=True,
-    help="Who allocates, drops and collects: compiled code, or the heap in Python.",
-)
+@runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
 @click.option(
     "--allocator",
     type=click.Choice(list(ALLOCATORS)),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,7 @@ def _by_name(name: str) -> Any:
 def _from_file(path: str) -> Any:
     """Import a file of one's own, once for each path."""
     file = Path(path).resolve()
-    name = f"{file.stem}_{abs(hash(str(file))):x}" if file.stem in sys.modules else file.stem
+    name = f"{file.stem}_{zlib.crc32(os.fsencode(file)):x}" if file.stem in sys.modules else file.stem
     for known in sys.modules.values():
         if getattr(known, "__file__", None) == str(file):
             return known

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
 from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
@@ -45,8 +44,6 @@ from lowheap.layout import (
 )
 from lowheap.native import Native
 from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
-
-ANY_REFERENCE = ANY
 
 _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)

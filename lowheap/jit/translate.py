@@ -987,8 +987,8 @@ class Translator:
 
     def _w_problem(self, frame: _Frame, n: ast.Call) -> None:
         values = [self._typed(self._x(frame, each), _message_type(frame.checked.types[each])) for each in n.args[2:]]
-        report: Any = getattr(self.e, "note_problem")  # noqa: B009  # as above
-        report(self._x(frame, n.args[1]), values)
+        hook: Any = self.e
+        hook.note_problem(self._x(frame, n.args[1]), values)
 
     def _w_likely(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.likely(self._truth(self._x(frame, n.args[0])))

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from lowheap.collectors.drc.counting import (
     Freed,
     count_freed,
-    free_all_pending,
     free_chain,
     free_object,
+    free_pending,
     left_dead,
 )
 from lowheap.collectors.shared.frames import FrameRules, held_by_code, held_by_hosts, host_slots
 from lowheap.collectors.shared.references import is_object, may_be_object
-from lowheap.collectors.shared.sizing import live_bytes, note_peak
+from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
 from lowheap.layout import (
     CONTROL_UNCOUNTED,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -182,6 +182,6 @@ def collect_all(heap: Heap, rules: FrameRules) -> bool:
         clear_marks(heap)
         return False
     sweep(heap)
-    free_all_pending(heap)
+    free_pending(heap, UNLIMITED)
     finish_sweep(heap)
     return True

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from lowheap.collectors.shared.free_lists import give_back
 from lowheap.collectors.shared.references import block_length, may_be_object, names_object
-from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
+from lowheap.collectors.shared.sizing import live_bytes, note_peak
 from lowheap.collectors.shared.tracing import children, references_of
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
@@ -206,12 +206,6 @@ def free_pending(heap: Heap, budget: u64) -> bool:
         return True
     control.live_bytes_after_last_collection = live_bytes(heap)
     return False
-
-
-@inline
-def free_all_pending(heap: Heap) -> None:
-    """Free all of them."""
-    free_pending(heap, UNLIMITED)
 
 
 @native
