@@ -522,7 +522,6 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_lists.poison: lambda draw, made: a_block(draw, made)[:2],
     free_lists.pop_small: drawn(st.integers(1, 20).map(lambda n: n * BLOCK_ALIGN)),
     counting.free_pending: drawn(st.integers(0, 5) | st.just((1 << 64) - 1)),
-    counting.free_all_pending: no_arguments,
     frames.safepoint_of: a_return_address,
     free_lists.size_class: drawn(LENGTHS),
     free_lists.push_free: a_block,
