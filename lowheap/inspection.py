@@ -43,8 +43,8 @@ from lowheap.layout import (
 )
 from lowheap.native import Heap
 from lowheap.snapshot import Image, ImageObject
-from lowheap.snapshot.image import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
-from lowheap.snapshot.tables import reopen
+from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
+from lowheap.snapshot.reopened import reopen
 from lowheap.verification import problems_of
 
 if TYPE_CHECKING:

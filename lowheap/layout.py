@@ -1038,7 +1038,7 @@ class VMDump(ctypes.Structure):
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
     `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
-    the heap's bytes from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    the heap's bytes from index 0 to the bump pointer. `abi` is `declarations.layout_hash` of who wrote it.
     """
 
     _fields_ = (

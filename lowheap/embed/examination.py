@@ -19,7 +19,8 @@ from llvmlite import ir
 from lowheap.collectors.drc import verify
 from lowheap.collectors.shared import walking
 from lowheap.collectors.shared.verify import BYTES_PER_NOTE_SHIFT, verify_places
-from lowheap.embed.api import Status, abi_hash
+from lowheap.declarations import layout_hash
+from lowheap.embed.api import Status
 from lowheap.embed.emitter import ApiEmitter, printf_format, string_constant
 from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import I32, I64, PTR, REFERENCE, VOID
@@ -193,7 +194,7 @@ class ExaminationEmitter(ApiEmitter):
         }
         header = self.stack_buffer(ctypes.sizeof(VMDump), ctypes.alignment(VMDump))
         self.store(DUMP_MAGIC, header, VMDump.magic)
-        self.store(abi_hash(), header, VMDump.abi)
+        self.store(layout_hash(), header, VMDump.abi)
         self.store(ctypes.sizeof(VMHeapControl), header, VMDump.control_size)
         for name, count in counts.items():
             self.store(count, header, getattr(VMDump, name))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from lowheap.allocator import SegregatedFit
+from lowheap.declarations import layout_hash
 from lowheap.layout import (
     DUMP_MAGIC,
     FIELD_MUTABLE,
@@ -33,8 +34,15 @@ from lowheap.layout import (
     VMStorage,
     VMTypeInfo,
 )
-from lowheap.snapshot.file import ImageFormatError
-from lowheap.snapshot.image import TAG_FIELDS, Image, ImageControl, ImageField, ImageRoot, ImageType
+from lowheap.snapshot.contents import (
+    TAG_FIELDS,
+    Contents,
+    ImageControl,
+    ImageField,
+    ImageFormatError,
+    ImageRoot,
+    ImageType,
+)
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
     AbstractHeapType,
@@ -76,10 +84,8 @@ def is_dump(data: bytes) -> bool:
     return data.startswith(_MAGIC)
 
 
-def read_dump(data: bytes) -> Image:
-    """Return what a dump has as an image. ImageFormatError, which says why, for anything that is not a whole dump."""
-    from lowheap.embed.api import abi_hash  # the C interface stands above images: only its hash is wanted here
-
+def read(data: bytes) -> Contents:
+    """Return what a dump has. ImageFormatError, which says why, for anything that is not a whole dump."""
     if not is_dump(data):
         raise ImageFormatError(f"not a heap dump: it does not begin with {_MAGIC!r}")
     if len(data) < ctypes.sizeof(VMDump):
@@ -87,9 +93,10 @@ def read_dump(data: bytes) -> Image:
             f"a heap dump cut short: it has {len(data)} bytes, its header alone {ctypes.sizeof(VMDump)}"
         )
     header = VMDump.from_buffer_copy(data)
-    if header.abi != abi_hash():
+    layouts = layout_hash()
+    if header.abi != layouts:
         raise ImageFormatError(
-            f"a heap dump of another lowheap: the hash of its layouts is {header.abi:#x}, of this one's {abi_hash():#x}"
+            f"a heap dump of another lowheap: the hash of its layouts is {header.abi:#x}, of this one's {layouts:#x}"
         )
     if header.control_size != ctypes.sizeof(VMHeapControl):
         raise ImageFormatError(
@@ -117,7 +124,7 @@ def read_dump(data: bytes) -> Image:
     _, control_bytes, types, type_data, handles, host_data, roots, heap = pieces
     control = VMHeapControl.from_buffer_copy(control_bytes)
     _check_counts(header, control)
-    return Image(
+    return Contents(
         data=heap,
         source="lowheap dump",
         types=_types(_records(VMTypeInfo, types), memoryview(type_data).cast("I")),
