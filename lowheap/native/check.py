@@ -1366,6 +1366,9 @@ _EFFECTFUL = {
     ("heap", "map_notes"),
     ("heap", "unmap_notes"),
     ("heap", "visit"),
+    ("heap", "write"),
+    ("heap", "forget_problems"),
+    ("heap", "require_no_problem"),
     ("heap", "finalize"),
 }
 

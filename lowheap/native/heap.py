@@ -16,9 +16,12 @@
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.forget_problems()      as if none had been
+    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
+    heap.write(w, argument, a, n)  call C's writer at address w with its argument and n bytes at address a
 
 and, for the functions of the C interface:
 
@@ -37,7 +40,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
-from lowheap.errors import HeapError, InvalidReferenceError
+from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
     COLLECTOR_STATE_OFFSET,
@@ -64,6 +67,7 @@ from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHIN
 from lowheap.native.words import C_TYPES
 
 _VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
+_WRITER = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 
 _State = TypeVar("_State")
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -211,6 +215,15 @@ class Heap:
         """Return how many problems there are."""
         return len(self.problems)
 
+    def forget_problems(self) -> None:
+        """Begin anew."""
+        self.problems.clear()
+
+    def require_no_problem(self) -> None:
+        """Raise HeapCorruptionError with all problems, if there is one."""
+        if self.problems:
+            raise HeapCorruptionError(list(self.problems))
+
     def map_notes(self, size: int) -> int:
         """Return the address of new memory; `size` is a multiple of 8."""
         notes = (ctypes.c_uint64 * (size // ctypes.sizeof(ctypes.c_uint64)))()
@@ -225,6 +238,10 @@ class Heap:
     def visit(self, visitor: int, argument: int, info: int) -> int:
         """Call a visitor; what it returns ends the walk unless it is 0."""
         return int(_VISITOR(visitor)(argument, info))
+
+    def write(self, writer: int, argument: int, data: int, size: int) -> int:
+        """Call a writer; what it returns ends the dump unless it is 0."""
+        return int(_WRITER(writer)(argument, data, size))
 
     def ask_for_room(self, needed: int) -> bool:
         """Nobody is asked."""
@@ -270,6 +287,9 @@ heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)
 heap_method("outside", [U64], SLOT)
 heap_method("problem_count", [], U64)
+heap_method("forget_problems", [], NOTHING)
+heap_method("require_no_problem", [], NOTHING)
 heap_method("map_notes", [U64], U64)
 heap_method("unmap_notes", [U64, U64], NOTHING)
 heap_method("visit", [U64, U64, U64], U32)
+heap_method("write", [U64, U64, U64, U64], U32)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.references import is_object
+from lowheap.collectors.shared.roots import Root, counted_roots
 from lowheap.collectors.shared.tracing import references_of
 from lowheap.collectors.shared.verify import (
     DEAD,
@@ -18,7 +19,6 @@ from lowheap.collectors.shared.verify import (
     OBJECT,
     OWNERS,
     add_note,
-    handle_at,
     note_of,
     size_of_notes,
     verify_blocks,
@@ -39,8 +39,9 @@ from lowheap.layout import (
     NULL,
     CollectionPhase,
     VMGcKind,
+    VMRootKind,
 )
-from lowheap.native import Heap, Native, Ref, address_of, cell, inline, native, problem, u32, u64
+from lowheap.native import Heap, Native, Ref, address_of, inline, native, problem, u32, u64
 
 
 @native
@@ -173,11 +174,10 @@ def _owner(what: str) -> Native[[Heap, int, int, int], None]:
 
     @inline
     def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
-        if is_object(reference):
-            if note_of(heap, notes, reference) & OBJECT != 0:
-                add_note(notes, reference, 1)
-            else:
-                problem(heap, holds_nothing, place, reference)
+        if note_of(heap, notes, reference) & OBJECT != 0:
+            add_note(notes, reference, 1)
+        else:
+            problem(heap, holds_nothing, place, reference)
 
     return own
 
@@ -190,17 +190,17 @@ _owned_by_slot = _owner("root slot {:#x}")
 @native
 def count_owners(heap: Heap, notes: u64) -> None:
     """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
-    control = heap.control
     for index in blocks(heap):
         if not is_free(heap, index):
             for child in references_of(heap, index):
-                _owned_by_object(heap, notes, u64(index), child)
-    for number in range(control.handle_count):
-        _owned_by_handle(heap, notes, u64(number), handle_at(heap, number))
-    for entry in range(control.root_slot_count):
-        address = cell(u64, control.root_slots + u64(entry) * 8).value
-        if address != 0:
-            _owned_by_slot(heap, notes, address, heap.outside(address).value)
+                if is_object(child):
+                    _owned_by_object(heap, notes, u64(index), child)
+    root = Root()
+    for reference in counted_roots(heap, root):
+        if root.kind == VMRootKind.HANDLE:
+            _owned_by_handle(heap, notes, root.place, reference)
+        else:
+            _owned_by_slot(heap, notes, root.place, reference)
 
 
 @native

@@ -15,6 +15,7 @@ The addresses of registered root slots, and of what frames hold, are trusted: th
 from __future__ import annotations
 
 from lowheap.collectors.shared.free_lists import size_class
+from lowheap.collectors.shared.roots import handle
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
@@ -178,7 +179,7 @@ def verify_addresses(heap: Heap) -> None:
     _host_data_is_at(heap, control.host_data, start + HOST_DATA_OFFSET)
 
 
-@native
+@inline  # in C, a problem is told in the name of the function that looked for it: two do
 def verify_places(heap: Heap) -> None:
     """Check what it takes to read a heap: where the tables are, that the counts are within them, and bounds."""
     verify_addresses(heap)
@@ -658,13 +659,6 @@ def verify_free_lists_alone(heap: Heap) -> None:
 # Handles and host data
 
 
-@inline
-def handle_at(heap: Heap, number: u32) -> u32:
-    """What is in the entry of a handle."""
-    entry = cell(u32, heap.control.handles + u64(number) * REFERENCE_SIZE)
-    return u32(entry.value)
-
-
 @native
 def verify_handles(heap: Heap) -> None:
     """Check that each handle holds something or is on the list of free handles, once."""
@@ -672,7 +666,7 @@ def verify_handles(heap: Heap) -> None:
     count = control.handle_count
     free: u64 = 0
     for number in range(count):
-        value = handle_at(heap, number)
+        value = handle(heap, number).value
         if value == NULL:
             problem(heap, "handle {} of {} holds null, and is not free", number, count)
             return
@@ -683,7 +677,7 @@ def verify_handles(heap: Heap) -> None:
         if (following > count) or (listed == free):
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
-        value = handle_at(heap, following - 1)
+        value = handle(heap, following - 1).value
         if value & I31_TAG == 0:
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
