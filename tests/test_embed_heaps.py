@@ -15,7 +15,8 @@ from embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowheap.embed import Status, abi_hash, ffi
+from lowheap.embed import Status, abi_hash, ffi, lifecycle
+from lowheap.errors import LowheapError, status_error
 from lowheap.layout import (
     BLOCK_ALIGN,
     CONTROL_MAPPING_SIZE,
@@ -27,6 +28,8 @@ from lowheap.layout import (
     VMDrcArrayHeader,
     VMDrcHeader,
     VMGcKind,
+    VMHeapConfiguration,
+    VMHeapControl,
     VMStorage,
     i31_from_int,
 )
@@ -124,6 +127,47 @@ def test_configurations_that_are_refused(
     else:
         assert [reported for reported, _ in said] == [status]
         assert said[0][1].startswith(f"lh_heap_create: {message}")
+
+
+SIZES = st.sampled_from(
+    [0, 1, 15, 16, 65_520, 1 << 16, 1 << 20, HEAP_RESERVATION - 16, HEAP_RESERVATION, 2**64 - 1]
+) | (st.integers(0, HEAP_RESERVATION))
+
+
+@BOTH
+@settings(max_examples=100, deadline=None)
+@given(
+    options=st.fixed_dictionaries(
+        {}, optional={"reserve": SIZES, "initial": SIZES, "maximum": SIZES, "collect_every": st.sampled_from([0, 1])}
+    ),
+    has_abi=st.integers(0, 9).map(bool),
+    has_place=st.integers(0, 9).map(bool),
+)
+def test_python_settles_what_c_does(checked: bool, options: dict[str, int], has_abi: bool, has_place: bool) -> None:
+    """The sizes of a heap, and what it is refused for, by the function as it stands and as it was compiled."""
+    said: list[str] = []
+
+    @ffi().callback("lh_on_error")
+    def on_error(argument: Any, reported: int, text: Any) -> None:
+        said.append(text_of(text))
+
+    given = options | {"abi": abi_hash() if has_abi else 1}
+    config, place = ffi().new("lh_config *", {"on_error": on_error, **given}), ffi().new("lh_heap **")
+    calls = functions(checked)
+    status = calls["lh_heap_create"](config, place if has_place else NULLP)
+    refused: LowheapError | None = None
+    try:
+        _, initial, maximum = lifecycle.settle(VMHeapConfiguration(**given), int(has_place), checked)
+    except LowheapError as error:
+        refused = error
+    if refused is not None:
+        assert type(refused) is type(status_error(status, ""))
+        assert said == ([f"lh_heap_create: {refused}"] if has_abi else [])
+        return
+    assert (status, said) == (Status.OK, [])
+    control = VMHeapControl.from_address(place[0].control)
+    assert (control.capacity, control.maximum) == (initial, maximum)
+    assert calls["lh_heap_destroy"](place[0]) == Status.OK
 
 
 @BOTH
