@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowheap.embed import Status, abi_hash, ffi, lifecycle
+from lowheap.embed.calls import enter, leave
 from lowheap.errors import LowheapError, status_error
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -25,14 +26,18 @@ from lowheap.layout import (
     HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     NULL,
+    CollectionPhase,
     VMDrcArrayHeader,
     VMDrcHeader,
     VMGcKind,
+    VMHeap,
     VMHeapConfiguration,
     VMHeapControl,
     VMStorage,
     i31_from_int,
 )
+from lowheap.native import Heap
+from lowheap.snapshot.reopened import ImageMemory
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 NULLP = ffi().NULL
@@ -168,6 +173,40 @@ def test_python_settles_what_c_does(checked: bool, options: dict[str, int], has_
     control = VMHeapControl.from_address(place[0].control)
     assert (control.capacity, control.maximum) == (initial, maximum)
     assert calls["lh_heap_destroy"](place[0]) == Status.OK
+
+
+class Entered(Heap):
+    """A heap of C's, on which Python runs what calls begin and end with."""
+
+    def __init__(self, heap: CHeap) -> None:
+        super().__init__(ImageMemory(b""), heap.control)
+        self._interface = VMHeap.from_address(int(ffi().cast("uintptr_t", heap.heap)))
+
+    @property
+    def interface(self) -> VMHeap:
+        return self._interface
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    has_abi=st.booleans(),
+    phase=st.sampled_from(CollectionPhase),
+    is_busy=st.integers(0, 2),
+    name=st.sampled_from(["lh_no_gc_enter", "lh_verify"]),
+)
+def test_calls_begin_in_python_as_in_c(has_abi: bool, phase: CollectionPhase, is_busy: int, name: str) -> None:
+    with heap_of(True) as made:
+        python = Entered(made)
+        interface = python.interface
+        interface.abi, interface.is_busy, made.control.phase = abi_hash() - (not has_abi), is_busy, phase
+        status = made.functions[name](made.heap)
+        assert interface.is_busy == is_busy
+        assert enter(python, name == "lh_verify") == status
+        assert interface.is_busy == (1 if status == Status.OK else is_busy)
+        if status == Status.OK:
+            leave(python)
+            assert interface.is_busy == 0
+        interface.abi, interface.is_busy, made.control.phase = abi_hash(), 0, CollectionPhase.IDLE
 
 
 @BOTH

@@ -499,6 +499,19 @@ EXPRESSIONS = [
 CALLS = [
     refuses("copy_memory(u64(a), u64(a), a)", "an argument of copy_memory is u64, and was given u32"),
     refuses("zero_memory(pair, 1)", "an argument of zero_memory is u64, and was given a view of Pair", "pair: Pair"),
+    refuses("compare_exchange(a, 0, 1)", "compare_exchange takes a place, not u32"),
+    refuses(
+        "compare_exchange(place(pair, 'low'), 0)", "compare_exchange has 3 arguments, and was given 2", "pair: Pair"
+    ),
+    refuses(
+        "compare_exchange(place(pair, 'low'), 0, u64(1))",
+        "a number of compare_exchange is u32, and was given u64",
+        "pair: Pair",
+    ),
+    refuses(
+        "assert compare_exchange(place(pair, 'low'), 0, 1)", "has effects, and machine code leaves out", "pair: Pair"
+    ),
+    refuses("compare_exchange(place(heap.control, 'type_table'), 0, 1)", "does not change", "heap: Heap"),
     refuses("note()", "note takes a text"),
     refuses("note(a)", "the text is a constant"),
     refuses("note('%d')", "the text does not go with 0 numbers"),

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 from llvmlite import ir
 
 from lowheap.collectors.shared.frames import FrameRules
-from lowheap.embed import examination, functions
-from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
+from lowheap.embed import calls, examination, functions
+from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status
 from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import (
     I8,
@@ -38,9 +38,7 @@ from lowheap.jit.translate import HEAP as WHOLE_HEAP
 from lowheap.jit.translate import Place, View, inline_call
 from lowheap.layout import (
     HEAP_ERROR_VALUES,
-    CollectionPhase,
     VMHeap,
-    VMHeapControl,
 )
 from lowheap.native import Native
 from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
@@ -225,39 +223,20 @@ class ApiEmitter(Emitter):
 
     @classmethod
     def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
-        """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag.
-
-        What a collection by Python has traced, but not swept, must not be allocated or read in between.
-        """
-        native = ApiFunction(module, function_type(function), function.name)
-        builder = ir.IRBuilder(native.append_basic_block("entry"))
-        heap = native.args[0]
-
-        def field(offset: int) -> ir.Value:
-            return builder.gep(heap, [I64(offset)], source_etype=I8)
-
-        no_heap = builder.icmp_unsigned("==", builder.ptrtoint(heap, I64), I64(0))
-        with builder.if_then(no_heap, likely=False):
+        """Look at the heap's address, enter it, call the body, and leave."""
+        emitter = cls(ApiFunction(module, function_type(function), function.name))
+        builder = emitter.builder
+        with builder.if_then(builder.not_(emitter.is_not_null_pointer(emitter.vmctx)), likely=False):
             builder.ret(I32(Status.BAD_ARGUMENT))
-        abi = builder.load(field(VMHeap.abi.offset), typ=I64, align=VMHeap.abi.size)
-        with builder.if_then(builder.icmp_unsigned("!=", abi, I64(abi_hash())), likely=False):
-            builder.ret(I32(Status.ABI))
-        if function.name not in _AT_ANY_TIME:
-            control = builder.load(field(VMHeap.control.offset), typ=PTR, align=VMHeap.control.size)
-            phase = builder.gep(control, [I64(VMHeapControl.phase.offset)], source_etype=I8)
-            phase = builder.load(phase, typ=I32, align=VMHeapControl.phase.size)
-            is_idle = builder.icmp_unsigned("==", phase, I32(CollectionPhase.IDLE))
-            with builder.if_then(builder.not_(is_idle), likely=False):
-                builder.ret(I32(Status.BUSY))
-        busy = builder.cmpxchg(field(VMHeap.is_busy.offset), I32(0), I32(1), "acquire", "monotonic")
-        with builder.if_then(builder.not_(builder.extract_value(busy, 1)), likely=False):
-            builder.ret(I32(Status.BUSY))
-        status = builder.call(body, native.args)
+        refused = inline_call(emitter, calls.enter, [WHOLE_HEAP, function.name in _AT_ANY_TIME])
+        with builder.if_then(emitter._compare("!=", refused, Status.OK), likely=False):
+            builder.ret(refused)
+        status = builder.call(body, emitter.function.args)
         # A heap that was destroyed is not there any more.
         if function.name == "lh_heap_destroy":
-            with builder.if_then(builder.icmp_unsigned("==", status, I32(Status.OK))):
+            with builder.if_then(emitter._compare("==", status, Status.OK)):
                 builder.ret(status)
-        builder.atomic_rmw("xchg", field(VMHeap.is_busy.offset), I32(0), "release")
+        emitter.inline_native(calls.leave)
         builder.ret(status)
 
     @classmethod

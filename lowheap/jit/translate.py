@@ -1116,6 +1116,12 @@ class Translator:
         fill = self.e.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(fill, [self._pointer(to), I8(0), self._typed(length, _U64), I1(0)])
 
+    def _w_compare_exchange(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        where = self._x(frame, n.args[0])
+        expected, new = (self._value(frame, each, where.word) for each in n.args[1:])
+        exchanged = self.b.cmpxchg(where.address, expected, new, "acq_rel", "monotonic")
+        return self.b.extract_value(exchanged, 1)
+
 
 HEAP = _HEAP
 """The heap, as an argument of `Translator.inlined`."""
