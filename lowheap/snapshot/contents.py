@@ -221,20 +221,24 @@ def image_types(control: VMHeapControl, registry: TypeRegistry) -> dict[int, Ima
         info = VMTypeInfo.from_address(start + TYPE_TABLE_OFFSET + index * ctypes.sizeof(VMTypeInfo))
         if info.kind not in KIND_WORDS:
             continue
-        kind = VMGcKind(info.kind)
-        is_array = kind is VMGcKind.ARRAY_REF
-        traced_start, display_start = info.traced_offsets_start, info.supertypes_start
-        image_type = ImageType(
-            index,
-            kind,
-            info.size_or_elements_offset,
-            info.element_size,
-            elements_are_traced=is_array and bool(info.traced_count),
-            traced_offsets=() if is_array else tuple(data[traced_start : traced_start + info.traced_count]),
-            supertypes=tuple(data[display_start : display_start + info.depth + 1]),
-        )
+        image_type = type_of_entry(index, info, data)
         types[index] = with_names(image_type, registry) if index in registry else image_type
     return types
+
+
+def type_of_entry(index: int, info: VMTypeInfo, data: ctypes.Array[ctypes.c_uint32] | memoryview) -> ImageType:
+    """Return what an entry of the type table says, with the words of type data that are there; its kind is one."""
+    is_array = info.kind == VMGcKind.ARRAY_REF
+    traced_start, display_start = info.traced_offsets_start, info.supertypes_start
+    return ImageType(
+        index,
+        VMGcKind(info.kind),
+        info.size_or_elements_offset,
+        info.element_size,
+        elements_are_traced=is_array and bool(info.traced_count),
+        traced_offsets=() if is_array else tuple(data[traced_start : traced_start + info.traced_count]),
+        supertypes=tuple(data[display_start : display_start + info.depth + 1]),
+    )
 
 
 def with_names(image_type: ImageType, registry: TypeRegistry) -> ImageType:

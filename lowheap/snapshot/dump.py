@@ -11,6 +11,7 @@ type table makes no sense, and inspecting it tells what is broken.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ from lowheap.snapshot.contents import (
     ImageFormatError,
     ImageRoot,
     ImageType,
+    type_of_entry,
 )
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
@@ -197,24 +199,19 @@ def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> Image
         or any(start + count > len(words) for start, count in parts)
     ):
         return None
-    offsets, display, described = (words[start : start + count] for start, count in parts)
-    places = _records(VMFieldInfo, bytes(described))
+    start, count = parts[-1]
+    places = _records(VMFieldInfo, bytes(words[start : start + count]))
     known = [_field_type(place) for place in places]
     fields = [each for each in known if each is not None]
     if len(fields) != len(known):
         return None
+    found = type_of_entry(index, info, words)
     definition = None
     if kind is not VMGcKind.EXN_REF:  # of a function type nothing says what it returns
         composite = ArrayType(fields[0]) if is_array else StructType(tuple(fields))
-        definition = str(SubType(composite, display[-2] if info.depth else None, bool(info.is_final)))
-    return ImageType(
-        index,
-        kind,
-        info.size_or_elements_offset,
-        info.element_size,
-        elements_are_traced=is_array and bool(info.traced_count),
-        traced_offsets=tuple(offsets),
-        supertypes=tuple(display),
+        definition = str(SubType(composite, found.supertypes[-2] if info.depth else None, bool(info.is_final)))
+    return dataclasses.replace(
+        found,
         definition=definition,
         fields=(TAG_FIELDS if kind is VMGcKind.EXN_REF else ())
         + tuple(_field(place, field) for place, field in zip(places, fields, strict=True)),

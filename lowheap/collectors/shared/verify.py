@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from lowheap.collectors.shared.free_lists import size_class
 from lowheap.collectors.shared.roots import handle
+from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
@@ -339,40 +340,18 @@ def verify_display(heap: Heap, index: u32) -> None:
                     return
 
 
-@inline
-def storage_size(storage: u32) -> u64:
-    """How many bytes a field of some storage has, which is its alignment; 0 for what is no storage."""
-    if storage == VMStorage.I8:
-        return 1
-    if storage == VMStorage.I16:
-        return 2
-    if (storage == VMStorage.I32) or (storage == VMStorage.F32) or (storage == VMStorage.REFERENCE):
-        return REFERENCE_SIZE
-    if (storage == VMStorage.I64) or (storage == VMStorage.F64):
-        return 8
-    if storage == VMStorage.V128:
-        return 16
-    return 0
-
-
-@inline
-def field_at(heap: Heap, start: u32, number: u32) -> u64:
-    """The address of a `VMFieldInfo` in the type data."""
-    return heap.control.type_data + (u64(start) + u64(number) * _FIELD_WORDS) * _WORD
-
-
 @native
 def verify_field(heap: Heap, index: u32, number: u32) -> u64:
     """Check what a type says of a field alone; return the field's size, or 0 if something is wrong."""
     info = heap.type_info(index)
-    field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+    field = field_info(heap, info, number)
     storage = u32(field.storage)
     flags = u32(field.flags)
     target = field.heap_type
-    size = storage_size(storage)
-    if size == 0:
+    if storage > _LAST_STORAGE:
         problem(heap, "field {} of type {} has storage {}; storages are 0 to {}", number, index, storage, _LAST_STORAGE)
         return 0
+    size = u64(size_of_storage(storage))
     if flags & ~_FIELD_FLAGS != 0:
         problem(heap, "field {} of type {} has unknown flags in {:#x}", number, index, flags)
         return 0
@@ -409,7 +388,7 @@ def verify_array_type(heap: Heap, index: u32) -> None:
     size = verify_field(heap, index, 0)
     if size == 0:
         return
-    element = at(VMFieldInfo, field_at(heap, info.fields_start, 0))
+    element = field_info(heap, info, 0)
     start = (ARRAY_HEADER_END + (size - 1)) & ~(size - 1)
     if (u64(element.offset) != start) or (info.size_or_elements_offset != element.offset):
         problem(
@@ -450,7 +429,7 @@ def verify_struct_type(heap: Heap, index: u32) -> None:
     mask: u64 = 0
     is_beyond: u32 = 0
     for number in range(info.field_count):
-        field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+        field = field_info(heap, info, number)
         size = verify_field(heap, index, number)
         if size == 0:
             return
