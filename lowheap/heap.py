@@ -484,7 +484,7 @@ class DrcHeap:
         verify_object(heap, reference)
         if is_dead and not self.collector.is_live(heap, reference):
             self.collector.verify_pending(heap, reference)
-        heap.raise_problems()
+        heap.require_no_problem()
 
     def _examined(self) -> Heap:
         """Return the heap for functions that look for problems, and trust nothing."""

@@ -103,7 +103,7 @@ def is_i31(reference: int) -> bool:
 
 
 def is_object(reference: int) -> bool:
-    """Whether a raw reference names an object: neither null nor an i31."""
+    """Whether a raw reference names an object: neither null nor an i31. So has `collectors/shared/references.py` it."""
     return reference != NULL and not reference & I31_TAG
 
 
@@ -254,7 +254,10 @@ def align_up(value: int, alignment: int) -> int:
 
 
 def block_length(object_size: int) -> int:
-    """Return the bytes that an object of `object_size` bytes occupies in the heap."""
+    """Return the bytes that an object of `object_size` bytes occupies in the heap: of any size, even one that is none.
+
+    For objects that there can be, it is what `collectors/shared/references.py` says, for collectors.
+    """
     return align_up(object_size, BLOCK_ALIGN)
 
 
@@ -494,13 +497,6 @@ SMALL_BLOCK_LIMIT = 1024
 
 SMALL_CLASS_COUNT = SMALL_BLOCK_LIMIT // BLOCK_ALIGN
 SIZE_CLASS_COUNT = SMALL_CLASS_COUNT + 32 - (SMALL_BLOCK_LIMIT.bit_length() - 1)
-
-
-def size_class(length: int) -> int:
-    """Return the size class of a block of `length` bytes, a multiple of 16: exact when small, else a power of two."""
-    if length < SMALL_BLOCK_LIMIT:
-        return length // BLOCK_ALIGN
-    return SMALL_CLASS_COUNT + length.bit_length() - SMALL_BLOCK_LIMIT.bit_length()
 
 
 class CollectionPhase(enum.IntEnum):
@@ -1038,7 +1034,7 @@ class VMDump(ctypes.Structure):
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
     `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
-    the heap's bytes from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    the heap's bytes from index 0 to the bump pointer. `abi` is `declarations.layout_hash` of who wrote it.
     """
 
     _fields_ = (

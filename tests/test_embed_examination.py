@@ -26,6 +26,7 @@ import lowheap as lh
 from lowheap.cli.inspect import inspect_command
 from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
+from lowheap.embed.examination import FUNCTIONS
 from lowheap.errors import LowheapError
 from lowheap.inspection import inspect
 from lowheap.jit.store_runtime import runtime_of
@@ -49,6 +50,7 @@ from lowheap.layout import (
     VMTypeInfo,
     i31_from_int,
 )
+from lowheap.native import Heap, Native
 from lowheap.snapshot import Image, ImageFormatError, ImageType, diff, read_dump
 from lowheap.types import (
     ANYREF,
@@ -258,6 +260,88 @@ def test_frames_are_roots_that_count_nothing(world: World, examined: Examined) -
         assert problems == (f"{message} over-approximated list",)
     context.root_frames = 0
     assert examined.verify() is None
+
+
+def from_python(world: World, function: Native[..., Any], *args: Any) -> tuple[LowheapError | None, list[str]]:
+    """What a function of the interface raises when Python runs it on a world's heap, and the problems that it tells."""
+    store = world.store
+    heap = Heap(
+        store.heap.memory, store.heap.control, store_context=runtime_of(store).context, collector=store.heap.collector
+    )
+    try:
+        function(heap, *args)
+    except LowheapError as error:
+        return error, heap.problems
+    return None, heap.problems
+
+
+def address_of(callback: Any) -> int:
+    return int(ffi().cast("uintptr_t", callback))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=STEPS,
+    held=st.lists(st.sampled_from([NULL, 3, 0]) | st.integers(0, 40).map(lambda unit: 16 * unit), max_size=80),
+    refused=st.integers(-1, 8),
+    broken=st.none() | st.integers(0, 2**32 - 1),
+)
+def test_python_and_c_do_the_same(
+    steps: list[tuple[str, int, int, int]], held: list[int], refused: int, broken: int | None, checked: bool
+) -> None:
+    """The functions that look at a heap, run as they stand, beside what they were compiled to."""
+    world = World()
+    with world.store as store:
+        world.run(steps)
+        slots = (ctypes.c_uint32 * len(held))(*held)
+        frame = VMRootFrame(slots=ctypes.addressof(slots), slot_count=len(held))
+        context = runtime_of(store).context
+        context.root_frames = ctypes.addressof(frame)
+        examined = Examined(world, checked=checked)
+        header = store.heap.memory.view(VMDrcHeader, FIRST_INDEX)
+        size = header.object_size
+        if broken is not None and store.heap.control.bump > FIRST_INDEX:
+            header.object_size = broken
+
+        pieces: list[bytes] = []
+        seen: list[bytes] = []
+
+        @ffi().callback("lh_writer")
+        def write(argument: Any, data: Any, size: int) -> int:
+            if len(pieces) == refused:
+                return 7
+            pieces.append(bytes(ffi().buffer(data, size)))
+            return 0
+
+        @ffi().callback("lh_visitor")
+        def visit(argument: Any, info: Any) -> int:
+            if len(seen) == refused:
+                return 7
+            seen.append(bytes(ffi().buffer(info)))
+            return 0
+
+        native = examined.native
+        for name, arguments in (("lh_dump", [write]), ("lh_walk", [visit]), ("lh_verify", [])):
+            in_c, there = [*arguments, *[ffi().NULL] * len(arguments)], (pieces, seen)
+            status = Status(getattr(native, name)(native.heap, *in_c))
+            expected, message = tuple(map(list, there)), examined.message() if status != Status.OK else ""
+            for each in there:
+                each.clear()
+            in_python = [*map(address_of, arguments), *[0] * len(arguments)]
+            raised, problems = from_python(world, FUNCTIONS[name], *in_python)
+            assert there == expected
+            for each in there:
+                each.clear()
+            if status == Status.CORRUPT:
+                assert message == f"{name}: {problems[0]}"
+                assert isinstance(raised, lh.HeapCorruptionError)
+                assert raised.problems == problems
+            elif status == Status.OK:
+                assert (raised, problems) == (None, [])
+            else:
+                assert message == f"{name}: {raised}"
+        header.object_size = size
+        context.root_frames = 0
 
 
 def test_many_roots_are_all_in_the_dump(world: World, examined: Examined) -> None:

@@ -13,7 +13,6 @@ from llvmlite import ir
 from lowheap.collectors.interface import Collector
 from lowheap.embed.api import FUNCTIONS
 from lowheap.embed.emitter import heap_functions
-from lowheap.embed.examination import ExaminationEmitter
 from lowheap.embed.lifecycle import LifecycleEmitter
 from lowheap.embed.system import IMPORTED_SYMBOLS, SYSTEMS
 from lowheap.errors import UnsupportedError
@@ -22,7 +21,7 @@ from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import architecture_of
 
 
-class _Interface(LifecycleEmitter, ExaminationEmitter):
+class _Interface(LifecycleEmitter):
     """All functions, for the fast library."""
 
 
@@ -44,7 +43,6 @@ def emit(module: ir.Module, *, collector: Collector, checked: bool, system: str,
     members = {"system": system, "architecture": architecture, "collector": collector}
     kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), members)
     kind.define_helpers(module)
-    kind.define_examination_helpers(module)
     kind.define_lifecycle(module)
     for function in heap_functions():
         kind.define_function(module, function)

@@ -993,15 +993,13 @@ class Translator:
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
 
-    def _heap_raise_problems(self, frame: _Frame, n: ast.Call) -> None:
-        raise CompilerError("machine code does not raise: raise_problems stands where `heap.may_raise` is asked first")
-
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
-        """What only emitters of those libraries have that look at heaps: `embed/examination.py`."""
+        """What only those emitters have whose code looks at heaps, and calls C meanwhile: `embed/emitter.py`."""
         method = getattr(self.e, frame.checked.calls[n].target)
         return method(*(self._value(frame, each, _U64) for each in n.args))
 
-    _heap_problem_count = _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_of_emitter
+    _heap_problem_count = _heap_forget_problems = _heap_require_no_problem = _heap_of_emitter
+    _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_write = _heap_of_emitter
 
     # -- Words
 
@@ -1134,6 +1132,12 @@ class Translator:
         to, length = (self._x(frame, each) for each in n.args)
         fill = self.e.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(fill, [self._pointer(to), I8(0), self._typed(length, _U64), I1(0)])
+
+    def _w_compare_exchange(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        where = self._x(frame, n.args[0])
+        expected, new = (self._value(frame, each, where.word) for each in n.args[1:])
+        exchanged = self.b.cmpxchg(where.address, expected, new, "acq_rel", "monotonic")
+        return self.b.extract_value(exchanged, 1)
 
 
 HEAP = _HEAP

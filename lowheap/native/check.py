@@ -1367,6 +1367,15 @@ class _Checker:
             self.fits(each, U64, "an argument of zero_memory")
         return NOTHING
 
+    def word_compare_exchange(self, node: ast.Call) -> Type:
+        where, *values = self.count(node, 3)
+        type = self.expression(where)
+        if not isinstance(type, PlaceType):
+            raise self.refused(node, f"compare_exchange takes a place, not {type}")
+        for each in values:
+            self.fits(each, type.word, "a number of compare_exchange")
+        return BOOL
+
     def word_sizeof(self, node: ast.Call) -> Type:
         raise self.refused(node, "sizeof takes a structure")
 
@@ -1430,6 +1439,7 @@ LOCAL_ARRAY_LIMIT = 1 << 16
 _EFFECTFUL = {
     ("word", "copy_memory"),
     ("word", "zero_memory"),
+    ("word", "compare_exchange"),
     ("word", "require"),
     ("word", "check"),
     ("heap", "release_externrefs"),
@@ -1438,8 +1448,10 @@ _EFFECTFUL = {
     ("heap", "map_notes"),
     ("heap", "unmap_notes"),
     ("heap", "visit"),
+    ("heap", "write"),
+    ("heap", "forget_problems"),
+    ("heap", "require_no_problem"),
     ("heap", "finalize"),
-    ("heap", "raise_problems"),
 }
 
 

@@ -17,10 +17,12 @@
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
-    heap.raise_problems()       raise what these are, where `heap.may_raise`
+    heap.forget_problems()      as if none had been
+    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
+    heap.write(w, argument, a, n)  call C's writer at address w with its argument and n bytes at address a
 
 and, for the functions of the C interface:
 
@@ -66,6 +68,7 @@ from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHIN
 from lowheap.native.words import C_TYPES
 
 _VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
+_WRITER = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 
 _State = TypeVar("_State")
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -211,15 +214,19 @@ class Heap:
         """Return the slot at an address. It must be mapped."""
         return ctypes.c_uint32.from_address(address)
 
-    def raise_problems(self) -> None:
-        """HeapCorruptionError when there are any, which are forgotten."""
-        if self.problems:
-            problems, self.problems = self.problems, []
-            raise HeapCorruptionError(problems)
-
     def problem_count(self) -> int:
         """Return how many problems there are."""
         return len(self.problems)
+
+    def forget_problems(self) -> None:
+        """Begin anew."""
+        self.problems.clear()
+
+    def require_no_problem(self) -> None:
+        """Raise HeapCorruptionError with all problems, if there is one; they are forgotten."""
+        if self.problems:
+            problems, self.problems = self.problems, []
+            raise HeapCorruptionError(problems)
 
     def map_notes(self, size: int) -> int:
         """Return the address of new memory; `size` is a multiple of 8."""
@@ -235,6 +242,10 @@ class Heap:
     def visit(self, visitor: int, argument: int, info: int) -> int:
         """Call a visitor; what it returns ends the walk unless it is 0."""
         return int(_VISITOR(visitor)(argument, info))
+
+    def write(self, writer: int, argument: int, data: int, size: int) -> int:
+        """Call a writer; what it returns ends the dump unless it is 0."""
+        return int(_WRITER(writer)(argument, data, size))
 
     def ask_for_room(self, needed: int) -> bool:
         """Nobody is asked."""
@@ -280,7 +291,9 @@ heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)
 heap_method("outside", [U64], SLOT)
 heap_method("problem_count", [], U64)
-heap_method("raise_problems", [], NOTHING)
+heap_method("forget_problems", [], NOTHING)
+heap_method("require_no_problem", [], NOTHING)
 heap_method("map_notes", [U64], U64)
 heap_method("unmap_notes", [U64, U64], NOTHING)
 heap_method("visit", [U64, U64, U64], U32)
+heap_method("write", [U64, U64, U64, U64], U32)

@@ -185,7 +185,7 @@ def free_pending(heap: Heap, budget: u64) -> bool:
         reference = pending
         if heap.may_raise:
             verify_pending(heap, reference)
-            heap.raise_problems()
+            heap.require_no_problem()
         pending = heap.header(reference).next_over_approximated_stack_root
         pending = free_object(heap, reference, pending, freed)
         left -= 1

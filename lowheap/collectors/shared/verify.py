@@ -22,7 +22,9 @@ from collections.abc import Iterator
 from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.free_lists import size_class
 from lowheap.collectors.shared.references import is_object
+from lowheap.collectors.shared.roots import Root, counted_roots, handle
 from lowheap.collectors.shared.tracing import references_of
+from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
@@ -68,6 +70,7 @@ from lowheap.layout import (
     VMHeapType,
     VMHostData,
     VMHostDataOwner,
+    VMRootKind,
     VMStorage,
 )
 from lowheap.native import (
@@ -186,7 +189,7 @@ def verify_addresses(heap: Heap) -> None:
     _host_data_is_at(heap, control.host_data, start + HOST_DATA_OFFSET)
 
 
-@native
+@inline  # in C, a problem is told in the name of the function that looked for it: two do
 def verify_places(heap: Heap) -> None:
     """Check what it takes to read a heap: where the tables are, that the counts are within them, and bounds."""
     verify_addresses(heap)
@@ -346,40 +349,18 @@ def verify_display(heap: Heap, index: u32) -> None:
                     return
 
 
-@inline
-def storage_size(storage: u32) -> u64:
-    """How many bytes a field of some storage has, which is its alignment; 0 for what is no storage."""
-    if storage == VMStorage.I8:
-        return 1
-    if storage == VMStorage.I16:
-        return 2
-    if (storage == VMStorage.I32) or (storage == VMStorage.F32) or (storage == VMStorage.REFERENCE):
-        return REFERENCE_SIZE
-    if (storage == VMStorage.I64) or (storage == VMStorage.F64):
-        return 8
-    if storage == VMStorage.V128:
-        return 16
-    return 0
-
-
-@inline
-def field_at(heap: Heap, start: u32, number: u32) -> u64:
-    """The address of a `VMFieldInfo` in the type data."""
-    return heap.control.type_data + (u64(start) + u64(number) * _FIELD_WORDS) * _WORD
-
-
 @native
 def verify_field(heap: Heap, index: u32, number: u32) -> u64:
     """Check what a type says of a field alone; return the field's size, or 0 if something is wrong."""
     info = heap.type_info(index)
-    field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+    field = field_info(heap, info, number)
     storage = u32(field.storage)
     flags = u32(field.flags)
     target = field.heap_type
-    size = storage_size(storage)
-    if size == 0:
+    if storage > _LAST_STORAGE:
         problem(heap, "field {} of type {} has storage {}; storages are 0 to {}", number, index, storage, _LAST_STORAGE)
         return 0
+    size = u64(size_of_storage(storage))
     if flags & ~_FIELD_FLAGS != 0:
         problem(heap, "field {} of type {} has unknown flags in {:#x}", number, index, flags)
         return 0
@@ -416,7 +397,7 @@ def verify_array_type(heap: Heap, index: u32) -> None:
     size = verify_field(heap, index, 0)
     if size == 0:
         return
-    element = at(VMFieldInfo, field_at(heap, info.fields_start, 0))
+    element = field_info(heap, info, 0)
     start = (ARRAY_HEADER_END + (size - 1)) & ~(size - 1)
     if (u64(element.offset) != start) or (info.size_or_elements_offset != element.offset):
         problem(
@@ -457,7 +438,7 @@ def verify_struct_type(heap: Heap, index: u32) -> None:
     mask: u64 = 0
     is_beyond: u32 = 0
     for number in range(info.field_count):
-        field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+        field = field_info(heap, info, number)
         size = verify_field(heap, index, number)
         if size == 0:
             return
@@ -666,13 +647,6 @@ def verify_free_lists_alone(heap: Heap) -> None:
 # Handles and host data
 
 
-@inline
-def handle_at(heap: Heap, number: u32) -> u32:
-    """What is in the entry of a handle."""
-    entry = cell(u32, heap.control.handles + u64(number) * REFERENCE_SIZE)
-    return u32(entry.value)
-
-
 @native
 def verify_handles(heap: Heap) -> None:
     """Check that each handle holds something or is on the list of free handles, once."""
@@ -680,7 +654,7 @@ def verify_handles(heap: Heap) -> None:
     count = control.handle_count
     free: u64 = 0
     for number in range(count):
-        value = handle_at(heap, number)
+        value = handle(heap, number).value
         if value == NULL:
             problem(heap, "handle {} of {} holds null, and is not free", number, count)
             return
@@ -691,7 +665,7 @@ def verify_handles(heap: Heap) -> None:
         if (following > count) or (listed == free):
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
-        value = handle_at(heap, following - 1)
+        value = handle(heap, following - 1).value
         if value & I31_TAG == 0:
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
@@ -806,11 +780,10 @@ def _owner(what: str) -> Native[[Heap, int, int, int], None]:
 
     @inline
     def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
-        if is_object(reference):
-            if note_of(heap, notes, reference) & OBJECT != 0:
-                add_note(notes, reference, 1)
-            else:
-                problem(heap, holds_nothing, place, reference)
+        if note_of(heap, notes, reference) & OBJECT != 0:
+            add_note(notes, reference, 1)
+        else:
+            problem(heap, holds_nothing, place, reference)
 
     return own
 
@@ -824,22 +797,22 @@ _owned_by_slot = _owner("root slot {:#x}")
 def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
     """Note an owner with each object that this one refers to."""
     for child in references_of(heap, reference):
-        count_owner(heap, notes, u64(reference), child)
+        if is_object(child):
+            count_owner(heap, notes, u64(reference), child)
 
 
 @native
 def count_owners(heap: Heap, notes: u64) -> None:
     """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
-    control = heap.control
     for index in blocks(heap):
         if not is_free(heap, index):
             heap.collector.count_owned(heap, notes, index)
-    for number in range(control.handle_count):
-        _owned_by_handle(heap, notes, u64(number), handle_at(heap, number))
-    for entry in range(control.root_slot_count):
-        address = cell(u64, control.root_slots + u64(entry) * 8).value
-        if address != 0:
-            _owned_by_slot(heap, notes, address, heap.outside(address).value)
+    root = Root()
+    for reference in counted_roots(heap, root):
+        if root.kind == VMRootKind.HANDLE:
+            _owned_by_handle(heap, notes, root.place, reference)
+        else:
+            _owned_by_slot(heap, notes, root.place, reference)
 
 
 @native
