@@ -51,6 +51,7 @@ A class of collectors may have more `functions` for the variations of it to chan
 
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
+`header_bits`, `buffers` and `side_tables` name what it keeps besides: see `native/storage.py`.
 
 **Parameters** are what an instance is made with: attributes that `parameters` names, numbers and bools, which are
 constants of its code, as `heap.collector.…`.
@@ -83,6 +84,7 @@ from lowheap.native.check import (
     collector_function,
     collector_parameter,
 )
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
 from lowheap.native.words import state_layout
 from lowheap.types import AbstractHeapType, RefType
 
@@ -185,13 +187,16 @@ class Collector:
     counts: bool = True
     """Whether an object's count says how many owners it has."""
 
+    needs_owner: bool = False
+    """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
+
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
     functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
     """What it must have, besides the functions of the classes it is derived from."""
 
-    parameters: ClassVar[Mapping[str, Type]] = {}
+    parameters: ClassVar[Mapping[str, Type]] = {"known_bits": U32, "needs_owner": BOOL}
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
     compiled: tuple[Native[..., Any], ...] = ()
@@ -199,6 +204,15 @@ class Collector:
 
     states: tuple[type[Any], ...] = ()
     """The structures of its own that it keeps in the heap's bytes, besides those of the classes it is derived from."""
+
+    header_bits: tuple[HeaderBit, ...] = ()
+    """The bits of headers that are its own, besides those of the classes it is derived from."""
+
+    buffers: tuple[Buffer, ...] = ()
+    """The lists that it keeps, likewise."""
+
+    side_tables: tuple[SideTable, ...] = ()
+    """What it keeps for every so many bytes of the heap, likewise."""
 
     counters: tuple[str, ...] = ()
     """The u64 fields of its states that are figures of the heap's, besides those of the classes above."""
@@ -290,7 +304,8 @@ class Collector:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells it, and its code, from others in this process."""
-        return type(self), *((name, getattr(self, name)) for name in self.all_parameters())
+        names = (name for name in self.all_parameters() if name != "known_bits")
+        return type(self), *((name, getattr(self, name)) for name in names)
 
     def __eq__(self, other: object) -> bool:
         """Whether another is of the same class, with the same parameters."""
@@ -322,6 +337,15 @@ class Collector:
         """Return the counters of the class and of those it is derived from, these first."""
         return self._collected("counters")
 
+    def area(self) -> Area:
+        """Return where its header bits, buffers and side tables are. CompilerError when that cannot be."""
+        return _area(self)
+
+    @property
+    def known_bits(self) -> int:
+        """The reserved bits of headers that mean something."""
+        return self.area().known_bits
+
     def _collected(self, attribute: str) -> tuple[Any, ...]:
         found: dict[Any, None] = {}
         for kind in reversed(type(self).__mro__):
@@ -334,6 +358,15 @@ class Collector:
 
 
 @functools.cache
+def _area(collector: Collector) -> Area:
+    parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
+    try:
+        return Area.of(collector._collected("header_bits"), parts)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error
+
+
+@functools.cache
 def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
     try:
         return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
@@ -341,5 +374,7 @@ def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
         raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
 
 
+for _name, _type in Collector.parameters.items():
+    collector_parameter(_name, _type)
 for _name, _signature in Collector.functions.items():
     collector_function(_name, _signature.parameters, _signature.result, _signature.yields)

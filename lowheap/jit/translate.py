@@ -63,12 +63,14 @@ from lowheap.native.check import (
     is_invariant,
     is_simple,
     record_types,
+    word_type,
 )
 from lowheap.native.check import (
     I32 as I32_TYPE,
 )
 from lowheap.native.function import Native
 from lowheap.native.heap import HEADERS
+from lowheap.native.storage import ENTRIES_OFFSET, Buffer, SideTable
 
 SIZE_CLASS_NAME = "size class"
 """What alias analysis calls the heads of the size classes."""
@@ -960,6 +962,40 @@ class Translator:
             raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
         distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
         return View(self.e.at(self.e.control, distance), type.structure)
+
+    def _storage(self, frame: _Frame, node: ast.expr) -> Any:
+        """A part of the collector's storage, which its class names."""
+        type = frame.checked.types[node]
+        return type.value if isinstance(type, ConstantType) else self._x(frame, node)
+
+    def _part(self, part: Buffer | SideTable) -> ir.Value:
+        """Where such a part begins."""
+        offset = None if self.e.collector is None else self.e.collector.area().offsets.get(part)
+        if offset is None:
+            raise CompilerError(f"the collector has no {part!r}: its class does not name it")
+        return self.e.at(self.e.control, offset - CONTROL_BLOCK_OFFSET)
+
+    def _heap_header_bit(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        bit = self._storage(frame, n.args[0])
+        mask = None if self.e.collector is None else self.e.collector.area().bits.get(bit)
+        if mask is None:
+            raise CompilerError(f"the collector has no {bit!r}: its class does not name it")
+        return I32(mask)
+
+    def _heap_length(self, frame: _Frame, n: ast.Call) -> Place:
+        return Place(self._part(self._storage(frame, n.args[0])), _U64)
+
+    def _heap_entry(self, frame: _Frame, n: ast.Call) -> Place:
+        buffer = self._storage(frame, n.args[0])
+        number = self.b.and_(self._value(frame, n.args[1], _U64), I64(buffer.limit - 1))
+        offset = self.b.add(self.b.mul(number, I64(ctypes.sizeof(ctypes.c_uint32))), I64(ENTRIES_OFFSET))
+        return Place(self.e.at(self._part(buffer), offset), U32)
+
+    def _heap_side(self, frame: _Frame, n: ast.Call) -> Place:
+        table = self._storage(frame, n.args[0])
+        number = self.b.lshr(self.b.zext(self._value(frame, n.args[1], U32), I64), I64(table.shift))
+        offset = self.b.mul(number, I64(table.entry_size))
+        return Place(self.e.at(self._part(table), offset), word_type(table.word))
 
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)

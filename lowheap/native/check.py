@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from lowheap.errors import CompilerError
 from lowheap.native import words
+from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
 
 
@@ -1180,6 +1181,9 @@ class _Checker:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
+            if name in _STORAGE:
+                result = self.storage(value, given, name) or result
+                continue
             if name == "state":
                 if given is None or not getattr(given.value, "is_native_state", False):
                     raise self.refused(value, "state takes a class that `@state` has made")
@@ -1189,6 +1193,19 @@ class _Checker:
             result = self.named_result(value, given.value)
         assert result is not None, "a result that does not follow is declared"
         return result
+
+    def storage(self, value: ast.expr, given: ConstantType | None, name: str) -> Type | None:
+        """Check what names a part of the collector's storage; return the type of what is there, if it tells that."""
+        kind = _STORAGE[name]
+        if given is not None:
+            is_one = isinstance(given.value, kind)
+            self.types[value] = given
+        else:
+            type = self.expression(value)
+            is_one = isinstance(type, StaticType) and issubclass(type.kind, kind) and kind is Buffer
+        if not is_one:
+            raise self.refused(value, f"{name} takes a {kind.__name__} that is known when code is compiled")
+        return PlaceType(word_type(given.value.word)) if given is not None and kind is SideTable else None
 
     def named_result(self, node: ast.expr, named: Any) -> Type:
         """A view of a structure, or a place of a word."""
@@ -1453,6 +1470,10 @@ _EFFECTFUL = {
     ("heap", "require_no_problem"),
     ("heap", "finalize"),
 }
+
+
+_STORAGE: dict[str, type[Any]] = {"header_bit": HeaderBit, "length": Buffer, "entry": Buffer, "side": SideTable}
+"""The methods of the heap whose first argument is a part of a collector's storage."""
 
 
 def has_effects(call: Call) -> bool:
