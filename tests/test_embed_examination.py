@@ -28,7 +28,6 @@ from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
 from lowheap.embed.examination import FUNCTIONS
 from lowheap.errors import LowheapError
-from lowheap.inspection import inspect
 from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import (
     CONTROL_UNCOUNTED,
@@ -52,6 +51,7 @@ from lowheap.layout import (
 )
 from lowheap.native import Heap, Native
 from lowheap.snapshot import Image, ImageFormatError, ImageType, diff, read_dump
+from lowheap.snapshot.inspection import inspect
 from lowheap.types import (
     ANYREF,
     EXTERNREF,

@@ -29,7 +29,6 @@ import lowheap as lh
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.inspection import find_garbage, inspect, verify
 from lowheap.jit.natives import NativeBarriers
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -44,6 +43,7 @@ from lowheap.layout import (
 )
 from lowheap.memory import Memory
 from lowheap.snapshot import Image, file
+from lowheap.snapshot.inspection import find_garbage, inspect, verify
 from lowheap.store import PENDING_PORTION
 
 CONTINUE, COMPLETE = GcProgress.CONTINUE, GcProgress.COMPLETE
