@@ -45,7 +45,9 @@ from lowheap.native.check import (
     U32,
     ArrayType,
     BoolType,
+    Call,
     Checked,
+    CollectorType,
     ConstantType,
     HeapType,
     NoneType,
@@ -531,7 +533,7 @@ class Translator:
         if call.kind == "range":
             self._counted(frame, s, s.iter, s.target.id)
         else:
-            self._generated(frame, s, s.iter, s.target.id, call.target)
+            self._generated(frame, s, s.iter, s.target.id, self._target(call))
 
     def _counted(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str) -> None:
         type = frame.checked.variables[name]
@@ -590,7 +592,7 @@ class Translator:
             return bool(type.value)
         if isinstance(node, ast.Attribute):
             owner = frame.checked.types.get(node.value)
-            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+            if isinstance(owner, StaticType | CollectorType) or (isinstance(owner, HeapType) and type == BOOL):
                 return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
@@ -760,6 +762,10 @@ class Translator:
             return self.e.is_checked
         if name == "may_raise":
             return False
+        if name == "collector":
+            if self.e.collector is None:
+                raise CompilerError("what a collector was made with is asked for, and no collector was given")
+            return self.e.collector
         if name == "interface":
             return View(self.e.vmctx, VMHeap)
         if name == "control":
@@ -861,8 +867,9 @@ class Translator:
 
     def _x_Call(self, frame: _Frame, n: ast.Call) -> Any:
         call = frame.checked.calls[n]
-        if call.kind == "native":
-            return self._call(call.target, self._arguments(frame, n, call.target))
+        if call.kind in ("native", "collector"):
+            target = self._target(call)
+            return self._call(target, self._arguments(frame, n, target))
         if call.kind == "record":
             return self._record(call.target)
         if call.kind == "conversion":
@@ -872,6 +879,16 @@ class Translator:
         if call.kind == "heap":
             return getattr(self, f"_heap_{call.target}", self._heap_structure)(frame, n)
         return getattr(self, f"_w_{call.target}")(frame, n)
+
+    def _target(self, call: Call) -> Native[..., Any]:
+        """The function that is called: a collector's is that of the collector at hand."""
+        if call.kind == "native":
+            native: Native[..., Any] = call.target
+            return native
+        if self.e.collector is None:
+            raise CompilerError(f"the function {call.target} of a collector's is called, and no collector was given")
+        found: Native[..., Any] = getattr(self.e.collector, call.target)
+        return found
 
     def _arguments(self, frame: _Frame, n: ast.Call, target: Native[..., Any]) -> list[Any]:
         parameters = target.checked.parameters
@@ -938,7 +955,7 @@ class Translator:
     def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: a state is a structure"
-        offset = self.e.state_offsets.get(type.structure)
+        offset = None if self.e.collector is None else self.e.collector.state_offsets().get(type.structure)
         if offset is None:
             raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
         distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
@@ -976,12 +993,20 @@ class Translator:
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
 
+    def _heap_require_no_problem(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require_no_problem", None)
+        if require is None:
+            raise CompilerError(
+                "require_no_problem stands in functions of C, and where `heap.may_raise` is asked first"
+            )
+        require()
+
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
         """What only those emitters have whose code looks at heaps, and calls C meanwhile: `embed/emitter.py`."""
         method = getattr(self.e, frame.checked.calls[n].target)
         return method(*(self._value(frame, each, _U64) for each in n.args))
 
-    _heap_problem_count = _heap_forget_problems = _heap_require_no_problem = _heap_of_emitter
+    _heap_problem_count = _heap_forget_problems = _heap_of_emitter
     _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_write = _heap_of_emitter
 
     # -- Words
