@@ -750,3 +750,12 @@ def test_every_word_has_an_example() -> None:
     of_heap = {*_HEAP_METHODS, *HEAP_ATTRIBUTES}
     assert not [word for word in of_heap if not re.search(rf"heap\.{word}\b", code)]
     assert not [word for word in of_heap if not re.search(rf"`(heap\.)?{word}\b", text)]
+
+
+def test_what_only_functions_of_c_do() -> None:
+    @native
+    def fails(heap: Heap) -> None:
+        heap.require_no_problem()
+
+    with pytest.raises(CompilerError, match="require_no_problem stands in functions of C"):
+        show(fails)

@@ -58,8 +58,7 @@ class _ImageHeap(Heap):
     def __init__(
         self, memory: ImageMemory, mapping: Mapping, slots: Iterable[tuple[int, int]], collector: Collector
     ) -> None:
-        super().__init__(memory, mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET))
-        self.collector = collector
+        super().__init__(memory, mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET), collector=collector)
         self._mapping = mapping
         self._slots = {address: ctypes.c_uint32(reference) for address, reference in slots}
 

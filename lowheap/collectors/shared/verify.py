@@ -780,11 +780,10 @@ def _owner(what: str) -> Native[[Heap, int, int, int], None]:
 
     @inline
     def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
-        if is_object(reference):
-            if note_of(heap, notes, reference) & OBJECT != 0:
-                add_note(notes, reference, 1)
-            else:
-                problem(heap, holds_nothing, place, reference)
+        if note_of(heap, notes, reference) & OBJECT != 0:
+            add_note(notes, reference, 1)
+        else:
+            problem(heap, holds_nothing, place, reference)
 
     return own
 
@@ -798,7 +797,8 @@ _owned_by_slot = _owner("root slot {:#x}")
 def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
     """Note an owner with each object that this one refers to."""
     for child in references_of(heap, reference):
-        count_owner(heap, notes, u64(reference), child)
+        if is_object(child):
+            count_owner(heap, notes, u64(reference), child)
 
 
 @native
