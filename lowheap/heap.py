@@ -49,8 +49,6 @@ from lowheap.layout import (
     FIELD_MUTABLE,
     FIELD_NULLABLE,
     FIRST_INDEX,
-    HANDLE_LIMIT,
-    HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
@@ -60,8 +58,6 @@ from lowheap.layout import (
     OBJECT_KINDS,
     REFERENCE_SIZE,
     RESERVED_MASK,
-    ROOT_SLOT_LIMIT,
-    ROOT_SLOTS_OFFSET,
     TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
@@ -802,21 +798,15 @@ class DrcHeap:
 
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
-        count = self.control.handle_count
-        values = self._control_mapping.view(ctypes.c_uint32 * (count if count <= HANDLE_LIMIT else 0), HANDLES_OFFSET)
-        for number, value in enumerate(values):
-            if is_object(value):
-                yield number, value
+        root = root_table.Root()
+        for reference in root_table.held_by_handles(tables(self.control), root):
+            yield root.place, reference
 
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
-        count = self.control.root_slot_count
-        addresses = self._control_mapping.view(
-            ctypes.c_uint64 * (count if count <= ROOT_SLOT_LIMIT else 0), ROOT_SLOTS_OFFSET
-        )
-        for address in addresses:
-            if address and is_object(value := ctypes.c_uint32.from_address(address).value):
-                yield address, value
+        root = root_table.Root()
+        for reference in root_table.held_by_slots(tables(self.control), root):
+            yield root.place, reference
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""

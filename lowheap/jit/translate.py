@@ -1029,12 +1029,20 @@ class Translator:
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
 
+    def _heap_require_no_problem(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require_no_problem", None)
+        if require is None:
+            raise CompilerError(
+                "require_no_problem stands in functions of C, and where `heap.may_raise` is asked first"
+            )
+        require()
+
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
         """What only those emitters have whose code looks at heaps, and calls C meanwhile: `embed/emitter.py`."""
         method = getattr(self.e, frame.checked.calls[n].target)
         return method(*(self._value(frame, each, _U64) for each in n.args))
 
-    _heap_problem_count = _heap_forget_problems = _heap_require_no_problem = _heap_of_emitter
+    _heap_problem_count = _heap_forget_problems = _heap_of_emitter
     _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_write = _heap_of_emitter
 
     # -- Words

@@ -22,7 +22,7 @@
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
     heap.forget_problems()      as if none had been
-    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`
+    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`; Python raises what they all are
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
@@ -266,7 +266,7 @@ class Heap:
         self.problems.clear()
 
     def require_no_problem(self) -> None:
-        """Raise HeapCorruptionError with all problems, if there is one; they are forgotten."""
+        """HeapCorruptionError when there are any, which are forgotten."""
         if self.problems:
             problems, self.problems = self.problems, []
             raise HeapCorruptionError(problems)
