@@ -39,6 +39,7 @@ from lowheap.collectors.shared.access import (
     load_unsigned,
     store_integer,
 )
+from lowheap.collectors.shared.casts import is_subtype, matches
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.free_lists import pop_small
 from lowheap.collectors.shared.references import block_length, is_object
@@ -49,8 +50,6 @@ from lowheap.collectors.shared.types import (
     check_type,
     define_type,
     field_info,
-    is_subtype,
-    matches,
     require_type_of,
 )
 from lowheap.errors import Status, TrapCode

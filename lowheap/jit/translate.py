@@ -264,6 +264,21 @@ def inline_call(emitter: Emitter, native: Native[..., Any], arguments: Sequence[
     return Translator(emitter, make or type(emitter)).inlined(native, list(arguments))
 
 
+def inline_loop(
+    emitter: Emitter,
+    generator: Native[..., Any],
+    arguments: Sequence[Any],
+    body: Callable[[Any], None],
+    make: Any = None,
+) -> None:
+    """Translate a loop over a generator where the emitter is. `body` emits what is done with each value, once for each
+    `yield` that is written.
+    """
+    Translator(emitter, make or type(emitter)).looped(
+        generator, list(arguments), lambda value, following, exhausted: body(value)
+    )
+
+
 class Translator:
     """Translates into the function that an emitter is at; `make` makes an emitter for another one of the module."""
 
@@ -558,20 +573,31 @@ class Translator:
         self._at(done)
 
     def _generated(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str, target: Native[..., Any]) -> None:
-        inner = self._frame(target.checked, self._arguments(frame, iterable, target))
-        exhausted = inner.done = self._new_block("exhausted")
-
-        def consume(value: Any) -> None:
-            following = self._new_block("next")
+        def body(value: Any, following: ir.Block, exhausted: ir.Block) -> None:
             frame.names[name] = value
             frame.loops.append((following, exhausted))
             self._block(frame, s.body)
             frame.loops.pop()
+
+        self.looped(target, self._arguments(frame, iterable, target), body)
+
+    def looped(
+        self, native: Native[..., Any], arguments: Sequence[Any], body: Callable[[Any, ir.Block, ir.Block], None]
+    ) -> None:
+        """Translate a generator's body in place, and in the place of each `yield` what `body` makes of the value: it is
+        told where the loop goes on, and where it ends.
+        """
+        inner = self._frame(native.checked, arguments)
+        exhausted = inner.done = self._new_block("exhausted")
+
+        def consume(value: Any) -> None:
+            following = self._new_block("next")
+            body(value, following, exhausted)
             self._go(following)
             self._at(following)
 
         inner.consume = consume
-        self._block(inner, target.checked.tree.body)
+        self._block(inner, native.checked.tree.body)
         self._go(exhausted)
         self._at(exhausted)
 

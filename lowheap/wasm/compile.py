@@ -75,7 +75,16 @@ from lowheap.wasm.decode import (
     GlobalType,
     Instruction,
 )
-from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, MOST_INLINED, EventFunctions, Static, function_entry, zero
+from lowheap.wasm.events import (
+    GLOBAL,
+    IMPORTED_GLOBAL,
+    MOST_INLINED,
+    EventFunctions,
+    Static,
+    function_entry,
+    type_test,
+    zero,
+)
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -944,10 +953,10 @@ class FunctionCompiler(Emitter):
         """What a test for a type depends on, for `EventEmitter.is_instance`; None where only null matters."""
         assert isinstance(source, RefType), "validated: a reference"
         types = self.context.types
-        wanted = self.context.canonical(target).heap_type
-        if types.is_subtype(source.heap_type, wanted) or wanted is types.bottom(wanted):
+        wanted = self.context.canonical(target)
+        if types.is_subtype(source.heap_type, wanted.heap_type) or wanted.heap_type is types.bottom(wanted.heap_type):
             return None
-        return source.nullable, self._shape(source).may_be_i31, target.nullable, target.heap_type
+        return type_test(types, source, wanted), target.heap_type if isinstance(target.heap_type, int) else -1
 
     def _is_instance(self, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
         """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""

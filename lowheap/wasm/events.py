@@ -20,28 +20,29 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
 
 from lowheap.collectors.interface import Shape
+from lowheap.collectors.shared import casts, ranges
+from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
 from lowheap.jit import runtime, safepoints, transitions
 from lowheap.jit.emit import (
-    I1,
     I32,
     I64,
     PTR,
     REFERENCE,
-    VOID,
     Emitter,
     NativeFunction,
     llvm_type,
 )
 from lowheap.jit.marks import MarkedModule
+from lowheap.jit.translate import HEAP, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     SMALL_BLOCK_LIMIT,
@@ -53,10 +54,9 @@ from lowheap.layout import (
     VMGcKind,
     VMHeapControl,
     VMStoreContext,
-    VMTypeInfo,
     block_length,
 )
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, storage_size
+from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, TypeRegistry, storage_size
 from lowheap.wasm.context import ModuleContext
 
 SMALL_BODY = 24
@@ -72,7 +72,7 @@ GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
 
-Static = bool | int | str | AbstractHeapType | Shape
+Static = bool | int | str | Shape | TypeTest
 """A static argument of an event."""
 
 
@@ -166,106 +166,15 @@ class EventEmitter(Emitter):
         if may_be_null:
             self.null_check(reference)
 
-    def cast(self, reference: ir.Value, *static: Any) -> None:
+    def cast(self, reference: ir.Value, test: TypeTest, type_index: int) -> None:
         """`ref.cast` to what `is_instance` is told."""
-        matches = self.is_instance(reference, *static)
+        matches = self.is_instance(reference, test, type_index)
         self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
 
-    def is_instance(
-        self,
-        reference: ir.Value,
-        may_be_null: bool,
-        may_be_i31: bool,
-        null_is: bool,
-        wanted: AbstractHeapType | int,
-    ) -> ir.Value:
-        """Return, as an i1, whether a reference is of a heap type (the module's); a null is, if `null_is`."""
-        if not may_be_null:
-            return self._is_object_of(reference, may_be_i31, wanted)
-        builder = self.builder
-        start, done = builder.block, self.function.append_basic_block()
-        non_null = self.function.append_basic_block()
-        builder.cbranch(self.is_null(reference), done, non_null)
-        builder.position_at_end(non_null)
-        matches = self._is_object_of(reference, may_be_i31, wanted)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(null_is)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _is_object_of(self, reference: ir.Value, may_be_i31: bool, wanted: AbstractHeapType | int) -> ir.Value:
-        """Whether a reference that is not null is of a heap type."""
-        builder = self.builder
-        if isinstance(wanted, int):
-            top = self.context.types.top(self.context.type_indices[wanted])
-            if top is AbstractHeapType.FUNC:
-                return self._is_type(self.load(function_entry(self, reference), VMFuncRef.type_index), wanted)
-        if wanted is AbstractHeapType.I31:
-            return self.is_i31(reference)
-        if not may_be_i31:
-            return self._has_heap_type(reference, wanted)
-        start, done = builder.block, self.function.append_basic_block()
-        boxed = self.function.append_basic_block()
-        builder.cbranch(self.is_i31(reference), done, boxed)
-        builder.position_at_end(boxed)
-        matches = self._has_heap_type(reference, wanted)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(wanted is AbstractHeapType.EQ)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _has_heap_type(self, reference: ir.Value, wanted: AbstractHeapType | int) -> ir.Value:
-        """Whether an object is of a heap type, by its header."""
-        if isinstance(wanted, int):
-            return self._is_type(self.load_header(reference, VMDrcHeader.type_index), wanted)
-        kind = I32(_KINDS[wanted])
-        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
-        return self.builder.icmp_unsigned("==", self.builder.and_(word, kind), kind)
-
-    def _is_type(self, actual: ir.Value, wanted: int) -> ir.Value:
-        """Whether a type index is that of one of the module's types, or of a subtype of it."""
-        builder = self.builder
-        expected = self._type_id(wanted)
-        same = builder.icmp_unsigned("==", actual, expected)
-        engine_index = self.context.type_indices[wanted]
-        if self.context.types[engine_index].final:
-            return same
-        depth = len(self.context.types.supertypes(engine_index)) - 1
-        start, done = builder.block, self.function.append_basic_block()
-        known, deep = self.function.append_basic_block(), self.function.append_basic_block()
-        look_up = self.function.append_basic_block()
-        builder.cbranch(same, done, known)
-
-        builder.position_at_end(known)  # an externref, seen as an anyref, has no entry in the type table
-        count = self.load(self.control, VMHeapControl.type_count)
-        builder.cbranch(builder.icmp_unsigned("<", actual, count), deep, done)
-
-        builder.position_at_end(deep)
-        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
-        info = entry_of(self, table, actual, VMTypeInfo)
-        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth, invariant=True), I32(depth))
-        builder.cbranch(is_deep, look_up, done)
-
-        builder.position_at_end(look_up)
-        position = builder.add(self.load(info, VMTypeInfo.supertypes_start, invariant=True), I32(depth))
-        data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
-        place = self.at(data, builder.mul(builder.zext(position, I64), I64(storage_size(NumType.I32))))
-        above = builder.icmp_unsigned("==", self.load_typed(place, I32, invariant=True), expected)
-        builder.branch(done)
-
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(1), start)
-        result.add_incoming(I1(0), known)
-        result.add_incoming(I1(0), deep)
-        result.add_incoming(above, look_up)
-        return result
+    def is_instance(self, reference: ir.Value, test: TypeTest, type_index: int) -> ir.Value:
+        """Return, as an i1, whether a reference passes a test for a type, of the module's if the test is for one."""
+        wanted = 0 if test.by_kind or test.only_i31 else self._type_id(type_index)
+        return inline_call(self, casts.is_instance, [HEAP, reference, wanted, test])
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocation
@@ -418,8 +327,11 @@ class EventEmitter(Emitter):
         storage = self.context.element(type_index).storage
         self._remember(value, storage)
         array = self.array_allocate(length, type_index)
-        with self._counting(length) as number:
+
+        def init(number: ir.Value) -> None:
             self.init(self._element_address(array, type_index, number), value, storage, array)
+
+        inline_loop(self, ranges.filled, [length], init)
         return array
 
     def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
@@ -460,9 +372,12 @@ class EventEmitter(Emitter):
         self._check(array, may_be_null)
         self._check_range(array, start, count)
         storage = self.context.element(type_index).storage
-        with self._counting(count) as number:
+
+        def write(number: ir.Value) -> None:
             index = self.builder.add(start, number)
             self.write(self._element_address(array, type_index, index), value, storage, array)
+
+        inline_loop(self, ranges.filled, [count], write)
 
     def array_copy(
         self,
@@ -484,20 +399,19 @@ class EventEmitter(Emitter):
         self._check_range(source, source_start, count)
         builder, storage = self.builder, self.context.element(target_type).storage
         if not isinstance(storage, RefType) or not self._shape(storage).is_counted:
-            move = self.intrinsic("llvm.memmove.p0.p0.i64", VOID, [PTR, PTR, I64, I1])
-            length = builder.mul(builder.zext(count, I64), I64(storage_size(storage)))
             to = self._element_address(target, target_type, target_start)
-            builder.call(move, [to, self._element_address(source, source_type, source_start), length, I1(0)])
+            source_place = self._element_address(source, source_type, source_start)
+            addresses = [builder.ptrtoint(each, I64) for each in (to, source_place)]
+            inline_call(self, ranges.move, [*addresses, count, storage_size(storage)])
             return
-        # Element by element, through the barriers; backwards where the source would be overwritten before it is read.
+
         # Nothing here is a safepoint, so both arrays stay on the list throughout.
-        backwards = builder.icmp_unsigned("<", source_start, target_start)
-        last = builder.sub(count, I32(1))
-        with self._counting(count) as number:
-            number = builder.select(backwards, builder.sub(last, number), number)
+        def write(number: ir.Value) -> None:
             from_place = self._element_address(source, source_type, builder.add(source_start, number))
             to_place = self._element_address(target, target_type, builder.add(target_start, number))
             self.write(to_place, self.load_typed(from_place, REFERENCE), storage, target)
+
+        inline_loop(self, ranges.copied, [target_start, source_start, count], write)
 
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
         layout = self.context.array_layout(type_index)
@@ -514,30 +428,12 @@ class EventEmitter(Emitter):
         return self.load_header(array, VMDrcArrayHeader.length)
 
     def _check_index(self, array: ir.Value, index: ir.Value) -> None:
-        outside = self.builder.icmp_unsigned(">=", index, self._length(array))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
+        inside = inline_call(self, ranges.has_element, [HEAP, array, index])
+        self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
     def _check_range(self, array: ir.Value, start: ir.Value, count: ir.Value) -> None:
-        builder = self.builder
-        end = builder.add(builder.zext(start, I64), builder.zext(count, I64))
-        outside = builder.icmp_unsigned(">", end, builder.zext(self._length(array), I64))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
-
-    @contextmanager
-    def _counting(self, count: ir.Value) -> Iterator[ir.Value]:
-        """Emit a loop whose body runs for each u32 below `count`; yields the number."""
-        builder = self.builder
-        start, body = builder.block, self.function.append_basic_block("each")
-        done = self.function.append_basic_block()
-        builder.cbranch(builder.icmp_unsigned("==", count, I32(0)), done, body)
-        builder.position_at_end(body)
-        number = builder.phi(I32)
-        number.add_incoming(I32(0), start)
-        yield number
-        following = builder.add(number, I32(1))
-        number.add_incoming(following, builder.block)
-        builder.cbranch(builder.icmp_unsigned("<", following, count), body, done)
-        builder.position_at_end(done)
+        inside = inline_call(self, ranges.has_range, [HEAP, array, start, count])
+        self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
 
 _COLLECTING = frozenset(("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default"))
@@ -548,6 +444,31 @@ _KINDS = {
     AbstractHeapType.STRUCT: VMGcKind.STRUCT_REF,
     AbstractHeapType.ARRAY: VMGcKind.ARRAY_REF,
 }
+
+
+def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest:
+    """Return the test of a reference of static type `source` for the type `target`, which is below it.
+
+    Both types' indices are the engine's.
+    """
+    wanted = target.heap_type
+    common: dict[str, Any] = {"may_be_null": source.nullable, "null_passes": target.nullable}
+    if types.top(source.heap_type) is AbstractHeapType.FUNC:
+        common["is_function"] = True
+    else:
+        common["may_be_i31"] = source.heap_type in (AbstractHeapType.ANY, AbstractHeapType.EQ)
+        common["i31_passes"] = wanted in (AbstractHeapType.EQ, AbstractHeapType.I31)
+    if wanted is AbstractHeapType.I31:
+        return TypeTest(**common, only_i31=True)
+    if isinstance(wanted, AbstractHeapType):
+        return TypeTest(**common, by_kind=True, kind=_KINDS[wanted])
+    return TypeTest(
+        **common,
+        may_be_externref=source.heap_type is AbstractHeapType.ANY,
+        is_final=types[wanted].final,
+        knows_depth=True,
+        depth=len(types.supertypes(wanted)) - 1,
+    )
 
 
 def zero(storage: StorageType) -> ir.Constant:
@@ -706,9 +627,6 @@ def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
 
 def _label(static: Static) -> str:
     """What a static argument adds to a function's name."""
-    if isinstance(static, Shape):
-        letters = zip("nioc", astuple(static), strict=True)
-        return "".join(letter for letter, holds in letters if holds) or "-"
-    if isinstance(static, AbstractHeapType):
-        return static.name.lower()
+    if isinstance(static, Shape | TypeTest):
+        return static.key
     return str(static).lower().replace(" ", "_")
