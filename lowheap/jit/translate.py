@@ -170,7 +170,8 @@ def declare(
     """Return the module's function for a native one, made at the first request.
 
     Its first argument is a vmctx, the others are the parameters', without the heap and what is static. `statics` are
-    the values of the static parameters; `emitter` makes what emits into it. With a `name`, it is visible outside.
+    the values of the static parameters; of one that has a method `only`, what the function does not read is left out.
+    `emitter` makes what emits into it. With a `name`, it is visible outside.
     """
     checked = native.checked
     if checked.yields is not None:
@@ -180,6 +181,8 @@ def declare(
             raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
+    if statics:
+        statics = {each: _only_what_is_read(checked, each, value) for each, value in statics.items()}
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     if name is None and native.linked_name:
         symbol = native.linked_name
@@ -208,6 +211,12 @@ def declare(
             arguments.append(_from_llvm(next(given), parameter.type))
     Translator(inner, emitter).function(native, arguments)
     return function
+
+
+def _only_what_is_read(checked: Checked, parameter: str, value: Any) -> Any:
+    """A static without what the function does not look at, so that statics that differ in that share its code."""
+    only = getattr(value, "only", None)
+    return value if only is None else only(checked.reads_of(parameter))
 
 
 @dataclass(frozen=True)

@@ -306,10 +306,41 @@ class Checked:
     reassigned: set[str]
     names: dict[str, Any]
     has_effects: bool
+    _reads: dict[str, frozenset[str] | None] = field(default_factory=dict)
 
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
         return self.types[node]
+
+    def reads_of(self, static: str) -> frozenset[str] | None:
+        """Return which attributes of a static parameter the function reads, by itself or through what it calls.
+
+        The code is the same for all statics that agree in these. None: it may be any, for the static stands somewhere
+        else than before a dot and as an argument.
+        """
+        if static not in self._reads:
+            self._reads[static] = self._find_reads(static)
+        return self._reads[static]
+
+    def _find_reads(self, static: str) -> frozenset[str] | None:
+        found: set[str] = set()
+        understood = 0
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and _is_name(node.value, static):
+                found.add(node.attr)
+                understood += 1
+            elif isinstance(node, ast.Call):
+                call = self.calls.get(node)
+                for number, argument in enumerate(node.args):
+                    if _is_name(argument, static) and call is not None and call.kind == "native":
+                        callee: Checked = call.target.checked
+                        inner = callee.reads_of(callee.parameters[number].name)
+                        if inner is None:
+                            return None
+                        found |= inner
+                        understood += 1
+        uses = sum(_is_name(node, static) for node in ast.walk(self.tree))
+        return frozenset(found) if uses == understood else None
 
 
 # The methods and attributes of a heap: `native/heap.py` has Python's, `translate.py` machine code's.
@@ -1368,6 +1399,10 @@ _EFFECTFUL = {
     ("heap", "visit"),
     ("heap", "finalize"),
 }
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def has_effects(call: Call) -> bool:

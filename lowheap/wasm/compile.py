@@ -24,7 +24,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode, UnsupportedError
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.barriers import Barriers
@@ -426,7 +425,9 @@ class FunctionCompiler(Emitter):
             else:
                 _HANDLERS[name](self, *instruction.operands)
         self._finish_frame()
-        safepoints.fill_safepoints(self.function, self.references)
+        liveness = safepoints.Liveness.of(self.function, self.references)
+        self.context.events.complete(self._sites, liveness)
+        safepoints.fill_from(self.function, liveness)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it."""
@@ -503,10 +504,6 @@ class FunctionCompiler(Emitter):
         if isinstance(type, RefType) and self.context.types.is_traced(type) and not isinstance(value, ir.Constant):
             self.references.append(value)
         return value
-
-    def _shape(self, type: RefType) -> Shape:
-        """What barriers need to know of a reference type."""
-        return Shape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _call_event(
         self,
@@ -814,9 +811,11 @@ class FunctionCompiler(Emitter):
     @_instruction("global.get")
     def _global_get(self, index: int) -> None:
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
+        declared = self.context.global_types[index]
+        type = declared.storage
         if isinstance(type, RefType):
-            self.push(self._call_event("global_get", REFERENCE, [cell], self._shape(type), name, mark="read"), type)
+            shape = self.context.shape(type, is_mutable=declared.mutable)
+            self.push(self._call_event("global_get", REFERENCE, [cell], shape, name, mark="read"), type)
         else:
             self.push(self.load_typed(cell, llvm_type(type)), type)
 
@@ -832,9 +831,10 @@ class FunctionCompiler(Emitter):
     def _store_global(self, event: str, index: int, mark: str) -> None:
         value = self.pop()
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
-        if isinstance(type, RefType):
-            self._call_event(event, VOID, [cell, value], self._shape(type), name, mark=mark)
+        declared = self.context.global_types[index]
+        if isinstance(declared.storage, RefType):
+            shape = self.context.shape(declared.storage, is_mutable=declared.mutable)
+            self._call_event(event, VOID, [cell, value], shape, name, mark=mark)
         elif event == "global_init":
             self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
         else:

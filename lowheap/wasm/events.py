@@ -13,6 +13,10 @@ barrier set; where the instruction is, an argument tells: `Emitter.offset`.
 function, those among its arguments that it stores into the new object live across the call of the runtime. Inlined, the
 two lists become one.
 
+**How long is it held?** A collector whose `read` asks whether a reference outlives the next safepoint or write is told
+when the function that reads is complete: then `complete` has the site call the event for the answer. Nobody else pays
+for that.
+
 **Inlined or called?** Decided when the module is complete, see `EventFunctions.choose`.
 """
 
@@ -22,12 +26,12 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import Shape
+from lowheap.collectors.interface import ELEMENT, Shape
 from lowheap.collectors.shared import casts, ranges
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
@@ -41,6 +45,7 @@ from lowheap.jit.emit import (
     NativeFunction,
     llvm_type,
 )
+from lowheap.jit.lifetimes import UNKNOWN, Lifetime, Writes, lifetimes
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.translate import HEAP, inline_call, inline_loop
 from lowheap.layout import (
@@ -82,48 +87,61 @@ class EventEmitter(Emitter):
     `owner` is the object that a slot is in; None for a global.
     """
 
-    def __init__(self, context: ModuleContext, function: ir.Function) -> None:
-        """Start the function."""
+    def __init__(self, context: ModuleContext, function: ir.Function, lifetime: Lifetime) -> None:
+        """Start the function. `lifetime` is that of what the event reads."""
         super().__init__(function)
         self.context = context
+        self.lifetime = lifetime
         self.offset = function.args[1]
         self.references: list[ir.Value] = []
 
     # ------------------------------------------------------------------------------------------------------------------
     # Slots: globals, fields, elements
 
-    def read(self, address: ir.Value, storage: StorageType, owner: ir.Value | None) -> ir.Value:
-        """Load a value; a reference through the read barrier."""
-        if isinstance(storage, RefType):
-            return self.context.barriers.read(self, address, self._shape(storage), owner)
-        return self.load_typed(address, llvm_type(storage))
+    def read(self, address: ir.Value, owner: ir.Value, type_index: int, number: int) -> ir.Value:
+        """Load a field, or an element if `number` is `ELEMENT`; a reference through the read barrier."""
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            return self.context.barriers.read(self, address, self._held(shape), owner)
+        return self.load_typed(address, llvm_type(self.context.part(type_index, number).storage))
 
-    def write(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+    def write(self, address: ir.Value, value: ir.Value, owner: ir.Value, type_index: int, number: int) -> None:
         """Store over a value; a reference through the write barrier."""
-        if isinstance(storage, RefType):
-            self.context.barriers.write(self, address, value, self._shape(storage), owner)
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            self.context.barriers.write(self, address, value, shape, owner)
         else:
-            self.store_typed(self._pack(value, storage), address)
+            self.store_typed(self._pack(value, self.context.part(type_index, number).storage), address)
 
-    def init(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+    def init(self, address: ir.Value, value: ir.Value, owner: ir.Value, type_index: int, number: int) -> None:
         """Store where there is nothing yet; a reference through the init barrier."""
-        if isinstance(storage, RefType):
-            self.context.barriers.init(self, address, value, self._shape(storage), owner)
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            self.context.barriers.init(self, address, value, shape, owner)
         else:
-            self.store_typed(self._pack(value, storage), address)
+            self.store_typed(self._pack(value, self.context.part(type_index, number).storage), address)
 
-    def _read_extended(self, address: ir.Value, storage: StorageType, owner: ir.Value, is_signed: bool) -> ir.Value:
+    def _read_extended(
+        self, address: ir.Value, owner: ir.Value, type_index: int, number: int, is_signed: bool
+    ) -> ir.Value:
         """Read what goes on the operand stack, where packed types are i32."""
-        value = self.read(address, storage, owner)
-        if isinstance(storage, PackedType):
+        value = self.read(address, owner, type_index, number)
+        if isinstance(self.context.part(type_index, number).storage, PackedType):
             return self.builder.sext(value, I32) if is_signed else self.builder.zext(value, I32)
         return value
 
     def _pack(self, value: ir.Value, storage: StorageType) -> ir.Value:
         return self.builder.trunc(value, llvm_type(storage)) if isinstance(storage, PackedType) else value
 
-    def _shape(self, type: RefType) -> Shape:
-        return Shape.of(type, is_traced=self.context.types.is_traced(type))
+    def _held(self, shape: Shape) -> Shape:
+        """The shape of a reference that is read, with how long it is held."""
+        if self.lifetime == UNKNOWN:
+            return shape
+        return replace(
+            shape,
+            outlives_safepoint=self.lifetime.outlives_safepoint,
+            outlives_write=self.lifetime.outlives_write,
+        )
 
     def _remember(self, value: ir.Value, storage: StorageType) -> None:
         """Make a root of a reference that must outlive a safepoint of the event's."""
@@ -141,7 +159,7 @@ class EventEmitter(Emitter):
 
     def global_get(self, address: ir.Value, shape: Shape, name: str) -> ir.Value:
         """`global.get` of a reference."""
-        return self.context.barriers.read(self, self.named(address, name), shape)
+        return self.context.barriers.read(self, self.named(address, name), self._held(shape))
 
     def global_set(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
         """`global.set` of a reference."""
@@ -274,8 +292,8 @@ class EventEmitter(Emitter):
         for value, declared in zip(values, fields, strict=True):
             self._remember(value, declared.storage)
         reference = self._allocate_struct(type_index)
-        for number, (value, declared) in enumerate(zip(values, fields, strict=True)):
-            self.init(self._struct_field(reference, type_index, number), value, declared.storage, reference)
+        for number, value in enumerate(values):
+            self.init(self._struct_field(reference, type_index, number), value, reference, type_index, number)
         return reference
 
     def struct_new_default(self, type_index: int) -> ir.Value:
@@ -288,13 +306,13 @@ class EventEmitter(Emitter):
         """`struct.get`, `struct.get_s` and `struct.get_u`."""
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
-        return self._read_extended(address, self.context.fields(type_index)[number].storage, reference, is_signed)
+        return self._read_extended(address, reference, type_index, number, is_signed)
 
     def struct_set(self, reference: ir.Value, value: ir.Value, type_index: int, number: int, may_be_null: bool) -> None:
         """`struct.set`."""
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
-        self.write(address, value, self.context.fields(type_index)[number].storage, reference)
+        self.write(address, value, reference, type_index, number)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Arrays
@@ -320,16 +338,15 @@ class EventEmitter(Emitter):
         LLVM can tell the places of such stores apart at once, where those of an index's it must ask about in pairs.
         """
         address = self.named(self.at(self.heap_address(array), offset), self._element_name(type_index))
-        self.init(address, value, self.context.element(type_index).storage, array)
+        self.init(address, value, array, type_index, ELEMENT)
 
     def array_new(self, value: ir.Value, length: ir.Value, type_index: int) -> ir.Value:
         """`array.new`."""
-        storage = self.context.element(type_index).storage
-        self._remember(value, storage)
+        self._remember(value, self.context.element(type_index).storage)
         array = self.array_allocate(length, type_index)
 
         def init(number: ir.Value) -> None:
-            self.init(self._element_address(array, type_index, number), value, storage, array)
+            self.init(self._element_address(array, type_index, number), value, array, type_index, ELEMENT)
 
         inline_loop(self, ranges.filled, [length], init)
         return array
@@ -345,14 +362,14 @@ class EventEmitter(Emitter):
         self._check(array, may_be_null)
         self._check_index(array, index)
         address = self._element_address(array, type_index, index)
-        return self._read_extended(address, self.context.element(type_index).storage, array, is_signed)
+        return self._read_extended(address, array, type_index, ELEMENT, is_signed)
 
     def array_set(self, array: ir.Value, index: ir.Value, value: ir.Value, type_index: int, may_be_null: bool) -> None:
         """`array.set`."""
         self._check(array, may_be_null)
         self._check_index(array, index)
         address = self._element_address(array, type_index, index)
-        self.write(address, value, self.context.element(type_index).storage, array)
+        self.write(address, value, array, type_index, ELEMENT)
 
     def array_len(self, array: ir.Value, may_be_null: bool) -> ir.Value:
         """`array.len`."""
@@ -371,11 +388,10 @@ class EventEmitter(Emitter):
         """`array.fill`."""
         self._check(array, may_be_null)
         self._check_range(array, start, count)
-        storage = self.context.element(type_index).storage
 
         def write(number: ir.Value) -> None:
             index = self.builder.add(start, number)
-            self.write(self._element_address(array, type_index, index), value, storage, array)
+            self.write(self._element_address(array, type_index, index), value, array, type_index, ELEMENT)
 
         inline_loop(self, ranges.filled, [count], write)
 
@@ -397,19 +413,20 @@ class EventEmitter(Emitter):
         self._check_range(target, target_start, count)
         self._check(source, source_may_be_null)
         self._check_range(source, source_start, count)
-        builder, storage = self.builder, self.context.element(target_type).storage
-        if not isinstance(storage, RefType) or not self._shape(storage).is_counted:
+        builder, shape = self.builder, self.context.shape_of_part(target_type, ELEMENT)
+        if shape is None or not shape.is_counted:
             to = self._element_address(target, target_type, target_start)
             source_place = self._element_address(source, source_type, source_start)
             addresses = [builder.ptrtoint(each, I64) for each in (to, source_place)]
-            inline_call(self, ranges.move, [*addresses, count, storage_size(storage)])
+            size = self.context.array_layout(target_type).element_size
+            inline_call(self, ranges.move, [*addresses, count, size])
             return
 
         # Nothing here is a safepoint, so both arrays stay on the list throughout.
         def write(number: ir.Value) -> None:
             from_place = self._element_address(source, source_type, builder.add(source_start, number))
             to_place = self._element_address(target, target_type, builder.add(target_start, number))
-            self.write(to_place, self.load_typed(from_place, REFERENCE), storage, target)
+            self.write(to_place, self.load_typed(from_place, REFERENCE), target, target_type, ELEMENT)
 
         inline_loop(self, ranges.copied, [target_start, source_start, count], write)
 
@@ -438,6 +455,14 @@ class EventEmitter(Emitter):
 
 _COLLECTING = frozenset(("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default"))
 """The events that are safepoints."""
+
+_READING = frozenset(("struct_get", "array_get", "global_get"))
+_WRITING = {
+    **dict.fromkeys(("struct_set", "array_set", "global_set"), Writes.ONE),
+    **dict.fromkeys(("array_fill", "array_copy"), Writes.RANGE),
+}
+_SHAPED = {"global_get": "read", "global_set": "write", "global_init": "init"}
+"""The events that are given their shape: the collector's event that it is for."""
 
 _KINDS = {
     AbstractHeapType.EQ: VMGcKind.EQ_REF,
@@ -494,13 +519,28 @@ def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type
 
 
 @dataclass(slots=True)
+class _Read:
+    """A call of an event that reads a reference: what its function was made for, and whether it is in a loop."""
+
+    call: ir.CallInstr
+    event: str
+    static: Sequence[Static]
+    in_loop: bool
+
+
+@dataclass(slots=True)
 class _Sites:
-    """The calls of events in one function: of tiny ones, in its loops, and all others."""
+    """The calls of events in one function: of tiny ones, in its loops, and all others.
+
+    Where the collector asks how long a reference that it reads is held: the reads, and what each call writes, by id.
+    """
 
     runs_once: bool
     tiny: list[ir.CallInstr] = field(default_factory=list)
     in_loops: list[ir.CallInstr] = field(default_factory=list)
     others: list[ir.CallInstr] = field(default_factory=list)
+    reads: list[_Read] = field(default_factory=list)
+    writes: dict[int, Writes] = field(default_factory=dict)
 
 
 class EventFunctions:
@@ -514,6 +554,11 @@ class EventFunctions:
         self._functions: dict[tuple[Any, ...], ir.Function] = {}
         self._tiny: set[str] = set()  # their names
         self._functions_with_sites: list[_Sites] = []
+        collector = context.barriers.collector
+        self._asked = {event: collector.reads(event) for event in ("read", "write", "init")}
+        asked = self._asked["read"]
+        self._asks_safepoint = asked is None or "outlives_safepoint" in asked
+        self._asks_write = asked is None or "outlives_write" in asked
 
     def begin(self, *, runs_once: bool = False) -> _Sites:
         """Say that the sites to come are those of another function. Returns what `call` is told."""
@@ -536,6 +581,10 @@ class EventFunctions:
 
         `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
         """
+        if event in _SHAPED:
+            shape, *others = static
+            assert isinstance(shape, Shape), "a global's event is given its shape first"
+            static = shape.only(self._asked[_SHAPED[event]]), *others
         function = self.function(event, result, [arg.type for arg in args], static)
         args = [site.vmctx, site.offset_value(), *args]
         if event in _COLLECTING:
@@ -543,13 +592,54 @@ class EventFunctions:
                 call = safepoints.call(site.builder, function, args)
         else:
             call = site.builder.call(function, args)
+        if self._asks_safepoint or self._asks_write:
+            is_reference = self._is_of_reference(event, static)
+            sites.writes[id(call)] = _WRITING.get(event, Writes.NONE) if is_reference else Writes.NONE
+            if event in _READING and is_reference:
+                # Which function it calls, and where it belongs, is known when the caller is complete.
+                sites.reads.append(_Read(call, event, static, in_loop))
+                return call
         if is_one_of_many:
             call.attributes.add("noinline")
-        elif function.name in self._tiny:
+        else:
+            self._add(sites, call, in_loop)
+        return call
+
+    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool) -> None:
+        if call.callee.name in self._tiny:
             sites.tiny.append(call)
         else:
             (sites.in_loops if in_loop else sites.others).append(call)
-        return call
+
+    def _is_of_reference(self, event: str, static: Sequence[Static]) -> bool:
+        """Whether what an event reads or writes is a reference."""
+        if event.startswith("global_"):
+            return True
+        if event not in _READING and event not in _WRITING:
+            return False
+        type_index, number, *_ = static
+        assert isinstance(type_index, int), "an event's first static argument is a type"
+        number = number if event.startswith("struct_") else ELEMENT
+        assert isinstance(number, int), "a field's number follows"
+        return self.context.shape_of_part(type_index, number) is not None
+
+    def complete(self, sites: _Sites, liveness: safepoints.Liveness) -> None:
+        """Now that a function is complete, have each of its reads call the event for as long as the reference is held.
+
+        Only where the collector asks for that.
+        """
+        if not sites.reads:
+            return
+        held = lifetimes(liveness, sites.writes)
+        for read in sites.reads:
+            known = held.get(id(read.call), UNKNOWN)
+            lifetime = Lifetime(
+                known.outlives_safepoint or not self._asks_safepoint, known.outlives_write or not self._asks_write
+            )
+            if lifetime != UNKNOWN:
+                types = [arg.type for arg in read.call.args[2:]]
+                read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
+            self._add(sites, read.call, read.in_loop)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
@@ -587,29 +677,41 @@ class EventFunctions:
         _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
 
     def function(
-        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+        self,
+        event: str,
+        result: ir.Type,
+        argument_types: Sequence[ir.Type],
+        static: Sequence[Static],
+        lifetime: Lifetime = UNKNOWN,
     ) -> ir.Function:
         """Return the function of an event with these static arguments, made at its first use.
 
-        Its arguments are a vmctx, the offset of an instruction, and then the event's.
+        Its arguments are a vmctx, the offset of an instruction, and then the event's. `lifetime` is that of what it
+        reads.
         """
-        key = (event, *static)
+        key = (event, *static, lifetime)
         function = self._functions.get(key)
         if function is None:
-            function = self._functions[key] = self._define(event, result, argument_types, static)
+            function = self._functions[key] = self._define(event, result, argument_types, static, lifetime)
             if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
                 self._tiny.add(function.name)
         return function
 
     def _define(
-        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+        self,
+        event: str,
+        result: ir.Type,
+        argument_types: Sequence[ir.Type],
+        static: Sequence[Static],
+        lifetime: Lifetime,
     ) -> ir.Function:
         name = ".".join(("lowheap", event, *map(_label, static)))
+        name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
         type = ir.FunctionType(result, [PTR, I32, *argument_types])
         function = NativeFunction(self._module, type, name)
         function.linkage = "internal"
         with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
-            emitter = EventEmitter(self.context, function)
+            emitter = EventEmitter(self.context, function, lifetime)
             value = getattr(emitter, event)(*function.args[2:], *static)
             if value is None:
                 emitter.builder.ret_void()
