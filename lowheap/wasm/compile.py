@@ -956,7 +956,8 @@ class FunctionCompiler(Emitter):
         wanted = self.context.canonical(target)
         if types.is_subtype(source.heap_type, wanted.heap_type) or wanted.heap_type is types.bottom(wanted.heap_type):
             return None
-        return type_test(types, source, wanted), target.heap_type if isinstance(target.heap_type, int) else -1
+        test = type_test(types, source, wanted)
+        return (test, target.heap_type) if isinstance(target.heap_type, int) else (test,)
 
     def _is_instance(self, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
         """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""

@@ -184,14 +184,14 @@ class EventEmitter(Emitter):
         if may_be_null:
             self.null_check(reference)
 
-    def cast(self, reference: ir.Value, test: TypeTest, type_index: int) -> None:
+    def cast(self, reference: ir.Value, test: TypeTest, *type_index: int) -> None:
         """`ref.cast` to what `is_instance` is told."""
-        matches = self.is_instance(reference, test, type_index)
+        matches = self.is_instance(reference, test, *type_index)
         self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
 
-    def is_instance(self, reference: ir.Value, test: TypeTest, type_index: int) -> ir.Value:
-        """Return, as an i1, whether a reference passes a test for a type, of the module's if the test is for one."""
-        wanted = 0 if test.by_kind or test.only_i31 else self._type_id(type_index)
+    def is_instance(self, reference: ir.Value, test: TypeTest, *type_index: int) -> ir.Value:
+        """Return, as an i1, whether a reference passes a test; if that is for one of the module's types, for that."""
+        wanted = self._type_id(*type_index) if type_index else 0
         return inline_call(self, casts.is_instance, [HEAP, reference, wanted, test])
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -730,5 +730,5 @@ def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
 def _label(static: Static) -> str:
     """What a static argument adds to a function's name."""
     if isinstance(static, Shape | TypeTest):
-        return static.key
+        return static.key.replace("-", "_")  # names that LLVM need not quote
     return str(static).lower().replace(" ", "_")
