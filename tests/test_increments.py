@@ -27,6 +27,7 @@ from test_heap import CAPACITY, NEXT
 
 import lowheap as lh
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors.shared.sizing import PENDING_PORTION
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
 from lowheap.inspection import find_garbage, inspect, verify
@@ -44,7 +45,6 @@ from lowheap.layout import (
 )
 from lowheap.memory import Memory
 from lowheap.snapshot import Image, file
-from lowheap.store import PENDING_PORTION
 
 CONTINUE, COMPLETE = GcProgress.CONTINUE, GcProgress.COMPLETE
 ELEMENTS = 28  # the offset of an array's first reference

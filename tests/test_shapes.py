@@ -393,6 +393,17 @@ def test_a_static_that_stands_elsewhere_may_be_read_whole() -> None:
     assert passes.checked.reads_of("shape") is None
 
 
+@native
+def counts(heap: Heap, reference: Ref, shape: Shape) -> None:
+    heap.collector.inc_ref(heap, reference, shape)
+
+
+def test_what_the_collector_at_hand_looks_at_counts() -> None:
+    assert counts.checked.reads_of("shape") is None
+    assert counts.checked.reads_of("shape", Drc()) == Drc().reads("inc_ref") != frozenset()
+    assert counts.checked.reads_of("shape", Null()) == frozenset()
+
+
 def test_a_shape_without_what_is_not_read() -> None:
     shape = Shape(False, True, True, True, 3, 1, False, False, False)
     assert shape.only(None) is shape

@@ -1,7 +1,7 @@
 """What a collector tells the heap, the compiler, the host and whoever looks on.
 
-A collector is a class of functions written once (`docs/native.md`). Whoever works on a heap calls the same ones:
-compiled code, the store in Python with its handles and globals, and C.
+A collector is a class of functions written once (`docs/native.md`). Whoever works on a heap calls the same ones, as
+`heap.collector.…`: compiled code, the store in Python with its handles and globals, and C.
 
 **Events** in the life of a reference. Their `shape` says what it may be, and what it cannot be costs nothing:
 
@@ -18,21 +18,74 @@ compiled code, the store in Python with its handles and globals, and C.
 event's code is made once for all shapes that agree in what the event's function looks at: what it does not ask for
 costs nothing.
 
+**Allocation.** A block is a multiple of `BLOCK_ALIGN` bytes; the free-list policy is the collector's choice.
+
+    allocate_small(heap, length)               a block that is at hand, or null: what is inlined where objects are made
+    allocate_block(heap, rules, length)        a block, by collecting or growing if need be; null when nothing helps
+    write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
+    free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
+
+**Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
+nobody holds; what dies is freed at once, or waits, to be freed by increments with a budget.
+
+    is_due(heap)                               whether it is time to collect before any room is looked for
+    hold(heap, reference)                      a frame holds an object; False if the collector's rules exclude that
+    forget_held(heap)                          forget all that was held: the collection is given up
+    sweep(heap)                                let go of the rest, and free what dies
+    sweep_pending(heap)                        the same, but leave what dies to wait
+    has_pending(heap)                          whether something waits
+    free_pending(heap, budget)                 free so many of what waits; whether some are left
+    collect(heap, rules)                       all of it, at once; False, with nothing done, if a frame is wrong
+    drop(heap, reference)                      take an object's last count, and free it with what only it held: events
+                                               may call this; a module has not its code, but calls it (`DROP_FUNCTION`)
+
+**What holds**, for whoever checks:
+
+    is_live(heap, reference)                   whether an object whose count is 0 is one that lives
+    may_be_held(heap, reference)               whether a frame may hold an object
+    is_owned(heap, reference)                  whether an object has a count that an owner can give back
+    verify_lists(heap, notes)                  check the collector's own structures, and note what they own
+    verify_pending(heap, reference)            check an object that died and waits
+    verify_noted(heap, reference, note)        check an object against what was noted with it
+    verify_held(heap, notes, place, reference) check what a frame holds, at the address of a slot (0: not known)
+    count_owned(heap, notes, reference)        note an owner with each object that this one refers to
+
+A class of collectors may have more `functions` for the variations of it to change; `drc`'s has two.
+
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
+
+**Parameters** are what an instance is made with: attributes that `parameters` names, numbers and bools, which are
+constants of its code, as `heap.collector.…`.
 
 A **barrier set** is a variation of a collector: a subclass that has other events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lowheap.collectors.shared import allocation, collection, free_lists, verify
+from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_SIZE
-from lowheap.native.check import HEAP, NOTHING, SLOT, U32, StaticType, Type
+from lowheap.native import Heap, Native
+from lowheap.native.check import (
+    BOOL,
+    NOTHING,
+    SLOT,
+    U32,
+    U64,
+    Signature,
+    StaticType,
+    Type,
+    WordType,
+    collector_function,
+    collector_parameter,
+)
 from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
 
@@ -128,18 +181,46 @@ OBJECT = Shape(may_be_null=False, may_be_i31=False)
 """A reference to an object."""
 
 
-_SHAPE = StaticType(Shape)
+_SHAPE, _RULES = StaticType(Shape), StaticType(FrameRules)
 
-EVENTS: dict[str, tuple[tuple[Type, ...], Type]] = {
-    "read": ((HEAP, U32, SLOT, _SHAPE), U32),
-    "write": ((HEAP, U32, SLOT, U32, _SHAPE), NOTHING),
-    "init": ((HEAP, U32, SLOT, U32, _SHAPE), NOTHING),
-    "allocated": ((HEAP, U32), NOTHING),
-    "inc_ref": ((HEAP, U32, _SHAPE), NOTHING),
-    "dec_ref": ((HEAP, U32, _SHAPE), NOTHING),
-    "expose": ((HEAP, U32, _SHAPE), NOTHING),
+DROP_FUNCTION = "lowheap.drop"
+"""What modules call a collector's `drop` by. A `drop` that frees is `linked` by this name."""
+
+EVENTS: dict[str, Signature] = {
+    "read": Signature((U32, SLOT, _SHAPE), U32),
+    "write": Signature((U32, SLOT, U32, _SHAPE), NOTHING),
+    "init": Signature((U32, SLOT, U32, _SHAPE), NOTHING),
+    "allocated": Signature((U32,), NOTHING),
+    "inc_ref": Signature((U32, _SHAPE), NOTHING),
+    "dec_ref": Signature((U32, _SHAPE), NOTHING),
+    "expose": Signature((U32, _SHAPE), NOTHING),
 }
-"""The events: what each takes, and returns."""
+"""The events: what each takes behind the heap, and returns."""
+
+FUNCTIONS: dict[str, Signature] = {
+    "allocate_small": Signature((U32,), U32),
+    "allocate_block": Signature((_RULES, U32), U32),
+    "write_header": Signature((U32, U32, U32, U32), NOTHING),
+    "free_leaf": Signature((U32,), NOTHING),
+    "is_due": Signature((), BOOL),
+    "hold": Signature((U32,), BOOL),
+    "forget_held": Signature((), NOTHING),
+    "sweep": Signature((), NOTHING),
+    "sweep_pending": Signature((), NOTHING),
+    "has_pending": Signature((), BOOL),
+    "free_pending": Signature((U64,), BOOL),
+    "collect": Signature((_RULES,), BOOL),
+    "drop": Signature((U32,), NOTHING),
+    "is_live": Signature((U32,), BOOL),
+    "may_be_held": Signature((U32,), BOOL),
+    "is_owned": Signature((U32,), BOOL),
+    "verify_lists": Signature((U64,), NOTHING),
+    "verify_pending": Signature((U32,), NOTHING),
+    "verify_noted": Signature((U32, U64), NOTHING),
+    "verify_held": Signature((U64, U64, U32), NOTHING),
+    "count_owned": Signature((U64, U32), NOTHING),
+}
+"""All other functions, likewise."""
 
 
 class Collector:
@@ -149,10 +230,19 @@ class Collector:
     """What it is called in messages and figures; a class that does not say has its own name."""
 
     counts: bool = True
-    """Whether references are counted. A heap that is not counted frees nothing, and its collections do nothing."""
+    """Whether an object's count says how many owners it has."""
 
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
+
+    functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
+    """What it must have, besides the functions of the classes it is derived from."""
+
+    parameters: ClassVar[Mapping[str, Type]] = {}
+    """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
+
+    compiled: tuple[Native[..., Any], ...] = ()
+    """What is run compiled where there is compiled code, even when Python has come to it: what may take long."""
 
     states: tuple[type[Any], ...] = ()
     """The structures of its own that it keeps in the heap's bytes, besides those of the classes it is derived from."""
@@ -167,31 +257,63 @@ class Collector:
     inc_ref: Any
     dec_ref: Any
     expose: Any
+    allocate_small: Any = free_lists.pop_small
+    allocate_block: Any = allocation.allocate_block
+    write_header: Any = allocation.write_header
+    free_leaf: Any = allocation.free_leaf
+    is_due: Any
+    hold: Any
+    forget_held: Any
+    sweep: Any
+    sweep_pending: Any
+    has_pending: Any
+    free_pending: Any
+    collect: Any = collection.collect
+    drop: Any
+    is_live: Any
+    may_be_held: Any
+    is_owned: Any
+    verify_lists: Any
+    verify_pending: Any
+    verify_noted: Any
+    verify_held: Any
+    count_owned: Any = verify.count_owned
 
     def __init_subclass__(cls) -> None:
-        """Give a class that has no name its own."""
+        """Give a class that has no name its own, and make its functions known to the subset."""
         super().__init_subclass__()
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        for name, signature in cls.__dict__.get("functions", {}).items():
+            collector_function(name, signature.parameters, signature.result, signature.yields)
+        for name, type_ in cls.__dict__.get("parameters", {}).items():
+            collector_parameter(name, type_)
 
     def check(self) -> None:
         """Look whether the class has what a collector needs. CompilerError, naming what is missing or of another kind.
 
-        NativeError for an event that is not in the subset.
+        NativeError for a function that is not in the subset.
         """
-        for event, (parameters, result) in EVENTS.items():
-            function = getattr(type(self), event, None)
-            what = f"{type(self).__qualname__}.{event}"
+        for name, signature in self.all_functions().items():
+            function = getattr(type(self), name, None)
+            what = f"{type(self).__qualname__}.{name}"
+            kind = "event" if name in EVENTS else "function"
             if function is None:
-                raise CompilerError(f"the collector {self.name} has no event {event}: {what} must be a native function")
+                raise CompilerError(f"the collector {self.name} has no {kind} {name}: {what} must be a native function")
             if not getattr(function, "is_native", False):
                 raise CompilerError(f"{what} is {function!r}; it must be a native function: see `lowheap.native`")
             checked = function.checked
-            found = tuple(each.type for each in checked.parameters)
-            if found != parameters or checked.result != result or checked.yields is not None:
-                wanted = f"({', '.join(map(str, parameters))}) -> {result}"
-                given = f"({', '.join(map(str, found))}) -> {checked.result}"
-                raise CompilerError(f"{what} is of type {given}; the event {event} is of type {wanted}")
+            if Signature.of(checked) != signature:
+                given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {checked.result}"
+                raise CompilerError(f"{what} is of type {given}; the {kind} {name} is of type {signature}")
+        for name, wanted in self.all_parameters().items():
+            value, is_right = getattr(self, name, None), False
+            if isinstance(wanted, WordType):
+                is_right = type(value) is int and wanted.word.least <= value <= wanted.word.most
+            elif wanted == BOOL:
+                is_right = isinstance(value, bool)
+            if not is_right:
+                raise CompilerError(f"the parameter {name} of the collector {self.name} is {value!r}, not {wanted}")
         self.state_offsets()
         known = {name for each in self.all_states() for name in each.__annotations__}
         for name in self.all_counters():
@@ -202,8 +324,49 @@ class Collector:
         """Return which attributes of its shape an event looks at; None: it may be all."""
         checked = getattr(self, event).checked
         (shape,) = (each.name for each in checked.parameters if each.type == _SHAPE)
-        found: frozenset[str] | None = checked.reads_of(shape)
+        found: frozenset[str] | None = checked.reads_of(shape, self)
         return found
+
+    def all_functions(self) -> Mapping[str, Signature]:
+        """Return what the class must have, by name."""
+        return self._merged("functions")
+
+    def all_parameters(self) -> Mapping[str, Any]:
+        """Return the parameters of the class and of those it is derived from, with their types."""
+        return self._merged("parameters")
+
+    def _merged(self, attribute: str) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in reversed(type(self).__mro__):
+            found |= kind.__dict__.get(attribute, {})
+        return found
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it, and its code, from others in this process."""
+        return type(self), *((name, getattr(self, name)) for name in self.all_parameters())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another is of the same class, with the same parameters."""
+        return isinstance(other, Collector) and self.key == other.key
+
+    def __hash__(self) -> int:
+        """Return what goes with `==`."""
+        return hash(self.key)
+
+    def all_compiled(self) -> tuple[Native[..., Any], ...]:
+        """Return what the class, and those it is derived from, have run compiled."""
+        return self._collected("compiled")
+
+    # What Python shows of the collector's own structures: by default, that there are none.
+
+    def deferred(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that the collector has noted because frames may hold them, uncounted."""
+        return iter(())
+
+    def pending(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that died and wait to be freed, the next first."""
+        return iter(())
 
     def all_states(self) -> tuple[type[Any], ...]:
         """Return the states of the class and of those it is derived from, these first."""
@@ -221,7 +384,16 @@ class Collector:
 
     def state_offsets(self) -> Mapping[type[Any], int]:
         """Return where each state begins, in bytes from where a heap has those. CompilerError when there is no room."""
-        try:
-            return state_layout(self.all_states(), COLLECTOR_STATE_SIZE)
-        except (TypeError, ValueError) as error:
-            raise CompilerError(f"the states of the collector {self.name}: {error}") from error
+        return _state_offsets(self)
+
+
+@functools.cache
+def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
+    try:
+        return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
+
+
+for _name, _signature in Collector.functions.items():
+    collector_function(_name, _signature.parameters, _signature.result, _signature.yields)

@@ -59,13 +59,11 @@ class NativeHeap:
                 f"the C interface works on heaps with the allocator {SegregatedFit.name!r} and the growth policy "
                 f"'collect-first'; this one has {store.heap.allocator_policy.name!r} and {store.growth!r}"
             )
-        if not store.heap.is_counted:
-            raise UnsupportedError("the C interface counts references; this store's heap does not")
         if store.collect_every and not checked:
             raise UnsupportedError("collect_every is for the checked interface")
         self._store = store
         self._epoch = store.heap.control.epoch
-        self._code = native.load(checked=checked)
+        self._code = native.load(store.heap.collector, checked=checked)
         runtime = runtime_of(store)
         self._data = VMHeap(
             context=VMContext(

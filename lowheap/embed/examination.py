@@ -16,8 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.drc import verify
-from lowheap.collectors.shared import walking
+from lowheap.collectors.shared import verify, walking
 from lowheap.collectors.shared.verify import BYTES_PER_NOTE_SHIFT, verify_places
 from lowheap.embed.api import Status, abi_hash
 from lowheap.embed.emitter import ApiEmitter, printf_format, string_constant

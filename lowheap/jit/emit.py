@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -144,8 +144,8 @@ class Emitter:
     """
 
     offset: int | ir.Value = 0
-    state_offsets: Mapping[type[Any], int] = {}
-    """Where each of the collector's states begins: see `Collector.state_offsets`."""
+    collector: Any = None
+    """The collector that functions are compiled for, a `Collector`: what `heap.collector` and `heap.state` are of."""
 
     is_checked: ClassVar[bool] = False
     """Whether functions of the collector that are emitted look for corruption on the way."""

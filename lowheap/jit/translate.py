@@ -45,7 +45,9 @@ from lowheap.native.check import (
     U32,
     ArrayType,
     BoolType,
+    Call,
     Checked,
+    CollectorType,
     ConstantType,
     HeapType,
     NoneType,
@@ -166,12 +168,13 @@ def declare(
     name: str | None = None,
     statics: dict[str, Any] | None = None,
     attributes: Sequence[str] = (),
+    collector: Any = None,
 ) -> ir.Function:
     """Return the module's function for a native one, made at the first request.
 
     Its first argument is a vmctx, the others are the parameters', without the heap and what is static. `statics` are
     the values of the static parameters; of one that has a method `only`, what the function does not read is left out.
-    `emitter` makes what emits into it. With a `name`, it is visible outside.
+    `emitter` makes what emits into it, and `collector` is its collector. With a `name`, it is visible outside.
     """
     checked = native.checked
     if checked.yields is not None:
@@ -182,7 +185,7 @@ def declare(
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
     if statics:
-        statics = {each: _only_what_is_read(checked, each, value) for each, value in statics.items()}
+        statics = {each: _only_what_is_read(checked, each, value, collector) for each, value in statics.items()}
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     if name is None and native.linked_name:
         symbol = native.linked_name
@@ -213,10 +216,10 @@ def declare(
     return function
 
 
-def _only_what_is_read(checked: Checked, parameter: str, value: Any) -> Any:
+def _only_what_is_read(checked: Checked, parameter: str, value: Any, collector: Any) -> Any:
     """A static without what the function does not look at, so that statics that differ in that share its code."""
     only = getattr(value, "only", None)
-    return value if only is None else only(checked.reads_of(parameter))
+    return value if only is None else only(checked.reads_of(parameter, collector))
 
 
 @dataclass(frozen=True)
@@ -555,7 +558,7 @@ class Translator:
         if call.kind == "range":
             self._counted(frame, s, s.iter, s.target.id)
         else:
-            self._generated(frame, s, s.iter, s.target.id, call.target)
+            self._generated(frame, s, s.iter, s.target.id, self._target(call))
 
     def _counted(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str) -> None:
         type = frame.checked.variables[name]
@@ -625,7 +628,7 @@ class Translator:
             return bool(type.value)
         if isinstance(node, ast.Attribute):
             owner = frame.checked.types.get(node.value)
-            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+            if isinstance(owner, StaticType | CollectorType) or (isinstance(owner, HeapType) and type == BOOL):
                 return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
@@ -795,6 +798,10 @@ class Translator:
             return self.e.is_checked
         if name == "may_raise":
             return False
+        if name == "collector":
+            if self.e.collector is None:
+                raise CompilerError("what a collector was made with is asked for, and no collector was given")
+            return self.e.collector
         if name == "interface":
             return View(self.e.vmctx, VMHeap)
         if name == "control":
@@ -896,8 +903,9 @@ class Translator:
 
     def _x_Call(self, frame: _Frame, n: ast.Call) -> Any:
         call = frame.checked.calls[n]
-        if call.kind == "native":
-            return self._call(call.target, self._arguments(frame, n, call.target))
+        if call.kind in ("native", "collector"):
+            target = self._target(call)
+            return self._call(target, self._arguments(frame, n, target))
         if call.kind == "record":
             return self._record(call.target)
         if call.kind == "conversion":
@@ -907,6 +915,16 @@ class Translator:
         if call.kind == "heap":
             return getattr(self, f"_heap_{call.target}", self._heap_structure)(frame, n)
         return getattr(self, f"_w_{call.target}")(frame, n)
+
+    def _target(self, call: Call) -> Native[..., Any]:
+        """The function that is called: a collector's is that of the collector at hand."""
+        if call.kind == "native":
+            native: Native[..., Any] = call.target
+            return native
+        if self.e.collector is None:
+            raise CompilerError(f"the function {call.target} of a collector's is called, and no collector was given")
+        found: Native[..., Any] = getattr(self.e.collector, call.target)
+        return found
 
     def _arguments(self, frame: _Frame, n: ast.Call, target: Native[..., Any]) -> list[Any]:
         parameters = target.checked.parameters
@@ -918,7 +936,7 @@ class Translator:
             return self.inlined(target, arguments)
         pairs = list(zip(checked.parameters, arguments, strict=True))
         statics = {each.name: value for each, value in pairs if isinstance(each.type, StaticType)}
-        function = declare(self.e.module, target, self.make, statics=statics)
+        function = declare(self.e.module, target, self.make, statics=statics, collector=self.e.collector)
         given = [
             value.address if isinstance(value, View | Place) else value
             for each, value in pairs
@@ -973,7 +991,7 @@ class Translator:
     def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: a state is a structure"
-        offset = self.e.state_offsets.get(type.structure)
+        offset = None if self.e.collector is None else self.e.collector.state_offsets().get(type.structure)
         if offset is None:
             raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
         distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
@@ -1010,6 +1028,9 @@ class Translator:
 
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
+
+    def _heap_raise_problems(self, frame: _Frame, n: ast.Call) -> None:
+        raise CompilerError("machine code does not raise: raise_problems stands where `heap.may_raise` is asked first")
 
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
         """What only emitters of those libraries have that look at heaps: `embed/examination.py`."""

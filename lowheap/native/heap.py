@@ -9,6 +9,7 @@
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
     heap.state(Mine)            a structure that the collector keeps in the heap's bytes
+    heap.collector.read(heap, …)  a function of the heap's collector: what `collector_function` has declared
     heap.is_checked             whether to look for corruption on the way: known when code is compiled
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
                                 so it is in Python, and in machine code it is not
@@ -16,6 +17,7 @@
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.raise_problems()       raise what these are, where `heap.may_raise`
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
@@ -34,10 +36,10 @@ index.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from lowheap.errors import HeapError, InvalidReferenceError
+from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
     COLLECTOR_STATE_OFFSET,
@@ -91,8 +93,8 @@ class Heap:
 
     is_native_heap = True
     may_raise = True
-    state_offsets: Mapping[type[Any], int] = {}
-    """Where each of the collector's states begins, in bytes from `COLLECTOR_STATE_OFFSET`."""
+    collector: Any = None
+    """The heap's collector, a `Collector`; None for a heap that is only looked at by functions that ask for none."""
 
     @property
     def is_checked(self) -> bool:
@@ -106,8 +108,10 @@ class Heap:
         *,
         store_context: VMStoreContext | None = None,
         host: Callable[[], None] | None = None,
+        collector: Any = None,
     ) -> None:
         """Take the parts; the tables are where the control block says."""
+        self.collector = collector
         self.memory, self.control = memory, control
         self._store_context, self._host = store_context, host
         self.replacements: dict[Any, Callable[..., Any]] = {}
@@ -185,7 +189,7 @@ class Heap:
 
     def state(self, structure: type[_State]) -> _State:
         """Return a state of the collector's. HeapError for one that it does not have."""
-        offset = self.state_offsets.get(structure)
+        offset = None if self.collector is None else self.collector.state_offsets().get(structure)
         if offset is None:
             raise HeapError(f"the heap's collector has no state {structure.__name__}")
         start = ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + COLLECTOR_STATE_OFFSET
@@ -206,6 +210,12 @@ class Heap:
     def outside(self, address: int) -> ctypes.c_uint32:
         """Return the slot at an address. It must be mapped."""
         return ctypes.c_uint32.from_address(address)
+
+    def raise_problems(self) -> None:
+        """HeapCorruptionError when there are any, which are forgotten."""
+        if self.problems:
+            problems, self.problems = self.problems, []
+            raise HeapCorruptionError(problems)
 
     def problem_count(self) -> int:
         """Return how many problems there are."""
@@ -271,6 +281,7 @@ heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)
 heap_method("outside", [U64], SLOT)
 heap_method("problem_count", [], U64)
+heap_method("raise_problems", [], NOTHING)
 heap_method("map_notes", [U64], U64)
 heap_method("unmap_notes", [U64, U64], NOTHING)
 heap_method("visit", [U64, U64, U64], U32)

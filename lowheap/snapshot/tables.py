@@ -12,11 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
 from lowheap.errors import HeapError
 from lowheap.layout import (
     BLOCK_ALIGN,
     CONTROL_BLOCK_OFFSET,
     CONTROL_MAPPING_SIZE,
+    CONTROL_UNCOUNTED,
     HANDLE_LIMIT,
     HANDLES_OFFSET,
     HEADER_SIZE,
@@ -114,8 +117,11 @@ class ImageMemory:
 class _ImageHeap(Heap):
     """A heap whose root slots are not there any more: what was in them is known."""
 
-    def __init__(self, memory: ImageMemory, mapping: Mapping, slots: Iterable[tuple[int, int]]) -> None:
+    def __init__(
+        self, memory: ImageMemory, mapping: Mapping, slots: Iterable[tuple[int, int]], collector: Collector
+    ) -> None:
         super().__init__(memory, mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET))
+        self.collector = collector
         self._mapping = mapping
         self._slots = {address: ctypes.c_uint32(reference) for address, reference in slots}
 
@@ -135,7 +141,8 @@ def reopen(image: Image) -> Heap:
     del slots[ROOT_SLOT_LIMIT:]
     addresses = (ctypes.c_uint64 * len(slots))(*(address for address, _ in slots))
     mapping.write(ROOT_SLOTS_OFFSET, bytes(addresses))
-    heap = _ImageHeap(ImageMemory(image.data), mapping, slots)
+    collector = registry.find("null" if image.control.flags & CONTROL_UNCOUNTED else "drc")
+    heap = _ImageHeap(ImageMemory(image.data), mapping, slots, collector)
     control = heap.control
     for name, value in image.control.integers().items():
         setattr(control, name, value)

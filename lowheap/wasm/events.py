@@ -32,10 +32,10 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.collectors.interface import ELEMENT, Shape
-from lowheap.collectors.shared import casts, ranges
+from lowheap.collectors.shared import allocation, casts, ranges
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
-from lowheap.jit import runtime, safepoints, transitions
+from lowheap.jit import safepoints, transitions
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -51,13 +51,10 @@ from lowheap.jit.translate import HEAP, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     SMALL_BLOCK_LIMIT,
-    FreeBlock,
     VMContext,
     VMDrcArrayHeader,
-    VMDrcHeader,
     VMFuncRef,
     VMGcKind,
-    VMHeapControl,
     VMStoreContext,
     block_length,
 )
@@ -230,7 +227,7 @@ class EventEmitter(Emitter):
         is_small: ir.Value | None = None,
         array_length: ir.Value | None = None,
     ) -> ir.Value:
-        """Take a block off its size class's list and write the header; `call` for an object when the list is empty.
+        """Have the collector make an object of a block that is at hand; `call` for one when none is.
 
         `is_small` tells whether a block for `size` bytes is of a small class; None: it is. An array's length is part of
         its header. The hand-over is emitted on either way: right behind the header's stores, LLVM makes one store of
@@ -244,22 +241,13 @@ class EventEmitter(Emitter):
             builder.cbranch(is_small, small, empty).set_weights([1 << 10, 1])
             builder.position_at_end(small)
         length = builder.and_(builder.add(size, I32(BLOCK_ALIGN - 1)), I32(-BLOCK_ALIGN))
-        head, place = runtime.emit_pop(self, length)
+        args = [HEAP, I32(kind), self._type_id(type_index), size, length]
+        head = self.context.barriers.inline(self, allocation.allocate_at_once, args)
         builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
 
         builder.position_at_end(listed)
-        self.store_typed(self.load(self.heap_address(head), FreeBlock.next), place)
-        self.store_header(kind, head, VMDrcHeader.kind_and_reserved)
-        self.store_header(self._type_id(type_index), head, VMDrcHeader.type_index)
-        self.store_header(1, head, VMDrcHeader.ref_count)
-        self.store_header(size, head, VMDrcHeader.object_size)
         if array_length is not None:
             self.store_header(array_length, head, VMDrcArrayHeader.length)
-        for counter, amount in (
-            (VMHeapControl.objects_allocated, I64(1)),
-            (VMHeapControl.bytes_allocated, builder.zext(length, I64)),
-        ):
-            self.store(builder.add(self.load(self.control, counter), amount), self.control, counter)
         self.context.barriers.allocate(self, head)
         popped = builder.block
         builder.branch(done)

@@ -7,14 +7,22 @@ The checks trust no byte but what they have checked, in this order:
 2. `verify_types`: each type's words agree with one another, so that what an object's type says is within the object.
 3. `verify_blocks`: blocks tile the heap, and each object's header agrees with its type. It takes *notes*, a word for
    each block's start, for the lists' sake: `note_of`.
-4. `verify_free_lists` and `verify_tables`.
+4. `verify_free_lists`, handles, host data, and the collector's own structures.
+5. Owners are noted with each object, and the collector looks at each with what was noted.
+
+`verify` is all that; `verify_frames` and the collector's `verify_held` look at what frames hold.
 
 The addresses of registered root slots, and of what frames hold, are trusted: they are not the heap's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.free_lists import size_class
+from lowheap.collectors.shared.references import is_object
+from lowheap.collectors.shared.tracing import references_of
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
@@ -725,3 +733,175 @@ def verify_host_data(heap: Heap) -> None:
         following = entry.next_free
     if listed != free:
         problem(heap, "{} host-data ids are nobody's, and {} are on the list of free ids", free, listed)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Lists of objects
+
+
+def entries_of(what: str) -> Native[[Heap, int, int, int], Iterator[int]]:
+    """Return what yields the objects of a list, flagged in their notes; what leads nowhere, or back, is its end."""
+    leads_nowhere = f"{what} leads to {{:#x}}, where no object starts"
+    comes_back = f"{what} comes back to {{:#x}}"
+
+    @inline
+    def entries(heap: Heap, notes: u64, first: Ref, flag: u64) -> Iterator[Ref]:
+        reference = first
+        while reference != NULL:
+            note = note_of(heap, notes, reference)
+            if note & OBJECT == 0:
+                problem(heap, leads_nowhere, reference)
+                return
+            if note & flag != 0:
+                problem(heap, comes_back, reference)
+                return
+            add_note(notes, reference, flag)
+            yield reference
+            reference = heap.header_at(reference).next_over_approximated_stack_root
+
+    return entries
+
+
+def dead_on(what: str) -> Native[[Heap, int], None]:
+    """Return what checks an object that is dead, and waits on a list to be freed."""
+    has_count = f"object {{:#x}} has count {{}}, but is on {what}"
+    is_listed = f"object {{:#x}} has its in-list bit set, but is on {what}"
+    is_marked = f"object {{:#x}} is marked, but is on {what}"
+
+    @inline
+    def check(heap: Heap, reference: Ref) -> None:
+        header = heap.header_at(reference)
+        word = header.kind_and_reserved
+        if header.ref_count != 0:
+            problem(heap, has_count, reference, header.ref_count)
+        if word & HEADER_IN_OVER_APPROX_LIST_BIT != 0:
+            problem(heap, is_listed, reference)
+        if word & HEADER_MARK_BIT != 0:
+            problem(heap, is_marked, reference)
+
+    return check
+
+
+_EXTERNREFS = "the list of dead externrefs"
+_dead_externrefs = entries_of(_EXTERNREFS)
+_verify_dead_externref = dead_on(_EXTERNREFS)
+
+
+@native
+def verify_dead_externrefs(heap: Heap, notes: u64) -> None:
+    """Check that what waits for the host are externrefs, and dead."""
+    for dead in _dead_externrefs(heap, notes, heap.control.dead_externrefs, DEAD):
+        _verify_dead_externref(heap, dead)
+        kind = heap.header_at(dead).kind_and_reserved & KIND_MASK
+        if kind != VMGcKind.EXTERN_REF:
+            problem(heap, "object {:#x} is on the list of dead externrefs, but its kind is {:#x}", dead, kind)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Owners
+
+
+def _owner(what: str) -> Native[[Heap, int, int, int], None]:
+    holds_nothing = f"{what} holds {{:#x}}, where no live object starts"
+
+    @inline
+    def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
+        if is_object(reference):
+            if note_of(heap, notes, reference) & OBJECT != 0:
+                add_note(notes, reference, 1)
+            else:
+                problem(heap, holds_nothing, place, reference)
+
+    return own
+
+
+count_owner = _owner("object {:#x}")
+_owned_by_handle = _owner("handle {}")
+_owned_by_slot = _owner("root slot {:#x}")
+
+
+@inline
+def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
+    """Note an owner with each object that this one refers to."""
+    for child in references_of(heap, reference):
+        count_owner(heap, notes, u64(reference), child)
+
+
+@native
+def count_owners(heap: Heap, notes: u64) -> None:
+    """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
+    control = heap.control
+    for index in blocks(heap):
+        if not is_free(heap, index):
+            heap.collector.count_owned(heap, notes, index)
+    for number in range(control.handle_count):
+        _owned_by_handle(heap, notes, u64(number), handle_at(heap, number))
+    for entry in range(control.root_slot_count):
+        address = cell(u64, control.root_slots + u64(entry) * 8).value
+        if address != 0:
+            _owned_by_slot(heap, notes, address, heap.outside(address).value)
+
+
+@native
+def verify_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
+    """Check each block against what lists and owners have noted with it."""
+    for index in blocks(heap):
+        note = note_of(heap, notes, index)
+        if not is_free(heap, index):
+            heap.collector.verify_noted(heap, index, note)
+        elif has_lists and (note & LISTED == 0):
+            problem(heap, "free block at {:#x} is on no free list", index)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The whole
+
+
+@native
+def verify(heap: Heap, has_lists: bool) -> u64:
+    """Check all but what frames hold. Returns the address of the notes that this has taken, for `verify_held`.
+
+    `has_lists`: the free blocks are on the free lists. The result is 0 when there is no use in going on, or no memory
+    for notes: problems tell which, or that there are none. Whoever calls unmaps the notes.
+    """
+    verify_places(heap)
+    if heap.problem_count() != 0:
+        return 0
+    verify_control(heap)
+    verify_types(heap)
+    size = size_of_notes(heap)
+    notes = heap.map_notes(size)
+    if notes != 0:
+        verify_with_notes(heap, notes, has_lists)
+    return notes
+
+
+@native
+def forget_notes(heap: Heap, notes: u64) -> None:
+    """Give the notes' memory back, if there is any."""
+    if notes != 0:
+        heap.unmap_notes(notes, size_of_notes(heap))
+
+
+@native
+def verify_with_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
+    """Check blocks, lists, and, if those are sound, counts."""
+    is_whole, objects, size = verify_blocks(heap, notes, has_lists)
+    verify_handles(heap)
+    verify_host_data(heap)
+    if is_whole:
+        if has_lists:
+            verify_free_lists(heap, notes, True)
+        verify_dead_externrefs(heap, notes)
+        heap.collector.verify_lists(heap, notes)
+    if heap.problem_count() == 0:
+        count_owners(heap, notes)
+        verify_notes(heap, notes, has_lists)
+        verify_figures(heap, objects, size)
+
+
+@native
+def verify_frames(heap: Heap, notes: u64) -> None:
+    """Check what the frames hold that hosts have pushed."""
+    for slot in host_slots(heap):
+        heap.collector.verify_held(heap, notes, address_of(slot), slot.value)
