@@ -263,5 +263,5 @@ def wrong_table(heap: Heap) -> u8:
 
 @pytest.mark.parametrize("function", [variable_part, wrong_part, wrong_bit, wrong_table], ids=lambda each: each.name)
 def test_parts_that_are_not_of_the_subset(function: Any) -> None:
-    with pytest.raises(NativeError, match="takes a .* that is known when code is compiled"):
+    with pytest.raises(NativeError, match=r"takes a .* that is known when code is compiled"):
         _ = function.checked

@@ -13,7 +13,10 @@ A collector is a class of functions written once (`docs/native.md`). Whoever wor
     dec_ref(heap, reference, shape)            one owner less; what nobody owns any more dies
     expose(heap, reference, shape)             hand an owned reference over to compiled code
 
-`owner` is the object that the slot is in; null for a slot that is in none, a global's for one.
+`owner` is the object that the slot is in; null for a slot that is in none, a global's for one. The shape is that of
+`Shape`: the static type, which field of which type the slot is, and how long compiled code holds what it reads. An
+event's code is made once for all shapes that agree in what the event's function looks at: what it does not ask for
+costs nothing.
 
 **Allocation.** A block is a multiple of `BLOCK_ALIGN` bytes; the free-list policy is the collector's choice.
 
@@ -62,7 +65,7 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,15 +88,32 @@ from lowheap.native.check import (
     collector_parameter,
 )
 from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
-from lowheap.native.words import state_layout
+from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
+
+NO_TYPE = 0xFFFF_FFFF
+"""The `type_index` of a slot that is in no object, or in one of which nothing is known."""
+
+NO_FIELD, ELEMENT = 0xFFFF_FFFF, 0xFFFF_FFFE
+"""The `field` of such a slot, and that of an array's elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the static type of a reference says about its values, known when code is compiled.
+    """What is known of a reference, and of the slot that it is in, when code is compiled. The defaults: nothing.
 
-    `is_counted` is False for references that never name an object that a collector knows: i31 and functions.
+    Of its values, by its static type: `may_be_null`, `may_be_i31`, `may_be_object`. `is_counted` is False for
+    references that never name an object that a collector knows: i31 and functions.
+
+    Of the slot: `type_index` is the type that it is in, by the index in the compiled module; an object may be of a
+    subtype. `field` is the field's number, `ELEMENT` in an array. `is_mutable` is False where nothing is ever stored
+    over the first value.
+
+    Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
+    path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
+    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
+    `read`, and for reads by the host and by C.
     """
 
     is_native_static: ClassVar[bool] = True
@@ -102,10 +122,22 @@ class Shape:
     may_be_i31: bool = True
     may_be_object: bool = True
     is_counted: bool = True
+    type_index: u32 = NO_TYPE
+    field: u32 = NO_FIELD
+    is_mutable: bool = True
+    outlives_safepoint: bool = True
+    outlives_write: bool = True
 
     @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> Shape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
+    def of(
+        type: RefType,
+        *,
+        is_traced: bool,
+        type_index: int = NO_TYPE,
+        field: int = NO_FIELD,
+        is_mutable: bool = True,
+    ) -> Shape:
+        """Return the shape of a reference type, and of a slot; `is_traced` is what the type registry says of it."""
         heap_type = type.heap_type
         bottoms = (
             AbstractHeapType.NONE,
@@ -120,13 +152,28 @@ class Shape:
             AbstractHeapType.EXTERN,
         )
         may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return Shape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
+        return Shape(
+            type.nullable, may_be_i31, may_be_object, is_traced and may_be_object, type_index, field, is_mutable
+        )
+
+    def only(self, attributes: Collection[str] | None) -> Shape:
+        """Return a shape that says no more than these attributes; None: all of them."""
+        if attributes is None:
+            return self
+        return Shape(**{name: getattr(self, name) for name in attributes})
 
     @property
     def key(self) -> str:
         """What tells code for this shape from that for others."""
         letters = "n" * self.may_be_null + "i" * self.may_be_i31 + "o" * self.may_be_object + "c" * self.is_counted
-        return f"shape-{letters}"
+        parts = [f"shape-{letters}"]
+        if self.type_index != NO_TYPE:
+            parts.append(f"type{self.type_index}")
+        if self.field != NO_FIELD:
+            parts.append("element" if self.field == ELEMENT else f"field{self.field}")
+        parts += ["immutable"] * (not self.is_mutable)
+        parts += ["no-safepoint"] * (not self.outlives_safepoint) + ["no-write"] * (not self.outlives_write)
+        return "-".join(parts)
 
 
 ANY = Shape()
@@ -286,6 +333,13 @@ class Collector:
         for name in self.all_counters():
             if name not in known:
                 raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
+
+    def reads(self, event: str) -> frozenset[str] | None:
+        """Return which attributes of its shape an event looks at; None: it may be all."""
+        checked = getattr(self, event).checked
+        (shape,) = (each.name for each in checked.parameters if each.type == _SHAPE)
+        found: frozenset[str] | None = checked.reads_of(shape, self)
+        return found
 
     def all_functions(self) -> Mapping[str, Signature]:
         """Return what the class must have, by name."""

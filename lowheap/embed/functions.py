@@ -31,6 +31,7 @@ from lowheap.collectors.shared.access import (
     store_integer,
 )
 from lowheap.collectors.shared.allocation import allocate_array, allocate_at_once, allocate_externref, allocate_struct
+from lowheap.collectors.shared.casts import is_subtype, matches
 from lowheap.collectors.shared.collection import finish_sweep, trace, unsound_slot
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import block_length, is_object
@@ -41,8 +42,6 @@ from lowheap.collectors.shared.types import (
     check_type,
     define_type,
     field_info,
-    is_subtype,
-    matches,
     require_type_of,
 )
 from lowheap.errors import Status, TrapCode

@@ -170,11 +170,13 @@ def declare(
     name: str | None = None,
     statics: dict[str, Any] | None = None,
     attributes: Sequence[str] = (),
+    collector: Any = None,
 ) -> ir.Function:
     """Return the module's function for a native one, made at the first request.
 
     Its first argument is a vmctx, the others are the parameters', without the heap and what is static. `statics` are
-    the values of the static parameters; `emitter` makes what emits into it. With a `name`, it is visible outside.
+    the values of the static parameters; of one that has a method `only`, what the function does not read is left out.
+    `emitter` makes what emits into it, and `collector` is its collector. With a `name`, it is visible outside.
     """
     checked = native.checked
     if checked.yields is not None:
@@ -184,6 +186,8 @@ def declare(
             raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
+    if statics:
+        statics = {each: _only_what_is_read(checked, each, value, collector) for each, value in statics.items()}
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     if name is None and native.linked_name:
         symbol = native.linked_name
@@ -212,6 +216,12 @@ def declare(
             arguments.append(_from_llvm(next(given), parameter.type))
     Translator(inner, emitter).function(native, arguments)
     return function
+
+
+def _only_what_is_read(checked: Checked, parameter: str, value: Any, collector: Any) -> Any:
+    """A static without what the function does not look at, so that statics that differ in that share its code."""
+    only = getattr(value, "only", None)
+    return value if only is None else only(checked.reads_of(parameter, collector))
 
 
 @dataclass(frozen=True)
@@ -266,6 +276,21 @@ def _from_llvm(value: ir.Value, type: Type) -> Any:
 def inline_call(emitter: Emitter, native: Native[..., Any], arguments: Sequence[Any], make: Any = None) -> Any:
     """Translate a function's body where the emitter is. `arguments` are as in `Translator.inlined`."""
     return Translator(emitter, make or type(emitter)).inlined(native, list(arguments))
+
+
+def inline_loop(
+    emitter: Emitter,
+    generator: Native[..., Any],
+    arguments: Sequence[Any],
+    body: Callable[[Any], None],
+    make: Any = None,
+) -> None:
+    """Translate a loop over a generator where the emitter is. `body` emits what is done with each value, once for each
+    `yield` that is written.
+    """
+    Translator(emitter, make or type(emitter)).looped(
+        generator, list(arguments), lambda value, following, exhausted: body(value)
+    )
 
 
 class Translator:
@@ -562,20 +587,31 @@ class Translator:
         self._at(done)
 
     def _generated(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str, target: Native[..., Any]) -> None:
-        inner = self._frame(target.checked, self._arguments(frame, iterable, target))
-        exhausted = inner.done = self._new_block("exhausted")
-
-        def consume(value: Any) -> None:
-            following = self._new_block("next")
+        def body(value: Any, following: ir.Block, exhausted: ir.Block) -> None:
             frame.names[name] = value
             frame.loops.append((following, exhausted))
             self._block(frame, s.body)
             frame.loops.pop()
+
+        self.looped(target, self._arguments(frame, iterable, target), body)
+
+    def looped(
+        self, native: Native[..., Any], arguments: Sequence[Any], body: Callable[[Any, ir.Block, ir.Block], None]
+    ) -> None:
+        """Translate a generator's body in place, and in the place of each `yield` what `body` makes of the value: it is
+        told where the loop goes on, and where it ends.
+        """
+        inner = self._frame(native.checked, arguments)
+        exhausted = inner.done = self._new_block("exhausted")
+
+        def consume(value: Any) -> None:
+            following = self._new_block("next")
+            body(value, following, exhausted)
             self._go(following)
             self._at(following)
 
         inner.consume = consume
-        self._block(inner, target.checked.tree.body)
+        self._block(inner, native.checked.tree.body)
         self._go(exhausted)
         self._at(exhausted)
 
@@ -902,7 +938,7 @@ class Translator:
             return self.inlined(target, arguments)
         pairs = list(zip(checked.parameters, arguments, strict=True))
         statics = {each.name: value for each, value in pairs if isinstance(each.type, StaticType)}
-        function = declare(self.e.module, target, self.make, statics=statics)
+        function = declare(self.e.module, target, self.make, statics=statics, collector=self.e.collector)
         given = [
             value.address if isinstance(value, View | Place) else value
             for each, value in pairs

@@ -318,10 +318,52 @@ class Checked:
     reassigned: set[str]
     names: dict[str, Any]
     has_effects: bool
+    _reads: dict[tuple[str, Any], frozenset[str] | None] = field(default_factory=dict)
 
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
         return self.types[node]
+
+    def reads_of(self, static: str, collector: Any = None) -> frozenset[str] | None:
+        """Return which attributes of a static parameter the function reads, by itself or through what it calls.
+
+        The code is the same for all statics that agree in these. `collector` is that whose functions it calls. None: it
+        may be any, for the static stands somewhere else than before a dot and as an argument of what is known.
+        """
+        key = static, collector
+        if key not in self._reads:
+            self._reads[key] = None  # if it comes here again: functions of collectors may go round
+            self._reads[key] = self._find_reads(static, collector)
+        return self._reads[key]
+
+    def _find_reads(self, static: str, collector: Any) -> frozenset[str] | None:
+        found: set[str] = set()
+        understood = 0
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and _is_name(node.value, static):
+                found.add(node.attr)
+                understood += 1
+            elif isinstance(node, ast.Call):
+                for number, argument in enumerate(node.args):
+                    callee = self._callee(node, collector) if _is_name(argument, static) else None
+                    if callee is not None:
+                        inner = callee.reads_of(callee.parameters[number].name, collector)
+                        if inner is None:
+                            return None
+                        found |= inner
+                        understood += 1
+        uses = sum(_is_name(node, static) for node in ast.walk(self.tree))
+        return frozenset(found) if uses == understood else None
+
+    def _callee(self, node: ast.Call, collector: Any) -> Checked | None:
+        """The function that a call is of, if that is one of the subset, and known."""
+        call = self.calls.get(node)
+        if call is None:
+            return None
+        if call.kind == "collector" and collector is not None:
+            found: Checked = getattr(collector, call.target).checked
+            return found
+        return call.target.checked if call.kind == "native" else None
 
 
 # The methods and attributes of a heap: `native/heap.py` has Python's, `translate.py` machine code's.
@@ -1474,6 +1516,10 @@ _EFFECTFUL = {
 
 _STORAGE: dict[str, type[Any]] = {"header_bit": HeaderBit, "length": Buffer, "entry": Buffer, "side": SideTable}
 """The methods of the heap whose first argument is a part of a collector's storage."""
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def has_effects(call: Call) -> bool:
