@@ -39,11 +39,11 @@ from lowheap.errors import (
     InvalidReferenceError,
 )
 from lowheap.layout import (
+    COLLECTOR_AREA_OFFSET,
     COLLECTOR_STATE_OFFSET,
     COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
@@ -52,6 +52,7 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    HEAP_RESERVATION,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -211,7 +212,7 @@ class DrcHeap:
         """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcLayout] = {}
-        self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
+        self._control_mapping = Mapping(COLLECTOR_AREA_OFFSET + self.collector.area().size)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
@@ -311,6 +312,7 @@ class DrcHeap:
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
         self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
+        self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
@@ -547,10 +549,15 @@ class DrcHeap:
         for reference in (source, destination.value):
             if names_object(reference):
                 self.header(reference)
+        if self.collector.needs_owner and owner == NULL and self._is_within(destination):
+            raise HeapError(f"the collector {self.collector.name} must know which object a slot of the heap is in")
         try:
             self.collector.write(self.native, owner, destination, source, ANY)
         finally:
             self._settle()
+
+    def _is_within(self, slot: ctypes.c_uint32) -> bool:
+        return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""

@@ -13,7 +13,10 @@ A collector is a class of functions written once (`docs/native.md`). Whoever wor
     dec_ref(heap, reference, shape)            one owner less; what nobody owns any more dies
     expose(heap, reference, shape)             hand an owned reference over to compiled code
 
-`owner` is the object that the slot is in; null for a slot that is in none, a global's for one.
+`owner` is the object that the slot is in; null for a slot that is in none, a global's for one. The shape is that of
+`Shape`: the static type, which field of which type the slot is, and how long compiled code holds what it reads. An
+event's code is made once for all shapes that agree in what the event's function looks at: what it does not ask for
+costs nothing.
 
 **Allocation.** A block is a multiple of `BLOCK_ALIGN` bytes; the free-list policy is the collector's choice.
 
@@ -51,6 +54,7 @@ A class of collectors may have more `functions` for the variations of it to chan
 
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
+`header_bits`, `buffers` and `side_tables` name what it keeps besides: see `native/storage.py`.
 
 **Parameters** are what an instance is made with: attributes that `parameters` names, numbers and bools, which are
 constants of its code, as `heap.collector.…`.
@@ -61,7 +65,7 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -83,15 +87,33 @@ from lowheap.native.check import (
     collector_function,
     collector_parameter,
 )
-from lowheap.native.words import state_layout
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
+from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
+
+NO_TYPE = 0xFFFF_FFFF
+"""The `type_index` of a slot that is in no object, or in one of which nothing is known."""
+
+NO_FIELD, ELEMENT = 0xFFFF_FFFF, 0xFFFF_FFFE
+"""The `field` of such a slot, and that of an array's elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the static type of a reference says about its values, known when code is compiled.
+    """What is known of a reference, and of the slot that it is in, when code is compiled. The defaults: nothing.
 
-    `is_counted` is False for references that never name an object that a collector knows: i31 and functions.
+    Of its values, by its static type: `may_be_null`, `may_be_i31`, `may_be_object`. `is_counted` is False for
+    references that never name an object that a collector knows: i31 and functions.
+
+    Of the slot: `type_index` is the type that it is in, by the index in the compiled module; an object may be of a
+    subtype. `field` is the field's number, `ELEMENT` in an array. `is_mutable` is False where nothing is ever stored
+    over the first value.
+
+    Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
+    path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
+    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
+    `read`, and for reads by the host and by C.
     """
 
     is_native_static: ClassVar[bool] = True
@@ -100,10 +122,22 @@ class Shape:
     may_be_i31: bool = True
     may_be_object: bool = True
     is_counted: bool = True
+    type_index: u32 = NO_TYPE
+    field: u32 = NO_FIELD
+    is_mutable: bool = True
+    outlives_safepoint: bool = True
+    outlives_write: bool = True
 
     @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> Shape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
+    def of(
+        type: RefType,
+        *,
+        is_traced: bool,
+        type_index: int = NO_TYPE,
+        field: int = NO_FIELD,
+        is_mutable: bool = True,
+    ) -> Shape:
+        """Return the shape of a reference type, and of a slot; `is_traced` is what the type registry says of it."""
         heap_type = type.heap_type
         bottoms = (
             AbstractHeapType.NONE,
@@ -118,13 +152,28 @@ class Shape:
             AbstractHeapType.EXTERN,
         )
         may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return Shape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
+        return Shape(
+            type.nullable, may_be_i31, may_be_object, is_traced and may_be_object, type_index, field, is_mutable
+        )
+
+    def only(self, attributes: Collection[str] | None) -> Shape:
+        """Return a shape that says no more than these attributes; None: all of them."""
+        if attributes is None:
+            return self
+        return Shape(**{name: getattr(self, name) for name in attributes})
 
     @property
     def key(self) -> str:
         """What tells code for this shape from that for others."""
         letters = "n" * self.may_be_null + "i" * self.may_be_i31 + "o" * self.may_be_object + "c" * self.is_counted
-        return f"shape-{letters}"
+        parts = [f"shape-{letters}"]
+        if self.type_index != NO_TYPE:
+            parts.append(f"type{self.type_index}")
+        if self.field != NO_FIELD:
+            parts.append("element" if self.field == ELEMENT else f"field{self.field}")
+        parts += ["immutable"] * (not self.is_mutable)
+        parts += ["no-safepoint"] * (not self.outlives_safepoint) + ["no-write"] * (not self.outlives_write)
+        return "-".join(parts)
 
 
 ANY = Shape()
@@ -185,13 +234,16 @@ class Collector:
     counts: bool = True
     """Whether an object's count says how many owners it has."""
 
+    needs_owner: bool = False
+    """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
+
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
     functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
     """What it must have, besides the functions of the classes it is derived from."""
 
-    parameters: ClassVar[Mapping[str, Type]] = {}
+    parameters: ClassVar[Mapping[str, Type]] = {"known_bits": U32, "needs_owner": BOOL}
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
     compiled: tuple[Native[..., Any], ...] = ()
@@ -199,6 +251,15 @@ class Collector:
 
     states: tuple[type[Any], ...] = ()
     """The structures of its own that it keeps in the heap's bytes, besides those of the classes it is derived from."""
+
+    header_bits: tuple[HeaderBit, ...] = ()
+    """The bits of headers that are its own, besides those of the classes it is derived from."""
+
+    buffers: tuple[Buffer, ...] = ()
+    """The lists that it keeps, likewise."""
+
+    side_tables: tuple[SideTable, ...] = ()
+    """What it keeps for every so many bytes of the heap, likewise."""
 
     counters: tuple[str, ...] = ()
     """The u64 fields of its states that are figures of the heap's, besides those of the classes above."""
@@ -273,6 +334,13 @@ class Collector:
             if name not in known:
                 raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
 
+    def reads(self, event: str) -> frozenset[str] | None:
+        """Return which attributes of its shape an event looks at; None: it may be all."""
+        checked = getattr(self, event).checked
+        (shape,) = (each.name for each in checked.parameters if each.type == _SHAPE)
+        found: frozenset[str] | None = checked.reads_of(shape, self)
+        return found
+
     def all_functions(self) -> Mapping[str, Signature]:
         """Return what the class must have, by name."""
         return self._merged("functions")
@@ -290,7 +358,8 @@ class Collector:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells it, and its code, from others in this process."""
-        return type(self), *((name, getattr(self, name)) for name in self.all_parameters())
+        names = (name for name in self.all_parameters() if name != "known_bits")
+        return type(self), *((name, getattr(self, name)) for name in names)
 
     def __eq__(self, other: object) -> bool:
         """Whether another is of the same class, with the same parameters."""
@@ -322,6 +391,15 @@ class Collector:
         """Return the counters of the class and of those it is derived from, these first."""
         return self._collected("counters")
 
+    def area(self) -> Area:
+        """Return where its header bits, buffers and side tables are. CompilerError when that cannot be."""
+        return _area(self)
+
+    @property
+    def known_bits(self) -> int:
+        """The reserved bits of headers that mean something."""
+        return self.area().known_bits
+
     def _collected(self, attribute: str) -> tuple[Any, ...]:
         found: dict[Any, None] = {}
         for kind in reversed(type(self).__mro__):
@@ -334,6 +412,15 @@ class Collector:
 
 
 @functools.cache
+def _area(collector: Collector) -> Area:
+    parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
+    try:
+        return Area.of(collector._collected("header_bits"), parts)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error
+
+
+@functools.cache
 def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
     try:
         return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
@@ -341,5 +428,7 @@ def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
         raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
 
 
+for _name, _type in Collector.parameters.items():
+    collector_parameter(_name, _type)
 for _name, _signature in Collector.functions.items():
     collector_function(_name, _signature.parameters, _signature.result, _signature.yields)

@@ -92,6 +92,8 @@ class NativeBarriers:
         chosen = registry.find(barrier_set)
         if not chosen.counts and store.heap.is_counted:
             raise HeapError(f"the barrier set {chosen.name} does not count references, but this heap does")
+        if chosen.needs_owner:
+            raise HeapError(f"the barriers of {chosen.name} must know the object that a slot is in; these do not tell")
         self._store = store
         code = _load(chosen)
         runtime.keep(code)

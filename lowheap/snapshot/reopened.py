@@ -15,8 +15,8 @@ from lowheap.collectors.interface import Collector
 from lowheap.errors import HeapError
 from lowheap.layout import (
     BLOCK_ALIGN,
+    COLLECTOR_AREA_OFFSET,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     CONTROL_UNCOUNTED,
     HANDLES_OFFSET,
     HEADER_SIZE,
@@ -71,14 +71,14 @@ def reopen(image: Contents) -> Heap:
     """Return the heap that an image with tables was taken of, as it was. What is done to it, the image does not see."""
     assert image.control is not None, "it has tables"
     assert image.tables is not None, "it has tables"
-    mapping = Mapping(CONTROL_MAPPING_SIZE)
+    collector = registry.find("null" if image.control.flags & CONTROL_UNCOUNTED else "drc")
+    mapping = Mapping(COLLECTOR_AREA_OFFSET + collector.area().size)
     for name, offset, size in TABLES:
         mapping.write(offset, getattr(image.tables, name)[:size])
     slots = [(root.place, root.reference) for root in image.roots if root.kind == "slot" and root.place]
     del slots[ROOT_SLOT_LIMIT:]
     addresses = (ctypes.c_uint64 * len(slots))(*(address for address, _ in slots))
     mapping.write(ROOT_SLOTS_OFFSET, bytes(addresses))
-    collector = registry.find("null" if image.control.flags & CONTROL_UNCOUNTED else "drc")
     heap = _ImageHeap(ImageMemory(image.data), mapping, slots, collector)
     control = heap.control
     for name, value in image.control.integers().items():

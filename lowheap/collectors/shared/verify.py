@@ -95,12 +95,12 @@ OBJECT = 1 << 63
 FREE = 1 << 62
 LISTED = 1 << 61
 DEAD = 1 << 60
-OWNERS = DEAD - 1
+OWN = 1 << 59
+OWNERS = OWN - 1
 
 BYTES_PER_NOTE_SHIFT = 1
 """An index >> this is how far behind the first note its own is: 8 bytes for each 16 of the heap."""
 
-_UNKNOWN_BITS = RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT)
 _KNOWN_FLAGS = CONTROL_ATTACHED | CONTROL_UNCOUNTED
 _TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
 _FIELD_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED
@@ -509,7 +509,8 @@ def verify_object(heap: Heap, reference: Ref) -> None:
     if kind not in OBJECT_KINDS:
         problem(heap, "object {:#x} has kind word {:#x}, which is no kind", reference, word)
         return
-    if word & _UNKNOWN_BITS != 0:
+    known: u32 = heap.collector.known_bits
+    if word & RESERVED_MASK & ~known != 0:
         problem(heap, "object {:#x} has unknown reserved bits in {:#x}", reference, word)
     if kind == VMGcKind.EXTERN_REF:
         if type_index != EXTERNREF_TYPE_INDEX:
