@@ -28,7 +28,6 @@ from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
 from lowheap.embed.examination import FUNCTIONS
 from lowheap.errors import LowheapError
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import (
     CONTROL_UNCOUNTED,
     FIRST_INDEX,
@@ -50,6 +49,7 @@ from lowheap.layout import (
     i31_from_int,
 )
 from lowheap.native import Heap, Native
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.snapshot import Image, ImageFormatError, ImageType, diff, read_dump
 from lowheap.snapshot.inspection import inspect
 from lowheap.types import (
