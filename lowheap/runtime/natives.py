@@ -34,7 +34,7 @@ from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
-from lowheap.jit.store_runtime import runtime_of
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 
 CDECLS = {
