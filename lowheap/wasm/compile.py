@@ -127,7 +127,6 @@ class ModuleCompiler(ModuleContext):
         ]
         self.vmctx_layout = vmctx_layout(decoded)
         self._check_value_types()
-        transitions.define(self.module)
         self.events = EventFunctions(self, self.module, inline)
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
@@ -155,6 +154,7 @@ class ModuleCompiler(ModuleContext):
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
+        transitions.define(self.module)
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
