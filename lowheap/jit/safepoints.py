@@ -36,6 +36,7 @@ from llvmlite import ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit import root_frames
+from lowheap.jit.copies import spread_additions
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
@@ -1114,7 +1115,7 @@ class _Lowering:
             if not line.startswith("define "):
                 output.append(line)
                 continue
-            body = list(itertools.takewhile("}".__ne__, lines))
+            body = spread_additions(list(itertools.takewhile("}".__ne__, lines)))
             output += self.rewrite(self.defined[line], body)
             output.append("}")
         output += self.appendix()
