@@ -176,6 +176,7 @@ def test_what_is_inlined_often_is_simplified_before(is_often: bool, monkeypatch:
     monkeypatch.setattr(
         passes, "run", lambda self, function, builder: (simplified.append(function.name), run(self, function, builder))
     )
+    monkeypatch.setattr(engine, "OFTEN_INLINED", 20)
     sites = "(drop (struct.new $box (local.get 0)))" * (engine.OFTEN_INLINED - (not is_often))
-    lh.Module(lh.Engine(), f'(module {BOX} (func (export "f") (param i32) {sites}))')
+    lh.Module(lh.Engine(inline="always"), f'(module {BOX} (func (export "f") (param i32) {sites}))')
     assert simplified == (["lowheap.struct_new.0"] if is_often else [])
