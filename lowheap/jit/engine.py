@@ -112,6 +112,12 @@ def target_machine(opt_level: int = 2, target: Target | None = None) -> binding.
             codemodel="default",
             abiname=target.abi,
         )
+    return _own_machine(opt_level)
+
+
+@functools.cache
+def _own_machine(opt_level: int) -> binding.TargetMachine:
+    """The target machine for this computer, made once in a process."""
     _initialise()
     return binding.Target.from_default_triple().create_target_machine(
         cpu=binding.get_host_cpu_name(),

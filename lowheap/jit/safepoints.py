@@ -137,6 +137,8 @@ def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> 
     successors = {id(block): _successors(function, block) for block in blocks}
     ordered = _in_definition_order(function, references)
     needed = _prune_dead_phis(blocks, _reachable(blocks, successors))
+    if not any(isinstance(instruction, SafepointCall) for block in blocks for instruction in block.instructions):
+        return
     liveness = _Liveness(blocks, successors, ordered, needed)
     calls = liveness.calls()
     if sum(mask.bit_count() for _, mask in calls) <= MOST_LISTED:
@@ -209,6 +211,8 @@ def _prune_dead_phis(blocks: Sequence[ir.Block], reachable: set[int]) -> set[int
     flows into them is not used.
     """
     phis = {id(phi): phi for block in blocks for phi in block.instructions if isinstance(phi, ir.PhiInstr)}
+    if not phis:
+        return set()
 
     def closure(used_by: Iterator[ir.Block]) -> set[int]:
         found: set[int] = set()
@@ -320,8 +324,6 @@ class _Liveness:
     def calls(self) -> list[tuple[SafepointCall, int]]:
         """Each safepoint, with the set live behind it: found by a walk of its block, backwards from the end."""
         found: list[tuple[SafepointCall, int]] = []
-        if not self.with_calls:
-            return found
         live_out = self.solve()[1]
         for index in self.with_calls:
             live = live_out[index]
