@@ -133,21 +133,18 @@ def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> 
     Raises `CompilerError` for a foreign or wrongly typed reference, a block without a terminator, or a terminator other
     than br, switch, ret and unreachable.
     """
-    blocks: list[ir.Block] = list(function.blocks)
-    successors = {id(block): _successors(function, block) for block in blocks}
-    ordered = _in_definition_order(function, references)
-    needed = _prune_dead_phis(blocks, _reachable(blocks, successors))
-    if not any(isinstance(instruction, SafepointCall) for block in blocks for instruction in block.instructions):
-        return
-    liveness = _Liveness(blocks, successors, ordered, needed)
+    fill_from(function, Liveness.of(function, references))
+
+
+def fill_from(function: ir.Function, liveness: Liveness) -> None:
+    """Do what `fill_safepoints` does, with what `Liveness.of` found out about the function."""
     calls = liveness.calls()
     if sum(mask.bit_count() for _, mask in calls) <= MOST_LISTED:
         for call, mask in calls:
-            call.live = tuple(ordered[number] for number in _set_bits(mask))
+            call.live = tuple(liveness.references[number] for number in set_bits(mask))
         return
     union = functools.reduce(operator.or_, (mask for _, mask in calls))
-    rooted = [ordered[number] for number in _set_bits(union)]
-    _RootFrame(function, _Liveness(blocks, successors, rooted, needed)).emit()
+    _RootFrame(function, liveness.of_some(union)).emit()
 
 
 def _successors(function: ir.Function, block: ir.Block) -> list[ir.Block]:
@@ -242,8 +239,17 @@ def _prune_dead_phis(blocks: Sequence[ir.Block], reachable: set[int]) -> set[int
     return needed
 
 
-class _Liveness:
+class Liveness:
     """Backward liveness of a function's references; a set of references is the bits of a Python int."""
+
+    @classmethod
+    def of(cls, function: ir.Function, references: Collection[ir.Value]) -> Liveness:
+        """Look at a complete function; phis that feed nothing but phis are removed. See `fill_safepoints`."""
+        blocks: list[ir.Block] = list(function.blocks)
+        successors = {id(block): _successors(function, block) for block in blocks}
+        ordered = _in_definition_order(function, references)
+        needed = _prune_dead_phis(blocks, _reachable(blocks, successors))
+        return cls(blocks, successors, ordered, needed)
 
     def __init__(
         self,
@@ -253,6 +259,7 @@ class _Liveness:
         needed_phis: set[int],
     ) -> None:
         """Number the references and summarise each block."""
+        self._made_of = blocks, successors, needed_phis
         self.blocks = blocks
         self.references = references
         self.bits = {id(value): 1 << number for number, value in enumerate(references)}
@@ -288,6 +295,11 @@ class _Liveness:
             if has_call:
                 self.with_calls.append(index)
 
+    def of_some(self, references: int) -> Liveness:
+        """The same of some of the references."""
+        blocks, successors, needed_phis = self._made_of
+        return Liveness(blocks, successors, [self.references[each] for each in set_bits(references)], needed_phis)
+
     def uses(self, instruction: ir.Instruction) -> int:
         """The references among an instruction's operands; none for a phi, which uses them in its predecessors."""
         used, bits = 0, self.bits
@@ -297,7 +309,8 @@ class _Liveness:
                     used |= bits[id(operand)]
         return used
 
-    def solve(self) -> tuple[list[int], list[int]]:
+    @functools.cached_property
+    def solution(self) -> tuple[list[int], list[int]]:
         """The references live where each block begins, and where it ends: the least solution of the equations."""
         live_in = [0] * len(self.blocks)
         live_out = list(self.used_on_leaving)
@@ -322,17 +335,24 @@ class _Liveness:
         return live_in, live_out
 
     def calls(self) -> list[tuple[SafepointCall, int]]:
-        """Each safepoint, with the set live behind it: found by a walk of its block, backwards from the end."""
+        """Each safepoint, with the set live behind it."""
         found: list[tuple[SafepointCall, int]] = []
-        live_out = self.solve()[1]
         for index in self.with_calls:
-            live = live_out[index]
-            for instruction in reversed(self.blocks[index].instructions):
-                live &= ~self.bits.get(id(instruction), 0)
-                if isinstance(instruction, SafepointCall):
-                    found.append((instruction, live))
-                live |= self.uses(instruction)
+            found += [(each, live) for each, live in self._behind(index) if isinstance(each, SafepointCall)]
         return found
+
+    def behind(self) -> Iterator[tuple[ir.Instruction, int]]:
+        """Each instruction, with the set live behind it but for its result."""
+        for index in range(len(self.blocks)):
+            yield from self._behind(index)
+
+    def _behind(self, index: int) -> Iterator[tuple[ir.Instruction, int]]:
+        """The same for one block, walked from its end."""
+        live = self.solution[1][index]
+        for instruction in reversed(self.blocks[index].instructions):
+            live &= ~self.bits.get(id(instruction), 0)
+            yield instruction, live
+            live |= self.uses(instruction)
 
 
 class _Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
@@ -352,7 +372,7 @@ class _RootFrame:
     spill it, for there are many: in a time that is the square of their number.
     """
 
-    def __init__(self, function: ir.Function, liveness: _Liveness) -> None:
+    def __init__(self, function: ir.Function, liveness: Liveness) -> None:
         """Find the slots; change nothing yet."""
         self.function = function
         self.liveness = liveness
@@ -367,7 +387,7 @@ class _RootFrame:
         What is alive there was defined in dominating places, so it has its slot already.
         """
         liveness = self.liveness
-        live_in, live_out = liveness.solve()
+        live_in, live_out = liveness.solution
         taken_behind: dict[int, int] = {}  # of blocks that are done: the slots that are taken at the end
         for index in root_frames.reverse_post_order(liveness.successors):
             taken = 0
@@ -401,7 +421,7 @@ class _RootFrame:
 
     def _slots_of(self, references: int) -> int:
         found = 0
-        for number in _set_bits(references):
+        for number in set_bits(references):
             found |= 1 << self.slots[id(self.liveness.references[number])]
         return found
 
@@ -474,7 +494,7 @@ class _RootFrame:
         return builder.gep(frame, [_OFFSET_TYPE(root_frames.SLOT_SIZE * slot)], source_etype=_BYTE_TYPE)
 
 
-def _set_bits(mask: int) -> Iterator[int]:
+def set_bits(mask: int) -> Iterator[int]:
     """The numbers of the bits that are set, ascending."""
     while mask:
         lowest = mask & -mask

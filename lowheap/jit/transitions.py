@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lowheap.collectors.drc.counting import DROP_FUNCTION
+from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.jit.emit import (
     I32,
     I64,

@@ -24,7 +24,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode, UnsupportedError
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.barriers import Barriers
@@ -75,7 +74,16 @@ from lowheap.wasm.decode import (
     GlobalType,
     Instruction,
 )
-from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, MOST_INLINED, EventFunctions, Static, function_entry, zero
+from lowheap.wasm.events import (
+    GLOBAL,
+    IMPORTED_GLOBAL,
+    MOST_INLINED,
+    EventFunctions,
+    Static,
+    function_entry,
+    type_test,
+    zero,
+)
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -419,7 +427,9 @@ class FunctionCompiler(Emitter):
             else:
                 _HANDLERS[name](self, *instruction.operands)
         self._finish_frame()
-        safepoints.fill_safepoints(self.function, self.references)
+        liveness = safepoints.Liveness.of(self.function, self.references)
+        self.context.events.complete(self._sites, liveness)
+        safepoints.fill_from(self.function, liveness)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it."""
@@ -496,10 +506,6 @@ class FunctionCompiler(Emitter):
         if isinstance(type, RefType) and self.context.types.is_traced(type) and not isinstance(value, ir.Constant):
             self.references.append(value)
         return value
-
-    def _shape(self, type: RefType) -> Shape:
-        """What barriers need to know of a reference type."""
-        return Shape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _call_event(
         self,
@@ -807,9 +813,11 @@ class FunctionCompiler(Emitter):
     @_instruction("global.get")
     def _global_get(self, index: int) -> None:
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
+        declared = self.context.global_types[index]
+        type = declared.storage
         if isinstance(type, RefType):
-            self.push(self._call_event("global_get", REFERENCE, [cell], self._shape(type), name, mark="read"), type)
+            shape = self.context.shape(type, is_mutable=declared.mutable)
+            self.push(self._call_event("global_get", REFERENCE, [cell], shape, name, mark="read"), type)
         else:
             self.push(self.load_typed(cell, llvm_type(type)), type)
 
@@ -825,9 +833,10 @@ class FunctionCompiler(Emitter):
     def _store_global(self, event: str, index: int, mark: str) -> None:
         value = self.pop()
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
-        if isinstance(type, RefType):
-            self._call_event(event, VOID, [cell, value], self._shape(type), name, mark=mark)
+        declared = self.context.global_types[index]
+        if isinstance(declared.storage, RefType):
+            shape = self.context.shape(declared.storage, is_mutable=declared.mutable)
+            self._call_event(event, VOID, [cell, value], shape, name, mark=mark)
         elif event == "global_init":
             self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
         else:
@@ -946,10 +955,11 @@ class FunctionCompiler(Emitter):
         """What a test for a type depends on, for `EventEmitter.is_instance`; None where only null matters."""
         assert isinstance(source, RefType), "validated: a reference"
         types = self.context.types
-        wanted = self.context.canonical(target).heap_type
-        if types.is_subtype(source.heap_type, wanted) or wanted is types.bottom(wanted):
+        wanted = self.context.canonical(target)
+        if types.is_subtype(source.heap_type, wanted.heap_type) or wanted.heap_type is types.bottom(wanted.heap_type):
             return None
-        return source.nullable, self._shape(source).may_be_i31, target.nullable, target.heap_type
+        test = type_test(types, source, wanted)
+        return (test, target.heap_type) if isinstance(target.heap_type, int) else (test,)
 
     def _is_instance(self, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
         """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""
