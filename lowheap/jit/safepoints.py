@@ -11,9 +11,9 @@ it).
 
 **Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
 would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
-frame, before LLVM sees it: each reference is stored where it is defined, and a bundle has the frame's address and a
-mask, which `lower_statepoints` hands on. That costs the function a store for each reference, wherever it is needed, so
-it is not for others.
+frame, before LLVM sees it: each reference is stored where it is defined, and loaded again where it is used behind a
+safepoint; a bundle has the frame's address and a mask, which `lower_statepoints` hands on. That costs the function a
+store for each reference, wherever it is needed, so it is not for others.
 
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
 objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
