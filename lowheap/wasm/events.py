@@ -460,7 +460,7 @@ _KINDS = {
 
 
 def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest:
-    """Return the test of a reference of static type `source` for the type `target`, which is below it.
+    """Return the test of a reference of static type `source` for the type `target`, which has a supertype with it.
 
     Both types' indices are the engine's.
     """
@@ -469,7 +469,8 @@ def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest
     if types.top(source.heap_type) is AbstractHeapType.FUNC:
         common["is_function"] = True
     else:
-        common["may_be_i31"] = source.heap_type in (AbstractHeapType.ANY, AbstractHeapType.EQ)
+        heap_types = AbstractHeapType.ANY, AbstractHeapType.EQ, AbstractHeapType.I31
+        common["may_be_i31"] = source.heap_type in heap_types
         common["i31_passes"] = wanted in (AbstractHeapType.EQ, AbstractHeapType.I31)
     if wanted is AbstractHeapType.I31:
         return TypeTest(**common, only_i31=True)
