@@ -19,10 +19,10 @@ from native_sides import Compiled
 import lowheap as lh
 from lowheap.collectors.shared import casts, ranges
 from lowheap.collectors.shared.casts import TypeTest
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.jit.translate import show
 from lowheap.layout import I31_TAG, NULL, VMContext, VMHeapType
 from lowheap.native import Heap, Ref, native, u32, u64, wrapping_add, wrapping_mul
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.types import AbstractHeapType, HeapType, RefType
 from lowheap.wasm.events import type_test
 

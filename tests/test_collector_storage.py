@@ -14,7 +14,6 @@ import lowheap as lh
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.shared.references import is_object
 from lowheap.errors import CompilerError, HeapError
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import COLLECTOR_AREA_OFFSET, HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, RESERVED_MASK
 from lowheap.native import (
     Buffer,
@@ -33,6 +32,7 @@ from lowheap.native import (
     wrapping_mul,
     wrapping_u8,
 )
+from lowheap.runtime.store_runtime import runtime_of
 
 SEEN, CHOSEN = HeaderBit("seen"), HeaderBit("chosen")
 LOG, SMALL = Buffer("log"), Buffer("small", limit=8)

@@ -30,7 +30,6 @@ from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.shared.sizing import PENDING_PORTION
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.jit.natives import NativeBarriers
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
@@ -43,6 +42,7 @@ from lowheap.layout import (
     i31_from_int,
 )
 from lowheap.memory import Memory
+from lowheap.runtime.natives import NativeBarriers
 from lowheap.snapshot import Image, file
 from lowheap.snapshot.inspection import find_garbage, inspect, verify
 
