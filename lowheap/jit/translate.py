@@ -669,14 +669,16 @@ class Translator:
             return
         if isinstance(test, ast.BoolOp):
             is_and = isinstance(test.op, ast.And)
-            for each in test.values[:-1]:
+            # What is known to leave it to the others takes no block.
+            *first, last = (each for each in test.values if self._known(frame, each) is not is_and)
+            for each in first:
                 proceed = self._new_block("and" if is_and else "or")
                 targets = (proceed, otherwise) if is_and else (then, proceed)
                 self._branch(frame, each, *targets, weights)
                 self._at(proceed)
                 if self.b.block.is_terminated:
                     return
-            self._branch(frame, test.values[-1], then, otherwise, weights)
+            self._branch(frame, last, then, otherwise, weights)
             return
         call = frame.checked.calls.get(test) if isinstance(test, ast.Call) else None
         if call is not None and call.kind == "word" and call.target in ("likely", "unlikely"):
