@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
-from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
@@ -30,7 +30,7 @@ from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
-from lowheap.collectors.shared.walking import verify_bounds
+from lowheap.collectors.shared.walking import is_free, verify_bounds
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -770,12 +770,13 @@ class DrcHeap:
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
-        for block in walk(self.control, self.memory):
-            if not block.is_free:
-                header = self._header_of_object(block.index)
+        heap = self._examined()
+        for index in self.collector.blocks(heap):
+            if not is_free(heap, index):
+                header = self._header_of_object(index)
                 word = header.kind_and_reserved
                 yield ObjectInfo(
-                    block.index,
+                    index,
                     VMGcKind(word & KIND_MASK),
                     header.type_index,
                     header.ref_count,
@@ -783,6 +784,7 @@ class DrcHeap:
                     bool(word & HEADER_IN_OVER_APPROX_LIST_BIT),
                     bool(word & HEADER_MARK_BIT),
                 )
+        heap.require_no_problem()
 
     def references(self, reference: int) -> list[int]:
         """Return the references that an object holds to other objects, in the order of its slots."""
@@ -799,14 +801,19 @@ class DrcHeap:
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
         root = root_table.Root()
-        for reference in root_table.held_by_handles(tables(self.control), root):
+        for reference in root_table.held_by_handles(self._tables(), root):
             yield root.place, reference
 
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
         root = root_table.Root()
-        for reference in root_table.held_by_slots(tables(self.control), root):
+        for reference in root_table.held_by_slots(self._tables(), root):
             yield root.place, reference
+
+    def _tables(self) -> Heap:
+        if self._is_closed:
+            raise HeapError("the heap is closed: its tables are unmapped")
+        return tables(self.control)
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""

@@ -24,6 +24,7 @@ costs nothing.
     allocate_block(heap, rules, length)        a block, by collecting or growing if need be; null when nothing helps
     write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
     free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
+    blocks(heap)                               a walk: yield the index of each block, live or free, in address order
 
 **Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
 nobody holds; what dies is freed at once, or waits, to be freed by increments with a budget.
@@ -44,13 +45,15 @@ nobody holds; what dies is freed at once, or waits, to be freed by increments wi
     is_live(heap, reference)                   whether an object whose count is 0 is one that lives
     may_be_held(heap, reference)               whether a frame may hold an object
     is_owned(heap, reference)                  whether an object has a count that an owner can give back
+    verify_blocks(heap, notes, has_lists)      check that blocks tile the heap, and the header of each object
+    verify_free_blocks(heap, notes)            check that free blocks are where allocation looks for them
     verify_lists(heap, notes)                  check the collector's own structures, and note what they own
     verify_pending(heap, reference)            check an object that died and waits
     verify_noted(heap, reference, note)        check an object against what was noted with it
     verify_held(heap, notes, place, reference) check what a frame holds, at the address of a slot (0: not known)
     count_owned(heap, notes, reference)        note an owner with each object that this one refers to
 
-A class of collectors may have more `functions` for the variations of it to change; `drc`'s has two.
+A class of collectors may have more `functions` for the variations of it to change; `drc`'s has three.
 
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
@@ -69,7 +72,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lowheap.collectors.shared import allocation, collection, free_lists, verify
+from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_SIZE
@@ -82,6 +85,7 @@ from lowheap.native.check import (
     U64,
     Signature,
     StaticType,
+    TupleType,
     Type,
     WordType,
     collector_function,
@@ -204,6 +208,7 @@ FUNCTIONS: dict[str, Signature] = {
     "allocate_block": Signature((_RULES, U32), U32),
     "write_header": Signature((U32, U32, U32, U32), NOTHING),
     "free_leaf": Signature((U32,), NOTHING),
+    "blocks": Signature((), NOTHING, U32),
     "is_due": Signature((), BOOL),
     "hold": Signature((U32,), BOOL),
     "forget_held": Signature((), NOTHING),
@@ -216,6 +221,8 @@ FUNCTIONS: dict[str, Signature] = {
     "is_live": Signature((U32,), BOOL),
     "may_be_held": Signature((U32,), BOOL),
     "is_owned": Signature((U32,), BOOL),
+    "verify_blocks": Signature((U64, BOOL), TupleType((BOOL, U64, U64))),
+    "verify_free_blocks": Signature((U64,), NOTHING),
     "verify_lists": Signature((U64,), NOTHING),
     "verify_pending": Signature((U32,), NOTHING),
     "verify_noted": Signature((U32, U64), NOTHING),
@@ -275,6 +282,7 @@ class Collector:
     allocate_block: Any = allocation.allocate_block
     write_header: Any = allocation.write_header
     free_leaf: Any = allocation.free_leaf
+    blocks: Any = walking.blocks
     is_due: Any
     hold: Any
     forget_held: Any
@@ -287,6 +295,8 @@ class Collector:
     is_live: Any
     may_be_held: Any
     is_owned: Any
+    verify_blocks: Any = verify.verify_blocks
+    verify_free_blocks: Any = verify.verify_free_blocks
     verify_lists: Any
     verify_pending: Any
     verify_noted: Any

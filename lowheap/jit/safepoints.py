@@ -11,9 +11,9 @@ it).
 
 **Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
 would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
-frame, before LLVM sees it: each reference is stored where it is defined, and a bundle has the frame's address and a
-mask, which `lower_statepoints` hands on. That costs the function a store for each reference, wherever it is needed, so
-it is not for others.
+frame, before LLVM sees it: each reference is stored where it is defined, and loaded again where it is used behind a
+safepoint; a bundle has the frame's address and a mask, which `lower_statepoints` hands on. That costs the function a
+store for each reference, wherever it is needed, so it is not for others.
 
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
 objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
@@ -36,6 +36,7 @@ from llvmlite import ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit import root_frames
+from lowheap.jit.copies import spread_additions
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
@@ -207,6 +208,8 @@ def _prune_dead_phis(blocks: Sequence[ir.Block], reachable: set[int]) -> set[int
     flows into them is not used.
     """
     phis = {id(phi): phi for block in blocks for phi in block.instructions if isinstance(phi, ir.PhiInstr)}
+    if not phis:
+        return set()
 
     def closure(used_by: Iterator[ir.Block]) -> set[int]:
         found: set[int] = set()
@@ -278,14 +281,19 @@ class Liveness:
 
         self.used_first = [0] * len(blocks)  # used before any definition in the block
         self.defined = [0] * len(blocks)
+        self.with_calls: list[int] = []  # the blocks that have safepoints
         for index, block in enumerate(blocks):
             used = defined = 0
+            has_call = False
             for instruction in reversed(block.instructions):
                 bit = self.bits.get(id(instruction), 0)
                 defined |= bit
                 used = (used & ~bit) | self.uses(instruction)
+                has_call = has_call or isinstance(instruction, SafepointCall)
             self.used_first[index] = used
             self.defined[index] = defined
+            if has_call:
+                self.with_calls.append(index)
 
     def of_some(self, references: int) -> Liveness:
         """The same of some of the references."""
@@ -294,10 +302,11 @@ class Liveness:
 
     def uses(self, instruction: ir.Instruction) -> int:
         """The references among an instruction's operands; none for a phi, which uses them in its predecessors."""
-        used = 0
+        used, bits = 0, self.bits
         if not isinstance(instruction, ir.PhiInstr):
-            for operand in _operands(instruction):
-                used |= self.bits.get(id(operand), 0)
+            for operand in instruction.operands or ():
+                if id(operand) in bits:
+                    used |= bits[id(operand)]
         return used
 
     @functools.cached_property
@@ -327,19 +336,41 @@ class Liveness:
 
     def calls(self) -> list[tuple[SafepointCall, int]]:
         """Each safepoint, with the set live behind it."""
-        return [(each, live) for each, live in self.behind() if isinstance(each, SafepointCall)]
+        found: list[tuple[SafepointCall, int]] = []
+        for index in self.with_calls:
+            found += [(each, live) for each, live in self._behind(index) if isinstance(each, SafepointCall)]
+        return found
 
     def behind(self) -> Iterator[tuple[ir.Instruction, int]]:
-        """Each instruction, with the set live behind it but for its result: a walk of each block, from its end."""
-        for block, live in zip(self.blocks, self.solution[1], strict=True):
-            for instruction in reversed(block.instructions):
-                live &= ~self.bits.get(id(instruction), 0)
-                yield instruction, live
-                live |= self.uses(instruction)
+        """Each instruction, with the set live behind it but for its result."""
+        for index in range(len(self.blocks)):
+            yield from self._behind(index)
+
+    def _behind(self, index: int) -> Iterator[tuple[ir.Instruction, int]]:
+        """The same for one block, walked from its end."""
+        live = self.solution[1][index]
+        for instruction in reversed(self.blocks[index].instructions):
+            live &= ~self.bits.get(id(instruction), 0)
+            yield instruction, live
+            live |= self.uses(instruction)
+
+
+class _Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
+    """A load that LLVM does not replace by the value that was stored: volatile, which llvmlite does not know."""
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction."""
+        plain: list[str] = []
+        super().descr(plain)
+        buf.append("".join(plain).replace("load ", "load volatile ", 1))
 
 
 class _RootFrame:
-    """Gives a function a root frame: each reference is stored in a slot, from its definition to its last use."""
+    """Gives a function a root frame: each reference is in a slot, from its definition to its last use.
+
+    It is stored there where it is defined, and loaded from there behind a safepoint. Were it kept besides, LLVM would
+    spill it, for there are many: in a time that is the square of their number.
+    """
 
     def __init__(self, function: ir.Function, liveness: Liveness) -> None:
         """Find the slots; change nothing yet."""
@@ -410,7 +441,7 @@ class _RootFrame:
             self._store(builder, frames, argument)
         entry.instructions += rest
         for index in root_frames.reverse_post_order(self.liveness.successors):
-            self._add_stores(builder, frames, self.liveness.blocks[index])
+            self._rewrite(builder, frames, self.liveness.blocks[index])
         for call, mask in self.masks:
             words = (mask >> start & (1 << size) - 1 for start in range(0, count, size))
             call.slots = tuple((frame, word) for frame, word in zip(frames, words, strict=True) if word)
@@ -418,30 +449,49 @@ class _RootFrame:
         if "alwaysinline" not in self.function.attributes:
             self.function.attributes.add("noinline")
 
-    def _add_stores(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
-        """Store each reference behind its definition; a phi's behind the block's last phi."""
+    def _rewrite(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
+        """Store each reference behind its definition, a phi's behind the block's last phi; load it again for its uses.
+
+        What was defined, or loaded, in the block since its last safepoint is at hand.
+        """
         pending: list[ir.Value] = []
+        at_hand: dict[int, ir.Value] = {}  # by id of the reference
         instructions, block.instructions = block.instructions, []
         builder.position_at_end(block)
         for instruction in instructions:
-            if pending and not isinstance(instruction, ir.PhiInstr):
+            if not isinstance(instruction, ir.PhiInstr):
                 for reference in pending:
                     self._store(builder, frames, reference)
                 pending.clear()
+                for operand in dict.fromkeys(_operands(instruction)):
+                    if id(operand) not in self.slots:
+                        continue
+                    if id(operand) not in at_hand:
+                        at_hand[id(operand)] = self._load(builder, frames, operand)
+                    if at_hand[id(operand)] is not operand:
+                        instruction.replace_usage(operand, at_hand[id(operand)])
             builder._insert(instruction)
+            if isinstance(instruction, SafepointCall):
+                at_hand.clear()
             if id(instruction) in self.slots:
                 pending.append(instruction)
+                at_hand[id(instruction)] = instruction
 
     def _store(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> None:
-        slot = self.slots.get(id(reference))
-        if slot is None:
-            return
-        number, slot = divmod(slot, root_frames.SLOTS_PER_FRAME)
+        if id(reference) in self.slots:
+            builder.store(reference, self._place(builder, frames, reference), align=root_frames.SLOT_SIZE)
+
+    def _load(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> ir.Value:
+        loaded = _Reload(builder.block, self._place(builder, frames, reference), typ=reference.type)
+        loaded.align = root_frames.SLOT_SIZE
+        builder._insert(loaded)
+        return loaded
+
+    def _place(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> ir.Value:
+        number, slot = divmod(self.slots[id(reference)], root_frames.SLOTS_PER_FRAME)
         frame = ir.instructions.CastInstr(builder.block, "bitcast", frames[number], ir.PointerType())
         builder._insert(frame)
-        offset = _OFFSET_TYPE(root_frames.SLOT_SIZE * slot)
-        place = builder.gep(frame, [offset], source_etype=_BYTE_TYPE)
-        builder.store(reference, place, align=root_frames.SLOT_SIZE)
+        return builder.gep(frame, [_OFFSET_TYPE(root_frames.SLOT_SIZE * slot)], source_etype=_BYTE_TYPE)
 
 
 def set_bits(mask: int) -> Iterator[int]:
@@ -739,8 +789,49 @@ class _Call:
     debug_location: str  # ", !dbg !7", or ""
 
 
+_PLAIN_TYPE = r"(?:i(?:[1-9]|[1-5]\d|6[0-4])|float|double|ptr)"
+_PLAIN_VALUE = r"(?:[%@][-\w$.]+|-?\d+)"
+_PLAIN_ARGUMENT = rf"{_PLAIN_TYPE} (?:nonnull |noundef )*{_PLAIN_VALUE}"
+_PLAIN_CALL = re.compile(
+    rf"( +)(?:(%[-\w$.]+) = )?(?:tail |notail )?call (fastcc |ccc |coldcc )?(void|{_PLAIN_TYPE}) "
+    rf"([%@](?!llvm\.)[-\w$.]+)\(((?:{_PLAIN_ARGUMENT}(?:, {_PLAIN_ARGUMENT})*)?)\)((?: #\d+)?) "
+    r'\[ "deopt"\((?:i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*))?\) \]$'
+)
+"""A call as nearly all are printed, which this takes apart in a tenth of the time that the cursor takes."""
+
+
+def _parse_plain_call(line: str) -> _Call | None:
+    """Take apart a call that is printed as nearly all are; None for any other."""
+    found = _PLAIN_CALL.match(line)
+    if found is None:
+        return None
+    indent, result, convention, returned, callee, arguments, attributes, live = found.groups("")
+    if (returned == "void") != (not result):
+        return None
+    operands = [argument.split(" ") for argument in arguments.split(", ")] if arguments else []
+    return _Call(
+        indent,
+        result,
+        convention,
+        None if returned == "void" else _plain_type(returned),
+        callee,
+        tuple((_plain_type(words[0]), words[-1]) for words in operands),
+        attributes.strip(),
+        tuple(dict.fromkeys(live.split(", i32 "))) if live else (),
+        (),
+        "",
+    )
+
+
+@functools.cache
+def _plain_type(text: str) -> _Type:
+    return _Type(text, _MANGLED.get(text, text))
+
+
 def _parse_call(line: str) -> _Call:
     """Take apart one printed call with a deopt bundle."""
+    if plain := _parse_plain_call(line):
+        return plain
     cursor = _Cursor(line)
     indent = line[: cursor.position]
     assigned = cursor.match(_LOCAL_RESULT)
@@ -1049,6 +1140,10 @@ class _Lowering:
         self.result_types: dict[str, _Type] = {}
         self.attribute_groups: dict[str, str] = {}
         self.headers: dict[str, _Header] = {}
+        self.defined: dict[str, _Header] = {}  # by line
+        self.usual: set[tuple[str, str]] = (
+            set()
+        )  # callees, with attributes of calls, that can be called at a statepoint
         self.signatures: dict[str, _Signature] = {}  # of what is called at statepoints
         for line in self.lines:
             if line.startswith("attributes #"):
@@ -1059,7 +1154,7 @@ class _Lowering:
                     header = _parse_header(line)
                 except _NotUnderstoodError as reason:
                     raise CompilerError(f"cannot read a function's head ({reason}): {line}") from None
-                self.headers[_plain_name(header.name)] = header
+                self.headers[_plain_name(header.name)] = self.defined[line] = header
         self.unlikely = root_frames.unlikely_targets(self.lines)
         for taken in (_STATEPOINT, _TOKEN_PREFIX, f"@{FUNCTIONS_GLOBAL} ="):
             if taken in llvm_ir:
@@ -1075,8 +1170,8 @@ class _Lowering:
             if not line.startswith("define "):
                 output.append(line)
                 continue
-            body = list(itertools.takewhile("}".__ne__, lines))
-            output += self.rewrite(_parse_header(line), body)
+            body = spread_additions(list(itertools.takewhile("}".__ne__, lines)))
+            output += self.rewrite(self.defined[line], body)
             output.append("}")
         output += self.appendix()
         return StatepointModule(
@@ -1089,7 +1184,7 @@ class _Lowering:
         """One function, up to its closing brace."""
         calls: dict[int, _Call] = {}
         for number, line in enumerate(body):
-            if _has_bundle(line):
+            if '"deopt"' in line and _has_bundle(line):
                 try:
                     calls[number] = _parse_call(line)
                     self.refuse_unusual(calls[number])
@@ -1153,6 +1248,8 @@ class _Lowering:
 
     def refuse_unusual(self, call: _Call) -> None:
         """Refuse a call whose function attributes, or whose callee's own, change the calling sequence."""
+        if (call.callee, call.function_attributes) in self.usual:
+            return
         attributes = [call.function_attributes]
         if call.callee.startswith("@") and (header := self.headers.get(_plain_name(call.callee))):
             signature = self.signatures.get(header.name)
@@ -1165,6 +1262,7 @@ class _Lowering:
             groups = (self.attribute_groups.get(group, "") for group in _ATTRIBUTE_GROUP.findall(text))
             if refused := _REFUSED_FUNCTION_ATTRIBUTES.search(" ".join((text, *groups))):
                 raise _NotUnderstoodError(f"function attribute {refused.group()}")
+        self.usual.add((call.callee, call.function_attributes))
 
     def appendix(self) -> list[str]:
         """The global that lists the changed functions, and the declarations that the new calls need."""

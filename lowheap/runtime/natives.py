@@ -52,7 +52,6 @@ _ffi = cffi.FFI()
 
 def emit(module: ir.Module, barrier_set: Barriers) -> None:
     """Give a module the functions of this one, made by a barrier set."""
-    transitions.define(module)
     shape = ANY
 
     def define(name: str, result: ir.Type, params: list[ir.Type], body: Callable[..., ir.Value | None]) -> None:
@@ -69,6 +68,7 @@ def emit(module: ir.Module, barrier_set: Barriers) -> None:
     define("lh_read", REFERENCE, [PTR], lambda e, slot: barrier_set.read(e, slot, shape))
     define("lh_write", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.write(e, slot, value, shape))
     define("lh_init", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.init(e, slot, value, shape))
+    transitions.define(module)
 
 
 @functools.cache

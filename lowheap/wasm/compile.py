@@ -135,7 +135,6 @@ class ModuleCompiler(ModuleContext):
         ]
         self.vmctx_layout = vmctx_layout(decoded)
         self._check_value_types()
-        transitions.define(self.module)
         self.events = EventFunctions(self, self.module, inline)
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
@@ -163,6 +162,7 @@ class ModuleCompiler(ModuleContext):
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
+        transitions.define(self.module)
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
@@ -206,26 +206,28 @@ class ModuleCompiler(ModuleContext):
         for index, body in enumerate(self.decoded.bodies, count):
             check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
             for instruction in body.instructions:
-                self._check_instruction(instruction, index, check)
+                if instruction.operands:
+                    self._check_instruction(instruction, index, check)
         for index, global_type in enumerate(self.global_types):
             number = index - self.imported_global_count
             check([global_type.storage], f"global {index}", self.decoded.globals[number].offset if number >= 0 else 0)
 
     def _check_instruction(self, instruction: Instruction, index: int, check: Callable[..., None]) -> None:
-        what = f"the {instruction.name} of function {self.function_label(index)}"
+        types: list[StorageType] = []
         for operand in instruction.operands:
             if isinstance(operand, BlockType):
-                check((*operand.params, *operand.results), what, instruction.offset)
+                types += (*operand.params, *operand.results)
             elif isinstance(operand, VectorType):
-                check([operand], what, instruction.offset)
-        if instruction.name.startswith("struct.") or instruction.name.startswith("array."):
-            type_index = instruction.operands[0] if instruction.operands else None
-            if isinstance(type_index, int):
-                composite = self.types[self.type_indices[type_index]].composite
-                if isinstance(composite, StructType):
-                    check([f.storage for f in composite.fields], what, instruction.offset)
-                elif isinstance(composite, ArrayType):
-                    check([composite.element.storage], what, instruction.offset)
+                types.append(operand)
+        type_index = instruction.operands[0]
+        if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
+            composite = self.types[self.type_indices[type_index]].composite
+            if isinstance(composite, StructType):
+                types += (each.storage for each in composite.fields)
+            elif isinstance(composite, ArrayType):
+                types.append(composite.element.storage)
+        if types:
+            check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
 
     def _find_escaping_functions(self) -> list[int]:
         """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""
