@@ -1384,6 +1384,44 @@ def test_aarch64_frames_that_are_not_described_are_refused() -> None:
         stackmaps.read(object, stackmaps.AARCH64_LINUX)
 
 
+LOOP = """
+define i32 @loop(i32 %x, ptr %p, i64 %n) #0 {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+  %q = getelementptr i32, ptr %p, i64 %i
+  %v = load i32, ptr %q
+  %w = mul i32 %v, %x
+  store i32 %w, ptr %q
+  %j = add i64 %i, 1
+  %more = icmp ult i64 %j, %n
+  br i1 %more, label %loop, label %out
+out:
+  %r = call i32 @collect(i32 1) [ "deopt"(i32 %x) ]
+  %s = add i32 %r, %x
+  ret i32 %s
+}
+"""
+
+
+def test_aarch64_code_has_no_scalable_vectors() -> None:
+    """With one in a frame, a slot below it would be taken for another place: by its size, which only the CPU knows."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    texts = [
+        optimise(HEAD + LOOP, target.create_target_machine(cpu="neoverse-v1", features=features, opt=2))
+        for features in ("", stackmaps.AARCH64_LINUX.features)
+    ]
+    assert ["<vscale x" in text for text in texts] == [True, False]
+    assert "<4 x i32>" in texts[1], "other vectors are welcome"
+    safepoints.lower_statepoints(texts[1], with_call_frames=True)
+    safepoints.lower_statepoints(texts[0])
+    with pytest.raises(CompilerError, match="a scalable vector, whose place in a frame no call frame"):
+        safepoints.lower_statepoints(texts[0], with_call_frames=True)
+
+
 def test_call_frame_information_costs_no_instruction() -> None:
     """At most their order changes. Nor is there any unless it is asked for."""
     texts = []
@@ -1584,14 +1622,18 @@ def test_unknown_hosts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CompilerError, match="frames of Linux riscv64 cannot be walked"):
         stackmaps.host_architecture()
     assert not stackmaps.host_needs_call_frames()
+    assert stackmaps.host_features() == ""
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "needs_call_frames"),
-    [("Linux", "x86_64", False), ("Linux", "aarch64", True), ("Darwin", "arm64", False)],
+    ("system", "machine", "needs_call_frames", "features"),
+    [("Linux", "x86_64", False, ""), ("Linux", "aarch64", True, "-sve"), ("Darwin", "arm64", False, "")],
 )
-def test_known_hosts(system: str, machine: str, needs_call_frames: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_hosts(
+    system: str, machine: str, needs_call_frames: bool, features: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("platform.system", lambda: system)
     assert stackmaps.host_architecture() is stackmaps.architecture_of(system, machine)
     assert stackmaps.host_needs_call_frames() == needs_call_frames
+    assert stackmaps.host_features() == features

@@ -101,7 +101,7 @@ def target_machine(opt_level: int = 2, target: Target | None = None) -> binding.
     _initialise()
     return binding.Target.from_default_triple().create_target_machine(
         cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
+        features=",".join(filter(None, (binding.get_host_cpu_features().flatten(), stackmaps.host_features()))),
         opt=opt_level,
         reloc="pic",
         codemodel="small",  # JITLink puts a module's sections together, so that calls within it are direct

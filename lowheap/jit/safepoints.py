@@ -46,6 +46,8 @@ FUNCTIONS_GLOBAL = "lowheap.functions"
 _CALL_FRAMES = "uwtable(sync)"
 """The attribute with which LLVM describes a function's frame in the object file, as it is at the function's calls."""
 
+_SCALABLE = "<vscale x"
+
 MOST_LISTED = 20_000
 """So many references are listed at a function's calls together at most; with more, it has a root frame from the start.
 
@@ -1098,6 +1100,10 @@ class _Lowering:
                     ) from None
         if not calls:
             return [header.line, *body]
+        if self.with_call_frames and (scalable := next((line for line in body if _SCALABLE in line), None)):
+            raise CompilerError(
+                f"a scalable vector, whose place in a frame no call frame information tells: {scalable}"
+            )
         try:
             output = [_mark_collected(header, with_call_frames=self.with_call_frames)]
         except _NotUnderstoodError as reason:

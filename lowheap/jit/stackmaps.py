@@ -58,6 +58,8 @@ class Architecture:
     """From the frame pointer to what the caller's stack pointer was at its call instruction; None where that differs by
     function, as the record may be anywhere in the frame."""
     frame_pointer_alignment: int
+    features: str = ""
+    """What code must do without, of what the CPU has: as LLVM writes features that are taken away."""
 
     @property
     def needs_call_frames(self) -> bool:
@@ -94,9 +96,11 @@ AARCH64_LINUX = Architecture(
     return_address_offset=8,
     caller_stack_pointer_offset=None,
     frame_pointer_alignment=16,
+    features="-sve",
 )
-"""AArch64 as LLVM compiles for all other systems: the frame record is below the registers that the function saves, how
-many these are."""
+"""AArch64 as LLVM compiles for all other systems: the frame record is below the registers that the function saves,
+however many these are. A frame with vectors of SVE has a part whose size is known when it runs, between the frame
+pointer and the stack pointer: there is no rule for the slots below."""
 
 _ARCHITECTURES = {
     ("Linux", "x86_64"): X86_64,
@@ -126,6 +130,12 @@ def host_needs_call_frames() -> bool:
     """Whether functions with safepoints need call frame information on this machine."""
     architecture = architecture_of(platform.system(), platform.machine())
     return architecture is not None and architecture.needs_call_frames
+
+
+def host_features() -> str:
+    """Which features of its CPU code must do without on this machine, as LLVM writes that."""
+    architecture = architecture_of(platform.system(), platform.machine())
+    return "" if architecture is None else architecture.features
 
 
 # --- Parsing ----------------------------------------------------------------------------------------------------------
