@@ -118,10 +118,8 @@ class DrcCollection:
             self._heap.sweep()
         else:
             self._heap.sweep_pending()
+        self._heap.finish_sweep()
         control = self._heap.control
-        control.len_after_last_gc = control.current_len
-        control.live_bytes_after_last_collection = control.bytes_allocated - control.bytes_freed
-        control.collections += 1
         control.phase = CollectionPhase.IDLE
         self._stage = _Stage.FREE
         _log.debug("sweep: %d objects still on the list", control.current_len)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,6 +46,12 @@ def c_declarations() -> str:
     """
     macros = [f"#define {name} {_literal(value)}" for name, value in _constants()]
     return "\n".join(macros) + "\n\n" + "\n".join(map(_structure, layout.STRUCTURES))
+
+
+@functools.cache
+def layout_hash() -> int:
+    """Return a hash, 64 bits, of these declarations: by it one can tell whether bytes were written by the same ones."""
+    return int.from_bytes(hashlib.sha256(c_declarations().encode()).digest()[:8], "little")
 
 
 @functools.cache

@@ -22,17 +22,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
-from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collectors import registry
-from lowheap.collectors.drc import allocation, collection, counting
-from lowheap.collectors.drc.verify import verify_pending
 from lowheap.collectors.interface import ANY, Collector
-from lowheap.collectors.shared import free_lists, setup, sizing, tracing
+from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
-from lowheap.collectors.shared.walking import verify_bounds
+from lowheap.collectors.shared.walking import is_free, verify_bounds
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -41,28 +39,25 @@ from lowheap.errors import (
     InvalidReferenceError,
 )
 from lowheap.layout import (
+    COLLECTOR_AREA_OFFSET,
     COLLECTOR_STATE_OFFSET,
     COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
     FIRST_INDEX,
-    HANDLE_LIMIT,
-    HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    HEAP_RESERVATION,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
     REFERENCE_SIZE,
     RESERVED_MASK,
-    ROOT_SLOT_LIMIT,
-    ROOT_SLOTS_OFFSET,
     TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
@@ -90,6 +85,9 @@ from lowheap.native import Heap, note, tables
 from lowheap.snapshot import Image, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
+
+Find = Callable[[int], int | None] | None
+"""What returns a block for so many bytes, or None when there is no room; None: the free-list policy."""
 
 
 @runtime_checkable
@@ -172,7 +170,7 @@ class _NativeHeap(Heap):
     """A `DrcHeap` as functions written once know it; on a checked one, each header that they come to is looked at."""
 
     def __init__(self, heap: DrcHeap, memory: Memory) -> None:
-        super().__init__(memory, heap.control, host=heap.release_dead_externrefs)
+        super().__init__(memory, heap.control, host=lambda: heap.host(), collector=heap.collector)
         self._heap = heap
 
     @property
@@ -214,7 +212,7 @@ class DrcHeap:
         """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcLayout] = {}
-        self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
+        self._control_mapping = Mapping(COLLECTOR_AREA_OFFSET + self.collector.area().size)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
@@ -222,6 +220,8 @@ class DrcHeap:
         self._native: _NativeHeap | None = None
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
+        self.host: Callable[[], None] = self.release_dead_externrefs
+        """What an allocation does about the externrefs that died, before it gives up; a store runs finalizers, too."""
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
@@ -280,9 +280,14 @@ class DrcHeap:
         self._native = _NativeHeap(self, memory)
         self._allocator = self.allocator_policy(self.control, memory, self._native)
         self._native.replacements = self.replacements
-        self._native.state_offsets = self.collector.state_offsets()
-        if not isinstance(self._allocator, SegregatedFit):
-            self.replacements[free_lists.give_back] = self._allocator.free  # lengths are rounded, and stay so
+        policy = self._allocator
+        if not isinstance(policy, SegregatedFit):
+            self.replacements |= {  # lengths are rounded, and stay so
+                free_lists.give_back: policy.free,
+                free_lists.find_block: lambda length: policy.allocate(length) or NULL,
+                free_lists.carve: lambda length: policy.allocate(length) or NULL,
+                free_lists.coalesce: policy.coalesce,
+            }
 
     @property
     def policy(self) -> Allocator:
@@ -307,6 +312,7 @@ class DrcHeap:
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
         self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
+        self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
@@ -466,14 +472,21 @@ class DrcHeap:
     def header(self, reference: int) -> VMDrcHeader:
         """Return the header of a live object, as a view. InvalidReferenceError when `reference` does not name one."""
         header = self._header_of_object(reference)
-        if header.ref_count == 0:
+        if header.ref_count == 0 and not self.collector.is_live(self.native, reference):
             raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
         return header
 
     def check_header(self, reference: int, *, is_dead: bool) -> None:
         """HeapCorruptionError when something is wrong with an object's header alone."""
-        if problems := list(self._verify_object(reference, is_pending=is_dead)):
-            raise HeapCorruptionError(problems)
+        heap = self._examined()
+        verify_object(heap, reference)
+        if is_dead and not self.collector.is_live(heap, reference):
+            self.collector.verify_pending(heap, reference)
+        heap.require_no_problem()
+
+    def _examined(self) -> Heap:
+        """Return the heap for functions that look for problems, and trust nothing."""
+        return Heap(self.memory, self.control, collector=self.collector)
 
     def _header_of_object(self, reference: int) -> VMDrcHeader:
         return self.native.header(reference)
@@ -536,10 +549,15 @@ class DrcHeap:
         for reference in (source, destination.value):
             if names_object(reference):
                 self.header(reference)
+        if self.collector.needs_owner and owner == NULL and self._is_within(destination):
+            raise HeapError(f"the collector {self.collector.name} must know which object a slot of the heap is in")
         try:
             self.collector.write(self.native, owner, destination, source, ANY)
         finally:
             self._settle()
+
+    def _is_within(self, slot: ctypes.c_uint32) -> bool:
+        return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
@@ -560,7 +578,7 @@ class DrcHeap:
 
         An object that is listed already has the list's count; the caller's is given back then.
         """
-        if names_object(reference) and self.is_counted:
+        if names_object(reference):
             self.check_idle("expose a reference")
             self.header(reference)
             self.collector.expose(self.native, reference, ANY)
@@ -575,7 +593,7 @@ class DrcHeap:
         died_before = self.control.dead_externrefs
         limit = UNLIMITED if budget is None else min(budget, UNLIMITED)
         try:
-            is_left: bool = counting.free_pending(self.native, limit)
+            is_left: bool = self.collector.free_pending(self.native, limit)
         finally:
             self.release_dead_externrefs(until=died_before)
             self._check_integrity()
@@ -588,16 +606,17 @@ class DrcHeap:
         while self.control.dead_externrefs not in (NULL, until):
             assert self._host_data is not None, "a heap with memory has a side table"
             self._host_data.dealloc(self.memory.view(VMDrcExternRef, self.control.dead_externrefs).host_data_id)
-            counting.free_dead_externref(self.native)
+            externrefs.free_dead_externref(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
 
-    def alloc_raw(self, kind: VMGcKind, type_index: int, size: int) -> int:
+    def alloc_raw(self, kind: VMGcKind, type_index: int, size: int, *, find: Find = None) -> int:
         """Allocate an object of `size` bytes, header included, and write its header: one count, the caller's.
 
         What follows the header is not initialised. Raises HeapExhaustedError when there is no room, for the caller to
         collect or grow and try again, and AllocationTooLargeError when `size` cannot be an object's in any heap.
+        `find` is what returns a block for so many bytes, in the place of the free-list policy: it may collect or grow.
         """
         self.check_attached()
         self.check_idle("allocate")
@@ -616,30 +635,33 @@ class DrcHeap:
             expected = self._type_info(type_index).kind
             if kind != expected:
                 raise HeapError(f"objects of type {type_index} are of kind {VMGcKind(expected).name}, not {kind!r}")
-        reference = self.policy.allocate(size)
+        epoch = self.control.epoch
+        reference = self.policy.allocate(size) if find is None else find(size)
+        if not self.is_attached or self.control.epoch != epoch:
+            raise HeapError("the heap's memory was taken away in the middle of an allocation")
         if reference is None:
             raise HeapExhaustedError(
                 f"no room for an object of {size} bytes in a heap of {self.control.capacity} "
                 f"of which {self.control.bytes_allocated - self.control.bytes_freed} are live",
                 block_length(size),
             )
-        allocation.write_header(self.native, reference, int(kind), type_index, size)
+        self.collector.write_header(self.native, reference, int(kind), type_index, size)
         sizing.note_peak(self.native)
         note("new object %#x: kind %#x, %d bytes", reference, kind, size)
         self._check_integrity()
         return reference
 
-    def alloc_uninit_struct(self, type_index: int) -> int:
+    def alloc_uninit_struct(self, type_index: int, *, find: Find = None) -> int:
         """Allocate a struct; its fields are all zero bits until the caller sets them. Raises as `alloc_raw`."""
         layout = self.struct_layout(type_index)
-        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size), layout.size)
+        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
-    def alloc_uninit_exn(self, type_index: int) -> int:
+    def alloc_uninit_exn(self, type_index: int, *, find: Find = None) -> int:
         """Allocate an exception whose tag has this function type; tag and fields are zero. Raises as `alloc_raw`."""
         layout = self.exception_layout(type_index)
-        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size), layout.size)
+        return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
-    def alloc_uninit_array(self, type_index: int, length: int) -> int:
+    def alloc_uninit_array(self, type_index: int, length: int, *, find: Find = None) -> int:
         """Allocate an array of `length` elements, all zero bits. Raises as `alloc_raw`."""
         layout = self.array_layout(type_index)
         if length < 0:
@@ -648,17 +670,17 @@ class DrcHeap:
             size = layout.size(length)
         except OverflowError as error:
             raise AllocationTooLargeError(str(error)) from None
-        reference = self._zeroed(self.alloc_raw(layout.kind, type_index, size), size)
+        reference = self._zeroed(self.alloc_raw(layout.kind, type_index, size, find=find), size)
         self.memory.view(VMDrcArrayHeader, reference).length = length
         return reference
 
-    def alloc_externref(self, host_data_id: int) -> int:
+    def alloc_externref(self, host_data_id: int, *, find: Find = None) -> int:
         """Allocate an externref for an id of the side table. Raises as `alloc_raw`, and HeapError for another id."""
         self.check_attached()
         if self._host_data is None or host_data_id not in self._host_data:
             raise HeapError(f"the side table does not know host data {host_data_id!r}")
-        reference = self.alloc_raw(VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, ctypes.sizeof(VMDrcExternRef))
-        self._zeroed(reference, ctypes.sizeof(VMDrcExternRef))
+        size = ctypes.sizeof(VMDrcExternRef)
+        reference = self._zeroed(self.alloc_raw(VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, size, find=find), size)
         self.memory.view(VMDrcExternRef, reference).host_data_id = host_data_id
         return reference
 
@@ -682,7 +704,7 @@ class DrcHeap:
             raise InvalidReferenceError(f"the object at {reference:#x} is of kind {self.kind(reference).name}")
         if header.ref_count != 1 or header.kind_and_reserved & RESERVED_MASK:
             raise HeapError(f"the object at {reference:#x} is shared or exposed, so it may be initialised")
-        counting.free_leaf(self.native, reference)
+        self.collector.free_leaf(self.native, reference)
         self._check_integrity()
 
     def _check_integrity(self) -> None:
@@ -703,65 +725,58 @@ class DrcHeap:
 
     def over_approximated_stack_roots(self) -> Iterator[int]:
         """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""
-        seen: set[int] = set()
-        reference = self.control.over_approximated_stack_roots
-        while reference != NULL:
-            if reference in seen:
-                raise HeapCorruptionError([f"the over-approximated list comes back to {reference:#x}"])
-            seen.add(reference)
-            yield reference
-            reference = self._header_of_object(reference).next_over_approximated_stack_root
+        return self.collector.deferred(self.native)
 
     def trace(self, stack_roots: Iterable[int]) -> None:
-        """Set the mark bit of each object that compiled code holds, as its stack maps tell.
+        """Have each object held that compiled code holds, as its stack maps tell.
 
-        HeapCorruptionError when one is not on the list: it was never exposed, or is no reference at all.
+        HeapCorruptionError when it cannot hold one: it was never exposed, or is no reference at all.
         """
-        if not self.is_counted:
-            return
         for reference in stack_roots:
             try:
                 if not names_object(reference):
                     continue
-                header = self.header(reference)
+                self.header(reference)
             except InvalidReferenceError as error:
                 raise HeapCorruptionError([f"compiled code holds {reference:#x}, but {error}"]) from None
-            if not header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT:
+            if not self.collector.hold(self.native, reference):
                 raise HeapCorruptionError([unsound_root(reference)])
-            header.kind_and_reserved |= HEADER_MARK_BIT
 
     def sweep(self) -> None:
-        """Take the list's count from each listed object that is not marked, and clear the marks of the others.
+        """Let go of what compiled code may have held and does not hold, and free what dies.
 
-        Afterwards the list is the precise set of what compiled code holds.
+        Afterwards what it may hold is precisely what it holds.
         """
-        if self.is_counted:
-            sizing.note_peak(self.native)
-            try:
-                collection.sweep(self.native)
-            finally:
-                self._settle()
+        sizing.note_peak(self.native)
+        try:
+            self.collector.sweep(self.native)
+        finally:
+            self._settle()
 
     def sweep_pending(self) -> None:
         """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
-        if self.is_counted:
-            collection.sweep_pending(self.native)
+        self.collector.sweep_pending(self.native)
+
+    def finish_sweep(self) -> None:
+        """Note what a sweep has left, and that it was a collection."""
+        collection.finish_sweep(self.native)
 
     def clear_marks(self) -> None:
         """Forget what `trace` found."""
-        collection.clear_marks(self.native)
+        self.collector.forget_held(self.native)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Looking at the heap
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
-        for block in walk(self.control, self.memory):
-            if not block.is_free:
-                header = self._header_of_object(block.index)
+        heap = self._examined()
+        for index in self.collector.blocks(heap):
+            if not is_free(heap, index):
+                header = self._header_of_object(index)
                 word = header.kind_and_reserved
                 yield ObjectInfo(
-                    block.index,
+                    index,
                     VMGcKind(word & KIND_MASK),
                     header.type_index,
                     header.ref_count,
@@ -769,6 +784,7 @@ class DrcHeap:
                     bool(word & HEADER_IN_OVER_APPROX_LIST_BIT),
                     bool(word & HEADER_MARK_BIT),
                 )
+        heap.require_no_problem()
 
     def references(self, reference: int) -> list[int]:
         """Return the references that an object holds to other objects, in the order of its slots."""
@@ -780,36 +796,24 @@ class DrcHeap:
 
         HeapCorruptionError when their list is cyclic, or leads to what is no object.
         """
-        seen: set[int] = set()
-        reference = self.control.pending_dead
-        while reference != NULL:
-            if reference in seen:
-                raise HeapCorruptionError([f"the list of pending dead objects comes back to {reference:#x}"])
-            seen.add(reference)
-            try:
-                following = self._header_of_object(reference).next_over_approximated_stack_root
-            except InvalidReferenceError as error:
-                raise HeapCorruptionError([f"the list of pending dead objects: {error}"]) from None
-            yield reference
-            reference = following
+        return self.collector.pending(self.native)
 
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
-        count = self.control.handle_count
-        values = self._control_mapping.view(ctypes.c_uint32 * (count if count <= HANDLE_LIMIT else 0), HANDLES_OFFSET)
-        for number, value in enumerate(values):
-            if is_object(value):
-                yield number, value
+        root = root_table.Root()
+        for reference in root_table.held_by_handles(self._tables(), root):
+            yield root.place, reference
 
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
-        count = self.control.root_slot_count
-        addresses = self._control_mapping.view(
-            ctypes.c_uint64 * (count if count <= ROOT_SLOT_LIMIT else 0), ROOT_SLOTS_OFFSET
-        )
-        for address in addresses:
-            if address and is_object(value := ctypes.c_uint32.from_address(address).value):
-                yield address, value
+        root = root_table.Root()
+        for reference in root_table.held_by_slots(self._tables(), root):
+            yield root.place, reference
+
+    def _tables(self) -> Heap:
+        if self._is_closed:
+            raise HeapError("the heap is closed: its tables are unmapped")
+        return tables(self.control)
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""
@@ -835,7 +839,7 @@ class DrcHeap:
         otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
         memory = self.memory
-        heap = Heap(memory, self.control)
+        heap = self._examined()
         verify_addresses(heap)
         verify_bounds(heap)
         if heap.problems:
@@ -858,22 +862,10 @@ class DrcHeap:
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack.
         """
-        memory = self.memory
+        self.check_attached()
         assert self._allocator is not None, "a heap with memory has an allocator"
         held = ((0, reference) for reference in stack_roots)
         has_lists = self.allocator_policy is SegregatedFit
-        problems = problems_of(Heap(memory, self.control), held, has_lists=has_lists) or self._allocator.verify()
+        problems = problems_of(self._examined(), held, has_lists=has_lists) or self._allocator.verify()
         if problems:
             raise HeapCorruptionError(problems)
-
-    def _verify_object(self, reference: int, *, is_pending: bool = False) -> list[str]:
-        """Return what is wrong with the header alone of a live object, or of one that is dead and yet to be freed."""
-        heap = Heap(self.memory, self.control)
-        verify_object(heap, reference)
-        return heap.problems + (self._verify_pending(reference) if is_pending else [])
-
-    def _verify_pending(self, reference: int) -> list[str]:
-        """Return what keeps an object from being dead, although it is on the list of those."""
-        heap = Heap(self.memory, self.control)
-        verify_pending(heap, reference)
-        return heap.problems

@@ -103,7 +103,7 @@ def is_i31(reference: int) -> bool:
 
 
 def is_object(reference: int) -> bool:
-    """Whether a raw reference names an object: neither null nor an i31."""
+    """Whether a raw reference names an object: neither null nor an i31. So has `collectors/shared/references.py` it."""
     return reference != NULL and not reference & I31_TAG
 
 
@@ -254,7 +254,10 @@ def align_up(value: int, alignment: int) -> int:
 
 
 def block_length(object_size: int) -> int:
-    """Return the bytes that an object of `object_size` bytes occupies in the heap."""
+    """Return the bytes that an object of `object_size` bytes occupies in the heap: of any size, even one that is none.
+
+    For objects that there can be, it is what `collectors/shared/references.py` says, for collectors.
+    """
     return align_up(object_size, BLOCK_ALIGN)
 
 
@@ -496,13 +499,6 @@ SMALL_CLASS_COUNT = SMALL_BLOCK_LIMIT // BLOCK_ALIGN
 SIZE_CLASS_COUNT = SMALL_CLASS_COUNT + 32 - (SMALL_BLOCK_LIMIT.bit_length() - 1)
 
 
-def size_class(length: int) -> int:
-    """Return the size class of a block of `length` bytes, a multiple of 16: exact when small, else a power of two."""
-    if length < SMALL_BLOCK_LIMIT:
-        return length // BLOCK_ALIGN
-    return SMALL_CLASS_COUNT + length.bit_length() - SMALL_BLOCK_LIMIT.bit_length()
-
-
 class CollectionPhase(enum.IntEnum):
     """Where a collection stands; `IDLE` when there is none."""
 
@@ -659,6 +655,8 @@ HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uin
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
 CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
+COLLECTOR_AREA_OFFSET = (CONTROL_MAPPING_SIZE + (1 << 16) - 1) & -(1 << 16)
+"""Where a collector's buffers and side tables begin, if it has some; the mapping is longer then."""
 
 assert ctypes.sizeof(VMHeapControl) <= COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET
 
@@ -1038,7 +1036,7 @@ class VMDump(ctypes.Structure):
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
     `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
-    the heap's bytes from index 0 to the bump pointer. `abi` is the hash of the library that wrote it.
+    the heap's bytes from index 0 to the bump pointer. `abi` is `declarations.layout_hash` of who wrote it.
     """
 
     _fields_ = (

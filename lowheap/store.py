@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,18 +11,17 @@ from typing import Any
 from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared.sizing import GROWTH_GRANULE, LIST_FLOOR, PENDING_PORTION
+from lowheap.collectors.shared.allocation import allocate_block_growing_first
+from lowheap.collectors.shared.frames import FrameRules
 from lowheap.engine import Engine
-from lowheap.errors import HeapError, HeapExhaustedError
+from lowheap.errors import HeapError
 from lowheap.first_fit import FirstFit
-from lowheap.heap import DrcHeap, HeapStatistics
+from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
-from lowheap.layout import FIRST_INDEX, MAXIMUM_CAPACITY, NULL, CollectionPhase, align_up
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
 from lowheap.snapshot import Image
-
-_log = logging.getLogger("lowheap.store")
 
 ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (SegregatedFit, FirstFit)}
 """The free-list policies, by name."""
@@ -136,11 +134,15 @@ class Store:
         self.heap = DrcHeap(
             self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
         )
+        chosen = self.heap.collector
         self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
+        self._allocate_block = chosen.allocate_block if growth == "collect-first" else allocate_block_growing_first
+        self.heap.host = self.tidy_in_use
+        self.heap.replacements[chosen.collect] = self._collect_for_room
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
         self.runtime: Any = None
-        """What runs compiled code on this store; set by `jit.store_runtime` when the first module is instantiated."""
+        """What runs compiled code on this store; `runtime.store_runtime` sets it when the first module is instantiated."""
         self._safepoints = 0
         self._unreachable_handles: deque[tuple[int, int]] = deque()
         self._is_closed = False
@@ -210,7 +212,8 @@ class Store:
         with self.lock:
             self.tidy_in_use()
             self._safepoints += 1
-            if self.collect_every and self._safepoints % self.collect_every == 0 and self._may_collect():
+            may_collect = self.heap.control.no_gc_count == 0
+            if self.collect_every and self._safepoints % self.collect_every == 0 and may_collect:
                 self.collect()
 
     def verify(self) -> None:
@@ -259,23 +262,20 @@ class Store:
         """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
         self._unreachable_handles.append((number, epoch))
 
-    def _may_collect(self) -> bool:
-        return self.heap.control.no_gc_count == 0
-
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must
 
     def alloc_struct(self, type_index: int) -> int:
         """Allocate a struct of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
-        return self._allocate(lambda: self.heap.alloc_uninit_struct(type_index))
+        return self._allocate(lambda find: self.heap.alloc_uninit_struct(type_index, find=find))
 
     def alloc_array(self, type_index: int, length: int) -> int:
         """Allocate an array of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
-        return self._allocate(lambda: self.heap.alloc_uninit_array(type_index, length))
+        return self._allocate(lambda find: self.heap.alloc_uninit_array(type_index, length, find=find))
 
     def alloc_exn(self, type_index: int) -> int:
         """Allocate an exception of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
-        return self._allocate(lambda: self.heap.alloc_uninit_exn(type_index))
+        return self._allocate(lambda find: self.heap.alloc_uninit_exn(type_index, find=find))
 
     def alloc_externref(self, value: Any, finalizer: Finalizer | None = None) -> int:
         """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full.
@@ -288,7 +288,7 @@ class Store:
             host_data_id = self.host_data.alloc(value)
             reference = NULL
             try:
-                reference = self._allocate(lambda: self.heap.alloc_externref(host_data_id))
+                reference = self._allocate(lambda find: self.heap.alloc_externref(host_data_id, find=find))
                 if finalizer is not None:
                     self.host_data.set_finalizer(host_data_id, finalizer)
             finally:
@@ -296,64 +296,23 @@ class Store:
                     self.host_data.dealloc(host_data_id)
             return reference
 
-    def _allocate(self, allocate: Callable[[], int]) -> int:
+    def _allocate(self, allocate: Callable[[Find], int]) -> int:
         with self.lock:
             self.tidy_in_use()
-            return self._allocate_tidied(allocate)
+            return allocate(self._find_block)
 
-    def _allocate_tidied(self, allocate: Callable[[], int]) -> int:
-        control = self.heap.control
-        collects_first = self.growth == "collect-first"
-        list_has_doubled = control.current_len >= max(LIST_FLOOR, 2 * control.len_after_last_gc)
-        if collects_first and list_has_doubled and self._may_collect():
-            self.collect()
-        try:
-            return allocate()
-        except HeapExhaustedError as error:
-            bytes_needed = error.bytes_needed
-        while self.heap.control.pending_dead != NULL:
-            self.heap.free_pending(PENDING_PORTION)
-            self.tidy_in_use()
-            try:
-                return allocate()
-            except HeapExhaustedError:
-                _log.debug("no room for %d bytes after a portion of the pending objects", bytes_needed)
-        much_was_free = 2 * control.live_bytes_after_last_collection < control.capacity
-        if collects_first and much_was_free and self._may_collect():
-            self.collect()
-            try:
-                return allocate()
-            except HeapExhaustedError:
-                _log.debug("no room for %d bytes after a collection", bytes_needed)
-        if self._grow(bytes_needed):
-            try:
-                return allocate()
-            except HeapExhaustedError:
-                _log.debug("no room for %d bytes in a heap of the maximum size", bytes_needed)
-        if self._may_collect():
-            self.collect()
-        self.heap.coalesce()
-        return allocate()
+    def _find_block(self, size: int) -> int | None:
+        """Return a block for an object of `size` bytes, by this store's policy, or None when nothing helps."""
+        return self._allocate_block(self.heap.native, _NO_FRAMES, block_length(size)) or None
 
-    def _grow(self, bytes_needed: int) -> bool:
-        """Double the capacity, or more if that is not enough, up to the maximum; False when it cannot grow."""
-        control = self.heap.control
-        if self.growth == "grow-first":
-            # wasmtime takes no account of what is free at the end, and grows by all that is needed or not at all.
-            end = max(FIRST_INDEX, control.capacity) + bytes_needed
-            if end > align_up(control.maximum, GROWTH_GRANULE):
-                return False
-        else:
-            end = control.bump + bytes_needed
-        wanted = align_up(max(2 * control.capacity, end), GROWTH_GRANULE)
-        delta = min(wanted, control.maximum) - control.capacity
-        if delta == 0:
-            return False
-        memory = self.heap.take_memory()
-        grown = memory.grow(delta)
-        self.heap.replace_memory(memory, delta if grown else 0)
-        _log.debug("heap grown to %d bytes", control.capacity)
-        return grown
+    def _collect_for_room(self, _rules: FrameRules) -> bool:
+        """What the policy does when it has to collect."""
+        self.collect()
+        return True
+
+
+_NO_FRAMES = FrameRules(False)
+"""What the policy, run by Python, is told of frames: nothing, for the store collects."""
 
 
 class _Collection(DrcCollection):

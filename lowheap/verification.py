@@ -1,13 +1,14 @@
 """Verifying as Python does it: all problems of a heap, live or of an image, by the functions that C has, too.
 
-`problems_of` runs `collectors/drc/verify.py`. Whatever is in the heap's bytes and tables, it ends, and raises nothing.
+`problems_of` runs `collectors/shared/verify.py`, and what the heap's collector adds. Whatever is in the heap's bytes
+and tables, it ends, and raises nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lowheap.collectors.drc.verify import forget_notes, verify, verify_held
+from lowheap.collectors.shared.verify import forget_notes, verify
 from lowheap.native import Heap
 
 
@@ -21,7 +22,7 @@ def problems_of(heap: Heap, held: Iterable[tuple[int, int]] = (), *, has_lists: 
     try:
         if notes and not heap.problems:
             for place, reference in held:
-                verify_held(heap, notes, place, reference)
+                heap.collector.verify_held(heap, notes, place, reference)
     finally:
         forget_notes(heap, notes)
     return heap.problems

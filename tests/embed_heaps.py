@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from lowheap.collectors import registry
 from lowheap.embed import Status, abi_hash, ffi, native
 from lowheap.embed.api import FUNCTIONS
 from lowheap.layout import (
@@ -47,7 +48,7 @@ def text_of(characters: Any) -> str:
 @functools.cache
 def functions(checked: bool) -> dict[str, Any]:
     """Every function of the interface, as a typed pointer."""
-    code = native.load(checked=checked)
+    code = native.load(registry.find("drc"), checked=checked)
     return {name: ffi().cast(function.pointer_cdecl, code.address(name)) for name, function in FUNCTIONS.items()}
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 from llvmlite import ir
 
+from lowheap.collectors.interface import Collector
 from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.jit.runtime import emitter_for
 from lowheap.jit.translate import declare
 from lowheap.layout import VMContext
 from lowheap.native import Native
@@ -34,8 +36,13 @@ class Compiled:
     """Functions as machine code: `code[native](vmctx, …)`, without the heap and statics; a view is an address."""
 
     def __init__(
-        self, natives: Iterable[Native[..., Any]], opt_level: int = 2, statics: dict[str, Any] | None = None
+        self,
+        natives: Iterable[Native[..., Any]],
+        opt_level: int = 2,
+        statics: dict[str, Any] | None = None,
+        collector: Collector | None = None,
     ) -> None:
+        emitter = Emitter if collector is None else emitter_for(collector)
         module = ir.Module("test")
         self._names = {native: f"test.{number}" for number, native in enumerate(natives)}
         for native, name in self._names.items():
@@ -44,7 +51,7 @@ class Compiled:
                 for each in native.checked.parameters
                 if isinstance(each.type, StaticType)
             }
-            declare(module, native, Emitter, name=name, statics=of_native)
+            declare(module, native, emitter, name=name, statics=of_native)
         self.text = str(module)
         self._code = LoadedCode(compile_ir(module, tuple(self._names.values()), opt_level=opt_level))
         self._context = VMContext()

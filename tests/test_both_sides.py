@@ -22,12 +22,13 @@ from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 import lowheap as lh
 from lowheap.allocator import Block, walk
 from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collectors import registry
 from lowheap.collectors.shared import tracing
 from lowheap.jit import runtime
-from lowheap.jit.natives import NativeBarriers
-from lowheap.jit.store_runtime import StoreRuntime, runtime_of
 from lowheap.layout import NULL, VMActivation, VMStackMapEntry, VMStackSlot
 from lowheap.roots import RootSet
+from lowheap.runtime.natives import NativeBarriers
+from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 
 
 class StoreWorld(World):
@@ -49,14 +50,15 @@ class StoreWorld(World):
 
     def choose_collector(self, *, native: bool) -> None:
         """Have what compiled code can do of collections, and of drops, done by it, or by Python."""
-        self.heap.replacements.clear()
+        for each in self.heap.collector.all_compiled():
+            self.heap.replacements.pop(each, None)
         if native:
             self.heap.replacements.update(self.compiled)
 
 
 @functools.cache
 def allocators() -> dict[str, ctypes._FuncPointer]:
-    code = runtime.load()
+    code = runtime.load(registry.find("drc"))
     struct = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
     array = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
     return {

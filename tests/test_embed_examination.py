@@ -26,9 +26,8 @@ import lowheap as lh
 from lowheap.cli.inspect import inspect_command
 from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
+from lowheap.embed.examination import FUNCTIONS
 from lowheap.errors import LowheapError
-from lowheap.inspection import inspect
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import (
     CONTROL_UNCOUNTED,
     FIRST_INDEX,
@@ -49,7 +48,10 @@ from lowheap.layout import (
     VMTypeInfo,
     i31_from_int,
 )
+from lowheap.native import Heap, Native
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.snapshot import Image, ImageFormatError, ImageType, diff, read_dump
+from lowheap.snapshot.inspection import inspect
 from lowheap.types import (
     ANYREF,
     EXTERNREF,
@@ -260,6 +262,86 @@ def test_frames_are_roots_that_count_nothing(world: World, examined: Examined) -
     assert examined.verify() is None
 
 
+def from_python(world: World, function: Native[..., Any], *args: Any) -> LowheapError | None:
+    """What a function of the interface raises when Python runs it on a world's heap."""
+    store, context = world.store, runtime_of(world.store).context
+    heap = Heap(store.heap.memory, store.heap.control, store_context=context, collector=store.heap.collector)
+    try:
+        function(heap, *args)
+    except LowheapError as error:
+        return error
+    assert heap.problems == []
+    return None
+
+
+def address_of(callback: Any) -> int:
+    return int(ffi().cast("uintptr_t", callback))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=STEPS,
+    held=st.lists(st.sampled_from([NULL, 3, 0]) | st.integers(0, 40).map(lambda unit: 16 * unit), max_size=80),
+    refused=st.integers(-1, 8),
+    broken=st.none() | st.integers(0, 2**32 - 1),
+)
+def test_python_and_c_do_the_same(
+    steps: list[tuple[str, int, int, int]], held: list[int], refused: int, broken: int | None, checked: bool
+) -> None:
+    """The functions that look at a heap, run as they stand, beside what they were compiled to."""
+    world = World()
+    with world.store as store:
+        world.run(steps)
+        slots = (ctypes.c_uint32 * len(held))(*held)
+        frame = VMRootFrame(slots=ctypes.addressof(slots), slot_count=len(held))
+        context = runtime_of(store).context
+        context.root_frames = ctypes.addressof(frame)
+        examined = Examined(world, checked=checked)
+        header = store.heap.memory.view(VMDrcHeader, FIRST_INDEX)
+        size = header.object_size
+        if broken is not None and store.heap.control.bump > FIRST_INDEX:
+            header.object_size = broken
+
+        pieces: list[bytes] = []
+        seen: list[bytes] = []
+
+        @ffi().callback("lh_writer")
+        def write(argument: Any, data: Any, size: int) -> int:
+            if len(pieces) == refused:
+                return 7
+            pieces.append(bytes(ffi().buffer(data, size)))
+            return 0
+
+        @ffi().callback("lh_visitor")
+        def visit(argument: Any, info: Any) -> int:
+            if len(seen) == refused:
+                return 7
+            seen.append(bytes(ffi().buffer(info)))
+            return 0
+
+        native = examined.native
+        for name, arguments in (("lh_dump", [write]), ("lh_walk", [visit]), ("lh_verify", [])):
+            in_c, there = [*arguments, *[ffi().NULL] * len(arguments)], (pieces, seen)
+            status = Status(getattr(native, name)(native.heap, *in_c))
+            expected, message = tuple(map(list, there)), examined.message() if status != Status.OK else ""
+            for each in there:
+                each.clear()
+            in_python = [*map(address_of, arguments), *[0] * len(arguments)]
+            raised = from_python(world, FUNCTIONS[name], *in_python)
+            assert there == expected
+            for each in there:
+                each.clear()
+            if status == Status.CORRUPT:
+                assert isinstance(raised, lh.HeapCorruptionError)
+                assert message == f"{name}: {raised.problems[0]}"
+            elif status == Status.OK:
+                assert raised is None
+            else:
+                assert message == f"{name}: {raised}"
+        header.object_size = size
+        context.root_frames = 0
+
+
 def test_many_roots_are_all_in_the_dump(world: World, examined: Examined) -> None:
     for number in range(200):
         world.hold(BYTES, number % 7)
@@ -338,14 +420,17 @@ def test_pending_dead_objects_wait_to_be_freed(world: World, examined: Examined)
     assert examined.walk() == (Status.OK, [])
 
 
-def test_counts_mean_nothing_where_nothing_is_counted(world: World, examined: Examined) -> None:
+def test_counts_mean_nothing_where_nothing_is_counted(world: World, examined: Examined, checked: bool) -> None:
     places = populate(world)
     world.store.heap.memory.view(VMDrcHeader, places["first"]).ref_count = 40
     assert "has count 40, but 2 owners, 1 of them the list" in (examined.verify() or "")
-    world.store.heap.control.flags |= CONTROL_UNCOUNTED
-    assert python_accepts(world)
-    assert examined.verify() is None
-    world.store.heap.control.flags &= ~CONTROL_UNCOUNTED
+    uncounted = World(collector="null")
+    with uncounted.store as store:
+        places = populate(uncounted)
+        store.heap.memory.view(VMDrcHeader, places["first"]).ref_count = 40
+        assert store.heap.control.flags & CONTROL_UNCOUNTED
+        assert python_accepts(uncounted)
+        assert Examined(uncounted, checked=checked).verify() is None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowheap.embed import Status, abi_hash, ffi
+from lowheap.embed import Status, abi_hash, ffi, lifecycle
+from lowheap.embed.calls import enter, leave
+from lowheap.errors import LowheapError, status_error
 from lowheap.layout import (
     BLOCK_ALIGN,
     CONTROL_MAPPING_SIZE,
@@ -24,12 +26,18 @@ from lowheap.layout import (
     HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     NULL,
+    CollectionPhase,
     VMDrcArrayHeader,
     VMDrcHeader,
     VMGcKind,
+    VMHeap,
+    VMHeapConfiguration,
+    VMHeapControl,
     VMStorage,
     i31_from_int,
 )
+from lowheap.native import Heap
+from lowheap.snapshot.reopened import ImageMemory
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 NULLP = ffi().NULL
@@ -124,6 +132,81 @@ def test_configurations_that_are_refused(
     else:
         assert [reported for reported, _ in said] == [status]
         assert said[0][1].startswith(f"lh_heap_create: {message}")
+
+
+SIZES = st.sampled_from(
+    [0, 1, 15, 16, 65_520, 1 << 16, 1 << 20, HEAP_RESERVATION - 16, HEAP_RESERVATION, 2**64 - 1]
+) | (st.integers(0, HEAP_RESERVATION))
+
+
+@BOTH
+@settings(max_examples=100, deadline=None)
+@given(
+    options=st.fixed_dictionaries(
+        {}, optional={"reserve": SIZES, "initial": SIZES, "maximum": SIZES, "collect_every": st.sampled_from([0, 1])}
+    ),
+    has_abi=st.integers(0, 9).map(bool),
+    has_place=st.integers(0, 9).map(bool),
+)
+def test_python_settles_what_c_does(checked: bool, options: dict[str, int], has_abi: bool, has_place: bool) -> None:
+    """The sizes of a heap, and what it is refused for, by the function as it stands and as it was compiled."""
+    said: list[str] = []
+
+    @ffi().callback("lh_on_error")
+    def on_error(argument: Any, reported: int, text: Any) -> None:
+        said.append(text_of(text))
+
+    given = options | {"abi": abi_hash() if has_abi else 1}
+    config, place = ffi().new("lh_config *", {"on_error": on_error, **given}), ffi().new("lh_heap **")
+    calls = functions(checked)
+    status = calls["lh_heap_create"](config, place if has_place else NULLP)
+    refused: LowheapError | None = None
+    try:
+        _, initial, maximum = lifecycle.settle(VMHeapConfiguration(**given), int(has_place), checked)
+    except LowheapError as error:
+        refused = error
+    if refused is not None:
+        assert type(refused) is type(status_error(status, ""))
+        assert said == ([f"lh_heap_create: {refused}"] if has_abi else [])
+        return
+    assert (status, said) == (Status.OK, [])
+    control = VMHeapControl.from_address(place[0].control)
+    assert (control.capacity, control.maximum) == (initial, maximum)
+    assert calls["lh_heap_destroy"](place[0]) == Status.OK
+
+
+class Entered(Heap):
+    """A heap of C's, on which Python runs what calls begin and end with."""
+
+    def __init__(self, heap: CHeap) -> None:
+        super().__init__(ImageMemory(b""), heap.control)
+        self._interface = VMHeap.from_address(int(ffi().cast("uintptr_t", heap.heap)))
+
+    @property
+    def interface(self) -> VMHeap:
+        return self._interface
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    has_abi=st.booleans(),
+    phase=st.sampled_from(CollectionPhase),
+    is_busy=st.integers(0, 2),
+    name=st.sampled_from(["lh_no_gc_enter", "lh_verify"]),
+)
+def test_calls_begin_in_python_as_in_c(has_abi: bool, phase: CollectionPhase, is_busy: int, name: str) -> None:
+    with heap_of(True) as made:
+        python = Entered(made)
+        interface = python.interface
+        interface.abi, interface.is_busy, made.control.phase = abi_hash() - (not has_abi), is_busy, phase
+        status = made.functions[name](made.heap)
+        assert interface.is_busy == is_busy
+        assert enter(python, name == "lh_verify") == status
+        assert interface.is_busy == (1 if status == Status.OK else is_busy)
+        if status == Status.OK:
+            leave(python)
+            assert interface.is_busy == 0
+        interface.abi, interface.is_busy, made.control.phase = abi_hash(), 0, CollectionPhase.IDLE
 
 
 @BOTH

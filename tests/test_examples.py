@@ -14,24 +14,24 @@ import wasmtime_peer
 from example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
-from lowheap.collectors import registry
 from lowheap.jit import stackmaps
 
 RUNTIMES = ("native", "python")
-COUNTED_READS = f"{Path(__file__).resolve().parent.parent / 'examples/collectors/counted_reads.py'}:CountedReads"
+_COLLECTORS = Path(__file__).resolve().parent.parent / "examples" / "collectors"
+COUNTED_READS = f"{_COLLECTORS / 'counted_reads.py'}:CountedReads"
+SHORT_LIVED_READS = f"{_COLLECTORS / 'short_lived_reads.py'}:ShortLivedReads"
 BARRIERS = ("drc", "outlined", "null")
-COLLECTORS = {type(registry.find(name)): name for name in (*BARRIERS, COUNTED_READS)}
 EVERY = (0, 1, 7)
 
 
 @functools.cache
-def engine(runtime: str, barriers: str) -> lh.Engine:
-    return lh.Engine(runtime=runtime, barriers=barriers)
+def engine(runtime: str, barriers: str, inline: str = "auto") -> lh.Engine:
+    return lh.Engine(runtime=runtime, barriers=barriers, inline=inline)
 
 
 @functools.cache
-def module(runtime: str, barriers: str, source: str) -> lh.Module:
-    return lh.Module(engine(runtime, barriers), source)
+def module(on: lh.Engine, source: str) -> lh.Module:
+    return lh.Module(on, source)
 
 
 def host_callable(function: HostFunction) -> Any:
@@ -54,9 +54,7 @@ def instantiate(example: Example, store: lh.Store) -> lh.Instance:
         for name, function in example.imports(export).items():
             module_name, _, field = name.partition(".")
             imports[module_name, field] = host_callable(function)
-    instance = lh.Instance(
-        store, module(store.engine.runtime, COLLECTORS[type(store.engine.collector)], example.source), imports
-    )
+    instance = lh.Instance(store, module(store.engine, example.source), imports)
     return instance
 
 
@@ -64,8 +62,8 @@ def results(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def run(example: Example, runtime: str, barriers: str, every: int) -> None:
-    with lh.Store(engine(runtime, barriers), collect_every=every) as store:
+def run(example: Example, runtime: str, barriers: str, every: int, inline: str = "auto") -> None:
+    with lh.Store(engine(runtime, barriers, inline), collect_every=every) as store:
         instance = instantiate(example, store)
         assert results(instance.exports[example.export](*example.args)) == example.expected
         store.verify()
@@ -121,12 +119,18 @@ def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
         module.cache_clear()
         for example in SMALL:
             run(example, runtime, "drc", 1)
-            functions = module(runtime, "drc", example.source).compiled.stack_map
+            functions = module(engine(runtime, "drc"), example.source).compiled.stack_map
             slots += [slots for function in functions for each in function.records for slots in each.slots]
     engine.cache_clear()
     module.cache_clear()
     assert slots
     assert {each.register for each in slots} == {host.frame_pointer_register}
+
+
+@pytest.mark.parametrize(("runtime", "inline"), [("native", "auto"), ("python", "never")])
+@pytest.mark.parametrize("example", SMALL, ids=str)
+def test_what_is_held_for_short_needs_no_list(example: Example, runtime: str, inline: str) -> None:
+    run(example, runtime, SHORT_LIVED_READS, 1, inline)
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from test_heap_model import HeapMachine, Model
 
 import lowheap as lh
 from lowheap.allocator import Block, SegregatedFit, walk
+from lowheap.collectors.drc import Drc
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError, HeapExhaustedError, NoGcScopeError
 from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
@@ -778,10 +779,10 @@ def test_grow_first_does_not_collect_before_the_maximum() -> None:
     store.verify()
 
 
-def test_grow_first_does_not_mind_a_long_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowheap.store.LIST_FLOOR", 16)
+def test_grow_first_does_not_mind_a_long_list() -> None:
     for growth, collections in (("grow-first", 0), ("collect-first", 62)):
-        store = StoreRig(allocator="first-fit", growth=growth, initial_heap_size=PAGE)
+        collector = Drc(list_floor=16)
+        store = StoreRig(collector=collector, allocator="first-fit", growth=growth, initial_heap_size=PAGE)
         for _ in range(1000):
             store.garbage()
         assert store.heap.stats().collections == collections, growth
@@ -815,7 +816,7 @@ def test_the_largest_heap_there_is() -> None:
 
     def keep_unwritten(size: int) -> int:
         """As `keep`, without zeroing gigabytes."""
-        reference = store._allocate(lambda: store.heap.alloc_raw(VMGcKind.ARRAY_REF, store.bytes, size))
+        reference = store._allocate(lambda find: store.heap.alloc_raw(VMGcKind.ARRAY_REF, store.bytes, size, find=find))
         store.heap.memory.view(VMDrcArrayHeader, reference).length = size - 28
         store.roots.create_handle(reference)
         return reference

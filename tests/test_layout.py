@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from llvmlite import binding, ir
 
 from lowheap import layout
+from lowheap.collectors.shared import references
+from lowheap.collectors.shared.free_lists import size_class
 from lowheap.declarations import c_declarations
 from lowheap.jit.emit import llvm_structure
 from lowheap.layout import (
@@ -48,7 +50,6 @@ from lowheap.layout import (
     i31_get_u,
     is_i31,
     is_object,
-    size_class,
 )
 
 Structure = type[ctypes.Structure]
@@ -384,6 +385,13 @@ def test_a_large_class_is_a_power_of_two(power: int) -> None:
 
 def test_the_last_class_is_used() -> None:
     assert size_class(LARGEST_OBJECT) == SIZE_CLASS_COUNT - 1
+
+
+@given(st.integers(0, layout.U32_MAX), st.integers(0, LARGEST_OBJECT))
+def test_collectors_have_their_own_words_for_the_same(reference: int, size: int) -> None:
+    """A function of the subset calls no other; and Python's own is not asserted at every step."""
+    assert references.is_object(reference) == references.names_object(reference) == is_object(reference)
+    assert references.block_length(size) == block_length(size)
 
 
 @given(st.integers(1, LARGEST_OBJECT))

@@ -27,6 +27,7 @@ from lowheap.native import (
     bit_length,
     cell,
     cold,
+    compare_exchange,
     copy_memory,
     ctz,
     i32,
@@ -744,6 +745,17 @@ def moves(outer: Outer, n: u32) -> None:
     copy_memory(start + 4, start, u64(n % 28))
     zero_memory(start + u64(n % 3), u64(n % 5))
     zero_memory(address_of(place(outer, "d")), sizeof(Pair))
+
+
+@native
+def exchanges(outer: Outer, n: u32) -> u32:
+    """Of each width; some are what is expected."""
+    done: u32 = u32(compare_exchange(place(outer, "a"), u8(n % 2), 7))
+    done += u32(compare_exchange(place(outer, "b"), outer.b, 0)) * 2
+    if compare_exchange(place(outer, "c"), n, n ^ 1):
+        done += 4
+    done += u32(not compare_exchange(place(outer, "d"), u64(n) & outer.d, 1 << 40)) * 8
+    return done + u32(compare_exchange(place(outer, "e"), -1, -2)) * 16
 
 
 @native

@@ -27,9 +27,19 @@ from test_heap import World, fields
 import lowheap as lh
 from lowheap import collectors
 from lowheap.collector import DrcCollection
-from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.drc import Drc, counting
+from lowheap.collectors.drc import collection as drc_collection
 from lowheap.collectors.drc.counting import Freed
-from lowheap.collectors.shared import frames, free_lists, references, sizing, tracing
+from lowheap.collectors.shared import (
+    allocation,
+    collection,
+    externrefs,
+    frames,
+    free_lists,
+    references,
+    sizing,
+    tracing,
+)
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import HeapCorruptionError, HeapError
 from lowheap.jit.runtime import frame_rules
@@ -103,7 +113,7 @@ def walk_references(heap: Heap, reference: Ref) -> u64:
 @native
 def walk_dying(heap: Heap) -> u64:
     total: u64 = 7
-    for each in collection.dying(heap):  # to its end: before that, only Python keeps the list whole
+    for each in drc_collection.dying(heap):  # to its end: before that, only Python keeps the list whole
         total = wrapping_add(wrapping_mul(total, 31), u64(each))
     return total
 
@@ -141,7 +151,7 @@ def push_to_a_list(heap: Heap, number: u32, index: Ref, length: u32, flags: u32)
 def free_a_block(heap: Heap, reference: Ref) -> u64:
     freed = Freed()
     counting.free_block(heap, reference, freed)
-    counting.count_freed(heap, freed)
+    counting.note_freed(heap, freed)
     return freed.objects * 1_000_000 + freed.size
 
 
@@ -156,7 +166,7 @@ def free_an_object(heap: Heap, reference: Ref) -> u64:
 def free_a_chain(heap: Heap, dead: Ref) -> None:
     freed = Freed()
     counting.free_chain(heap, dead, freed)
-    counting.count_freed(heap, freed)
+    counting.note_freed(heap, freed)
 
 
 FIGURES = ctypes.sizeof(VMHeapStatistics) // ctypes.sizeof(ctypes.c_uint64)
@@ -176,13 +186,13 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     tracing.children: walk_children,
     tracing.traced_slots: move_traced_slots,
     tracing.references_of: walk_references,
-    collection.dying: walk_dying,
+    drc_collection.dying: walk_dying,
     frames.host_slots: walk_host_slots,
     frames.held_by_hosts: walk_held_by_hosts,
     frames.held_by_code: walk_held_by_code,
     free_lists.push_free_to: push_to_a_list,
     counting.free_block: free_a_block,
-    counting.count_freed: free_a_block,
+    counting.note_freed: free_a_block,
     counting.free_object: free_an_object,
     counting.free_chain: free_a_chain,
     sizing.statistics: sum_figures,
@@ -308,7 +318,7 @@ class Copy:
         self.control = VMHeapControl.from_buffer_copy(control)
         self.control.heap_base = self.memory.base
         self.context = VMStoreContext.from_buffer_copy(context)
-        self.heap = Heap(self.memory, self.control, store_context=self.context, host=self.release)
+        self.heap = Heap(self.memory, self.control, store_context=self.context, host=self.release, collector=Drc())
         prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
         self._call_host = prototype(lambda *_: self.release())
         self.context.call_host = ctypes.cast(self._call_host, ctypes.c_void_p).value or 0
@@ -463,6 +473,11 @@ def a_header(draw: Draw, made: Made) -> list[int]:
     return [*an_object(draw, made), int(VMGcKind.EXN_REF), draw(ANY_U32), draw(SIZES)]
 
 
+def an_object_at_once(draw: Draw, made: Made) -> list[int]:
+    size = draw(st.integers(24, 400))
+    return [int(VMGcKind.STRUCT_REF), draw(ANY_U32), size, block_length(size)]
+
+
 def a_block(draw: Draw, made: Made) -> list[int]:
     (index,) = an_object(draw, made)
     return [index, block_length(made.heap.header(index).object_size), draw(st.integers(0, 1))]
@@ -488,35 +503,43 @@ def a_return_address(draw: Draw, made: Made) -> list[int]:
 
 
 ARGUMENTS: dict[Native[..., Any], Arguments] = {
-    allocation.list_has_doubled: no_arguments,
+    drc_collection.list_has_doubled: no_arguments,
+    drc_collection.is_listed: an_object,
     allocation.much_was_free: no_arguments,
     allocation.collect_if_allowed: no_arguments,
-    allocation.release_dead_externrefs: no_arguments,
+    allocation.find_after_freeing: a_length,
+    allocation.find_at_last: a_length,
     allocation.allocate_block: a_length,
+    allocation.allocate_block_growing_first: a_length,
+    allocation.allocate_at_once: an_object_at_once,
+    allocation.free_leaf: an_object,
+    externrefs.release_dead_externrefs: no_arguments,
+    externrefs.free_dead_externref: a_dead_externref,
+    externrefs.bury_externref: an_object,
     allocation.write_header: a_header,
     allocation.allocate_object: an_object_to_make,
     allocation.allocate_struct: a_type,
     allocation.allocate_array: an_array_type,
     allocation.allocate_externref: lambda draw, made: a_length(draw, made)[:0],
-    collection.mark: a_listed_or_a_reference,
+    collection.hold: a_listed_or_a_reference,
+    drc_collection.mark: an_object,
     collection.trace: no_arguments,
     collection.unsound_slot: no_arguments,
-    collection.clear_marks: no_arguments,
-    collection.sweep: no_arguments,
-    collection.sweep_pending: no_arguments,
+    drc_collection.clear_marks: no_arguments,
+    drc_collection.sweep: no_arguments,
+    drc_collection.sweep_pending: no_arguments,
     collection.finish_sweep: no_arguments,
-    collection.collect_all: no_arguments,
+    collection.collect: no_arguments,
     counting.count_up: an_object,
     counting.decrement: an_object_and_the_dead,
     counting.free_dead_from: a_dead_chain,
     counting.drop_last: an_object,
-    allocation.write_listed_header: a_header,
-    collection.bury: lambda draw, made: [*an_object(draw, made), *a_reference(draw, made)],
+    drc_collection.bury: lambda draw, made: [*an_object(draw, made), *a_reference(draw, made)],
     counting.check_children: an_object,
     counting.check_owned: an_object,
-    counting.check_pending: a_dead_object,
-    counting.free_dead_externref: a_dead_externref,
-    counting.free_leaf: an_object,
+    counting.is_live: an_object,
+    counting.is_owned: an_object,
+    counting.has_pending: no_arguments,
     counting.left_dead: no_arguments,
     free_lists.give_back: lambda draw, made: a_block(draw, made)[:2],
     free_lists.poison: lambda draw, made: a_block(draw, made)[:2],
@@ -540,6 +563,9 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     sizing.live_bytes: no_arguments,
     sizing.note_peak: no_arguments,
     sizing.grow: a_length,
+    sizing.grow_by_all: a_length,
+    sizing.grow_to: drawn(st.integers(0, 1 << 20)),
+    sizing.count_freed: drawn(st.integers(0, 9), st.integers(0, 999)),
     sum_figures: no_arguments,
     walk_children: no_externref,
     move_traced_slots: no_externref,
@@ -564,6 +590,8 @@ ELSEWHERE = {
     "shared.walking": "test_embed_examination.py",
     "shared.access": "test_embed_types.py",
     "shared.types": "test_embed_types.py",
+    "shared.casts": "test_casts_and_ranges.py",
+    "shared.ranges": "test_casts_and_ranges.py",
     "shared.roots": "test_embed_heaps.py",
     "shared.host_data": "test_embed_heaps.py",
     "shared.setup": "test_embed_heaps.py",
@@ -593,7 +621,7 @@ RULES = [
 @functools.cache
 def compiled(rules: FrameRules, opt_level: int = 2) -> Compiled:
     natives = [each for each in ARGUMENTS if each in FUNCTIONS or each in STAND_INS.values()]
-    return Compiled(natives, opt_level, {"rules": rules})
+    return Compiled(natives, opt_level, {"rules": rules}, Drc())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.symbol)

@@ -489,12 +489,29 @@ EXPRESSIONS = [
         ("heap.cell(Pair, 16, 0)", "cell takes a type of numbers here", "heap: Heap"),
         ("heap.cell(heap, 16, 0)", "cell takes a type of numbers here", "heap: Heap"),
         ("heap.slot(16)", "heap.slot has 2 arguments, and was given 1", "heap: Heap"),
+        ("heap.write(u64(1), u64(1), u64(1))", "heap.write has 4 arguments, and was given 3", "heap: Heap"),
+        ("heap.write(u64(1), 0, u64(1), heap.control.bump)", "write is u64, and was given u32", "heap: Heap"),
+        ("heap.forget_problems(1)", "heap.forget_problems has 0 arguments, and was given 1", "heap: Heap"),
+        ("heap.require_no_problem() == 0", "nothing and the constant 0 cannot be compared", "heap: Heap"),
     )
     for parameters in ((more or ["a: u32"])[0],)
 ]
 CALLS = [
     refuses("copy_memory(u64(a), u64(a), a)", "an argument of copy_memory is u64, and was given u32"),
     refuses("zero_memory(pair, 1)", "an argument of zero_memory is u64, and was given a view of Pair", "pair: Pair"),
+    refuses("compare_exchange(a, 0, 1)", "compare_exchange takes a place, not u32"),
+    refuses(
+        "compare_exchange(place(pair, 'low'), 0)", "compare_exchange has 3 arguments, and was given 2", "pair: Pair"
+    ),
+    refuses(
+        "compare_exchange(place(pair, 'low'), 0, u64(1))",
+        "a number of compare_exchange is u32, and was given u64",
+        "pair: Pair",
+    ),
+    refuses(
+        "assert compare_exchange(place(pair, 'low'), 0, 1)", "has effects, and machine code leaves out", "pair: Pair"
+    ),
+    refuses("compare_exchange(place(heap.control, 'type_table'), 0, 1)", "does not change", "heap: Heap"),
     refuses("note()", "note takes a text"),
     refuses("note(a)", "the text is a constant"),
     refuses("note('%d')", "the text does not go with 0 numbers"),
@@ -507,6 +524,7 @@ CALLS = [
     refuses("sound(a, '{x}', a)", "the text does not go with 1 numbers"),
     refuses("sound(changes(pair), 'x')", "machine code leaves out what must be sound", "pair: Pair"),
     refuses("sound(heap.release_externrefs() == 0, 'x')", "has effects", "heap: Heap"),
+    refuses("assert heap.write(1, 1, 1, 1) == 0", "has effects, and machine code leaves out an assert", "heap: Heap"),
     refuses("while a:\n    b = local_array(u32, 3)  # here", "a local array is given to a variable, outside of loops"),
     refuses("for i in range(3):\n    b = local_array(u32, 3)  # here", "outside of loops"),
     refuses("b = local_array(u32, 3)\nreturn b[3]  # here", "b has elements from 0 to 2"),

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import lowheap as lh
+from lowheap.collectors.shared.sizing import LIST_FLOOR
 from lowheap.layout import HEADER_SIZE, VMGcKind
-from lowheap.store import LIST_FLOOR
 
 Label = int | str
 """An object as a look notes it: a struct's marker, "array LENGTH", or "extern VALUE"."""

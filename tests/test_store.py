@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowheap.collector import GcProgress
+from lowheap.collectors.drc import Drc
 from lowheap.engine import Engine
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -26,7 +27,7 @@ from lowheap.errors import (
 from lowheap.layout import MAXIMUM_CAPACITY, NULL
 from lowheap.memory import Memory
 from lowheap.objects import Array, ExternRef, Struct
-from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, LIST_FLOOR, Store
+from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, Store
 from lowheap.types import ANYREF, EXTERNREF, I8, I64, ArrayType, FieldType, FuncType, StructType, SubType
 
 CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))  # a block of 48 bytes
@@ -37,8 +38,8 @@ BYTES = ArrayType(FieldType(I8, True))
 class Rig(Store):
     """A store with a few types, which does to references what compiled code would."""
 
-    def __init__(self, initial: int = 1 << 16, maximum: int = MAXIMUM_CAPACITY) -> None:
-        super().__init__(initial_heap_size=initial, maximum_heap_size=maximum)
+    def __init__(self, initial: int = 1 << 16, maximum: int = MAXIMUM_CAPACITY, **options: Any) -> None:
+        super().__init__(initial_heap_size=initial, maximum_heap_size=maximum, **options)
         register = self.engine.types.register
         (self.cell,), (self.bytes,) = register([SubType(CELL)]), register([SubType(BYTES)])
         (self.tag,) = register([SubType(FuncType((ANYREF,), ()))])
@@ -328,13 +329,14 @@ def test_an_allocation_larger_than_twice_the_heap(store: Rig) -> None:
 
 
 def test_short_lists_are_no_reason_to_collect() -> None:
-    assert LIST_FLOOR >= 1024
+    assert Drc().list_floor >= 1024
+    with pytest.raises(CompilerError, match=r"the parameter list_floor of the collector drc is -1, not u32"):
+        Store(collector=Drc(list_floor=-1))
 
 
-def test_a_list_that_has_doubled_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_has_doubled_is_swept() -> None:
     """The list grows without any lack of room; the next allocation after it doubled collects."""
-    monkeypatch.setattr("lowheap.store.LIST_FLOOR", 1024)
-    store = Rig(1 << 20)
+    store = Rig(1 << 20, collector=Drc(list_floor=1024))
     for number in range(1024):
         assert store.heap.stats().collections == 0, number
         store.stack.append(store.garbage())
@@ -349,9 +351,8 @@ def test_a_list_that_has_doubled_is_swept(monkeypatch: pytest.MonkeyPatch) -> No
     store.heap.verify(store.stack)
 
 
-def test_exposing_many_old_objects_is_noticed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowheap.store.LIST_FLOOR", 1024)
-    store = Rig(1 << 20)
+def test_exposing_many_old_objects_is_noticed_too() -> None:
+    store = Rig(1 << 20, collector=Drc(list_floor=1024))
     handles = [store.roots.create_handle(store.alloc_struct(store.cell)) for _ in range(1500)]
     for handle in handles:
         store.heap.expose_gc_ref_to_wasm(store.heap.clone_gc_ref(store.roots.handle(handle)))

@@ -23,7 +23,7 @@ from lowheap.engine import Engine
 from lowheap.errors import LowheapError
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
-from lowheap.snapshot.image import printable
+from lowheap.snapshot.contents import printable
 from lowheap.wasm.compile import ModuleCompiler
 from lowheap.wasm.module import Module
 

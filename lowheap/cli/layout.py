@@ -24,7 +24,7 @@ from lowheap.layout import (
     VMGcKind,
     block_length,
 )
-from lowheap.snapshot.image import printable
+from lowheap.snapshot.contents import printable
 from lowheap.types import ArrayType, CompositeType, StorageType, StructType, SubType, TypeRegistry, storage_size
 from lowheap.wasm import validate
 from lowheap.wasm.decode import Names, decode

@@ -1,7 +1,7 @@
 """What a collector tells the heap, the compiler, the host and whoever looks on.
 
-A collector is a class of functions written once (`docs/native.md`). Whoever works on a heap calls the same ones:
-compiled code, the store in Python with its handles and globals, and C.
+A collector is a class of functions written once (`docs/native.md`). Whoever works on a heap calls the same ones, as
+`heap.collector.…`: compiled code, the store in Python with its handles and globals, and C.
 
 **Events** in the life of a reference. Their `shape` says what it may be, and what it cannot be costs nothing:
 
@@ -13,32 +13,111 @@ compiled code, the store in Python with its handles and globals, and C.
     dec_ref(heap, reference, shape)            one owner less; what nobody owns any more dies
     expose(heap, reference, shape)             hand an owned reference over to compiled code
 
-`owner` is the object that the slot is in; null for a slot that is in none, a global's for one.
+`owner` is the object that the slot is in; null for a slot that is in none, a global's for one. The shape is that of
+`Shape`: the static type, which field of which type the slot is, and how long compiled code holds what it reads. An
+event's code is made once for all shapes that agree in what the event's function looks at: what it does not ask for
+costs nothing.
+
+**Allocation.** A block is a multiple of `BLOCK_ALIGN` bytes; the free-list policy is the collector's choice.
+
+    allocate_small(heap, length)               a block that is at hand, or null: what is inlined where objects are made
+    allocate_block(heap, rules, length)        a block, by collecting or growing if need be; null when nothing helps
+    write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
+    free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
+    blocks(heap)                               a walk: yield the index of each block, live or free, in address order
+
+**Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
+nobody holds; what dies is freed at once, or waits, to be freed by increments with a budget.
+
+    is_due(heap)                               whether it is time to collect before any room is looked for
+    hold(heap, reference)                      a frame holds an object; False if the collector's rules exclude that
+    forget_held(heap)                          forget all that was held: the collection is given up
+    sweep(heap)                                let go of the rest, and free what dies
+    sweep_pending(heap)                        the same, but leave what dies to wait
+    has_pending(heap)                          whether something waits
+    free_pending(heap, budget)                 free so many of what waits; whether some are left
+    collect(heap, rules)                       all of it, at once; False, with nothing done, if a frame is wrong
+    drop(heap, reference)                      take an object's last count, and free it with what only it held: events
+                                               may call this; a module has not its code, but calls it (`DROP_FUNCTION`)
+
+**What holds**, for whoever checks:
+
+    is_live(heap, reference)                   whether an object whose count is 0 is one that lives
+    may_be_held(heap, reference)               whether a frame may hold an object
+    is_owned(heap, reference)                  whether an object has a count that an owner can give back
+    verify_blocks(heap, notes, has_lists)      check that blocks tile the heap, and the header of each object
+    verify_free_blocks(heap, notes)            check that free blocks are where allocation looks for them
+    verify_lists(heap, notes)                  check the collector's own structures, and note what they own
+    verify_pending(heap, reference)            check an object that died and waits
+    verify_noted(heap, reference, note)        check an object against what was noted with it
+    verify_held(heap, notes, place, reference) check what a frame holds, at the address of a slot (0: not known)
+    count_owned(heap, notes, reference)        note an owner with each object that this one refers to
+
+A class of collectors may have more `functions` for the variations of it to change; `drc`'s has three.
 
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
+`header_bits`, `buffers` and `side_tables` name what it keeps besides: see `native/storage.py`.
+
+**Parameters** are what an instance is made with: attributes that `parameters` names, numbers and bools, which are
+constants of its code, as `heap.collector.…`.
 
 A **barrier set** is a variation of a collector: a subclass that has other events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
+from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_SIZE
-from lowheap.native.check import HEAP, NOTHING, SLOT, U32, StaticType, Type
-from lowheap.native.words import state_layout
+from lowheap.native import Heap, Native
+from lowheap.native.check import (
+    BOOL,
+    NOTHING,
+    SLOT,
+    U32,
+    U64,
+    Signature,
+    StaticType,
+    TupleType,
+    Type,
+    WordType,
+    collector_function,
+    collector_parameter,
+)
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
+from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
+
+NO_TYPE = 0xFFFF_FFFF
+"""The `type_index` of a slot that is in no object, or in one of which nothing is known."""
+
+NO_FIELD, ELEMENT = 0xFFFF_FFFF, 0xFFFF_FFFE
+"""The `field` of such a slot, and that of an array's elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the static type of a reference says about its values, known when code is compiled.
+    """What is known of a reference, and of the slot that it is in, when code is compiled. The defaults: nothing.
 
-    `is_counted` is False for references that never name an object that a collector knows: i31 and functions.
+    Of its values, by its static type: `may_be_null`, `may_be_i31`, `may_be_object`. `is_counted` is False for
+    references that never name an object that a collector knows: i31 and functions.
+
+    Of the slot: `type_index` is the type that it is in, by the index in the compiled module; an object may be of a
+    subtype. `field` is the field's number, `ELEMENT` in an array. `is_mutable` is False where nothing is ever stored
+    over the first value.
+
+    Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
+    path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
+    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
+    `read`, and for reads by the host and by C.
     """
 
     is_native_static: ClassVar[bool] = True
@@ -47,10 +126,22 @@ class Shape:
     may_be_i31: bool = True
     may_be_object: bool = True
     is_counted: bool = True
+    type_index: u32 = NO_TYPE
+    field: u32 = NO_FIELD
+    is_mutable: bool = True
+    outlives_safepoint: bool = True
+    outlives_write: bool = True
 
     @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> Shape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
+    def of(
+        type: RefType,
+        *,
+        is_traced: bool,
+        type_index: int = NO_TYPE,
+        field: int = NO_FIELD,
+        is_mutable: bool = True,
+    ) -> Shape:
+        """Return the shape of a reference type, and of a slot; `is_traced` is what the type registry says of it."""
         heap_type = type.heap_type
         bottoms = (
             AbstractHeapType.NONE,
@@ -65,13 +156,28 @@ class Shape:
             AbstractHeapType.EXTERN,
         )
         may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return Shape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
+        return Shape(
+            type.nullable, may_be_i31, may_be_object, is_traced and may_be_object, type_index, field, is_mutable
+        )
+
+    def only(self, attributes: Collection[str] | None) -> Shape:
+        """Return a shape that says no more than these attributes; None: all of them."""
+        if attributes is None:
+            return self
+        return Shape(**{name: getattr(self, name) for name in attributes})
 
     @property
     def key(self) -> str:
         """What tells code for this shape from that for others."""
         letters = "n" * self.may_be_null + "i" * self.may_be_i31 + "o" * self.may_be_object + "c" * self.is_counted
-        return f"shape-{letters}"
+        parts = [f"shape-{letters}"]
+        if self.type_index != NO_TYPE:
+            parts.append(f"type{self.type_index}")
+        if self.field != NO_FIELD:
+            parts.append("element" if self.field == ELEMENT else f"field{self.field}")
+        parts += ["immutable"] * (not self.is_mutable)
+        parts += ["no-safepoint"] * (not self.outlives_safepoint) + ["no-write"] * (not self.outlives_write)
+        return "-".join(parts)
 
 
 ANY = Shape()
@@ -81,18 +187,49 @@ OBJECT = Shape(may_be_null=False, may_be_i31=False)
 """A reference to an object."""
 
 
-_SHAPE = StaticType(Shape)
+_SHAPE, _RULES = StaticType(Shape), StaticType(FrameRules)
 
-EVENTS: dict[str, tuple[tuple[Type, ...], Type]] = {
-    "read": ((HEAP, U32, SLOT, _SHAPE), U32),
-    "write": ((HEAP, U32, SLOT, U32, _SHAPE), NOTHING),
-    "init": ((HEAP, U32, SLOT, U32, _SHAPE), NOTHING),
-    "allocated": ((HEAP, U32), NOTHING),
-    "inc_ref": ((HEAP, U32, _SHAPE), NOTHING),
-    "dec_ref": ((HEAP, U32, _SHAPE), NOTHING),
-    "expose": ((HEAP, U32, _SHAPE), NOTHING),
+DROP_FUNCTION = "lowheap.drop"
+"""What modules call a collector's `drop` by. A `drop` that frees is `linked` by this name."""
+
+EVENTS: dict[str, Signature] = {
+    "read": Signature((U32, SLOT, _SHAPE), U32),
+    "write": Signature((U32, SLOT, U32, _SHAPE), NOTHING),
+    "init": Signature((U32, SLOT, U32, _SHAPE), NOTHING),
+    "allocated": Signature((U32,), NOTHING),
+    "inc_ref": Signature((U32, _SHAPE), NOTHING),
+    "dec_ref": Signature((U32, _SHAPE), NOTHING),
+    "expose": Signature((U32, _SHAPE), NOTHING),
 }
-"""The events: what each takes, and returns."""
+"""The events: what each takes behind the heap, and returns."""
+
+FUNCTIONS: dict[str, Signature] = {
+    "allocate_small": Signature((U32,), U32),
+    "allocate_block": Signature((_RULES, U32), U32),
+    "write_header": Signature((U32, U32, U32, U32), NOTHING),
+    "free_leaf": Signature((U32,), NOTHING),
+    "blocks": Signature((), NOTHING, U32),
+    "is_due": Signature((), BOOL),
+    "hold": Signature((U32,), BOOL),
+    "forget_held": Signature((), NOTHING),
+    "sweep": Signature((), NOTHING),
+    "sweep_pending": Signature((), NOTHING),
+    "has_pending": Signature((), BOOL),
+    "free_pending": Signature((U64,), BOOL),
+    "collect": Signature((_RULES,), BOOL),
+    "drop": Signature((U32,), NOTHING),
+    "is_live": Signature((U32,), BOOL),
+    "may_be_held": Signature((U32,), BOOL),
+    "is_owned": Signature((U32,), BOOL),
+    "verify_blocks": Signature((U64, BOOL), TupleType((BOOL, U64, U64))),
+    "verify_free_blocks": Signature((U64,), NOTHING),
+    "verify_lists": Signature((U64,), NOTHING),
+    "verify_pending": Signature((U32,), NOTHING),
+    "verify_noted": Signature((U32, U64), NOTHING),
+    "verify_held": Signature((U64, U64, U32), NOTHING),
+    "count_owned": Signature((U64, U32), NOTHING),
+}
+"""All other functions, likewise."""
 
 
 class Collector:
@@ -102,13 +239,34 @@ class Collector:
     """What it is called in messages and figures; a class that does not say has its own name."""
 
     counts: bool = True
-    """Whether references are counted. A heap that is not counted frees nothing, and its collections do nothing."""
+    """Whether an object's count says how many owners it has."""
+
+    needs_owner: bool = False
+    """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
 
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
+    functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
+    """What it must have, besides the functions of the classes it is derived from."""
+
+    parameters: ClassVar[Mapping[str, Type]] = {"known_bits": U32, "needs_owner": BOOL}
+    """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
+
+    compiled: tuple[Native[..., Any], ...] = ()
+    """What is run compiled where there is compiled code, even when Python has come to it: what may take long."""
+
     states: tuple[type[Any], ...] = ()
     """The structures of its own that it keeps in the heap's bytes, besides those of the classes it is derived from."""
+
+    header_bits: tuple[HeaderBit, ...] = ()
+    """The bits of headers that are its own, besides those of the classes it is derived from."""
+
+    buffers: tuple[Buffer, ...] = ()
+    """The lists that it keeps, likewise."""
+
+    side_tables: tuple[SideTable, ...] = ()
+    """What it keeps for every so many bytes of the heap, likewise."""
 
     counters: tuple[str, ...] = ()
     """The u64 fields of its states that are figures of the heap's, besides those of the classes above."""
@@ -120,36 +278,120 @@ class Collector:
     inc_ref: Any
     dec_ref: Any
     expose: Any
+    allocate_small: Any = free_lists.pop_small
+    allocate_block: Any = allocation.allocate_block
+    write_header: Any = allocation.write_header
+    free_leaf: Any = allocation.free_leaf
+    blocks: Any = walking.blocks
+    is_due: Any
+    hold: Any
+    forget_held: Any
+    sweep: Any
+    sweep_pending: Any
+    has_pending: Any
+    free_pending: Any
+    collect: Any = collection.collect
+    drop: Any
+    is_live: Any
+    may_be_held: Any
+    is_owned: Any
+    verify_blocks: Any = verify.verify_blocks
+    verify_free_blocks: Any = verify.verify_free_blocks
+    verify_lists: Any
+    verify_pending: Any
+    verify_noted: Any
+    verify_held: Any
+    count_owned: Any = verify.count_owned
 
     def __init_subclass__(cls) -> None:
-        """Give a class that has no name its own."""
+        """Give a class that has no name its own, and make its functions known to the subset."""
         super().__init_subclass__()
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        for name, signature in cls.__dict__.get("functions", {}).items():
+            collector_function(name, signature.parameters, signature.result, signature.yields)
+        for name, type_ in cls.__dict__.get("parameters", {}).items():
+            collector_parameter(name, type_)
 
     def check(self) -> None:
         """Look whether the class has what a collector needs. CompilerError, naming what is missing or of another kind.
 
-        NativeError for an event that is not in the subset.
+        NativeError for a function that is not in the subset.
         """
-        for event, (parameters, result) in EVENTS.items():
-            function = getattr(type(self), event, None)
-            what = f"{type(self).__qualname__}.{event}"
+        for name, signature in self.all_functions().items():
+            function = getattr(type(self), name, None)
+            what = f"{type(self).__qualname__}.{name}"
+            kind = "event" if name in EVENTS else "function"
             if function is None:
-                raise CompilerError(f"the collector {self.name} has no event {event}: {what} must be a native function")
+                raise CompilerError(f"the collector {self.name} has no {kind} {name}: {what} must be a native function")
             if not getattr(function, "is_native", False):
                 raise CompilerError(f"{what} is {function!r}; it must be a native function: see `lowheap.native`")
             checked = function.checked
-            found = tuple(each.type for each in checked.parameters)
-            if found != parameters or checked.result != result or checked.yields is not None:
-                wanted = f"({', '.join(map(str, parameters))}) -> {result}"
-                given = f"({', '.join(map(str, found))}) -> {checked.result}"
-                raise CompilerError(f"{what} is of type {given}; the event {event} is of type {wanted}")
+            if Signature.of(checked) != signature:
+                given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {checked.result}"
+                raise CompilerError(f"{what} is of type {given}; the {kind} {name} is of type {signature}")
+        for name, wanted in self.all_parameters().items():
+            value, is_right = getattr(self, name, None), False
+            if isinstance(wanted, WordType):
+                is_right = type(value) is int and wanted.word.least <= value <= wanted.word.most
+            elif wanted == BOOL:
+                is_right = isinstance(value, bool)
+            if not is_right:
+                raise CompilerError(f"the parameter {name} of the collector {self.name} is {value!r}, not {wanted}")
         self.state_offsets()
         known = {name for each in self.all_states() for name in each.__annotations__}
         for name in self.all_counters():
             if name not in known:
                 raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
+
+    def reads(self, event: str) -> frozenset[str] | None:
+        """Return which attributes of its shape an event looks at; None: it may be all."""
+        checked = getattr(self, event).checked
+        (shape,) = (each.name for each in checked.parameters if each.type == _SHAPE)
+        found: frozenset[str] | None = checked.reads_of(shape, self)
+        return found
+
+    def all_functions(self) -> Mapping[str, Signature]:
+        """Return what the class must have, by name."""
+        return self._merged("functions")
+
+    def all_parameters(self) -> Mapping[str, Any]:
+        """Return the parameters of the class and of those it is derived from, with their types."""
+        return self._merged("parameters")
+
+    def _merged(self, attribute: str) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in reversed(type(self).__mro__):
+            found |= kind.__dict__.get(attribute, {})
+        return found
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it, and its code, from others in this process."""
+        names = (name for name in self.all_parameters() if name != "known_bits")
+        return type(self), *((name, getattr(self, name)) for name in names)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another is of the same class, with the same parameters."""
+        return isinstance(other, Collector) and self.key == other.key
+
+    def __hash__(self) -> int:
+        """Return what goes with `==`."""
+        return hash(self.key)
+
+    def all_compiled(self) -> tuple[Native[..., Any], ...]:
+        """Return what the class, and those it is derived from, have run compiled."""
+        return self._collected("compiled")
+
+    # What Python shows of the collector's own structures: by default, that there are none.
+
+    def deferred(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that the collector has noted because frames may hold them, uncounted."""
+        return iter(())
+
+    def pending(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that died and wait to be freed, the next first."""
+        return iter(())
 
     def all_states(self) -> tuple[type[Any], ...]:
         """Return the states of the class and of those it is derived from, these first."""
@@ -159,6 +401,15 @@ class Collector:
         """Return the counters of the class and of those it is derived from, these first."""
         return self._collected("counters")
 
+    def area(self) -> Area:
+        """Return where its header bits, buffers and side tables are. CompilerError when that cannot be."""
+        return _area(self)
+
+    @property
+    def known_bits(self) -> int:
+        """The reserved bits of headers that mean something."""
+        return self.area().known_bits
+
     def _collected(self, attribute: str) -> tuple[Any, ...]:
         found: dict[Any, None] = {}
         for kind in reversed(type(self).__mro__):
@@ -167,7 +418,27 @@ class Collector:
 
     def state_offsets(self) -> Mapping[type[Any], int]:
         """Return where each state begins, in bytes from where a heap has those. CompilerError when there is no room."""
-        try:
-            return state_layout(self.all_states(), COLLECTOR_STATE_SIZE)
-        except (TypeError, ValueError) as error:
-            raise CompilerError(f"the states of the collector {self.name}: {error}") from error
+        return _state_offsets(self)
+
+
+@functools.cache
+def _area(collector: Collector) -> Area:
+    parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
+    try:
+        return Area.of(collector._collected("header_bits"), parts)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error
+
+
+@functools.cache
+def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
+    try:
+        return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
+
+
+for _name, _type in Collector.parameters.items():
+    collector_parameter(_name, _type)
+for _name, _signature in Collector.functions.items():
+    collector_function(_name, _signature.parameters, _signature.result, _signature.yields)

@@ -20,9 +20,9 @@ from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import VMContext, VMHeap
 from lowheap.objects import lift_reference
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import ANYREF
 
@@ -59,13 +59,11 @@ class NativeHeap:
                 f"the C interface works on heaps with the allocator {SegregatedFit.name!r} and the growth policy "
                 f"'collect-first'; this one has {store.heap.allocator_policy.name!r} and {store.growth!r}"
             )
-        if not store.heap.is_counted:
-            raise UnsupportedError("the C interface counts references; this store's heap does not")
         if store.collect_every and not checked:
             raise UnsupportedError("collect_every is for the checked interface")
         self._store = store
         self._epoch = store.heap.control.epoch
-        self._code = native.load(checked=checked)
+        self._code = native.load(store.heap.collector, checked=checked)
         runtime = runtime_of(store)
         self._data = VMHeap(
             context=VMContext(

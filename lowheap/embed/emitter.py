@@ -1,8 +1,8 @@
 """What the functions of the C interface are emitted with: checks, failures, callbacks, and the shell around a call.
 
-A function of `api.FUNCTIONS` that works on a heap is one of `functions.FUNCTIONS`, written once; the few that are not
-are methods of an `ApiEmitter` of the same name. Its first argument is the `VMHeap`, which begins as every vmctx does,
-so all that the runtime offers works on it. What falls off its end returns LH_OK.
+A function of `api.FUNCTIONS` that works on a heap is one of `functions.FUNCTIONS` or `examination.FUNCTIONS`, written
+once; the few that are not are methods of an `ApiEmitter` of the same name. Its first argument is the `VMHeap`, which
+begins as every vmctx does, so all that the runtime offers works on it. What falls off its end returns LH_OK.
 
 Of everything two forms exist. The fast one is the body. The checked one has a shell around it, which looks at the heap
 itself and keeps a second call out, and the body's `check`s in it.
@@ -10,15 +10,16 @@ itself and keeps a second call out, and the body's `check`s in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from llvmlite import ir
 
 from lowheap.collectors.shared.frames import FrameRules
-from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, abi_hash
-from lowheap.embed.functions import FUNCTIONS as FUNCTIONS_WRITTEN_ONCE
+from lowheap.embed import calls, examination, functions
+from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status
+from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import (
     I8,
     I32,
@@ -37,19 +38,22 @@ from lowheap.jit.translate import HEAP as WHOLE_HEAP
 from lowheap.jit.translate import Place, View, inline_call
 from lowheap.layout import (
     HEAP_ERROR_VALUES,
-    CollectionPhase,
-    Field,
     VMHeap,
-    VMHeapControl,
 )
 from lowheap.native import Native
 from lowheap.native.check import HeapType, PlaceType, StaticType, Type, ViewType, WordType
 
+WRITTEN_ONCE = functions.FUNCTIONS | examination.FUNCTIONS
+"""The functions that are, by name."""
+
+_PROBLEM = "lh.problem"
 _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)
 """What an error callback may call."""
 _AT_ANY_TIME = ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
 """What only looks, and may do so between the trace and the sweep of a collection by Python."""
+
+_WORD = 8
 
 _TYPES: dict[str, ir.Type] = {
     "lh_status": I32,
@@ -187,21 +191,8 @@ class ApiEmitter(Emitter):
             emitter.api = self.api
         return emitter
 
-    def _control(self, field: Field) -> ir.Value:
-        return self.load(self.control, field)
-
     def _compare(self, operator: str, a: ir.Value, b: ir.Value | int) -> ir.Value:
         return self.builder.icmp_unsigned(operator, a, a.type(b) if isinstance(b, int) else b)
-
-    @contextmanager
-    def _each(self, count: ir.Value) -> Iterator[ir.Value]:
-        """Emit a loop over the u32 below `count`."""
-        number = self.variable(I32(0))
-        with self.loop() as loop:
-            current = number.value
-            loop.leave_if(self._compare(">=", current, count))
-            yield current
-            number.value = self.builder.add(current, I32(1))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Functions
@@ -221,8 +212,8 @@ class ApiEmitter(Emitter):
                 text = f"the argument {parameter.name} is a null pointer"
                 if cls.is_checked:
                     emitter.require(emitter.is_not_null_pointer(argument), Status.BAD_ARGUMENT, text)
-        if function.name in FUNCTIONS_WRITTEN_ONCE:
-            result = emitter.inline_native(FUNCTIONS_WRITTEN_ONCE[function.name], *native.args[1:])
+        if function.name in WRITTEN_ONCE:
+            result = emitter.inline_native(WRITTEN_ONCE[function.name], *native.args[1:])
         else:
             result = getattr(emitter, function.name)(*native.args[1:])
         if not emitter.builder.block.is_terminated:
@@ -232,47 +223,30 @@ class ApiEmitter(Emitter):
 
     @classmethod
     def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
-        """Look at the heap's address and at its hash, take its busy flag, call the body, and clear the flag.
-
-        What a collection by Python has traced, but not swept, must not be allocated or read in between.
-        """
-        native = ApiFunction(module, function_type(function), function.name)
-        builder = ir.IRBuilder(native.append_basic_block("entry"))
-        heap = native.args[0]
-
-        def field(offset: int) -> ir.Value:
-            return builder.gep(heap, [I64(offset)], source_etype=I8)
-
-        no_heap = builder.icmp_unsigned("==", builder.ptrtoint(heap, I64), I64(0))
-        with builder.if_then(no_heap, likely=False):
+        """Look at the heap's address, enter it, call the body, and leave."""
+        emitter = cls(ApiFunction(module, function_type(function), function.name))
+        builder = emitter.builder
+        with builder.if_then(builder.not_(emitter.is_not_null_pointer(emitter.vmctx)), likely=False):
             builder.ret(I32(Status.BAD_ARGUMENT))
-        abi = builder.load(field(VMHeap.abi.offset), typ=I64, align=VMHeap.abi.size)
-        with builder.if_then(builder.icmp_unsigned("!=", abi, I64(abi_hash())), likely=False):
-            builder.ret(I32(Status.ABI))
-        if function.name not in _AT_ANY_TIME:
-            control = builder.load(field(VMHeap.control.offset), typ=PTR, align=VMHeap.control.size)
-            phase = builder.gep(control, [I64(VMHeapControl.phase.offset)], source_etype=I8)
-            phase = builder.load(phase, typ=I32, align=VMHeapControl.phase.size)
-            is_idle = builder.icmp_unsigned("==", phase, I32(CollectionPhase.IDLE))
-            with builder.if_then(builder.not_(is_idle), likely=False):
-                builder.ret(I32(Status.BUSY))
-        busy = builder.cmpxchg(field(VMHeap.is_busy.offset), I32(0), I32(1), "acquire", "monotonic")
-        with builder.if_then(builder.not_(builder.extract_value(busy, 1)), likely=False):
-            builder.ret(I32(Status.BUSY))
-        status = builder.call(body, native.args)
+        refused = inline_call(emitter, calls.enter, [WHOLE_HEAP, function.name in _AT_ANY_TIME])
+        with builder.if_then(emitter._compare("!=", refused, Status.OK), likely=False):
+            builder.ret(refused)
+        status = builder.call(body, emitter.function.args)
         # A heap that was destroyed is not there any more.
         if function.name == "lh_heap_destroy":
-            with builder.if_then(builder.icmp_unsigned("==", status, I32(Status.OK))):
+            with builder.if_then(emitter._compare("==", status, Status.OK)):
                 builder.ret(status)
-        builder.atomic_rmw("xchg", field(VMHeap.is_busy.offset), I32(0), "release")
+        emitter.inline_native(calls.leave)
         builder.ret(status)
 
     @classmethod
     def define_helpers(cls, module: ir.Module) -> None:
         """Give a module what the pieces call."""
         cls._define(module, "lh.report", VOID, [I32], cls._report, internal=True)
-        module.globals["lh.report"].attributes.add("cold")
-        module.globals["lh.report"].attributes.add("noinline")
+        cls._define(module, _PROBLEM, VOID, [PTR, *[I64] * HEAP_ERROR_VALUES], cls._note_problem, internal=True)
+        for name in ("lh.report", _PROBLEM):
+            module.globals[name].attributes.add("cold")
+            module.globals[name].attributes.add("noinline")
 
     # ------------------------------------------------------------------------------------------------------------------
     # Failing
@@ -281,14 +255,22 @@ class ApiEmitter(Emitter):
         """Note what went wrong, tell the error callback, and return `status`. `text` is of u64 values, as functions
         written once have it.
         """
+        self._keep_message(*self._message(text, values))
+        self._fail_with_message(status)
+
+    def _message(self, text: str, values: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+        """A message's format, and the numbers that it tells."""
         assert len(values) <= HEAP_ERROR_VALUES, "a message tells few numbers"
-        message = string_constant(self.module, f"{self.api.name}: {printf_format(text)}")
+        wide = [value if value.type == I64 else self.builder.zext(value, I64) for value in values]
+        return string_constant(self.module, f"{self.api.name}: {printf_format(text)}"), *wide
+
+    def _keep_message(self, message: ir.Value, *values: ir.Value) -> None:
         self.store(message, self.vmctx, VMHeap.error_format)
-        self.store(int(status), self.vmctx, VMHeap.error_status)
         for number, value in enumerate(values):
-            offset = VMHeap.error_values.offset + number * 8
-            wide = value if value.type == I64 else self.builder.zext(value, I64)
-            self.store_typed(wide, self.at(self.vmctx, offset))
+            self.store_typed(value, self.at(self.vmctx, VMHeap.error_values.offset + number * _WORD))
+
+    def _fail_with_message(self, status: Status) -> None:
+        self.store(int(status), self.vmctx, VMHeap.error_status)
         self._call("lh.report", I32(int(status)))
         self.builder.ret(I32(int(status)))
 
@@ -313,7 +295,7 @@ class ApiEmitter(Emitter):
             snprintf = ir.Function(self.module, ir.FunctionType(I32, [PTR, I64, PTR], var_arg=True), "snprintf")
         text = self.load_pointer(self.vmctx, VMHeap.error_format)
         values = [
-            self.load_typed(self.at(self.vmctx, VMHeap.error_values.offset + number * 8), I64)
+            self.load_typed(self.at(self.vmctx, VMHeap.error_values.offset + number * _WORD), I64)
             for number in range(HEAP_ERROR_VALUES)
         ]
         return self.builder.call(snprintf, [buffer, size, text, *values])
@@ -330,7 +312,52 @@ class ApiEmitter(Emitter):
         return builder.zext(self.format_message(buffer, size), I64)
 
     # ------------------------------------------------------------------------------------------------------------------
+    # Problems that are looked for: `problem`, and the heap's words about them
+
+    def note_problem(self, text: str, values: Sequence[ir.Value]) -> None:
+        """Emit what counts a problem, and keeps the first."""
+        message, *wide = self._message(text, values)
+        self._call(_PROBLEM, message, *wide, *[I64(0)] * (HEAP_ERROR_VALUES - len(wide)))
+
+    def _note_problem(self, message: ir.Value, *values: ir.Value) -> None:
+        count = self.problem_count()
+        with self.builder.if_then(self._compare("==", count, 0)):
+            self._keep_message(message, *values)
+        self.store(self.builder.add(count, I64(1)), self.vmctx, VMHeap.problems)
+
+    def problem_count(self) -> ir.Value:
+        """How many problems there are."""
+        return self.load(self.vmctx, VMHeap.problems)
+
+    def forget_problems(self) -> None:
+        """Emit a new beginning."""
+        self.store(0, self.vmctx, VMHeap.problems)
+
+    def require_no_problem(self) -> None:
+        """Fail with the first problem, if there is one."""
+        with self.builder.if_then(self._compare("!=", self.problem_count(), 0), likely=False):
+            self._fail_with_message(Status.CORRUPT)
+
+    def map_notes(self, size: ir.Value) -> ir.Value:
+        """New memory; 0 when the system refuses."""
+        return map_memory(self, size, self.system)
+
+    def unmap_notes(self, notes: ir.Value, size: ir.Value) -> None:
+        """The way back."""
+        unmap_memory(self, notes, size)
+
+    # ------------------------------------------------------------------------------------------------------------------
     # Calling the host
+
+    def visit(self, visitor: ir.Value, argument: ir.Value, info: ir.Value) -> ir.Value:
+        """Call the host's visitor."""
+        pointers = [self.builder.inttoptr(each, PTR) for each in (visitor, argument, info)]
+        return self.call_pointer(pointers[0], I32, [PTR, PTR], pointers[1:])
+
+    def write(self, writer: ir.Value, argument: ir.Value, data: ir.Value, size: ir.Value) -> ir.Value:
+        """Call the host's writer."""
+        pointers = [self.builder.inttoptr(each, PTR) for each in (writer, argument, data)]
+        return self.call_pointer(pointers[0], I32, [PTR, PTR, I64], [*pointers[1:], size])
 
     @contextmanager
     def called_back(self) -> Iterator[None]:

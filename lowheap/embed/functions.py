@@ -9,15 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowheap.collectors.drc import barriers
-from lowheap.collectors.drc.allocation import (
-    allocate_array,
-    allocate_externref,
-    allocate_struct,
-    write_listed_header,
-)
-from lowheap.collectors.drc.collection import clear_marks, collect_all, sweep_pending, trace, unsound_slot
-from lowheap.collectors.drc.counting import free_leaf, free_pending
 from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared import host_data, roots
 from lowheap.collectors.shared.access import (
@@ -39,8 +30,10 @@ from lowheap.collectors.shared.access import (
     load_unsigned,
     store_integer,
 )
+from lowheap.collectors.shared.allocation import allocate_array, allocate_at_once, allocate_externref, allocate_struct
+from lowheap.collectors.shared.casts import is_subtype, matches
+from lowheap.collectors.shared.collection import finish_sweep, trace, unsound_slot
 from lowheap.collectors.shared.frames import FrameRules
-from lowheap.collectors.shared.free_lists import pop_small
 from lowheap.collectors.shared.references import block_length, is_object
 from lowheap.collectors.shared.sizing import live_bytes, statistics
 from lowheap.collectors.shared.types import (
@@ -49,8 +42,6 @@ from lowheap.collectors.shared.types import (
     check_type,
     define_type,
     field_info,
-    is_subtype,
-    matches,
     require_type_of,
 )
 from lowheap.errors import Status, TrapCode
@@ -58,8 +49,8 @@ from lowheap.layout import (
     ARRAY_HEADER_END,
     BLOCK_ALIGN,
     FIRST_INDEX,
-    HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_SIZE,
+    HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     MAXIMUM_CAPACITY,
     MINIMUM_OBJECT_BLOCK,
@@ -182,9 +173,9 @@ def lh_alloc_struct(heap: Heap, rules: FrameRules, type_index: u32, result: Slot
     """See the table."""
     if not heap.is_checked:
         size = heap.type_info(type_index).size_or_elements_offset
-        reference = pop_small(heap, block_length(size))
+        reference = allocate_at_once(heap, VMGcKind.STRUCT_REF, type_index, size, block_length(size))
         if likely(reference != NULL):
-            write_listed_header(heap, reference, VMGcKind.STRUCT_REF, type_index, size)
+            heap.collector.allocated(heap, reference)
             zero_block(heap, reference, block_length(size))
             result.value = reference
             return Status.OK
@@ -215,9 +206,9 @@ def lh_alloc_array(heap: Heap, rules: FrameRules, type_index: u32, length: u32, 
         needed = array_size(heap, type_index, length)
         if likely(needed < SMALL_BLOCK_LIMIT - BLOCK_ALIGN):
             size = u32(needed)
-            reference = pop_small(heap, block_length(size))
+            reference = allocate_at_once(heap, VMGcKind.ARRAY_REF, type_index, size, block_length(size))
             if likely(reference != NULL):
-                write_listed_header(heap, reference, VMGcKind.ARRAY_REF, type_index, size)
+                heap.collector.allocated(heap, reference)
                 zero_block(heap, reference, block_length(size))
                 heap.array(reference).length = length
                 result.value = reference
@@ -258,7 +249,7 @@ def lh_alloc_externref(heap: Heap, rules: FrameRules, data: u64, finalizer: u64,
     require_allocated(heap, reference, size)
     # Whatever was called back meanwhile may have taken ids, the last one, too.
     if unlikely(not host_data.has_free_id(heap)):
-        free_leaf(heap, reference)
+        heap.collector.free_leaf(heap, reference)
         require(False, Status.LIMIT, f"all {HOST_DATA_LIMIT} host-data ids are in use")
     zero_behind(heap, reference, HEADER_SIZE, sizeof(VMDrcExternRef))
     heap.externref(reference).host_data_id = host_data.take_id(heap, VMHostDataOwner.C, data, finalizer)
@@ -290,7 +281,7 @@ def zero_behind(heap: Heap, reference: Ref, start: u32, end: u32) -> None:
 @inline
 def hand_out(heap: Heap, reference: Ref, result: Slot) -> None:
     """Give a new object, whose one count becomes the list's, to the caller."""
-    barriers.allocated(heap, reference)
+    heap.collector.allocated(heap, reference)
     result.value = reference
     release_dead(heap)
 
@@ -362,20 +353,21 @@ def lh_collect(heap: Heap, rules: FrameRules) -> None:
 def lh_collect_increment(heap: Heap, rules: FrameRules, budget: u64, result: Slot) -> None:
     """See the table."""
     check(budget != 0, Status.BAD_ARGUMENT, "the budget is 0; it must be at least 1")
-    if heap.control.pending_dead == NULL:
+    if not heap.collector.has_pending(heap):
         roots.require_no_scope(heap)
         if unlikely(not trace(heap, rules)):
-            clear_marks(heap)
+            heap.collector.forget_held(heap)
             require_traceable(heap)
-        sweep_pending(heap)
-    result.value = u32(free_pending(heap, budget))
+        heap.collector.sweep_pending(heap)
+        finish_sweep(heap)
+    result.value = u32(heap.collector.free_pending(heap, budget))
     release_dead(heap)
 
 
 @inline
 def collect_or_fail(heap: Heap, rules: FrameRules) -> None:
     """Collect. Fails when a frame is wrong."""
-    if unlikely(not collect_all(heap, rules)):
+    if unlikely(not heap.collector.collect(heap, rules)):
         require_traceable(heap)
 
 
@@ -455,7 +447,7 @@ def release_all_dead(heap: Heap) -> None:
         reference = control.dead_externrefs
         control.dead_externrefs = heap.header(reference).next_over_approximated_stack_root
         number = heap.externref(reference).host_data_id
-        free_leaf(heap, reference)
+        heap.collector.free_leaf(heap, reference)
         entry = host_data.entry_of(heap, number)
         data = entry.data
         finalizer = entry.finalizer
@@ -571,7 +563,7 @@ def _reference_reader(find: Any) -> Native[..., Any]:
     @inline
     def read(heap: Heap, reference: Ref, number: u32, result: Slot) -> None:
         offset, _entry = find(heap, reference, number, REFERENCES)
-        result.value = barriers.read(heap, reference, heap.slot(reference, offset), ANY)
+        result.value = heap.collector.read(heap, reference, heap.slot(reference, offset), ANY)
 
     return read
 
@@ -609,7 +601,7 @@ def _reference_writer(find: Any) -> Native[..., Any]:
         offset, entry = find(heap, reference, number, REFERENCES)
         check_reference(heap, value, VALUE)
         check_value(heap, entry, value)
-        barriers.write(heap, reference, heap.slot(reference, offset), value, ANY)
+        heap.collector.write(heap, reference, heap.slot(reference, offset), value, ANY)
         release_dead(heap)
 
     return write
@@ -640,7 +632,7 @@ for _kind, _find in (("struct", field_place), ("array", element_place)):
 def lh_inc_ref(heap: Heap, reference: Ref) -> None:
     """See the table."""
     check_reference(heap, reference, REFERENCE)
-    barriers.inc_ref(heap, reference, ANY)
+    heap.collector.inc_ref(heap, reference, ANY)
 
 
 @_exported
@@ -649,7 +641,7 @@ def lh_dec_ref(heap: Heap, reference: Ref) -> None:
     """See the table."""
     check_reference(heap, reference, REFERENCE)
     check_own_count(heap, reference, GIVE_BACK)
-    barriers.dec_ref(heap, reference, ANY)
+    heap.collector.dec_ref(heap, reference, ANY)
     release_dead(heap)
 
 
@@ -659,7 +651,7 @@ def lh_expose(heap: Heap, reference: Ref) -> None:
     """See the table."""
     check_reference(heap, reference, REFERENCE)
     check_own_count(heap, reference, HAND_OVER)
-    barriers.expose(heap, reference, ANY)
+    heap.collector.expose(heap, reference, ANY)
 
 
 @_exported
@@ -667,17 +659,17 @@ def lh_expose(heap: Heap, reference: Ref) -> None:
 def lh_defer(heap: Heap, reference: Ref) -> None:
     """See the table."""
     check_reference(heap, reference, REFERENCE)
-    barriers.inc_ref(heap, reference, ANY)
-    barriers.expose(heap, reference, ANY)
+    heap.collector.inc_ref(heap, reference, ANY)
+    heap.collector.expose(heap, reference, ANY)
 
 
 @inline
 def check_own_count(heap: Heap, reference: Ref, what: Text) -> None:
     """Fail when the only count of an object is the list's: it is nobody's to give."""
     if heap.is_checked and is_object(reference):
-        header = heap.header(reference)
+        is_owned = heap.collector.is_owned(heap, reference)
         require(
-            (header.ref_count != 1) or (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0),
+            is_owned,
             Status.BAD_REFERENCE,
             f"cannot {what} a count of the object at {{:#x}}: its only one is the list's",
             reference,
@@ -689,7 +681,7 @@ def check_own_count(heap: Heap, reference: Ref, what: Text) -> None:
 def lh_read(heap: Heap, slot: Slot, result: Slot) -> None:
     """See the table."""
     check_slot(heap, slot)
-    result.value = barriers.read(heap, NULL, slot, ANY)
+    result.value = heap.collector.read(heap, NULL, slot, ANY)
 
 
 @_exported
@@ -697,8 +689,9 @@ def lh_read(heap: Heap, slot: Slot, result: Slot) -> None:
 def lh_write(heap: Heap, slot: Slot, value: Ref) -> None:
     """See the table."""
     check_slot(heap, slot)
+    require_known_owner(heap, slot)
     check_reference(heap, value, VALUE)
-    barriers.write(heap, NULL, slot, value, ANY)
+    heap.collector.write(heap, NULL, slot, value, ANY)
     release_dead(heap)
 
 
@@ -707,6 +700,7 @@ def lh_write(heap: Heap, slot: Slot, value: Ref) -> None:
 def lh_init(heap: Heap, slot: Slot, value: Ref) -> None:
     """See the table."""
     check_slot(heap, slot)
+    require_known_owner(heap, slot)
     check_reference(heap, value, VALUE)
     check(
         not is_object(slot.value),
@@ -715,7 +709,20 @@ def lh_init(heap: Heap, slot: Slot, value: Ref) -> None:
         address_of(slot),
         slot.value,
     )
-    barriers.init(heap, NULL, slot, value, ANY)
+    heap.collector.init(heap, NULL, slot, value, ANY)
+
+
+@inline
+def require_known_owner(heap: Heap, slot: Slot) -> None:
+    """Fail where a slot is in an object, and the collector must know which."""
+    if heap.collector.needs_owner:
+        address = address_of(slot)
+        require(
+            wrapping_sub(address, heap.control.heap_base) >= HEAP_RESERVATION,
+            Status.UNSUPPORTED,
+            "slot {:#x} is in an object, and the heap's collector must know in which: set its field or element",
+            address,
+        )
 
 
 @inline
@@ -782,5 +789,5 @@ def lh_slot_register(heap: Heap, slot: Slot) -> None:
 def lh_slot_unregister(heap: Heap, slot: Slot) -> None:
     """See the table."""
     roots.unregister_slot(heap, address_of(slot))
-    barriers.write(heap, NULL, slot, NULL, ANY)
+    heap.collector.write(heap, NULL, slot, NULL, ANY)
     release_dead(heap)

@@ -184,14 +184,16 @@ def _known_names(triple: str) -> tuple[frozenset[str], frozenset[str]]:
 
 def compile_object(target: engine.Target, system: str, *, checked: bool, opt_level: int = 3) -> bytes:
     """Return the library as one object file, whose global symbols are the functions of `api.FUNCTIONS`."""
+    from lowheap.collectors import registry
     from lowheap.embed import native  # the largest part of it all, and no use to those who only want the header
 
     module = ir.Module(VARIANTS[checked])
-    native.emit(module, checked=checked, system=system, machine=parse_triple(target.triple).architecture)
-    optimised, machine = engine.optimise(module, opt_level=opt_level, target=target)
+    machine = parse_triple(target.triple).architecture
+    native.emit(module, collector=registry.find("drc"), checked=checked, system=system, machine=machine)
+    optimised, target_machine = engine.optimise(module, opt_level=opt_level, target=target)
     if '"deopt"(' in str(optimised):
         raise CompilerError("a function of the C library has a safepoint, and nobody would read its stack map")
-    image: bytes = machine.emit_object(optimised)
+    image: bytes = target_machine.emit_object(optimised)
     return image
 
 

@@ -2,6 +2,9 @@
 
 A heap of C's is two mappings: one with the `VMHeap` and, behind it, the control mapping as Python's heaps have it; and
 the heap's memory with its guard. Nothing else belongs to it, and nothing is shared between two heaps.
+
+What is decided, and what a new heap has, is written once (`settle`, `set_up`, `finish`). Emitted by hand is what the
+system is asked for, and what is no function on a heap.
 """
 
 from __future__ import annotations
@@ -18,28 +21,120 @@ from lowheap.embed.functions import finalize_all, release_all_dead
 from lowheap.embed.header import package_version
 from lowheap.embed.system import advise_huge_pages, map_memory, protect_memory, unmap_memory
 from lowheap.jit.emit import I32, I64, PTR, VOID, Emitter, NativeFunction
-from lowheap.jit.translate import inline_call
+from lowheap.jit.translate import View, inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
+    COLLECTOR_AREA_OFFSET,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     HEAP_GUARD,
     HEAP_RESERVATION,
-    Field,
     VMHeap,
     VMHeapConfiguration,
     VMStoreContext,
 )
 from lowheap.memory import HUGE_PAGES_FROM
+from lowheap.native import Heap, at, inline, require, u64
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 CALL_HOST = "lh.call_host"
 """uint32_t(heap, what, values): what stands in the store context of a heap without Python. There is one thing to do."""
 
+_ABI = abi_hash()
 _CONTROL_OFFSET = 1 << 16
 """Where the control mapping begins behind the `VMHeap`."""
 
 assert ctypes.sizeof(VMHeap) <= _CONTROL_OFFSET
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is decided, and what a new heap has, written once
+
+
+@inline
+def settle(configuration: VMHeapConfiguration, result: u64, is_checked: bool) -> tuple[u64, u64, u64]:
+    """How many bytes to reserve, to begin with, and to have at most; fails where that cannot be.
+
+    `result` is the address of where the heap is to be left, `is_checked` whether the library is the checked one.
+    """
+    require(configuration.abi == _ABI, Status.ABI, "")
+    require(result != 0, Status.BAD_ARGUMENT, "the argument result is a null pointer")
+    reserve = configuration.reserve
+    if reserve == 0:
+        reserve = HEAP_RESERVATION
+    require(
+        reserve <= HEAP_RESERVATION,
+        Status.BAD_ARGUMENT,
+        f"more is to be reserved than the {HEAP_RESERVATION} bytes there can be",
+    )
+    reserve = (reserve + (GROWTH_GRANULE - 1)) & ~(GROWTH_GRANULE - 1)
+    largest = reserve - BLOCK_ALIGN
+    maximum = configuration.maximum
+    if maximum == 0:
+        maximum = largest
+    require(
+        maximum <= largest,
+        Status.BAD_ARGUMENT,
+        f"the maximum is more than what is reserved, less {BLOCK_ALIGN} bytes",
+    )
+    initial = configuration.initial
+    if initial == 0:
+        initial = min(DEFAULT_INITIAL_HEAP_SIZE, maximum)
+    require(initial <= maximum, Status.BAD_ARGUMENT, "the initial size is more than the maximum")
+    require(
+        is_checked or (configuration.collect_every == 0),
+        Status.UNSUPPORTED,
+        "collect_every is for the checked library",
+    )
+    return reserve, initial, maximum
+
+
+@inline
+def set_up(
+    mapping: u64,
+    mapping_size: u64,
+    configuration: VMHeapConfiguration,
+    memory: u64,
+    memory_size: u64,
+    initial: u64,
+    maximum: u64,
+    call_host: u64,
+) -> None:
+    """Make two mappings, all zero, a heap: one with the `VMHeap` and its control mapping, one with its memory.
+
+    `call_host` is the address of what lets go of externrefs.
+    """
+    heap = at(VMHeap, mapping)
+    control_mapping = mapping + _CONTROL_OFFSET
+    control = control_mapping + CONTROL_BLOCK_OFFSET
+    store_context = mapping + VMHeap.store_context.offset
+    heap.heap_base = memory
+    heap.control = control
+    heap.store = store_context
+    heap.abi = _ABI
+    heap.out_of_memory = configuration.out_of_memory
+    heap.out_of_memory_argument = configuration.out_of_memory_argument
+    heap.on_error = configuration.on_error
+    heap.on_error_argument = configuration.on_error_argument
+    heap.collect_every = configuration.collect_every
+    heap.mapping = mapping
+    heap.mapping_size = mapping_size
+    heap.memory = memory
+    heap.memory_size = memory_size
+    at(VMStoreContext, store_context).call_host = call_host
+    setup.set_up_tables(control, control_mapping)
+    setup.set_up_memory(control, memory, initial, maximum)
+    setup.set_up_bump(control)
+
+
+@inline
+def finish(heap: Heap) -> None:
+    """What comes before a heap is unmapped. Finalizers are called as if it were at work: they must not use it."""
+    require(heap.interface.is_foreign == 0, Status.UNSUPPORTED, "Python made this heap, and destroys it")
+    finalize_all(heap)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The functions
 
 
 class UnboundEmitter(Emitter):
@@ -55,6 +150,24 @@ class UnboundEmitter(Emitter):
         self.vmctx = self.heap_base = self.control = self.store_context = None
 
 
+class CreationEmitter(UnboundEmitter):
+    """Emits a function whose first argument is a configuration, which says who is told of failures."""
+
+    def require(self, condition: ir.Value, status: Status, text: str) -> None:
+        """Fail unless a condition holds."""
+        builder, configuration = self.builder, self.function.args[0]
+        with builder.if_then(builder.not_(condition), likely=False):
+            if status != Status.ABI:  # of another layout, the callback may be anywhere
+                callback = self.load_pointer(configuration, VMHeapConfiguration.on_error)
+                has_callback = builder.icmp_unsigned("!=", builder.ptrtoint(callback, I64), I64(0))
+                with builder.if_then(has_callback):
+                    argument = self.load_pointer(configuration, VMHeapConfiguration.on_error_argument)
+                    message = string_constant(self.module, f"lh_heap_create: {text}")
+                    args = [argument, I32(int(status)), message]
+                    self.call_pointer(callback, VOID, [PTR, I32, PTR], args)
+            builder.ret(I32(int(status)))
+
+
 class LifecycleEmitter(ApiEmitter):
     """See the module's docstring."""
 
@@ -66,115 +179,50 @@ class LifecycleEmitter(ApiEmitter):
         emitter = cls(function)
         emitter.inline_native(release_all_dead)
         emitter.builder.ret(I32(0))
-        _define_create(module, is_checked=cls.is_checked, system=cls.system)
+        area_size = cls.collector.area().size
+        _define_create(module, is_checked=cls.is_checked, system=cls.system, area_size=area_size)
         _define_constants(module, is_checked=cls.is_checked)
         _define_status_name(module)
 
     def lh_heap_destroy(self) -> None:
-        """See the table. Finalizers are called as if the heap were at work: they must not use it."""
-        foreign = self.load(self.vmctx, VMHeap.is_foreign)
-        text = "Python made this heap, and destroys it"
-        self.require(self._compare("==", foreign, 0), Status.UNSUPPORTED, text)
-        self.inline_native(finalize_all)
-        memory, memory_size = self.load(self.vmctx, VMHeap.memory), self.load(self.vmctx, VMHeap.memory_size)
-        mapping, mapping_size = self.load(self.vmctx, VMHeap.mapping), self.load(self.vmctx, VMHeap.mapping_size)
-        unmap_memory(self, memory, memory_size)
-        unmap_memory(self, mapping, mapping_size)
+        """See the table."""
+        self.inline_native(finish)
+        for address, size in ((VMHeap.memory, VMHeap.memory_size), (VMHeap.mapping, VMHeap.mapping_size)):
+            unmap_memory(self, self.load(self.vmctx, address), self.load(self.vmctx, size))
 
 
-def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
-    """`lh_heap_create`: look at the configuration, map, and set up."""
-    emitter = UnboundEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
+def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_size: int) -> None:
+    """`lh_heap_create`: what the system is asked for, between settling and setting up."""
+    emitter = CreationEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
     builder = emitter.builder
     configuration, result = emitter.function.args
     is_given = builder.icmp_unsigned("!=", builder.ptrtoint(configuration, I64), I64(0))
     with builder.if_then(builder.not_(is_given), likely=False):
         builder.ret(I32(Status.BAD_ARGUMENT))
+    options = View(configuration, VMHeapConfiguration)
+    place = builder.ptrtoint(result, I64)
+    reserve, initial, maximum = inline_call(emitter, settle, [options, place, is_checked])
 
-    def option(field: Field) -> ir.Value:
-        return emitter.load(configuration, field)
-
-    def refuse_unless(condition: ir.Value, status: Status, text: str) -> None:
-        with builder.if_then(builder.not_(condition), likely=False):
-            if status != Status.ABI:  # of another layout, the callback may be anywhere
-                callback = emitter.load_pointer(configuration, VMHeapConfiguration.on_error)
-                has_callback = builder.icmp_unsigned("!=", builder.ptrtoint(callback, I64), I64(0))
-                with builder.if_then(has_callback):
-                    argument = emitter.load_pointer(configuration, VMHeapConfiguration.on_error_argument)
-                    message = string_constant(module, f"lh_heap_create: {text}")
-                    args = [argument, I32(int(status)), message]
-                    emitter.call_pointer(callback, VOID, [PTR, I32, PTR], args)
-            builder.ret(I32(int(status)))
-
-    def or_default(value: ir.Value, default: ir.Value) -> ir.Value:
-        return builder.select(builder.icmp_unsigned("==", value, value.type(0)), default, value)
-
-    def minimum(a: ir.Value, b: ir.Value) -> ir.Value:
-        return builder.select(builder.icmp_unsigned("<", a, b), a, b)
-
-    has_result = builder.icmp_unsigned("!=", builder.ptrtoint(result, I64), I64(0))
-    is_same_abi = builder.icmp_unsigned("==", option(VMHeapConfiguration.abi), I64(abi_hash()))
-    refuse_unless(is_same_abi, Status.ABI, "")
-    refuse_unless(has_result, Status.BAD_ARGUMENT, "the argument result is a null pointer")
-    reserve = or_default(option(VMHeapConfiguration.reserve), I64(HEAP_RESERVATION))
-    fits = builder.icmp_unsigned("<=", reserve, I64(HEAP_RESERVATION))
-    refuse_unless(fits, Status.BAD_ARGUMENT, f"more is to be reserved than the {HEAP_RESERVATION} bytes there can be")
-    reserve = builder.and_(builder.add(reserve, I64(GROWTH_GRANULE - 1)), I64(-GROWTH_GRANULE))
-    largest = builder.sub(reserve, I64(BLOCK_ALIGN))
-    maximum = or_default(option(VMHeapConfiguration.maximum), largest)
-    fits = builder.icmp_unsigned("<=", maximum, largest)
-    refuse_unless(fits, Status.BAD_ARGUMENT, f"the maximum is more than what is reserved, less {BLOCK_ALIGN} bytes")
-    initial = or_default(option(VMHeapConfiguration.initial), minimum(I64(DEFAULT_INITIAL_HEAP_SIZE), maximum))
-    fits = builder.icmp_unsigned("<=", initial, maximum)
-    refuse_unless(fits, Status.BAD_ARGUMENT, "the initial size is more than the maximum")
-    every = option(VMHeapConfiguration.collect_every)
-    if not is_checked:
-        none = builder.icmp_unsigned("==", every, I32(0))
-        refuse_unless(none, Status.UNSUPPORTED, "collect_every is for the checked library")
-
-    mapping_size = I64(_CONTROL_OFFSET + CONTROL_MAPPING_SIZE)
-    mapping = map_memory(emitter, mapping_size, system)
     no_memory = "the system has no address space left, or its overcommit limit forbids the reservation"
-    refuse_unless(builder.icmp_unsigned("!=", mapping, I64(0)), Status.SYSTEM, no_memory)
+    mapping_size = I64(_CONTROL_OFFSET + COLLECTOR_AREA_OFFSET + area_size)
+    mapping = map_memory(emitter, mapping_size, system)
+    emitter.require(builder.icmp_unsigned("!=", mapping, I64(0)), Status.SYSTEM, no_memory)
     memory_size = builder.add(reserve, I64(HEAP_GUARD))
     memory = map_memory(emitter, memory_size, system)
     is_mapped = builder.icmp_unsigned("!=", memory, I64(0))
     with builder.if_then(builder.not_(is_mapped), likely=False):
         unmap_memory(emitter, mapping, mapping_size)
-    refuse_unless(is_mapped, Status.SYSTEM, no_memory)
+    emitter.require(is_mapped, Status.SYSTEM, no_memory)
     protect_memory(emitter, builder.add(memory, reserve), I64(HEAP_GUARD))
     is_large = builder.icmp_unsigned(">", reserve, I64(HUGE_PAGES_FROM))
     with builder.if_then(is_large):
         rest = builder.sub(reserve, I64(HUGE_PAGES_FROM))
         advise_huge_pages(emitter, builder.add(memory, I64(HUGE_PAGES_FROM)), rest, system)
 
-    heap = builder.inttoptr(mapping, PTR)
-    control_mapping = builder.add(mapping, I64(_CONTROL_OFFSET))
-    control = builder.inttoptr(builder.add(control_mapping, I64(CONTROL_BLOCK_OFFSET)), PTR)
-    store_context = emitter.at(heap, VMHeap.store_context.offset)
-    for field, value in {
-        VMHeap.heap_base: memory,
-        VMHeap.control: builder.ptrtoint(control, I64),
-        VMHeap.store: builder.ptrtoint(store_context, I64),
-        VMHeap.abi: I64(abi_hash()),
-        VMHeap.out_of_memory: option(VMHeapConfiguration.out_of_memory),
-        VMHeap.out_of_memory_argument: option(VMHeapConfiguration.out_of_memory_argument),
-        VMHeap.on_error: option(VMHeapConfiguration.on_error),
-        VMHeap.on_error_argument: option(VMHeapConfiguration.on_error_argument),
-        VMHeap.collect_every: every,
-        VMHeap.mapping: mapping,
-        VMHeap.mapping_size: mapping_size,
-        VMHeap.memory: memory,
-        VMHeap.memory_size: memory_size,
-    }.items():
-        emitter.store(value, heap, field)
     call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
-    emitter.store(call_host, store_context, VMStoreContext.call_host)
-    block = builder.ptrtoint(control, I64)
-    inline_call(emitter, setup.set_up_tables, [block, control_mapping])
-    inline_call(emitter, setup.set_up_memory, [block, memory, initial, maximum])
-    inline_call(emitter, setup.set_up_bump, [block])
-    emitter.store_typed(heap, result)
+    arguments = [mapping, mapping_size, options, memory, memory_size, initial, maximum, call_host]
+    inline_call(emitter, set_up, arguments)
+    emitter.store_typed(mapping, result)
     builder.ret(I32(Status.OK))
 
 

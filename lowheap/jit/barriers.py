@@ -5,15 +5,16 @@ Compiled modules have a function for each kind of event, inlined or called: that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.drc.counting import DROP_FUNCTION
-from lowheap.collectors.interface import Collector, Shape
+from lowheap.collectors.interface import DROP_FUNCTION, Collector, Shape
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter
 from lowheap.jit.translate import HEAP, Place, inline_call
 from lowheap.layout import NULL
+from lowheap.native import Native
 from lowheap.native.check import U32
 
 _MARKS = {"allocated": "allocate"}
@@ -66,19 +67,22 @@ class Barriers:
         """Emit the hand-over of an owned reference to compiled code, as the host does it before a call."""
         self._emit(emitter, "expose", reference, shape)
 
-    def _emit(self, emitter: Emitter, event: str, *args: Any) -> Any:
+    def inline(self, emitter: Emitter, native: Native[..., Any], arguments: Sequence[Any]) -> Any:
+        """Emit a function of the collector's, or one that calls the collector's, and return what it returns."""
         # What frees an object goes to the collector, which is not in the module.
         emitter.declare(DROP_FUNCTION, VOID, [PTR, REFERENCE])
-        offsets = self.collector.state_offsets()
-        emitter.state_offsets = offsets
+        emitter.collector = self.collector
+        return inline_call(emitter, native, arguments, self._emitter)
 
-        def make(function: ir.Function) -> Emitter:
-            inner = Emitter(function)
-            inner.state_offsets = offsets
-            return inner
+    def _emitter(self, function: ir.Function) -> Emitter:
+        """Make an emitter of a function that the collector's call."""
+        emitter = Emitter(function)
+        emitter.collector = self.collector
+        return emitter
 
+    def _emit(self, emitter: Emitter, event: str, *args: Any) -> Any:
         with emitter.event(_MARKS.get(event, event)):
-            return inline_call(emitter, getattr(self.collector, event), [HEAP, *args], make)
+            return self.inline(emitter, getattr(self.collector, event), [HEAP, *args])
 
 
 def _owner(owner: ir.Value | None) -> Any:

@@ -43,7 +43,7 @@ from typing import Any
 import llvmlite
 from llvmlite import binding
 
-from lowheap.collectors.interface import EVENTS, Collector
+from lowheap.collectors.interface import Collector
 from lowheap.errors import CompilerError
 from lowheap.jit import stackmaps
 from lowheap.jit.engine import CompiledCode, target_machine
@@ -160,8 +160,10 @@ def collector_sources(collector: Collector) -> list[str] | None:
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
     a function closes over what no source tells.
     """
-    functions = [callee for event in EVENTS for callee in getattr(collector, event).callees()]
-    if any(each.function.__closure__ for each in functions):
+    functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
+    if any(
+        each.function.__closure__ and each.__module__.partition(".")[0] not in _KNOWN_PACKAGES for each in functions
+    ):
         return None
     pending = {kind.__module__ for kind in type(collector).__mro__} | {each.__module__ for each in functions}
     seen: set[str] = set()

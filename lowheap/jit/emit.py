@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ from llvmlite import ir
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import PLAIN, MarkedModule
 from lowheap.layout import (
-    I31_SHIFT,
     I31_TAG,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
@@ -87,9 +86,14 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
-        self.attributes = _Attributes()
-        for attribute in ("nounwind", *attributes):
-            self.attributes.add(attribute)
+        _attribute(self, attributes)
+
+
+def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
+    """Say that a function never unwinds, and give it these attributes."""
+    function.attributes = _Attributes()
+    for attribute in ("nounwind", *attributes):
+        function.attributes.add(attribute)
 
 
 class NativeFunction(AttributedFunction):
@@ -98,6 +102,13 @@ class NativeFunction(AttributedFunction):
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
+
+
+def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
+    """Start the body of a function that is declared as yet: an internal one, as `NativeFunction` makes them."""
+    _attribute(function, (*_FRAME_ATTRIBUTES, *attributes))
+    function.linkage = "internal"
+    return Emitter(function)
 
 
 class Variable:
@@ -117,20 +128,6 @@ class Variable:
         self._builder.store(value, self._slot)
 
 
-class Loop:
-    """The loop that `Emitter.loop` emits."""
-
-    def __init__(self, emitter: Emitter, done: ir.Block) -> None:
-        """Keep the block behind the loop."""
-        self._emitter, self._done = emitter, done
-
-    def leave_if(self, condition: ir.Value) -> None:
-        """Emit a way out of the loop."""
-        proceed = self._emitter.function.append_basic_block()
-        self._emitter.builder.cbranch(condition, self._done, proceed)
-        self._emitter.builder.position_at_end(proceed)
-
-
 class Emitter:
     """Emits code into one function, whose first argument is a vmctx.
 
@@ -144,8 +141,8 @@ class Emitter:
     """
 
     offset: int | ir.Value = 0
-    state_offsets: Mapping[type[Any], int] = {}
-    """Where each of the collector's states begins: see `Collector.state_offsets`."""
+    collector: Any = None
+    """The collector that functions are compiled for, a `Collector`: what `heap.collector` and `heap.state` are of."""
 
     is_checked: ClassVar[bool] = False
     """Whether functions of the collector that are emitted look for corruption on the way."""
@@ -300,15 +297,8 @@ class Emitter:
         """Return whether a reference is an i31, as an i1."""
         return self.builder.trunc(self.builder.and_(reference, REFERENCE(I31_TAG)), I1)
 
-    def is_object(self, reference: ir.Value) -> ir.Value:
-        """Return whether a reference is neither null nor an i31, as an i1."""
-        # Turned right by one bit, an i31 is negative, null is 0, and all others are positive: one comparison.
-        rotate = self.intrinsic("llvm.fshr.i32", I32, [I32, I32, I32])
-        turned = self.builder.call(rotate, [reference, reference, I32(I31_SHIFT)])
-        return self.builder.icmp_signed(">", turned, I32(NULL))
-
     # ------------------------------------------------------------------------------------------------------------------
-    # Structured code: variables and loops, for what is written by hand. LLVM turns the variables into SSA values.
+    # Variables, for what is written by hand. LLVM turns them into SSA values.
 
     def variable(self, initial: ir.Value) -> Variable:
         """Return a new local variable."""
@@ -316,17 +306,6 @@ class Emitter:
             slot = self.builder.alloca(initial.type)
         self.builder.store(initial, slot)
         return Variable(self.builder, slot)
-
-    @contextmanager
-    def loop(self) -> Iterator[Loop]:
-        """Emit a loop around the body; `loop.leave_if` is the way out."""
-        head, done = self.function.append_basic_block("loop"), self.function.append_basic_block("done")
-        self.builder.branch(head)
-        self.builder.position_at_end(head)
-        yield Loop(self, done)
-        if not self.builder.block.is_terminated:
-            self.builder.branch(head)
-        self.builder.position_at_end(done)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Calls and control

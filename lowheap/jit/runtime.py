@@ -1,22 +1,18 @@
-"""The collector as machine code: what compiled modules call to allocate and to drop, and a store to collect.
+"""A collector as machine code: what compiled modules call to allocate and to drop, and a store to collect.
 
-They are written once, in `collectors/`. Compiled once in a process, and reached from compiled modules through the store
-context, they are C functions:
+They are written once, in `collectors/`. Compiled once in a process for each collector, and reached from compiled
+modules through the store context, they are C functions:
 
     void     lh_drop(vmctx, reference)                      take the last count of an object, and free what dies of it
     uint32_t lh_allocate_struct(vmctx, type index)          a new object with one count; 0 with a trap code set: no room
     uint32_t lh_allocate_array(vmctx, type index, length)   likewise
-    bool     lh_collect_all(vmctx)                          trace, sweep and free all; false: a frame is wrong
-    void     lh_free_dead_from(vmctx, reference)            free a chain of dead objects, and what dies of it
+    bool     lh_collect(vmctx)                              collect, all at once; false: a frame is wrong
+    bool     lh_trace(vmctx)                                have held what compiled code holds; false: a frame is wrong
 
-and those that a collection with a budget is made of:
+and those that the collector wants compiled even where Python comes to them (`Collector.compiled`): `symbol_of`.
 
-    bool     lh_trace(vmctx)                                mark what compiled code holds; false: a frame is wrong
-    void     lh_sweep_pending(vmctx)                        sweep; what dies goes on the list of pending dead objects
-    bool     lh_free_pending(vmctx, uint64_t budget)        free so many of these; whether some are left
-
-Compiled modules emit the fast path of allocation inline (`emit_pop`), for structs and arrays whose blocks are small,
-and come here when a size class is empty.
+Compiled modules emit the fast path of allocation inline, for structs and arrays whose blocks are small, and come here
+when no block is at hand.
 """
 
 from __future__ import annotations
@@ -27,65 +23,80 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.drc import allocation, collection, counting
+from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared import allocation, collection
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
-from lowheap.jit.emit import I32, I64, REFERENCE, Emitter
+from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import Architecture, host_architecture
-from lowheap.jit.translate import SIZE_CLASS_NAME, declare
-from lowheap.layout import BLOCK_ALIGN, REFERENCE_SIZE, VMHeapControl
+from lowheap.jit.translate import declare
 from lowheap.native import Native
 
 ALLOCATE_STRUCT = "lh_allocate_struct"
 ALLOCATE_ARRAY = "lh_allocate_array"
 DROP = "lh_drop"
-COLLECT = "lh_collect_all"
-FREE_DEAD_FROM = "lh_free_dead_from"
+COLLECT = "lh_collect"
 TRACE = "lh_trace"
-SWEEP_PENDING = "lh_sweep_pending"
-FREE_PENDING = "lh_free_pending"
 
-FUNCTIONS: dict[str, Native[..., Any]] = {
-    ALLOCATE_STRUCT: allocation.allocate_struct,
-    ALLOCATE_ARRAY: allocation.allocate_array,
-    DROP: counting.drop_last,
-    COLLECT: collection.collect_all,
-    FREE_DEAD_FROM: counting.free_dead_from,
-    TRACE: collection.trace,
-    SWEEP_PENDING: collection.sweep_pending,
-    FREE_PENDING: counting.free_pending,
-}
-"""The functions by their symbols."""
+_loaded: dict[tuple[Collector, bool], LoadedCode] = {}
 
-SYMBOLS = tuple(FUNCTIONS)
 
-_loaded: dict[bool, LoadedCode] = {}
+def functions_of(collector: Collector) -> dict[str, Native[..., Any]]:
+    """Return the functions by their symbols."""
+    functions: dict[str, Native[..., Any]] = {
+        ALLOCATE_STRUCT: allocation.allocate_struct,
+        ALLOCATE_ARRAY: allocation.allocate_array,
+        DROP: collector.drop,
+        COLLECT: collector.collect,
+        TRACE: collection.trace,
+    }
+    return functions | {symbol_of(each): each for each in collector.all_compiled()}
+
+
+def symbol_of(native: Native[..., Any]) -> str:
+    """Return the symbol of a function that the collector wants compiled."""
+    return f"lh_{native.__name__}"
+
+
+def emitter_for(collector: Collector, *, checked: bool = False) -> Callable[[ir.Function], Emitter]:
+    """Return what makes an emitter of functions of a collector's.
+
+    Those of a checked heap fill the blocks that they free with what leads nowhere.
+    """
+
+    def make(function: ir.Function) -> Emitter:
+        emitter = CheckedEmitter(function) if checked else Emitter(function)
+        emitter.collector = collector
+        return emitter
+
+    return make
 
 
 class CheckedEmitter(Emitter):
-    """Emits functions of a checked heap, which fill the blocks that they free with what leads nowhere."""
+    """Emits functions of a checked heap."""
 
     is_checked = True
 
 
-def load(cache_directory: Path | None = None, *, checked: bool = False) -> LoadedCode:
+def load(collector: Collector, cache_directory: Path | None = None, *, checked: bool = False) -> LoadedCode:
     """Return the runtime, compiled at the first use in this process, or taken from the cache that is named then.
 
     `checked`: that of a checked heap.
     """
-    if checked not in _loaded:
-        emitter = CheckedEmitter if checked else Emitter
+    key = collector, checked
+    if key not in _loaded:
         parts: dict[str, str | int | bool] = {"runtime": "native", "checked": checked}
-        _loaded[checked] = LoadedCode(cache.compiled(cache_directory, parts, lambda: _compile(emitter)))
-    return _loaded[checked]
+        code = cache.compiled(cache_directory, parts, lambda: _compile(collector, checked=checked), collector)
+        _loaded[key] = LoadedCode(code)
+    return _loaded[key]
 
 
-def _compile(emitter: Callable[[ir.Function], Emitter]) -> CompiledCode:
+def _compile(collector: Collector, *, checked: bool) -> CompiledCode:
     module = ir.Module("lowheap.runtime")
-    define_all(module, emitter, frame_rules(host_architecture()))
-    return compile_ir(module, SYMBOLS)
+    define_all(module, collector, emitter_for(collector, checked=checked), frame_rules(host_architecture()))
+    return compile_ir(module, tuple(functions_of(collector)))
 
 
 def frame_rules(architecture: Architecture | None, *, checks_hosts: bool = False) -> FrameRules:
@@ -101,25 +112,14 @@ def frame_rules(architecture: Architecture | None, *, checks_hosts: bool = False
     )
 
 
-def define_all(module: ir.Module, emitter: Callable[[ir.Function], Emitter], rules: FrameRules) -> None:
+def define_all(
+    module: ir.Module, collector: Collector, emitter: Callable[[ir.Function], Emitter], rules: FrameRules
+) -> None:
     """Give a module the whole runtime."""
-    for symbol, function in FUNCTIONS.items():
+    for symbol, function in functions_of(collector).items():
         declare(module, function, emitter, name=symbol, statics=statics_of(function, rules))
 
 
 def statics_of(function: Native[..., Any], rules: FrameRules) -> dict[str, Any]:
     """Return what a function's static parameters are compiled for."""
     return {each.name: rules for each in function.checked.parameters if each.name == "rules"}
-
-
-def emit_pop(emitter: Emitter, length: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Emit a look at the list of blocks of exactly `length` bytes, an i32 and of a small class.
-
-    Returns its head, and the address of where the list keeps it: the caller checks the head for null, and if it is not,
-    stores the block's `next` there.
-    """
-    builder = emitter.builder
-    number = builder.zext(builder.udiv(length, I32(BLOCK_ALIGN)), I64)
-    heads = emitter.at(emitter.control, VMHeapControl.size_class_heads.offset)
-    place = emitter.named(emitter.at(heads, builder.mul(number, I64(REFERENCE_SIZE))), SIZE_CLASS_NAME)
-    return emitter.load_typed(place, REFERENCE), place

@@ -45,7 +45,9 @@ from lowheap.native.check import (
     U32,
     ArrayType,
     BoolType,
+    Call,
     Checked,
+    CollectorType,
     ConstantType,
     HeapType,
     NoneType,
@@ -61,12 +63,14 @@ from lowheap.native.check import (
     is_invariant,
     is_simple,
     record_types,
+    word_type,
 )
 from lowheap.native.check import (
     I32 as I32_TYPE,
 )
 from lowheap.native.function import Native
 from lowheap.native.heap import HEADERS
+from lowheap.native.storage import ENTRIES_OFFSET, Buffer, SideTable
 
 SIZE_CLASS_NAME = "size class"
 """What alias analysis calls the heads of the size classes."""
@@ -166,11 +170,13 @@ def declare(
     name: str | None = None,
     statics: dict[str, Any] | None = None,
     attributes: Sequence[str] = (),
+    collector: Any = None,
 ) -> ir.Function:
     """Return the module's function for a native one, made at the first request.
 
     Its first argument is a vmctx, the others are the parameters', without the heap and what is static. `statics` are
-    the values of the static parameters; `emitter` makes what emits into it. With a `name`, it is visible outside.
+    the values of the static parameters; of one that has a method `only`, what the function does not read is left out.
+    `emitter` makes what emits into it, and `collector` is its collector. With a `name`, it is visible outside.
     """
     checked = native.checked
     if checked.yields is not None:
@@ -180,6 +186,8 @@ def declare(
             raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
+    if statics:
+        statics = {each: _only_what_is_read(checked, each, value, collector) for each, value in statics.items()}
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     if name is None and native.linked_name:
         symbol = native.linked_name
@@ -208,6 +216,12 @@ def declare(
             arguments.append(_from_llvm(next(given), parameter.type))
     Translator(inner, emitter).function(native, arguments)
     return function
+
+
+def _only_what_is_read(checked: Checked, parameter: str, value: Any, collector: Any) -> Any:
+    """A static without what the function does not look at, so that statics that differ in that share its code."""
+    only = getattr(value, "only", None)
+    return value if only is None else only(checked.reads_of(parameter, collector))
 
 
 @dataclass(frozen=True)
@@ -262,6 +276,21 @@ def _from_llvm(value: ir.Value, type: Type) -> Any:
 def inline_call(emitter: Emitter, native: Native[..., Any], arguments: Sequence[Any], make: Any = None) -> Any:
     """Translate a function's body where the emitter is. `arguments` are as in `Translator.inlined`."""
     return Translator(emitter, make or type(emitter)).inlined(native, list(arguments))
+
+
+def inline_loop(
+    emitter: Emitter,
+    generator: Native[..., Any],
+    arguments: Sequence[Any],
+    body: Callable[[Any], None],
+    make: Any = None,
+) -> None:
+    """Translate a loop over a generator where the emitter is. `body` emits what is done with each value, once for each
+    `yield` that is written.
+    """
+    Translator(emitter, make or type(emitter)).looped(
+        generator, list(arguments), lambda value, following, exhausted: body(value)
+    )
 
 
 class Translator:
@@ -531,7 +560,7 @@ class Translator:
         if call.kind == "range":
             self._counted(frame, s, s.iter, s.target.id)
         else:
-            self._generated(frame, s, s.iter, s.target.id, call.target)
+            self._generated(frame, s, s.iter, s.target.id, self._target(call))
 
     def _counted(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str) -> None:
         type = frame.checked.variables[name]
@@ -558,20 +587,31 @@ class Translator:
         self._at(done)
 
     def _generated(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str, target: Native[..., Any]) -> None:
-        inner = self._frame(target.checked, self._arguments(frame, iterable, target))
-        exhausted = inner.done = self._new_block("exhausted")
-
-        def consume(value: Any) -> None:
-            following = self._new_block("next")
+        def body(value: Any, following: ir.Block, exhausted: ir.Block) -> None:
             frame.names[name] = value
             frame.loops.append((following, exhausted))
             self._block(frame, s.body)
             frame.loops.pop()
+
+        self.looped(target, self._arguments(frame, iterable, target), body)
+
+    def looped(
+        self, native: Native[..., Any], arguments: Sequence[Any], body: Callable[[Any, ir.Block, ir.Block], None]
+    ) -> None:
+        """Translate a generator's body in place, and in the place of each `yield` what `body` makes of the value: it is
+        told where the loop goes on, and where it ends.
+        """
+        inner = self._frame(native.checked, arguments)
+        exhausted = inner.done = self._new_block("exhausted")
+
+        def consume(value: Any) -> None:
+            following = self._new_block("next")
+            body(value, following, exhausted)
             self._go(following)
             self._at(following)
 
         inner.consume = consume
-        self._block(inner, target.checked.tree.body)
+        self._block(inner, native.checked.tree.body)
         self._go(exhausted)
         self._at(exhausted)
 
@@ -590,7 +630,7 @@ class Translator:
             return bool(type.value)
         if isinstance(node, ast.Attribute):
             owner = frame.checked.types.get(node.value)
-            if isinstance(owner, StaticType) or (isinstance(owner, HeapType) and type == BOOL):
+            if isinstance(owner, StaticType | CollectorType) or (isinstance(owner, HeapType) and type == BOOL):
                 return bool(self._x(frame, node))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             inner = self._known(frame, node.operand)
@@ -760,6 +800,10 @@ class Translator:
             return self.e.is_checked
         if name == "may_raise":
             return False
+        if name == "collector":
+            if self.e.collector is None:
+                raise CompilerError("what a collector was made with is asked for, and no collector was given")
+            return self.e.collector
         if name == "interface":
             return View(self.e.vmctx, VMHeap)
         if name == "control":
@@ -861,8 +905,9 @@ class Translator:
 
     def _x_Call(self, frame: _Frame, n: ast.Call) -> Any:
         call = frame.checked.calls[n]
-        if call.kind == "native":
-            return self._call(call.target, self._arguments(frame, n, call.target))
+        if call.kind in ("native", "collector"):
+            target = self._target(call)
+            return self._call(target, self._arguments(frame, n, target))
         if call.kind == "record":
             return self._record(call.target)
         if call.kind == "conversion":
@@ -872,6 +917,16 @@ class Translator:
         if call.kind == "heap":
             return getattr(self, f"_heap_{call.target}", self._heap_structure)(frame, n)
         return getattr(self, f"_w_{call.target}")(frame, n)
+
+    def _target(self, call: Call) -> Native[..., Any]:
+        """The function that is called: a collector's is that of the collector at hand."""
+        if call.kind == "native":
+            native: Native[..., Any] = call.target
+            return native
+        if self.e.collector is None:
+            raise CompilerError(f"the function {call.target} of a collector's is called, and no collector was given")
+        found: Native[..., Any] = getattr(self.e.collector, call.target)
+        return found
 
     def _arguments(self, frame: _Frame, n: ast.Call, target: Native[..., Any]) -> list[Any]:
         parameters = target.checked.parameters
@@ -883,7 +938,7 @@ class Translator:
             return self.inlined(target, arguments)
         pairs = list(zip(checked.parameters, arguments, strict=True))
         statics = {each.name: value for each, value in pairs if isinstance(each.type, StaticType)}
-        function = declare(self.e.module, target, self.make, statics=statics)
+        function = declare(self.e.module, target, self.make, statics=statics, collector=self.e.collector)
         given = [
             value.address if isinstance(value, View | Place) else value
             for each, value in pairs
@@ -938,11 +993,45 @@ class Translator:
     def _heap_state(self, frame: _Frame, n: ast.Call) -> View:
         type = frame.checked.type(n)
         assert isinstance(type, ViewType), "checked: a state is a structure"
-        offset = self.e.state_offsets.get(type.structure)
+        offset = None if self.e.collector is None else self.e.collector.state_offsets().get(type.structure)
         if offset is None:
             raise CompilerError(f"the collector has no state {type.structure.__name__}: its class does not name it")
         distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
         return View(self.e.at(self.e.control, distance), type.structure)
+
+    def _storage(self, frame: _Frame, node: ast.expr) -> Any:
+        """A part of the collector's storage, which its class names."""
+        type = frame.checked.types[node]
+        return type.value if isinstance(type, ConstantType) else self._x(frame, node)
+
+    def _part(self, part: Buffer | SideTable) -> ir.Value:
+        """Where such a part begins."""
+        offset = None if self.e.collector is None else self.e.collector.area().offsets.get(part)
+        if offset is None:
+            raise CompilerError(f"the collector has no {part!r}: its class does not name it")
+        return self.e.at(self.e.control, offset - CONTROL_BLOCK_OFFSET)
+
+    def _heap_header_bit(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        bit = self._storage(frame, n.args[0])
+        mask = None if self.e.collector is None else self.e.collector.area().bits.get(bit)
+        if mask is None:
+            raise CompilerError(f"the collector has no {bit!r}: its class does not name it")
+        return I32(mask)
+
+    def _heap_length(self, frame: _Frame, n: ast.Call) -> Place:
+        return Place(self._part(self._storage(frame, n.args[0])), _U64)
+
+    def _heap_entry(self, frame: _Frame, n: ast.Call) -> Place:
+        buffer = self._storage(frame, n.args[0])
+        number = self.b.and_(self._value(frame, n.args[1], _U64), I64(buffer.limit - 1))
+        offset = self.b.add(self.b.mul(number, I64(ctypes.sizeof(ctypes.c_uint32))), I64(ENTRIES_OFFSET))
+        return Place(self.e.at(self._part(buffer), offset), U32)
+
+    def _heap_side(self, frame: _Frame, n: ast.Call) -> Place:
+        table = self._storage(frame, n.args[0])
+        number = self.b.lshr(self.b.zext(self._value(frame, n.args[1], U32), I64), I64(table.shift))
+        offset = self.b.mul(number, I64(table.entry_size))
+        return Place(self.e.at(self._part(table), offset), word_type(table.word))
 
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)
@@ -976,12 +1065,21 @@ class Translator:
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
 
+    def _heap_require_no_problem(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require_no_problem", None)
+        if require is None:
+            raise CompilerError(
+                "require_no_problem stands in functions of C, and where `heap.may_raise` is asked first"
+            )
+        require()
+
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
-        """What only emitters of those libraries have that look at heaps: `embed/examination.py`."""
+        """What only those emitters have whose code looks at heaps, and calls C meanwhile: `embed/emitter.py`."""
         method = getattr(self.e, frame.checked.calls[n].target)
         return method(*(self._value(frame, each, _U64) for each in n.args))
 
-    _heap_problem_count = _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_of_emitter
+    _heap_problem_count = _heap_forget_problems = _heap_of_emitter
+    _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_write = _heap_of_emitter
 
     # -- Words
 
@@ -1114,6 +1212,12 @@ class Translator:
         to, length = (self._x(frame, each) for each in n.args)
         fill = self.e.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(fill, [self._pointer(to), I8(0), self._typed(length, _U64), I1(0)])
+
+    def _w_compare_exchange(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        where = self._x(frame, n.args[0])
+        expected, new = (self._value(frame, each, where.word) for each in n.args[1:])
+        exchanged = self.b.cmpxchg(where.address, expected, new, "acq_rel", "monotonic")
+        return self.b.extract_value(exchanged, 1)
 
 
 HEAP = _HEAP

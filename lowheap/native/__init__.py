@@ -3,6 +3,7 @@
 from lowheap.native.check import NativeError
 from lowheap.native.function import Native, cold, event, inline, linked, native
 from lowheap.native.heap import Heap, tables
+from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import (
     OutOfRange,
     Ref,
@@ -14,6 +15,7 @@ from lowheap.native.words import (
     bit_length,
     cell,
     check,
+    compare_exchange,
     copy_memory,
     ctz,
     i32,
@@ -47,11 +49,14 @@ from lowheap.native.words import (
 )
 
 __all__ = [
+    "Buffer",
+    "HeaderBit",
     "Heap",
     "Native",
     "NativeError",
     "OutOfRange",
     "Ref",
+    "SideTable",
     "Slot",
     "Text",
     "address_of",
@@ -61,6 +66,7 @@ __all__ = [
     "cell",
     "check",
     "cold",
+    "compare_exchange",
     "copy_memory",
     "ctz",
     "event",

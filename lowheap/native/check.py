@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from lowheap.errors import CompilerError
 from lowheap.native import words
+from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
 
 
@@ -157,6 +158,15 @@ class HeapType(Type):
 
 
 @dataclass(frozen=True)
+class CollectorType(Type):
+    """The heap's collector, which is known when code is compiled: what `collector_function` has declared of it."""
+
+    def __str__(self) -> str:
+        """Return how messages call it."""
+        return "the heap's collector"
+
+
+@dataclass(frozen=True)
 class StaticType(Type):
     """Something that is known when code is compiled, an instance of `kind`; its bools and ints are constants then."""
 
@@ -279,7 +289,9 @@ class Parameter:
 
 @dataclass
 class Call:
-    """What a call expression means: a word, a conversion, a method of the heap, a record, or another function."""
+    """What a call expression means: a word, a conversion, a method of the heap, a function of its collector's, by name,
+    a record, or another function.
+    """
 
     kind: str
     target: Any
@@ -306,10 +318,52 @@ class Checked:
     reassigned: set[str]
     names: dict[str, Any]
     has_effects: bool
+    _reads: dict[tuple[str, Any], frozenset[str] | None] = field(default_factory=dict)
 
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
         return self.types[node]
+
+    def reads_of(self, static: str, collector: Any = None) -> frozenset[str] | None:
+        """Return which attributes of a static parameter the function reads, by itself or through what it calls.
+
+        The code is the same for all statics that agree in these. `collector` is that whose functions it calls. None: it
+        may be any, for the static stands somewhere else than before a dot and as an argument of what is known.
+        """
+        key = static, collector
+        if key not in self._reads:
+            self._reads[key] = None  # if it comes here again: functions of collectors may go round
+            self._reads[key] = self._find_reads(static, collector)
+        return self._reads[key]
+
+    def _find_reads(self, static: str, collector: Any) -> frozenset[str] | None:
+        found: set[str] = set()
+        understood = 0
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and _is_name(node.value, static):
+                found.add(node.attr)
+                understood += 1
+            elif isinstance(node, ast.Call):
+                for number, argument in enumerate(node.args):
+                    callee = self._callee(node, collector) if _is_name(argument, static) else None
+                    if callee is not None:
+                        inner = callee.reads_of(callee.parameters[number].name, collector)
+                        if inner is None:
+                            return None
+                        found |= inner
+                        understood += 1
+        uses = sum(_is_name(node, static) for node in ast.walk(self.tree))
+        return frozenset(found) if uses == understood else None
+
+    def _callee(self, node: ast.Call, collector: Any) -> Checked | None:
+        """The function that a call is of, if that is one of the subset, and known."""
+        call = self.calls.get(node)
+        if call is None:
+            return None
+        if call.kind == "collector" and collector is not None:
+            found: Checked = getattr(collector, call.target).checked
+            return found
+        return call.target.checked if call.kind == "native" else None
 
 
 # The methods and attributes of a heap: `native/heap.py` has Python's, `translate.py` machine code's.
@@ -323,8 +377,51 @@ def heap_method(name: str, parameters: Sequence[Type | None], result: Type | Non
     _HEAP_METHODS[name] = (tuple(parameters), result)
 
 
-HEAP_ATTRIBUTES: dict[str, Type] = {}
-"""The attributes of a heap that are views."""
+HEAP_ATTRIBUTES: dict[str, Type] = {"collector": CollectorType()}
+"""The attributes of a heap."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function of a collector's takes, behind the heap, and what it returns, or yields."""
+
+    parameters: tuple[Type, ...]
+    result: Type
+    yields: Type | None = None
+
+    def __str__(self) -> str:
+        """Return how messages call it."""
+        result = self.result if self.yields is None else f"a generator of {self.yields}"
+        return f"({', '.join(map(str, (HeapType(), *self.parameters)))}) -> {result}"
+
+    @staticmethod
+    def of(checked: Checked) -> Signature | None:
+        """Return a function's own; None for one that does not take the heap first."""
+        types = [each.type for each in checked.parameters]
+        if not types or not isinstance(types[0], HeapType):
+            return None
+        return Signature(tuple(types[1:]), checked.result, checked.yields)
+
+
+COLLECTOR_FUNCTIONS: dict[str, Signature] = {}
+"""The functions that `heap.collector` has."""
+
+
+COLLECTOR_PARAMETERS: dict[str, Type] = {}
+"""The numbers and bools that `heap.collector` has: what an instance was made with."""
+
+
+def collector_parameter(name: str, type: Type) -> None:
+    """Say that collectors have a parameter, `heap.collector.name`. ValueError when it is known as another."""
+    if COLLECTOR_PARAMETERS.setdefault(name, type) != type:
+        raise ValueError(f"a collector's {name} is {COLLECTOR_PARAMETERS[name]}, not {type}")
+
+
+def collector_function(name: str, parameters: Sequence[Type], result: Type, yields: Type | None = None) -> None:
+    """Say that collectors have a function, `heap.collector.name(heap, …)`. ValueError when it is known as another."""
+    signature = Signature(tuple(parameters), result, yields)
+    if COLLECTOR_FUNCTIONS.setdefault(name, signature) != signature:
+        raise ValueError(f"a collector's {name} is {COLLECTOR_FUNCTIONS[name]}, not {signature}")
 
 
 def static_names(function: Callable[..., Any]) -> dict[str, Any]:
@@ -710,11 +807,9 @@ class _Checker:
                 self.fits(each, type, "an end of the range")
             return type
         self.expression(iterable, is_iterated=True)
-        call = self.calls[iterable]
-        checked = call.target.checked if call.kind == "native" else None
-        if checked is None or checked.yields is None:
+        yields = yields_of(self.calls[iterable])
+        if yields is None:
             raise self.refused(iterable, f"{ast.unparse(iterable.func)} is no generator of the subset")
-        yields: Type = checked.yields
         return yields
 
     def break_(self, statement: ast.Break) -> None:
@@ -759,7 +854,7 @@ class _Checker:
             type = method(self, node)
             if isinstance(node, ast.Call) and not is_iterated:
                 call = self.calls.get(node)
-                if call is not None and call.kind == "native" and call.target.checked.yields is not None:
+                if call is not None and yields_of(call) is not None:
                     raise self.refused(node, f"{ast.unparse(node.func)} is a generator: loop over it")
         self.types[node] = type
         return type
@@ -862,6 +957,8 @@ class _Checker:
                 found = record_types(owner.record)[node.attr]
         elif isinstance(owner, HeapType):
             found = HEAP_ATTRIBUTES.get(node.attr)
+        elif isinstance(owner, CollectorType):
+            found = COLLECTOR_PARAMETERS.get(node.attr)
         elif isinstance(owner, StaticType):
             found = self.static_attribute(node, owner.kind)
         if found is None:
@@ -1032,7 +1129,10 @@ class _Checker:
         if isinstance(node.func, ast.Attribute):
             owner = self.constant(node.func.value)
             if owner is None:
-                if not isinstance(self.expression(node.func.value), HeapType):
+                whose = self.expression(node.func.value)
+                if isinstance(whose, CollectorType):
+                    return self.collector_call(node, node.func.attr)
+                if not isinstance(whose, HeapType):
                     raise self.refused(node, f"{ast.unparse(node.func)} is no function of the subset")
                 return self.heap_call(node, node.func.attr)
         function = self.constant(node.func)
@@ -1088,13 +1188,28 @@ class _Checker:
         self.calls[node] = Call("native", target)
         self.has_effects |= checked.has_effects
         for value, parameter in zip(self.count(node, len(checked.parameters)), checked.parameters, strict=True):
-            type = self.expression(value)
-            if isinstance(parameter.type, StaticType) and isinstance(type, ConstantType):
-                if not isinstance(type.value, parameter.type.kind):
-                    raise self.refused(value, f"{parameter.name} is {parameter.type}, and was given {type}")
-                continue
-            self.fits(value, parameter.type, parameter.name)
+            self.argument(value, parameter.type, parameter.name)
         return checked.result
+
+    def argument(self, value: ast.expr, wanted: Type, name: str) -> None:
+        """Check what a function is given."""
+        type = self.expression(value)
+        if isinstance(wanted, StaticType) and isinstance(type, ConstantType):
+            if not isinstance(type.value, wanted.kind):
+                raise self.refused(value, f"{name} is {wanted}, and was given {type}")
+            return
+        self.fits(value, wanted, name)
+
+    def collector_call(self, node: ast.Call, name: str) -> Type:
+        signature = COLLECTOR_FUNCTIONS.get(name)
+        if signature is None:
+            raise self.refused(node, f"a collector has no {name}")
+        self.calls[node] = Call("collector", name)
+        self.has_effects = True
+        parameters = (HEAP, *signature.parameters)
+        for number, (value, wanted) in enumerate(zip(self.count(node, len(parameters)), parameters, strict=True), 1):
+            self.argument(value, wanted, f"argument {number} of the collector's {name}")
+        return signature.result
 
     def heap_call(self, node: ast.Call, name: str) -> Type:
         known = _HEAP_METHODS.get(name)
@@ -1108,6 +1223,9 @@ class _Checker:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
+            if name in _STORAGE:
+                result = self.storage(value, given, name) or result
+                continue
             if name == "state":
                 if given is None or not getattr(given.value, "is_native_state", False):
                     raise self.refused(value, "state takes a class that `@state` has made")
@@ -1117,6 +1235,19 @@ class _Checker:
             result = self.named_result(value, given.value)
         assert result is not None, "a result that does not follow is declared"
         return result
+
+    def storage(self, value: ast.expr, given: ConstantType | None, name: str) -> Type | None:
+        """Check what names a part of the collector's storage; return the type of what is there, if it tells that."""
+        kind = _STORAGE[name]
+        if given is not None:
+            is_one = isinstance(given.value, kind)
+            self.types[value] = given
+        else:
+            type = self.expression(value)
+            is_one = isinstance(type, StaticType) and issubclass(type.kind, kind) and kind is Buffer
+        if not is_one:
+            raise self.refused(value, f"{name} takes a {kind.__name__} that is known when code is compiled")
+        return PlaceType(word_type(given.value.word)) if given is not None and kind is SideTable else None
 
     def named_result(self, node: ast.expr, named: Any) -> Type:
         """A view of a structure, or a place of a word."""
@@ -1295,6 +1426,15 @@ class _Checker:
             self.fits(each, U64, "an argument of zero_memory")
         return NOTHING
 
+    def word_compare_exchange(self, node: ast.Call) -> Type:
+        where, *values = self.count(node, 3)
+        type = self.expression(where)
+        if not isinstance(type, PlaceType):
+            raise self.refused(node, f"compare_exchange takes a place, not {type}")
+        for each in values:
+            self.fits(each, type.word, "a number of compare_exchange")
+        return BOOL
+
     def word_sizeof(self, node: ast.Call) -> Type:
         raise self.refused(node, "sizeof takes a structure")
 
@@ -1358,6 +1498,7 @@ LOCAL_ARRAY_LIMIT = 1 << 16
 _EFFECTFUL = {
     ("word", "copy_memory"),
     ("word", "zero_memory"),
+    ("word", "compare_exchange"),
     ("word", "require"),
     ("word", "check"),
     ("heap", "release_externrefs"),
@@ -1366,15 +1507,34 @@ _EFFECTFUL = {
     ("heap", "map_notes"),
     ("heap", "unmap_notes"),
     ("heap", "visit"),
+    ("heap", "write"),
+    ("heap", "forget_problems"),
+    ("heap", "require_no_problem"),
     ("heap", "finalize"),
 }
+
+
+_STORAGE: dict[str, type[Any]] = {"header_bit": HeaderBit, "length": Buffer, "entry": Buffer, "side": SideTable}
+"""The methods of the heap whose first argument is a part of a collector's storage."""
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def has_effects(call: Call) -> bool:
     """Whether a call does something beside returning a value."""
     if call.kind == "native":
         return bool(call.target.checked.has_effects)
-    return (call.kind, call.target) in _EFFECTFUL
+    return call.kind == "collector" or (call.kind, call.target) in _EFFECTFUL
+
+
+def yields_of(call: Call) -> Type | None:
+    """Return what a call's generator yields; None when it is a call of none."""
+    if call.kind == "native":
+        found: Type | None = call.target.checked.yields
+        return found
+    return COLLECTOR_FUNCTIONS[call.target].yields if call.kind == "collector" else None
 
 
 def _sample(text: ast.JoinedStr) -> str:

@@ -9,6 +9,11 @@
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
     heap.state(Mine)            a structure that the collector keeps in the heap's bytes
+    heap.header_bit(MINE)       a bit of headers that is the collector's own, a `HeaderBit`: a mask
+    heap.length(LOG)            how many entries a `Buffer` of the collector's has: a place, of u64
+    heap.entry(LOG, n)          entry n of it: a slot, within the buffer whatever n is
+    heap.side(MARKS, index)     what a `SideTable` of the collector's has for the byte at an index: a place
+    heap.collector.read(heap, …)  a function of the heap's collector: what `collector_function` has declared
     heap.is_checked             whether to look for corruption on the way: known when code is compiled
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
                                 so it is in Python, and in machine code it is not
@@ -16,9 +21,12 @@
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
+    heap.forget_problems()      as if none had been
+    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`; Python raises what they all are
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
+    heap.write(w, argument, a, n)  call C's writer at address w with its argument and n bytes at address a
 
 and, for the functions of the C interface:
 
@@ -34,10 +42,10 @@ index.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from lowheap.errors import HeapError, InvalidReferenceError
+from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
     COLLECTOR_STATE_OFFSET,
@@ -60,10 +68,23 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
+from lowheap.native.check import (
+    BOOL,
+    HEAP_ATTRIBUTES,
+    INVARIANT_FIELDS,
+    NOTHING,
+    SLOT,
+    U32,
+    U64,
+    PlaceType,
+    ViewType,
+    heap_method,
+)
+from lowheap.native.storage import ENTRIES_OFFSET, Buffer, HeaderBit, SideTable
 from lowheap.native.words import C_TYPES
 
 _VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
+_WRITER = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 
 _State = TypeVar("_State")
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -91,8 +112,8 @@ class Heap:
 
     is_native_heap = True
     may_raise = True
-    state_offsets: Mapping[type[Any], int] = {}
-    """Where each of the collector's states begins, in bytes from `COLLECTOR_STATE_OFFSET`."""
+    collector: Any = None
+    """The heap's collector, a `Collector`; None for a heap that is only looked at by functions that ask for none."""
 
     @property
     def is_checked(self) -> bool:
@@ -106,8 +127,10 @@ class Heap:
         *,
         store_context: VMStoreContext | None = None,
         host: Callable[[], None] | None = None,
+        collector: Any = None,
     ) -> None:
         """Take the parts; the tables are where the control block says."""
+        self.collector = collector
         self.memory, self.control = memory, control
         self._store_context, self._host = store_context, host
         self.replacements: dict[Any, Callable[..., Any]] = {}
@@ -185,12 +208,39 @@ class Heap:
 
     def state(self, structure: type[_State]) -> _State:
         """Return a state of the collector's. HeapError for one that it does not have."""
-        offset = self.state_offsets.get(structure)
+        offset = None if self.collector is None else self.collector.state_offsets().get(structure)
         if offset is None:
             raise HeapError(f"the heap's collector has no state {structure.__name__}")
         start = ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + COLLECTOR_STATE_OFFSET
         found: _State = cast(Any, structure).from_address(start + offset)
         return found
+
+    def header_bit(self, bit: HeaderBit) -> int:
+        """Return the mask of a bit of the collector's. HeapError for one that it does not have."""
+        mask = None if self.collector is None else self.collector.area().bits.get(bit)
+        if mask is None:
+            raise HeapError(f"the heap's collector has no {bit!r}")
+        return int(mask)
+
+    def length(self, buffer: Buffer) -> ctypes.c_uint64:
+        """Return where a buffer's length is. HeapError for one that the collector does not have."""
+        return ctypes.c_uint64.from_address(self._address_of(buffer))
+
+    def entry(self, buffer: Buffer, number: int) -> ctypes.c_uint32:
+        """Return an entry of a buffer. However wrong, the number stays in it."""
+        offset = (number & buffer.limit - 1) * ctypes.sizeof(ctypes.c_uint32)
+        return ctypes.c_uint32.from_address(self._address_of(buffer) + ENTRIES_OFFSET + offset)
+
+    def side(self, table: SideTable, index: int) -> Any:
+        """Return what a side table has for the byte at an index."""
+        return C_TYPES[table.word].from_address(self._address_of(table) + (index >> table.shift) * table.entry_size)
+
+    def _address_of(self, part: Buffer | SideTable) -> int:
+        """Where a part of the collector's storage begins. HeapError for one that it does not have."""
+        offset = None if self.collector is None else self.collector.area().offsets.get(part)
+        if offset is None:
+            raise HeapError(f"the heap's collector has no {part!r}")
+        return ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + int(offset)
 
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
@@ -211,6 +261,16 @@ class Heap:
         """Return how many problems there are."""
         return len(self.problems)
 
+    def forget_problems(self) -> None:
+        """Begin anew."""
+        self.problems.clear()
+
+    def require_no_problem(self) -> None:
+        """HeapCorruptionError when there are any, which are forgotten."""
+        if self.problems:
+            problems, self.problems = self.problems, []
+            raise HeapCorruptionError(problems)
+
     def map_notes(self, size: int) -> int:
         """Return the address of new memory; `size` is a multiple of 8."""
         notes = (ctypes.c_uint64 * (size // ctypes.sizeof(ctypes.c_uint64)))()
@@ -225,6 +285,10 @@ class Heap:
     def visit(self, visitor: int, argument: int, info: int) -> int:
         """Call a visitor; what it returns ends the walk unless it is 0."""
         return int(_VISITOR(visitor)(argument, info))
+
+    def write(self, writer: int, argument: int, data: int, size: int) -> int:
+        """Call a writer; what it returns ends the dump unless it is 0."""
+        return int(_WRITER(writer)(argument, data, size))
 
     def ask_for_room(self, needed: int) -> bool:
         """Nobody is asked."""
@@ -253,6 +317,7 @@ INVARIANT_FIELDS[VMTypeInfo] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
 )
+INVARIANT_FIELDS[VMStoreContext] = frozenset(("functions",))
 INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
 HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL
@@ -262,6 +327,10 @@ for _name, _structure in HEADERS.items():
 heap_method("slot", [U32, U32], SLOT)
 heap_method("state", [None], None)
 heap_method("cell", [None, U32, U32], None)
+heap_method("header_bit", [None], U32)
+heap_method("length", [None], PlaceType(U64))
+heap_method("entry", [None, U64], SLOT)
+heap_method("side", [None, U32], None)
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
@@ -270,6 +339,9 @@ heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)
 heap_method("outside", [U64], SLOT)
 heap_method("problem_count", [], U64)
+heap_method("forget_problems", [], NOTHING)
+heap_method("require_no_problem", [], NOTHING)
 heap_method("map_notes", [U64], U64)
 heap_method("unmap_notes", [U64, U64], NOTHING)
 heap_method("visit", [U64, U64, U64], U32)
+heap_method("write", [U64, U64, U64, U64], U32)

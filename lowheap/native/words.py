@@ -251,6 +251,14 @@ def zero_memory(to: int, length: int) -> None:
     ctypes.memset(to, 0, length)
 
 
+def compare_exchange(place: Any, expected: int, new: int) -> bool:
+    """Set a place to a number if it holds the expected one, in one step that no thread sees half of; whether it did."""
+    held = place.value == expected
+    if held:
+        place.value = new
+    return bool(held)
+
+
 C_TYPES: dict[Any, Any] = (
     {}
     if TYPE_CHECKING
@@ -427,8 +435,8 @@ WORDS: dict[str, Callable[..., Any]] = {
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
-        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, sound, require, check,
-        problem,
+        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, compare_exchange, sound, require,
+        check, problem,
     )
 }  # fmt: skip
 """The words that are functions, by name."""

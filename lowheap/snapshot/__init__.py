@@ -5,18 +5,9 @@
 indices. Nothing here needs a heap: an image is bytes, the facts of the control block, and a type table.
 """
 
+from lowheap.snapshot.contents import ImageControl, ImageField, ImageFormatError, ImageRoot, ImageType
 from lowheap.snapshot.difference import Difference, diff, render_side_by_side, type_renaming, with_types_of
-from lowheap.snapshot.dump import read_dump
-from lowheap.snapshot.file import ImageFormatError
-from lowheap.snapshot.image import (
-    Image,
-    ImageControl,
-    ImageField,
-    ImageObject,
-    ImageRoot,
-    ImageType,
-    ImageValue,
-)
+from lowheap.snapshot.image import Image, ImageObject, ImageValue, read_dump
 
 __all__ = [
     "Difference",

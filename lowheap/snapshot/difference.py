@@ -28,7 +28,8 @@ from lowheap.layout import (
     HEADER_SIZE,
     RESERVED_MASK,
 )
-from lowheap.snapshot.image import Image, ImageField, ImageObject, ImageType, kind_label, printable
+from lowheap.snapshot.contents import ImageField, ImageType, kind_label, printable
+from lowheap.snapshot.image import Image, ImageObject
 
 if TYPE_CHECKING:
     from rich.table import Table

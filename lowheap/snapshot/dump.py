@@ -11,10 +11,12 @@ type table makes no sense, and inspecting it tells what is broken.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar
 
 from lowheap.allocator import SegregatedFit
+from lowheap.declarations import layout_hash
 from lowheap.layout import (
     DUMP_MAGIC,
     FIELD_MUTABLE,
@@ -33,8 +35,16 @@ from lowheap.layout import (
     VMStorage,
     VMTypeInfo,
 )
-from lowheap.snapshot.file import ImageFormatError
-from lowheap.snapshot.image import TAG_FIELDS, Image, ImageControl, ImageField, ImageRoot, ImageType
+from lowheap.snapshot.contents import (
+    TAG_FIELDS,
+    Contents,
+    ImageControl,
+    ImageField,
+    ImageFormatError,
+    ImageRoot,
+    ImageType,
+    type_of_entry,
+)
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
     AbstractHeapType,
@@ -76,10 +86,8 @@ def is_dump(data: bytes) -> bool:
     return data.startswith(_MAGIC)
 
 
-def read_dump(data: bytes) -> Image:
-    """Return what a dump has as an image. ImageFormatError, which says why, for anything that is not a whole dump."""
-    from lowheap.embed.api import abi_hash  # the C interface stands above images: only its hash is wanted here
-
+def read(data: bytes) -> Contents:
+    """Return what a dump has. ImageFormatError, which says why, for anything that is not a whole dump."""
     if not is_dump(data):
         raise ImageFormatError(f"not a heap dump: it does not begin with {_MAGIC!r}")
     if len(data) < ctypes.sizeof(VMDump):
@@ -87,9 +95,10 @@ def read_dump(data: bytes) -> Image:
             f"a heap dump cut short: it has {len(data)} bytes, its header alone {ctypes.sizeof(VMDump)}"
         )
     header = VMDump.from_buffer_copy(data)
-    if header.abi != abi_hash():
+    layouts = layout_hash()
+    if header.abi != layouts:
         raise ImageFormatError(
-            f"a heap dump of another lowheap: the hash of its layouts is {header.abi:#x}, of this one's {abi_hash():#x}"
+            f"a heap dump of another lowheap: the hash of its layouts is {header.abi:#x}, of this one's {layouts:#x}"
         )
     if header.control_size != ctypes.sizeof(VMHeapControl):
         raise ImageFormatError(
@@ -117,7 +126,7 @@ def read_dump(data: bytes) -> Image:
     _, control_bytes, types, type_data, handles, host_data, roots, heap = pieces
     control = VMHeapControl.from_buffer_copy(control_bytes)
     _check_counts(header, control)
-    return Image(
+    return Contents(
         data=heap,
         source="lowheap dump",
         types=_types(_records(VMTypeInfo, types), memoryview(type_data).cast("I")),
@@ -190,24 +199,19 @@ def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> Image
         or any(start + count > len(words) for start, count in parts)
     ):
         return None
-    offsets, display, described = (words[start : start + count] for start, count in parts)
-    places = _records(VMFieldInfo, bytes(described))
+    start, count = parts[-1]
+    places = _records(VMFieldInfo, bytes(words[start : start + count]))
     known = [_field_type(place) for place in places]
     fields = [each for each in known if each is not None]
     if len(fields) != len(known):
         return None
+    found = type_of_entry(index, info, words)
     definition = None
     if kind is not VMGcKind.EXN_REF:  # of a function type nothing says what it returns
         composite = ArrayType(fields[0]) if is_array else StructType(tuple(fields))
-        definition = str(SubType(composite, display[-2] if info.depth else None, bool(info.is_final)))
-    return ImageType(
-        index,
-        kind,
-        info.size_or_elements_offset,
-        info.element_size,
-        elements_are_traced=is_array and bool(info.traced_count),
-        traced_offsets=tuple(offsets),
-        supertypes=tuple(display),
+        definition = str(SubType(composite, found.supertypes[-2] if info.depth else None, bool(info.is_final)))
+    return dataclasses.replace(
+        found,
         definition=definition,
         fields=(TAG_FIELDS if kind is VMGcKind.EXN_REF else ())
         + tuple(_field(place, field) for place, field in zip(places, fields, strict=True)),

@@ -13,9 +13,9 @@ All integers are little-endian. The header is `FileHeader`:
 | 40     | 32    | SHA-256 of the 40 bytes before it and of everything behind it    |
 
 The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
-those of `image.Image`, without `data`; each record in it is an object, each tuple an array, and bytes are a zlib stream
-in base 64. What there was not from the beginning may be missing: `pending_dead` and the tables' counts of `control` are
-0 then, and there are no `tables`.
+those of `contents.Contents`, without `data`; each record in it is an object, each tuple an array, and bytes are a zlib
+stream in base 64. What there was not from the beginning may be missing: `pending_dead` and the tables' counts of
+`control` are 0 then, and there are no `tables`.
 
 Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
 not an image is an ImageFormatError that says what is wrong, and never another exception.
@@ -33,7 +33,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from lowheap.allocator import Block
-from lowheap.errors import LowheapError
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
@@ -44,11 +43,12 @@ from lowheap.layout import (
     VMGcKind,
     VMHeapControl,
 )
-from lowheap.snapshot.image import (
+from lowheap.snapshot.contents import (
     ROOT_KINDS,
-    Image,
+    Contents,
     ImageControl,
     ImageField,
+    ImageFormatError,
     ImageRoot,
     ImageType,
     control_integers,
@@ -71,10 +71,6 @@ _ADDED_TO_CONTROL = (
 )
 
 _T = TypeVar("_T")
-
-
-class ImageFormatError(LowheapError):
-    """The bytes are not an image, or not a whole and sound one; the message says where."""
 
 
 class FileHeader(ctypes.LittleEndianStructure):
@@ -102,7 +98,7 @@ _HEADER_SIZE = ctypes.sizeof(FileHeader)
 _CHECKSUM_START = FileHeader.checksum.offset  # type: ignore[attr-defined]  # ctypes puts a descriptor there
 
 
-def pack(image: Image) -> bytes:
+def pack(image: Contents) -> bytes:
     """Return an image in the file format."""
     return assemble(json.dumps(_metadata(image), separators=(",", ":")).encode(), image.data)
 
@@ -115,7 +111,7 @@ def assemble(metadata: bytes, heap: bytes) -> bytes:
     return start + _checksum(start, metadata + compressed) + metadata + compressed
 
 
-def unpack(data: bytes) -> Image:
+def unpack(data: bytes) -> Contents:
     """Read the file format. ImageFormatError for anything that is not an image."""
     if not data.startswith(MAGIC):
         raise ImageFormatError(f"not a heap image: it does not begin with {MAGIC!r}")
@@ -163,7 +159,7 @@ def _decompress(compressed: memoryview, length: int) -> bytes:
 # Metadata, there
 
 
-def _metadata(image: Image) -> dict[str, Any]:
+def _metadata(image: Contents) -> dict[str, Any]:
     return {
         "source": image.source,
         "types": [_type_record(each) for each in image.types.values()],
@@ -253,7 +249,7 @@ class _Reader:
         return self.text()
 
 
-def _image(reader: _Reader, heap: bytes) -> Image:
+def _image(reader: _Reader, heap: bytes) -> Contents:
     types = reader.member("types").every(_type)
     control = reader.member("control").optional(_control)
     if control is not None and control.bump != len(heap):
@@ -262,7 +258,7 @@ def _image(reader: _Reader, heap: bytes) -> Image:
     if len(by_index) != len(types):
         raise ImageFormatError("two types of the metadata have the same index")
     host_data_ids = reader.member("host_data_ids").optional(lambda ids: frozenset(ids.every(_Reader.u32)))
-    return Image(
+    return Contents(
         data=heap,
         source=reader.member("source").text(),
         types=by_index,

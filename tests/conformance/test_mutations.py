@@ -18,6 +18,8 @@ import lowheap.store
 from lowheap import layout
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.null import Null
+from lowheap.collectors.shared import sizing
+from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import LowheapError
 from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
@@ -30,10 +32,12 @@ from lowheap.layout import (
     GcTypeLayouts,
     VMDrcHeader,
     VMGcKind,
+    VMHeapControl,
     align_up,
     block_length,
     is_object,
 )
+from lowheap.native import Heap
 from lowheap.peers import Peer
 
 STEPS = (
@@ -287,21 +291,33 @@ def never_reused(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FirstFit, "allocate", allocate)
 
 
+def growing(patch: pytest.MonkeyPatch, grow: Callable[[VMHeapControl, int], int]) -> None:
+    """Have stores grow to another capacity: what `grow` makes of the control block and the bytes that are needed."""
+    original: Any = lowheap.store.allocate_block_growing_first
+
+    def allocate(heap: Heap, rules: FrameRules, length: int) -> int:
+        def grown(bytes_needed: int) -> bool:
+            control = heap.control
+            control.capacity = grow(control, bytes_needed)
+            control.bump_end = control.capacity & -layout.BLOCK_ALIGN
+            control.growths += 1
+            return True
+
+        heap.replacements[sizing.grow_by_all] = grown
+        found: int = original(heap, rules, length)
+        return found
+
+    patch.setattr(lowheap.store, "allocate_block_growing_first", allocate)
+
+
 @mutation
 def growth_by_another_page_size(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lowheap.store, "GROWTH_GRANULE", 1 << 12)
+    growing(patch, lambda control, needed: align_up(max(2 * control.capacity, control.capacity + needed), 1 << 12))
 
 
 @mutation
 def growth_by_what_is_needed_only(patch: pytest.MonkeyPatch) -> None:
-    def grow(self: lowheap.store.Store, bytes_needed: int) -> bool:
-        delta = align_up(bytes_needed, lowheap.store.GROWTH_GRANULE)
-        memory = self.heap.take_memory()
-        grown = memory.grow(delta)
-        self.heap.replace_memory(memory, delta if grown else 0)
-        return grown
-
-    patch.setattr(lowheap.store.Store, "_grow", grow)
+    growing(patch, lambda control, needed: control.capacity + align_up(needed, sizing.GROWTH_GRANULE))
 
 
 # --- Layouts of types

@@ -11,73 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lowheap.collectors.drc.counting import (
-    Freed,
-    count_freed,
-    free_chain,
-    free_object,
-    free_pending,
-    left_dead,
-)
-from lowheap.collectors.shared.frames import FrameRules, held_by_code, held_by_hosts, host_slots
-from lowheap.collectors.shared.references import is_object, may_be_object
-from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
-from lowheap.layout import (
-    CONTROL_UNCOUNTED,
-    HEADER_IN_OVER_APPROX_LIST_BIT,
-    HEADER_MARK_BIT,
-    NULL,
-)
-from lowheap.native import Heap, Ref, address_of, inline, native, note, place, u32, u64, unlikely
+from lowheap.collectors.drc.counting import Freed, free_chain, free_object, left_dead, note_freed
+from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL
+from lowheap.native import Heap, Ref, inline, native, note, place, u32, unlikely
+
+
+@inline
+def list_has_doubled(heap: Heap) -> bool:
+    """Whether the list alone is a reason to collect."""
+    floor: u32 = heap.collector.list_floor
+    return heap.control.current_len >= max(heap.control.len_after_last_gc * 2, floor)
+
+
+@inline
+def is_listed(heap: Heap, reference: Ref) -> bool:
+    """Whether an object is on the list: no frame may hold another."""
+    return heap.header(reference).kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT != 0
 
 
 @inline
 def mark(heap: Heap, reference: Ref) -> bool:
     """Set the mark of an object that is held; False for one that is not listed, and so cannot be."""
-    if is_object(reference):
-        header = heap.header(reference)
-        word = header.kind_and_reserved
-        if unlikely(word & HEADER_IN_OVER_APPROX_LIST_BIT == 0):
-            heap.store_context.unsound_root = reference
-            return False
-        header.kind_and_reserved = word | HEADER_MARK_BIT
-    return True
-
-
-@native
-def trace(heap: Heap, rules: FrameRules) -> bool:
-    """Mark what every frame of every activation holds, and what the host's frames hold.
-
-    False for a frame that is not known, or that holds what is not listed: the store context tells which.
-    """
-    if rules.checks_hosts and unlikely(unsound_slot(heap) != 0):
+    header = heap.header(reference)
+    word = header.kind_and_reserved
+    if unlikely(word & HEADER_IN_OVER_APPROX_LIST_BIT == 0):
         return False
-    if rules.has_code:
-        for reference in held_by_code(heap, rules):
-            if unlikely(not mark(heap, reference)):
-                return False
-        if unlikely(heap.store_context.unknown_return_address != 0):
-            return False
-    for held in held_by_hosts(heap):
-        if unlikely(not mark(heap, held)):
-            return False
+    header.kind_and_reserved = word | HEADER_MARK_BIT
     return True
-
-
-@native
-def unsound_slot(heap: Heap) -> u64:
-    """The address of a slot of a host's frame that holds neither null nor an i31 nor a listed object; 0: there is none.
-
-    Nothing is taken for granted of what a slot holds.
-    """
-    for slot in host_slots(heap):
-        reference = slot.value
-        if is_object(reference):
-            if not may_be_object(heap, reference):
-                return address_of(slot)
-            if heap.header(reference).kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0:
-                return address_of(slot)
-    return 0
 
 
 @native
@@ -131,25 +91,27 @@ def dying(heap: Heap) -> Iterator[Ref]:
 def sweep(heap: Heap) -> None:
     """Take the list's count from each object that is not marked; free each that dies before the walk goes on."""
     freed = Freed()
-    for reference in dying(heap):
+    for reference in heap.collector.dying(heap):
         if heap.may_raise:
             bury(heap, reference, left_dead(heap))
             free_chain(heap, reference, freed)
         else:  # its header is of no use any more
             free_chain(heap, free_object(heap, reference, NULL, freed), freed)
-    count_freed(heap, freed)
+    note_freed(heap, freed)
+    heap.control.len_after_last_gc = heap.control.current_len
 
 
 @native
 def sweep_pending(heap: Heap) -> None:
     """Sweep, and free nothing: what dies goes in front of the pending dead objects."""
     pending = heap.control.pending_dead
-    for reference in dying(heap):
+    for reference in heap.collector.dying(heap):
         bury(heap, reference, pending)
         pending = reference
         if heap.may_raise:
             heap.control.pending_dead = pending
     heap.control.pending_dead = pending
+    heap.control.len_after_last_gc = heap.control.current_len
 
 
 @inline
@@ -160,28 +122,3 @@ def bury(heap: Heap, reference: Ref, following: Ref) -> None:
     header.ref_count = 0
     header.next_over_approximated_stack_root = following
     note("count of %#x down to %d", reference, 0)
-
-
-@inline
-def finish_sweep(heap: Heap) -> None:
-    """Note what a sweep has left."""
-    control = heap.control
-    control.len_after_last_gc = control.current_len
-    control.live_bytes_after_last_collection = live_bytes(heap)
-    control.collections += 1
-
-
-@native
-def collect_all(heap: Heap, rules: FrameRules) -> bool:
-    """Collect, all at once, and free what earlier ones have left; False, with nothing done, if a frame is wrong."""
-    if unlikely(heap.control.flags & CONTROL_UNCOUNTED):
-        heap.control.collections += 1
-        return True
-    note_peak(heap)
-    if unlikely(not trace(heap, rules)):
-        clear_marks(heap)
-        return False
-    sweep(heap)
-    free_pending(heap, UNLIMITED)
-    finish_sweep(heap)
-    return True

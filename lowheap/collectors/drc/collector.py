@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from lowheap.collectors.drc import barriers
+from collections.abc import Iterator
+from typing import ClassVar
+
+from lowheap.collectors.drc import barriers, collection, counting, verify
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared.sizing import LIST_FLOOR
+from lowheap.errors import HeapCorruptionError, InvalidReferenceError
+from lowheap.layout import NULL
+from lowheap.native import Heap
+from lowheap.native.check import NOTHING, U32, U64, Signature, Type
 
 
 class Drc(Collector):
-    """wasmtime's collector, 37 to 43: counts, a list of what compiled code may hold, trace and sweep."""
+    """wasmtime's collector, 37 to 43: counts, a list of what compiled code may hold, trace and sweep.
+
+    Its variations may change these besides the events:
+
+        dying(heap)                         what a sweep finds dead: yield it, off the list, and let go of the rest
+        decrement(heap, reference, dead)    one owner less of what a dead object refers to; `dead` is a chain of the
+                                            dead, threaded by their links: return it, with what dies in front
+        verify_listed(heap, notes, reference)   note what it means to be on the list
+
+    `list_floor`: a list of fewer entries is never a reason to collect.
+    """
 
     name = "drc"
 
@@ -19,9 +37,69 @@ class Drc(Collector):
     dec_ref = barriers.dec_ref
     expose = barriers.expose
 
+    is_due = collection.list_has_doubled
+    hold = collection.mark
+    forget_held = collection.clear_marks
+    sweep = collection.sweep
+    sweep_pending = collection.sweep_pending
+    has_pending = counting.has_pending
+    free_pending = counting.free_pending
+    drop = counting.drop_last
+    is_live = counting.is_live
+    may_be_held = collection.is_listed
+    is_owned = counting.is_owned
+    verify_lists = verify.verify_lists
+    verify_pending = verify.verify_pending
+    verify_noted = verify.verify_noted
+    verify_held = verify.verify_held
+
+    functions: ClassVar[dict[str, Signature]] = {
+        "dying": Signature((), NOTHING, U32),
+        "decrement": Signature((U32, U32), U32),
+        "verify_listed": Signature((U64, U32), NOTHING),
+    }
+    dying = collection.dying
+    decrement = counting.decrement
+    verify_listed = verify.verify_listed
+
+    parameters: ClassVar[dict[str, Type]] = {"list_floor": U32}
+
+    def __init__(self, *, list_floor: int = LIST_FLOOR) -> None:
+        """Make a collector with parameters of one's own."""
+        self.list_floor = list_floor
+
+    compiled = (counting.free_dead_from, collection.sweep_pending, counting.free_pending)
+
+    def deferred(self, heap: Heap) -> Iterator[int]:
+        """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""
+        return _linked(heap, heap.control.over_approximated_stack_roots, "the over-approximated list")
+
+    def pending(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that died in a sweep and wait to be freed, the next first.
+
+        HeapCorruptionError when their list is cyclic, or leads to what is no object.
+        """
+        return _linked(heap, heap.control.pending_dead, "the list of pending dead objects")
+
 
 class Outlined(Drc):
     """What `drc` does, in functions that are called: small code, and a call for each event."""
 
     name = "outlined"
     called = True
+
+
+def _linked(heap: Heap, first: int, what: str) -> Iterator[int]:
+    """Yield the objects of a list that goes by the links in their headers."""
+    seen: set[int] = set()
+    reference = first
+    while reference != NULL:
+        if reference in seen:
+            raise HeapCorruptionError([f"{what} comes back to {reference:#x}"])
+        seen.add(reference)
+        try:
+            following = heap.header(reference).next_over_approximated_stack_root
+        except InvalidReferenceError as error:
+            raise HeapCorruptionError([f"{what}: {error}"]) from None
+        yield reference
+        reference = following

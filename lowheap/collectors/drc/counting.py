@@ -10,21 +10,19 @@ own link threads it: however long a chain dies at once, freeing it needs neither
 
 from __future__ import annotations
 
+from lowheap.collectors.drc.verify import verify_pending
+from lowheap.collectors.interface import DROP_FUNCTION
+from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.free_lists import give_back
-from lowheap.collectors.shared.references import block_length, may_be_object, names_object
-from lowheap.collectors.shared.sizing import live_bytes, note_peak
+from lowheap.collectors.shared.references import block_length, names_object
+from lowheap.collectors.shared.sizing import count_freed, live_bytes, note_peak
 from lowheap.collectors.shared.tracing import children, references_of
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
-    HEADER_MARK_BIT,
     NULL,
-    VMGcKind,
 )
 from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
-
-DROP_FUNCTION = "lowheap.drop"
-"""What modules call `drop_last` by. Those of compiled code have none of the collector in them: theirs goes there."""
 
 
 @record
@@ -46,7 +44,7 @@ def count_up(heap: Heap, reference: Ref) -> None:
 
 @inline
 def decrement(heap: Heap, reference: Ref, dead: Ref) -> Ref:
-    """One owner less; with the last, the object goes in front of the dead. Returns the first of these."""
+    """One owner less of what died; with its last, an object goes in front of the dead. Returns the first of these."""
     header = heap.header(reference)
     count = header.ref_count - 1
     header.ref_count = count
@@ -57,16 +55,28 @@ def decrement(heap: Heap, reference: Ref, dead: Ref) -> Ref:
     return dead
 
 
+@inline
+def is_live(heap: Heap, reference: Ref) -> bool:
+    """Whether an object whose count is 0 lives: none does."""
+    return False
+
+
+@inline
+def is_owned(heap: Heap, reference: Ref) -> bool:
+    """Whether an object has a count that an owner can give back: its last one must not be the list's."""
+    header = heap.header(reference)
+    return (header.ref_count > 1) | (
+        (header.ref_count == 1) & (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0)
+    )
+
+
 @native
 def check_owned(heap: Heap, reference: Ref) -> None:
     """Look whether an object has a count that an owner can give back."""
     header = heap.header(reference)
     sound(header.ref_count != 0, "the object at {:#x} has no count left to give back", reference)
-    sound(
-        (header.ref_count != 1) or (header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT == 0),
-        "the object at {:#x} would lose its last count, but is on the over-approximated list",
-        reference,
-    )
+    is_owned = heap.collector.is_owned(heap, reference)
+    sound(is_owned, "the object at {:#x} would lose its last count, but is on the over-approximated list", reference)
 
 
 @native
@@ -104,14 +114,11 @@ def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed) -> Ref:
     if heap.may_raise or heap.is_checked:
         check_children(heap, reference)
     if unlikely(type_index == EXTERNREF_TYPE_INDEX):  # the host frees it, when it has let go of its host data
-        header.ref_count = 0
-        header.kind_and_reserved = VMGcKind.EXTERN_REF
-        header.next_over_approximated_stack_root = heap.control.dead_externrefs
-        heap.control.dead_externrefs = reference
+        bury_externref(heap, reference)
     else:
         for child in children(heap, reference, type_index):
             if names_object(child):
-                dead = decrement(heap, child, dead)
+                dead = heap.collector.decrement(heap, child, dead)
         free_block(heap, reference, freed)
     return dead
 
@@ -127,14 +134,13 @@ def free_chain(heap: Heap, dead: Ref, freed: Freed) -> None:
         dead = free_object(heap, reference, dead, freed)
         if heap.may_raise:
             heap.control.dead_list = dead
-            count_freed(heap, freed)
+            note_freed(heap, freed)
 
 
 @inline
-def count_freed(heap: Heap, freed: Freed) -> None:
+def note_freed(heap: Heap, freed: Freed) -> None:
     """Add to the heap's figures."""
-    heap.control.objects_freed += freed.objects
-    heap.control.bytes_freed += freed.size
+    count_freed(heap, freed.objects, freed.size)
     freed.objects = 0
     freed.size = 0
 
@@ -144,7 +150,7 @@ def free_dead_from(heap: Heap, dead: Ref) -> None:
     """Free a chain of dead objects, and what thereby dies."""
     freed = Freed()
     free_chain(heap, dead, freed)
-    count_freed(heap, freed)
+    note_freed(heap, freed)
 
 
 @linked(DROP_FUNCTION)
@@ -156,25 +162,10 @@ def drop_last(heap: Heap, reference: Ref) -> None:
     free_dead_from(heap, reference)
 
 
-@native
-def check_pending(heap: Heap, reference: Ref) -> None:
-    """Look whether what is on the list of pending dead objects is dead."""
-    what_is = may_be_object(heap, reference)
-    sound(what_is, "the list of pending dead objects: {:#x} does not name an object", reference)
-    header = heap.header(reference)
-    count = header.ref_count
-    sound(count == 0, "object {:#x} has count {}, but is on the list of pending dead objects", reference, count)
-    word = header.kind_and_reserved
-    sound(
-        word & HEADER_IN_OVER_APPROX_LIST_BIT == 0,
-        "object {:#x} has its in-list bit set, but is on the list of pending dead objects",
-        reference,
-    )
-    sound(
-        word & HEADER_MARK_BIT == 0,
-        "object {:#x} is marked, but is on the list of pending dead objects",
-        reference,
-    )
+@inline
+def has_pending(heap: Heap) -> bool:
+    """Whether objects that died wait to be freed."""
+    return heap.control.pending_dead != NULL
 
 
 @native
@@ -193,32 +184,17 @@ def free_pending(heap: Heap, budget: u64) -> bool:
     while (pending != NULL) and (left != 0):
         reference = pending
         if heap.may_raise:
-            check_pending(heap, reference)
+            verify_pending(heap, reference)
+            heap.require_no_problem()
         pending = heap.header(reference).next_over_approximated_stack_root
         pending = free_object(heap, reference, pending, freed)
         left -= 1
         if heap.may_raise:
             control.pending_dead = pending
-            count_freed(heap, freed)
+            note_freed(heap, freed)
     control.pending_dead = pending
-    count_freed(heap, freed)
+    note_freed(heap, freed)
     if pending != NULL:
         return True
     control.live_bytes_after_last_collection = live_bytes(heap)
     return False
-
-
-@native
-def free_dead_externref(heap: Heap) -> None:
-    """Free the first of the dead externrefs, whose host data the host has let go of."""
-    reference = heap.control.dead_externrefs
-    heap.control.dead_externrefs = heap.header_at(reference).next_over_approximated_stack_root
-    free_leaf(heap, reference)
-
-
-@native
-def free_leaf(heap: Heap, reference: Ref) -> None:
-    """Free an object of which no owner and no child is left to see to."""
-    freed = Freed()
-    free_block(heap, reference, freed)
-    count_freed(heap, freed)

@@ -1,4 +1,4 @@
-"""What hosts hold: registered slots, handles, frames; and the scopes in which nothing is collected.
+"""What hosts hold: handles, registered slots, frames; and the scopes in which nothing is collected.
 
 An entry of the table of root slots is a slot's address, 0 when it is free. A handle is a reference; a free one has the
 number of the next free one, tagged as an i31 so that it cannot pass for a reference, and `free_handle` in the control
@@ -7,11 +7,70 @@ block is the first one's number plus 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lowheap.collectors.shared.frames import host_slots
+from lowheap.collectors.shared.references import is_object
 from lowheap.errors import Status
-from lowheap.layout import HANDLE_LIMIT, I31_SHIFT, I31_TAG, ROOT_SLOT_LIMIT, VMRootFrame
-from lowheap.native import Heap, Ref, Slot, address_of, cell, inline, native, require, u32, u64
+from lowheap.layout import HANDLE_LIMIT, I31_SHIFT, I31_TAG, ROOT_SLOT_LIMIT, VMRootFrame, VMRootKind
+from lowheap.native import Heap, Ref, Slot, address_of, cell, inline, native, record, require, u32, u64
 
 _REFERENCE, _ADDRESS = 4, 8
+
+
+@record
+class Root:
+    """A root: a `VMRootKind`, and where it is, as in a `VMDumpRoot`: a handle's number, or a slot's address."""
+
+    kind: u32
+    place: u64
+
+
+@inline
+def held_by_handles(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield what each handle in use refers to; `root` says which it is. Of a count beyond the table, nothing."""
+    root.kind = VMRootKind.HANDLE
+    count = heap.control.handle_count
+    for number in range(count if count <= HANDLE_LIMIT else 0):
+        held = handle(heap, number).value
+        if is_object(held):
+            root.place = u64(number)
+            yield held
+
+
+@inline
+def held_by_slots(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield likewise what each registered slot refers to, if that is an object."""
+    root.kind = VMRootKind.SLOT
+    count = heap.control.root_slot_count
+    for number in range(count if count <= ROOT_SLOT_LIMIT else 0):
+        address = cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value
+        if address != 0:
+            held = heap.outside(address).value
+            if is_object(held):
+                root.place = address
+                yield held
+
+
+@inline
+def counted_roots(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield what handles and slots refer to, which counts."""
+    for by_handle in held_by_handles(heap, root):
+        yield by_handle
+    for by_slot in held_by_slots(heap, root):
+        yield by_slot
+
+
+@inline
+def every_root(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield what hosts hold: that, and what is in their frames, which does not count."""
+    for counted in counted_roots(heap, root):
+        yield counted
+    root.kind = VMRootKind.FRAME
+    for slot in host_slots(heap):
+        if is_object(slot.value):
+            root.place = address_of(slot)
+            yield slot.value
 
 
 @native

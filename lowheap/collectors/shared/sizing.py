@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lowheap.layout import BLOCK_ALIGN, VMHeapStatistics
+from lowheap.layout import BLOCK_ALIGN, FIRST_INDEX, VMHeapStatistics
 from lowheap.native import Heap, inline, native, u32, u64
 
 GROWTH_GRANULE = 1 << 16
 """A heap grows by a multiple of so many bytes."""
 
 LIST_FLOOR = 1 << 14
-"""A list of fewer entries than this is never a reason to collect."""
+"""A list, or a table, of fewer entries than this is never a reason to collect."""
 
 PENDING_PORTION = 1 << 10
 """How many pending dead objects an allocation that found no room frees at a time."""
@@ -31,6 +31,13 @@ def note_peak(heap: Heap) -> None:
 
 
 @inline
+def count_freed(heap: Heap, objects: u64, size: u64) -> None:
+    """Add to the heap's figures what was freed: so many objects, and the bytes of their blocks."""
+    heap.control.objects_freed += objects
+    heap.control.bytes_freed += size
+
+
+@inline
 def statistics(heap: Heap, result: VMHeapStatistics) -> None:
     """Write a heap's figures down."""
     control = heap.control
@@ -49,13 +56,15 @@ def statistics(heap: Heap, result: VMHeapStatistics) -> None:
     result.listed = u64(control.current_len)
 
 
-@native
-def grow(heap: Heap, bytes_needed: u32) -> bool:
-    """Double the capacity, or more, up to the maximum; False when it is there. The memory is mapped already."""
+@inline
+def grow_to(heap: Heap, end: u64) -> bool:
+    """Double the capacity, or more, so that it reaches an end, up to the maximum; False when it is there.
+
+    The memory is mapped already.
+    """
     control = heap.control
     capacity = control.capacity
-    wanted = max(capacity * 2, u64(control.bump) + u64(bytes_needed))
-    wanted = (wanted + (GROWTH_GRANULE - 1)) & ~(GROWTH_GRANULE - 1)
+    wanted = (max(capacity * 2, end) + (GROWTH_GRANULE - 1)) & ~(GROWTH_GRANULE - 1)
     target = min(wanted, control.maximum)
     if target == capacity:
         return False
@@ -63,3 +72,20 @@ def grow(heap: Heap, bytes_needed: u32) -> bool:
     control.bump_end = u32(target & ~(BLOCK_ALIGN - 1))
     control.growths += 1
     return True
+
+
+@native
+def grow(heap: Heap, bytes_needed: u32) -> bool:
+    """Grow by as much as is needed beyond the bump pointer, or double."""
+    return grow_to(heap, u64(heap.control.bump) + u64(bytes_needed))
+
+
+@native
+def grow_by_all(heap: Heap, bytes_needed: u32) -> bool:
+    """Grow by all that is needed, whatever is free at the end, or double; or not at all: as wasmtime 37 to 43 does."""
+    control = heap.control
+    end = max(control.capacity, FIRST_INDEX) + u64(bytes_needed)
+    most = (control.maximum + (GROWTH_GRANULE - 1)) & ~(GROWTH_GRANULE - 1)
+    if end > most:
+        return False
+    return grow_to(heap, end)

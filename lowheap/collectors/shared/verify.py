@@ -7,15 +7,25 @@ The checks trust no byte but what they have checked, in this order:
 2. `verify_types`: each type's words agree with one another, so that what an object's type says is within the object.
 3. `verify_blocks`: blocks tile the heap, and each object's header agrees with its type. It takes *notes*, a word for
    each block's start, for the lists' sake: `note_of`.
-4. `verify_free_lists` and `verify_tables`.
+4. `verify_free_lists`, handles, host data, and the collector's own structures.
+5. Owners are noted with each object, and the collector looks at each with what was noted.
+
+`verify` is all that; `verify_frames` and the collector's `verify_held` look at what frames hold.
 
 The addresses of registered root slots, and of what frames hold, are trusted: they are not the heap's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.free_lists import size_class
-from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
+from lowheap.collectors.shared.references import is_object
+from lowheap.collectors.shared.roots import Root, counted_roots, handle
+from lowheap.collectors.shared.tracing import references_of
+from lowheap.collectors.shared.types import field_info, size_of_storage
+from lowheap.collectors.shared.walking import is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
     BLOCK_ALIGN,
@@ -60,6 +70,7 @@ from lowheap.layout import (
     VMHeapType,
     VMHostData,
     VMHostDataOwner,
+    VMRootKind,
     VMStorage,
 )
 from lowheap.native import (
@@ -84,12 +95,12 @@ OBJECT = 1 << 63
 FREE = 1 << 62
 LISTED = 1 << 61
 DEAD = 1 << 60
-OWNERS = DEAD - 1
+OWN = 1 << 59
+OWNERS = OWN - 1
 
 BYTES_PER_NOTE_SHIFT = 1
 """An index >> this is how far behind the first note its own is: 8 bytes for each 16 of the heap."""
 
-_UNKNOWN_BITS = RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT)
 _KNOWN_FLAGS = CONTROL_ATTACHED | CONTROL_UNCOUNTED
 _TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
 _FIELD_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED
@@ -178,7 +189,7 @@ def verify_addresses(heap: Heap) -> None:
     _host_data_is_at(heap, control.host_data, start + HOST_DATA_OFFSET)
 
 
-@native
+@inline  # in C, a problem is told in the name of the function that looked for it: two do
 def verify_places(heap: Heap) -> None:
     """Check what it takes to read a heap: where the tables are, that the counts are within them, and bounds."""
     verify_addresses(heap)
@@ -338,40 +349,18 @@ def verify_display(heap: Heap, index: u32) -> None:
                     return
 
 
-@inline
-def storage_size(storage: u32) -> u64:
-    """How many bytes a field of some storage has, which is its alignment; 0 for what is no storage."""
-    if storage == VMStorage.I8:
-        return 1
-    if storage == VMStorage.I16:
-        return 2
-    if (storage == VMStorage.I32) or (storage == VMStorage.F32) or (storage == VMStorage.REFERENCE):
-        return REFERENCE_SIZE
-    if (storage == VMStorage.I64) or (storage == VMStorage.F64):
-        return 8
-    if storage == VMStorage.V128:
-        return 16
-    return 0
-
-
-@inline
-def field_at(heap: Heap, start: u32, number: u32) -> u64:
-    """The address of a `VMFieldInfo` in the type data."""
-    return heap.control.type_data + (u64(start) + u64(number) * _FIELD_WORDS) * _WORD
-
-
 @native
 def verify_field(heap: Heap, index: u32, number: u32) -> u64:
     """Check what a type says of a field alone; return the field's size, or 0 if something is wrong."""
     info = heap.type_info(index)
-    field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+    field = field_info(heap, info, number)
     storage = u32(field.storage)
     flags = u32(field.flags)
     target = field.heap_type
-    size = storage_size(storage)
-    if size == 0:
+    if storage > _LAST_STORAGE:
         problem(heap, "field {} of type {} has storage {}; storages are 0 to {}", number, index, storage, _LAST_STORAGE)
         return 0
+    size = u64(size_of_storage(storage))
     if flags & ~_FIELD_FLAGS != 0:
         problem(heap, "field {} of type {} has unknown flags in {:#x}", number, index, flags)
         return 0
@@ -408,7 +397,7 @@ def verify_array_type(heap: Heap, index: u32) -> None:
     size = verify_field(heap, index, 0)
     if size == 0:
         return
-    element = at(VMFieldInfo, field_at(heap, info.fields_start, 0))
+    element = field_info(heap, info, 0)
     start = (ARRAY_HEADER_END + (size - 1)) & ~(size - 1)
     if (u64(element.offset) != start) or (info.size_or_elements_offset != element.offset):
         problem(
@@ -449,7 +438,7 @@ def verify_struct_type(heap: Heap, index: u32) -> None:
     mask: u64 = 0
     is_beyond: u32 = 0
     for number in range(info.field_count):
-        field = at(VMFieldInfo, field_at(heap, info.fields_start, number))
+        field = field_info(heap, info, number)
         size = verify_field(heap, index, number)
         if size == 0:
             return
@@ -520,7 +509,8 @@ def verify_object(heap: Heap, reference: Ref) -> None:
     if kind not in OBJECT_KINDS:
         problem(heap, "object {:#x} has kind word {:#x}, which is no kind", reference, word)
         return
-    if word & _UNKNOWN_BITS != 0:
+    known: u32 = heap.collector.known_bits
+    if word & RESERVED_MASK & ~known != 0:
         problem(heap, "object {:#x} has unknown reserved bits in {:#x}", reference, word)
     if kind == VMGcKind.EXTERN_REF:
         if type_index != EXTERNREF_TYPE_INDEX:
@@ -573,7 +563,7 @@ def verify_blocks(heap: Heap, notes: u64, has_lists: bool) -> tuple[bool, u64, u
     size: u64 = 0
     merged_end: u64 = 0
     end: u64 = FIRST_INDEX
-    for index in blocks(heap):
+    for index in heap.collector.blocks(heap):
         length = length_of_block(heap, index)
         end = u64(index) + length
         if is_free(heap, index):
@@ -642,6 +632,12 @@ def verify_free_lists(heap: Heap, notes: u64, is_walked: bool) -> None:
         verify_free_list(heap, notes, number, is_walked)
 
 
+@inline
+def verify_free_blocks(heap: Heap, notes: u64) -> None:
+    """Check that free blocks are where allocation looks for them, against the notes of a walk."""
+    verify_free_lists(heap, notes, True)
+
+
 @native
 def verify_free_lists_alone(heap: Heap) -> None:
     """Check the lists without a walk."""
@@ -658,13 +654,6 @@ def verify_free_lists_alone(heap: Heap) -> None:
 # Handles and host data
 
 
-@inline
-def handle_at(heap: Heap, number: u32) -> u32:
-    """What is in the entry of a handle."""
-    entry = cell(u32, heap.control.handles + u64(number) * REFERENCE_SIZE)
-    return u32(entry.value)
-
-
 @native
 def verify_handles(heap: Heap) -> None:
     """Check that each handle holds something or is on the list of free handles, once."""
@@ -672,7 +661,7 @@ def verify_handles(heap: Heap) -> None:
     count = control.handle_count
     free: u64 = 0
     for number in range(count):
-        value = handle_at(heap, number)
+        value = handle(heap, number).value
         if value == NULL:
             problem(heap, "handle {} of {} holds null, and is not free", number, count)
             return
@@ -683,7 +672,7 @@ def verify_handles(heap: Heap) -> None:
         if (following > count) or (listed == free):
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
-        value = handle_at(heap, following - 1)
+        value = handle(heap, following - 1).value
         if value & I31_TAG == 0:
             problem(heap, "the list of free handles leads to handle {}, which is not free", following - 1)
             return
@@ -725,3 +714,174 @@ def verify_host_data(heap: Heap) -> None:
         following = entry.next_free
     if listed != free:
         problem(heap, "{} host-data ids are nobody's, and {} are on the list of free ids", free, listed)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Lists of objects
+
+
+def entries_of(what: str) -> Native[[Heap, int, int, int], Iterator[int]]:
+    """Return what yields the objects of a list, flagged in their notes; what leads nowhere, or back, is its end."""
+    leads_nowhere = f"{what} leads to {{:#x}}, where no object starts"
+    comes_back = f"{what} comes back to {{:#x}}"
+
+    @inline
+    def entries(heap: Heap, notes: u64, first: Ref, flag: u64) -> Iterator[Ref]:
+        reference = first
+        while reference != NULL:
+            note = note_of(heap, notes, reference)
+            if note & OBJECT == 0:
+                problem(heap, leads_nowhere, reference)
+                return
+            if note & flag != 0:
+                problem(heap, comes_back, reference)
+                return
+            add_note(notes, reference, flag)
+            yield reference
+            reference = heap.header_at(reference).next_over_approximated_stack_root
+
+    return entries
+
+
+def dead_on(what: str) -> Native[[Heap, int], None]:
+    """Return what checks an object that is dead, and waits on a list to be freed."""
+    has_count = f"object {{:#x}} has count {{}}, but is on {what}"
+    is_listed = f"object {{:#x}} has its in-list bit set, but is on {what}"
+    is_marked = f"object {{:#x}} is marked, but is on {what}"
+
+    @inline
+    def check(heap: Heap, reference: Ref) -> None:
+        header = heap.header_at(reference)
+        word = header.kind_and_reserved
+        if header.ref_count != 0:
+            problem(heap, has_count, reference, header.ref_count)
+        if word & HEADER_IN_OVER_APPROX_LIST_BIT != 0:
+            problem(heap, is_listed, reference)
+        if word & HEADER_MARK_BIT != 0:
+            problem(heap, is_marked, reference)
+
+    return check
+
+
+_EXTERNREFS = "the list of dead externrefs"
+_dead_externrefs = entries_of(_EXTERNREFS)
+_verify_dead_externref = dead_on(_EXTERNREFS)
+
+
+@native
+def verify_dead_externrefs(heap: Heap, notes: u64) -> None:
+    """Check that what waits for the host are externrefs, and dead."""
+    for dead in _dead_externrefs(heap, notes, heap.control.dead_externrefs, DEAD):
+        _verify_dead_externref(heap, dead)
+        kind = heap.header_at(dead).kind_and_reserved & KIND_MASK
+        if kind != VMGcKind.EXTERN_REF:
+            problem(heap, "object {:#x} is on the list of dead externrefs, but its kind is {:#x}", dead, kind)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Owners
+
+
+def _owner(what: str) -> Native[[Heap, int, int, int], None]:
+    holds_nothing = f"{what} holds {{:#x}}, where no live object starts"
+
+    @inline
+    def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
+        if note_of(heap, notes, reference) & OBJECT != 0:
+            add_note(notes, reference, 1)
+        else:
+            problem(heap, holds_nothing, place, reference)
+
+    return own
+
+
+count_owner = _owner("object {:#x}")
+_owned_by_handle = _owner("handle {}")
+_owned_by_slot = _owner("root slot {:#x}")
+
+
+@inline
+def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
+    """Note an owner with each object that this one refers to."""
+    for child in references_of(heap, reference):
+        if is_object(child):
+            count_owner(heap, notes, u64(reference), child)
+
+
+@native
+def count_owners(heap: Heap, notes: u64) -> None:
+    """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
+    for index in heap.collector.blocks(heap):
+        if not is_free(heap, index):
+            heap.collector.count_owned(heap, notes, index)
+    root = Root()
+    for reference in counted_roots(heap, root):
+        if root.kind == VMRootKind.HANDLE:
+            _owned_by_handle(heap, notes, root.place, reference)
+        else:
+            _owned_by_slot(heap, notes, root.place, reference)
+
+
+@native
+def verify_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
+    """Check each block against what lists and owners have noted with it."""
+    for index in heap.collector.blocks(heap):
+        note = note_of(heap, notes, index)
+        if not is_free(heap, index):
+            heap.collector.verify_noted(heap, index, note)
+        elif has_lists and (note & LISTED == 0):
+            problem(heap, "free block at {:#x} is on no free list", index)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The whole
+
+
+@native
+def verify(heap: Heap, has_lists: bool) -> u64:
+    """Check all but what frames hold. Returns the address of the notes that this has taken, for `verify_held`.
+
+    `has_lists`: the free blocks are on the free lists. The result is 0 when there is no use in going on, or no memory
+    for notes: problems tell which, or that there are none. Whoever calls unmaps the notes.
+    """
+    verify_places(heap)
+    if heap.problem_count() != 0:
+        return 0
+    verify_control(heap)
+    verify_types(heap)
+    size = size_of_notes(heap)
+    notes = heap.map_notes(size)
+    if notes != 0:
+        verify_with_notes(heap, notes, has_lists)
+    return notes
+
+
+@native
+def forget_notes(heap: Heap, notes: u64) -> None:
+    """Give the notes' memory back, if there is any."""
+    if notes != 0:
+        heap.unmap_notes(notes, size_of_notes(heap))
+
+
+@native
+def verify_with_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
+    """Check blocks, lists, and, if those are sound, counts."""
+    is_whole, objects, size = heap.collector.verify_blocks(heap, notes, has_lists)
+    verify_handles(heap)
+    verify_host_data(heap)
+    if is_whole:
+        if has_lists:
+            heap.collector.verify_free_blocks(heap, notes)
+        verify_dead_externrefs(heap, notes)
+        heap.collector.verify_lists(heap, notes)
+    if heap.problem_count() == 0:
+        count_owners(heap, notes)
+        verify_notes(heap, notes, has_lists)
+        verify_figures(heap, objects, size)
+
+
+@native
+def verify_frames(heap: Heap, notes: u64) -> None:
+    """Check what the frames hold that hosts have pushed."""
+    for slot in host_slots(heap):
+        heap.collector.verify_held(heap, notes, address_of(slot), slot.value)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowheap.allocator import SegregatedFit
-from lowheap.collectors.shared.verify import field_at, storage_size
+from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.errors import HeapCorruptionError, LowheapError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -37,14 +37,13 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     RESERVED_MASK,
-    VMFieldInfo,
     VMGcKind,
     is_object,
 )
 from lowheap.native import Heap
 from lowheap.snapshot import Image, ImageObject
-from lowheap.snapshot.image import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
-from lowheap.snapshot.tables import reopen
+from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
+from lowheap.snapshot.reopened import reopen
 from lowheap.verification import problems_of
 
 if TYPE_CHECKING:
@@ -302,10 +301,9 @@ def _verify_types(image: Image, heap: Heap) -> Iterator[str]:
             fields = fields[len(TAG_FIELDS) :]
         places = [(each.offset, each.size, each.is_traced) for each in fields]
         entries = [
-            VMFieldInfo.from_address(field_at(heap, info.fields_start, number))
-            for number in range(info.field_count if known.fields is not None else 0)
+            field_info(heap, info, number) for number in range(info.field_count if known.fields is not None else 0)
         ]
-        described = [(each.offset, storage_size(each.storage), bool(each.flags & FIELD_TRACED)) for each in entries]
+        described = [(each.offset, size_of_storage(each.storage), bool(each.flags & FIELD_TRACED)) for each in entries]
         if (
             known.index >= heap.control.type_count
             or shape != expected

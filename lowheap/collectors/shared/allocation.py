@@ -1,39 +1,29 @@
 """Allocating: find a block, collecting or growing where that is due, and write the header.
 
-The policy, in order: collect if the list has doubled since the last collection; look for room; free pending objects
-until there is room or none are left; then collect, if less than half of the capacity was live after the last
-collection, or grow; at the maximum, collect, and merge free neighbours whether that pays or not.
+The policy, in order: collect if the collector says that it is time; look for room; free what waits to be freed until
+there is room or nothing waits; then collect, if less than half of the capacity was live after the last collection, or
+grow; at the maximum, collect, and merge free neighbours whether that pays or not. A store may grow first instead, as
+wasmtime does: `allocate_block_growing_first`.
 """
 
 from __future__ import annotations
 
-from lowheap.collectors.drc.collection import collect_all
-from lowheap.collectors.drc.counting import free_pending
+from lowheap.collectors.shared.externrefs import release_dead_externrefs
 from lowheap.collectors.shared.frames import FrameRules
-from lowheap.collectors.shared.free_lists import carve, coalesce, find_block
+from lowheap.collectors.shared.free_lists import carve, coalesce, find_block, give_back
 from lowheap.collectors.shared.references import block_length
-from lowheap.collectors.shared.sizing import LIST_FLOOR, PENDING_PORTION, grow
+from lowheap.collectors.shared.sizing import PENDING_PORTION, count_freed, grow, grow_by_all
 from lowheap.collectors.shared.types import array_size
 from lowheap.errors import TrapCode
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIRST_INDEX,
-    HEADER_IN_OVER_APPROX_LIST_BIT,
     MAXIMUM_CAPACITY,
     NULL,
     VMDrcExternRef,
-    VMDrcHeader,
     VMGcKind,
 )
-from lowheap.native import Heap, Ref, inline, native, sizeof, u32, u64, unlikely
-
-_LINK = VMDrcHeader.next_over_approximated_stack_root.offset
-
-
-@inline
-def list_has_doubled(heap: Heap) -> bool:
-    """Whether the list alone is a reason to collect."""
-    return heap.control.current_len >= max(heap.control.len_after_last_gc * 2, LIST_FLOOR)
+from lowheap.native import Heap, Ref, inline, likely, native, sizeof, u32, u64, unlikely
 
 
 @inline
@@ -45,34 +35,44 @@ def much_was_free(heap: Heap) -> bool:
 @inline
 def collect_if_allowed(heap: Heap, rules: FrameRules) -> bool:
     """Collect, unless a no-GC scope forbids it; False when the allocation must be given up."""
-    if (heap.control.no_gc_count == 0) and unlikely(not collect_all(heap, rules)):
+    if (heap.control.no_gc_count == 0) and unlikely(not heap.collector.collect(heap, rules)):
         return False
     return release_dead_externrefs(heap)
 
 
 @inline
-def release_dead_externrefs(heap: Heap) -> bool:
-    """Have the host free the externrefs that died, if any did: their blocks may be the room that is wanted."""
-    if unlikely(heap.control.dead_externrefs != NULL):
-        return heap.release_externrefs() == 0
-    return True
-
-
-@native
-def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
-    """Return a block of `length` bytes by the policy, or null when nothing helps."""
-    if list_has_doubled(heap) and not collect_if_allowed(heap, rules):
-        return NULL
+def find_after_freeing(heap: Heap, length: u32) -> Ref:
+    """Look for room, and free what waits to be freed, a portion at a time, until there is some; or null."""
     found = find_block(heap, length)
     if found != NULL:
         return found
-    while heap.control.pending_dead != NULL:
-        free_pending(heap, PENDING_PORTION)
+    while heap.collector.has_pending(heap):
+        heap.collector.free_pending(heap, PENDING_PORTION)
         if not release_dead_externrefs(heap):
             return NULL
         found = find_block(heap, length)
         if found != NULL:
             return found
+    return NULL
+
+
+@inline
+def find_at_last(heap: Heap, rules: FrameRules, length: u32) -> Ref:
+    """Collect, and merge free neighbours, whether that pays or not: the last resort; or null."""
+    if not collect_if_allowed(heap, rules):
+        return NULL
+    coalesce(heap)
+    return carve(heap, length)
+
+
+@native
+def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
+    """Return a block of `length` bytes by the policy that collects first, or null when nothing helps."""
+    if heap.collector.is_due(heap) and not collect_if_allowed(heap, rules):
+        return NULL
+    found = find_after_freeing(heap, length)
+    if found != NULL:
+        return found
     if much_was_free(heap):
         if not collect_if_allowed(heap, rules):
             return NULL
@@ -83,15 +83,25 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
         found = carve(heap, length)
         if found != NULL:
             return found
-    if not collect_if_allowed(heap, rules):
-        return NULL
-    coalesce(heap)  # the last resort, whether it pays or not
-    return carve(heap, length)
+    return find_at_last(heap, rules, length)
+
+
+@native
+def allocate_block_growing_first(heap: Heap, rules: FrameRules, length: u32) -> Ref:
+    """Return a block of `length` bytes by wasmtime's policy, which collects at the maximum only; or null."""
+    found = find_after_freeing(heap, length)
+    if found != NULL:
+        return found
+    if grow_by_all(heap, length):
+        found = carve(heap, length)
+        if found != NULL:
+            return found
+    return find_at_last(heap, rules, length)
 
 
 @inline
 def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u32) -> None:
-    """Make an object of a block: one count, the caller's, and on no list."""
+    """Make an object of a block, with one count, the caller's."""
     header = heap.header_at(reference)
     header.kind_and_reserved = kind
     header.type_index = type_index
@@ -103,28 +113,22 @@ def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u
 
 
 @inline
-def write_listed_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u32) -> None:
-    """Make an object of a block whose one count is the list's, in as few stores as that takes."""
-    control = heap.control
-    head = control.over_approximated_stack_roots
-    word = kind | HEADER_IN_OVER_APPROX_LIST_BIT
-    heap.cell(u64, reference, VMDrcHeader.kind_and_reserved.offset).value = u64(word) | u64(type_index) << 32
-    heap.cell(u64, reference, VMDrcHeader.ref_count.offset).value = 1
-    heap.cell(u64, reference, _LINK).value = u64(head) | u64(size) << 32
-    control.over_approximated_stack_roots = reference
-    control.current_len += 1
-    control.objects_allocated += 1
-    control.bytes_allocated += u64(block_length(size))
+def allocate_at_once(heap: Heap, kind: u32, type_index: u32, size: u32, length: u32) -> Ref:
+    """Make an object of a block of `length` bytes that is at hand; null where none is."""
+    reference: Ref = heap.collector.allocate_small(heap, length)
+    if likely(reference != NULL):
+        heap.collector.write_header(heap, reference, kind, type_index, size)
+    return reference
 
 
 @inline
 def allocate_object(heap: Heap, rules: FrameRules, kind: u32, type_index: u32, size: u32) -> Ref:
     """Allocate an object whose fields are not initialised; null, with a trap code set, when there is no room."""
-    reference = allocate_block(heap, rules, block_length(size))
+    reference: Ref = heap.collector.allocate_block(heap, rules, block_length(size))
     if unlikely(reference == NULL):
         heap.store_context.trap_code = TrapCode.HEAP_EXHAUSTED
         return NULL
-    write_header(heap, reference, kind, type_index, size)
+    heap.collector.write_header(heap, reference, kind, type_index, size)
     return reference
 
 
@@ -152,3 +156,11 @@ def allocate_array(heap: Heap, rules: FrameRules, type_index: u32, length: u32) 
 def allocate_externref(heap: Heap, rules: FrameRules) -> Ref:
     """Allocate an externref without host data; null, with a trap code set, when there is no room."""
     return allocate_object(heap, rules, VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, sizeof(VMDrcExternRef))
+
+
+@native
+def free_leaf(heap: Heap, reference: Ref) -> None:
+    """Free an object of which no owner and no child is left to see to."""
+    length = block_length(heap.header_at(reference).object_size)
+    give_back(heap, reference, length)
+    count_freed(heap, 1, u64(length))

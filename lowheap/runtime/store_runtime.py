@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import cffi
 
 from lowheap.allocator import SegregatedFit
-from lowheap.collectors.drc import collection, counting
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -54,6 +53,8 @@ from lowheap.layout import (
     VMStoreContext,
 )
 from lowheap.memory import Mapping
+from lowheap.native import Native
+from lowheap.native.check import BOOL, NOTHING, U32, U64, Type
 from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
@@ -65,6 +66,9 @@ _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
 
 _ffi = cffi.FFI()
+
+_C_WORDS: dict[Type, str] = {BOOL: "bool", NOTHING: "void", U32: "uint32_t", U64: "uint64_t"}
+"""The types in C of what functions of the compiled runtime take and return."""
 
 
 class Place(Protocol):
@@ -207,7 +211,8 @@ class StoreRuntime:
             control=ctypes.addressof(store.heap.control),
             store=self.context_address,
         )
-        self.vmctx = _ffi.cast("void *", ctypes.addressof(self._vmctx))
+        self.vmctx_address = ctypes.addressof(self._vmctx)
+        self.vmctx = _ffi.cast("void *", self.vmctx_address)
         """A vmctx of the store itself, for native functions that belong to no instance."""
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
@@ -220,21 +225,24 @@ class StoreRuntime:
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
-        code = runtime.load(self._store.engine.cache, checked=self._store.heap.is_checked)
+        heap = self._store.heap
+        code = runtime.load(heap.collector, self._store.engine.cache, checked=heap.is_checked)
         self.context.drop = code.address(runtime.DROP)
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
         self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
-        free_dead_from = _ffi.cast("void(*)(void *, uint32_t)", code.address(runtime.FREE_DEAD_FROM))
         self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
-        free_pending = _ffi.cast("bool(*)(void *, uint64_t)", code.address(runtime.FREE_PENDING))
-        sweep_pending = _ffi.cast("void(*)(void *)", code.address(runtime.SWEEP_PENDING))
-        heap = self._store.heap
+        for native in heap.collector.all_compiled():
+            heap.replacements[native] = self._compiled(native, code.address(runtime.symbol_of(native)))
+
+    def _compiled(self, native: Native[..., Any], address: int) -> Callable[..., Any]:
+        """Return what calls a function of the compiled runtime, which takes numbers, and returns one, or nothing."""
+        checked = native.checked
+        parameters = "".join(f", {_C_WORDS[each.type]}" for each in checked.parameters[1:])
+        function = _ffi.cast(f"{_C_WORDS[checked.result]}(*)(void *{parameters})", address)
         vmctx = self.vmctx
-        heap.replacements[counting.free_dead_from] = lambda dead: free_dead_from(vmctx, dead)
-        heap.replacements[collection.sweep_pending] = lambda: sweep_pending(vmctx)
-        heap.replacements[counting.free_pending] = lambda budget: free_pending(vmctx, budget)
+        return lambda *args: function(vmctx, *args)
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -246,7 +254,7 @@ class StoreRuntime:
 
     def trace(self) -> None:
         """Mark in compiled code what compiled code and root frames hold. CompilerError for an unknown frame."""
-        if self._store.heap.is_counted and not self._trace(self.vmctx):
+        if not self._trace(self.vmctx):
             self._raise_unsound_frame()
 
     def _raise_unsound_frame(self) -> None:

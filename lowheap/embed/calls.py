@@ -1,0 +1,38 @@
+"""What a call of the checked library begins and ends with, written once: a look at the heap, and the flag of who is in.
+
+A second call is kept out while one is at work on the heap: from a callback, from a finalizer of a heap that is being
+destroyed, from another thread. What a collection by Python has traced, but not swept, must not be allocated or read in
+between.
+"""
+
+from __future__ import annotations
+
+from lowheap.embed.api import abi_hash
+from lowheap.errors import Status
+from lowheap.layout import CollectionPhase, VMHeapControl
+from lowheap.native import Heap, at, compare_exchange, inline, place, u32
+
+_ABI = abi_hash()
+
+
+@inline
+def enter(heap: Heap, is_at_any_time: bool) -> u32:
+    """Begin a call. Returns LH_OK, or the status of a call that may not begin; then nothing has changed.
+
+    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python.
+    """
+    interface = heap.interface
+    if interface.abi != _ABI:  # so what else would be read may be anywhere
+        return Status.ABI
+    if not is_at_any_time and (at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE):
+        return Status.BUSY
+    if not compare_exchange(place(interface, "is_busy"), 0, 1):
+        return Status.BUSY
+    return Status.OK
+
+
+@inline
+def leave(heap: Heap) -> None:
+    """End a call that was begun."""
+    was_busy = compare_exchange(place(heap.interface, "is_busy"), 1, 0)
+    assert was_busy, "nobody else ends it"

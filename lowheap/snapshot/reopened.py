@@ -1,0 +1,94 @@
+"""A heap of an image, for native functions to run on.
+
+`reopen` puts all that an image has where a heap's functions look for it: a control mapping of its own. Whatever an
+image holds, what is reached lies within that mapping, or within the image's bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
+from lowheap.errors import HeapError
+from lowheap.layout import (
+    BLOCK_ALIGN,
+    COLLECTOR_AREA_OFFSET,
+    CONTROL_BLOCK_OFFSET,
+    CONTROL_UNCOUNTED,
+    HANDLES_OFFSET,
+    HEADER_SIZE,
+    HOST_DATA_OFFSET,
+    ROOT_SLOT_LIMIT,
+    ROOT_SLOTS_OFFSET,
+    TYPE_DATA_OFFSET,
+    TYPE_TABLE_OFFSET,
+    VMHeapControl,
+)
+from lowheap.memory import Mapping
+from lowheap.native import Heap
+from lowheap.snapshot.contents import Contents
+from lowheap.snapshot.tables import TABLES
+
+_Data = TypeVar("_Data", bound="ctypes._CData")
+
+
+class ImageMemory:
+    """An image's bytes, to be looked at; and some zeros behind them, so that there can be a view of the last ones."""
+
+    def __init__(self, data: bytes) -> None:
+        """Copy the bytes."""
+        self._data = bytearray(data) + bytes(HEADER_SIZE + BLOCK_ALIGN)
+
+    def view(self, data: type[_Data], offset: int) -> _Data:
+        """Return a ctypes type laid over the bytes at an offset. HeapError when it would not lie within."""
+        laid: Any = data
+        try:
+            view: _Data = laid.from_buffer(self._data, offset)
+        except ValueError:
+            raise HeapError(f"{data.__name__} at {offset:#x} is not within the image") from None
+        return view
+
+
+class _ImageHeap(Heap):
+    """A heap whose root slots are not there any more: what was in them is known."""
+
+    def __init__(
+        self, memory: ImageMemory, mapping: Mapping, slots: Iterable[tuple[int, int]], collector: Collector
+    ) -> None:
+        super().__init__(memory, mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET), collector=collector)
+        self._mapping = mapping
+        self._slots = {address: ctypes.c_uint32(reference) for address, reference in slots}
+
+    def outside(self, address: int) -> ctypes.c_uint32:
+        """Return what was in a slot."""
+        return self._slots[address]
+
+
+def reopen(image: Contents) -> Heap:
+    """Return the heap that an image with tables was taken of, as it was. What is done to it, the image does not see."""
+    assert image.control is not None, "it has tables"
+    assert image.tables is not None, "it has tables"
+    collector = registry.find("null" if image.control.flags & CONTROL_UNCOUNTED else "drc")
+    mapping = Mapping(COLLECTOR_AREA_OFFSET + collector.area().size)
+    for name, offset, size in TABLES:
+        mapping.write(offset, getattr(image.tables, name)[:size])
+    slots = [(root.place, root.reference) for root in image.roots if root.kind == "slot" and root.place]
+    del slots[ROOT_SLOT_LIMIT:]
+    addresses = (ctypes.c_uint64 * len(slots))(*(address for address, _ in slots))
+    mapping.write(ROOT_SLOTS_OFFSET, bytes(addresses))
+    heap = _ImageHeap(ImageMemory(image.data), mapping, slots, collector)
+    control = heap.control
+    for name, value in image.control.integers().items():
+        setattr(control, name, value)
+    for number, head in enumerate(image.control.size_class_heads):
+        control.size_class_heads[number] = head
+    control.heap_base = ctypes.addressof(heap.block(0))
+    control.type_table = mapping.base + TYPE_TABLE_OFFSET
+    control.type_data = mapping.base + TYPE_DATA_OFFSET
+    control.handles = mapping.base + HANDLES_OFFSET
+    control.root_slots = mapping.base + ROOT_SLOTS_OFFSET
+    control.host_data = mapping.base + HOST_DATA_OFFSET
+    return heap
