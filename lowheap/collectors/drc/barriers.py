@@ -53,9 +53,9 @@ def write(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
     """Count the new value, store it, then drop the old one: in this order, because they may be one object."""
     if shape.is_counted:
         old = slot.value
-        inc_ref(heap, value, shape)
+        heap.collector.inc_ref(heap, value, shape)
         slot.value = value
-        dec_ref(heap, old, shape)
+        heap.collector.dec_ref(heap, old, shape)
     else:
         slot.value = value
 
@@ -63,7 +63,7 @@ def write(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
 @event
 def init(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
     """Count the value and store it."""
-    inc_ref(heap, value, shape)
+    heap.collector.inc_ref(heap, value, shape)
     slot.value = value
 
 

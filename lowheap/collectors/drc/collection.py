@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from lowheap.collectors.drc.counting import Freed, free_chain, free_object, left_dead, note_freed
 from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL
-from lowheap.native import Heap, Ref, inline, native, note, place, u32, unlikely
+from lowheap.native import Heap, Ref, inline, native, note, place, u32, u64, unlikely
 
 
 @inline
@@ -52,12 +52,13 @@ def clear_marks(heap: Heap) -> None:
 
 @inline
 def dying(heap: Heap) -> Iterator[Ref]:
-    """Walk the list: yield each object that loses its last count, which is the list's, and take off all others that are
-    not marked. The marked stay, in their order, unmarked again.
+    """Walk the list: yield each object that has no count but the list's, and take off all others that are not marked.
+    The marked stay, in their order, unmarked again.
 
     The kept entries are linked anew, each behind the one kept before it.
     """
     control = heap.control
+    share: u64 = heap.collector.list_share
     length: u32 = 0
     link = place(control, "over_approximated_stack_roots")
     reference = control.over_approximated_stack_roots
@@ -76,7 +77,7 @@ def dying(heap: Heap) -> Iterator[Ref]:
             if heap.may_raise:  # whatever comes of the object, the list is whole
                 link.value = reference
                 control.current_len -= 1
-            count = header.ref_count - 1
+            count = header.ref_count - share
             if count == 0:
                 yield current
             else:

@@ -24,7 +24,8 @@ class Drc(Collector):
                                             dead, threaded by their links: return it, with what dies in front
         verify_listed(heap, notes, reference)   note what it means to be on the list
 
-    `list_floor`: a list of fewer entries is never a reason to collect.
+    `list_floor`: a list of fewer entries is never a reason to collect. `list_share`: how many of an object's counts are
+    the list's; 1, or 0 for a variation whose list does not count.
     """
 
     name = "drc"
@@ -62,7 +63,8 @@ class Drc(Collector):
     decrement = counting.decrement
     verify_listed = verify.verify_listed
 
-    parameters: ClassVar[dict[str, Type]] = {"list_floor": U32}
+    parameters: ClassVar[dict[str, Type]] = {"list_floor": U32, "list_share": U64}
+    list_share = 1
 
     def __init__(self, *, list_floor: int = LIST_FLOOR) -> None:
         """Make a collector with parameters of one's own."""

@@ -22,8 +22,9 @@ _dead_on_pending = dead_on(_PENDING)
 
 @inline
 def verify_listed(heap: Heap, notes: u64, reference: Ref) -> None:
-    """The list owns what is on it."""
-    add_note(notes, reference, 1)
+    """The list owns what is on it, as far as it counts."""
+    share: u64 = heap.collector.list_share
+    add_note(notes, reference, share)
 
 
 @native
@@ -52,12 +53,10 @@ def verify_lists(heap: Heap, notes: u64) -> None:
         problem(heap, "the dead list is not empty: it begins with {:#x}", control.dead_list)
 
 
-@native
-def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
-    """Check an object's bits and its count."""
-    header = heap.header_at(reference)
-    word = header.kind_and_reserved
-    count = header.ref_count
+@inline
+def verify_bits(heap: Heap, reference: Ref, note: u64) -> None:
+    """Check what an object's bits say: whether it is listed, and whether it is marked."""
+    word = heap.header_at(reference).kind_and_reserved
     is_listed = note & LISTED != 0
     says_listed = word & HEADER_IN_OVER_APPROX_LIST_BIT != 0
     if says_listed and not is_listed:
@@ -66,6 +65,13 @@ def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
         problem(heap, "object {:#x} has its in-list bit clear, but is on the over-approximated list", reference)
     if (word & HEADER_MARK_BIT != 0) and (heap.control.phase == CollectionPhase.IDLE):
         problem(heap, "object {:#x} is marked, but no collection is running", reference)
+
+
+@native
+def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
+    """Check an object's bits and its count."""
+    verify_bits(heap, reference, note)
+    count = heap.header_at(reference).ref_count
     if (count == 0) and (note & DEAD == 0):
         problem(heap, "object {:#x} has count 0, but was not freed", reference)
     elif count != note & OWNERS:
@@ -75,7 +81,7 @@ def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
             reference,
             count,
             note & OWNERS,
-            u32(is_listed),
+            u32(note & LISTED != 0),
         )
 
 
