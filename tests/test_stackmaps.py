@@ -325,6 +325,8 @@ define i32 @main(i32 %a, i32 %b, i32 %c, i32 %d) #0 {
 @pytest.mark.parametrize("convention", ["", "fastcc ", "coldcc "])
 def test_calling_conventions_and_stack_arguments(convention: str, group: str, architecture: Architecture) -> None:
     """Twelve arguments: some travel on the stack, pushed or stored, which must not shift the slots."""
+    if convention == "coldcc " and HOST is not stackmaps.X86_64:
+        pytest.skip("LLVM has no coldcc for AArch64; nothing here makes one of a function")
     parameters = ", ".join(f"i32 %p{i}" for i in range(12))
     arguments = ", ".join(f"i32 %v{i}" for i in range(12))
     values = "\n".join(f"  %v{i} = add i32 %a, {i * 16}" for i in range(12))
