@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import platform
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import wasmtime_peer
 from example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
+from lowheap.jit import stackmaps
 
 RUNTIMES = ("native", "python")
 _COLLECTORS = Path(__file__).resolve().parent.parent / "examples" / "collectors"
@@ -99,6 +103,28 @@ def test_a_collector_by_others(example: Example) -> None:
             instantiate(example, store).exports[example.export](*example.args)
             reads.append(store.stats().counters["reads"])
     assert reads[0] == reads[1]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
+    """As on AArch64 Linux: this machine's, walked by that rule, with collections at every safepoint."""
+    host = stackmaps.host_architecture()
+    untold = dataclasses.replace(host, caller_stack_pointer_offset=None)
+    known = {(platform.system(), platform.machine()): untold}
+    architectures = mock.patch.dict("lowheap.jit.stackmaps._ARCHITECTURES", known)
+    compiled_runtime = mock.patch.dict("lowheap.jit.runtime._loaded", clear=True)
+    slots = []
+    with architectures, compiled_runtime:
+        engine.cache_clear()
+        module.cache_clear()
+        for example in SMALL:
+            run(example, runtime, "drc", 1)
+            functions = module(engine(runtime, "drc"), example.source).compiled.stack_map
+            slots += [slots for function in functions for each in function.records for slots in each.slots]
+    engine.cache_clear()
+    module.cache_clear()
+    assert slots
+    assert {each.register for each in slots} == {host.frame_pointer_register}
 
 
 @pytest.mark.parametrize(("runtime", "inline"), [("native", "auto"), ("python", "never")])

@@ -121,7 +121,7 @@ def _own_machine(opt_level: int) -> binding.TargetMachine:
     _initialise()
     return binding.Target.from_default_triple().create_target_machine(
         cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
+        features=",".join(filter(None, (binding.get_host_cpu_features().flatten(), stackmaps.host_features()))),
         opt=_CODE_GENERATION[opt_level],
         reloc="pic",
         codemodel="small",  # JITLink puts a module's sections together, so that calls within it are direct
@@ -169,8 +169,7 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     with _lock:
         lowered, machine = lower(module, opt_level=opt_level)
         image: bytes = machine.emit_object(parse(lowered.text))
-    section = stackmaps.find_section(image)
-    records = () if section is None else tuple(stackmaps.parse(section))
+    records = stackmaps.read(image)
     seconds = time.perf_counter() - started
     _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
     return CompiledCode(image, symbols, lowered, records, seconds)
@@ -180,7 +179,8 @@ def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointMo
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
-        return safepoints.lower_statepoints(str(optimised)), machine
+        needs_call_frames = stackmaps.host_needs_call_frames()
+        return safepoints.lower_statepoints(str(optimised), with_call_frames=needs_call_frames), machine
 
 
 def optimise(

@@ -44,6 +44,11 @@ GC_STRATEGY = "statepoint-example"
 FUNCTIONS_GLOBAL = "lowheap.functions"
 """The global that `lower_statepoints` appends: the addresses of the functions that contain a statepoint."""
 
+_CALL_FRAMES = "uwtable(sync)"
+"""The attribute with which LLVM describes a function's frame in the object file, as it is at the function's calls."""
+
+_SCALABLE = "<vscale x"
+
 MOST_LISTED = 20_000
 """So many references are listed at a function's calls together at most; with more, it has a root frame from the start.
 
@@ -1064,8 +1069,13 @@ def _signature(header: _Header) -> _Signature:
 _HEADER_TAIL_END = frozenset({"prefix", "prologue", "personality"})
 
 
-def _mark_collected(header: _Header) -> str:
-    """The `define` line with the garbage collection strategy in its place among the trailing clauses."""
+_BEFORE_ATTRIBUTES = re.compile(r"(?:(?:local_)?unnamed_addr\s*)?(?:addrspace\(\d+\)\s*)?")
+
+
+def _mark_collected(header: _Header, *, with_call_frames: bool) -> str:
+    """The `define` line with the garbage collection strategy in its place among the trailing clauses, and, if it is to
+    have call frame information, the attribute for that.
+    """
     linkage = header.line.split("@", 1)[0].split()
     if replaceable := _REPLACEABLE_LINKAGE.intersection(linkage):
         raise _NotUnderstoodError(f"linkage {', '.join(sorted(replaceable))} lets another body take this one's place")
@@ -1078,6 +1088,10 @@ def _mark_collected(header: _Header) -> str:
             if not header.line.endswith("{"):
                 raise _NotUnderstoodError("the body must open at the end of the line, as LLVM prints it")
             before = header.line[: cursor.position].rstrip()
+            if with_call_frames:
+                place = _BEFORE_ATTRIBUTES.match(before, header.attributes_start)
+                assert place is not None, "it matches the empty string"
+                before = f"{before[: place.end()].rstrip()} {_CALL_FRAMES} {before[place.end() :]}".rstrip()
             return f'{before} gc "{GC_STRATEGY}" {header.line[cursor.position :]}'
         if word:
             cursor.take_word(word)
@@ -1109,7 +1123,7 @@ def _has_bundle(line: str) -> bool:
     return '"deopt"' in line and not line.lstrip().startswith(";") and _DEOPT_TAG.search(line) is not None
 
 
-def lower_statepoints(llvm_ir: str) -> StatepointModule:
+def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> StatepointModule:
     """Rewrite every call with a `"deopt"` bundle into a statepoint, in LLVM's printed text of an optimised module.
 
     Each such call becomes `llvm.experimental.gc.statepoint`, followed by `llvm.experimental.gc.result` under the call's
@@ -1117,7 +1131,8 @@ def lower_statepoints(llvm_ir: str) -> StatepointModule:
     and a root frame: the names in a call's list are in the slots that its statepoint's operands name, and in no others.
     Calling conventions are kept; `tail` and `notail` are dropped; attributes that only inform the optimiser are
     dropped, and of metadata only `!dbg` is kept. The constant array `FUNCTIONS_GLOBAL` of the changed functions'
-    addresses is appended, so that they can be read after linking even when a function is internal.
+    addresses is appended, so that they can be read after linking even when a function is internal. `with_call_frames`:
+    the object file is to describe their frames (`lowheap.jit.call_frames`); it costs no instruction.
 
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
     `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
@@ -1126,14 +1141,15 @@ def lower_statepoints(llvm_ir: str) -> StatepointModule:
     a bundle, for a terminator other than br, switch, ret and unreachable. Run LLVM's verifier on the text, as on any
     module.
     """
-    return _Lowering(llvm_ir).run()
+    return _Lowering(llvm_ir, with_call_frames=with_call_frames).run()
 
 
 class _Lowering:
     """The state of one `lower_statepoints`."""
 
-    def __init__(self, llvm_ir: str) -> None:
+    def __init__(self, llvm_ir: str, *, with_call_frames: bool) -> None:
         """Split the text into lines and collect what calls refer to: attribute groups and function signatures."""
+        self.with_call_frames = with_call_frames
         self.lines = llvm_ir.split("\n")
         self.statepoints: list[Statepoint] = []
         self.functions: list[str] = []  # as printed
@@ -1195,8 +1211,12 @@ class _Lowering:
                     ) from None
         if not calls:
             return [header.line, *body]
+        if self.with_call_frames and (scalable := next((line for line in body if _SCALABLE in line), None)):
+            raise CompilerError(
+                f"a scalable vector, whose place in a frame no call frame information tells: {scalable}"
+            )
         try:
-            output = [_mark_collected(header)]
+            output = [_mark_collected(header, with_call_frames=self.with_call_frames)]
         except _NotUnderstoodError as reason:
             raise CompilerError(
                 f"cannot mark function {_plain_name(header.name)!r} as collected ({reason}): {header.line}"

@@ -7,8 +7,8 @@ not as compiled code needs it, it calls nothing (`REFUSED`).
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
-context. When that reports a failure, the stub leaves the activation by `longjmp`. So a jump passes over compiled frames
-only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
+context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
+frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
 **Traps** store their code and place in the store context, and jump likewise.
 
@@ -54,7 +54,8 @@ from lowheap.layout import (
 from lowheap.types import FuncType, NumType, RefType, ValType
 
 SETJMP = "_setjmp"
-LONGJMP = "longjmp"
+LONGJMP = "_longjmp"
+"""The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
 IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 """libc's functions that every module may call."""
 
