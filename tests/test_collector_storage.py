@@ -232,10 +232,18 @@ def test_declarations_that_are_refused(members: dict[str, Any], message: str) ->
 
 
 def test_parts_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="the limit of the buffer x is 3; it must be a power of two"):
+    with pytest.raises(ValueError, match="the limit of the buffer x is 3; it must be a power of two up to"):
         Buffer("x", limit=3)
-    with pytest.raises(ValueError, match="the granule of the side table x is 8; it must be a power of two from 16 on"):
+    with pytest.raises(ValueError, match="it must be a power of two up to 2\\^32"):
+        Buffer("x", limit=1 << 33)
+    with pytest.raises(
+        ValueError, match="the granule of the side table x is 8; it must be a power of two from 16 to 0x"
+    ):
         SideTable("x", u16, granule=8)
+    with pytest.raises(ValueError, match="the granule of the side table x is 8589934592"):
+        SideTable("x", u16, granule=1 << 33)
+    with pytest.raises(TypeError, match="called 3; a name is a string"):
+        HeaderBit(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the side table x is of 'u8'; it must be of a word"):
         SideTable("x", "u8", granule=16)
 

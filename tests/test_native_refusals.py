@@ -410,7 +410,7 @@ EXPRESSIONS = [
         ("THING.number + a", "whose attributes may change"),
         ("STATE.low + a", "whose attributes may change"),
         ("rules.text", "Rules.text is 'str'; only bools and words can be used", "rules: Rules"),
-        ("rules.nothing", "Rules.nothing is None; only bools and words can be used", "rules: Rules"),
+        ("rules.nothing", "Rules has no nothing", "rules: Rules"),
         ("a[0]", "u32 has no elements"),
         ("pair.items[a:a]", "the subset has no Slice expression", "a: u32, pair: Pair"),
         ("pair.items[0, 1]", "the subset has tuples as results only", "pair: Pair"),

@@ -67,6 +67,7 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ FUNCTIONS: dict[str, Signature] = {
 class Collector:
     """What a collector is made of; see the module's docstring. An instance has no state, and is never changed."""
 
-    name: str
+    name: str = "Collector"
     """What it is called in messages and figures; a class that does not say has its own name."""
 
     counts: bool = True
@@ -308,9 +309,14 @@ class Collector:
         super().__init_subclass__()
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
-        for name, signature in cls.__dict__.get("functions", {}).items():
+        for name, signature in _declared(cls, "functions").items():
+            if not isinstance(signature, Signature):
+                raise TypeError(f"the function {name} of {cls.__qualname__} is {signature!r}; it must be a Signature")
             collector_function(name, signature.parameters, signature.result, signature.yields)
-        for name, type_ in cls.__dict__.get("parameters", {}).items():
+        for name, type_ in _declared(cls, "parameters").items():
+            if not (isinstance(type_, WordType) or type_ == BOOL):
+                what = f"the parameter {name} of {cls.__qualname__} is of type {type_!r}"
+                raise TypeError(f"{what}; it must be of one of `lowheap.native.check`: a word, as U32, or BOOL")
             collector_parameter(name, type_)
 
     def check(self) -> None:
@@ -318,6 +324,7 @@ class Collector:
 
         NativeError for a function that is not in the subset.
         """
+        self._check_attributes()
         for name, signature in self.all_functions().items():
             function = getattr(type(self), name, None)
             what = f"{type(self).__qualname__}.{name}"
@@ -328,10 +335,17 @@ class Collector:
                 raise CompilerError(f"{what} is {function!r}; it must be a native function: see `lowheap.native`")
             checked = function.checked
             if Signature.of(checked) != signature:
-                given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {checked.result}"
+                result = checked.result if checked.yields is None else f"a generator of {checked.yields}"
+                given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {result}"
                 raise CompilerError(f"{what} is of type {given}; the {kind} {name} is of type {signature}")
-        for name, wanted in self.all_parameters().items():
-            value, is_right = getattr(self, name, None), False
+        self._check_calls()
+        parameters = dict(self.all_parameters())
+        for name in parameters:
+            if name != "known_bits" and not hasattr(self, name):  # which is made of the others
+                what = f"the collector {self.name} has no value of its parameter {name}"
+                raise CompilerError(f"{what}: neither a class nor an `__init__` has set it")
+        for name, wanted in parameters.items():
+            value, is_right = getattr(self, name), False
             if isinstance(wanted, WordType):
                 is_right = type(value) is int and wanted.word.least <= value <= wanted.word.most
             elif wanted == BOOL:
@@ -339,10 +353,47 @@ class Collector:
             if not is_right:
                 raise CompilerError(f"the parameter {name} of the collector {self.name} is {value!r}, not {wanted}")
         self.state_offsets()
-        known = {name for each in self.all_states() for name in each.__annotations__}
         for name in self.all_counters():
-            if name not in known:
+            places = [each for each in self.all_states() if name in each.__annotations__]
+            if not places:
                 raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
+            if len(places) > 1:
+                names = " and ".join(each.__qualname__ for each in places)
+                raise CompilerError(f"the collector {self.name} counts {name!r}, which is in {names}")
+            field = dict(places[0]._fields_)[name]
+            if field is not ctypes.c_uint64:
+                what = f"the collector {self.name} counts {name!r}, which is no u64 of {places[0].__qualname__}"
+                raise CompilerError(f"{what}, but {places[0].__annotations__[name]}")
+
+    def _check_attributes(self) -> None:
+        """Look whether what the class says of itself is of the right types."""
+        for kind in reversed(type(self).__mro__):
+            for name, wanted in _ATTRIBUTES.items():
+                value = kind.__dict__.get(name)
+                if value is not None and not isinstance(value, wanted):
+                    raise CompilerError(f"{kind.__qualname__}.{name} is {value!r}; it must be a {wanted.__name__}")
+        for each in self.all_compiled():
+            if not isinstance(each, Native):
+                raise CompilerError(f"what the collector {self.name} has compiled: {each!r} is no native function")
+
+    def _check_calls(self) -> None:
+        """Look whether a function comes to itself by way of `heap.collector`, which the subset's checker cannot see."""
+        complete: set[Any] = set()
+
+        def visit(function: Any, callers: tuple[Any, ...]) -> None:
+            if function in callers:
+                names = " calls ".join(each.name for each in (*callers[callers.index(function) :], function))
+                raise CompilerError(f"the collector {self.name} has functions that call themselves: {names}")
+            if function not in complete:
+                for call in function.checked.calls.values():
+                    if call.kind == "native":
+                        visit(call.target, (*callers, function))
+                    elif call.kind == "collector":
+                        visit(getattr(type(self), call.target), (*callers, function))
+                complete.add(function)
+
+        for name in self.all_functions():
+            visit(getattr(type(self), name), ())
 
     def reads(self, event: str) -> frozenset[str] | None:
         """Return which attributes of its shape an event looks at; None: it may be all."""
@@ -421,10 +472,35 @@ class Collector:
         return _state_offsets(self)
 
 
+_ATTRIBUTES: dict[str, type[Any]] = {
+    "name": str,
+    "counts": bool,
+    "called": bool,
+    "compiled": tuple,
+    "states": tuple,
+    "header_bits": tuple,
+    "buffers": tuple,
+    "side_tables": tuple,
+    "counters": tuple,
+}
+"""What a class says of itself, and the types of that; its parameters have types of their own."""
+
+
+def _declared(cls: type[Collector], attribute: str) -> Mapping[str, Any]:
+    found: Any = cls.__dict__.get(attribute, {})
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{cls.__qualname__}.{attribute} is {found!r}; it must be a mapping of names to types")
+    return found
+
+
 @functools.cache
 def _area(collector: Collector) -> Area:
     parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
     try:
+        for attribute, kind in (("buffers", SideTable), ("side_tables", Buffer)):
+            for each in collector._collected(attribute):
+                if isinstance(each, kind):
+                    raise TypeError(f"{each!r} is among its {attribute}")
         return Area.of(collector._collected("header_bits"), parts)
     except (TypeError, ValueError) as error:
         raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import zlib
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,8 @@ from lowheap.errors import CompilerError
 ENTRY_POINT_GROUPS = ("lowheap.collectors", "lowheap.barriers")
 """Where other packages register theirs: a collector, or a variation of one's barriers."""
 
+_LOWHEAP = Path(__file__).parent.parent
+
 BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null)}
 
 
@@ -30,7 +33,11 @@ def find(wanted: str | type[Collector] | Collector) -> Collector:
     """
     found: Any = _by_name(wanted) if isinstance(wanted, str) else wanted
     if isinstance(found, type) and issubclass(found, Collector):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:  # of its own `__init__`: anything
+            what = f"cannot make the collector {wanted!r} without arguments"
+            raise CompilerError(f"{what}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Collector):
         raise CompilerError(f"the collector {wanted!r} is {found!r}; it must be a subclass of Collector")
     found.check()
@@ -42,16 +49,35 @@ def _by_name(name: str) -> Any:
         return BUILT_IN[name]
     points = {point.name: point for group in ENTRY_POINT_GROUPS for point in metadata.entry_points(group=group)}
     if name in points:
-        return points[name].load()
+        try:
+            return points[name].load()
+        except Exception as error:
+            raise _not_loaded(name, error) from error
     module_name, separator, class_name = name.rpartition(":")
     if not separator:
         known = ", ".join(sorted({*BUILT_IN, *points}))
-        raise CompilerError(f"there is no collector {name!r}; there are {known}, and any `module:Class`")
+        raise CompilerError(
+            f"there is no collector {name!r}; there are {known}, and any `module:Class` or `file.py:Class`"
+        )
     try:
         module = _from_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
         return getattr(module, class_name)
-    except (ImportError, AttributeError, ValueError, OSError) as error:
-        raise CompilerError(f"cannot load the collector {name!r}: {error}") from error
+    except CompilerError:
+        raise
+    except (Exception, SystemExit) as error:  # a module of anybody's is run: anything
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: BaseException) -> CompilerError:
+    """What is told of a collector whose module cannot be run: the error, and the last line of the module's own."""
+    places = [each for each in traceback.extract_tb(error.__traceback__) if _is_of_others(each.filename)]
+    where = f" ({places[-1].filename}:{places[-1].lineno})" if places else ""
+    return CompilerError(f"cannot load the collector {name!r}: {type(error).__name__}: {error}{where}")
+
+
+def _is_of_others(file: str) -> bool:
+    """Whether a file is neither lowheap's nor the import system's."""
+    return not file.startswith("<") and importlib.__file__ != file and _LOWHEAP not in Path(file).parents
 
 
 def _from_file(path: str) -> Any:

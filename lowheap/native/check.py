@@ -966,7 +966,9 @@ class _Checker:
         return found
 
     def static_attribute(self, node: ast.Attribute, kind: type[Any]) -> Type:
-        annotation = kind.__annotations__.get(node.attr)
+        if node.attr not in kind.__annotations__:
+            raise self.refused(node, f"{kind.__name__} has no {node.attr}")
+        annotation = kind.__annotations__[node.attr]
         name = getattr(annotation, "__name__", annotation)
         if name == "bool":
             return BOOL

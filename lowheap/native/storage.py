@@ -39,6 +39,16 @@ MOST_ENTRIES = HEAP_RESERVATION // BLOCK_ALIGN
 """As many objects as there can be."""
 
 
+LARGEST_LIMIT = 1 << 32
+"""As many entries as a buffer can be made for: 16 GiB of address space."""
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a part of a collector's storage is called {name!r}; a name is a string")
+    return name
+
+
 class _Named:
     """Something that goes by a name, and is itself and no other."""
 
@@ -59,21 +69,21 @@ class HeaderBit(_Named):
     """A bit of an object's header that is the collector's own. It is 0 in a new object."""
 
     def __init__(self, name: str) -> None:
-        """Declare one."""
-        self.name = name
+        """Declare one. TypeError for a name that is no string."""
+        self.name = _checked_name(name)
 
 
 class Buffer(_Named):
     """A list of numbers, u32, in the order they were put there; a new heap's is empty.
 
-    `limit`: at most so many entries, a power of two; by default as many as there can be objects.
+    `limit`: at most so many entries, a power of two up to 2^32; by default as many as there can be objects.
     """
 
     def __init__(self, name: str, *, limit: int = MOST_ENTRIES) -> None:
-        """Declare one. ValueError for a limit that is no power of two, or less than 1."""
-        if limit < 1 or limit & (limit - 1):
-            raise ValueError(f"the limit of the buffer {name} is {limit}; it must be a power of two")
-        self.name, self.limit = name, limit
+        """Declare one. ValueError for a limit that is no power of two, less than 1, or more than 2^32."""
+        if not isinstance(limit, int) or not 1 <= limit <= LARGEST_LIMIT or limit & (limit - 1):
+            raise ValueError(f"the limit of the buffer {name} is {limit!r}; it must be a power of two up to 2^32")
+        self.name, self.limit = _checked_name(name), limit
 
     @property
     def size(self) -> int:
@@ -84,16 +94,18 @@ class Buffer(_Named):
 class SideTable(_Named):
     """A number for every so many bytes of the heap, 0 in a new one.
 
-    `word` is its type, u8 to u64; `granule` how many bytes, a power of two, at least 16.
+    `word` is its type, u8 to u64; `granule` how many bytes, a power of two from 16 up to what a heap reserves.
     """
 
     def __init__(self, name: str, word: Any, *, granule: int) -> None:
         """Declare one. TypeError for what is no word, ValueError for another granule."""
         if not isinstance(word, Word):
             raise TypeError(f"the side table {name} is of {word!r}; it must be of a word, as u8")
-        if granule < BLOCK_ALIGN or granule & (granule - 1):
-            raise ValueError(f"the granule of the side table {name} is {granule}; it must be a power of two from 16 on")
-        self.name, self.word, self.granule = name, word, granule
+        is_right = isinstance(granule, int) and BLOCK_ALIGN <= granule <= HEAP_RESERVATION
+        if not is_right or granule & (granule - 1):
+            what = f"the granule of the side table {name} is {granule!r}"
+            raise ValueError(f"{what}; it must be a power of two from {BLOCK_ALIGN} to {HEAP_RESERVATION:#x}")
+        self.name, self.word, self.granule = _checked_name(name), word, granule
 
     @property
     def shift(self) -> int:

@@ -386,8 +386,14 @@ class Record:
 def state(cls: type[_T]) -> type[_T]:
     """Make a class of annotated words a structure that a collector keeps in the heap's bytes: `heap.state(…)`.
 
-    All fields are 0 in a new heap. TypeError for a field that is no u8 to u64, i32 or i64.
+    All fields are 0 in a new heap. TypeError for a field that is no u8 to u64, i32 or i64, for one that is given a
+    value, and for what is no field.
     """
+    if not isinstance(cls, type):
+        raise TypeError(f"{cls!r} is no class: `@state` stands above one")
+    others = [name for name in cls.__dict__ if not (name.startswith("__") and name.endswith("__"))]
+    if others:
+        raise TypeError(f"{cls.__name__}.{others[0]} has a value: a state has fields only, and these begin at 0")
     fields = []
     for name, annotation in cls.__annotations__.items():
         word = _WORDS_BY_NAME.get(annotation, annotation)

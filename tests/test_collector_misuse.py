@@ -1,0 +1,77 @@
+"""Collectors that somebody got wrong: each is refused with an error that names the thing and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lowheap.collectors import registry
+from lowheap.errors import CompilerError
+
+HEAD = """from __future__ import annotations
+from lowheap.collectors.drc import Drc
+from lowheap.collectors.interface import Collector, Shape
+from lowheap.native import Buffer, Heap, Ref, SideTable, Slot, native, state, u8, u32, u64
+from lowheap.native.check import U32
+
+
+
+
+@state
+class S:
+    a: u64
+    narrow: u32
+
+
+@state
+class T:
+    a: u64
+
+
+"""
+
+READ = "    @native\n    def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:\n        "
+WRITE = "    @native\n    def {0}(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:\n        "
+ROUND = "heap.collector.{1}(heap, owner, slot, value, shape)\n"
+
+
+def write_round(name: str, other: str) -> str:
+    return (WRITE + ROUND).format(name, other)
+
+
+MISTAKES = {
+    f"class X(Drc):\n{READ}return heap.collector.read(heap, owner, slot, shape)": "X.read calls X.read",
+    f"class X(Drc):\n{write_round('write', 'init')}{write_round('init', 'write')}": "X.init calls X.write",
+    f"class X(Drc):\n{READ}return slot.value if shape.foo else 0": "Shape has no foo",
+    "class X(Drc):\n    states = S": "X.states is .*; it must be a tuple",
+    "class X(Drc):\n    states, counters = (S,), ('a')": "X.counters is 'a'; it must be a tuple",
+    "class X(Drc):\n    states, counters = (S,), ('narrow',)": "'narrow', which is no u64 of S, but u32",
+    "class X(Drc):\n    states, counters = (S, T), ('a',)": "'a', which is in S and T",
+    "class X(Drc):\n    compiled = ('read',)": "'read' is no native function",
+    "class X(Drc):\n    name = 5": "X.name is 5; it must be a str",
+    "class X(Drc):\n    called = 'yes'": "X.called is 'yes'; it must be a bool",
+    "class X(Drc):\n    buffers = (SideTable('a', u8, granule=16),)": r"SideTable\('a'\) is among its buffers",
+    "class X(Drc):\n    side_tables = (Buffer('a'),)": r"Buffer\('a'\) is among its side_tables",
+    "class X(Drc):\n    parameters = {'mine': U32}": "no value of its parameter mine",
+    "class X(Drc):\n    def __init__(self):\n        self.mine = 5": "no value of its parameter list_floor",
+    "class X(Drc):\n    parameters = {'mine': u32}": "the parameter mine of X is of type u32; .* as U32, or BOOL",
+    "class X(Drc):\n    parameters = ('mine',)": r"X.parameters is \('mine',\); it must be a mapping",
+    "class X(Drc):\n    functions = {'mine': 3}": "the function mine of X is 3; it must be a Signature",
+    "class X(Drc):\n    def __init__(self, mine):\n        pass": "without arguments: TypeError: .* 'mine'",
+    "X = Collector": "Collector has no event read",
+    "class X(Drx): pass": r"NameError: name 'Drx' is not defined \(.*wrong_\d+.py:\d+\)",
+    "class X(Drc:": "SyntaxError",
+    "raise SystemExit(4)": "SystemExit: 4",
+    "@state\nclass X:\n    a: u64 = 5": "X.a has a value: a state has fields only",
+    "state(3)": "3 is no class",
+}
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)))
+def test_mistakes_are_named(tmp_path: Path, number: int) -> None:
+    text, message = list(MISTAKES.items())[number]
+    file = tmp_path / f"wrong_{number}.py"
+    file.write_text(f"{HEAD}{text}\n")
+    with pytest.raises(CompilerError, match=message):
+        registry.find(f"{file}:X")
