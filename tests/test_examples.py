@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ import lowheap as lh
 from lowheap.collectors import registry
 
 RUNTIMES = ("native", "python")
-COUNTED_READS = f"{Path(__file__).resolve().parent.parent / 'examples/collectors/counted_reads.py'}:CountedReads"
 BARRIERS = ("drc", "outlined", "null")
-COLLECTORS = {type(registry.find(name)): name for name in (*BARRIERS, COUNTED_READS)}
+COLLECTORS = {type(registry.find(name)): name for name in BARRIERS}
 EVERY = (0, 1, 7)
 
 
@@ -89,18 +87,6 @@ def test_the_program_gives_its_result_and_leaves_nothing_behind(
     example: Example, runtime: str, barriers: str, every: int
 ) -> None:
     run(example, runtime, barriers, every)
-
-
-@pytest.mark.parametrize("example", SMALL, ids=str)
-def test_a_collector_by_others(example: Example) -> None:
-    """It leaves nothing behind either; and both runtimes read as many references."""
-    reads = []
-    for runtime in RUNTIMES:
-        run(example, runtime, COUNTED_READS, 1)
-        with lh.Store(engine(runtime, COUNTED_READS)) as store:
-            instantiate(example, store).exports[example.export](*example.args)
-            reads.append(store.stats().counters["reads"])
-    assert reads[0] == reads[1]
 
 
 @pytest.mark.long
