@@ -4,7 +4,7 @@
  *
  * `none of 2` and `none of 3` call a function of so many arguments that does nothing: the difference per call between
  * that and an event is the event's own.
- * Linked with lowheap's functions (`lowheap.jit.natives`), compiled with -DLOWHEAP and its header; or with the C
+ * Linked with lowheap's functions (`lowheap.runtime.natives`), compiled with -DLOWHEAP and its header; or with the C
  * yardstick's, yardstick.c compiled with -DEVENTS. Both have the same headers in the same kind of heap.
  */
 #define _GNU_SOURCE

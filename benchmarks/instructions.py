@@ -23,10 +23,10 @@ from benchmarks import programs
 from benchmarks.contenders import ContenderError, c_compiler
 from lowheap.collectors import registry
 from lowheap.declarations import c_declarations
-from lowheap.jit import natives
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.engine import target_machine
+from lowheap.runtime import natives
 
 _HERE = Path(__file__).resolve().parent
 _VALGRIND_CPU = "x86-64-v2"

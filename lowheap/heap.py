@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
-from lowheap.allocator import Allocator, SegregatedFit, walk
+from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
@@ -30,7 +30,7 @@ from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
-from lowheap.collectors.shared.walking import verify_bounds
+from lowheap.collectors.shared.walking import is_free, verify_bounds
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -39,29 +39,26 @@ from lowheap.errors import (
     InvalidReferenceError,
 )
 from lowheap.layout import (
+    COLLECTOR_AREA_OFFSET,
     COLLECTOR_STATE_OFFSET,
     COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     CONTROL_OTHER_COLLECTOR,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
     FIRST_INDEX,
-    HANDLE_LIMIT,
-    HANDLES_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    HEAP_RESERVATION,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
     REFERENCE_SIZE,
     RESERVED_MASK,
-    ROOT_SLOT_LIMIT,
-    ROOT_SLOTS_OFFSET,
     TYPE_FINAL,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
@@ -216,7 +213,7 @@ class DrcHeap:
         """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcLayout] = {}
-        self._control_mapping = Mapping(CONTROL_MAPPING_SIZE)
+        self._control_mapping = Mapping(COLLECTOR_AREA_OFFSET + self.collector.area().size)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
@@ -318,6 +315,7 @@ class DrcHeap:
         epoch = control.epoch + 1
         ctypes.memset(ctypes.addressof(control), 0, ctypes.sizeof(control))
         self._control_mapping.zero(COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE)
+        self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
         self._memory = self._native = self._allocator = self._host_data = None
@@ -554,10 +552,15 @@ class DrcHeap:
         for reference in (source, destination.value):
             if names_object(reference):
                 self.header(reference)
+        if self.collector.needs_owner and owner == NULL and self._is_within(destination):
+            raise HeapError(f"the collector {self.collector.name} must know which object a slot of the heap is in")
         try:
             self.collector.write(self.native, owner, destination, source, ANY)
         finally:
             self._settle()
+
+    def _is_within(self, slot: ctypes.c_uint32) -> bool:
+        return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
@@ -770,12 +773,13 @@ class DrcHeap:
 
     def objects(self) -> Iterator[ObjectInfo]:
         """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
-        for block in walk(self.control, self.memory):
-            if not block.is_free:
-                header = self._header_of_object(block.index)
+        heap = self._examined()
+        for index in self.collector.blocks(heap):
+            if not is_free(heap, index):
+                header = self._header_of_object(index)
                 word = header.kind_and_reserved
                 yield ObjectInfo(
-                    block.index,
+                    index,
                     VMGcKind(word & KIND_MASK),
                     header.type_index,
                     header.ref_count,
@@ -783,6 +787,7 @@ class DrcHeap:
                     bool(word & HEADER_IN_OVER_APPROX_LIST_BIT),
                     bool(word & HEADER_MARK_BIT),
                 )
+        heap.require_no_problem()
 
     def references(self, reference: int) -> list[int]:
         """Return the references that an object holds to other objects, in the order of its slots."""
@@ -798,21 +803,20 @@ class DrcHeap:
 
     def handles(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each host handle in use, and the reference that it holds."""
-        count = self.control.handle_count
-        values = self._control_mapping.view(ctypes.c_uint32 * (count if count <= HANDLE_LIMIT else 0), HANDLES_OFFSET)
-        for number, value in enumerate(values):
-            if is_object(value):
-                yield number, value
+        root = root_table.Root()
+        for reference in root_table.held_by_handles(self._tables(), root):
+            yield root.place, reference
 
     def root_slots(self) -> Iterator[tuple[int, int]]:
         """Yield the address of each registered root slot, and the reference in it."""
-        count = self.control.root_slot_count
-        addresses = self._control_mapping.view(
-            ctypes.c_uint64 * (count if count <= ROOT_SLOT_LIMIT else 0), ROOT_SLOTS_OFFSET
-        )
-        for address in addresses:
-            if address and is_object(value := ctypes.c_uint32.from_address(address).value):
-                yield address, value
+        root = root_table.Root()
+        for reference in root_table.held_by_slots(self._tables(), root):
+            yield root.place, reference
+
+    def _tables(self) -> Heap:
+        if self._is_closed:
+            raise HeapError("the heap is closed: its tables are unmapped")
+        return tables(self.control)
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""

@@ -658,6 +658,8 @@ HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uin
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
 CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
+COLLECTOR_AREA_OFFSET = (CONTROL_MAPPING_SIZE + (1 << 16) - 1) & -(1 << 16)
+"""Where a collector's buffers and side tables begin, if it has some; the mapping is longer then."""
 
 assert ctypes.sizeof(VMHeapControl) <= COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET
 

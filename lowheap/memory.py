@@ -83,10 +83,16 @@ class Mapping:
         self._check_range(offset, length)
         ctypes.memset(self.base + offset, 0, length)
 
-    def discard(self) -> None:
-        """Give every page back to the system; the contents become zero, the base stays."""
-        self._check_range(0, self.size)
-        self._mmap.madvise(mmap.MADV_DONTNEED, 0, self.size)
+    def discard(self, offset: int = 0) -> None:
+        """Give every page from `offset` on back to the system; the contents become zero, the base stays.
+
+        HeapError when `offset` is not within the mapping, or no multiple of a page's size.
+        """
+        self._check_range(offset, self.size - offset)
+        if offset % mmap.PAGESIZE:
+            raise HeapError(f"{offset:#x} is not where a page of {mmap.PAGESIZE} bytes begins")
+        if offset < self.size:
+            self._mmap.madvise(mmap.MADV_DONTNEED, offset, self.size - offset)
 
     @property
     def is_closed(self) -> bool:

@@ -142,7 +142,7 @@ class Store:
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
         self.runtime: Any = None
-        """What runs compiled code on this store; set by `jit.store_runtime` when the first module is instantiated."""
+        """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
         self._safepoints = 0
         self._unreachable_handles: deque[tuple[int, int]] = deque()
         self._is_closed = False

@@ -25,10 +25,10 @@ from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors import registry
 from lowheap.collectors.shared import tracing
 from lowheap.jit import runtime
-from lowheap.jit.natives import NativeBarriers
-from lowheap.jit.store_runtime import StoreRuntime, runtime_of
 from lowheap.layout import NULL, VMActivation, VMStackMapEntry, VMStackSlot
 from lowheap.roots import RootSet
+from lowheap.runtime.natives import NativeBarriers
+from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 
 
 class StoreWorld(World):

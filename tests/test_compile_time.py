@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import lowheap as lh
-from lowheap.jit import engine, safepoints
+from lowheap.jit import copies, engine, safepoints
 from lowheap.wasm.compile import INITIALISE
 
 BOX = "(type $box (struct (field (mut i32))))"
@@ -134,3 +134,58 @@ def test_lists_stay_where_they_are_short() -> None:
     """As in nearly all functions: a store would be needed less often than at each definition."""
     assert "lowheap.roots" not in lh.Module(lh.Engine(), many_live(190)).compiled.llvm_ir
     assert "lowheap.roots" in lh.Module(lh.Engine(), many_live(210)).compiled.llvm_ir
+
+
+def added_to(count: int) -> str:
+    """A function that adds a parameter to as many constants, each of which it needs afterwards."""
+    sums = " ".join(f"(i32.add (local.get 0) (i32.const {3 * i + 1}))" for i in range(count))
+    return f"""(module (type $numbers (array i32))
+      (func (export "f") (param i32) (result (ref $numbers)) (array.new_fixed $numbers {count} {sums})))"""
+
+
+@pytest.mark.parametrize("is_many", [False, True])
+def test_a_value_that_is_added_to_very_often_gets_copies(is_many: bool) -> None:
+    count = 3 * copies.RUN if is_many else copies.RUN // 2
+    module = lh.Module(lh.Engine(), added_to(count))
+    assert ("lowheap.copy" in module.compiled.llvm_ir) is is_many
+    store = lh.Store(module.engine)
+    array = lh.Instance(store, module).exports["f"](7)
+    assert list(array) == [7 + 3 * i + 1 for i in range(count)]
+
+
+def test_each_run_of_additions_adds_to_a_copy_of_the_value() -> None:
+    lines = [f"  %{i} = add nsw i32 %x, {i}" for i in range(2 * copies.RUN)]
+    spread = list(copies.spread_additions(["entry:", *lines, "next:", "  %y = add i32 %x, 1"]))
+    made = [line for line in spread if " asm " in line]
+    assert made == [f'  %lowheap.copy.{number} = call i32 asm "", "=r,0"(i32 %x)' for number in range(2)]
+    operands = [re.findall(r"i32 (%\S+),", line)[0] for line in spread if " = add " in line]
+    run = copies.RUN
+    assert operands == ["%x"] * (run - 1) + ["%lowheap.copy.0"] * run + ["%lowheap.copy.1", "%x"]
+
+
+def test_a_module_of_numbers_alone_has_no_functions_of_the_runtime() -> None:
+    module = lh.Module(lh.Engine(opt_level=0), '(module (func (export "f") (result i32) (i32.const 1)))')
+    assert set(re.findall(r"@(lowheap\.\w+)\(", module.compiled.llvm_ir)) == {"lowheap.trap", "lowheap.stack_check"}
+
+
+@pytest.mark.parametrize("is_often", [False, True])
+def test_what_is_inlined_often_is_simplified_before(is_often: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    simplified: list[str] = []
+    passes = engine.binding.newpassmanagers.FunctionPassManager
+    run = passes.run
+    monkeypatch.setattr(
+        passes, "run", lambda self, function, builder: (simplified.append(function.name), run(self, function, builder))
+    )
+    monkeypatch.setattr(engine, "OFTEN_INLINED", 20)
+    sites = "(drop (struct.new $box (local.get 0)))" * (engine.OFTEN_INLINED - (not is_often))
+    lh.Module(lh.Engine(inline="always"), f'(module {BOX} (func (export "f") (param i32) {sites}))')
+    assert simplified == (["lowheap.struct_new.0"] if is_often else [])
+
+
+def test_what_is_in_a_root_frame_is_loaded_for_uses_behind_a_safepoint_only() -> None:
+    count = 210
+    never = lh.Engine(opt_level=0, inline="never")
+    assert lh.Module(never, many_live(count)).compiled.llvm_ir.count("load volatile") == count
+    used_at_once = many_live(count).replace("(call $look)", "(drop (struct.get $box 0 (local.get $p209))) (call $look)")
+    assert lh.Module(never, used_at_once).compiled.llvm_ir.count("load volatile") == count
+    assert "load volatile" not in lh.Module(never, many_live(20)).compiled.llvm_ir

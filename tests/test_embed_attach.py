@@ -35,7 +35,6 @@ from lowheap.errors import (
     TypeDefinitionError,
     UnsupportedError,
 )
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
@@ -48,6 +47,7 @@ from lowheap.layout import (
     VMStorage,
     i31_from_int,
 )
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.types import ANYREF, F32, F64, I8, I16, I32, I64, RefType
 
 NULLP = ffi().NULL

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import platform
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import wasmtime_peer
 from example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
-from lowheap.collectors import registry
+from lowheap.jit import stackmaps
 
 RUNTIMES = ("native", "python")
+_COLLECTORS = Path(__file__).resolve().parent.parent / "examples" / "collectors"
+SHORT_LIVED_READS = f"{_COLLECTORS / 'short_lived_reads.py'}:ShortLivedReads"
 BARRIERS = ("drc", "outlined", "null")
-COLLECTORS = {type(registry.find(name)): name for name in BARRIERS}
 EVERY = (0, 1, 7)
 
 
 @functools.cache
-def engine(runtime: str, barriers: str) -> lh.Engine:
-    return lh.Engine(runtime=runtime, barriers=barriers)
+def engine(runtime: str, barriers: str, inline: str = "auto") -> lh.Engine:
+    return lh.Engine(runtime=runtime, barriers=barriers, inline=inline)
 
 
 @functools.cache
-def module(runtime: str, barriers: str, source: str) -> lh.Module:
-    return lh.Module(engine(runtime, barriers), source)
+def module(on: lh.Engine, source: str) -> lh.Module:
+    return lh.Module(on, source)
 
 
 def host_callable(function: HostFunction) -> Any:
@@ -48,9 +53,7 @@ def instantiate(example: Example, store: lh.Store) -> lh.Instance:
         for name, function in example.imports(export).items():
             module_name, _, field = name.partition(".")
             imports[module_name, field] = host_callable(function)
-    instance = lh.Instance(
-        store, module(store.engine.runtime, COLLECTORS[type(store.engine.collector)], example.source), imports
-    )
+    instance = lh.Instance(store, module(store.engine, example.source), imports)
     return instance
 
 
@@ -58,8 +61,8 @@ def results(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def run(example: Example, runtime: str, barriers: str, every: int) -> None:
-    with lh.Store(engine(runtime, barriers), collect_every=every) as store:
+def run(example: Example, runtime: str, barriers: str, every: int, inline: str = "auto") -> None:
+    with lh.Store(engine(runtime, barriers, inline), collect_every=every) as store:
         instance = instantiate(example, store)
         assert results(instance.exports[example.export](*example.args)) == example.expected
         store.verify()
@@ -87,6 +90,34 @@ def test_the_program_gives_its_result_and_leaves_nothing_behind(
     example: Example, runtime: str, barriers: str, every: int
 ) -> None:
     run(example, runtime, barriers, every)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
+    """As on AArch64 Linux: this machine's, walked by that rule, with collections at every safepoint."""
+    host = stackmaps.host_architecture()
+    untold = dataclasses.replace(host, caller_stack_pointer_offset=None)
+    known = {(platform.system(), platform.machine()): untold}
+    architectures = mock.patch.dict("lowheap.jit.stackmaps._ARCHITECTURES", known)
+    compiled_runtime = mock.patch.dict("lowheap.jit.runtime._loaded", clear=True)
+    slots = []
+    with architectures, compiled_runtime:
+        engine.cache_clear()
+        module.cache_clear()
+        for example in SMALL:
+            run(example, runtime, "drc", 1)
+            functions = module(engine(runtime, "drc"), example.source).compiled.stack_map
+            slots += [slots for function in functions for each in function.records for slots in each.slots]
+    engine.cache_clear()
+    module.cache_clear()
+    assert slots
+    assert {each.register for each in slots} == {host.frame_pointer_register}
+
+
+@pytest.mark.parametrize(("runtime", "inline"), [("native", "auto"), ("python", "never")])
+@pytest.mark.parametrize("example", SMALL, ids=str)
+def test_what_is_held_for_short_needs_no_list(example: Example, runtime: str, inline: str) -> None:
+    run(example, runtime, SHORT_LIVED_READS, 1, inline)
 
 
 @pytest.mark.long

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import lowheap as lh
 from lowheap.embed import NativeHeap, attach, ffi
 from lowheap.embed.api import Status
-from lowheap.inspection import verify
 from lowheap.layout import FIRST_INDEX, OBJECT_KINDS, VMHeapControl, VMHostData, VMTypeInfo
 from lowheap.snapshot import Image, read_dump
+from lowheap.snapshot.inspection import verify
 
 
 def from_python(scene: Scene) -> list[str]:

@@ -30,8 +30,6 @@ from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.shared.sizing import PENDING_PORTION
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.inspection import find_garbage, inspect, verify
-from lowheap.jit.natives import NativeBarriers
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
@@ -44,7 +42,9 @@ from lowheap.layout import (
     i31_from_int,
 )
 from lowheap.memory import Memory
+from lowheap.runtime.natives import NativeBarriers
 from lowheap.snapshot import Image, file
+from lowheap.snapshot.inspection import find_garbage, inspect, verify
 
 CONTINUE, COMPLETE = GcProgress.CONTINUE, GcProgress.COMPLETE
 ELEMENTS = 28  # the offset of an array's first reference

@@ -19,9 +19,9 @@ from rich.console import Console
 import lowheap as lh
 from lowheap import cli
 from lowheap.cli.inspect import inspect_command
-from lowheap.inspection import inspect, strongly_connected_components, verify
 from lowheap.layout import VMDrcHeader, VMGcKind
 from lowheap.snapshot import Image
+from lowheap.snapshot.inspection import inspect, strongly_connected_components, verify
 
 EXTERNREF = len(TYPES)
 

@@ -840,3 +840,20 @@ def test_both_do_the_same(function: Native[..., Any], data: st.DataObject) -> No
 
 def _names(function: Native[..., Any]) -> list[str]:
     return [each.name for each in function.checked.parameters]
+
+
+@native
+def same_name(a: u32) -> u32:
+    return a + 1
+
+
+class OfAClass:
+    @native
+    def same_name(a: u32) -> u32:
+        return same_name(a) + 10
+
+
+def test_a_function_of_a_class_calls_another_of_its_name() -> None:
+    assert OfAClass.same_name(5) == 16
+    assert Compiled([OfAClass.same_name]).call(OfAClass.same_name, 5) == 16
+    assert OfAClass.same_name.checked.native.name == "OfAClass.same_name"

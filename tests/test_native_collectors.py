@@ -590,6 +590,8 @@ ELSEWHERE = {
     "shared.walking": "test_embed_examination.py",
     "shared.access": "test_embed_types.py",
     "shared.types": "test_embed_types.py",
+    "shared.casts": "test_casts_and_ranges.py",
+    "shared.ranges": "test_casts_and_ranges.py",
     "shared.roots": "test_embed_heaps.py",
     "shared.host_data": "test_embed_heaps.py",
     "shared.setup": "test_embed_heaps.py",

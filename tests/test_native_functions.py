@@ -54,6 +54,8 @@ from lowheap.native import (
     u64,
     wrapping_add,
 )
+from lowheap.native.check import _HEAP_METHODS, HEAP_ATTRIBUTES
+from lowheap.native.words import WORDS
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Ranges
@@ -736,3 +738,24 @@ class Sums:
 @inline
 def with_record(sums: Sums) -> None:
     sums.total += 1
+
+
+def test_every_word_has_an_example() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "native.md").read_text(encoding="utf-8")
+    text, code = "".join(page.split("```")[::2]), "".join(page.split("```")[1::2])
+    words = {*WORDS, *subset.__all__} - {"Native", "tables"}  # which are for others than those who write functions
+    in_modules = {"event", "linked"}  # these change nothing of what a function does
+    assert not [word for word in in_modules if f"`@{word}" not in text]
+    assert not [word for word in words - in_modules if not re.search(rf"\b{word}\b", code)]
+    of_heap = {*_HEAP_METHODS, *HEAP_ATTRIBUTES}
+    assert not [word for word in of_heap if not re.search(rf"heap\.{word}\b", code)]
+    assert not [word for word in of_heap if not re.search(rf"`(heap\.)?{word}\b", text)]
+
+
+def test_what_only_functions_of_c_do() -> None:
+    @native
+    def fails(heap: Heap) -> None:
+        heap.require_no_problem()
+
+    with pytest.raises(CompilerError, match="require_no_problem stands in functions of C"):
+        show(fails)

@@ -17,6 +17,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -216,13 +217,15 @@ EVERY = (0, 1, 3)
 BARRIERS = ("drc", "outlined")
 OPT_LEVELS = (0, 2)
 RUNTIMES = ("python", "native")
+SHORT_LIVED_READS = f"{Path(__file__).resolve().parent.parent}/examples/collectors/short_lived_reads.py:ShortLivedReads"
 ENGINES = list(itertools.product(BARRIERS, OPT_LEVELS, RUNTIMES))
 
 
 def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
     """Return those to run a program under: all, or two engines that have nothing in common, by turns.
 
-    Code that does not count takes part with some programs: nothing is freed then, and the results are the same.
+    Code that does not count takes part with some programs: nothing is freed then, and the results are the same. With
+    others, a collector that lists only what is held for long: too short a lifetime frees a live object.
     """
     engines = ENGINES
     if not thorough:
@@ -231,6 +234,8 @@ def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
     chosen = [Configuration(*each, every) for each in engines for every in EVERY]
     if thorough or seed % 8 == 0:
         chosen.append(Configuration("null", 2, RUNTIMES[seed // 8 % 2], 0))
+    if thorough or seed % 4 == 1:
+        chosen.append(Configuration(SHORT_LIVED_READS, OPT_LEVELS[seed // 8 % 2], RUNTIMES[seed // 4 % 2], 1))
     return chosen
 
 

@@ -586,6 +586,26 @@ def test_the_text_of_a_statepoint() -> None:
     assert 'define void @f(i32 %a, i32 %b, ptr %p, i8 %c, i1 %t) gc "statepoint-example" {' in module.text
 
 
+@pytest.mark.parametrize(
+    ("before", "attributes"),
+    [
+        ("", ""),
+        ("", " #3"),
+        (" unnamed_addr", ""),
+        (" local_unnamed_addr addrspace(0)", ' #3 section "probe" align 16'),
+    ],
+)
+def test_functions_with_statepoints_are_described_on_request(before: str, attributes: str) -> None:
+    text = wrap('call void @nothing() [ "deopt"() ]').replace(") {", f"){before}{attributes} {{")
+    text += "define void @without() {\n  ret void\n}\n"
+    lowered = lower_statepoints(text, with_call_frames=True).text
+    binding.parse_assembly(lowered).verify()
+    (line,) = (line for line in lowered.splitlines() if "uwtable" in line)
+    assert line.startswith("define void @f(")
+    assert f'%t){before} uwtable(sync){attributes} gc "statepoint-example" {{' in line
+    assert "uwtable" not in lower_statepoints(text).text
+
+
 UNDERSTOOD = [
     '%x = call i32 @ext(i32 %a) [ "deopt"(i32 %b) ]',
     '%x = notail call i32 @ext(i32 %a) [ "deopt"(i32 %b) ]',

@@ -19,7 +19,6 @@ from rich.console import Console
 
 import lowheap as lh
 from lowheap.allocator import walk
-from lowheap.inspection import inspect
 from lowheap.layout import (
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -40,6 +39,7 @@ from lowheap.snapshot import (
     with_types_of,
 )
 from lowheap.snapshot import file as image_file
+from lowheap.snapshot.inspection import inspect
 
 EXTERNREF = len(TYPES)
 

@@ -24,7 +24,7 @@ import wasmtime_peer
 import lowheap as lh
 from lowheap.engine import RUNTIMES
 from lowheap.errors import TrapCode
-from lowheap.jit import store_runtime
+from lowheap.runtime import store_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_HEAP = 1 << 16

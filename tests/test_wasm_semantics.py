@@ -1127,3 +1127,39 @@ def test_several_references_as_results(configuration: str) -> None:
         first, second, third = lh.Instance(store, module(configuration, source)).exports["pair"](9)
         assert (first[0], second, third) == (9, None, 4)
         store.verify()
+
+
+VALUES_BY_TYPE = {
+    "i31": ["(ref.i31 (i32.const -1))", "(ref.i31 (i32.const 5))"],
+    "eq": ["(ref.i31 (i32.const -1))", "(struct.new_default $s)", "(array.new_default $a (i32.const 2))"],
+    "any": ["(ref.i31 (i32.const -1))", "(struct.new_default $s)", "(any.convert_extern (call $box))"],
+    "struct": ["(struct.new_default $s)", "(struct.new_default $below)"],
+    "array": ["(array.new_default $a (i32.const 2))"],
+    "$s": ["(struct.new_default $s)", "(struct.new_default $below)"],
+    "none": [],
+}
+"""Values of each static type, besides null."""
+
+
+def test_every_test_of_every_static_type() -> None:
+    """Also where the static type excludes what is asked for: an i31 is no object, whatever its bits."""
+    functions, names = [], []
+    for number, (source, values) in enumerate(VALUES_BY_TYPE.items()):
+        for which, value in enumerate(["(ref.null none)", *values]):
+            for wanted in ("i31", "eq", "any", "struct", "array", "$s", "$below", "$a", "none"):
+                for null in ("", "null "):
+                    names.append(name := f"t{number}-{which}-{wanted}-{null}")
+                    functions.append(
+                        f'(func (export "{name}") (result i32) (local $v (ref null {source}))'
+                        f" (local.set $v {value}) (ref.test (ref {null}{wanted}) (local.get $v)))"
+                    )
+    both = Both(
+        f"""(module
+          (type $s (sub (struct (field i32)))) (type $below (sub final $s (struct (field i32) (field i32))))
+          (type $a (array (mut i32)))
+          (import "host" "box" (func $box (result externref)))
+          {" ".join(functions)})""",
+        {"host.box": ([], ["externref"], lambda: "box")},
+    )
+    for name in names:
+        both.call(name)

@@ -9,8 +9,8 @@ import click
 
 from lowheap.cli.output import report_console
 from lowheap.errors import LowheapError
-from lowheap.inspection import Inspection, inspect
 from lowheap.snapshot import Image
+from lowheap.snapshot.inspection import Inspection, inspect
 
 EXIT_NOT_SOUND = 1
 

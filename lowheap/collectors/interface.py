@@ -13,7 +13,10 @@ A collector is a class of functions written once (`docs/native.md`). Whoever wor
     dec_ref(heap, reference, shape)            one owner less; what nobody owns any more dies
     expose(heap, reference, shape)             hand an owned reference over to compiled code
 
-`owner` is the object that the slot is in; null for a slot that is in none, a global's for one.
+`owner` is the object that the slot is in; null for a slot that is in none, a global's for one. The shape is that of
+`Shape`: the static type, which field of which type the slot is, and how long compiled code holds what it reads. An
+event's code is made once for all shapes that agree in what the event's function looks at: what it does not ask for
+costs nothing.
 
 **Allocation.** A block is a multiple of `BLOCK_ALIGN` bytes; the free-list policy is the collector's choice.
 
@@ -21,6 +24,7 @@ A collector is a class of functions written once (`docs/native.md`). Whoever wor
     allocate_block(heap, rules, length)        a block, by collecting or growing if need be; null when nothing helps
     write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
     free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
+    blocks(heap)                               a walk: yield the index of each block, live or free, in address order
 
 **Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
 nobody holds; what dies is freed at once, or waits, to be freed by increments with a budget.
@@ -41,16 +45,19 @@ nobody holds; what dies is freed at once, or waits, to be freed by increments wi
     is_live(heap, reference)                   whether an object whose count is 0 is one that lives
     may_be_held(heap, reference)               whether a frame may hold an object
     is_owned(heap, reference)                  whether an object has a count that an owner can give back
+    verify_blocks(heap, notes, has_lists)      check that blocks tile the heap, and the header of each object
+    verify_free_blocks(heap, notes)            check that free blocks are where allocation looks for them
     verify_lists(heap, notes)                  check the collector's own structures, and note what they own
     verify_pending(heap, reference)            check an object that died and waits
     verify_noted(heap, reference, note)        check an object against what was noted with it
     verify_held(heap, notes, place, reference) check what a frame holds, at the address of a slot (0: not known)
     count_owned(heap, notes, reference)        note an owner with each object that this one refers to
 
-A class of collectors may have more `functions` for the variations of it to change; `drc`'s has two.
+A class of collectors may have more `functions` for the variations of it to change; `drc`'s has three.
 
 **State** of a collector's own is in the heap's bytes: structures that `@state` makes, named in `states`, which its
 functions reach with `heap.state(…)`. Those of its u64 fields that `counters` names are among the heap's figures.
+`header_bits`, `buffers` and `side_tables` name what it keeps besides: see `native/storage.py`.
 
 **Parameters** are what an instance is made with: attributes that `parameters` names, numbers and bools, which are
 constants of its code, as `heap.collector.…`.
@@ -61,11 +68,11 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lowheap.collectors.shared import allocation, collection, free_lists, verify
+from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_SIZE
@@ -78,20 +85,39 @@ from lowheap.native.check import (
     U64,
     Signature,
     StaticType,
+    TupleType,
     Type,
     WordType,
     collector_function,
     collector_parameter,
 )
-from lowheap.native.words import state_layout
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
+from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
+
+NO_TYPE = 0xFFFF_FFFF
+"""The `type_index` of a slot that is in no object, or in one of which nothing is known."""
+
+NO_FIELD, ELEMENT = 0xFFFF_FFFF, 0xFFFF_FFFE
+"""The `field` of such a slot, and that of an array's elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the static type of a reference says about its values, known when code is compiled.
+    """What is known of a reference, and of the slot that it is in, when code is compiled. The defaults: nothing.
 
-    `is_counted` is False for references that never name an object that a collector knows: i31 and functions.
+    Of its values, by its static type: `may_be_null`, `may_be_i31`, `may_be_object`. `is_counted` is False for
+    references that never name an object that a collector knows: i31 and functions.
+
+    Of the slot: `type_index` is the type that it is in, by the index in the compiled module; an object may be of a
+    subtype. `field` is the field's number, `ELEMENT` in an array. `is_mutable` is False where nothing is ever stored
+    over the first value.
+
+    Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
+    path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
+    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
+    `read`, and for reads by the host and by C.
     """
 
     is_native_static: ClassVar[bool] = True
@@ -100,10 +126,22 @@ class Shape:
     may_be_i31: bool = True
     may_be_object: bool = True
     is_counted: bool = True
+    type_index: u32 = NO_TYPE
+    field: u32 = NO_FIELD
+    is_mutable: bool = True
+    outlives_safepoint: bool = True
+    outlives_write: bool = True
 
     @staticmethod
-    def of(type: RefType, *, is_traced: bool) -> Shape:
-        """Return the shape of a reference type; `is_traced` is what the type registry says of it."""
+    def of(
+        type: RefType,
+        *,
+        is_traced: bool,
+        type_index: int = NO_TYPE,
+        field: int = NO_FIELD,
+        is_mutable: bool = True,
+    ) -> Shape:
+        """Return the shape of a reference type, and of a slot; `is_traced` is what the type registry says of it."""
         heap_type = type.heap_type
         bottoms = (
             AbstractHeapType.NONE,
@@ -118,13 +156,28 @@ class Shape:
             AbstractHeapType.EXTERN,
         )
         may_be_object = heap_type not in (*bottoms, AbstractHeapType.I31)
-        return Shape(type.nullable, may_be_i31, may_be_object, is_traced and may_be_object)
+        return Shape(
+            type.nullable, may_be_i31, may_be_object, is_traced and may_be_object, type_index, field, is_mutable
+        )
+
+    def only(self, attributes: Collection[str] | None) -> Shape:
+        """Return a shape that says no more than these attributes; None: all of them."""
+        if attributes is None:
+            return self
+        return Shape(**{name: getattr(self, name) for name in attributes})
 
     @property
     def key(self) -> str:
         """What tells code for this shape from that for others."""
         letters = "n" * self.may_be_null + "i" * self.may_be_i31 + "o" * self.may_be_object + "c" * self.is_counted
-        return f"shape-{letters}"
+        parts = [f"shape-{letters}"]
+        if self.type_index != NO_TYPE:
+            parts.append(f"type{self.type_index}")
+        if self.field != NO_FIELD:
+            parts.append("element" if self.field == ELEMENT else f"field{self.field}")
+        parts += ["immutable"] * (not self.is_mutable)
+        parts += ["no-safepoint"] * (not self.outlives_safepoint) + ["no-write"] * (not self.outlives_write)
+        return "-".join(parts)
 
 
 ANY = Shape()
@@ -155,6 +208,7 @@ FUNCTIONS: dict[str, Signature] = {
     "allocate_block": Signature((_RULES, U32), U32),
     "write_header": Signature((U32, U32, U32, U32), NOTHING),
     "free_leaf": Signature((U32,), NOTHING),
+    "blocks": Signature((), NOTHING, U32),
     "is_due": Signature((), BOOL),
     "hold": Signature((U32,), BOOL),
     "forget_held": Signature((), NOTHING),
@@ -167,6 +221,8 @@ FUNCTIONS: dict[str, Signature] = {
     "is_live": Signature((U32,), BOOL),
     "may_be_held": Signature((U32,), BOOL),
     "is_owned": Signature((U32,), BOOL),
+    "verify_blocks": Signature((U64, BOOL), TupleType((BOOL, U64, U64))),
+    "verify_free_blocks": Signature((U64,), NOTHING),
     "verify_lists": Signature((U64,), NOTHING),
     "verify_pending": Signature((U32,), NOTHING),
     "verify_noted": Signature((U32, U64), NOTHING),
@@ -185,13 +241,16 @@ class Collector:
     counts: bool = True
     """Whether an object's count says how many owners it has."""
 
+    needs_owner: bool = False
+    """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
+
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
     functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
     """What it must have, besides the functions of the classes it is derived from."""
 
-    parameters: ClassVar[Mapping[str, Type]] = {}
+    parameters: ClassVar[Mapping[str, Type]] = {"known_bits": U32, "needs_owner": BOOL}
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
     compiled: tuple[Native[..., Any], ...] = ()
@@ -199,6 +258,15 @@ class Collector:
 
     states: tuple[type[Any], ...] = ()
     """The structures of its own that it keeps in the heap's bytes, besides those of the classes it is derived from."""
+
+    header_bits: tuple[HeaderBit, ...] = ()
+    """The bits of headers that are its own, besides those of the classes it is derived from."""
+
+    buffers: tuple[Buffer, ...] = ()
+    """The lists that it keeps, likewise."""
+
+    side_tables: tuple[SideTable, ...] = ()
+    """What it keeps for every so many bytes of the heap, likewise."""
 
     counters: tuple[str, ...] = ()
     """The u64 fields of its states that are figures of the heap's, besides those of the classes above."""
@@ -214,6 +282,7 @@ class Collector:
     allocate_block: Any = allocation.allocate_block
     write_header: Any = allocation.write_header
     free_leaf: Any = allocation.free_leaf
+    blocks: Any = walking.blocks
     is_due: Any
     hold: Any
     forget_held: Any
@@ -226,6 +295,8 @@ class Collector:
     is_live: Any
     may_be_held: Any
     is_owned: Any
+    verify_blocks: Any = verify.verify_blocks
+    verify_free_blocks: Any = verify.verify_free_blocks
     verify_lists: Any
     verify_pending: Any
     verify_noted: Any
@@ -273,6 +344,13 @@ class Collector:
             if name not in known:
                 raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
 
+    def reads(self, event: str) -> frozenset[str] | None:
+        """Return which attributes of its shape an event looks at; None: it may be all."""
+        checked = getattr(self, event).checked
+        (shape,) = (each.name for each in checked.parameters if each.type == _SHAPE)
+        found: frozenset[str] | None = checked.reads_of(shape, self)
+        return found
+
     def all_functions(self) -> Mapping[str, Signature]:
         """Return what the class must have, by name."""
         return self._merged("functions")
@@ -290,7 +368,8 @@ class Collector:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells it, and its code, from others in this process."""
-        return type(self), *((name, getattr(self, name)) for name in self.all_parameters())
+        names = (name for name in self.all_parameters() if name != "known_bits")
+        return type(self), *((name, getattr(self, name)) for name in names)
 
     def __eq__(self, other: object) -> bool:
         """Whether another is of the same class, with the same parameters."""
@@ -322,6 +401,15 @@ class Collector:
         """Return the counters of the class and of those it is derived from, these first."""
         return self._collected("counters")
 
+    def area(self) -> Area:
+        """Return where its header bits, buffers and side tables are. CompilerError when that cannot be."""
+        return _area(self)
+
+    @property
+    def known_bits(self) -> int:
+        """The reserved bits of headers that mean something."""
+        return self.area().known_bits
+
     def _collected(self, attribute: str) -> tuple[Any, ...]:
         found: dict[Any, None] = {}
         for kind in reversed(type(self).__mro__):
@@ -334,6 +422,15 @@ class Collector:
 
 
 @functools.cache
+def _area(collector: Collector) -> Area:
+    parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
+    try:
+        return Area.of(collector._collected("header_bits"), parts)
+    except (TypeError, ValueError) as error:
+        raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error
+
+
+@functools.cache
 def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
     try:
         return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
@@ -341,5 +438,7 @@ def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
         raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
 
 
+for _name, _type in Collector.parameters.items():
+    collector_parameter(_name, _type)
 for _name, _signature in Collector.functions.items():
     collector_function(_name, _signature.parameters, _signature.result, _signature.yields)

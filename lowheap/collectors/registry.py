@@ -77,6 +77,8 @@ def _from_file(path: str) -> Any:
         raise CompilerError(f"there is no file {path!r}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # as for a script: what it imports may be its neighbour
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -20,9 +20,9 @@ from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
-from lowheap.jit.store_runtime import runtime_of
 from lowheap.layout import VMContext, VMHeap
 from lowheap.objects import lift_reference
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import ANYREF
 

@@ -1,8 +1,8 @@
 """The C interface's part that looks at a heap, written once: a walk, a dump, and the check of every invariant.
 
-What walks and verifies is the collector's (`collectors/shared/walking.py`, `collectors/drc/verify.py`); here is how C
-comes to it, and what a dump is made of: `snapshot/dump.py` reads that. The first problem that is found is the message
-of the function that found it, `VMHeap.problems` counts them all.
+What walks and verifies is what all collectors share (`collectors/shared/walking.py`, `verify.py`), with what the heap's
+own adds; here is how C comes to it, and what a dump is made of: `snapshot/dump.py` reads that. The first problem that
+is found is the message of the function that found it, `VMHeap.problems` counts them all.
 
 Nothing here trusts the heap's bytes: see there. What a control block points to is looked at before it is followed.
 """

@@ -31,6 +31,7 @@ from lowheap.collectors.shared.access import (
     store_integer,
 )
 from lowheap.collectors.shared.allocation import allocate_array, allocate_at_once, allocate_externref, allocate_struct
+from lowheap.collectors.shared.casts import is_subtype, matches
 from lowheap.collectors.shared.collection import finish_sweep, trace, unsound_slot
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import block_length, is_object
@@ -41,8 +42,6 @@ from lowheap.collectors.shared.types import (
     check_type,
     define_type,
     field_info,
-    is_subtype,
-    matches,
     require_type_of,
 )
 from lowheap.errors import Status, TrapCode
@@ -51,6 +50,7 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     FIRST_INDEX,
     HEADER_SIZE,
+    HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     MAXIMUM_CAPACITY,
     MINIMUM_OBJECT_BLOCK,
@@ -689,6 +689,7 @@ def lh_read(heap: Heap, slot: Slot, result: Slot) -> None:
 def lh_write(heap: Heap, slot: Slot, value: Ref) -> None:
     """See the table."""
     check_slot(heap, slot)
+    require_known_owner(heap, slot)
     check_reference(heap, value, VALUE)
     heap.collector.write(heap, NULL, slot, value, ANY)
     release_dead(heap)
@@ -699,6 +700,7 @@ def lh_write(heap: Heap, slot: Slot, value: Ref) -> None:
 def lh_init(heap: Heap, slot: Slot, value: Ref) -> None:
     """See the table."""
     check_slot(heap, slot)
+    require_known_owner(heap, slot)
     check_reference(heap, value, VALUE)
     check(
         not is_object(slot.value),
@@ -708,6 +710,19 @@ def lh_init(heap: Heap, slot: Slot, value: Ref) -> None:
         slot.value,
     )
     heap.collector.init(heap, NULL, slot, value, ANY)
+
+
+@inline
+def require_known_owner(heap: Heap, slot: Slot) -> None:
+    """Fail where a slot is in an object, and the collector must know which."""
+    if heap.collector.needs_owner:
+        address = address_of(slot)
+        require(
+            wrapping_sub(address, heap.control.heap_base) >= HEAP_RESERVATION,
+            Status.UNSUPPORTED,
+            "slot {:#x} is in an object, and the heap's collector must know in which: set its field or element",
+            address,
+        )
 
 
 @inline

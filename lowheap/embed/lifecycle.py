@@ -24,8 +24,8 @@ from lowheap.jit.emit import I32, I64, PTR, VOID, Emitter, NativeFunction
 from lowheap.jit.translate import View, inline_call
 from lowheap.layout import (
     BLOCK_ALIGN,
+    COLLECTOR_AREA_OFFSET,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     HEAP_GUARD,
     HEAP_RESERVATION,
     VMHeap,
@@ -91,6 +91,7 @@ def settle(configuration: VMHeapConfiguration, result: u64, is_checked: bool) ->
 @inline
 def set_up(
     mapping: u64,
+    mapping_size: u64,
     configuration: VMHeapConfiguration,
     memory: u64,
     memory_size: u64,
@@ -116,7 +117,7 @@ def set_up(
     heap.on_error_argument = configuration.on_error_argument
     heap.collect_every = configuration.collect_every
     heap.mapping = mapping
-    heap.mapping_size = _CONTROL_OFFSET + CONTROL_MAPPING_SIZE
+    heap.mapping_size = mapping_size
     heap.memory = memory
     heap.memory_size = memory_size
     at(VMStoreContext, store_context).call_host = call_host
@@ -178,7 +179,8 @@ class LifecycleEmitter(ApiEmitter):
         emitter = cls(function)
         emitter.inline_native(release_all_dead)
         emitter.builder.ret(I32(0))
-        _define_create(module, is_checked=cls.is_checked, system=cls.system)
+        area_size = cls.collector.area().size
+        _define_create(module, is_checked=cls.is_checked, system=cls.system, area_size=area_size)
         _define_constants(module, is_checked=cls.is_checked)
         _define_status_name(module)
 
@@ -189,7 +191,7 @@ class LifecycleEmitter(ApiEmitter):
             unmap_memory(self, self.load(self.vmctx, address), self.load(self.vmctx, size))
 
 
-def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
+def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_size: int) -> None:
     """`lh_heap_create`: what the system is asked for, between settling and setting up."""
     emitter = CreationEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
     builder = emitter.builder
@@ -202,7 +204,7 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
     reserve, initial, maximum = inline_call(emitter, settle, [options, place, is_checked])
 
     no_memory = "the system has no address space left, or its overcommit limit forbids the reservation"
-    mapping_size = I64(_CONTROL_OFFSET + CONTROL_MAPPING_SIZE)
+    mapping_size = I64(_CONTROL_OFFSET + COLLECTOR_AREA_OFFSET + area_size)
     mapping = map_memory(emitter, mapping_size, system)
     emitter.require(builder.icmp_unsigned("!=", mapping, I64(0)), Status.SYSTEM, no_memory)
     memory_size = builder.add(reserve, I64(HEAP_GUARD))
@@ -218,7 +220,7 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str) -> None:
         advise_huge_pages(emitter, builder.add(memory, I64(HUGE_PAGES_FROM)), rest, system)
 
     call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
-    arguments = [mapping, options, memory, memory_size, initial, maximum, call_host]
+    arguments = [mapping, mapping_size, options, memory, memory_size, initial, maximum, call_host]
     inline_call(emitter, set_up, arguments)
     emitter.store_typed(mapping, result)
     builder.ret(I32(Status.OK))

@@ -257,9 +257,8 @@ def decode(key: str, data: bytes) -> CompiledCode:
             for number, (function, callee, live_count) in enumerate(said["statepoints"])
         )
         module = StatepointModule(zlib.decompress(content[object_size:]).decode(), functions, statepoints)
-        section = stackmaps.find_section(image)
-        records = () if section is None else tuple(stackmaps.parse(section))
-        return CompiledCode(image, tuple(map(str, said["symbols"])), module, records, float(said["seconds"]))
+        symbols = tuple(map(str, said["symbols"]))
+        return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]))
     except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:
         raise ValueError(f"it does not make sense: {error!r}") from error
 

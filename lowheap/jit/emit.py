@@ -86,9 +86,14 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
-        self.attributes = _Attributes()
-        for attribute in ("nounwind", *attributes):
-            self.attributes.add(attribute)
+        _attribute(self, attributes)
+
+
+def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
+    """Say that a function never unwinds, and give it these attributes."""
+    function.attributes = _Attributes()
+    for attribute in ("nounwind", *attributes):
+        function.attributes.add(attribute)
 
 
 class NativeFunction(AttributedFunction):
@@ -97,6 +102,13 @@ class NativeFunction(AttributedFunction):
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
+
+
+def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
+    """Start the body of a function that is declared as yet: an internal one, as `NativeFunction` makes them."""
+    _attribute(function, (*_FRAME_ATTRIBUTES, *attributes))
+    function.linkage = "internal"
+    return Emitter(function)
 
 
 class Variable:

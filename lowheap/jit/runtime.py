@@ -108,7 +108,7 @@ def frame_rules(architecture: Architecture | None, *, checks_hosts: bool = False
         checks_hosts,
         architecture.caller_frame_pointer_offset,
         architecture.return_address_offset,
-        architecture.caller_stack_pointer_offset,
+        architecture.caller_stack_pointer_offset or 0,  # None: no slot is relative to the stack pointer
     )
 
 

@@ -7,6 +7,10 @@ after the call. `parse` reads that section, `StackMap` turns its records into re
 exit into the runtime to the entry trampoline, and `stack_slots` puts both together: the addresses of all u32 slots that
 hold live references.
 
+What the tables say is relative to the stack pointer as often as to the frame pointer. How the walk knows a frame's
+stack pointer is the architecture's (`Architecture`), or else it does not, and `read` makes everything relative to the
+frame pointer (`lowheap.jit.call_frames`).
+
 Promises: every location is either understood or refused with `CompilerError`; a damaged section raises `CompilerError`
 and nothing else; a frame walk reads no memory outside the stack between its two ends.
 
@@ -17,6 +21,7 @@ for the meaning of a statepoint's locations. All figures are little-endian.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import enum
 import platform
 import struct
@@ -27,6 +32,7 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
+from lowheap.jit.call_frames import CallFrames
 from lowheap.jit.root_frames import SLOT_SIZE
 from lowheap.jit.safepoints import StatepointModule
 
@@ -48,9 +54,17 @@ class Architecture:
     """From the frame pointer to the saved frame pointer of the caller."""
     return_address_offset: int
     """From the frame pointer to the address in the caller that the frame returns to."""
-    caller_stack_pointer_offset: int
-    """From the frame pointer to what the caller's stack pointer was at its call instruction."""
+    caller_stack_pointer_offset: int | None
+    """From the frame pointer to what the caller's stack pointer was at its call instruction; None where that differs by
+    function, as the record may be anywhere in the frame."""
     frame_pointer_alignment: int
+    features: str = ""
+    """What code must do without, of what the CPU has: as LLVM writes features that are taken away."""
+
+    @property
+    def needs_call_frames(self) -> bool:
+        """Whether the object file has to say where each function's frame record is; see `lower_statepoints`."""
+        return self.caller_stack_pointer_offset is None
 
 
 X86_64 = Architecture(
@@ -72,12 +86,25 @@ AARCH64_DARWIN = Architecture(
     caller_stack_pointer_offset=16,
     frame_pointer_alignment=16,
 )
-"""AArch64 as LLVM compiles for Darwin, where the frame record lies at the top of the frame. Elsewhere LLVM puts it
-below the saved registers, so that the caller's stack pointer cannot be told from the record: AArch64 Linux is therefore
-missing."""
+"""AArch64 as LLVM compiles for Darwin, where the frame record lies at the top of the frame."""
+
+AARCH64_LINUX = Architecture(
+    name="aarch64",
+    stack_pointer_register=31,
+    frame_pointer_register=29,
+    caller_frame_pointer_offset=0,
+    return_address_offset=8,
+    caller_stack_pointer_offset=None,
+    frame_pointer_alignment=16,
+    features="-sve",
+)
+"""AArch64 as LLVM compiles for all other systems: the frame record is below the registers that the function saves,
+however many these are. A frame with vectors of SVE has a part whose size is known when it runs, between the frame
+pointer and the stack pointer: there is no rule for the slots below."""
 
 _ARCHITECTURES = {
     ("Linux", "x86_64"): X86_64,
+    ("Linux", "aarch64"): AARCH64_LINUX,
     ("Darwin", "x86_64"): X86_64,
     ("Darwin", "arm64"): AARCH64_DARWIN,
     ("Darwin", "aarch64"): AARCH64_DARWIN,
@@ -97,6 +124,18 @@ def host_architecture() -> Architecture:
 def architecture_of(system: str, machine: str) -> Architecture | None:
     """The facts for a machine in the words of `platform`, or None where no rule is known to be right."""
     return _ARCHITECTURES.get((system, machine))
+
+
+def host_needs_call_frames() -> bool:
+    """Whether functions with safepoints need call frame information on this machine."""
+    architecture = architecture_of(platform.system(), platform.machine())
+    return architecture is not None and architecture.needs_call_frames
+
+
+def host_features() -> str:
+    """Which features of its CPU code must do without on this machine, as LLVM writes that."""
+    architecture = architecture_of(platform.system(), platform.machine())
+    return "" if architecture is None else architecture.features
 
 
 # --- Parsing ----------------------------------------------------------------------------------------------------------
@@ -169,6 +208,9 @@ _LOCATION = struct.Struct("<BBHHHi")  # kind, reserved, size, register, reserved
 _LIVE_OUTS_HEAD = struct.Struct("<HH")  # padding, live-out count
 _LIVE_OUT_SIZE = 4
 _RECORD_ALIGNMENT = 8
+
+_NO_STACK_SIZE = (1 << 64) - 1
+"""As a frame's size: it is of variable size, or aligned when the function is called."""
 
 _OPERAND_SIZE = 8  # of a root frame's address, and of a mask
 _MASK_MASK = (1 << 8 * _OPERAND_SIZE) - 1
@@ -303,6 +345,61 @@ def _check_operand(where: str, what: str, kind: int, size: int, allowed: Sequenc
         )
     if size != _OPERAND_SIZE:
         raise CompilerError(f"{where} has {what} of {size} bytes; it has {_OPERAND_SIZE}")
+
+
+def read(object: bytes, architecture: Architecture | None = None) -> tuple[FunctionRecord, ...]:
+    """Read the stack map of a module's object file; nothing if it has none, as a module without statepoints.
+
+    Where the walk cannot know a frame's stack pointer, all slots are relative to the frame pointer. `architecture` is
+    as for `parse`. Raises `CompilerError` as `find_section` and `parse` do, and for a frame without a rule or of no
+    fixed size, if it has slots relative to the stack pointer.
+    """
+    section = find_section(object)
+    if section is None:
+        return ()
+    architecture = architecture or host_architecture()
+    functions = parse(section, architecture)
+    if architecture.needs_call_frames:
+        frames = CallFrames(
+            object,
+            stack_pointer_register=architecture.stack_pointer_register,
+            frame_pointer_register=architecture.frame_pointer_register,
+        )
+        functions = [
+            dataclasses.replace(
+                function,
+                records=tuple(
+                    _from_frame_pointer(frames, number, function, each, architecture) for each in function.records
+                ),
+            )
+            for number, function in enumerate(functions)
+        ]
+    return tuple(functions)
+
+
+def _from_frame_pointer(
+    frames: CallFrames, number: int, function: FunctionRecord, record: SafepointRecord, architecture: Architecture
+) -> SafepointRecord:
+    """A record with all slots relative to the frame pointer.
+
+    A function moves the stack pointer down by its frame's size, and no further.
+    """
+    if all(slots.register == architecture.frame_pointer_register for slots in record.slots):
+        return record
+    if function.stack_size == _NO_STACK_SIZE:
+        raise CompilerError(
+            f"stack map record {record.id} has a root frame relative to the stack pointer, in a frame of no fixed size"
+        )
+    difference = frames.initial_stack_pointer(number, record.instruction_offset) - function.stack_size
+    return dataclasses.replace(
+        record,
+        slots=tuple(
+            slots
+            if slots.register == architecture.frame_pointer_register
+            else Slots(architecture.frame_pointer_register, slots.offset + difference, slots.mask)
+            for slots in record.slots
+        ),
+    )
 
 
 _ELF_MAGIC = b"\x7fELF"
@@ -476,10 +573,13 @@ def _unknown(return_address: int, known: int) -> CompilerError:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A suspended compiled function: the address it will go on at, and its stack and frame pointer at the call."""
+    """A suspended compiled function: the address it will go on at, and its stack and frame pointer at the call.
+
+    The stack pointer is None where the architecture does not tell it.
+    """
 
     return_address: int
-    stack_pointer: int
+    stack_pointer: int | None
     frame_pointer: int
 
 
@@ -513,6 +613,7 @@ def walk_frames(
             f"exit frame pointer {exit_frame_pointer:#x} is not below the entry's, {entry_frame_pointer:#x}"
         )
     read = ctypes.c_uint64.from_address
+    to_stack_pointer = architecture.caller_stack_pointer_offset
     callee = exit_frame_pointer
     for _ in range(maximum_frames + 1):
         # callee < entry, both aligned: its frame record ends at the entry's at the latest.
@@ -526,7 +627,7 @@ def walk_frames(
             )
         yield Frame(
             return_address=read(callee + architecture.return_address_offset).value,
-            stack_pointer=callee + architecture.caller_stack_pointer_offset,
+            stack_pointer=None if to_stack_pointer is None else callee + to_stack_pointer,
             frame_pointer=caller,
         )
         callee = caller
@@ -543,12 +644,18 @@ def stack_slots(
     """The addresses of the u32 slots that hold the references live in the frames between an exit and its entry.
 
     A slot may hold null or an i31 at run time. Raises `CompilerError` as `walk_frames` does, for a return address that
-    `stack_map` does not know, and for a slot outside the stack between exit and entry.
+    `stack_map` does not know, for a slot outside the stack between exit and entry, and for one relative to a stack
+    pointer that the architecture does not tell.
     """
     architecture = architecture or host_architecture()
     for frame in walk_frames(exit_frame_pointer, entry_frame_pointer, architecture=architecture):
         for slots in stack_map.lookup(frame.return_address):
             base = frame.stack_pointer if slots.register == architecture.stack_pointer_register else frame.frame_pointer
+            if base is None:
+                raise CompilerError(
+                    f"a slot of the call that returns to {frame.return_address:#x} is relative to the stack pointer, "
+                    f"which frames of {architecture.name} do not tell"
+                )
             for offset in slots.offsets():
                 address = base + offset
                 if not exit_frame_pointer < address <= entry_frame_pointer - SLOT_SIZE:

@@ -7,8 +7,8 @@ not as compiled code needs it, it calls nothing (`REFUSED`).
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
-context. When that reports a failure, the stub leaves the activation by `longjmp`. So a jump passes over compiled frames
-only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
+context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
+frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
 **Traps** store their code and place in the store context, and jump likewise.
 
@@ -19,13 +19,25 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
-from lowheap.jit.emit import I32, I64, PTR, REFERENCE, TRAP_FUNCTION, VOID, Emitter, NativeFunction, llvm_type
+from lowheap.jit.emit import (
+    I32,
+    I64,
+    PTR,
+    REFERENCE,
+    TRAP_FUNCTION,
+    VOID,
+    Emitter,
+    NativeFunction,
+    begin_internal,
+    llvm_type,
+)
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
@@ -42,7 +54,8 @@ from lowheap.layout import (
 from lowheap.types import FuncType, NumType, RefType, ValType
 
 SETJMP = "_setjmp"
-LONGJMP = "longjmp"
+LONGJMP = "_longjmp"
+"""The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
 IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 """libc's functions that every module may call."""
 
@@ -136,21 +149,17 @@ def function_type(signature: Signature) -> ir.FunctionType:
 
 
 def define(module: ir.Module) -> None:
-    """Give a module the functions that compiled code calls to trap, to drop and to allocate."""
-    _define_trap(module)
-    _define_drop(module)
-    _define_allocation(module, ALLOCATE_STRUCT_FUNCTION, [I32], VMStoreContext.allocate_struct)
-    _define_allocation(module, ALLOCATE_ARRAY_FUNCTION, [I32, I32], VMStoreContext.allocate_array)
+    """Give a module those of the functions to trap, to drop and to allocate that are declared, for its code calls them.
+
+    So it comes last: what is not needed costs nothing.
+    """
+    for name, emit in _FUNCTIONS.items():
+        if name in module.globals:
+            emit(module.globals[name])
 
 
-def _internal(module: ir.Module, name: str, type: ir.FunctionType, *attributes: str) -> Emitter:
-    function = NativeFunction(module, type, name, "noinline", *attributes)
-    function.linkage = "internal"
-    return Emitter(function)
-
-
-def _define_trap(module: ir.Module) -> None:
-    emitter = _internal(module, TRAP_FUNCTION, ir.FunctionType(VOID, [PTR, I32, I32]), "cold", "noreturn")
+def _emit_trap(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold", "noreturn")
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
@@ -158,13 +167,13 @@ def _define_trap(module: ir.Module) -> None:
     _leave(emitter)
 
 
-def _define_drop(module: ir.Module) -> None:
+def _emit_drop(function: ir.Function) -> None:
     """No frame is noted: a drop does not collect, so nobody walks the stack during one.
 
     Nor may anybody else: where the drop is Python's, Python's garbage collector may run a finalizer in the middle of
     it, and that may ask for a collection, or call compiled code that does. It is in a no-GC scope.
     """
-    emitter = _internal(module, DROP_FUNCTION, ir.FunctionType(VOID, [PTR, REFERENCE]), "cold")
+    emitter = begin_internal(function, "noinline", "cold")
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.drop, invariant=True)
     _add_to_no_gc_count(emitter, 1)
     emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], emitter.function.args)
@@ -177,17 +186,25 @@ def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
     emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
 
 
-def _define_allocation(module: ir.Module, name: str, argument_types: list[ir.Type], call: Field) -> None:
-    emitter = _internal(module, name, ir.FunctionType(REFERENCE, [PTR, I32, *argument_types]))
+def _emit_allocation(call: Field, function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline")
     _note_exit(emitter)
-    vmctx, offset, *args = emitter.function.args
+    vmctx, offset, *args = function.args
     pointer = emitter.load_pointer(emitter.store_context, call, invariant=True)
-    reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *argument_types], [vmctx, *args])
+    reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *(arg.type for arg in args)], [vmctx, *args])
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
         emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
         emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
         _leave(emitter)
     emitter.builder.ret(reference)
+
+
+_FUNCTIONS: dict[str, Callable[[ir.Function], None]] = {
+    TRAP_FUNCTION: _emit_trap,
+    DROP_FUNCTION: _emit_drop,
+    ALLOCATE_STRUCT_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_struct),
+    ALLOCATE_ARRAY_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_array),
+}
 
 
 def define_entry(module: ir.Module, signature: Signature) -> None:

@@ -63,12 +63,14 @@ from lowheap.native.check import (
     is_invariant,
     is_simple,
     record_types,
+    word_type,
 )
 from lowheap.native.check import (
     I32 as I32_TYPE,
 )
 from lowheap.native.function import Native
 from lowheap.native.heap import HEADERS
+from lowheap.native.storage import ENTRIES_OFFSET, Buffer, SideTable
 
 SIZE_CLASS_NAME = "size class"
 """What alias analysis calls the heads of the size classes."""
@@ -168,11 +170,13 @@ def declare(
     name: str | None = None,
     statics: dict[str, Any] | None = None,
     attributes: Sequence[str] = (),
+    collector: Any = None,
 ) -> ir.Function:
     """Return the module's function for a native one, made at the first request.
 
     Its first argument is a vmctx, the others are the parameters', without the heap and what is static. `statics` are
-    the values of the static parameters; `emitter` makes what emits into it. With a `name`, it is visible outside.
+    the values of the static parameters; of one that has a method `only`, what the function does not read is left out.
+    `emitter` makes what emits into it, and `collector` is its collector. With a `name`, it is visible outside.
     """
     checked = native.checked
     if checked.yields is not None:
@@ -182,6 +186,8 @@ def declare(
             raise CompilerError(f"{native.name} takes a record, and stands where it is called only")
         if isinstance(each.type, StaticType) and not isinstance((statics or {}).get(each.name), each.type.kind):
             raise CompilerError(f"{native.name} is compiled for a {each.type.kind.__name__} as its {each.name}")
+    if statics:
+        statics = {each: _only_what_is_read(checked, each, value, collector) for each, value in statics.items()}
     key = "".join(f".{value.key}" for value in (statics or {}).values())
     if name is None and native.linked_name:
         symbol = native.linked_name
@@ -210,6 +216,12 @@ def declare(
             arguments.append(_from_llvm(next(given), parameter.type))
     Translator(inner, emitter).function(native, arguments)
     return function
+
+
+def _only_what_is_read(checked: Checked, parameter: str, value: Any, collector: Any) -> Any:
+    """A static without what the function does not look at, so that statics that differ in that share its code."""
+    only = getattr(value, "only", None)
+    return value if only is None else only(checked.reads_of(parameter, collector))
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,21 @@ def _from_llvm(value: ir.Value, type: Type) -> Any:
 def inline_call(emitter: Emitter, native: Native[..., Any], arguments: Sequence[Any], make: Any = None) -> Any:
     """Translate a function's body where the emitter is. `arguments` are as in `Translator.inlined`."""
     return Translator(emitter, make or type(emitter)).inlined(native, list(arguments))
+
+
+def inline_loop(
+    emitter: Emitter,
+    generator: Native[..., Any],
+    arguments: Sequence[Any],
+    body: Callable[[Any], None],
+    make: Any = None,
+) -> None:
+    """Translate a loop over a generator where the emitter is. `body` emits what is done with each value, once for each
+    `yield` that is written.
+    """
+    Translator(emitter, make or type(emitter)).looped(
+        generator, list(arguments), lambda value, following, exhausted: body(value)
+    )
 
 
 class Translator:
@@ -560,20 +587,31 @@ class Translator:
         self._at(done)
 
     def _generated(self, frame: _Frame, s: ast.For, iterable: ast.Call, name: str, target: Native[..., Any]) -> None:
-        inner = self._frame(target.checked, self._arguments(frame, iterable, target))
-        exhausted = inner.done = self._new_block("exhausted")
-
-        def consume(value: Any) -> None:
-            following = self._new_block("next")
+        def body(value: Any, following: ir.Block, exhausted: ir.Block) -> None:
             frame.names[name] = value
             frame.loops.append((following, exhausted))
             self._block(frame, s.body)
             frame.loops.pop()
+
+        self.looped(target, self._arguments(frame, iterable, target), body)
+
+    def looped(
+        self, native: Native[..., Any], arguments: Sequence[Any], body: Callable[[Any, ir.Block, ir.Block], None]
+    ) -> None:
+        """Translate a generator's body in place, and in the place of each `yield` what `body` makes of the value: it is
+        told where the loop goes on, and where it ends.
+        """
+        inner = self._frame(native.checked, arguments)
+        exhausted = inner.done = self._new_block("exhausted")
+
+        def consume(value: Any) -> None:
+            following = self._new_block("next")
+            body(value, following, exhausted)
             self._go(following)
             self._at(following)
 
         inner.consume = consume
-        self._block(inner, target.checked.tree.body)
+        self._block(inner, native.checked.tree.body)
         self._go(exhausted)
         self._at(exhausted)
 
@@ -631,14 +669,16 @@ class Translator:
             return
         if isinstance(test, ast.BoolOp):
             is_and = isinstance(test.op, ast.And)
-            for each in test.values[:-1]:
+            # What is known to leave it to the others takes no block.
+            *first, last = (each for each in test.values if self._known(frame, each) is not is_and)
+            for each in first:
                 proceed = self._new_block("and" if is_and else "or")
                 targets = (proceed, otherwise) if is_and else (then, proceed)
                 self._branch(frame, each, *targets, weights)
                 self._at(proceed)
                 if self.b.block.is_terminated:
                     return
-            self._branch(frame, test.values[-1], then, otherwise, weights)
+            self._branch(frame, last, then, otherwise, weights)
             return
         call = frame.checked.calls.get(test) if isinstance(test, ast.Call) else None
         if call is not None and call.kind == "word" and call.target in ("likely", "unlikely"):
@@ -900,7 +940,7 @@ class Translator:
             return self.inlined(target, arguments)
         pairs = list(zip(checked.parameters, arguments, strict=True))
         statics = {each.name: value for each, value in pairs if isinstance(each.type, StaticType)}
-        function = declare(self.e.module, target, self.make, statics=statics)
+        function = declare(self.e.module, target, self.make, statics=statics, collector=self.e.collector)
         given = [
             value.address if isinstance(value, View | Place) else value
             for each, value in pairs
@@ -961,6 +1001,40 @@ class Translator:
         distance = COLLECTOR_STATE_OFFSET - CONTROL_BLOCK_OFFSET + offset
         return View(self.e.at(self.e.control, distance), type.structure)
 
+    def _storage(self, frame: _Frame, node: ast.expr) -> Any:
+        """A part of the collector's storage, which its class names."""
+        type = frame.checked.types[node]
+        return type.value if isinstance(type, ConstantType) else self._x(frame, node)
+
+    def _part(self, part: Buffer | SideTable) -> ir.Value:
+        """Where such a part begins."""
+        offset = None if self.e.collector is None else self.e.collector.area().offsets.get(part)
+        if offset is None:
+            raise CompilerError(f"the collector has no {part!r}: its class does not name it")
+        return self.e.at(self.e.control, offset - CONTROL_BLOCK_OFFSET)
+
+    def _heap_header_bit(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        bit = self._storage(frame, n.args[0])
+        mask = None if self.e.collector is None else self.e.collector.area().bits.get(bit)
+        if mask is None:
+            raise CompilerError(f"the collector has no {bit!r}: its class does not name it")
+        return I32(mask)
+
+    def _heap_length(self, frame: _Frame, n: ast.Call) -> Place:
+        return Place(self._part(self._storage(frame, n.args[0])), _U64)
+
+    def _heap_entry(self, frame: _Frame, n: ast.Call) -> Place:
+        buffer = self._storage(frame, n.args[0])
+        number = self.b.and_(self._value(frame, n.args[1], _U64), I64(buffer.limit - 1))
+        offset = self.b.add(self.b.mul(number, I64(ctypes.sizeof(ctypes.c_uint32))), I64(ENTRIES_OFFSET))
+        return Place(self.e.at(self._part(buffer), offset), U32)
+
+    def _heap_side(self, frame: _Frame, n: ast.Call) -> Place:
+        table = self._storage(frame, n.args[0])
+        number = self.b.lshr(self.b.zext(self._value(frame, n.args[1], U32), I64), I64(table.shift))
+        offset = self.b.mul(number, I64(table.entry_size))
+        return Place(self.e.at(self._part(table), offset), word_type(table.word))
+
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)
         heads = self.e.at(self.e.control, VMHeapControl.size_class_heads.offset)
@@ -993,12 +1067,20 @@ class Translator:
     def _heap_outside(self, frame: _Frame, n: ast.Call) -> Place:
         return Place(self._pointer(self._value(frame, n.args[0], _U64)), U32)
 
+    def _heap_require_no_problem(self, frame: _Frame, n: ast.Call) -> None:
+        require: Any = getattr(self.e, "require_no_problem", None)
+        if require is None:
+            raise CompilerError(
+                "require_no_problem stands in functions of C, and where `heap.may_raise` is asked first"
+            )
+        require()
+
     def _heap_of_emitter(self, frame: _Frame, n: ast.Call) -> Any:
         """What only those emitters have whose code looks at heaps, and calls C meanwhile: `embed/emitter.py`."""
         method = getattr(self.e, frame.checked.calls[n].target)
         return method(*(self._value(frame, each, _U64) for each in n.args))
 
-    _heap_problem_count = _heap_forget_problems = _heap_require_no_problem = _heap_of_emitter
+    _heap_problem_count = _heap_forget_problems = _heap_of_emitter
     _heap_map_notes = _heap_unmap_notes = _heap_visit = _heap_write = _heap_of_emitter
 
     # -- Words

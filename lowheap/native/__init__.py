@@ -3,6 +3,7 @@
 from lowheap.native.check import NativeError
 from lowheap.native.function import Native, cold, event, inline, linked, native
 from lowheap.native.heap import Heap, tables
+from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import (
     OutOfRange,
     Ref,
@@ -48,11 +49,14 @@ from lowheap.native.words import (
 )
 
 __all__ = [
+    "Buffer",
+    "HeaderBit",
     "Heap",
     "Native",
     "NativeError",
     "OutOfRange",
     "Ref",
+    "SideTable",
     "Slot",
     "Text",
     "address_of",

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from lowheap.errors import CompilerError
 from lowheap.native import words
+from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
 
 
@@ -317,10 +318,52 @@ class Checked:
     reassigned: set[str]
     names: dict[str, Any]
     has_effects: bool
+    _reads: dict[tuple[str, Any], frozenset[str] | None] = field(default_factory=dict)
 
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
         return self.types[node]
+
+    def reads_of(self, static: str, collector: Any = None) -> frozenset[str] | None:
+        """Return which attributes of a static parameter the function reads, by itself or through what it calls.
+
+        The code is the same for all statics that agree in these. `collector` is that whose functions it calls. None: it
+        may be any, for the static stands somewhere else than before a dot and as an argument of what is known.
+        """
+        key = static, collector
+        if key not in self._reads:
+            self._reads[key] = None  # if it comes here again: functions of collectors may go round
+            self._reads[key] = self._find_reads(static, collector)
+        return self._reads[key]
+
+    def _find_reads(self, static: str, collector: Any) -> frozenset[str] | None:
+        found: set[str] = set()
+        understood = 0
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and _is_name(node.value, static):
+                found.add(node.attr)
+                understood += 1
+            elif isinstance(node, ast.Call):
+                for number, argument in enumerate(node.args):
+                    callee = self._callee(node, collector) if _is_name(argument, static) else None
+                    if callee is not None:
+                        inner = callee.reads_of(callee.parameters[number].name, collector)
+                        if inner is None:
+                            return None
+                        found |= inner
+                        understood += 1
+        uses = sum(_is_name(node, static) for node in ast.walk(self.tree))
+        return frozenset(found) if uses == understood else None
+
+    def _callee(self, node: ast.Call, collector: Any) -> Checked | None:
+        """The function that a call is of, if that is one of the subset, and known."""
+        call = self.calls.get(node)
+        if call is None:
+            return None
+        if call.kind == "collector" and collector is not None:
+            found: Checked = getattr(collector, call.target).checked
+            return found
+        return call.target.checked if call.kind == "native" else None
 
 
 # The methods and attributes of a heap: `native/heap.py` has Python's, `translate.py` machine code's.
@@ -1180,6 +1223,9 @@ class _Checker:
                 self.fits(value, wanted, f"an argument of {name}")
                 continue
             given = self.constant(value)
+            if name in _STORAGE:
+                result = self.storage(value, given, name) or result
+                continue
             if name == "state":
                 if given is None or not getattr(given.value, "is_native_state", False):
                     raise self.refused(value, "state takes a class that `@state` has made")
@@ -1189,6 +1235,19 @@ class _Checker:
             result = self.named_result(value, given.value)
         assert result is not None, "a result that does not follow is declared"
         return result
+
+    def storage(self, value: ast.expr, given: ConstantType | None, name: str) -> Type | None:
+        """Check what names a part of the collector's storage; return the type of what is there, if it tells that."""
+        kind = _STORAGE[name]
+        if given is not None:
+            is_one = isinstance(given.value, kind)
+            self.types[value] = given
+        else:
+            type = self.expression(value)
+            is_one = isinstance(type, StaticType) and issubclass(type.kind, kind) and kind is Buffer
+        if not is_one:
+            raise self.refused(value, f"{name} takes a {kind.__name__} that is known when code is compiled")
+        return PlaceType(word_type(given.value.word)) if given is not None and kind is SideTable else None
 
     def named_result(self, node: ast.expr, named: Any) -> Type:
         """A view of a structure, or a place of a word."""
@@ -1453,6 +1512,14 @@ _EFFECTFUL = {
     ("heap", "require_no_problem"),
     ("heap", "finalize"),
 }
+
+
+_STORAGE: dict[str, type[Any]] = {"header_bit": HeaderBit, "length": Buffer, "entry": Buffer, "side": SideTable}
+"""The methods of the heap whose first argument is a part of a collector's storage."""
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def has_effects(call: Call) -> bool:

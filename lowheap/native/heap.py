@@ -9,6 +9,10 @@
     heap.type_info(n)           type n's entry in the type table; `type_data(n)` word n behind it
     heap.size_class_head(n)     where the list of free blocks of size class n begins: a slot
     heap.state(Mine)            a structure that the collector keeps in the heap's bytes
+    heap.header_bit(MINE)       a bit of headers that is the collector's own, a `HeaderBit`: a mask
+    heap.length(LOG)            how many entries a `Buffer` of the collector's has: a place, of u64
+    heap.entry(LOG, n)          entry n of it: a slot, within the buffer whatever n is
+    heap.side(MARKS, index)     what a `SideTable` of the collector's has for the byte at an index: a place
     heap.collector.read(heap, …)  a function of the heap's collector: what `collector_function` has declared
     heap.is_checked             whether to look for corruption on the way: known when code is compiled
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
@@ -18,7 +22,7 @@
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
     heap.forget_problems()      as if none had been
-    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`
+    heap.require_no_problem()   fail with the first, if there is one: `Status.CORRUPT`; Python raises what they all are
     heap.map_notes(size)        the address of `size` bytes (both u64) that are 0, for a while; 0: there is no memory
     heap.unmap_notes(a, size)   the way back
     heap.visit(v, argument, a)  call C's visitor at address v with its argument and the `VMObjectInfo` at address a
@@ -64,7 +68,19 @@ from lowheap.layout import (
     VMStoreContext,
     VMTypeInfo,
 )
-from lowheap.native.check import BOOL, HEAP_ATTRIBUTES, INVARIANT_FIELDS, NOTHING, SLOT, U32, U64, ViewType, heap_method
+from lowheap.native.check import (
+    BOOL,
+    HEAP_ATTRIBUTES,
+    INVARIANT_FIELDS,
+    NOTHING,
+    SLOT,
+    U32,
+    U64,
+    PlaceType,
+    ViewType,
+    heap_method,
+)
+from lowheap.native.storage import ENTRIES_OFFSET, Buffer, HeaderBit, SideTable
 from lowheap.native.words import C_TYPES
 
 _VISITOR = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
@@ -199,6 +215,33 @@ class Heap:
         found: _State = cast(Any, structure).from_address(start + offset)
         return found
 
+    def header_bit(self, bit: HeaderBit) -> int:
+        """Return the mask of a bit of the collector's. HeapError for one that it does not have."""
+        mask = None if self.collector is None else self.collector.area().bits.get(bit)
+        if mask is None:
+            raise HeapError(f"the heap's collector has no {bit!r}")
+        return int(mask)
+
+    def length(self, buffer: Buffer) -> ctypes.c_uint64:
+        """Return where a buffer's length is. HeapError for one that the collector does not have."""
+        return ctypes.c_uint64.from_address(self._address_of(buffer))
+
+    def entry(self, buffer: Buffer, number: int) -> ctypes.c_uint32:
+        """Return an entry of a buffer. However wrong, the number stays in it."""
+        offset = (number & buffer.limit - 1) * ctypes.sizeof(ctypes.c_uint32)
+        return ctypes.c_uint32.from_address(self._address_of(buffer) + ENTRIES_OFFSET + offset)
+
+    def side(self, table: SideTable, index: int) -> Any:
+        """Return what a side table has for the byte at an index."""
+        return C_TYPES[table.word].from_address(self._address_of(table) + (index >> table.shift) * table.entry_size)
+
+    def _address_of(self, part: Buffer | SideTable) -> int:
+        """Where a part of the collector's storage begins. HeapError for one that it does not have."""
+        offset = None if self.collector is None else self.collector.area().offsets.get(part)
+        if offset is None:
+            raise HeapError(f"the heap's collector has no {part!r}")
+        return ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + int(offset)
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
@@ -223,7 +266,7 @@ class Heap:
         self.problems.clear()
 
     def require_no_problem(self) -> None:
-        """Raise HeapCorruptionError with all problems, if there is one; they are forgotten."""
+        """HeapCorruptionError when there are any, which are forgotten."""
         if self.problems:
             problems, self.problems = self.problems, []
             raise HeapCorruptionError(problems)
@@ -274,6 +317,7 @@ INVARIANT_FIELDS[VMTypeInfo] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
 )
+INVARIANT_FIELDS[VMStoreContext] = frozenset(("functions",))
 INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
 HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL
@@ -283,6 +327,10 @@ for _name, _structure in HEADERS.items():
 heap_method("slot", [U32, U32], SLOT)
 heap_method("state", [None], None)
 heap_method("cell", [None, U32, U32], None)
+heap_method("header_bit", [None], U32)
+heap_method("length", [None], PlaceType(U64))
+heap_method("entry", [None, U64], SLOT)
+heap_method("side", [None, U32], None)
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)

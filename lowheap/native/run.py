@@ -24,12 +24,14 @@ def python_function(checked: Checked) -> Callable[..., Any]:
     """Return what Python runs for a checked function."""
     function = checked.native.function
     tree = _Instrumented(checked).instrumented()
+    name, tree.name = tree.name, f"{_PREFIX}{tree.name}"  # what it calls may go by its name: a class's function does
     module = ast.fix_missing_locations(ast.Module([tree], []))
     # The function's globals as they are now, what it closes over among them, and the checks.
     namespace = {**function.__globals__, **checked.names, **_HELPERS}
     exec(compile(module, function.__code__.co_filename, "exec", dont_inherit=True), namespace)
     made: Callable[..., Any] = namespace[tree.name]
-    made.__qualname__ = function.__qualname__
+    made.__code__ = made.__code__.replace(co_name=name)
+    made.__name__, made.__qualname__ = name, function.__qualname__
     made.__module__ = function.__module__
     return made
 

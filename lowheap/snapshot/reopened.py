@@ -15,8 +15,8 @@ from lowheap.collectors.interface import Collector
 from lowheap.errors import HeapError
 from lowheap.layout import (
     BLOCK_ALIGN,
+    COLLECTOR_AREA_OFFSET,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_MAPPING_SIZE,
     CONTROL_OTHER_COLLECTOR,
     HANDLES_OFFSET,
     HEADER_SIZE,
@@ -87,7 +87,7 @@ def reopen(image: Contents, collector: Collector) -> Heap:
     """
     assert image.control is not None, "it has tables"
     assert image.tables is not None, "it has tables"
-    mapping = Mapping(CONTROL_MAPPING_SIZE)
+    mapping = Mapping(COLLECTOR_AREA_OFFSET + collector.area().size)
     for name, offset, size in TABLES:
         mapping.write(offset, getattr(image.tables, name)[:size])
     slots = [(root.place, root.reference) for root in image.roots if root.kind == "slot" and root.place]

@@ -24,7 +24,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import Shape
 from lowheap.errors import TrapCode, UnsupportedError
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.barriers import Barriers
@@ -75,7 +74,16 @@ from lowheap.wasm.decode import (
     GlobalType,
     Instruction,
 )
-from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL, MOST_INLINED, EventFunctions, Static, function_entry, zero
+from lowheap.wasm.events import (
+    GLOBAL,
+    IMPORTED_GLOBAL,
+    MOST_INLINED,
+    EventFunctions,
+    Static,
+    function_entry,
+    type_test,
+    zero,
+)
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -127,7 +135,6 @@ class ModuleCompiler(ModuleContext):
         ]
         self.vmctx_layout = vmctx_layout(decoded)
         self._check_value_types()
-        transitions.define(self.module)
         self.events = EventFunctions(self, self.module, inline)
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
@@ -155,6 +162,7 @@ class ModuleCompiler(ModuleContext):
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
+        transitions.define(self.module)
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
@@ -198,26 +206,28 @@ class ModuleCompiler(ModuleContext):
         for index, body in enumerate(self.decoded.bodies, count):
             check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
             for instruction in body.instructions:
-                self._check_instruction(instruction, index, check)
+                if instruction.operands:
+                    self._check_instruction(instruction, index, check)
         for index, global_type in enumerate(self.global_types):
             number = index - self.imported_global_count
             check([global_type.storage], f"global {index}", self.decoded.globals[number].offset if number >= 0 else 0)
 
     def _check_instruction(self, instruction: Instruction, index: int, check: Callable[..., None]) -> None:
-        what = f"the {instruction.name} of function {self.function_label(index)}"
+        types: list[StorageType] = []
         for operand in instruction.operands:
             if isinstance(operand, BlockType):
-                check((*operand.params, *operand.results), what, instruction.offset)
+                types += (*operand.params, *operand.results)
             elif isinstance(operand, VectorType):
-                check([operand], what, instruction.offset)
-        if instruction.name.startswith("struct.") or instruction.name.startswith("array."):
-            type_index = instruction.operands[0] if instruction.operands else None
-            if isinstance(type_index, int):
-                composite = self.types[self.type_indices[type_index]].composite
-                if isinstance(composite, StructType):
-                    check([f.storage for f in composite.fields], what, instruction.offset)
-                elif isinstance(composite, ArrayType):
-                    check([composite.element.storage], what, instruction.offset)
+                types.append(operand)
+        type_index = instruction.operands[0]
+        if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
+            composite = self.types[self.type_indices[type_index]].composite
+            if isinstance(composite, StructType):
+                types += (each.storage for each in composite.fields)
+            elif isinstance(composite, ArrayType):
+                types.append(composite.element.storage)
+        if types:
+            check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
 
     def _find_escaping_functions(self) -> list[int]:
         """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""
@@ -417,7 +427,9 @@ class FunctionCompiler(Emitter):
             else:
                 _HANDLERS[name](self, *instruction.operands)
         self._finish_frame()
-        safepoints.fill_safepoints(self.function, self.references)
+        liveness = safepoints.Liveness.of(self.function, self.references)
+        self.context.events.complete(self._sites, liveness)
+        safepoints.fill_from(self.function, liveness)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it."""
@@ -494,10 +506,6 @@ class FunctionCompiler(Emitter):
         if isinstance(type, RefType) and self.context.types.is_traced(type) and not isinstance(value, ir.Constant):
             self.references.append(value)
         return value
-
-    def _shape(self, type: RefType) -> Shape:
-        """What barriers need to know of a reference type."""
-        return Shape.of(type, is_traced=self.context.types.is_traced(type))
 
     def _call_event(
         self,
@@ -805,9 +813,11 @@ class FunctionCompiler(Emitter):
     @_instruction("global.get")
     def _global_get(self, index: int) -> None:
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
+        declared = self.context.global_types[index]
+        type = declared.storage
         if isinstance(type, RefType):
-            self.push(self._call_event("global_get", REFERENCE, [cell], self._shape(type), name, mark="read"), type)
+            shape = self.context.shape(type, is_mutable=declared.mutable)
+            self.push(self._call_event("global_get", REFERENCE, [cell], shape, name, mark="read"), type)
         else:
             self.push(self.load_typed(cell, llvm_type(type)), type)
 
@@ -823,9 +833,10 @@ class FunctionCompiler(Emitter):
     def _store_global(self, event: str, index: int, mark: str) -> None:
         value = self.pop()
         cell, name = self._global_cell(index)
-        type = self.context.global_types[index].storage
-        if isinstance(type, RefType):
-            self._call_event(event, VOID, [cell, value], self._shape(type), name, mark=mark)
+        declared = self.context.global_types[index]
+        if isinstance(declared.storage, RefType):
+            shape = self.context.shape(declared.storage, is_mutable=declared.mutable)
+            self._call_event(event, VOID, [cell, value], shape, name, mark=mark)
         elif event == "global_init":
             self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
         else:
@@ -944,10 +955,11 @@ class FunctionCompiler(Emitter):
         """What a test for a type depends on, for `EventEmitter.is_instance`; None where only null matters."""
         assert isinstance(source, RefType), "validated: a reference"
         types = self.context.types
-        wanted = self.context.canonical(target).heap_type
-        if types.is_subtype(source.heap_type, wanted) or wanted is types.bottom(wanted):
+        wanted = self.context.canonical(target)
+        if types.is_subtype(source.heap_type, wanted.heap_type) or wanted.heap_type is types.bottom(wanted.heap_type):
             return None
-        return source.nullable, self._shape(source).may_be_i31, target.nullable, target.heap_type
+        test = type_test(types, source, wanted)
+        return (test, target.heap_type) if isinstance(target.heap_type, int) else (test,)
 
     def _is_instance(self, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
         """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""

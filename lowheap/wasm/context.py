@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lowheap.collectors.interface import ELEMENT, NO_FIELD, NO_TYPE, Shape
 from lowheap.jit.barriers import Barriers
 from lowheap.layout import GcArrayLayout, GcStructLayout, GcTypeLayouts
 from lowheap.types import (
@@ -64,6 +65,22 @@ class ModuleContext:
         composite = self.types[self.type_indices[type_index]].composite
         assert isinstance(composite, ArrayType), "validated: array instructions have array types"
         return composite.element
+
+    def part(self, type_index: int, number: int) -> FieldType:
+        """Return a field of a struct type, or, if its number is `ELEMENT`, the element of an array type."""
+        return self.element(type_index) if number == ELEMENT else self.fields(type_index)[number]
+
+    def shape(self, type: RefType, *, is_mutable: bool, type_index: int = NO_TYPE, number: int = NO_FIELD) -> Shape:
+        """Return what barriers are told of a reference, and of the slot that it is in."""
+        is_traced = self.types.is_traced(type)
+        return Shape.of(type, is_traced=is_traced, type_index=type_index, field=number, is_mutable=is_mutable)
+
+    def shape_of_part(self, type_index: int, number: int) -> Shape | None:
+        """Return that of a field, or an element; None for one that is no reference."""
+        part = self.part(type_index, number)
+        if not isinstance(part.storage, RefType):
+            return None
+        return self.shape(part.storage, is_mutable=part.mutable, type_index=type_index, number=number)
 
     def origin_of_field(self, type_index: int, number: int) -> int:
         """Return the engine's index of the topmost supertype of a struct type that has field `number`."""

@@ -13,6 +13,10 @@ barrier set; where the instruction is, an argument tells: `Emitter.offset`.
 function, those among its arguments that it stores into the new object live across the call of the runtime. Inlined, the
 two lists become one.
 
+**How long is it held?** A collector whose `read` asks whether a reference outlives the next safepoint or write is told
+when the function that reads is complete: then `complete` has the site call the event for the answer. Nobody else pays
+for that.
+
 **Inlined or called?** Decided when the module is complete, see `EventFunctions.choose`.
 """
 
@@ -20,44 +24,41 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llvmlite import ir
 
-from lowheap.collectors.interface import Shape
-from lowheap.collectors.shared import allocation
+from lowheap.collectors.interface import ELEMENT, Shape
+from lowheap.collectors.shared import allocation, casts, ranges
+from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.emit import (
-    I1,
     I32,
     I64,
     PTR,
     REFERENCE,
-    VOID,
     Emitter,
     NativeFunction,
     llvm_type,
 )
+from lowheap.jit.lifetimes import UNKNOWN, Lifetime, Writes, lifetimes
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.translate import HEAP
+from lowheap.jit.translate import HEAP, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     SMALL_BLOCK_LIMIT,
     VMContext,
     VMDrcArrayHeader,
-    VMDrcHeader,
     VMFuncRef,
     VMGcKind,
-    VMHeapControl,
     VMStoreContext,
-    VMTypeInfo,
     block_length,
 )
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, storage_size
+from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, TypeRegistry, storage_size
 from lowheap.wasm.context import ModuleContext
 
 SMALL_BODY = 24
@@ -73,7 +74,7 @@ GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
 
-Static = bool | int | str | AbstractHeapType | Shape
+Static = bool | int | str | Shape | TypeTest
 """A static argument of an event."""
 
 
@@ -83,48 +84,61 @@ class EventEmitter(Emitter):
     `owner` is the object that a slot is in; None for a global.
     """
 
-    def __init__(self, context: ModuleContext, function: ir.Function) -> None:
-        """Start the function."""
+    def __init__(self, context: ModuleContext, function: ir.Function, lifetime: Lifetime) -> None:
+        """Start the function. `lifetime` is that of what the event reads."""
         super().__init__(function)
         self.context = context
+        self.lifetime = lifetime
         self.offset = function.args[1]
         self.references: list[ir.Value] = []
 
     # ------------------------------------------------------------------------------------------------------------------
     # Slots: globals, fields, elements
 
-    def read(self, address: ir.Value, storage: StorageType, owner: ir.Value | None) -> ir.Value:
-        """Load a value; a reference through the read barrier."""
-        if isinstance(storage, RefType):
-            return self.context.barriers.read(self, address, self._shape(storage), owner)
-        return self.load_typed(address, llvm_type(storage))
+    def read(self, address: ir.Value, owner: ir.Value, type_index: int, number: int) -> ir.Value:
+        """Load a field, or an element if `number` is `ELEMENT`; a reference through the read barrier."""
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            return self.context.barriers.read(self, address, self._held(shape), owner)
+        return self.load_typed(address, llvm_type(self.context.part(type_index, number).storage))
 
-    def write(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+    def write(self, address: ir.Value, value: ir.Value, owner: ir.Value, type_index: int, number: int) -> None:
         """Store over a value; a reference through the write barrier."""
-        if isinstance(storage, RefType):
-            self.context.barriers.write(self, address, value, self._shape(storage), owner)
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            self.context.barriers.write(self, address, value, shape, owner)
         else:
-            self.store_typed(self._pack(value, storage), address)
+            self.store_typed(self._pack(value, self.context.part(type_index, number).storage), address)
 
-    def init(self, address: ir.Value, value: ir.Value, storage: StorageType, owner: ir.Value | None) -> None:
+    def init(self, address: ir.Value, value: ir.Value, owner: ir.Value, type_index: int, number: int) -> None:
         """Store where there is nothing yet; a reference through the init barrier."""
-        if isinstance(storage, RefType):
-            self.context.barriers.init(self, address, value, self._shape(storage), owner)
+        shape = self.context.shape_of_part(type_index, number)
+        if shape is not None:
+            self.context.barriers.init(self, address, value, shape, owner)
         else:
-            self.store_typed(self._pack(value, storage), address)
+            self.store_typed(self._pack(value, self.context.part(type_index, number).storage), address)
 
-    def _read_extended(self, address: ir.Value, storage: StorageType, owner: ir.Value, is_signed: bool) -> ir.Value:
+    def _read_extended(
+        self, address: ir.Value, owner: ir.Value, type_index: int, number: int, is_signed: bool
+    ) -> ir.Value:
         """Read what goes on the operand stack, where packed types are i32."""
-        value = self.read(address, storage, owner)
-        if isinstance(storage, PackedType):
+        value = self.read(address, owner, type_index, number)
+        if isinstance(self.context.part(type_index, number).storage, PackedType):
             return self.builder.sext(value, I32) if is_signed else self.builder.zext(value, I32)
         return value
 
     def _pack(self, value: ir.Value, storage: StorageType) -> ir.Value:
         return self.builder.trunc(value, llvm_type(storage)) if isinstance(storage, PackedType) else value
 
-    def _shape(self, type: RefType) -> Shape:
-        return Shape.of(type, is_traced=self.context.types.is_traced(type))
+    def _held(self, shape: Shape) -> Shape:
+        """The shape of a reference that is read, with how long it is held."""
+        if self.lifetime == UNKNOWN:
+            return shape
+        return replace(
+            shape,
+            outlives_safepoint=self.lifetime.outlives_safepoint,
+            outlives_write=self.lifetime.outlives_write,
+        )
 
     def _remember(self, value: ir.Value, storage: StorageType) -> None:
         """Make a root of a reference that must outlive a safepoint of the event's."""
@@ -142,7 +156,7 @@ class EventEmitter(Emitter):
 
     def global_get(self, address: ir.Value, shape: Shape, name: str) -> ir.Value:
         """`global.get` of a reference."""
-        return self.context.barriers.read(self, self.named(address, name), shape)
+        return self.context.barriers.read(self, self.named(address, name), self._held(shape))
 
     def global_set(self, address: ir.Value, value: ir.Value, shape: Shape, name: str) -> None:
         """`global.set` of a reference."""
@@ -167,106 +181,15 @@ class EventEmitter(Emitter):
         if may_be_null:
             self.null_check(reference)
 
-    def cast(self, reference: ir.Value, *static: Any) -> None:
+    def cast(self, reference: ir.Value, test: TypeTest, *type_index: int) -> None:
         """`ref.cast` to what `is_instance` is told."""
-        matches = self.is_instance(reference, *static)
+        matches = self.is_instance(reference, test, *type_index)
         self.trap_if(self.builder.not_(matches), TrapCode.CAST_FAILURE)
 
-    def is_instance(
-        self,
-        reference: ir.Value,
-        may_be_null: bool,
-        may_be_i31: bool,
-        null_is: bool,
-        wanted: AbstractHeapType | int,
-    ) -> ir.Value:
-        """Return, as an i1, whether a reference is of a heap type (the module's); a null is, if `null_is`."""
-        if not may_be_null:
-            return self._is_object_of(reference, may_be_i31, wanted)
-        builder = self.builder
-        start, done = builder.block, self.function.append_basic_block()
-        non_null = self.function.append_basic_block()
-        builder.cbranch(self.is_null(reference), done, non_null)
-        builder.position_at_end(non_null)
-        matches = self._is_object_of(reference, may_be_i31, wanted)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(null_is)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _is_object_of(self, reference: ir.Value, may_be_i31: bool, wanted: AbstractHeapType | int) -> ir.Value:
-        """Whether a reference that is not null is of a heap type."""
-        builder = self.builder
-        if isinstance(wanted, int):
-            top = self.context.types.top(self.context.type_indices[wanted])
-            if top is AbstractHeapType.FUNC:
-                return self._is_type(self.load(function_entry(self, reference), VMFuncRef.type_index), wanted)
-        if wanted is AbstractHeapType.I31:
-            return self.is_i31(reference)
-        if not may_be_i31:
-            return self._has_heap_type(reference, wanted)
-        start, done = builder.block, self.function.append_basic_block()
-        boxed = self.function.append_basic_block()
-        builder.cbranch(self.is_i31(reference), done, boxed)
-        builder.position_at_end(boxed)
-        matches = self._has_heap_type(reference, wanted)
-        end = builder.block
-        builder.branch(done)
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(int(wanted is AbstractHeapType.EQ)), start)
-        result.add_incoming(matches, end)
-        return result
-
-    def _has_heap_type(self, reference: ir.Value, wanted: AbstractHeapType | int) -> ir.Value:
-        """Whether an object is of a heap type, by its header."""
-        if isinstance(wanted, int):
-            return self._is_type(self.load_header(reference, VMDrcHeader.type_index), wanted)
-        kind = I32(_KINDS[wanted])
-        word = self.load_header(reference, VMDrcHeader.kind_and_reserved)
-        return self.builder.icmp_unsigned("==", self.builder.and_(word, kind), kind)
-
-    def _is_type(self, actual: ir.Value, wanted: int) -> ir.Value:
-        """Whether a type index is that of one of the module's types, or of a subtype of it."""
-        builder = self.builder
-        expected = self._type_id(wanted)
-        same = builder.icmp_unsigned("==", actual, expected)
-        engine_index = self.context.type_indices[wanted]
-        if self.context.types[engine_index].final:
-            return same
-        depth = len(self.context.types.supertypes(engine_index)) - 1
-        start, done = builder.block, self.function.append_basic_block()
-        known, deep = self.function.append_basic_block(), self.function.append_basic_block()
-        look_up = self.function.append_basic_block()
-        builder.cbranch(same, done, known)
-
-        builder.position_at_end(known)  # an externref, seen as an anyref, has no entry in the type table
-        count = self.load(self.control, VMHeapControl.type_count)
-        builder.cbranch(builder.icmp_unsigned("<", actual, count), deep, done)
-
-        builder.position_at_end(deep)
-        table = self.load_pointer(self.control, VMHeapControl.type_table, invariant=True)
-        info = entry_of(self, table, actual, VMTypeInfo)
-        is_deep = builder.icmp_unsigned(">=", self.load(info, VMTypeInfo.depth, invariant=True), I32(depth))
-        builder.cbranch(is_deep, look_up, done)
-
-        builder.position_at_end(look_up)
-        position = builder.add(self.load(info, VMTypeInfo.supertypes_start, invariant=True), I32(depth))
-        data = self.load_pointer(self.control, VMHeapControl.type_data, invariant=True)
-        place = self.at(data, builder.mul(builder.zext(position, I64), I64(storage_size(NumType.I32))))
-        above = builder.icmp_unsigned("==", self.load_typed(place, I32, invariant=True), expected)
-        builder.branch(done)
-
-        builder.position_at_end(done)
-        result = builder.phi(I1)
-        result.add_incoming(I1(1), start)
-        result.add_incoming(I1(0), known)
-        result.add_incoming(I1(0), deep)
-        result.add_incoming(above, look_up)
-        return result
+    def is_instance(self, reference: ir.Value, test: TypeTest, *type_index: int) -> ir.Value:
+        """Return, as an i1, whether a reference passes a test; if that is for one of the module's types, for that."""
+        wanted = self._type_id(*type_index) if type_index else 0
+        return inline_call(self, casts.is_instance, [HEAP, reference, wanted, test])
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocation
@@ -357,8 +280,8 @@ class EventEmitter(Emitter):
         for value, declared in zip(values, fields, strict=True):
             self._remember(value, declared.storage)
         reference = self._allocate_struct(type_index)
-        for number, (value, declared) in enumerate(zip(values, fields, strict=True)):
-            self.init(self._struct_field(reference, type_index, number), value, declared.storage, reference)
+        for number, value in enumerate(values):
+            self.init(self._struct_field(reference, type_index, number), value, reference, type_index, number)
         return reference
 
     def struct_new_default(self, type_index: int) -> ir.Value:
@@ -371,13 +294,13 @@ class EventEmitter(Emitter):
         """`struct.get`, `struct.get_s` and `struct.get_u`."""
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
-        return self._read_extended(address, self.context.fields(type_index)[number].storage, reference, is_signed)
+        return self._read_extended(address, reference, type_index, number, is_signed)
 
     def struct_set(self, reference: ir.Value, value: ir.Value, type_index: int, number: int, may_be_null: bool) -> None:
         """`struct.set`."""
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
-        self.write(address, value, self.context.fields(type_index)[number].storage, reference)
+        self.write(address, value, reference, type_index, number)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Arrays
@@ -403,15 +326,17 @@ class EventEmitter(Emitter):
         LLVM can tell the places of such stores apart at once, where those of an index's it must ask about in pairs.
         """
         address = self.named(self.at(self.heap_address(array), offset), self._element_name(type_index))
-        self.init(address, value, self.context.element(type_index).storage, array)
+        self.init(address, value, array, type_index, ELEMENT)
 
     def array_new(self, value: ir.Value, length: ir.Value, type_index: int) -> ir.Value:
         """`array.new`."""
-        storage = self.context.element(type_index).storage
-        self._remember(value, storage)
+        self._remember(value, self.context.element(type_index).storage)
         array = self.array_allocate(length, type_index)
-        with self._counting(length) as number:
-            self.init(self._element_address(array, type_index, number), value, storage, array)
+
+        def init(number: ir.Value) -> None:
+            self.init(self._element_address(array, type_index, number), value, array, type_index, ELEMENT)
+
+        inline_loop(self, ranges.filled, [length], init)
         return array
 
     def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
@@ -425,14 +350,14 @@ class EventEmitter(Emitter):
         self._check(array, may_be_null)
         self._check_index(array, index)
         address = self._element_address(array, type_index, index)
-        return self._read_extended(address, self.context.element(type_index).storage, array, is_signed)
+        return self._read_extended(address, array, type_index, ELEMENT, is_signed)
 
     def array_set(self, array: ir.Value, index: ir.Value, value: ir.Value, type_index: int, may_be_null: bool) -> None:
         """`array.set`."""
         self._check(array, may_be_null)
         self._check_index(array, index)
         address = self._element_address(array, type_index, index)
-        self.write(address, value, self.context.element(type_index).storage, array)
+        self.write(address, value, array, type_index, ELEMENT)
 
     def array_len(self, array: ir.Value, may_be_null: bool) -> ir.Value:
         """`array.len`."""
@@ -451,10 +376,12 @@ class EventEmitter(Emitter):
         """`array.fill`."""
         self._check(array, may_be_null)
         self._check_range(array, start, count)
-        storage = self.context.element(type_index).storage
-        with self._counting(count) as number:
+
+        def write(number: ir.Value) -> None:
             index = self.builder.add(start, number)
-            self.write(self._element_address(array, type_index, index), value, storage, array)
+            self.write(self._element_address(array, type_index, index), value, array, type_index, ELEMENT)
+
+        inline_loop(self, ranges.filled, [count], write)
 
     def array_copy(
         self,
@@ -474,22 +401,22 @@ class EventEmitter(Emitter):
         self._check_range(target, target_start, count)
         self._check(source, source_may_be_null)
         self._check_range(source, source_start, count)
-        builder, storage = self.builder, self.context.element(target_type).storage
-        if not isinstance(storage, RefType) or not self._shape(storage).is_counted:
-            move = self.intrinsic("llvm.memmove.p0.p0.i64", VOID, [PTR, PTR, I64, I1])
-            length = builder.mul(builder.zext(count, I64), I64(storage_size(storage)))
+        builder, shape = self.builder, self.context.shape_of_part(target_type, ELEMENT)
+        if shape is None or not shape.is_counted:
             to = self._element_address(target, target_type, target_start)
-            builder.call(move, [to, self._element_address(source, source_type, source_start), length, I1(0)])
+            source_place = self._element_address(source, source_type, source_start)
+            addresses = [builder.ptrtoint(each, I64) for each in (to, source_place)]
+            size = self.context.array_layout(target_type).element_size
+            inline_call(self, ranges.move, [*addresses, count, size])
             return
-        # Element by element, through the barriers; backwards where the source would be overwritten before it is read.
+
         # Nothing here is a safepoint, so both arrays stay on the list throughout.
-        backwards = builder.icmp_unsigned("<", source_start, target_start)
-        last = builder.sub(count, I32(1))
-        with self._counting(count) as number:
-            number = builder.select(backwards, builder.sub(last, number), number)
+        def write(number: ir.Value) -> None:
             from_place = self._element_address(source, source_type, builder.add(source_start, number))
             to_place = self._element_address(target, target_type, builder.add(target_start, number))
-            self.write(to_place, self.load_typed(from_place, REFERENCE), storage, target)
+            self.write(to_place, self.load_typed(from_place, REFERENCE), target, target_type, ELEMENT)
+
+        inline_loop(self, ranges.copied, [target_start, source_start, count], write)
 
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
         layout = self.context.array_layout(type_index)
@@ -506,40 +433,56 @@ class EventEmitter(Emitter):
         return self.load_header(array, VMDrcArrayHeader.length)
 
     def _check_index(self, array: ir.Value, index: ir.Value) -> None:
-        outside = self.builder.icmp_unsigned(">=", index, self._length(array))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
+        inside = inline_call(self, ranges.has_element, [HEAP, array, index])
+        self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
     def _check_range(self, array: ir.Value, start: ir.Value, count: ir.Value) -> None:
-        builder = self.builder
-        end = builder.add(builder.zext(start, I64), builder.zext(count, I64))
-        outside = builder.icmp_unsigned(">", end, builder.zext(self._length(array), I64))
-        self.trap_if(outside, TrapCode.ARRAY_OUT_OF_BOUNDS)
-
-    @contextmanager
-    def _counting(self, count: ir.Value) -> Iterator[ir.Value]:
-        """Emit a loop whose body runs for each u32 below `count`; yields the number."""
-        builder = self.builder
-        start, body = builder.block, self.function.append_basic_block("each")
-        done = self.function.append_basic_block()
-        builder.cbranch(builder.icmp_unsigned("==", count, I32(0)), done, body)
-        builder.position_at_end(body)
-        number = builder.phi(I32)
-        number.add_incoming(I32(0), start)
-        yield number
-        following = builder.add(number, I32(1))
-        number.add_incoming(following, builder.block)
-        builder.cbranch(builder.icmp_unsigned("<", following, count), body, done)
-        builder.position_at_end(done)
+        inside = inline_call(self, ranges.has_range, [HEAP, array, start, count])
+        self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
 
 _COLLECTING = frozenset(("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default"))
 """The events that are safepoints."""
+
+_READING = frozenset(("struct_get", "array_get", "global_get"))
+_WRITING = {
+    **dict.fromkeys(("struct_set", "array_set", "global_set"), Writes.ONE),
+    **dict.fromkeys(("array_fill", "array_copy"), Writes.RANGE),
+}
+_SHAPED = {"global_get": "read", "global_set": "write", "global_init": "init"}
+"""The events that are given their shape: the collector's event that it is for."""
 
 _KINDS = {
     AbstractHeapType.EQ: VMGcKind.EQ_REF,
     AbstractHeapType.STRUCT: VMGcKind.STRUCT_REF,
     AbstractHeapType.ARRAY: VMGcKind.ARRAY_REF,
 }
+
+
+def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest:
+    """Return the test of a reference of static type `source` for the type `target`, which has a supertype with it.
+
+    Both types' indices are the engine's.
+    """
+    wanted = target.heap_type
+    common: dict[str, Any] = {"may_be_null": source.nullable, "null_passes": target.nullable}
+    if types.top(source.heap_type) is AbstractHeapType.FUNC:
+        common["is_function"] = True
+    else:
+        heap_types = AbstractHeapType.ANY, AbstractHeapType.EQ, AbstractHeapType.I31
+        common["may_be_i31"] = source.heap_type in heap_types
+        common["i31_passes"] = wanted in (AbstractHeapType.EQ, AbstractHeapType.I31)
+    if wanted is AbstractHeapType.I31:
+        return TypeTest(**common, only_i31=True)
+    if isinstance(wanted, AbstractHeapType):
+        return TypeTest(**common, by_kind=True, kind=_KINDS[wanted])
+    return TypeTest(
+        **common,
+        may_be_externref=source.heap_type is AbstractHeapType.ANY,
+        is_final=types[wanted].final,
+        knows_depth=True,
+        depth=len(types.supertypes(wanted)) - 1,
+    )
 
 
 def zero(storage: StorageType) -> ir.Constant:
@@ -565,13 +508,28 @@ def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type
 
 
 @dataclass(slots=True)
+class _Read:
+    """A call of an event that reads a reference: what its function was made for, and whether it is in a loop."""
+
+    call: ir.CallInstr
+    event: str
+    static: Sequence[Static]
+    in_loop: bool
+
+
+@dataclass(slots=True)
 class _Sites:
-    """The calls of events in one function: of tiny ones, in its loops, and all others."""
+    """The calls of events in one function: of tiny ones, in its loops, and all others.
+
+    Where the collector asks how long a reference that it reads is held: the reads, and what each call writes, by id.
+    """
 
     runs_once: bool
     tiny: list[ir.CallInstr] = field(default_factory=list)
     in_loops: list[ir.CallInstr] = field(default_factory=list)
     others: list[ir.CallInstr] = field(default_factory=list)
+    reads: list[_Read] = field(default_factory=list)
+    writes: dict[int, Writes] = field(default_factory=dict)
 
 
 class EventFunctions:
@@ -585,6 +543,11 @@ class EventFunctions:
         self._functions: dict[tuple[Any, ...], ir.Function] = {}
         self._tiny: set[str] = set()  # their names
         self._functions_with_sites: list[_Sites] = []
+        collector = context.barriers.collector
+        self._asked = {event: collector.reads(event) for event in ("read", "write", "init")}
+        asked = self._asked["read"]
+        self._asks_safepoint = asked is None or "outlives_safepoint" in asked
+        self._asks_write = asked is None or "outlives_write" in asked
 
     def begin(self, *, runs_once: bool = False) -> _Sites:
         """Say that the sites to come are those of another function. Returns what `call` is told."""
@@ -607,6 +570,10 @@ class EventFunctions:
 
         `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
         """
+        if event in _SHAPED:
+            shape, *others = static
+            assert isinstance(shape, Shape), "a global's event is given its shape first"
+            static = shape.only(self._asked[_SHAPED[event]]), *others
         function = self.function(event, result, [arg.type for arg in args], static)
         args = [site.vmctx, site.offset_value(), *args]
         if event in _COLLECTING:
@@ -614,13 +581,54 @@ class EventFunctions:
                 call = safepoints.call(site.builder, function, args)
         else:
             call = site.builder.call(function, args)
+        if self._asks_safepoint or self._asks_write:
+            is_reference = self._is_of_reference(event, static)
+            sites.writes[id(call)] = _WRITING.get(event, Writes.NONE) if is_reference else Writes.NONE
+            if event in _READING and is_reference:
+                # Which function it calls, and where it belongs, is known when the caller is complete.
+                sites.reads.append(_Read(call, event, static, in_loop))
+                return call
         if is_one_of_many:
             call.attributes.add("noinline")
-        elif function.name in self._tiny:
+        else:
+            self._add(sites, call, in_loop)
+        return call
+
+    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool) -> None:
+        if call.callee.name in self._tiny:
             sites.tiny.append(call)
         else:
             (sites.in_loops if in_loop else sites.others).append(call)
-        return call
+
+    def _is_of_reference(self, event: str, static: Sequence[Static]) -> bool:
+        """Whether what an event reads or writes is a reference."""
+        if event.startswith("global_"):
+            return True
+        if event not in _READING and event not in _WRITING:
+            return False
+        type_index, number, *_ = static
+        assert isinstance(type_index, int), "an event's first static argument is a type"
+        number = number if event.startswith("struct_") else ELEMENT
+        assert isinstance(number, int), "a field's number follows"
+        return self.context.shape_of_part(type_index, number) is not None
+
+    def complete(self, sites: _Sites, liveness: safepoints.Liveness) -> None:
+        """Now that a function is complete, have each of its reads call the event for as long as the reference is held.
+
+        Only where the collector asks for that.
+        """
+        if not sites.reads:
+            return
+        held = lifetimes(liveness, sites.writes)
+        for read in sites.reads:
+            known = held.get(id(read.call), UNKNOWN)
+            lifetime = Lifetime(
+                known.outlives_safepoint or not self._asks_safepoint, known.outlives_write or not self._asks_write
+            )
+            if lifetime != UNKNOWN:
+                types = [arg.type for arg in read.call.args[2:]]
+                read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
+            self._add(sites, read.call, read.in_loop)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
@@ -658,29 +666,41 @@ class EventFunctions:
         _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
 
     def function(
-        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+        self,
+        event: str,
+        result: ir.Type,
+        argument_types: Sequence[ir.Type],
+        static: Sequence[Static],
+        lifetime: Lifetime = UNKNOWN,
     ) -> ir.Function:
         """Return the function of an event with these static arguments, made at its first use.
 
-        Its arguments are a vmctx, the offset of an instruction, and then the event's.
+        Its arguments are a vmctx, the offset of an instruction, and then the event's. `lifetime` is that of what it
+        reads.
         """
-        key = (event, *static)
+        key = (event, *static, lifetime)
         function = self._functions.get(key)
         if function is None:
-            function = self._functions[key] = self._define(event, result, argument_types, static)
+            function = self._functions[key] = self._define(event, result, argument_types, static, lifetime)
             if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
                 self._tiny.add(function.name)
         return function
 
     def _define(
-        self, event: str, result: ir.Type, argument_types: Sequence[ir.Type], static: Sequence[Static]
+        self,
+        event: str,
+        result: ir.Type,
+        argument_types: Sequence[ir.Type],
+        static: Sequence[Static],
+        lifetime: Lifetime,
     ) -> ir.Function:
         name = ".".join(("lowheap", event, *map(_label, static)))
+        name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
         type = ir.FunctionType(result, [PTR, I32, *argument_types])
         function = NativeFunction(self._module, type, name)
         function.linkage = "internal"
         with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
-            emitter = EventEmitter(self.context, function)
+            emitter = EventEmitter(self.context, function, lifetime)
             value = getattr(emitter, event)(*function.args[2:], *static)
             if value is None:
                 emitter.builder.ret_void()
@@ -698,9 +718,6 @@ def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
 
 def _label(static: Static) -> str:
     """What a static argument adds to a function's name."""
-    if isinstance(static, Shape):
-        letters = zip("nioc", astuple(static), strict=True)
-        return "".join(letter for letter, holds in letters if holds) or "-"
-    if isinstance(static, AbstractHeapType):
-        return static.name.lower()
+    if isinstance(static, Shape | TypeTest):
+        return static.key.replace("-", "_")  # names that LLVM need not quote
     return str(static).lower().replace(" ", "_")

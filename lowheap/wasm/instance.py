@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
-from lowheap.jit.store_runtime import StoreRuntime, runtime_of
 from lowheap.jit.transitions import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, storage_size
 from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE

@@ -61,15 +61,16 @@ class Module:
         self.barriers = Barriers(engine.collector)
         binary = validate.to_binary(source)
         validate.validate(binary)
-        self.decoded: DecodedModule = decode(binary)
         self._digest = hashlib.sha256(binary).hexdigest()
-        self.type_indices = self._register_types()
-        compiler = self._compiler(inline_allocation=engine.runtime == "native")
-        self.function_types = compiler.function_types
-        self.global_types = compiler.global_types
-        self.escaping_functions = compiler.escaping_functions
-        self.vmctx_layout = vmctx_layout(self.decoded)
-        self.compiled = self._compile(compiler, progress)
+        with without_gc():
+            self.decoded: DecodedModule = decode(binary)
+            self.type_indices = self._register_types()
+            compiler = self._compiler(inline_allocation=engine.runtime == "native")
+            self.function_types = compiler.function_types
+            self.global_types = compiler.global_types
+            self.escaping_functions = compiler.escaping_functions
+            self.vmctx_layout = vmctx_layout(self.decoded)
+            self.compiled = self._compile(compiler, progress)
         self._loaded = {compiler.inline_allocation: LoadedCode(self.compiled)}
         self.compile_seconds = time.perf_counter() - started
         self._body_offsets = [body.offset for body in self.decoded.bodies]

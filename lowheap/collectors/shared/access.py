@@ -5,8 +5,10 @@ What is looked at here, is in the checked build only: the fast one takes argumen
 
 from __future__ import annotations
 
+from lowheap.collectors.shared.casts import matches
+from lowheap.collectors.shared.ranges import has_element
 from lowheap.collectors.shared.references import block_length, is_object, may_be_object
-from lowheap.collectors.shared.types import array_size, field_info, matches
+from lowheap.collectors.shared.types import array_size, field_info
 from lowheap.errors import Status
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
@@ -213,14 +215,13 @@ def element_place(heap: Heap, reference: Ref, index: u32, storages: Storages) ->
     """Where an array's element is; the entry is that of them all."""
     check_kind(heap, reference, VMGcKind.ARRAY_REF, ARRAY)
     info = heap.type_info(heap.header(reference).type_index)
-    length = heap.array(reference).length
     check(
-        index < length,
+        has_element(heap, reference, index),
         Status.OUT_OF_BOUNDS,
         "element {} is out of bounds: the array at {:#x} has {}",
         index,
         reference,
-        length,
+        heap.array(reference).length,
     )
     entry = field_info(heap, info, 0)
     check(

@@ -27,33 +27,43 @@ class Root:
 
 
 @inline
-def counted_roots(heap: Heap, root: Root) -> Iterator[Ref]:
-    """Yield what each handle and each registered slot refers to, if that is an object; `root` says which it is.
-
-    Of a table whose count is beyond it, nothing.
-    """
-    control = heap.control
+def held_by_handles(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield what each handle in use refers to; `root` says which it is. Of a count beyond the table, nothing."""
     root.kind = VMRootKind.HANDLE
-    handles = control.handle_count
-    for number in range(handles if handles <= HANDLE_LIMIT else 0):
+    count = heap.control.handle_count
+    for number in range(count if count <= HANDLE_LIMIT else 0):
         held = handle(heap, number).value
         if is_object(held):
             root.place = u64(number)
             yield held
+
+
+@inline
+def held_by_slots(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield likewise what each registered slot refers to, if that is an object."""
     root.kind = VMRootKind.SLOT
-    slots = control.root_slot_count
-    for entry in range(slots if slots <= ROOT_SLOT_LIMIT else 0):
-        address = cell(u64, control.root_slots + u64(entry) * _ADDRESS).value
+    count = heap.control.root_slot_count
+    for number in range(count if count <= ROOT_SLOT_LIMIT else 0):
+        address = cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value
         if address != 0:
-            reference = heap.outside(address).value
-            if is_object(reference):
+            held = heap.outside(address).value
+            if is_object(held):
                 root.place = address
-                yield reference
+                yield held
+
+
+@inline
+def counted_roots(heap: Heap, root: Root) -> Iterator[Ref]:
+    """Yield what handles and slots refer to, which counts."""
+    for by_handle in held_by_handles(heap, root):
+        yield by_handle
+    for by_slot in held_by_slots(heap, root):
+        yield by_slot
 
 
 @inline
 def every_root(heap: Heap, root: Root) -> Iterator[Ref]:
-    """Yield likewise what hosts hold: their handles, their slots, and what is in their frames, which does not count."""
+    """Yield what hosts hold: that, and what is in their frames, which does not count."""
     for counted in counted_roots(heap, root):
         yield counted
     root.kind = VMRootKind.FRAME

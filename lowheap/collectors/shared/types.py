@@ -6,17 +6,16 @@ in the type data: offsets of traced fields, the display, and a `VMFieldInfo` for
 
 from __future__ import annotations
 
+from lowheap.collectors.shared.casts import is_subtype, kind_matches
 from lowheap.errors import Status
 from lowheap.layout import (
     ARRAY_HEADER_END,
     EXCEPTION_FIELDS_OFFSET,
-    EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIELD_NULLABLE,
     FIELD_TRACED,
     HEADER_ALIGN,
     HEADER_SIZE,
-    KIND_MASK,
     NO_SUPERTYPE,
     REFERENCE_SIZE,
     SELF_TYPE,
@@ -31,7 +30,7 @@ from lowheap.layout import (
     VMStorage,
     VMTypeInfo,
 )
-from lowheap.native import Heap, Ref, at, cell, inline, native, require, sizeof, u32, u64, wrapping_u16
+from lowheap.native import Heap, at, cell, inline, native, require, sizeof, u32, u64, wrapping_u16
 from lowheap.types import MAX_STRUCT_FIELDS, MAX_SUBTYPING_DEPTH
 
 FIELD_UNTRACED = 1 << 15
@@ -90,43 +89,6 @@ def size_of_storage(storage: u32) -> u32:
     if storage == VMStorage.V128:
         return 16
     return 4
-
-
-@native
-def is_subtype(heap: Heap, type_index: u32, supertype: u32) -> bool:
-    """Whether a type is another, or below it: whether that is in its display. Both are defined."""
-    info = heap.type_info(type_index)
-    depth = heap.type_info(supertype).depth
-    if info.depth < depth:
-        return False
-    return heap.type_data(info.supertypes_start + depth) == supertype
-
-
-@inline
-def kind_matches(kind: u32, heap_type: u32) -> bool:
-    """Whether objects of a kind are of an abstract heap type. Any object may be any and extern, converted."""
-    if (heap_type == VMHeapType.ANY) or (heap_type == VMHeapType.EXTERN):
-        return True
-    if heap_type == VMHeapType.EQ:
-        return kind & VMGcKind.EQ_REF == VMGcKind.EQ_REF
-    if heap_type == VMHeapType.STRUCT:
-        return kind & VMGcKind.STRUCT_REF == VMGcKind.STRUCT_REF
-    if heap_type == VMHeapType.ARRAY:
-        return kind & VMGcKind.ARRAY_REF == VMGcKind.ARRAY_REF
-    if heap_type == VMHeapType.EXN:
-        return kind & VMGcKind.EXN_REF == VMGcKind.EXN_REF
-    return False
-
-
-@native
-def matches(heap: Heap, reference: Ref, heap_type: u32) -> bool:
-    """Whether an object is of a heap type, abstract or not."""
-    header = heap.header(reference)
-    if heap_type >= TYPE_LIMIT:
-        return kind_matches(header.kind_and_reserved & KIND_MASK, heap_type)
-    if header.type_index == EXTERNREF_TYPE_INDEX:
-        return False
-    return is_subtype(heap, header.type_index, heap_type)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.roots import Root, counted_roots, handle
 from lowheap.collectors.shared.tracing import references_of
 from lowheap.collectors.shared.types import field_info, size_of_storage
-from lowheap.collectors.shared.walking import blocks, is_free, length_of_block, verify_bounds
+from lowheap.collectors.shared.walking import is_free, length_of_block, verify_bounds
 from lowheap.layout import (
     ARRAY_HEADER_END,
     BLOCK_ALIGN,
@@ -96,12 +96,12 @@ OBJECT = 1 << 63
 FREE = 1 << 62
 LISTED = 1 << 61
 DEAD = 1 << 60
-OWNERS = DEAD - 1
+OWN = 1 << 59
+OWNERS = OWN - 1
 
 BYTES_PER_NOTE_SHIFT = 1
 """An index >> this is how far behind the first note its own is: 8 bytes for each 16 of the heap."""
 
-_UNKNOWN_BITS = RESERVED_MASK & ~(HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT)
 _KNOWN_FLAGS = CONTROL_ATTACHED | CONTROL_UNCOUNTED | CONTROL_OTHER_COLLECTOR
 _TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
 _FIELD_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED
@@ -510,7 +510,8 @@ def verify_object(heap: Heap, reference: Ref) -> None:
     if kind not in OBJECT_KINDS:
         problem(heap, "object {:#x} has kind word {:#x}, which is no kind", reference, word)
         return
-    if word & _UNKNOWN_BITS != 0:
+    known: u32 = heap.collector.known_bits
+    if word & RESERVED_MASK & ~known != 0:
         problem(heap, "object {:#x} has unknown reserved bits in {:#x}", reference, word)
     if kind == VMGcKind.EXTERN_REF:
         if type_index != EXTERNREF_TYPE_INDEX:
@@ -563,7 +564,7 @@ def verify_blocks(heap: Heap, notes: u64, has_lists: bool) -> tuple[bool, u64, u
     size: u64 = 0
     merged_end: u64 = 0
     end: u64 = FIRST_INDEX
-    for index in blocks(heap):
+    for index in heap.collector.blocks(heap):
         length = length_of_block(heap, index)
         end = u64(index) + length
         if is_free(heap, index):
@@ -630,6 +631,12 @@ def verify_free_lists(heap: Heap, notes: u64, is_walked: bool) -> None:
     """Check every list, against the notes of a walk if there was one, else against the blocks alone."""
     for number in range(SIZE_CLASS_COUNT):
         verify_free_list(heap, notes, number, is_walked)
+
+
+@inline
+def verify_free_blocks(heap: Heap, notes: u64) -> None:
+    """Check that free blocks are where allocation looks for them, against the notes of a walk."""
+    verify_free_lists(heap, notes, True)
 
 
 @native
@@ -805,7 +812,7 @@ def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
 @native
 def count_owners(heap: Heap, notes: u64) -> None:
     """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
-    for index in blocks(heap):
+    for index in heap.collector.blocks(heap):
         if not is_free(heap, index):
             heap.collector.count_owned(heap, notes, index)
     root = Root()
@@ -819,7 +826,7 @@ def count_owners(heap: Heap, notes: u64) -> None:
 @native
 def verify_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
     """Check each block against what lists and owners have noted with it."""
-    for index in blocks(heap):
+    for index in heap.collector.blocks(heap):
         note = note_of(heap, notes, index)
         if not is_free(heap, index):
             heap.collector.verify_noted(heap, index, note)
@@ -860,12 +867,12 @@ def forget_notes(heap: Heap, notes: u64) -> None:
 @native
 def verify_with_notes(heap: Heap, notes: u64, has_lists: bool) -> None:
     """Check blocks, lists, and, if those are sound, counts."""
-    is_whole, objects, size = verify_blocks(heap, notes, has_lists)
+    is_whole, objects, size = heap.collector.verify_blocks(heap, notes, has_lists)
     verify_handles(heap)
     verify_host_data(heap)
     if is_whole:
         if has_lists:
-            verify_free_lists(heap, notes, True)
+            heap.collector.verify_free_blocks(heap, notes)
         verify_dead_externrefs(heap, notes)
         heap.collector.verify_lists(heap, notes)
     if heap.problem_count() == 0:

@@ -89,7 +89,7 @@ def walk(heap: Heap, visitor: u64, argument: u64) -> tuple[u32, Ref]:
         return 0, NULL
     words = local_array(u64, _INFO_WORDS)
     info = at(VMObjectInfo, address_of(words))
-    for index in blocks(heap):
+    for index in heap.collector.blocks(heap):
         if not is_free(heap, index):
             header = heap.header_at(index)
             kind = header.kind_and_reserved & KIND_MASK

@@ -211,7 +211,8 @@ class StoreRuntime:
             control=ctypes.addressof(store.heap.control),
             store=self.context_address,
         )
-        self.vmctx = _ffi.cast("void *", ctypes.addressof(self._vmctx))
+        self.vmctx_address = ctypes.addressof(self._vmctx)
+        self.vmctx = _ffi.cast("void *", self.vmctx_address)
         """A vmctx of the store itself, for native functions that belong to no instance."""
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""

@@ -34,7 +34,7 @@ from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
-from lowheap.jit.store_runtime import runtime_of
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 
 CDECLS = {
@@ -52,7 +52,6 @@ _ffi = cffi.FFI()
 
 def emit(module: ir.Module, barrier_set: Barriers) -> None:
     """Give a module the functions of this one, made by a barrier set."""
-    transitions.define(module)
     shape = ANY
 
     def define(name: str, result: ir.Type, params: list[ir.Type], body: Callable[..., ir.Value | None]) -> None:
@@ -69,6 +68,7 @@ def emit(module: ir.Module, barrier_set: Barriers) -> None:
     define("lh_read", REFERENCE, [PTR], lambda e, slot: barrier_set.read(e, slot, shape))
     define("lh_write", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.write(e, slot, value, shape))
     define("lh_init", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.init(e, slot, value, shape))
+    transitions.define(module)
 
 
 @functools.cache
@@ -92,6 +92,8 @@ class NativeBarriers:
         chosen = registry.find(barrier_set)
         if not chosen.counts and store.heap.is_counted:
             raise HeapError(f"the barrier set {chosen.name} does not count references, but this heap does")
+        if chosen.needs_owner:
+            raise HeapError(f"the barriers of {chosen.name} must know the object that a slot is in; these do not tell")
         self._store = store
         code = _load(chosen)
         runtime.keep(code)
