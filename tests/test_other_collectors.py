@@ -74,7 +74,7 @@ def example_collector(kind: str, file: str, *idle: str) -> Other:
 OTHERS = (
     example_collector("CountedReads", "counted_reads"),
     example_collector("DeutschBobrow", "deutsch_bobrow", "read"),
-    example_collector("LevanoniPetrank", "levanoni_petrank", "read"),
+    example_collector("LevanoniPetrank", "levanoni_petrank", "read", "init"),
     example_collector("ShortLivedReads", "short_lived_reads"),
 )
 DRC, NULL_COLLECTOR = Other("drc", "drc"), Other("null", "null")
