@@ -43,6 +43,7 @@ from lowheap.embed import Status, attach, ffi
 from lowheap.errors import HeapCorruptionError, NoGcScopeError
 from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL, VMDrcHeader
 from lowheap.snapshot import Image
+from lowheap.snapshot.inspection import inspect, verify
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "examples/collectors"
 
@@ -74,6 +75,8 @@ def example_collector(kind: str, file: str, *idle: str) -> Other:
 OTHERS = (
     example_collector("CountedReads", "counted_reads"),
     example_collector("DeutschBobrow", "deutsch_bobrow", "read"),
+    example_collector("LevanoniPetrank", "levanoni_petrank", "read", "init"),
+    example_collector("ShortLivedReads", "short_lived_reads"),
 )
 DRC, NULL_COLLECTOR = Other("drc", "drc"), Other("null", "null")
 ALL = (DRC, NULL_COLLECTOR, *OTHERS)
