@@ -24,7 +24,6 @@ from lowheap.layout import (
 )
 from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
 
-
 _MOST = (1 << 64) - 1
 """What a count is that was 0, and counted down."""
 
