@@ -44,6 +44,7 @@ from lowheap.layout import (
     COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
+    CONTROL_OTHER_COLLECTOR,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
@@ -273,6 +274,8 @@ class DrcHeap:
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         if not self.collector.counts:
             control.flags |= CONTROL_UNCOUNTED
+        if not registry.is_built_in(self.collector):
+            control.flags |= CONTROL_OTHER_COLLECTOR
         self._bind_memory(memory)
         self.policy.reset()
 
@@ -853,6 +856,7 @@ class DrcHeap:
             memory.read,
             self.types,
             allocator=self.allocator_policy.name,
+            collector=registry.name_of(self.collector),
             roots=roots,
             knows_host_data=self._host_data.__contains__,
         )

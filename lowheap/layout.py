@@ -514,6 +514,9 @@ CONTROL_ATTACHED = 1 << 0
 CONTROL_UNCOUNTED = 1 << 1
 """Control flag: a barrier set that does not count runs on this heap, so counts mean nothing and nothing is freed."""
 
+CONTROL_OTHER_COLLECTOR = 1 << 2
+"""Control flag: the collector is none of lowheap's own, so what holds for its heap is known to who has it."""
+
 
 class VMHeapControl(ctypes.Structure):
     """The control block: the whole state of a heap that is not in an object.

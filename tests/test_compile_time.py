@@ -180,12 +180,3 @@ def test_what_is_inlined_often_is_simplified_before(is_often: bool, monkeypatch:
     sites = "(drop (struct.new $box (local.get 0)))" * (engine.OFTEN_INLINED - (not is_often))
     lh.Module(lh.Engine(inline="always"), f'(module {BOX} (func (export "f") (param i32) {sites}))')
     assert simplified == (["lowheap.struct_new.0"] if is_often else [])
-
-
-def test_what_is_in_a_root_frame_is_loaded_for_uses_behind_a_safepoint_only() -> None:
-    count = 210
-    never = lh.Engine(opt_level=0, inline="never")
-    assert lh.Module(never, many_live(count)).compiled.llvm_ir.count("load volatile") == count
-    used_at_once = many_live(count).replace("(call $look)", "(drop (struct.get $box 0 (local.get $p209))) (call $look)")
-    assert lh.Module(never, used_at_once).compiled.llvm_ir.count("load volatile") == count
-    assert "load volatile" not in lh.Module(never, many_live(20)).compiled.llvm_ir

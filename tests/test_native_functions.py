@@ -23,7 +23,7 @@ from llvmlite import ir
 from native_sides import Compiled
 
 import lowheap.native as subset
-from lowheap.errors import CompilerError, HeapCorruptionError, HeapError, LowheapError
+from lowheap.errors import CompilerError, HeapCorruptionError, HeapError, LowheapError, Status
 from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import Target
 from lowheap.jit.translate import declare, show
@@ -43,10 +43,12 @@ from lowheap.native import (
     i32,
     i64,
     inline,
+    linked,
     native,
     note,
     place,
     record,
+    require,
     sound,
     u8,
     u16,
@@ -759,3 +761,43 @@ def test_what_only_functions_of_c_do() -> None:
 
     with pytest.raises(CompilerError, match="require_no_problem stands in functions of C"):
         show(fails)
+
+
+@linked("test.same")
+def first_of_a_name(a: u32) -> u32:
+    return a + 1
+
+
+@linked("test.same")
+def second_of_a_name(a: u32) -> u32:
+    return a + 2
+
+
+@native
+def calls_both(a: u32) -> u32:
+    return first_of_a_name(a) + second_of_a_name(a)
+
+
+def test_two_functions_linked_by_one_name() -> None:
+    with pytest.raises(CompilerError, match=r"second_of_a_name and first_of_a_name are both linked by .* test\.same"):
+        show(calls_both)
+
+
+@native
+def fails_in_what_returns_nothing(a: u32) -> None:
+    require(a != 0, Status.BAD_ARGUMENT, "it is 0")
+
+
+def test_a_status_that_nobody_returns() -> None:
+    with pytest.raises(CompilerError, match=r"fails_in_what_returns_nothing may fail .* does not return"):
+        show(fails_in_what_returns_nothing)
+
+
+@pytest.mark.parametrize(("word", "offset"), [(u16, 1), (u32, 2), (u64, 4)])
+def test_a_number_that_is_not_aligned(word: Any, offset: int) -> None:
+    heap = Heap(Memory(1 << 16), VMHeapControl())
+    assert heap.cell(word, 16, 0).value == 0
+    with pytest.raises(HeapError, match=rf"{16 + offset:#x} is not a multiple of {2 * offset}, the number's size"):
+        heap.cell(word, 16, offset)
+    with pytest.raises(HeapError, match="is not a multiple of 4"):
+        heap.slot(16, 2)

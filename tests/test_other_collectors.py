@@ -6,7 +6,9 @@ invariants, and have every breach of them named. `null`, which frees nothing, ta
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from example_programs import EXAMPLES, Example
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -32,11 +35,14 @@ from test_random_programs import Configuration, LowheapRun
 from test_wrong_barriers import MISSING, run, without
 
 import lowheap as lh
+from lowheap.cli.inspect import inspect_command
 from lowheap.collector import GcProgress
 from lowheap.collectors import registry
-from lowheap.embed import attach, ffi
-from lowheap.errors import HeapCorruptionError, NoGcScopeError
-from lowheap.layout import NULL
+from lowheap.embed import Status, attach, ffi
+from lowheap.errors import HeapCorruptionError, NoGcScopeError, UnsupportedError
+from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL, VMDrcHeader
+from lowheap.snapshot import Image
+from lowheap.snapshot.inspection import inspect, verify
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "examples/collectors"
 
@@ -57,6 +63,11 @@ class Other:
         return type(registry.find(self.wanted))
 
     @property
+    def keeps(self) -> bool:
+        """Whether it has buffers or side tables, which an image has not."""
+        return bool(self.kind().area().offsets)
+
+    @property
     def frees(self) -> bool:
         return bool(self.kind.counts)
 
@@ -68,6 +79,8 @@ def example_collector(kind: str, file: str, *idle: str) -> Other:
 OTHERS = (
     example_collector("CountedReads", "counted_reads"),
     example_collector("DeutschBobrow", "deutsch_bobrow", "read"),
+    example_collector("LevanoniPetrank", "levanoni_petrank", "read", "init"),
+    example_collector("ShortLivedReads", "short_lived_reads"),
 )
 DRC, NULL_COLLECTOR = Other("drc", "drc"), Other("null", "null")
 ALL = (DRC, NULL_COLLECTOR, *OTHERS)
@@ -377,11 +390,22 @@ def test_c_works_on_it(collector: Other, checked: bool) -> None:
             c("lh_struct_set_ref", held[0], 1, c("lh_alloc_externref", ffi().cast("void *", 7), finalize))
             assert live() == 3
             slot = ffi().cast("lh_ref *", store.heap.control.heap_base + held[0] + place)
-            c("lh_init", slot, c("lh_alloc_struct", cell))
+            if collector.kind.needs_owner:
+                for name in ("lh_init", "lh_write"):
+                    with pytest.raises(UnsupportedError, match=f"{name}: slot .* is in an object"):
+                        c(name, slot, NULL)
+
+            def store_to_slot(name: str, value: int) -> None:
+                if collector.kind.needs_owner:
+                    c("lh_struct_set_ref", held[0], 0, value)
+                else:
+                    c(name, slot, value)
+
+            store_to_slot("lh_init", c("lh_alloc_struct", cell))
             assert live() == 4
             assert c("lh_read", slot) == slot[0]
             held[2] = c("lh_read", slot)
-            c("lh_write", slot, NULL)
+            store_to_slot("lh_write", NULL)
             assert live() == 4, "the frame holds what was read"
             c("lh_inc_ref", held[2])
             number = store.roots.create_handle(held[2])
@@ -712,3 +736,169 @@ def test_random_operations_leave_what_the_model_has(collector: Other, runtime: s
         lambda: Machine(collector, runtime),
         settings=settings(max_examples=15, stateful_step_count=30, deadline=None),
     )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What does not hold, and images
+
+
+class Scene:
+    """A sound heap with an object of each sort: `held` by a handle, `inner` in it, and `loose`, which compiled code may
+    hold; `dead` waits to be freed.
+    """
+
+    def __init__(self, collector: Other) -> None:
+        self.collector = collector
+        self.store = lh.Store(engine(collector, "native"))
+        self.native = attach(self.store)
+        self.kept = lh.Struct(self.store, CELL, [lh.Struct(self.store, CELL), None])
+        self.cell = self.kept.type_index
+        self.held, inner = self.kept.reference, self.kept[0]
+        self.inner = inner.reference
+        inner.release()
+        for _ in range(2):
+            self._expose()
+        self._begin()
+        self.dead = next(iter(self.store.heap.pending_dead()))
+        self.loose = self._expose()
+        self.listed = self._expose()
+
+    def _expose(self) -> int:
+        reference = self.store.alloc_struct(self.cell)
+        self.store.heap.expose_gc_ref_to_wasm(reference)
+        return reference
+
+    def _begin(self) -> None:
+        """Sweep, and free one."""
+        with self.store.collection() as collection:
+            collection.collect_increment(1)
+            collection.collect_increment(1)
+
+    def header(self, place: str) -> Any:
+        return self.store.heap.memory.view(VMDrcHeader, getattr(self, place))
+
+    def image(self) -> Image:
+        return self.store.snapshot()
+
+    def problems(self) -> dict[str, list[str]]:
+        """What each side says: Python, C, and an image in a file whose collector was given."""
+        said: dict[str, list[str]] = {"python": [], "c": []}
+        try:
+            self.store.heap.verify()
+        except HeapCorruptionError as error:
+            said["python"] = error.problems
+        if self.native.lh_verify(self.native.heap) != Status.OK:
+            buffer = ffi().new("char[]", 512)
+            self.native.lh_error_message(self.native.heap, buffer, 512)
+            said["c"] = [ffi().string(buffer).decode()]
+        image = Image.from_bytes(self.image().to_bytes())
+        if self.collector.keeps:
+            with pytest.raises(UnsupportedError, match="an image has none of the buffers and side tables"):
+                verify(image, self.collector.wanted)
+        else:
+            said["image"] = verify(image, self.collector.wanted)
+        return said
+
+
+def add(place: str, name: str, amount: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        header = scene.header(place)
+        setattr(header, name, getattr(header, name) + amount)
+
+    return inject
+
+
+def toggle(place: str, bit: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        scene.header(place).kind_and_reserved ^= bit
+
+    return inject
+
+
+def unlist(scene: Scene) -> None:
+    """The first on the list is not there any more."""
+    control, header = scene.store.heap.control, scene.header("listed")
+    assert control.over_approximated_stack_roots == scene.listed
+    control.over_approximated_stack_roots = header.next_over_approximated_stack_root
+    control.current_len -= 1
+    header.kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
+
+
+def ring(scene: Scene) -> None:
+    scene.header("loose").next_over_approximated_stack_root = scene.listed
+
+
+FAULTS: dict[str, tuple[Callable[[Scene], None], str]] = {
+    "a count too high": (add("inner", "ref_count", 1), "object {inner} has count 2, but 1 owners"),
+    "a count too low": (add("inner", "ref_count", -1), "object {inner} has count 0"),
+    "a count of what nobody counts": (add("loose", "ref_count", 1), "object {loose} has count"),
+    "not on the list": (unlist, "object {listed} has count"),
+    "the bit of what is not listed": (
+        toggle("inner", HEADER_IN_OVER_APPROX_LIST_BIT),
+        "object {inner} has its in-list bit set, but is not on",
+    ),
+    "no bit on the list": (
+        toggle("loose", HEADER_IN_OVER_APPROX_LIST_BIT),
+        "object {loose} has its in-list bit clear, but is on",
+    ),
+    "a mark": (toggle("loose", HEADER_MARK_BIT), "object {loose} is marked, but no collection is running"),
+    "a mark of what is not listed": (toggle("held", HEADER_MARK_BIT), "object {held} is marked"),
+    "a count of the dead": (add("dead", "ref_count", 1), "object {dead} has count 1, but is on"),
+    "a ring": (ring, "the over-approximated list comes back to {listed}"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@others
+def test_what_does_not_hold_is_named(collector: Other, fault: str) -> None:
+    scene = Scene(collector)
+    assert not any(scene.problems().values())
+    inject, message = FAULTS[fault]
+    inject(scene)
+    expected = message.format(
+        **{name: f"{getattr(scene, name):#x}" for name in ("held", "inner", "loose", "listed", "dead")}
+    )
+    for side, problems in scene.problems().items():
+        assert any(expected in problem for problem in problems), (side, problems)
+
+
+def test_count_0_is_in_the_zero_count_table() -> None:
+    (collector,) = [each for each in OTHERS if each.name == "deutsch_bobrow"]
+    scene = Scene(collector)
+    unlist(scene)
+    expected = f"object {scene.listed:#x} has count 0, but is not in the zero-count table"
+    for side, problems in scene.problems().items():
+        assert [expected in problem for problem in problems] == [True], side
+
+
+@all_collectors
+def test_an_image_is_verified_by_the_rules_of_its_collector(
+    collector: Other, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without it, by what holds for every heap: and no module is imported because an image names it."""
+    is_built_in = collector in (DRC, NULL_COLLECTOR)
+    with lh.Store(engine(collector, "native")) as store:
+        held = lh.Struct(store, CELL)
+        store.heap.expose_gc_ref_to_wasm(store.heap.clone_gc_ref(held.reference))
+        store.heap.expose_gc_ref_to_wasm(store.alloc_struct(held.type_index))
+        path = tmp_path / "heap.img"
+        store.snapshot().save(path)
+        store.heap.memory.view(VMDrcHeader, held.reference).ref_count += 1
+        broken = store.snapshot()
+    image = Image.load(path)
+    assert image.collector == (collector.wanted if is_built_in else f"{collector.name}:{collector.kind.__name__}")
+    monkeypatch.setattr("importlib.import_module", None)
+    assert verify(image) == []
+    assert bool(verify(broken)) == (collector is DRC)
+    assert (inspect(image).garbage is None) == (collector is not DRC)
+    monkeypatch.undo()
+    if collector.keeps:
+        return
+    assert verify(image, collector.wanted) == verify(image, collector.kind) == []
+    assert bool(verify(broken, collector.wanted)) == collector.frees
+    old = dataclasses.replace(broken, collector=None)  # a dump's, or from before there was a name
+    assert bool(verify(old)) == (collector is DRC)
+    said = json.loads(
+        CliRunner().invoke(inspect_command, ["--json", str(path), "--collector", collector.wanted]).output
+    )
+    assert (said["problems"], said["collector"]) == ([], image.collector)

@@ -19,8 +19,11 @@ EXIT_NOT_SOUND = 1
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--plot", "picture", metavar="PNG", help="Write a picture of the heap map to this file.")
+@click.option("--collector", metavar="NAME", help="The heap's collector, if lowheap has not got it.")
 @click.pass_context
-def inspect_command(ctx: click.Context, /, image: str, as_json: bool, picture: str | None) -> None:
+def inspect_command(
+    ctx: click.Context, /, image: str, as_json: bool, picture: str | None, collector: str | None
+) -> None:
     """Walk, verify and summarise IMAGE.
 
     It is a file that `Image.save` wrote, of lowheap's heap or of wasmtime's, or a dump that `lh_dump` wrote in C.
@@ -28,7 +31,7 @@ def inspect_command(ctx: click.Context, /, image: str, as_json: bool, picture: s
     The report goes to standard output: objects by type, free memory, the list, reference counts, and the cycles of
     garbage that no collection frees. The exit status is 1 when an invariant of the heap does not hold.
     """
-    inspection = _inspect(image)
+    inspection = _inspect(image, collector)
     if as_json:
         click.echo(json.dumps(inspection.to_json(), indent=2))
     else:
@@ -42,8 +45,8 @@ def inspect_command(ctx: click.Context, /, image: str, as_json: bool, picture: s
         ctx.exit(EXIT_NOT_SOUND)
 
 
-def _inspect(path: str) -> Inspection:
+def _inspect(path: str, collector: str | None) -> Inspection:
     try:
-        return inspect(Image.load(Path(path)))
+        return inspect(Image.load(Path(path)), collector)
     except OSError as error:
         raise LowheapError(f"cannot read {path!r}: {error.strerror or error}") from error

@@ -25,6 +25,17 @@ _LOWHEAP = Path(__file__).parent.parent
 BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null)}
 
 
+def is_built_in(collector: Collector) -> bool:
+    """Whether a collector is one of lowheap's own, not of a class derived from one."""
+    return BUILT_IN.get(collector.name) is type(collector)
+
+
+def name_of(collector: Collector) -> str:
+    """Return what tells a collector from others outside of this process: a built-in's name, or `module:Class`."""
+    kind = type(collector)
+    return collector.name if is_built_in(collector) else f"{kind.__module__}:{kind.__qualname__}"
+
+
 def find(wanted: str | type[Collector] | Collector) -> Collector:
     """Return the collector that is wanted: one, a class, or a name.
 

@@ -11,9 +11,9 @@ it).
 
 **Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
 would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
-frame, before LLVM sees it: each reference is stored where it is defined, and loaded again where it is used behind a
-safepoint; a bundle has the frame's address and a mask, which `lower_statepoints` hands on. That costs the function a
-store for each reference, wherever it is needed, so it is not for others.
+frame, before LLVM sees it: each reference is stored where it is defined, and a bundle has the frame's address and a
+mask, which `lower_statepoints` hands on. That costs the function a store for each reference, wherever it is needed, so
+it is not for others.
 
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
 objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
@@ -360,22 +360,8 @@ class Liveness:
             live |= self.uses(instruction)
 
 
-class _Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
-    """A load that LLVM does not replace by the value that was stored: volatile, which llvmlite does not know."""
-
-    def descr(self, buf: list[str]) -> None:
-        """Append the printed instruction."""
-        plain: list[str] = []
-        super().descr(plain)
-        buf.append("".join(plain).replace("load ", "load volatile ", 1))
-
-
 class _RootFrame:
-    """Gives a function a root frame: each reference is in a slot, from its definition to its last use.
-
-    It is stored there where it is defined, and loaded from there behind a safepoint. Were it kept besides, LLVM would
-    spill it, for there are many: in a time that is the square of their number.
-    """
+    """Gives a function a root frame: each reference is stored in a slot, from its definition to its last use."""
 
     def __init__(self, function: ir.Function, liveness: Liveness) -> None:
         """Find the slots; change nothing yet."""
@@ -446,7 +432,7 @@ class _RootFrame:
             self._store(builder, frames, argument)
         entry.instructions += rest
         for index in root_frames.reverse_post_order(self.liveness.successors):
-            self._rewrite(builder, frames, self.liveness.blocks[index])
+            self._add_stores(builder, frames, self.liveness.blocks[index])
         for call, mask in self.masks:
             words = (mask >> start & (1 << size) - 1 for start in range(0, count, size))
             call.slots = tuple((frame, word) for frame, word in zip(frames, words, strict=True) if word)
@@ -454,43 +440,23 @@ class _RootFrame:
         if "alwaysinline" not in self.function.attributes:
             self.function.attributes.add("noinline")
 
-    def _rewrite(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
-        """Store each reference behind its definition, a phi's behind the block's last phi; load it again for its uses.
-
-        What was defined, or loaded, in the block since its last safepoint is at hand.
-        """
+    def _add_stores(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
+        """Store each reference behind its definition; a phi's behind the block's last phi."""
         pending: list[ir.Value] = []
-        at_hand: dict[int, ir.Value] = {}  # by id of the reference
         instructions, block.instructions = block.instructions, []
         builder.position_at_end(block)
         for instruction in instructions:
-            if not isinstance(instruction, ir.PhiInstr):
+            if pending and not isinstance(instruction, ir.PhiInstr):
                 for reference in pending:
                     self._store(builder, frames, reference)
                 pending.clear()
-                for operand in dict.fromkeys(_operands(instruction)):
-                    if id(operand) not in self.slots:
-                        continue
-                    if id(operand) not in at_hand:
-                        at_hand[id(operand)] = self._load(builder, frames, operand)
-                    if at_hand[id(operand)] is not operand:
-                        instruction.replace_usage(operand, at_hand[id(operand)])
             builder._insert(instruction)
-            if isinstance(instruction, SafepointCall):
-                at_hand.clear()
             if id(instruction) in self.slots:
                 pending.append(instruction)
-                at_hand[id(instruction)] = instruction
 
     def _store(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> None:
         if id(reference) in self.slots:
             builder.store(reference, self._place(builder, frames, reference), align=root_frames.SLOT_SIZE)
-
-    def _load(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> ir.Value:
-        loaded = _Reload(builder.block, self._place(builder, frames, reference), typ=reference.type)
-        loaded.align = root_frames.SLOT_SIZE
-        builder._insert(loaded)
-        return loaded
 
     def _place(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> ir.Value:
         number, slot = divmod(self.slots[id(reference)], root_frames.SLOTS_PER_FRAME)

@@ -195,7 +195,12 @@ def declare(
         symbol = _symbol(module, (native, statics or {}), name or native.symbol + key, is_exported=name is not None)
     known = module.globals.get(symbol)
     if known is not None:
+        defined: dict[str, Native[..., Any]] = module.__dict__.get("lowheap_linked", {})
+        if defined.get(symbol, native) is not native:
+            raise CompilerError(f"{native.name} and {defined[symbol].name} are both linked by the name {symbol}")
         return known
+    if name is None and native.linked_name:
+        module.__dict__.setdefault("lowheap_linked", {})[symbol] = native
     parameters = [each for each in checked.parameters if not isinstance(each.type, HeapType | StaticType)]
     type = ir.FunctionType(llvm_type(checked.result), [PTR, *(llvm_type(each.type) for each in parameters)])
     cold = ("cold", "noinline") if native.is_cold else ()
@@ -1161,7 +1166,11 @@ class Translator:
 
     def _w_require(self, frame: _Frame, n: ast.Call) -> None:
         require: Any = getattr(self.e, "require", None)
-        assert require is not None, "what may fail with a status is for the C interface"
+        if require is None or self.e.function.ftype.return_type != I32:
+            raise CompilerError(
+                f"{frame.checked.native.name} may fail with a status, which {self.e.function.name} does not return: "
+                "`require` stands in functions of the C interface, and inlined into them"
+            )
         condition = self._truth(self._x(frame, n.args[0]))
         status, text = self._x(frame, n.args[1]), self._x(frame, n.args[2])
         if isinstance(text, ast.JoinedStr):

@@ -182,12 +182,19 @@ class Heap:
         return self.memory.view(FreeBlock, index)
 
     def slot(self, reference: int, offset: int) -> ctypes.c_uint32:
-        """Return the slot at `offset` bytes into an object."""
-        return self.memory.view(ctypes.c_uint32, reference + offset)
+        """Return the slot at `offset` bytes into an object. HeapError for one that is not aligned."""
+        slot: ctypes.c_uint32 = self._aligned(ctypes.c_uint32, reference, offset)
+        return slot
 
     def cell(self, word: Any, reference: int, offset: int) -> Any:
-        """Return the number of a type at `offset` bytes into an object."""
-        return self.memory.view(C_TYPES[word], reference + offset)
+        """Return the number of a type at `offset` bytes into an object. HeapError for one that is not aligned."""
+        return self._aligned(C_TYPES[word], reference, offset)
+
+    def _aligned(self, data: Any, reference: int, offset: int) -> Any:
+        """Machine code takes for granted that a number is at a multiple of its size."""
+        if (reference + offset) % ctypes.sizeof(data):
+            raise HeapError(f"{reference + offset:#x} is not a multiple of {ctypes.sizeof(data)}, the number's size")
+        return self.memory.view(data, reference + offset)
 
     def type_info(self, type_index: int) -> VMTypeInfo:
         """Return a type's entry in the type table. However wrong, the index stays in the table."""

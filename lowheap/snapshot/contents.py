@@ -378,7 +378,8 @@ class Contents:
     `source` says what it was taken from, in words. `control` is None for a wasmtime heap, of which only the mapping is
     known; then `free` may hold its free blocks, `known` indices at which there certainly are objects, and `list_head`
     the head of the list. `host_data_ids` are those that were in use, None when not known. `tables` are those of a
-    lowheap heap, None in files from before images had them.
+    lowheap heap, None in files from before images had them. `collector` is the name of what collected a lowheap heap,
+    as `registry.name_of` has it; None in dumps, and in files from before images had it.
     """
 
     data: bytes
@@ -391,3 +392,4 @@ class Contents:
     known: tuple[int, ...] = ()
     free: tuple[Block, ...] | None = None
     tables: ImageTables | None = None
+    collector: str | None = None

@@ -15,7 +15,7 @@ All integers are little-endian. The header is `FileHeader`:
 The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
 those of `contents.Contents`, without `data`; each record in it is an object, each tuple an array, and bytes are a zlib
 stream in base 64. What there was not from the beginning may be missing: `pending_dead` and the tables' counts of
-`control` are 0 then, and there are no `tables`.
+`control` are 0 then, and there are no `tables`, and no `collector`.
 
 Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
 not an image is an ImageFormatError that says what is wrong, and never another exception.
@@ -170,6 +170,7 @@ def _metadata(image: Contents) -> dict[str, Any]:
         "known": list(image.known),
         "free": None if image.free is None else [[block.index, block.length] for block in image.free],
         "tables": None if image.tables is None else _tables_record(image.tables),
+        "collector": image.collector,
     }
 
 
@@ -269,6 +270,7 @@ def _image(reader: _Reader, heap: bytes) -> Contents:
         known=reader.member("known").every(_index),
         free=reader.member("free").optional(lambda blocks: blocks.every(_free_block)),
         tables=reader.member("tables").optional(_tables) if "tables" in reader.value else None,
+        collector=reader.member("collector").optional(_Reader.text) if "collector" in reader.value else None,
     )
 
 

@@ -187,6 +187,7 @@ class Image(Contents):
         types: TypeRegistry,
         *,
         allocator: str,
+        collector: str,
         roots: Iterable[ImageRoot],
         knows_host_data: Callable[[int], bool],
         source: str = "lowheap",
@@ -200,6 +201,7 @@ class Image(Contents):
             roots=tuple(roots),
             list_head=control.over_approximated_stack_roots,
             tables=ImageTables.take(control),
+            collector=collector,
         )
         return dataclasses.replace(image, host_data_ids=frozenset(filter(knows_host_data, image._host_data_ids_held())))
 

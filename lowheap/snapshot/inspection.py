@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowheap.allocator import SegregatedFit
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.errors import HeapCorruptionError, LowheapError
 from lowheap.layout import (
@@ -43,7 +45,7 @@ from lowheap.layout import (
 from lowheap.native import Heap
 from lowheap.snapshot import Image, ImageObject
 from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
-from lowheap.snapshot.reopened import reopen
+from lowheap.snapshot.reopened import collector_of, reopen
 from lowheap.verification import problems_of
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class Inspection:
     how many objects have each reference count; `listed` is the over-approximated list in order. `pending` are the dead
     objects, of count 0, that a collection with a budget has yet to free, the next first. `unconfirmed` are the
     objects of an image that cannot be walked which only look like objects. `garbage` is None when the heap is too
-    broken to be traced, or does not count references.
+    broken to be traced, or is not known to count references.
     """
 
     image: Image
@@ -139,6 +141,7 @@ class Inspection:
             "capacity": None if control is None else control.capacity,
             "maximum": None if control is None else control.maximum,
             "allocator": None if control is None else control.allocator,
+            "collector": self.image.collector,
             "collections": None if control is None else control.collections,
             "walkable": self.image.is_walkable,
             "problems": list(self.problems),
@@ -192,9 +195,9 @@ class Inspection:
         _plot(self.image, path)
 
 
-def inspect(image: Image) -> Inspection:
-    """Verify and summarise an image; nothing in its bytes makes this raise."""
-    problems = verify(image)
+def inspect(image: Image, collector: str | type[Collector] | Collector | None = None) -> Inspection:
+    """Verify and summarise an image; nothing in its bytes makes this raise. `collector` is as `verify` has it."""
+    problems = verify(image, collector)
     objects, free = _readable(image)
     by_type: dict[tuple[int, VMGcKind], list[ImageObject]] = {}
     for found in objects:
@@ -231,8 +234,17 @@ def inspect(image: Image) -> Inspection:
         pending=pending,
         counts=dict(sorted(Counter(each.ref_count for each in objects).items())),
         unconfirmed=tuple(each.index for each in objects if not each.is_confirmed),
-        garbage=None if problems or (control is not None and not control.is_counted) else find_garbage(image),
+        garbage=None if problems or not _is_counted(image, collector) else find_garbage(image),
     )
+
+
+def _collector(image: Image, given: str | type[Collector] | Collector | None) -> Collector:
+    return collector_of(image) if given is None else registry.find(given)
+
+
+def _is_counted(image: Image, given: str | type[Collector] | Collector | None) -> bool:
+    """Whether counts are known to say how many owners objects have."""
+    return image.control is None or (image.control.is_counted and _collector(image, given).counts)
 
 
 def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
@@ -255,8 +267,12 @@ def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
 # Verifying
 
 
-def verify(image: Image) -> list[str]:
-    """Return every invariant that does not hold in an image, one sentence each; none when it is sound."""
+def verify(image: Image, collector: str | type[Collector] | Collector | None = None) -> list[str]:
+    """Return every invariant that does not hold in an image, one sentence each; none when it is sound.
+
+    They are those of `collector`, of a lowheap heap; where none is given, of the one that the image names, if it is one
+    of lowheap's own, else those that hold whatever collects the heap.
+    """
     control = image.control
     if control is not None and image.tables is not None:
         if control.bump != len(image.data):
@@ -264,7 +280,7 @@ def verify(image: Image) -> list[str]:
         if image.list_head != control.over_approximated_stack_roots:
             return ["the over-approximated list does not begin in the image where its control block says"]
         held = [(root.place, root.reference) for root in image.roots if root.kind in UNCOUNTED_ROOT_KINDS]
-        heap = reopen(image)
+        heap = reopen(image, _collector(image, collector))
         problems = problems_of(heap, held, has_lists=control.allocator == SegregatedFit.name)
         return problems or list(_verify_types(image, heap)) or list(_verify_given_blocks(image))
     problems = []
@@ -482,6 +498,7 @@ def _render(inspection: Inspection) -> Group:
         rows |= {
             "capacity": f"{control.capacity:,} of at most {control.maximum:,}",
             "allocator": printable(control.allocator),
+            "collector": printable(image.collector or "not known"),
             "collections": f"{control.collections:,}",
             "allocated and freed": f"{control.objects_allocated:,} and {control.objects_freed:,} objects",
         }

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, UnsupportedError
 from lowheap.layout import (
     BLOCK_ALIGN,
     COLLECTOR_AREA_OFFSET,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_UNCOUNTED,
+    CONTROL_OTHER_COLLECTOR,
     HANDLES_OFFSET,
     HEADER_SIZE,
     HOST_DATA_OFFSET,
@@ -67,11 +67,30 @@ class _ImageHeap(Heap):
         return self._slots[address]
 
 
-def reopen(image: Contents) -> Heap:
-    """Return the heap that an image with tables was taken of, as it was. What is done to it, the image does not see."""
+def collector_of(image: Contents) -> Collector:
+    """Return the collector whose rules an image's heap is verified by, where nobody gives one.
+
+    It is what the image names, if that is one of lowheap's own: a module is never imported because an image names it.
+    By others' rules the heap may be anything, so only what holds for every collector is left: that is `Null`'s.
+    """
+    assert image.control is not None, "wasmtime's heaps are not reopened"
+    name = image.collector
+    if name is None:
+        name = "drc" if image.control.is_counted and not image.control.flags & CONTROL_OTHER_COLLECTOR else "null"
+    return registry.find(registry.BUILT_IN.get(name, registry.BUILT_IN["null"]))
+
+
+def reopen(image: Contents, collector: Collector) -> Heap:
+    """Return the heap that an image with tables was taken of, as it was, for a collector's functions.
+
+    What is done to it, the image does not see.
+    """
     assert image.control is not None, "it has tables"
     assert image.tables is not None, "it has tables"
-    collector = registry.find("null" if image.control.flags & CONTROL_UNCOUNTED else "drc")
+    if collector.area().offsets:
+        raise UnsupportedError(
+            f"an image has none of the buffers and side tables of the collector {collector.name}: verify the heap"
+        )
     mapping = Mapping(COLLECTOR_AREA_OFFSET + collector.area().size)
     for name, offset, size in TABLES:
         mapping.write(offset, getattr(image.tables, name)[:size])

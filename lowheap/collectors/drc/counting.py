@@ -24,6 +24,9 @@ from lowheap.layout import (
 )
 from lowheap.native import Heap, Ref, inline, linked, native, note, record, sound, u64, unlikely
 
+_MOST = (1 << 64) - 1
+"""What a count is that was 0, and counted down."""
+
 
 @record
 class Freed:
@@ -37,6 +40,8 @@ class Freed:
 def count_up(heap: Heap, reference: Ref) -> None:
     """One more owner of an object."""
     header = heap.header(reference)
+    if heap.may_raise:
+        sound(header.ref_count != _MOST, "the object at {:#x} was counted down more often than up", reference)
     count = header.ref_count + 1
     header.ref_count = count
     note("count of %#x up to %d", reference, count)
