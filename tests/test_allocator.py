@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lowheap.allocator import Allocator, Block, SegregatedFit, walk
+from lowheap.collectors.shared.free_lists import size_class
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -25,7 +26,6 @@ from lowheap.layout import (
     VMGcKind,
     VMHeapControl,
     block_length,
-    size_class,
 )
 from lowheap.memory import Mapping, Memory
 

@@ -869,6 +869,8 @@ def test_inspect_takes_a_dump_for_what_it_is(world: World, examined: Examined, t
     reports = [json.loads(invoke("--json", file).stdout) for file in (dump, image)]
     assert reports[0].pop("source") == "lowheap dump"
     assert reports[1].pop("source") == "lowheap"
+    assert reports[0].pop("collector") is None, "a dump does not name it"
+    assert reports[1].pop("collector") == "drc"
     names = {f"type {each.index}": each.label for each in world.store.snapshot().types.values()}
     for each in reports[0]["types"]:
         each["label"] = names.get(each["label"], each["label"])
