@@ -724,10 +724,9 @@ define void @f() "deopt"="yes" {
 !x = !{!"deopt"}
 """
     lowered = lower_statepoints(text)
-    assert lowered.text.startswith(text.rstrip("\n"))
+    assert lowered.text == text
     assert lowered.statepoints == ()
     assert lowered.functions == ()
-    assert "@lowheap.functions = constant [0 x ptr] []" in lowered.text
     module = binding.parse_assembly(lower_statepoints('define void @f() "deopt"="yes" {\n  ret void\n}\n').text)
     module.verify()
 

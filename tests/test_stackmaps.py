@@ -128,16 +128,20 @@ class Library:
             self.optimised.append(optimise(text, machine) if optimised else text)
             module = safepoints.lower_statepoints(self.optimised[-1], with_call_frames=architecture.needs_call_frames)
             image = emit(module.text, machine)
-            linker = binding.JITLibraryBuilder().add_object_img(image).export_symbol(safepoints.FUNCTIONS_GLOBAL)
+            linker = binding.JITLibraryBuilder().add_object_img(image)
+            if module.functions:
+                linker.export_symbol(safepoints.FUNCTIONS_GLOBAL)
             for library in libraries:
                 linker.add_jit_library(library)
             library = f"library{next(_library_numbers)}"
             tracker = linker.link(self.jit, library)
             libraries.append(library)
             self.trackers.append(tracker)
-            count = len(module.functions)
-            addresses = (ctypes.c_uint64 * count).from_address(tracker[safepoints.FUNCTIONS_GLOBAL])
-            stack_map = StackMap(module, stackmaps.read(image, architecture), list(addresses))
+            addresses: list[int] = []
+            if module.functions:
+                table = ctypes.c_uint64 * len(module.functions)
+                addresses = list(table.from_address(tracker[safepoints.FUNCTIONS_GLOBAL]))
+            stack_map = StackMap(module, stackmaps.read(image, architecture), addresses)
             self.registry.add(stack_map)
             self.modules.append(module)
             self.maps.append(stack_map)

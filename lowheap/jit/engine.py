@@ -24,6 +24,7 @@ from llvmlite import binding, ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
+from lowheap.jit.text import print_module
 from lowheap.jit.transitions import IMPORTED_SYMBOLS
 
 _log = logging.getLogger("lowheap.jit")
@@ -167,8 +168,11 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     """
     started = time.perf_counter()
     with _lock:
-        lowered, machine = lower(module, opt_level=opt_level)
-        image: bytes = machine.emit_object(parse(lowered.text))
+        optimised, machine = optimise(module, opt_level=opt_level)
+        text = str(optimised)
+        lowered = _lower_text(text)
+        # Where nothing was lowered, what is optimised is there already, and need not be read again.
+        image: bytes = machine.emit_object(optimised if lowered.text == text else parse(lowered.text))
     records = stackmaps.read(image)
     seconds = time.perf_counter() - started
     _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
@@ -179,19 +183,25 @@ def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointMo
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
-        needs_call_frames = stackmaps.host_needs_call_frames()
-        return safepoints.lower_statepoints(str(optimised), with_call_frames=needs_call_frames), machine
+        return _lower_text(str(optimised)), machine
+
+
+def _lower_text(text: str) -> safepoints.StatepointModule:
+    return safepoints.lower_statepoints(text, with_call_frames=stackmaps.host_needs_call_frames())
 
 
 def optimise(
-    module: ir.Module, *, opt_level: int, target: Target | None = None
+    module: ir.Module, *, opt_level: int, target: Target | None = None, named: bool = False
 ) -> tuple[binding.ModuleRef, binding.TargetMachine]:
-    """Return a module optimised, and the machine that is for: this computer, or `target`."""
+    """Return a module optimised, and the machine that is for: this computer, or `target`.
+
+    `named`: values keep their names, for a reader, which takes LLVM more time.
+    """
     with _lock:
         machine = target_machine(opt_level, target)
         module.triple = machine.triple
         module.data_layout = str(machine.target_data)
-        optimised = parse(str(module))
+        optimised = parse(str(module) if named else print_module(module))
         tuning = binding.create_pipeline_tuning_options(speed_level=opt_level)
         if sum(len(block.instructions) for function in module.functions for block in function.blocks) > LARGE_MODULE:
             tuning.inlining_threshold = LARGE_MODULE_INLINING

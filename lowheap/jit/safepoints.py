@@ -29,7 +29,7 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -97,13 +97,14 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         parts: list[str] = []
         self._descr(parts, add_metadata=False)
         plain = "".join(parts).rstrip("\n")
-        bundle = ", ".join(
-            (
-                *(f"ptr {frame.get_reference()}, i64 {root_frames.signed(mask)}" for frame, mask in self.slots),
-                *(f"{value.type} {value.get_reference()}" for value in self._live),
-            )
-        )
-        buf.append(f'{plain} [ "deopt"({bundle}) ]{self._stringify_metadata(leading_comma=True)}\n')
+        bundle = self.bundle(lambda value: value.get_reference())
+        buf.append(f"{plain} {bundle}{self._stringify_metadata(leading_comma=True)}\n")
+
+    def bundle(self, reference: Callable[[ir.Value], str]) -> str:
+        """Return the operand bundle as it is printed; `reference` is how a value is written."""
+        slots = (f"ptr {reference(frame)}, i64 {root_frames.signed(mask)}" for frame, mask in self.slots)
+        live = (f"{value.type} {reference(value)}" for value in self._live)
+        return f'[ "deopt"({", ".join((*slots, *live))}) ]'
 
 
 def call(builder: ir.IRBuilder, callee: ir.Value, args: Sequence[ir.Value], name: str = "") -> SafepointCall:
@@ -1096,9 +1097,10 @@ def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> Statep
     own name when it has a result. Ids are consecutive from 0. Functions that contain one get `gc "statepoint-example"`,
     and a root frame: the names in a call's list are in the slots that its statepoint's operands name, and in no others.
     Calling conventions are kept; `tail` and `notail` are dropped; attributes that only inform the optimiser are
-    dropped, and of metadata only `!dbg` is kept. The constant array `FUNCTIONS_GLOBAL` of the changed functions'
-    addresses is appended, so that they can be read after linking even when a function is internal. `with_call_frames`:
-    the object file is to describe their frames (`lowheap.jit.call_frames`); it costs no instruction.
+    dropped, and of metadata only `!dbg` is kept. If there are any, the constant array `FUNCTIONS_GLOBAL` of the changed
+    functions' addresses is appended, so that they can be read after linking even when a function is internal; else the
+    text stays as it is. `with_call_frames`: the object file is to describe their frames (`lowheap.jit.call_frames`); it
+    costs no instruction.
 
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
     `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
@@ -1155,9 +1157,9 @@ class _Lowering:
             body = spread_additions(list(itertools.takewhile("}".__ne__, lines)))
             output += self.rewrite(self.defined[line], body)
             output.append("}")
-        output += self.appendix()
+        output += self.appendix() if self.functions else ()
         return StatepointModule(
-            "\n".join(output) + "\n",
+            "\n".join(output),
             tuple(_plain_name(name) for name in self.functions),
             tuple(self.statepoints),
         )
@@ -1253,10 +1255,10 @@ class _Lowering:
     def appendix(self) -> list[str]:
         """The global that lists the changed functions, and the declarations that the new calls need."""
         addresses = ", ".join(f"ptr {name}" for name in self.functions)
-        lines = [f"@{FUNCTIONS_GLOBAL} = constant [{len(self.functions)} x ptr] [{addresses}]"]
-        if self.statepoints:
-            lines.append(f"declare token @{_STATEPOINT}.p0(i64 immarg, i32 immarg, ptr, i32 immarg, i32 immarg, ...)")
-        lines.extend(
-            f"declare {kind.text} @{_RESULT}.{mangled}(token)" for mangled, kind in sorted(self.result_types.items())
-        )
-        return lines
+        results = sorted(self.result_types.items())
+        return [
+            f"@{FUNCTIONS_GLOBAL} = constant [{len(self.functions)} x ptr] [{addresses}]",
+            f"declare token @{_STATEPOINT}.p0(i64 immarg, i32 immarg, ptr, i32 immarg, i32 immarg, ...)",
+            *(f"declare {kind.text} @{_RESULT}.{mangled}(token)" for mangled, kind in results),
+            "",
+        ]

@@ -248,7 +248,7 @@ def show(
     """Return what becomes of a function: for this computer, or another target. CompilerError for a generator."""
     module = ir.Module(native.symbol)
     declare(module, native, Emitter, name=native.symbol, statics=statics)
-    optimised, machine = optimise(module, opt_level=opt_level, target=target)
+    optimised, machine = optimise(module, opt_level=opt_level, target=target, named=True)
     return Shown(native.symbol, str(module), str(optimised), machine.emit_assembly(optimised))
 
 
