@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from llvmlite import ir
+from llvmlite.ir._utils import NameScope
 
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import PLAIN, MarkedModule
@@ -80,12 +82,28 @@ class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmli
     _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET}
 
 
+class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type information
+    """The names of a function's values. What was given none gets the next number, without a look at what is taken."""
+
+    def __init__(self, taken: int) -> None:
+        """Begin behind the numbers that are taken, those of the parameters."""
+        super().__init__()
+        self._numbers = itertools.count(taken + 1)
+
+    def register(self, name: str, deduplicate: bool = False) -> str:
+        """Return the name that a value gets which is to have this one."""
+        if name:
+            return str(super().register(name, deduplicate))
+        return f".{next(self._numbers)}"
+
+
 class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships no type information
     """A function that never unwinds, with attributes as LLVM writes them."""
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
+        self.scope = _Names(len(self.args))
         _attribute(self, attributes)
 
 

@@ -28,19 +28,15 @@ def print_module(module: ir.Module) -> str:
 def _print_global(value: ir.GlobalValue) -> str:
     if not isinstance(value, ir.Function) or value.is_declaration:
         return str(value)
-    if not all(_is_known(instruction) for block in value.blocks for instruction in block.instructions):
+    printer = _Printer(value)
+    if not printer.is_known:
         return str(value)
     lines: list[str] = []
     value.descr_prototype(lines)
     lines.append("{\n")
-    _Printer(value).print(lines)
+    printer.print(lines)
     lines.append("}\n")
     return "".join(lines)
-
-
-def _is_known(instruction: ir.Instruction) -> bool:
-    kind = type(instruction)
-    return kind in _FORMATS and not (kind in _CALLS and instruction.arg_attributes)
 
 
 class _Printer:
@@ -49,6 +45,7 @@ class _Printer:
     def __init__(self, function: ir.Function) -> None:
         """Number blocks and instructions, in the order in which they are printed, as LLVM wants it."""
         self.blocks = function.blocks
+        self.is_known = True  # whether there is a format for each instruction
         self.numbered: dict[int, str] = {}  # by id
         self.types: dict[int, str] = {}  # likewise
         number = 0
@@ -56,9 +53,13 @@ class _Printer:
             self.numbered[id(block)] = f"%{number}"
             number += 1
             for instruction in block.instructions:
-                if isinstance(instruction.type, ir.VoidType):
+                kind = type(instruction)
+                if kind not in _FORMATS or (kind in _CALLS and instruction.arg_attributes):
+                    self.is_known = False
+                    return
+                if kind in _WITHOUT_RESULT or isinstance(instruction.type, ir.VoidType):
                     continue
-                if instruction.name.startswith("."):  # llvmlite's own, in place of none
+                if instruction.name[0] == ".":  # llvmlite's own, in place of none
                     self.numbered[id(instruction)] = f"%{number}"
                     number += 1
                 else:
@@ -71,20 +72,18 @@ class _Printer:
             lines.append(f"{numbered[id(block)][1:]}:\n")
             for instruction in block.instructions:
                 text = formats[type(instruction)](self, instruction)
-                metadata = instruction.metadata
-                if metadata:
+                if instruction.metadata:
                     text += instruction._stringify_metadata(leading_comma=True)
                 name = numbered.get(id(instruction))
                 lines.append(f"  {text}\n" if name is None else f"  {name} = {text}\n")
 
     def reference(self, value: ir.Value) -> str:
         """How a value is written where it is used."""
-        found = self.numbered.get(id(value))
-        return value.get_reference() if found is None else found
+        return self.numbered.get(id(value)) or value.get_reference()
 
     def typed(self, value: ir.Value) -> str:
         """Likewise, with its type in front."""
-        return f"{self.type(value.type)} {self.reference(value)}"
+        return f"{self.type(value.type)} {self.numbered.get(id(value)) or value.get_reference()}"
 
     def type(self, type: ir.Type) -> str:
         """How a type is written."""
@@ -98,9 +97,12 @@ class _Printer:
 
 
 def _plain(printer: _Printer, instruction: ir.Instruction) -> str:
-    operands = ", ".join(map(printer.reference, instruction.operands))
+    first, *others = instruction.operands
     opcode = " ".join((instruction.opname, *instruction.flags)) if instruction.flags else instruction.opname
-    return f"{opcode} {printer.type(instruction.type)} {operands}".rstrip()
+    text = f"{opcode} {printer.typed(first)}"
+    for other in others:
+        text += f", {printer.reference(other)}"
+    return text
 
 
 def _unreachable(printer: _Printer, instruction: ir.Instruction) -> str:
@@ -201,3 +203,5 @@ _FORMATS: dict[type, Callable[..., str]] = {
     SafepointCall: _safepoint,
 }
 _CALLS = (ir.CallInstr, SafepointCall)
+_WITHOUT_RESULT = (ir.Branch, ir.ConditionalBranch, ir.StoreInstr, ir.Ret)
+"""Some of the classes whose instructions have none."""

@@ -84,6 +84,7 @@ from lowheap.wasm.events import (
     type_test,
     zero,
 )
+from lowheap.wasm.opcodes import OPCODES
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -206,7 +207,7 @@ class ModuleCompiler(ModuleContext):
         for index, body in enumerate(self.decoded.bodies, count):
             check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
             for instruction in body.instructions:
-                if instruction.operands:
+                if instruction.name in _TYPED_INSTRUCTIONS:
                     self._check_instruction(instruction, index, check)
         for index, global_type in enumerate(self.global_types):
             number = index - self.imported_global_count
@@ -219,7 +220,7 @@ class ModuleCompiler(ModuleContext):
                 types += (*operand.params, *operand.results)
             elif isinstance(operand, VectorType):
                 types.append(operand)
-        type_index = instruction.operands[0]
+        type_index = instruction.operands[0] if instruction.operands else None
         if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
             composite = self.types[self.type_indices[type_index]].composite
             if isinstance(composite, StructType):
@@ -348,6 +349,11 @@ _COLLECTING_INSTRUCTIONS = frozenset(
     ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed", "call_ref")
 )
 
+_TYPED_INSTRUCTIONS = frozenset(
+    (*_OPENING, "select", *(each.name for each in OPCODES.values() if each.name.startswith(("struct.", "array."))))
+)
+"""The instructions whose operands are value types, or types with fields."""
+
 _Handler = Callable[..., None]
 _HANDLERS: dict[str, _Handler] = {}
 
@@ -421,15 +427,16 @@ class FunctionCompiler(Emitter):
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
                 self._open(name, block_type, assigned[number])
-            elif name in numeric.SIGNATURES:
-                params, result = numeric.SIGNATURES[name]
+            elif (signature := numeric.SIGNATURES.get(name)) is not None:
+                params, result = signature
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
             else:
                 _HANDLERS[name](self, *instruction.operands)
         self._finish_frame()
-        liveness = safepoints.Liveness.of(self.function, self.references)
-        self.context.events.complete(self._sites, liveness)
-        safepoints.fill_from(self.function, liveness)
+        if self.references or self._sites.reads:
+            liveness = safepoints.Liveness.of(self.function, self.references)
+            self.context.events.complete(self._sites, liveness)
+            safepoints.fill_from(self.function, liveness)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it."""
@@ -487,8 +494,12 @@ class FunctionCompiler(Emitter):
 
     def push(self, value: ir.Value, type: ValType) -> None:
         """Push a value; a traced reference is remembered for the safepoints."""
-        self.stack.append((self._tag(value, type), type))
-        self._most_operands = max(self._most_operands, len(self.stack))
+        if isinstance(type, RefType):
+            self._tag(value, type)
+        stack = self.stack
+        stack.append((value, type))
+        if len(stack) > self._most_operands:
+            self._most_operands = len(stack)
 
     def pop(self) -> ir.Value:
         """Pop a value."""
@@ -844,11 +855,11 @@ class FunctionCompiler(Emitter):
 
     @_instruction("i32.const")
     def _i32_const(self, value: int) -> None:
-        self.push(I32(value), NumType.I32)
+        self.push(ir.Constant(I32, value), NumType.I32)
 
     @_instruction("i64.const")
     def _i64_const(self, value: int) -> None:
-        self.push(I64(value), NumType.I64)
+        self.push(ir.Constant(I64, value), NumType.I64)
 
     @_instruction("f32.const")
     def _f32_const(self, bits: int) -> None:

@@ -25,7 +25,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from lowheap.errors import MalformedModuleError, UnsupportedError
 from lowheap.types import (
@@ -76,8 +76,7 @@ class BlockType:
 Operand: TypeAlias = int | tuple[int, ...] | ValType | HeapType | BlockType
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One instruction: its name in the text format, its operands, and the byte offset of its opcode in the module.
 
     The operands, for instructions that have any:
@@ -278,10 +277,13 @@ class Reader:
         return result | byte << 28
 
     def signed(self, bits: int) -> int:
-        """A signed LEB128 number of `bits` bits in at most ceil(bits / 7) bytes; `bits` is not a multiple of 7."""
+        """A signed LEB128 number of `bits` bits in at most ceil(bits / 7) bytes; `bits` is not a multiple of 7, and more."""
         start = self.position
-        result = 0
-        for shift in range(0, bits, 7):
+        byte = self.u8()
+        if byte < 0x80:  # often
+            return byte - 0x80 if byte & 0x40 else byte
+        result = byte & 0x7F
+        for shift in range(7, bits, 7):
             byte = self.u8()
             result |= (byte & 0x7F) << shift
             width = bits - shift  # of the number's bits, those that this byte may hold
@@ -758,19 +760,22 @@ class _ModuleDecoder:
         """The instructions up to and including the `end` that closes the expression; `place` is for messages."""
         instructions: list[Instruction] = []
         nesting: list[int] = []  # the opcodes of the open blocks; that of an if becomes ELSE at its else
-        read_immediate = self.read_immediate
+        read_immediate, u8 = self.read_immediate, reader.u8
         while True:
             offset = reader.position
-            code = reader.u8()
+            code = u8()
             opcode = _BYTE_OPCODES[code]
             if opcode is None:
                 opcode = _prefixed_opcode(reader, code, place, offset)
             immediates = opcode.immediates
             if immediates is None:
                 unsupported(f"instruction {opcode.name} in {place}", offset)
-            operands: tuple[Operand, ...] = ()
-            for immediate in immediates:
-                operands += read_immediate[immediate](reader)
+            if not immediates:
+                operands: tuple[Operand, ...] = ()
+            elif len(immediates) == 1:
+                operands = read_immediate[immediates[0]](reader)
+            else:
+                operands = tuple(operand for immediate in immediates for operand in read_immediate[immediate](reader))
             instructions.append(Instruction(opcode.name, operands, offset))
             if code == END:
                 if not nesting:

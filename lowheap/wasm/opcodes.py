@@ -35,6 +35,8 @@ class Immediate(enum.Enum):
     F32 = "f32"  # 4 bytes, little-endian; the raw bits as an int
     F64 = "f64"  # 8 bytes, little-endian; the raw bits as an int
 
+    __hash__ = object.__hash__  # of the identity, as they compare; Enum's own takes a call of Python's each time
+
 
 @dataclass(frozen=True, slots=True)
 class Opcode:
