@@ -103,13 +103,13 @@ entry:
     )
     assert body(lowered)[:9] == [
         "entry:",
-        "  %lowheap.statepoint.frame.0 = alloca [2 x i32], align 4",
-        "  store i32 %a, ptr %lowheap.statepoint.frame.0, align 4",
+        "  %lowheap.statepoint.frame = alloca [2 x i32], align 4",
+        "  store i32 %a, ptr %lowheap.statepoint.frame, align 4",
         "  %lowheap.statepoint.0 = call token (i64, i32, ptr, i32, i32, ...) @llvm.experimental.gc.statepoint.p0"
         "(i64 0, i32 0, ptr elementtype(i32 (i32)) @collect, i32 1, i32 0, i32 1, i32 0, i32 0) "
-        '[ "deopt"(ptr %lowheap.statepoint.frame.0, i64 1) ]',
+        '[ "deopt"(ptr %lowheap.statepoint.frame, i64 1) ]',
         "  %b = call i32 @llvm.experimental.gc.result.i32(token %lowheap.statepoint.0)",
-        "  %lowheap.statepoint.slot.1 = getelementptr inbounds i8, ptr %lowheap.statepoint.frame.0, i64 4",
+        "  %lowheap.statepoint.slot.1 = getelementptr inbounds i8, ptr %lowheap.statepoint.frame, i64 4",
         "  store i32 %b, ptr %lowheap.statepoint.slot.1, align 4",
         "  %c = add i32 %b, 16",
         body(lowered)[8],
@@ -208,8 +208,19 @@ done:
     assert [point.live_count for point in lowered.statepoints] == [2, 3]
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(63, [63]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2])])
-def test_frames_hold_64_slots_and_those_without_live_ones_are_left_out(count: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("count", "whole", "last"),
+    [
+        (63, [2**63 - 1], [1 << 62]),
+        (64, [-1, 0], [-(1 << 63)]),
+        (65, [-1, 0, 1], [0, 1]),
+        (130, [-1, 1, 3], [0, 0, 2]),
+        (192, [-1, 2], [0, 0, -(1 << 63)]),
+    ],
+)
+def test_masks_have_words_and_those_whose_slots_are_all_live_are_counted(
+    count: int, whole: list[int], last: list[int]
+) -> None:
     bundle = ", ".join(f"i32 %v{i}" for i in range(count))
     values = "\n".join(f"  %v{i} = add i32 %a, {i}" for i in range(count))
     lowered = lower(
@@ -220,23 +231,42 @@ def test_frames_hold_64_slots_and_those_without_live_ones_are_left_out(count: in
   ret void
 }}"""
     )
-    assert frame_sizes(lowered) == sizes
-    first, second = (STATEPOINT.match(line) for line in body(lowered) if STATEPOINT.match(line))
-    assert first
-    assert second
-    whole = [2**size - 1 if size < 64 else -1 for size in sizes]
-    assert first[2] == ", ".join(f"ptr %lowheap.statepoint.frame.{n}, i64 {mask}" for n, mask in enumerate(whole))
-    top = 1 << sizes[-1] - 1 if sizes[-1] < 64 else -(1 << 63)
-    assert second[2] == f"ptr %lowheap.statepoint.frame.{len(sizes) - 1}, i64 {top}"
+    assert frame_sizes(lowered) == [count]
+    statepoints = [found for line in body(lowered) if (found := STATEPOINT.match(line))]
+    assert len(statepoints) == 2
+    for statepoint, items in zip(statepoints, (whole, last), strict=True):
+        assert statepoint[2] == ", ".join(("ptr %lowheap.statepoint.frame", *(f"i64 {item}" for item in items)))
 
 
 def test_masks_are_printed_as_signed_numbers() -> None:
-    assert root_frames.operands(0) == []
-    assert root_frames.operands(1 << 63) == ["ptr %lowheap.statepoint.frame.0", "i64 -9223372036854775808"]
-    assert root_frames.operands(5 << 128 | 1) == [
-        *("ptr %lowheap.statepoint.frame.0", "i64 1"),
-        *("ptr %lowheap.statepoint.frame.2", "i64 5"),
-    ]
+    assert root_frames.operands("%f", 0) == []
+    assert root_frames.operands("%f", 1 << 63) == ["ptr %f", "i64 -9223372036854775808"]
+    assert root_frames.operands("%f", 5 << 128 | 1) == ["ptr %f", "i64 1", "i64 0", "i64 5"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2**64 - 1, 2**63, 6]), st.integers(1, 4)), max_size=6))
+def test_what_is_encoded_is_read_again(words: list[tuple[int, int]]) -> None:
+    mask = 0
+    for word in (word for word, count in words for _ in range(count)):
+        mask = mask << 64 | word
+    items = root_frames.encoded(mask)
+    assert all(-(2**63) <= item < 2**63 for item in items)
+    read = 0
+    for number, word, count in root_frames.runs(items):
+        for each in range(number, number + count):
+            read |= word << 64 * each
+    assert read == mask
+    assert root_frames.live_count(items) == mask.bit_count()
+
+
+@pytest.mark.parametrize("items", [[-1], [5, -1], [-1, -1], [-1, -2, 1], [2**64 - 1]])
+def test_what_is_no_mask_is_refused(items: list[int]) -> None:
+    with pytest.raises(ValueError, match="not followed by a number of words"):
+        list(root_frames.runs(items))
+
+
+def test_masks_of_references_that_stay_are_short() -> None:
+    assert [len(root_frames.encoded((1 << count) - 1)) for count in (1, 63, 64, 100, 640, 4000)] == [1, 1, 2, 3, 2, 3]
 
 
 def test_code_that_cannot_be_reached_has_no_roots() -> None:
@@ -612,9 +642,10 @@ class Machine:
             self.memory[self.places[store[2]]] = self.values[store[1]]
         elif statepoint := STATEPOINT.match(line):
             self.seen = []
-            for name, mask in re.findall(r"ptr (%\S+), i64 (-?\d+)", statepoint[2]):
-                bits = int(mask) & (1 << 64) - 1
-                self.seen += [self.memory[name, slot] for slot in range(64) if bits >> slot & 1]
+            for name, mask in re.findall(r"ptr (%[\w.]+)((?:, i64 -?\d+)+)", statepoint[2]):
+                for number, word, count in root_frames.runs(map(int, re.findall(r"-?\d+(?=,|$)", mask))):
+                    slots = range(64 * number, 64 * (number + count))
+                    self.seen += [self.memory[name, slot] for slot in slots if word >> slot % 64 & 1]
         elif result := re.match(r"  (%\w+) = call i32 @llvm.experimental.gc.result", line):
             # A value that is listed twice has one slot.
             assert sorted(self.seen) == sorted(self.values[name] for name in self.lists[result[1]])
@@ -713,5 +744,5 @@ def test_long_lists_are_read_fast() -> None:
     lowered = lower_statepoints(f"define void @f(i32 %a) {{\n{values}\n{calls}\n  ret void\n}}\n")
     assert time.process_time() - started < 10
     assert {point.live_count for point in lowered.statepoints} == {count}
-    assert frame_sizes(lowered) == [64] * 15 + [40]
-    assert len(lowered.text) < 3 * count * 600
+    assert frame_sizes(lowered) == [count]
+    assert len(lowered.text) < count * 600

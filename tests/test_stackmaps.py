@@ -1124,13 +1124,14 @@ def mask(bits: int) -> bytes:
 GOOD = section(
     [
         (0x1000, 24, [record(0, 11, [frame(8), mask(1)]), record(1, 30, [])]),
-        (0x2000, 2**64 - 1, [record(2, 7, [frame(-20, 6), mask(0b101), frame(4), mask(-1)], live_outs=3)]),
+        (0x2000, 2**64 - 1, [record(2, 7, [frame(-20, 6), mask(0b101), frame(4), mask(-1), mask(0)], live_outs=3)]),
         (
             0x3000,
             8,
             [
                 record(3, 9, [frame(0), location(CONSTANT_INDEX, 1)]),
-                record(4, 12, [frame(0), location(CONSTANT_INDEX, 0), frame(256), mask(-(2**31))]),
+                record(4, 12, [frame(0), location(CONSTANT_INDEX, 0), frame(256), mask(0), mask(-(2**31))]),
+                record(5, 20, [frame(8), mask(1), mask(-1), mask(1), location(CONSTANT_INDEX, 1)]),
             ],
         ),
     ],
@@ -1143,14 +1144,19 @@ def parse(data: bytes) -> list[FunctionRecord]:
 
 
 def test_parse_reads_what_was_packed() -> None:
-    """A mask is of 64 bits, but where it is small the location has it, as a signed number of 32."""
+    """A mask has words of 64 bits, but where one is small the location has it, as a signed number of 32."""
     upper = (1 << 64) - (1 << 31)
     records = [
         [SafepointRecord(0, 11, (Slots(7, 8, 1),)), SafepointRecord(1, 30, ())],
         [SafepointRecord(2, 7, (Slots(6, -20, 0b101), Slots(7, 4, 2**64 - 1)))],
         [
             SafepointRecord(3, 9, (Slots(7, 0, 2**63 + 5),)),
-            SafepointRecord(4, 12, (Slots(7, 0, 0xFEFEFEFE), Slots(7, 256, upper))),
+            SafepointRecord(4, 12, (Slots(7, 0, 0xFEFEFEFE), Slots(7, 512, upper))),
+            SafepointRecord(
+                5,
+                20,
+                (Slots(7, 8, 1), Slots(7, 264, 2**64 - 1), Slots(7, 520, 2**64 - 1), Slots(7, 776, 2**63 + 5)),
+            ),
         ],
     ]
     assert parse(GOOD) == [
@@ -1158,7 +1164,7 @@ def test_parse_reads_what_was_packed() -> None:
         FunctionRecord(0x2000, 2**64 - 1, tuple(records[1])),
         FunctionRecord(0x3000, 8, tuple(records[2])),
     ]
-    assert [each.live_count for group in records for each in group] == [1, 0, 66, 3, 28 + 33]
+    assert [each.live_count for group in records for each in group] == [1, 0, 66, 3, 28 + 33, 1 + 128 + 3]
     assert parse(section([])) == []
 
 
@@ -1178,16 +1184,19 @@ def one(*operands: bytes, **options: int) -> bytes:
         (one(location(9, 0), mask(1)), r"kind unknown \(9\)"),
         (one(frame(8, register=3), mask(1)), "relative to register 3"),
         (one(location(DIRECT, 8, size=4, register=7), mask(1)), "a root frame of 4 bytes"),
-        (one(frame(8), frame(8)), "a mask of kind DIRECT; it must be CONSTANT or CONSTANT_INDEX"),
-        (one(frame(8), location(INDIRECT, 8, register=7)), "a mask of kind INDIRECT"),
-        (one(frame(8), location(1, 0)), "a mask of kind REGISTER"),
+        (one(frame(8), frame(8)), "an empty mask"),
+        (one(frame(8), mask(1), location(INDIRECT, 8, register=7)), "a root frame of kind INDIRECT"),
+        (one(frame(8), mask(1), location(1, 0)), "a root frame of kind REGISTER"),
+        (one(frame(8), mask(-1)), "a mask that cannot be read: a word whose slots are all live is not followed by"),
+        (one(frame(8), mask(-1), mask(-1)), "a mask that cannot be read"),
+        (one(frame(8), mask(-1), mask(2**31 - 1)), "a mask of 2147483648 words; at most 32768 are expected"),
         (one(frame(8), location(CONSTANT, 1, size=4)), "a mask of 4 bytes"),
         (one(frame(8), mask(0)), "an empty mask"),
         (one(frame(8), location(CONSTANT_INDEX, 0)), "constant 0 of 0"),
         (one(frame(8), location(CONSTANT_INDEX, -1)), "constant -1 of 0"),
         (section([(0, 8, [record(0, 5, [frame(8), location(CONSTANT_INDEX, 0)])])], constants=[0]), "an empty mask"),
-        (one(frame(8)), "has 1 operands; they are pairs"),
-        (one(frame(8), mask(1), frame(8)), "has 3 operands; they are pairs"),
+        (one(frame(8)), "an empty mask"),
+        (one(frame(8), mask(1), frame(8)), "an empty mask"),
         (one(frame(8), mask(1), announced=3), "announces 3 operands and has locations for 2"),
         (one(frame(8), mask(1), announced=0), "announces 0 operands"),
         (one(frame(8), mask(1), announced=-1), "announces -1 operands"),

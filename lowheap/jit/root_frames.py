@@ -1,10 +1,9 @@
 """Root frames: which slot of its function's frame holds each reference that lives across a safepoint, stored where.
 
-A compiled function's root frame is one `alloca` of i32s for each 64 slots (the host has root frames of its own,
-`VMRootFrame`). `plan` reads the body of an optimised function as LLVM prints it, with the references that each
-safepoint lists, and says which lines are to be added and which slots are live at each safepoint. So a safepoint needs
-two operands for each 64 slots (an address and a mask), however many references live across it, and a reference that
-lives across many safepoints is stored once.
+A compiled function's root frame is one `alloca` of i32s (the host has root frames of its own, `VMRootFrame`). `plan`
+reads the body of an optimised function as LLVM prints it, with the references that each safepoint lists, and says which
+lines are to be added and which slots are live at each safepoint. So a safepoint needs the frame's address and a mask,
+however many references live across it, and a reference that lives across many safepoints is stored once.
 
 A reference lives from its definition to the last safepoint that lists it: what becomes of it afterwards, or on the way
 to safepoints that do not list it, does not matter. References that are never alive together share a slot. The number of
@@ -33,8 +32,14 @@ from lowheap.errors import CompilerError
 SLOT_SIZE = 4
 """Bytes of a slot: a reference's."""
 
-SLOTS_PER_FRAME = 64
-"""How many slots one mask describes, and one `alloca` has at most."""
+SLOTS_PER_WORD = 64
+"""How many slots one word of a mask describes."""
+
+_ALL = (1 << SLOTS_PER_WORD) - 1
+"""The word of slots that are all live."""
+
+FRAME = "%lowheap.statepoint.frame"
+"""A function's root frame."""
 
 PREFIX = "%lowheap.statepoint."
 """What the names of all values that are added begin with; the function must have none such."""
@@ -94,24 +99,52 @@ class RootFrame:
     after: dict[int, list[str]] = field(default_factory=dict)
 
 
-def operands(mask: int) -> list[str]:
-    """What a statepoint has to be given for the slots of `mask`: for each frame with any, its address and a mask."""
-    found = []
-    for number in range((mask.bit_length() + SLOTS_PER_FRAME - 1) // SLOTS_PER_FRAME):
-        word = mask >> SLOTS_PER_FRAME * number & (1 << SLOTS_PER_FRAME) - 1
+def operands(frame: str, mask: int) -> list[str]:
+    """What a statepoint has to be given for the slots of `mask` in a root frame: its address, and the mask."""
+    return [f"ptr {frame}", *(f"i64 {item}" for item in encoded(mask))] if mask else []
+
+
+def encoded(mask: int) -> list[int]:
+    """Return a mask as it stands behind the address of its root frame: as words, signed, as LLVM writes them.
+
+    A word of which all slots are live is followed by the number of further such words behind it. The references that
+    live longest have the lowest slots; so the masks of n references over n safepoints are not n * n / 64 words.
+    """
+    items: list[int] = []
+    while mask:
+        ones = (~mask & mask + 1).bit_length() - 1
+        full = ones // SLOTS_PER_WORD
+        if full:
+            items += (-1, full - 1)
+        else:
+            word = mask & _ALL
+            items.append(word - (word >> SLOTS_PER_WORD - 1 << SLOTS_PER_WORD))
+        mask >>= SLOTS_PER_WORD * (full or 1)
+    return items
+
+
+def runs(items: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """Read what `encoded` made, word by word: the number of a word with live slots, it, and how many are the same.
+
+    ValueError for what it does not make.
+    """
+    number = 0
+    rest = iter(items)
+    for item in rest:
+        word, count = item & _ALL, 1
+        if word == _ALL:
+            more = next(rest, -1)
+            if more < 0:
+                raise ValueError("a word whose slots are all live is not followed by a number of words")
+            count += more
         if word:
-            found += [f"ptr {_frame_name(number)}", f"i64 {signed(word)}"]
-    return found
+            yield number, word, count
+        number += count
 
 
-def signed(mask: int) -> int:
-    """Return the mask of one frame as LLVM writes it."""
-    return mask - (mask >> SLOTS_PER_FRAME - 1 << SLOTS_PER_FRAME)
-
-
-def unsigned(mask: int) -> int:
-    """Return the mask of one frame from what LLVM writes."""
-    return mask & (1 << SLOTS_PER_FRAME) - 1
+def live_count(items: Iterable[int]) -> int:
+    """How many slots are live."""
+    return sum(word.bit_count() * count for _, word, count in runs(items))
 
 
 def unlikely_targets(lines: Iterable[str]) -> dict[str, int]:
@@ -154,10 +187,6 @@ def plan(
         frame.masks[line] = _union(slot_bits[name] for name in listed) if line in reached else 0
     _add_lines(frame, _first_instruction(body), names, slots, _choose_stores(flow, len(names)))
     return frame
-
-
-def _frame_name(number: int) -> str:
-    return f"{PREFIX}frame.{number}"
 
 
 def _bits(mask: int) -> list[int]:
@@ -448,13 +477,10 @@ def _add_lines(
     if not frame.slot_count:
         return
     entry = frame.before.setdefault(first, [])
-    for number, start in enumerate(range(0, frame.slot_count, SLOTS_PER_FRAME)):
-        size = min(SLOTS_PER_FRAME, frame.slot_count - start)
-        entry.append(f"  {_frame_name(number)} = alloca [{size} x i32], align {SLOT_SIZE}")
+    entry.append(f"  {FRAME} = alloca [{frame.slot_count} x i32], align {SLOT_SIZE}")
     # Arguments come first among the stores, so that nothing stands between the frame and its lines.
     for number, store in enumerate(stores):
-        frame_number, slot = divmod(slots[store.number], SLOTS_PER_FRAME)
-        place = _frame_name(frame_number)
+        slot, place = slots[store.number], FRAME
         lines = (frame.after if store.is_behind else frame.before).setdefault(max(store.line, first), [])
         if slot:
             lines.append(f"  {PREFIX}slot.{number} = getelementptr inbounds i8, ptr {place}, i64 {SLOT_SIZE * slot}")

@@ -73,8 +73,8 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
     """
 
     _live: tuple[ir.Value, ...] = ()
-    slots: tuple[tuple[ir.Value, int], ...] = ()
-    """In place of `live` in a function that has a root frame: addresses of slots, and masks of those that are live."""
+    slots: tuple[ir.Value, int] | None = None
+    """In place of `live` in a function that has a root frame: its address, and the mask of the slots that are live."""
 
     @property
     def live(self) -> tuple[ir.Value, ...]:
@@ -102,7 +102,7 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
 
     def bundle(self, reference: Callable[[ir.Value], str]) -> str:
         """Return the operand bundle as it is printed; `reference` is how a value is written."""
-        slots = (f"ptr {reference(frame)}, i64 {root_frames.signed(mask)}" for frame, mask in self.slots)
+        slots = root_frames.operands(reference(self.slots[0]), self.slots[1]) if self.slots else ()
         live = (f"{value.type} {reference(value)}" for value in self._live)
         return f'[ "deopt"({", ".join((*slots, *live))}) ]'
 
@@ -419,29 +419,26 @@ class _RootFrame:
 
     def emit(self) -> None:
         """Add the frame and the stores to the function, and tell the calls."""
-        size = root_frames.SLOTS_PER_FRAME
         count = 1 + max(self.slots.values())
         entry = self.liveness.blocks[0]
         builder = ir.IRBuilder(entry)
         rest, entry.instructions = entry.instructions, []
         builder.position_at_end(entry)
-        frames = []
-        for start in range(0, count, size):
-            frames.append(builder.alloca(ir.ArrayType(_REFERENCE_TYPE, min(size, count - start)), name=_ROOTS_NAME))
-            frames[-1].align = root_frames.SLOT_SIZE
+        frame = builder.alloca(ir.ArrayType(_REFERENCE_TYPE, count), name=_ROOTS_NAME)
+        frame.align = root_frames.SLOT_SIZE
+        frame.type = ir.PointerType()  # so that addresses are had without a cast, on which LLVM would spend n * n steps
         for argument in self.arguments:
-            self._store(builder, frames, argument)
+            self._store(builder, frame, argument)
         entry.instructions += rest
         for index in root_frames.reverse_post_order(self.liveness.successors):
-            self._add_stores(builder, frames, self.liveness.blocks[index])
+            self._add_stores(builder, frame, self.liveness.blocks[index])
         for call, mask in self.masks:
-            words = (mask >> start & (1 << size) - 1 for start in range(0, count, size))
-            call.slots = tuple((frame, word) for frame, word in zip(frames, words, strict=True) if word)
+            call.slots = frame, mask
             call._clear_string_cache()
         if "alwaysinline" not in self.function.attributes:
             self.function.attributes.add("noinline")
 
-    def _add_stores(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], block: ir.Block) -> None:
+    def _add_stores(self, builder: ir.IRBuilder, frame: ir.Value, block: ir.Block) -> None:
         """Store each reference behind its definition; a phi's behind the block's last phi."""
         pending: list[ir.Value] = []
         instructions, block.instructions = block.instructions, []
@@ -449,21 +446,19 @@ class _RootFrame:
         for instruction in instructions:
             if pending and not isinstance(instruction, ir.PhiInstr):
                 for reference in pending:
-                    self._store(builder, frames, reference)
+                    self._store(builder, frame, reference)
                 pending.clear()
             builder._insert(instruction)
             if id(instruction) in self.slots:
                 pending.append(instruction)
 
-    def _store(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> None:
+    def _store(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> None:
         if id(reference) in self.slots:
-            builder.store(reference, self._place(builder, frames, reference), align=root_frames.SLOT_SIZE)
+            builder.store(reference, self._place(builder, frame, reference), align=root_frames.SLOT_SIZE)
 
-    def _place(self, builder: ir.IRBuilder, frames: Sequence[ir.Value], reference: ir.Value) -> ir.Value:
-        number, slot = divmod(self.slots[id(reference)], root_frames.SLOTS_PER_FRAME)
-        frame = ir.instructions.CastInstr(builder.block, "bitcast", frames[number], ir.PointerType())
-        builder._insert(frame)
-        return builder.gep(frame, [_OFFSET_TYPE(root_frames.SLOT_SIZE * slot)], source_etype=_BYTE_TYPE)
+    def _place(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
+        offset = root_frames.SLOT_SIZE * self.slots[id(reference)]
+        return builder.gep(frame, [_OFFSET_TYPE(offset)], source_etype=_BYTE_TYPE)
 
 
 def set_bits(mask: int) -> Iterator[int]:
@@ -757,7 +752,7 @@ class _Call:
     arguments: tuple[tuple[_Type, str], ...]
     function_attributes: str  # as printed
     live: tuple[str, ...]  # the names in its list as printed, without constants and duplicates; each is an i32
-    slots: tuple[tuple[str, int], ...]  # the addresses of a root frame that it has already, and masks
+    slots: tuple[tuple[str, tuple[int, ...]], ...]  # the root frames that it has already, and encoded masks
     debug_location: str  # ", !dbg !7", or ""
 
 
@@ -880,8 +875,8 @@ def _parse_call(line: str) -> _Call:
 _SIMPLE_LIST = re.compile(r"i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*)\)")
 
 
-def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
-    """Take a bundle's list and the bracket behind it; return the names in it, each once, and slots with their masks.
+def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Take a bundle's list and the bracket behind it; return the names in it, each once, and root frames with masks.
 
     Constants are left out. They are null, an i31 or undefined: no compiled code can know an object, so that any other
     means that something was misread.
@@ -889,14 +884,14 @@ def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, int]
     if simple := cursor.match(_SIMPLE_LIST):
         return tuple(dict.fromkeys(simple.group(1).split(", i32 "))), ()
     live: dict[str, None] = {}
-    slots: list[tuple[str, int]] = []
+    slots: list[tuple[str, tuple[int, ...]]] = []
     first = True
     while not cursor.accept(")"):
         if not first:
             cursor.expect(",")
         first = False
-        if pair := cursor.match(_SLOTS):
-            slots.append((pair.group(1), int(pair.group(2))))
+        if found := cursor.match(_SLOTS):
+            slots.append((found.group(1), tuple(map(int, found.group(2).split(", i64 ")))))
             continue
         cursor.expect("i32 ")
         value = _parse_value(cursor)
@@ -907,7 +902,7 @@ def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, int]
     return tuple(live), tuple(slots)
 
 
-_SLOTS = re.compile(r"ptr (%[-\w$.]+), i64 (-?\d+)")
+_SLOTS = re.compile(r"ptr (%[-\w$.]+), i64 (-?\d+(?:, i64 -?\d+)*)")
 _NULL_OR_I31 = re.compile(r"0|-?\d*[13579]")
 
 
@@ -1205,7 +1200,7 @@ class _Lowering:
         """The lines that take the place of one call, across which the slots of `mask` are live."""
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
-        count = mask.bit_count() + sum(root_frames.unsigned(word).bit_count() for _, word in call.slots)
+        count = mask.bit_count() + sum(root_frames.live_count(items) for _, items in call.slots)
         self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)
@@ -1220,8 +1215,8 @@ class _Lowering:
             "i32 0",  # deopt arguments, an obsolete operand list: the bundle has taken its place
         ]
         token = f"%{_TOKEN_PREFIX}{number}"
-        own = (f"ptr {frame}, i64 {word}" for frame, word in call.slots)
-        live = ", ".join((*own, *root_frames.operands(mask)))
+        own = (", ".join((f"ptr {frame}", *(f"i64 {item}" for item in items))) for frame, items in call.slots)
+        live = ", ".join((*own, *root_frames.operands(root_frames.FRAME, mask)))
         lines = [
             f"{call.indent}{token} = call {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
             f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{call.debug_location}'

@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import enum
+import functools
 import platform
 import struct
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,9 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
+from lowheap.jit import root_frames
 from lowheap.jit.call_frames import CallFrames
-from lowheap.jit.root_frames import SLOT_SIZE
+from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
 from lowheap.jit.safepoints import StatepointModule
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
@@ -199,6 +201,8 @@ class _LocationKind(enum.IntEnum):
     CONSTANT_INDEX = 5  # the offset is an index into the section's constants
 
 
+_CONSTANT_KINDS = (_LocationKind.CONSTANT, _LocationKind.CONSTANT_INDEX)
+
 _VERSION = 3
 _HEADER = struct.Struct("<BBHIII")  # version, reserved, reserved, functions, constants, records
 _FUNCTION = struct.Struct("<QQQ")  # address, stack size, record count
@@ -212,8 +216,9 @@ _RECORD_ALIGNMENT = 8
 _NO_STACK_SIZE = (1 << 64) - 1
 """As a frame's size: it is of variable size, or aligned when the function is called."""
 
-_OPERAND_SIZE = 8  # of a root frame's address, and of a mask
-_MASK_MASK = (1 << 8 * _OPERAND_SIZE) - 1
+_OPERAND_SIZE = 8  # of a root frame's address, and of an item of a mask
+_WORD_SIZE = SLOT_SIZE * SLOTS_PER_WORD  # bytes of the slots that a word of a mask describes
+_MOST_WORDS = 1 << 15  # of a root frame's mask: more than fit a thread's stack, 8 MiB, are taken for damage
 
 # A statepoint's locations start with three constants: calling convention, flags, and the number of deopt operands.
 _STATEPOINT_PREFIX = 3
@@ -258,9 +263,9 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
     """Read the stack map of one module.
 
     `architecture` is the one that the code was compiled for (default: the host's). Raises `CompilerError` for a section
-    that is not a complete version 3 stack map of statepoints, for a statepoint whose operands are not pairs of a root
-    frame and a mask that is constant and not empty, and for a root frame relative to a register other than the stack
-    and the frame pointer.
+    that is not a complete version 3 stack map of statepoints, for a statepoint whose operands are not root frames, each
+    with a mask that is constant and not empty, and for a root frame relative to a register other than the stack and the
+    frame pointer.
     """
     architecture = architecture or host_architecture()
     reader = _Reader(section)
@@ -302,16 +307,38 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
     announced = locations[_DEOPT_COUNT_INDEX][-1]
     if announced != len(operands):
         raise CompilerError(f"{where} announces {announced} operands and has locations for {len(operands)}")
-    if len(operands) % 2:
-        raise CompilerError(f"{where} has {len(operands)} operands; they are pairs of a root frame and a mask")
-    return SafepointRecord(
-        identifier,
-        instruction_offset,
-        tuple(
-            Slots(*_frame(where, frame, architecture), _mask(where, mask, constants))
-            for frame, mask in zip(operands[::2], operands[1::2], strict=True)
-        ),
-    )
+    slots: list[Slots] = []
+    position = 0
+    while position < len(operands):
+        register, offset = _frame(where, operands[position], architecture)
+        end = position + 1
+        while end < len(operands) and operands[end][0] in _CONSTANT_KINDS:
+            end += 1
+        slots += _slots(
+            where, register, offset, [_constant(where, each, constants) for each in operands[position + 1 : end]]
+        )
+        position = end
+    return SafepointRecord(identifier, instruction_offset, tuple(slots))
+
+
+def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:
+    """The live slots of a root frame by words, from the mask as `root_frames.encoded` writes it."""
+    if not any(items):
+        raise CompilerError(f"{where} has an empty mask; such root frames are left out")
+    try:
+        for number, word, count in root_frames.runs(items):
+            if number + count > _MOST_WORDS:
+                raise CompilerError(f"{where} has a mask of {number + count} words; at most {_MOST_WORDS} are expected")
+            for each in range(number, number + count):
+                yield _word(register, offset + _WORD_SIZE * each, word)
+    except ValueError as error:
+        raise CompilerError(f"{where} has a mask that cannot be read: {error}") from None
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _word(register: int, offset: int, mask: int) -> Slots:
+    """Slots, which are the same at many statepoints where they are all live."""
+    return Slots(register, offset, mask)
 
 
 def _frame(where: str, location: tuple[int, ...], architecture: Architecture) -> tuple[int, int]:
@@ -324,17 +351,15 @@ def _frame(where: str, location: tuple[int, ...], architecture: Architecture) ->
     return register, offset
 
 
-def _mask(where: str, location: tuple[int, ...], constants: Sequence[int]) -> int:
-    """The mask of a root frame's live slots. A small one is in the location, signed and of 32 bits."""
+def _constant(where: str, location: tuple[int, ...], constants: Sequence[int]) -> int:
+    """An item of a mask. A small one is in the location, signed and of 32 bits."""
     kind, _, size, _, _, value = location
-    _check_operand(where, "a mask", kind, size, (_LocationKind.CONSTANT, _LocationKind.CONSTANT_INDEX))
+    _check_operand(where, "a mask", kind, size, _CONSTANT_KINDS)
     if kind == _LocationKind.CONSTANT_INDEX:
         if not 0 <= value < len(constants):
             raise CompilerError(f"{where} refers to constant {value} of {len(constants)}")
         value = constants[value]
-    if not value:
-        raise CompilerError(f"{where} has an empty mask; such root frames are left out")
-    return value & _MASK_MASK
+    return value
 
 
 def _check_operand(where: str, what: str, kind: int, size: int, allowed: Sequence[_LocationKind]) -> None:

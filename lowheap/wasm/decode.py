@@ -277,7 +277,7 @@ class Reader:
         return result | byte << 28
 
     def signed(self, bits: int) -> int:
-        """A signed LEB128 number of `bits` bits in at most ceil(bits / 7) bytes; `bits` is not a multiple of 7, and more."""
+        """A signed LEB128 number of `bits` bits, more than 7 and no multiple of it, in at most ceil(bits / 7) bytes."""
         start = self.position
         byte = self.u8()
         if byte < 0x80:  # often
