@@ -66,6 +66,8 @@ class FieldNameError(LowheapError, KeyError):
 class _Keyword(enum.Enum):
     """A type that is one keyword of the text format, which is its value."""
 
+    __hash__ = object.__hash__  # of the identity, as they compare; Enum's own takes a call of Python's each time
+
     def __str__(self) -> str:
         return str(self.value)
 

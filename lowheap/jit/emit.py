@@ -104,11 +104,11 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
         self.scope = _Names(len(self.args))
-        _attribute(self, attributes)
+        add_attributes(self, *attributes)
 
 
-def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
-    """Say that a function never unwinds, and give it these attributes."""
+def add_attributes(function: ir.Function, *attributes: str) -> None:
+    """Say that a function never unwinds, and give it these attributes, in place of those that it has."""
     function.attributes = _Attributes()
     for attribute in ("nounwind", *attributes):
         function.attributes.add(attribute)
@@ -120,13 +120,6 @@ class NativeFunction(AttributedFunction):
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
-
-
-def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
-    """Start the body of a function that is declared as yet: an internal one, as `NativeFunction` makes them."""
-    _attribute(function, (*_FRAME_ATTRIBUTES, *attributes))
-    function.linkage = "internal"
-    return Emitter(function)
 
 
 class Variable:
@@ -408,7 +401,7 @@ class Emitter:
 
 
 TRAP_FUNCTION = "lowheap.trap"
-"""void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
+"""void(vmctx, code, offset), does not return; one of the functions that all modules share, see `transitions.py`."""
 
 
 def alignment_of(type: ir.Type) -> int:

@@ -74,7 +74,7 @@ def lower(emitter: NumericEmitter, name: str, operands: Sequence[ir.Value]) -> i
     if instruction is None:
         raise CompilerError(f"{name!r} is not a numeric instruction; these are the keys of numeric.SIGNATURES")
     given = [operand.type for operand in operands]
-    wanted = [_LLVM_TYPES[parameter] for parameter in instruction.operands]
+    wanted = _WANTED[name]
     if given != wanted:
         raise CompilerError(f"{name} was given operands of types ({_list(given)}); it takes ({_list(wanted)})")
     return instruction.lowering(emitter, *operands)
@@ -375,6 +375,10 @@ def _instructions() -> Iterator[tuple[str, _Instruction]]:
 
 
 _INSTRUCTIONS: dict[str, _Instruction] = dict(_instructions())
+
+_WANTED = {
+    name: [_LLVM_TYPES[parameter] for parameter in instruction.operands] for name, instruction in _INSTRUCTIONS.items()
+}
 
 SIGNATURES: dict[str, tuple[tuple[NumType, ...], NumType]] = {
     name: (instruction.operands, instruction.result) for name, instruction in _INSTRUCTIONS.items()
