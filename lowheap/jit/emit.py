@@ -66,11 +66,12 @@ def _llvm_field(data: Any) -> ir.Type:
     return ir.IntType(8 * ctypes.sizeof(data))
 
 
-_FRAME_ATTRIBUTES = (
+FRAME_ATTRIBUTES = (
     '"frame-pointer"="all"',
     # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
     '"disable-tail-calls"="true"',
 )
+"""The attributes of a function that keeps a frame pointer, so that frames can be walked."""
 
 NO_MEMSET = '"no-builtin-memset"'
 """Attribute: LLVM makes no calls of memset of loops."""
@@ -79,7 +80,7 @@ NO_MEMSET = '"no-builtin-memset"'
 class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
     """Function attributes with the string attributes that llvmlite does not know."""
 
-    _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET}
+    _known = ir.values.FunctionAttributes._known | {*FRAME_ATTRIBUTES, NO_MEMSET}
 
 
 class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type information
@@ -119,7 +120,7 @@ class NativeFunction(AttributedFunction):
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
-        super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
+        super().__init__(module, ftype, name, *FRAME_ATTRIBUTES, *attributes)
 
 
 class Variable:

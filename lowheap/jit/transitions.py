@@ -30,6 +30,7 @@ from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.jit.emit import (
+    FRAME_ATTRIBUTES,
     I32,
     I64,
     PTR,
@@ -165,9 +166,11 @@ def declare_shared(module: ir.Module) -> None:
 
 
 def define_shared(module: ir.Module) -> None:
-    """Give a module the shared functions, for others to call."""
+    """Give a module the shared functions themselves, for others to call, or where it is to stand alone."""
     for name, (attributes, emit) in _SHARED.items():
-        emit(Emitter(NativeFunction(module, _SHARED_TYPES[name], name, *attributes)))
+        function = module.globals.get(name) or ir.Function(module, _SHARED_TYPES[name], name)
+        add_attributes(function, *FRAME_ATTRIBUTES, "noinline", *attributes)
+        emit(Emitter(function))
 
 
 def _emit_trap(emitter: Emitter) -> None:
