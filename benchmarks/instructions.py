@@ -23,7 +23,6 @@ from benchmarks import programs
 from benchmarks.contenders import ContenderError, c_compiler
 from lowheap.collectors import registry
 from lowheap.declarations import c_declarations
-from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.engine import target_machine
@@ -152,7 +151,6 @@ def _natives(barrier_set: str) -> str:
     """The barrier functions of a set, as optimised LLVM IR."""
     module = ir.Module("benchmarks.events")
     natives.emit(module, Barriers(registry.find(barrier_set)))
-    transitions.define_shared(module)
     return compile_ir(module, tuple(natives.CDECLS)).llvm_ir
 
 

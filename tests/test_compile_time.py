@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from llvmlite import ir
 
 import lowheap as lh
-from lowheap.jit import copies, engine, safepoints, stubs
-from lowheap.jit.transitions import SHARED
+from lowheap.jit import copies, engine, safepoints
 from lowheap.wasm.compile import INITIALISE
 
 BOX = "(type $box (struct (field (mut i32))))"
@@ -168,43 +165,7 @@ def test_each_run_of_additions_adds_to_a_copy_of_the_value() -> None:
 
 def test_a_module_of_numbers_alone_has_no_functions_of_the_runtime() -> None:
     module = lh.Module(lh.Engine(opt_level=0), '(module (func (export "f") (result i32) (i32.const 1)))')
-    assert set(re.findall(r"@(lowheap\.\w+)\(", module.compiled.llvm_ir)) == {
-        "lowheap.trap",
-        "lowheap.stack_check",
-        "lowheap.begin_activation",
-        "lowheap.end_activation",
-    }
-
-
-def test_stubs_are_compiled_once_and_not_in_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(stubs, "_loaded", [])
-    compiled: list[str] = []
-    compile = stubs.compile_ir
-
-    def counted(module: ir.Module, symbols: tuple[str, ...]) -> engine.CompiledCode:
-        compiled.append(module.name)
-        return compile(module, symbols)
-
-    monkeypatch.setattr(stubs, "compile_ir", counted)
-    lh_engine = lh.Engine(cache=tmp_path)
-    source = f"""(module {BOX} (func (export "f") (param i32) (result i32)
-      (if (i32.eqz (local.get 0)) (then (unreachable)))
-      (struct.get $box 0 (struct.new $box (local.get 0)))))"""
-    for number in (7, 8):
-        module = lh.Module(lh_engine, source.replace("$box", f"$box{number}"))
-        exports = lh.Instance(lh.Store(lh_engine), module).exports
-        assert exports["f"](number) == number
-        with pytest.raises(lh.Trap):
-            exports["f"](0)
-        for name in SHARED:
-            assert not re.search(rf"^define .*@{re.escape(name)}\(", module.compiled.llvm_ir, re.MULTILINE)
-    assert compiled == ["lowheap.stubs"]
-    addresses, kept = stubs.addresses(), stubs._loaded  # kept as long as what is linked to it
-    assert set(addresses) == set(SHARED)
-    monkeypatch.setattr(stubs, "_loaded", [])
-    stubs.addresses(tmp_path)
-    assert compiled == ["lowheap.stubs"], "taken from the cache"
-    assert stubs._loaded[0] is not kept[0]
+    assert set(re.findall(r"@(lowheap\.\w+)\(", module.compiled.llvm_ir)) == {"lowheap.trap", "lowheap.stack_check"}
 
 
 @pytest.mark.parametrize("is_often", [False, True])

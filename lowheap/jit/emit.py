@@ -66,12 +66,11 @@ def _llvm_field(data: Any) -> ir.Type:
     return ir.IntType(8 * ctypes.sizeof(data))
 
 
-FRAME_ATTRIBUTES = (
+_FRAME_ATTRIBUTES = (
     '"frame-pointer"="all"',
     # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
     '"disable-tail-calls"="true"',
 )
-"""The attributes of a function that keeps a frame pointer, so that frames can be walked."""
 
 NO_MEMSET = '"no-builtin-memset"'
 """Attribute: LLVM makes no calls of memset of loops."""
@@ -80,7 +79,7 @@ NO_MEMSET = '"no-builtin-memset"'
 class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
     """Function attributes with the string attributes that llvmlite does not know."""
 
-    _known = ir.values.FunctionAttributes._known | {*FRAME_ATTRIBUTES, NO_MEMSET}
+    _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET}
 
 
 class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type information
@@ -105,11 +104,11 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
         """Declare the function in `module` with these further attributes."""
         super().__init__(module, ftype, name)
         self.scope = _Names(len(self.args))
-        add_attributes(self, *attributes)
+        _attribute(self, attributes)
 
 
-def add_attributes(function: ir.Function, *attributes: str) -> None:
-    """Say that a function never unwinds, and give it these attributes, in place of those that it has."""
+def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
+    """Say that a function never unwinds, and give it these attributes."""
     function.attributes = _Attributes()
     for attribute in ("nounwind", *attributes):
         function.attributes.add(attribute)
@@ -120,7 +119,14 @@ class NativeFunction(AttributedFunction):
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
-        super().__init__(module, ftype, name, *FRAME_ATTRIBUTES, *attributes)
+        super().__init__(module, ftype, name, *_FRAME_ATTRIBUTES, *attributes)
+
+
+def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
+    """Start the body of a function that is declared as yet: an internal one, as `NativeFunction` makes them."""
+    _attribute(function, (*_FRAME_ATTRIBUTES, *attributes))
+    function.linkage = "internal"
+    return Emitter(function)
 
 
 class Variable:
@@ -402,7 +408,7 @@ class Emitter:
 
 
 TRAP_FUNCTION = "lowheap.trap"
-"""void(vmctx, code, offset), does not return; one of the functions that all modules share, see `transitions.py`."""
+"""void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
 
 def alignment_of(type: ir.Type) -> int:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -249,20 +249,12 @@ def parse(text: str) -> binding.ModuleRef:
 class LoadedCode:
     """Linked code. It stays in memory as long as this object."""
 
-    def __init__(
-        self, code: CompiledCode, *, imports: tuple[str, ...] = (), shared: Mapping[str, int] | None = None
-    ) -> None:
-        """Link `code` into this process.
-
-        `imports` are libc's functions that it calls, besides those all code may; `shared` are the addresses of what
-        else it may call, by symbol.
-        """
+    def __init__(self, code: CompiledCode, *, imports: tuple[str, ...] = ()) -> None:
+        """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may."""
         has_statepoints = bool(code.statepoints.functions)
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name, address in (shared or {}).items():
-            builder.import_symbol(name, address)
         for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)
         with _lock:

@@ -5,9 +5,6 @@ and the arguments. It puts an activation on its frame and on the store's chain, 
 and calls. What it returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is
 not as compiled code needs it, it calls nothing (`REFUSED`).
 
-**Shared.** What depends on no signature and no module is compiled once in a process (`jit/stubs.py`): `SHARED` are the
-names of these functions, which modules declare.
-
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
@@ -30,7 +27,6 @@ from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.jit.emit import (
-    FRAME_ATTRIBUTES,
     I32,
     I64,
     PTR,
@@ -39,7 +35,7 @@ from lowheap.jit.emit import (
     VOID,
     Emitter,
     NativeFunction,
-    add_attributes,
+    begin_internal,
     llvm_type,
 )
 from lowheap.layout import (
@@ -69,12 +65,6 @@ return; `offset` is for the trap."""
 
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 """i32(vmctx, offset, type index, length): a new array, likewise."""
-
-BEGIN_FUNCTION = "lowheap.begin_activation"
-"""i32(vmctx, activation, frame pointer): puts a trampoline's activation on the store's chain. `REFUSED`, or 0."""
-
-END_FUNCTION = "lowheap.end_activation"
-"""i32(vmctx, activation, what `_setjmp` returned): takes it off again, and returns the trampoline's status."""
 
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
@@ -158,22 +148,18 @@ def function_type(signature: Signature) -> ir.FunctionType:
     return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
 
 
-def declare_shared(module: ir.Module) -> None:
-    """Tell LLVM what it may know of the shared functions that a module calls. So it comes last."""
-    for name, (attributes, _) in _SHARED.items():
+def define(module: ir.Module) -> None:
+    """Give a module those of the functions to trap, to drop and to allocate that are declared, for its code calls them.
+
+    So it comes last: what is not needed costs nothing.
+    """
+    for name, emit in _FUNCTIONS.items():
         if name in module.globals:
-            add_attributes(module.globals[name], *attributes)
+            emit(module.globals[name])
 
 
-def define_shared(module: ir.Module) -> None:
-    """Give a module the shared functions themselves, for others to call, or where it is to stand alone."""
-    for name, (attributes, emit) in _SHARED.items():
-        function = module.globals.get(name) or ir.Function(module, _SHARED_TYPES[name], name)
-        add_attributes(function, *FRAME_ATTRIBUTES, "noinline", *attributes)
-        emit(Emitter(function))
-
-
-def _emit_trap(emitter: Emitter) -> None:
+def _emit_trap(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold", "noreturn")
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
@@ -181,12 +167,13 @@ def _emit_trap(emitter: Emitter) -> None:
     _leave(emitter)
 
 
-def _emit_drop(emitter: Emitter) -> None:
+def _emit_drop(function: ir.Function) -> None:
     """No frame is noted: a drop does not collect, so nobody walks the stack during one.
 
     Nor may anybody else: where the drop is Python's, Python's garbage collector may run a finalizer in the middle of
     it, and that may ask for a collection, or call compiled code that does. It is in a no-GC scope.
     """
+    emitter = begin_internal(function, "noinline", "cold")
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.drop, invariant=True)
     _add_to_no_gc_count(emitter, 1)
     emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], emitter.function.args)
@@ -199,9 +186,10 @@ def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
     emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
 
 
-def _emit_allocation(call: Field, emitter: Emitter) -> None:
+def _emit_allocation(call: Field, function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline")
     _note_exit(emitter)
-    vmctx, offset, *args = emitter.function.args
+    vmctx, offset, *args = function.args
     pointer = emitter.load_pointer(emitter.store_context, call, invariant=True)
     reference = emitter.call_pointer(pointer, REFERENCE, [PTR, *(arg.type for arg in args)], [vmctx, *args])
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
@@ -211,51 +199,12 @@ def _emit_allocation(call: Field, emitter: Emitter) -> None:
     emitter.builder.ret(reference)
 
 
-def _emit_begin(emitter: Emitter) -> None:
-    builder, store = emitter.builder, emitter.store_context
-    _, activation, frame = emitter.function.args
-    with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
-        builder.ret(I32(REFUSED))
-    previous = emitter.load_pointer(store, VMStoreContext.activation)
-    emitter.store(previous, activation, VMActivation.previous)
-    emitter.store(frame, activation, VMActivation.entry_frame_pointer)
-    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)
-    with builder.if_then(builder.icmp_unsigned("==", builder.ptrtoint(previous, I64), I64(0))):
-        _set_stack_limit(emitter, frame)
-    emitter.store(activation, store, VMStoreContext.activation)
-    builder.ret(I32(0))
-
-
-def _emit_end(emitter: Emitter) -> None:
-    builder = emitter.builder
-    _, activation, jumped = emitter.function.args
-    previous = emitter.load_pointer(activation, VMActivation.previous)
-    emitter.store(previous, emitter.store_context, VMStoreContext.activation)
-    trapped = builder.icmp_unsigned("!=", jumped, I32(0))
-    dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
-    status = [builder.select(trapped, I32(TRAPPED), I32(0)), builder.select(dead, I32(HAS_DEAD_EXTERNREFS), I32(0))]
-    builder.ret(builder.or_(*status))
-
-
-_SHARED: dict[str, tuple[tuple[str, ...], Callable[[Emitter], None]]] = {
-    TRAP_FUNCTION: (("cold", "noreturn"), _emit_trap),
-    DROP_FUNCTION: (("cold",), _emit_drop),
-    ALLOCATE_STRUCT_FUNCTION: ((), functools.partial(_emit_allocation, VMStoreContext.allocate_struct)),
-    ALLOCATE_ARRAY_FUNCTION: ((), functools.partial(_emit_allocation, VMStoreContext.allocate_array)),
-    BEGIN_FUNCTION: ((), _emit_begin),
-    END_FUNCTION: ((), _emit_end),
+_FUNCTIONS: dict[str, Callable[[ir.Function], None]] = {
+    TRAP_FUNCTION: _emit_trap,
+    DROP_FUNCTION: _emit_drop,
+    ALLOCATE_STRUCT_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_struct),
+    ALLOCATE_ARRAY_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_array),
 }
-_SHARED_TYPES = {
-    TRAP_FUNCTION: ir.FunctionType(VOID, [PTR, I32, I32]),
-    DROP_FUNCTION: ir.FunctionType(VOID, [PTR, REFERENCE]),
-    ALLOCATE_STRUCT_FUNCTION: ir.FunctionType(REFERENCE, [PTR, I32, I32]),
-    ALLOCATE_ARRAY_FUNCTION: ir.FunctionType(REFERENCE, [PTR, I32, I32, I32]),
-    BEGIN_FUNCTION: ir.FunctionType(I32, [PTR, PTR, PTR]),
-    END_FUNCTION: ir.FunctionType(I32, [PTR, PTR, I32]),
-}
-
-SHARED = tuple(_SHARED)
-"""The names of the functions that all modules of a process share."""
 
 
 def define_entry(module: ir.Module, signature: Signature) -> None:
@@ -266,26 +215,39 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     # The results buffer comes before the parameters, whose number varies.
     function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR, *params]), signature.entry, "noinline")
     emitter = Emitter(function)
-    builder = emitter.builder
-    vmctx, code, results, *args = function.args
+    builder, store = emitter.builder, emitter.store_context
+    _, code, results, *args = function.args
+    with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
+        builder.ret(I32(REFUSED))
+
     activation = emitter.stack_buffer(ctypes.sizeof(VMActivation), ACTIVATION_ALIGN)
-    begin = emitter.declare(BEGIN_FUNCTION, I32, [PTR, PTR, PTR])
-    refused = builder.call(begin, [vmctx, activation, emitter.frame_address()])
-    with builder.if_then(builder.icmp_unsigned("!=", refused, I32(0)), likely=False):
-        builder.ret(refused)
+    frame = emitter.frame_address()
+    previous = emitter.load_pointer(store, VMStoreContext.activation)
+    emitter.store(previous, activation, VMActivation.previous)
+    emitter.store(frame, activation, VMActivation.entry_frame_pointer)
+    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)
+    with builder.if_then(builder.icmp_unsigned("==", builder.ptrtoint(previous, I64), I64(0))):
+        _set_stack_limit(emitter, frame)
+    emitter.store(activation, store, VMStoreContext.activation)
 
     setjmp = emitter.declare(SETJMP, I32, [PTR])
     setjmp.attributes.add("returns_twice")
-    jumped = builder.call(setjmp, [emitter.at(activation, VMActivation.jump_buffer.offset)])
-    with builder.if_then(builder.icmp_unsigned("==", jumped, I32(0)), likely=True):
-        type = function_type(signature)
-        several = len(signature.results) > 1
-        callee = emitter.function_pointer(code, type.return_type, type.args)
-        result = builder.call(callee, [vmctx, *args, *([results] if several else [])])
-        if signature.results and not several:
-            emitter.store_typed(result, results)
-    end = emitter.declare(END_FUNCTION, I32, [PTR, PTR, I32])
-    builder.ret(builder.call(end, [vmctx, activation, jumped]))
+    buffer = emitter.at(activation, VMActivation.jump_buffer.offset)
+    trapped = builder.icmp_unsigned("!=", builder.call(setjmp, [buffer]), I32(0))
+    with builder.if_else(trapped, likely=False) as (after_jump, at_first):
+        with after_jump:
+            pass
+        with at_first:
+            type = function_type(signature)
+            several = len(signature.results) > 1
+            callee = emitter.function_pointer(code, type.return_type, type.args)
+            result = builder.call(callee, [function.args[0], *args, *([results] if several else [])])
+            if signature.results and not several:
+                emitter.store_typed(result, results)
+    emitter.store(previous, store, VMStoreContext.activation)
+    dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
+    status = [builder.select(trapped, I32(TRAPPED), I32(0)), builder.select(dead, I32(HAS_DEAD_EXTERNREFS), I32(0))]
+    builder.ret(builder.or_(*status))
 
 
 def _is_ready(emitter: Emitter) -> ir.Value:

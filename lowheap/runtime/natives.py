@@ -29,7 +29,7 @@ from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.errors import HeapError
 from lowheap.heap import names_object
-from lowheap.jit import stubs, transitions
+from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
@@ -68,7 +68,7 @@ def emit(module: ir.Module, barrier_set: Barriers) -> None:
     define("lh_read", REFERENCE, [PTR], lambda e, slot: barrier_set.read(e, slot, shape))
     define("lh_write", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.write(e, slot, value, shape))
     define("lh_init", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.init(e, slot, value, shape))
-    transitions.declare_shared(module)
+    transitions.define(module)
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def _load(collector: Collector) -> LoadedCode:
     """Compile the functions of a collector, once in this process: they depend on no store."""
     module = ir.Module("lowheap.natives")
     emit(module, Barriers(collector))
-    return LoadedCode(compile_ir(module, tuple(CDECLS)), shared=stubs.addresses())
+    return LoadedCode(compile_ir(module, tuple(CDECLS)))
 
 
 class NativeBarriers:

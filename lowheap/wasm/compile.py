@@ -163,6 +163,7 @@ class ModuleCompiler(ModuleContext):
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
+        transitions.define(self.module)
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
@@ -171,7 +172,6 @@ class ModuleCompiler(ModuleContext):
         for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
-        transitions.declare_shared(self.module)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
         table.global_constant = True
         table.initializer = ir.Constant(

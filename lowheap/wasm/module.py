@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowheap.engine import Engine
-from lowheap.jit import cache, stubs
+from lowheap.jit import cache
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
@@ -71,7 +71,7 @@ class Module:
             self.escaping_functions = compiler.escaping_functions
             self.vmctx_layout = vmctx_layout(self.decoded)
             self.compiled = self._compile(compiler, progress)
-        self._loaded = {compiler.inline_allocation: self._load(self.compiled)}
+        self._loaded = {compiler.inline_allocation: LoadedCode(self.compiled)}
         self.compile_seconds = time.perf_counter() - started
         self._body_offsets = [body.offset for body in self.decoded.bodies]
 
@@ -101,11 +101,8 @@ class Module:
         """Return the linked code for a store that allocates inline, or for one that must be asked each time."""
         if inline_allocation not in self._loaded:
             compiler = self._compiler(inline_allocation=inline_allocation)
-            self._loaded[inline_allocation] = self._load(self._compile(compiler))
+            self._loaded[inline_allocation] = LoadedCode(self._compile(compiler))
         return self._loaded[inline_allocation]
-
-    def _load(self, code: CompiledCode) -> LoadedCode:
-        return LoadedCode(code, shared=stubs.addresses(self.engine.cache))
 
     def _compiler(self, *, inline_allocation: bool) -> ModuleCompiler:
         return ModuleCompiler(
