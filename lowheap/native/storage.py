@@ -14,6 +14,7 @@ A buffer, and a side table, take as much address space as they can come to need,
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -135,7 +136,7 @@ class Area:
     size: int
     """How many bytes there are of it behind the control mapping's own tables."""
 
-    @property
+    @functools.cached_property
     def known_bits(self) -> int:
         """The reserved bits of headers that mean something."""
         return sum(self.bits.values()) | _FIRST_OWN_BIT
