@@ -509,6 +509,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     allocation.collect_if_allowed: no_arguments,
     allocation.find_after_freeing: a_length,
     allocation.find_at_last: a_length,
+    allocation.find_in_growth: lambda draw, made: [*a_length(draw, made), draw(st.booleans())],
     allocation.allocate_block: a_length,
     allocation.allocate_block_growing_first: a_length,
     allocation.allocate_at_once: an_object_at_once,
