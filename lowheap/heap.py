@@ -124,9 +124,10 @@ def unsound_root(reference: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object as `DrcHeap.objects` reports it; dead, and yet to be freed, if its count is 0.
+    """One object as `DrcHeap.objects` reports it. `size` is in bytes, unrounded.
 
-    `size` is in bytes, unrounded.
+    A count of 0 is that of an object that died and is yet to be freed; unless the collector has live ones of that count
+    (`is_live`), as Deutsch-Bobrow has, whose table is of objects that only frames may hold.
     """
 
     index: int
@@ -772,7 +773,10 @@ class DrcHeap:
     # Looking at the heap
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
+        """Yield every object in address order: the live ones, and those that died and wait to be freed.
+
+        What the count says of which is which: see `ObjectInfo`.
+        """
         heap = self._examined()
         for index in self.collector.blocks(heap):
             if not is_free(heap, index):

@@ -322,8 +322,9 @@ class Image(Contents):
         return [block for block in self.blocks() if block.is_free]
 
     def objects(self) -> Iterator[ImageObject]:
-        """Yield every object in address order: the live ones, and those that died and wait to be freed, with count 0.
+        """Yield every object in address order: the live ones, and those that died and wait to be freed.
 
+        The latter have count 0; so has what lives, and no owner of it counts, if the collector has such.
         HeapCorruptionError where a walk cannot go on.
         """
         if self.is_walkable:
