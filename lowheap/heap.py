@@ -83,7 +83,7 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
-from lowheap.snapshot import Image, ImageRoot
+from lowheap.snapshot import Image, ImagePart, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
 
@@ -839,7 +839,7 @@ class DrcHeap:
         }
 
     def snapshot(self, stack_roots: Iterable[int] = ()) -> Image:
-        """Return an image of the heap as it is now: bytes, control block, type table and roots.
+        """Return an image of the heap as it is now: bytes, control block, type table, roots, what its collector keeps.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
         too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
@@ -863,6 +863,7 @@ class DrcHeap:
             collector=registry.name_of(self.collector),
             roots=roots,
             knows_host_data=self._host_data.__contains__,
+            parts=ImagePart.take(heap),
         )
 
     def verify(self, stack_roots: Iterable[int] = ()) -> None:

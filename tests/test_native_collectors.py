@@ -596,6 +596,7 @@ ELSEWHERE = {
     "shared.roots": "test_embed_heaps.py",
     "shared.host_data": "test_embed_heaps.py",
     "shared.setup": "test_embed_heaps.py",
+    "shared.parts": "test_collector_images.py",
 }
 """The modules whose functions other tests run, from Python and compiled: what they take is not a heap alone."""
 

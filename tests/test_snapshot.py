@@ -256,7 +256,10 @@ def test_the_file_header_is_as_documented() -> None:
     assert (magic, version, reserved, heap) == (b"\x89lowheap", 1, 0, len(IMAGE.data))
     assert ctypes.sizeof(image_file.FileHeader) == 72
     assert len(FILE) == 72 + metadata + compressed
-    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Image)} - {"data"}
+    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Image)} - {
+        "data",
+        "parts",
+    }
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ from typing import Any, ClassVar, TypeVar
 from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
-from lowheap.layout import COLLECTOR_STATE_SIZE
+from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMPartKind
 from lowheap.native import Heap, Native
 from lowheap.native.check import (
     BOOL,
@@ -92,7 +92,7 @@ from lowheap.native.check import (
     collector_function,
     collector_parameter,
 )
-from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable, described
 from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
 
@@ -489,6 +489,10 @@ class Collector:
         """Return where each state begins, in bytes from where a heap has those. CompilerError when there is no room."""
         return type(self)._kept("_state_offsets", _state_offsets)
 
+    def parts(self) -> ctypes.Array[VMCollectorPart]:
+        """Return what it keeps of its own besides header bits: states, buffers, side tables, as heaps have them."""
+        return type(self)._kept("_parts", _parts)
+
     # What follows from the class alone is kept with it, once it is known, and not with instances: whatever is in these
     # is a parameter, which makes other code.
 
@@ -543,6 +547,15 @@ def _state_offsets(collector: type[Collector]) -> Mapping[type[Any], int]:
         return state_layout(collector._collected("states"), COLLECTOR_STATE_SIZE)
     except (TypeError, ValueError) as error:
         raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
+
+
+def _parts(collector: type[Collector]) -> ctypes.Array[VMCollectorPart]:
+    found = [
+        described(VMPartKind.STATE, state.__name__, COLLECTOR_STATE_OFFSET + offset, ctypes.sizeof(state), 1)
+        for state, offset in collector._kept("_state_offsets", _state_offsets).items()
+    ]
+    found += [part.described(offset) for part, offset in collector._kept("_area", _area).offsets.items()]
+    return (VMCollectorPart * len(found))(*found)
 
 
 for _name, _type in Collector.parameters.items():
