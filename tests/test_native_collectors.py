@@ -4,7 +4,8 @@ The heap is made through `DrcHeap`: objects, arrays of references, externrefs, g
 free blocks. Then its bytes are copied twice, to other addresses; Python runs the function on one copy, machine code on
 the other. The results, every byte of the heap, the control block and the store context must be the same.
 
-The functions are those that the package has: one that there are no arguments for here fails.
+The functions are those that the package has: one that there are no arguments for here fails. Those of the modules in
+`ELSEWHERE` are compared by `test_native_on_tables.py`.
 """
 
 from __future__ import annotations
