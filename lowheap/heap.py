@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
-from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
+from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds

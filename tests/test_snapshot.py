@@ -18,7 +18,7 @@ from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, W
 from rich.console import Console
 
 import lowheap as lh
-from lowheap.allocator import walk
+from lowheap.collectors.shared.allocator import walk
 from lowheap.layout import (
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -686,7 +686,7 @@ def meaningful_bytes(found: Any) -> Iterator[int]:
 
 def wasmtime_free_blocks(image: Image, length: int) -> tuple[Any, ...]:
     """The free blocks as wasmtime's list would have them: what is behind the bump pointer too."""
-    from lowheap.allocator import Block
+    from lowheap.collectors.shared.allocator import Block
 
     behind = (Block(image.end, (length - image.end) & -16, is_free=True),)
     return (*image.free_blocks(), *behind)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowheap.allocator import Block
+from lowheap.collectors.shared.allocator import Block
 from lowheap.errors import LowheapError
 from lowheap.layout import (
     CONTROL_BLOCK_OFFSET,

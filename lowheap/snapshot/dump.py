@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.declarations import layout_hash
 from lowheap.layout import (
     DUMP_MAGIC,

@@ -32,7 +32,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from lowheap.allocator import Block
+from lowheap.collectors.shared.allocator import Block
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,

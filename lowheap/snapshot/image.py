@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from lowheap.allocator import Block, walk
+from lowheap.collectors.shared.allocator import Block, walk
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     ARRAY_HEADER_END,

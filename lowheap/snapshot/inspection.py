@@ -27,9 +27,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowheap.allocator import SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.errors import HeapCorruptionError, LowheapError
 from lowheap.layout import (
