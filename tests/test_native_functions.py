@@ -700,6 +700,29 @@ def test_two_stores_are_one_where_they_are_aligned() -> None:
     assert "store i64" not in show(pair_fields).ir  # it is aligned to 4 bytes only
 
 
+@native
+def near_slot(heap: Heap, reference: Ref, mask: u64) -> u32:
+    return heap.slot(reference, ctz(mask) * 4 + 24).value
+
+
+@native
+def far_slot(heap: Heap, reference: Ref, number: u32) -> u32:
+    return heap.slot(reference, number * 4 + 24).value
+
+
+@native
+def scaled_too_far(heap: Heap, reference: Ref, mask: u64) -> u32:
+    return heap.slot(reference, ctz(mask) * (1 << 24)).value
+
+
+def test_an_offset_that_stays_in_the_guard_needs_no_arithmetic_that_wraps() -> None:
+    """Such arithmetic must be done for all others, or a corrupt number leads out of the reservation."""
+    wraps = 'add i32 %".2"'  # the second parameter is the reference
+    assert wraps not in show(near_slot).ir
+    for function in (far_slot, scaled_too_far):
+        assert wraps in show(function).ir
+
+
 def test_what_is_invariant_is_loaded_so() -> None:
     text = show(invariant_loads).ir
     assert len(re.findall(r"load i\d+, .*invariant", text)) == 3

@@ -24,6 +24,7 @@ from lowheap.jit.engine import Target, optimise
 from lowheap.layout import (
     COLLECTOR_STATE_OFFSET,
     CONTROL_BLOCK_OFFSET,
+    HEAP_GUARD,
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
     FreeBlock,
@@ -310,6 +311,8 @@ class Translator:
     # -- Blocks
 
     def _new_block(self, name: str) -> ir.Block:
+        # Blocks stand in the order in which they are made, and where a branch goes to the next, LLVM takes that for the
+        # way that is gone more often: so a loop's end is made before its body.
         return self.e.function.append_basic_block(name)
 
     def _go(self, block: ir.Block) -> None:
@@ -536,8 +539,10 @@ class Translator:
         if known is not None:
             self._block(frame, s.body if known else s.orelse)
             return
-        then, end = self._new_block("then"), self._new_block("end")
-        otherwise = self._new_block("else") if s.orelse else end
+        then = self._new_block("then")
+        otherwise = self._new_block("else") if s.orelse else None
+        end = self._new_block("end")
+        otherwise = otherwise or end
         self._branch(frame, s.test, then, otherwise)
         for start, body in ((then, s.body), (otherwise, s.orelse)):
             if start is end:
@@ -548,7 +553,7 @@ class Translator:
         self._at(end)
 
     def _s_While(self, frame: _Frame, s: ast.While) -> None:
-        head, body, done = (self._new_block(name) for name in ("loop", "body", "done"))
+        head, done, body = (self._new_block(name) for name in ("loop", "done", "body"))
         self._go(head)
         self._at(head)
         self._branch(frame, s.test, body, done)
@@ -574,7 +579,7 @@ class Translator:
         first, last = ends if len(ends) == 2 else (self._typed(0, type), ends[0])
         counter = self._variable(type)
         self._write(counter, first)
-        head, body, step, done = (self._new_block(each) for each in ("loop", "body", "step", "done"))
+        head, step, done, body = (self._new_block(each) for each in ("loop", "step", "done", "body"))
         self._go(head)
         self._at(head)
         current = self._read(counter)
@@ -988,6 +993,9 @@ class Translator:
     def _in_object(self, frame: _Frame, reference: ast.expr, offset: ast.expr) -> ir.Value:
         base = self._value(frame, reference, U32)
         distance = self._x(frame, offset)
+        most = _most(frame, offset)
+        if most is not None and not isinstance(distance, int) and most <= _NEAR:
+            return self.e.at(self.e.heap_address(base), self.b.zext(distance, I64))
         return self.e.heap_address(base, distance)
 
     def _heap_slot(self, frame: _Frame, n: ast.Call) -> Place:
@@ -1247,6 +1255,23 @@ HEAP = _HEAP
 """The heap, as an argument of `Translator.inlined`."""
 
 _U64 = WordType(64)
+
+_NEAR = HEAP_GUARD // 2
+"""How far behind an index an address is formed without u32 arithmetic: it cannot leave the guard."""
+
+
+def _most(frame: _Frame, node: ast.expr) -> int | None:
+    """Return what a number is at most, where its expression alone tells: it counts bits, and is scaled and moved."""
+    type = frame.checked.types.get(node)
+    if isinstance(type, ConstantType):
+        return type.value if type.is_number else None
+    if isinstance(node, ast.Call) and frame.checked.calls[node].target in ("ctz", "popcount", "bit_length"):
+        return 64
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
+        left, right = _most(frame, node.left), _most(frame, node.right)
+        if left is not None and right is not None:
+            return left + right if isinstance(node.op, ast.Add) else left * right
+    return None
 
 
 def _message_type(type: Type) -> Type:
