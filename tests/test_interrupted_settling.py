@@ -21,7 +21,11 @@ import lowheap as lh
 from lowheap.errors import HeapCorruptionError
 from lowheap.types import ANYREF
 
-COLLECTOR = f"{Path(__file__).resolve().parent.parent / 'examples/collectors/levanoni_petrank.py'}:LevanoniPetrank"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = tuple(str(ROOT / each) for each in ("examples", "lowheap"))
+"""Where lines are counted: not in what the garbage collector of Python calls, whenever that is."""
+
+COLLECTOR = f"{ROOT / 'examples/collectors/levanoni_petrank.py'}:LevanoniPetrank"
 FIELDS = 2
 COUNT = re.compile(r"object 0x[0-9a-f]+ has count (\d+), but (\d+) owners")
 LEFT = re.compile(r"object 0x[0-9a-f]+ has count 0, but is not in the zero-count table")
@@ -101,7 +105,7 @@ def interrupted_at(wanted: int) -> Iterator[None]:
         nonlocal depth
         if frame.f_code.co_name == "settle":
             depth += 1
-        return on_line if depth else None
+        return on_line if depth and frame.f_code.co_filename.startswith(SOURCES) else None
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal depth, lines
