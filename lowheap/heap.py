@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lowheap import declarations
-from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
+from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
@@ -83,7 +83,7 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
-from lowheap.snapshot import Image, ImageRoot
+from lowheap.snapshot import Image, ImagePart, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
 
@@ -124,9 +124,10 @@ def unsound_root(reference: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object as `DrcHeap.objects` reports it; dead, and yet to be freed, if its count is 0.
+    """One object as `DrcHeap.objects` reports it. `size` is in bytes, unrounded.
 
-    `size` is in bytes, unrounded.
+    A count of 0 is that of an object that died and is yet to be freed; unless the collector has live ones of that count
+    (`is_live`), as Deutsch-Bobrow has, whose table is of objects that only frames may hold.
     """
 
     index: int
@@ -772,7 +773,10 @@ class DrcHeap:
     # Looking at the heap
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Yield every object in address order: the live ones, and those that died and wait to be freed (count 0)."""
+        """Yield every object in address order: the live ones, and those that died and wait to be freed.
+
+        What the count says of which is which: see `ObjectInfo`.
+        """
         heap = self._examined()
         for index in self.collector.blocks(heap):
             if not is_free(heap, index):
@@ -835,7 +839,7 @@ class DrcHeap:
         }
 
     def snapshot(self, stack_roots: Iterable[int] = ()) -> Image:
-        """Return an image of the heap as it is now: bytes, control block, type table and roots.
+        """Return an image of the heap as it is now: bytes, control block, type table, roots, what its collector keeps.
 
         `stack_roots` are what the stack maps report, when compiled code is on the stack. A broken heap has an image,
         too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
@@ -859,6 +863,7 @@ class DrcHeap:
             collector=registry.name_of(self.collector),
             roots=roots,
             knows_host_data=self._host_data.__contains__,
+            parts=ImagePart.take(heap),
         )
 
     def verify(self, stack_roots: Iterable[int] = ()) -> None:

@@ -1038,8 +1038,9 @@ class VMDump(ctypes.Structure):
     """What a dump of a heap begins with; a dump is what C code writes of a heap, for `lowheap inspect`.
 
     Behind it stand, each as long as its count says: the control block, the type table (`type_count` entries of
-    `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), and
-    the heap's bytes from index 0 to the bump pointer. `abi` is `declarations.layout_hash` of who wrote it.
+    `VMTypeInfo`), the type data (u32), the handles (u32), the side table (`VMHostData`), the roots (`VMDumpRoot`), what
+    the collector keeps of its own (`part_count` times a `VMDumpPart` and its bytes, `parts_size` bytes in all), and the
+    heap's bytes from index 0 to the bump pointer. `abi` is `declarations.layout_hash` of who wrote it.
     """
 
     _fields_ = (
@@ -1051,6 +1052,8 @@ class VMDump(ctypes.Structure):
         ("handle_count", ctypes.c_uint64),
         ("host_data_count", ctypes.c_uint64),
         ("root_count", ctypes.c_uint64),
+        ("part_count", ctypes.c_uint64),
+        ("parts_size", ctypes.c_uint64),
         ("heap_size", ctypes.c_uint64),
     )
     magic: Unsigned
@@ -1061,7 +1064,56 @@ class VMDump(ctypes.Structure):
     handle_count: Unsigned
     host_data_count: Unsigned
     root_count: Unsigned
+    part_count: Unsigned
+    parts_size: Unsigned
     heap_size: Unsigned
+
+
+class VMPartKind(enum.IntEnum):
+    """What a part of a collector's own storage is: a structure, a list of numbers, a number for so many bytes."""
+
+    STATE = 0
+    BUFFER = 1
+    SIDE_TABLE = 2
+
+
+PART_NAME_SIZE = 32
+"""Bytes for the name of such a part, in UTF-8; a longer one is cut."""
+
+
+class VMCollectorPart(ctypes.Structure):
+    """One part of what a collector keeps of its own in the heap's bytes, as its class declares it.
+
+    `kind` is a `VMPartKind`. It begins `offset` bytes behind the control block's beginning, and has room for `limit`
+    bytes; of a buffer, behind its length. `entry_size` is that of an entry in bytes, 1 for a state; a side table has
+    one for every 2^`shift` bytes of the heap.
+    """
+
+    _fields_ = (
+        ("offset", ctypes.c_uint64),
+        ("limit", ctypes.c_uint64),
+        ("kind", ctypes.c_uint32),
+        ("entry_size", ctypes.c_uint32),
+        ("shift", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("name", ctypes.c_uint8 * PART_NAME_SIZE),
+    )
+    offset: Unsigned
+    limit: Unsigned
+    kind: Unsigned
+    entry_size: Unsigned
+    shift: Unsigned
+    reserved: Unsigned
+    name: UnsignedArray
+
+
+class VMDumpPart(ctypes.Structure):
+    """A part in a dump: what it is, how many entries a buffer says that it has (else 0), and how many bytes follow."""
+
+    _fields_ = (("part", VMCollectorPart), ("length", ctypes.c_uint64), ("size", ctypes.c_uint64))
+    part: VMCollectorPart
+    length: Unsigned
+    size: Unsigned
 
 
 class VMDumpRoot(ctypes.Structure):
@@ -1155,6 +1207,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMHeapStatistics,
     VMObjectInfo,
     VMDump,
+    VMCollectorPart,
+    VMDumpPart,
     VMDumpRoot,
 )
 """Every structure of this module, each after those that it contains."""

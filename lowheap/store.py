@@ -8,14 +8,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from lowheap.allocator import Allocator, SegregatedFit
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared.allocation import allocate_block_growing_first
+from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
+from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.engine import Engine
 from lowheap.errors import HeapError
-from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length

@@ -31,7 +31,7 @@ class World:
 
     shift: int = 0
     initial_heap_size: int | None = None
-    collector: str | None = None
+    collector: Any = None
     store: lh.Store = field(init=False)
     types: list[int] = field(init=False)
     handles: dict[int, int] = field(init=False, default_factory=dict)  # by name: the number of the handle
@@ -70,12 +70,13 @@ class World:
         is_extern = heap.kind(target).name == "EXTERN_REF"
         if header.type_index == self.types[NODE] and not is_extern:
             offsets = heap.struct_layout(self.types[NODE]).traced_offsets
-            heap.write_gc_ref(heap.slot(holder, offsets[which % 2]), target)
+            heap.write_gc_ref(heap.slot(holder, offsets[which % 2]), target, holder)
         elif header.type_index == self.types[MIXED] and is_extern:
-            heap.write_gc_ref(heap.slot(holder, heap.struct_layout(self.types[MIXED]).traced_offsets[0]), target)
+            offset = heap.struct_layout(self.types[MIXED]).traced_offsets[0]
+            heap.write_gc_ref(heap.slot(holder, offset), target, holder)
         elif header.type_index == self.types[REFERENCES] and not is_extern and (length := heap.array_len(holder)):
             offset = heap.array_layout(self.types[REFERENCES]).element_offset(which % length)
-            heap.write_gc_ref(heap.slot(holder, offset), target)
+            heap.write_gc_ref(heap.slot(holder, offset), target, holder)
 
     def expose(self, reference: int) -> None:
         heap = self.store.heap

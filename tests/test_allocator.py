@@ -10,7 +10,7 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lowheap.allocator import Allocator, Block, SegregatedFit, walk
+from lowheap.collectors.shared.allocator import Allocator, Block, SegregatedFit, walk
 from lowheap.collectors.shared.free_lists import size_class
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (

@@ -20,10 +20,10 @@ from test_heap import World
 from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 
 import lowheap as lh
-from lowheap.allocator import Block, walk
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors import registry
 from lowheap.collectors.shared import tracing
+from lowheap.collectors.shared.allocator import Block, walk
 from lowheap.jit import runtime
 from lowheap.layout import NULL, VMActivation, VMStackMapEntry, VMStackSlot
 from lowheap.roots import RootSet

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 
 from lowheap.collectors import registry
+from lowheap.collectors.drc import Drc
+from lowheap.collectors.interface import Collector
 from lowheap.errors import CompilerError
+from lowheap.native import HeaderBit
 
 HEAD = """from __future__ import annotations
 from lowheap.collectors.drc import Drc
@@ -75,3 +80,49 @@ def test_mistakes_are_named(tmp_path: Path, number: int) -> None:
     file.write_text(f"{HEAD}{text}\n")
     with pytest.raises(CompilerError, match=message):
         registry.find(f"{file}:X")
+
+
+class Floored(Drc):
+    """Made with any floor."""
+
+
+class Wrong(Drc):
+    """Its `read` is none."""
+
+    read = 3
+
+
+def test_a_class_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    original = Collector._check_class
+
+    def look(self: Collector) -> None:
+        looked.append(self.name)
+        original(self)
+
+    monkeypatch.setattr(Collector, "_check_class", look)
+    for wanted in (Floored, Floored(), Floored(list_floor=7), Floored):
+        assert type(registry.find(wanted)) is Floored
+    assert looked == ["Floored"]
+
+
+def test_parameters_are_looked_at_with_each_instance() -> None:
+    registry.find(Floored)
+    with pytest.raises(CompilerError, match="the parameter list_floor of the collector Floored is -1, not u32"):
+        registry.find(Floored(list_floor=-1))
+
+
+def test_a_class_that_is_wrong_is_so_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(CompilerError, match=r"Wrong.read is 3; it must be a native function"):
+            registry.find(Wrong)
+
+
+def test_no_class_is_kept_alive() -> None:
+    kind = type("Passing", (Drc,), {"header_bits": (HeaderBit("passing"),)})
+    found = registry.find(kind)
+    found.area()
+    gone = weakref.ref(kind)
+    del kind, found
+    gc.collect()
+    assert gone() is None

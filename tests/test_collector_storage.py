@@ -14,6 +14,7 @@ import lowheap as lh
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.shared.references import is_object
 from lowheap.errors import CompilerError, HeapError
+from lowheap.jit import cache
 from lowheap.layout import COLLECTOR_AREA_OFFSET, HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, RESERVED_MASK
 from lowheap.native import (
     Buffer,
@@ -198,6 +199,20 @@ def test_parts_lie_apart() -> None:
         assert offset >= end
         end = offset + size
     assert end <= COLLECTOR_AREA_OFFSET + area.size
+
+
+def test_what_follows_from_a_class_is_kept_with_it_alone() -> None:
+    """So it is no parameter: it makes no other code, and no other collector."""
+    asked, other = KeepingMore(list_floor=5), KeepingMore(list_floor=5)
+    values, key, number = dict(vars(asked)), cache.code_key({}, asked), hash(asked)
+    assert asked.area() is other.area() is KeepingMore(list_floor=6).area()
+    assert asked.state_offsets() is other.state_offsets()
+    assert asked.known_bits == other.known_bits == asked.area().known_bits
+    assert vars(asked) == vars(other) == values
+    assert cache.code_key({}, asked) == cache.code_key({}, other) == key
+    assert (asked, hash(asked)) == (other, number)
+    assert Keeping().area() is not asked.area()
+    assert CHOSEN not in Keeping().area().bits
 
 
 def test_what_no_collector_has_is_refused() -> None:

@@ -746,7 +746,7 @@ def test_what_is_no_dump_is_refused() -> None:
         return bytes(made) + data[ctypes.sizeof(VMDump) :]
 
     for number in range(8, ctypes.sizeof(VMDump)):
-        with pytest.raises(ImageFormatError, match=f"cut short: it has {number} bytes, its header alone 72"):
+        with pytest.raises(ImageFormatError, match=f"cut short: it has {number} bytes, its header alone 88"):
             read_dump(data[:number])
     for end in (ctypes.sizeof(VMDump), TYPES_START, len(data) - 1):
         with pytest.raises(

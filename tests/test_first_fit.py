@@ -15,10 +15,10 @@ from test_heap import World
 from test_heap_model import HeapMachine, Model
 
 import lowheap as lh
-from lowheap.allocator import Block, SegregatedFit, walk
 from lowheap.collectors.drc import Drc
+from lowheap.collectors.shared.allocator import Block, SegregatedFit, walk
+from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError, HeapExhaustedError, NoGcScopeError
-from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
 from lowheap.layout import (
     FREE_BLOCK_COALESCED,

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lowheap.allocator import walk
 from lowheap.collector import DrcCollection
+from lowheap.collectors.shared.allocator import walk
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,

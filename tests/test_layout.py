@@ -459,6 +459,7 @@ def test_every_constant_is_the_same_in_c(tmp_path: Path) -> None:
         "VM_HEAP_TYPE": layout.VMHeapType,
         "VM_HOST_DATA_OWNER": layout.VMHostDataOwner,
         "VM_ROOT_KIND": layout.VMRootKind,
+        "VM_PART_KIND": layout.VMPartKind,
     }.items():
         expected |= {f"LOWHEAP_{prefix}_{member.name}": int(member) for member in enumeration}
     assert {"LOWHEAP_BLOCK_ALIGN", "LOWHEAP_HEADER_MARK_BIT", "LOWHEAP_SIZE_CLASS_COUNT"} <= set(expected)

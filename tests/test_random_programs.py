@@ -26,7 +26,7 @@ import wasmtime_peer
 from program_generator import HOST_FUNCTIONS, Program, generate, reduce
 
 import lowheap as lh
-from lowheap.allocator import walk
+from lowheap.collectors.shared.allocator import walk
 from lowheap.collectors.shared.free_lists import give_back, push_free
 from lowheap.layout import HEADER_SIZE
 from lowheap.wasm.decode import decode

@@ -18,7 +18,7 @@ from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, W
 from rich.console import Console
 
 import lowheap as lh
-from lowheap.allocator import walk
+from lowheap.collectors.shared.allocator import walk
 from lowheap.layout import (
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -256,7 +256,10 @@ def test_the_file_header_is_as_documented() -> None:
     assert (magic, version, reserved, heap) == (b"\x89lowheap", 1, 0, len(IMAGE.data))
     assert ctypes.sizeof(image_file.FileHeader) == 72
     assert len(FILE) == 72 + metadata + compressed
-    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Image)} - {"data"}
+    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Image)} - {
+        "data",
+        "parts",
+    }
 
 
 @pytest.mark.parametrize(
@@ -683,7 +686,7 @@ def meaningful_bytes(found: Any) -> Iterator[int]:
 
 def wasmtime_free_blocks(image: Image, length: int) -> tuple[Any, ...]:
     """The free blocks as wasmtime's list would have them: what is behind the bump pointer too."""
-    from lowheap.allocator import Block
+    from lowheap.collectors.shared.allocator import Block
 
     behind = (Block(image.end, (length - image.end) & -16, is_free=True),)
     return (*image.free_blocks(), *behind)

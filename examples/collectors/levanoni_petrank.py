@@ -52,25 +52,25 @@ bytes are fewer than the limit: the log is never full.
 
 
 @inline
-def append(heap: Heap, value: u32) -> None:
-    """Put a number at the end of the log."""
+def end_entry(heap: Heap, reference: Ref, count: u32) -> None:
+    """Make what stands behind the log's end, `count` references from the third place on, an entry; mark its object."""
     length = heap.length(LOG)
-    heap.entry(LOG, length.value).value = value
-    length.value += 1
+    place = length.value
+    heap.entry(LOG, place).value = reference
+    heap.entry(LOG, place + 1).value = count
+    length.value = place + 2 + u64(count)
+    heap.header(reference).kind_and_reserved |= heap.header_bit(LOGGED)
 
 
 @cold
 def log(heap: Heap, reference: Ref) -> None:
     """Log an object, with what it refers to."""
-    append(heap, reference)
-    count_at = heap.length(LOG).value
-    append(heap, 0)
+    first = heap.length(LOG).value + 2
     count: u32 = 0
     for child in references_of(heap, reference):
-        append(heap, child)
+        heap.entry(LOG, first + u64(count)).value = child
         count += 1
-    heap.entry(LOG, count_at).value = count
-    heap.header(reference).kind_and_reserved |= heap.header_bit(LOGGED)
+    end_entry(heap, reference, count)
 
 
 @inline
@@ -84,15 +84,27 @@ def logged(heap: Heap) -> Iterator[u64]:
 
 @native
 def settle(heap: Heap) -> None:
-    """Have the counts catch up with the log: up for what is there now, then down for what was there, and forget it."""
+    """Have the counts catch up with the log: up for what is there now, then down for what was there, and forget it.
+
+    Run by Python, an exception may end it at any step. Then it is to be run again, as the next collection does, and
+    programs may run in between. The order is such that no count gets too low by that: an object is logged until all
+    that it refers to is counted up, and an entry is crossed out before it is counted down. Of the one object that it
+    was at, what was counted already is counted up once more, or of one entry, what was crossed out is never counted
+    down: that much stays as garbage, and `verify` says so. Machine code is not interrupted, and crosses out nothing.
+    """
     for place in logged(heap):
         reference = heap.entry(LOG, place).value
-        heap.header(reference).kind_and_reserved &= ~heap.header_bit(LOGGED)
-        for child in references_of(heap, reference):
-            heap.collector.inc_ref(heap, child, ANY)
+        if heap.header(reference).kind_and_reserved & heap.header_bit(LOGGED) != 0:
+            for child in references_of(heap, reference):
+                heap.collector.inc_ref(heap, child, ANY)
+            heap.header(reference).kind_and_reserved &= ~heap.header_bit(LOGGED)
     for place_then in logged(heap):
         for number in range(heap.entry(LOG, place_then + 1).value):
-            heap.collector.dec_ref(heap, heap.entry(LOG, place_then + 2 + u64(number)).value, ANY)
+            entry = heap.entry(LOG, place_then + 2 + u64(number))
+            child_then = entry.value
+            if heap.may_raise:
+                entry.value = NULL
+            heap.collector.dec_ref(heap, child_then, ANY)
     heap.length(LOG).value = 0
 
 
@@ -125,9 +137,7 @@ class LevanoniPetrank(DeutschBobrow):
     def allocated(heap: Heap, reference: Ref) -> None:
         """Log a new object, with nothing: its fields hold nothing yet."""
         DeutschBobrow.allocated(heap, reference)
-        append(heap, reference)
-        append(heap, 0)
-        heap.header(reference).kind_and_reserved |= heap.header_bit(LOGGED)
+        end_entry(heap, reference, 0)
 
     @inline
     def dying(heap: Heap) -> Iterator[Ref]:

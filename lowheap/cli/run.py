@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.allocator import SegregatedFit
 from lowheap.cli.options import (
     check_collector,
     collector_options,
@@ -33,9 +32,10 @@ from lowheap.cli.options import (
 )
 from lowheap.cli.output import EXIT_STATUSES, abandon_output, compile_progress, printable_on, say
 from lowheap.cli.values import format_value, parse_value
+from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.engine import Engine
 from lowheap.errors import LowheapError, Trap
-from lowheap.first_fit import FirstFit
 from lowheap.heap import HeapStatistics
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.native.words import TRACE

@@ -68,15 +68,15 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 from __future__ import annotations
 
 import ctypes
-import functools
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
-from lowheap.layout import COLLECTOR_STATE_SIZE
+from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMPartKind
 from lowheap.native import Heap, Native
 from lowheap.native.check import (
     BOOL,
@@ -92,9 +92,11 @@ from lowheap.native.check import (
     collector_function,
     collector_parameter,
 )
-from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable
+from lowheap.native.storage import Area, Buffer, HeaderBit, SideTable, described
 from lowheap.native.words import state_layout, u32
 from lowheap.types import AbstractHeapType, RefType
+
+_Found = TypeVar("_Found")
 
 NO_TYPE = 0xFFFF_FFFF
 """The `type_index` of a slot that is in no object, or in one of which nothing is known."""
@@ -234,7 +236,10 @@ FUNCTIONS: dict[str, Signature] = {
 
 
 class Collector:
-    """What a collector is made of; see the module's docstring. An instance has no state, and is never changed."""
+    """What a collector is made of; see the module's docstring.
+
+    An instance has no state, and neither it nor its class is changed once it has been looked at.
+    """
 
     name: str = "Collector"
     """What it is called in messages and figures; a class that does not say has its own name."""
@@ -320,10 +325,17 @@ class Collector:
             collector_parameter(name, type_)
 
     def check(self) -> None:
-        """Look whether the class has what a collector needs. CompilerError, naming what is missing or of another kind.
+        """Look whether the class has what a collector needs, once for each class, and whether the parameters are right.
 
-        NativeError for a function that is not in the subset.
+        CompilerError, naming what is missing or of another kind; NativeError for a function that is not in the subset.
         """
+        if type(self) not in _SOUND:
+            self._check_class()
+            _SOUND.add(type(self))
+        self._check_parameters()
+
+    def _check_class(self) -> None:
+        """Look at all that does not depend on the instance."""
         self._check_attributes()
         for name, signature in self.all_functions().items():
             function = getattr(type(self), name, None)
@@ -339,6 +351,22 @@ class Collector:
                 given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {result}"
                 raise CompilerError(f"{what} is of type {given}; the {kind} {name} is of type {signature}")
         self._check_calls()
+        self.area()
+        self.state_offsets()
+        for name in self.all_counters():
+            places = [each for each in self.all_states() if name in each.__annotations__]
+            if not places:
+                raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
+            if len(places) > 1:
+                names = " and ".join(each.__qualname__ for each in places)
+                raise CompilerError(f"the collector {self.name} counts {name!r}, which is in {names}")
+            field = dict(places[0]._fields_)[name]
+            if field is not ctypes.c_uint64:
+                what = f"the collector {self.name} counts {name!r}, which is no u64 of {places[0].__qualname__}"
+                raise CompilerError(f"{what}, but {places[0].__annotations__[name]}")
+
+    def _check_parameters(self) -> None:
+        """Look whether each parameter has a value, and one of its type."""
         parameters = dict(self.all_parameters())
         for name in parameters:
             if name != "known_bits" and not hasattr(self, name):  # which is made of the others
@@ -352,18 +380,6 @@ class Collector:
                 is_right = isinstance(value, bool)
             if not is_right:
                 raise CompilerError(f"the parameter {name} of the collector {self.name} is {value!r}, not {wanted}")
-        self.state_offsets()
-        for name in self.all_counters():
-            places = [each for each in self.all_states() if name in each.__annotations__]
-            if not places:
-                raise CompilerError(f"the collector {self.name} counts {name!r}, which is in none of its states")
-            if len(places) > 1:
-                names = " and ".join(each.__qualname__ for each in places)
-                raise CompilerError(f"the collector {self.name} counts {name!r}, which is in {names}")
-            field = dict(places[0]._fields_)[name]
-            if field is not ctypes.c_uint64:
-                what = f"the collector {self.name} counts {name!r}, which is no u64 of {places[0].__qualname__}"
-                raise CompilerError(f"{what}, but {places[0].__annotations__[name]}")
 
     def _check_attributes(self) -> None:
         """Look whether what the class says of itself is of the right types."""
@@ -410,9 +426,10 @@ class Collector:
         """Return the parameters of the class and of those it is derived from, with their types."""
         return self._merged("parameters")
 
-    def _merged(self, attribute: str) -> Mapping[str, Any]:
+    @classmethod
+    def _merged(cls, attribute: str) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
-        for kind in reversed(type(self).__mro__):
+        for kind in reversed(cls.__mro__):
             found |= kind.__dict__.get(attribute, {})
         return found
 
@@ -454,23 +471,43 @@ class Collector:
 
     def area(self) -> Area:
         """Return where its header bits, buffers and side tables are. CompilerError when that cannot be."""
-        return _area(self)
+        return type(self)._kept("_area", _area)
 
     @property
     def known_bits(self) -> int:
         """The reserved bits of headers that mean something."""
         return self.area().known_bits
 
-    def _collected(self, attribute: str) -> tuple[Any, ...]:
+    @classmethod
+    def _collected(cls, attribute: str) -> tuple[Any, ...]:
         found: dict[Any, None] = {}
-        for kind in reversed(type(self).__mro__):
+        for kind in reversed(cls.__mro__):
             found |= dict.fromkeys(kind.__dict__.get(attribute, ()))
         return tuple(found)
 
     def state_offsets(self) -> Mapping[type[Any], int]:
         """Return where each state begins, in bytes from where a heap has those. CompilerError when there is no room."""
-        return _state_offsets(self)
+        return type(self)._kept("_state_offsets", _state_offsets)
 
+    def parts(self) -> ctypes.Array[VMCollectorPart]:
+        """Return what it keeps of its own besides header bits: states, buffers, side tables, as heaps have them."""
+        return type(self)._kept("_parts", _parts)
+
+    # What follows from the class alone is kept with it, once it is known, and not with instances: whatever is in these
+    # is a parameter, which makes other code.
+
+    @classmethod
+    def _kept(cls, name: str, find: Callable[[type[Collector]], _Found]) -> _Found:
+        """Return what `find` makes of the class; it is kept by a name that no class inherits."""
+        found: _Found | None = cls.__dict__.get(name)
+        if found is None:
+            found = find(cls)
+            setattr(cls, name, found)
+        return found
+
+
+_SOUND: weakref.WeakSet[type[Collector]] = weakref.WeakSet()
+"""The classes that were looked at, and have what they need."""
 
 _ATTRIBUTES: dict[str, type[Any]] = {
     "name": str,
@@ -493,8 +530,7 @@ def _declared(cls: type[Collector], attribute: str) -> Mapping[str, Any]:
     return found
 
 
-@functools.cache
-def _area(collector: Collector) -> Area:
+def _area(collector: type[Collector]) -> Area:
     parts = (*collector._collected("buffers"), *collector._collected("side_tables"))
     try:
         for attribute, kind in (("buffers", SideTable), ("side_tables", Buffer)):
@@ -506,12 +542,20 @@ def _area(collector: Collector) -> Area:
         raise CompilerError(f"what the collector {collector.name} keeps: {error}") from error
 
 
-@functools.cache
-def _state_offsets(collector: Collector) -> Mapping[type[Any], int]:
+def _state_offsets(collector: type[Collector]) -> Mapping[type[Any], int]:
     try:
-        return state_layout(collector.all_states(), COLLECTOR_STATE_SIZE)
+        return state_layout(collector._collected("states"), COLLECTOR_STATE_SIZE)
     except (TypeError, ValueError) as error:
         raise CompilerError(f"the states of the collector {collector.name}: {error}") from error
+
+
+def _parts(collector: type[Collector]) -> ctypes.Array[VMCollectorPart]:
+    found = [
+        described(VMPartKind.STATE, state.__name__, COLLECTOR_STATE_OFFSET + offset, ctypes.sizeof(state), 1)
+        for state, offset in collector._kept("_state_offsets", _state_offsets).items()
+    ]
+    found += [part.described(offset) for part, offset in collector._kept("_area", _area).offsets.items()]
+    return (VMCollectorPart * len(found))(*found)
 
 
 for _name, _type in Collector.parameters.items():

@@ -15,7 +15,7 @@ from typing import Any
 import cffi
 
 from lowheap import declarations
-from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lowheap.collectors.shared.parts import content_at, length_of_part, size_of_content
 from lowheap.collectors.shared.roots import Root, every_root
 from lowheap.collectors.shared.verify import forget_notes, size_of_notes, verify, verify_frames, verify_places
 from lowheap.collectors.shared.walking import walk
@@ -20,7 +21,9 @@ from lowheap.layout import (
     DUMP_MAGIC,
     NULL,
     REFERENCE_SIZE,
+    VMCollectorPart,
     VMDump,
+    VMDumpPart,
     VMDumpRoot,
     VMHeapControl,
     VMHostData,
@@ -31,6 +34,7 @@ from lowheap.native import Heap, Native, address_of, at, inline, local_array, re
 _LAYOUTS = layout_hash()
 _WORD = 4
 _DUMP_WORDS = sizeof(VMDump) // 8
+_PART_WORDS = sizeof(VMDumpPart) // 8
 _ROOTS_AT_ONCE = 64
 _ROOTS_SIZE = _ROOTS_AT_ONCE * sizeof(VMDumpRoot)
 """So many bytes of roots a dump writes at a time."""
@@ -80,6 +84,8 @@ def lh_dump(heap: Heap, writer: u64, argument: u64) -> None:
     header.handle_count = u64(control.handle_count)
     header.host_data_count = u64(control.host_data_count)
     header.root_count = count_roots(heap)
+    header.part_count = u64(heap.part_count())
+    header.parts_size = size_of_parts(heap)
     header.heap_size = u64(control.bump)
     write(heap, writer, argument, address_of(words), sizeof(VMDump))
     write(heap, writer, argument, address_of(control), sizeof(VMHeapControl))
@@ -88,6 +94,7 @@ def lh_dump(heap: Heap, writer: u64, argument: u64) -> None:
     write(heap, writer, argument, control.handles, header.handle_count * REFERENCE_SIZE)
     write(heap, writer, argument, control.host_data, header.host_data_count * sizeof(VMHostData))
     write_roots(heap, writer, argument)
+    write_parts(heap, writer, argument)
     write(heap, writer, argument, address_of(heap.block(NULL)), header.heap_size)
 
 
@@ -125,6 +132,35 @@ def write_roots(heap: Heap, writer: u64, argument: u64) -> None:
             write(heap, writer, argument, address_of(buffer), used)
             used = 0
     write(heap, writer, argument, address_of(buffer), used)
+
+
+@inline
+def size_of_parts(heap: Heap) -> u64:
+    """How many bytes a dump has of what the collector keeps."""
+    size: u64 = 0
+    for number in range(heap.part_count()):
+        size += sizeof(VMDumpPart) + size_of_content(heap, heap.part(number))
+    return size
+
+
+@inline
+def write_parts(heap: Heap, writer: u64, argument: u64) -> None:
+    """Write what the collector keeps, each part behind what it is."""
+    words = local_array(u64, _PART_WORDS)
+    record = at(VMDumpPart, address_of(words))
+    for number in range(heap.part_count()):
+        part = heap.part(number)
+        record.length = length_of_part(heap, part)
+        record.size = size_of_content(heap, part)
+        write(heap, writer, argument, address_of(part), sizeof(VMCollectorPart))
+        write(
+            heap,
+            writer,
+            argument,
+            address_of(words) + sizeof(VMCollectorPart),
+            sizeof(VMDumpPart) - sizeof(VMCollectorPart),
+        )
+        write(heap, writer, argument, content_at(heap, part), record.size)
 
 
 FUNCTIONS: dict[str, Native[..., Any]] = {"lh_walk": lh_walk, "lh_verify": lh_verify, "lh_dump": lh_dump}

@@ -224,6 +224,16 @@ class Emitter:
     # ------------------------------------------------------------------------------------------------------------------
     # Mapped structures
 
+    def constant_bytes(self, name: str, data: bytes) -> ir.Value:
+        """Return the address of bytes that never change, aligned as a u64; a module has one such constant of a name."""
+        known = self.module.globals.get(name)
+        if known is None:
+            type = ir.ArrayType(I8, len(data))
+            known = ir.GlobalVariable(self.module, type, name)
+            known.initializer = ir.Constant(type, bytearray(data))
+            known.linkage, known.global_constant, known.align = "private", True, ctypes.sizeof(ctypes.c_uint64)
+        return ir.FormattedConstant(PTR, known.get_reference())
+
     def at(self, base: ir.Value, offset: int | ir.Value) -> ir.Value:
         """Return the address `offset` bytes behind `base`."""
         if isinstance(offset, int):

@@ -28,6 +28,7 @@ from lowheap.layout import (
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
     FreeBlock,
+    VMCollectorPart,
     VMContext,
     VMDrcArrayHeader,
     VMDrcExnHeader,
@@ -1047,6 +1048,17 @@ class Translator:
         number = self.b.lshr(self.b.zext(self._value(frame, n.args[1], U32), I64), I64(table.shift))
         offset = self.b.mul(number, I64(table.entry_size))
         return Place(self.e.at(self._part(table), offset), word_type(table.word))
+
+    def _heap_part_count(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        return I32(0 if self.e.collector is None else len(self.e.collector.parts()))
+
+    def _heap_part(self, frame: _Frame, n: ast.Call) -> View:
+        parts = () if self.e.collector is None else self.e.collector.parts()
+        number = self._value(frame, n.args[0], U32)
+        inside = self.b.select(self.b.icmp_unsigned("<", number, I32(len(parts))), number, I32(0))
+        data = b"".join(map(bytes, parts)) or bytes(ctypes.sizeof(VMCollectorPart))
+        offset = self.b.mul(self.b.zext(inside, I64), I64(ctypes.sizeof(VMCollectorPart)))
+        return View(self.e.at(self.e.constant_bytes("lh.collector.parts", data), offset), VMCollectorPart, True)
 
     def _heap_size_class_head(self, frame: _Frame, n: ast.Call) -> Place:
         number = self.b.zext(self._value(frame, n.args[0], U32), I64)

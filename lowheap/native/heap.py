@@ -13,6 +13,8 @@
     heap.length(LOG)            how many entries a `Buffer` of the collector's has: a place, of u64
     heap.entry(LOG, n)          entry n of it: a slot, within the buffer whatever n is
     heap.side(MARKS, index)     what a `SideTable` of the collector's has for the byte at an index: a place
+    heap.part_count()           how many states, buffers and side tables the collector has
+    heap.part(n)                one of them, as a `VMCollectorPart`; however wrong the number, it is one
     heap.collector.read(heap, …)  a function of the heap's collector: what `collector_function` has declared
     heap.is_checked             whether to look for corruption on the way: known when code is compiled
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
@@ -58,6 +60,7 @@ from lowheap.layout import (
     TYPE_DATA_LIMIT,
     TYPE_LIMIT,
     FreeBlock,
+    VMCollectorPart,
     VMContext,
     VMDrcArrayHeader,
     VMDrcExnHeader,
@@ -249,6 +252,17 @@ class Heap:
             raise HeapError(f"the heap's collector has no {part!r}")
         return ctypes.addressof(self.control) - CONTROL_BLOCK_OFFSET + int(offset)
 
+    def part_count(self) -> int:
+        """Return how many parts of storage the collector has."""
+        return 0 if self.collector is None else len(self.collector.parts())
+
+    def part(self, number: int) -> VMCollectorPart:
+        """Return one of them. HeapError when there is none of that number."""
+        if not 0 <= number < self.part_count():
+            raise HeapError(f"the heap's collector has no part {number}; it has {self.part_count()}")
+        found: VMCollectorPart = self.collector.parts()[number]
+        return found
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
@@ -320,7 +334,7 @@ def tables(control: VMHeapControl) -> Heap:
 
 
 HEAP_ATTRIBUTES["interface"] = ViewType(VMHeap)
-INVARIANT_FIELDS[VMTypeInfo] = None
+INVARIANT_FIELDS[VMTypeInfo] = INVARIANT_FIELDS[VMCollectorPart] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
 )
@@ -338,6 +352,8 @@ heap_method("header_bit", [None], U32)
 heap_method("length", [None], PlaceType(U64))
 heap_method("entry", [None, U64], SLOT)
 heap_method("side", [None, U32], None)
+heap_method("part_count", [], U32)
+heap_method("part", [U32], ViewType(VMCollectorPart))
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)

@@ -14,6 +14,7 @@ A buffer, and a side table, take as much address space as they can come to need,
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,11 +22,15 @@ from typing import Any, ClassVar
 from lowheap.layout import (
     BLOCK_ALIGN,
     COLLECTOR_AREA_OFFSET,
+    CONTROL_BLOCK_OFFSET,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEAP_RESERVATION,
+    PART_NAME_SIZE,
     REFERENCE_SIZE,
     RESERVED_MASK,
+    VMCollectorPart,
+    VMPartKind,
 )
 from lowheap.native.words import C_TYPES, Word
 
@@ -65,6 +70,13 @@ class _Named:
         return f"{type(self).__name__}({self.name!r})"
 
 
+def described(kind: VMPartKind, name: str, offset: int, limit: int, entry_size: int, shift: int = 0) -> VMCollectorPart:
+    """Return what stands for a part of a collector's storage wherever bytes are copied. `offset` as `Area` has it."""
+    text = name.encode(errors="replace")[:PART_NAME_SIZE].decode(errors="ignore").encode()
+    room = (ctypes.c_uint8 * PART_NAME_SIZE)(*text)
+    return VMCollectorPart(offset - CONTROL_BLOCK_OFFSET, limit, kind, entry_size, shift, 0, room)
+
+
 class HeaderBit(_Named):
     """A bit of an object's header that is the collector's own. It is 0 in a new object."""
 
@@ -89,6 +101,10 @@ class Buffer(_Named):
     def size(self) -> int:
         """How many bytes of address space it takes."""
         return ENTRIES_OFFSET + self.limit * REFERENCE_SIZE
+
+    def described(self, offset: int) -> VMCollectorPart:
+        """Return what stands for it, at an offset."""
+        return described(VMPartKind.BUFFER, self.name, offset, self.limit * REFERENCE_SIZE, REFERENCE_SIZE)
 
 
 class SideTable(_Named):
@@ -122,6 +138,10 @@ class SideTable(_Named):
         """How many bytes of address space it takes."""
         return (HEAP_RESERVATION >> self.shift) * self.entry_size
 
+    def described(self, offset: int) -> VMCollectorPart:
+        """Return what stands for it, at an offset."""
+        return described(VMPartKind.SIDE_TABLE, self.name, offset, self.size, self.entry_size, self.shift)
+
 
 _FIRST_OWN_BIT = HEADER_MARK_BIT | HEADER_IN_OVER_APPROX_LIST_BIT
 
@@ -135,7 +155,7 @@ class Area:
     size: int
     """How many bytes there are of it behind the control mapping's own tables."""
 
-    @property
+    @functools.cached_property
     def known_bits(self) -> int:
         """The reserved bits of headers that mean something."""
         return sum(self.bits.values()) | _FIRST_OWN_BIT

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import cffi
 
-from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,

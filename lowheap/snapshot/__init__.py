@@ -8,6 +8,7 @@ indices. Nothing here needs a heap: an image is bytes, the facts of the control 
 from lowheap.snapshot.contents import ImageControl, ImageField, ImageFormatError, ImageRoot, ImageType
 from lowheap.snapshot.difference import Difference, diff, render_side_by_side, type_renaming, with_types_of
 from lowheap.snapshot.image import Image, ImageObject, ImageValue, read_dump
+from lowheap.snapshot.parts import ImagePart
 
 __all__ = [
     "Difference",
@@ -16,6 +17,7 @@ __all__ = [
     "ImageField",
     "ImageFormatError",
     "ImageObject",
+    "ImagePart",
     "ImageRoot",
     "ImageType",
     "ImageValue",

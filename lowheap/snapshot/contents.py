@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowheap.allocator import Block
+from lowheap.collectors.shared.allocator import Block
 from lowheap.errors import LowheapError
 from lowheap.layout import (
     CONTROL_BLOCK_OFFSET,
@@ -36,6 +36,7 @@ from lowheap.layout import (
     i31_get_s,
     is_i31,
 )
+from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
 
@@ -379,7 +380,8 @@ class Contents:
     known; then `free` may hold its free blocks, `known` indices at which there certainly are objects, and `list_head`
     the head of the list. `host_data_ids` are those that were in use, None when not known. `tables` are those of a
     lowheap heap, None in files from before images had them. `collector` is the name of what collected a lowheap heap,
-    as `registry.name_of` has it; None in dumps, and in files from before images had it.
+    as `registry.name_of` has it; None in dumps, and in files from before images had it. `parts` are what it keeps of
+    its own besides header bits; none where it keeps nothing, and in files from before images had them.
     """
 
     data: bytes
@@ -393,3 +395,4 @@ class Contents:
     free: tuple[Block, ...] | None = None
     tables: ImageTables | None = None
     collector: str | None = None
+    parts: tuple[ImagePart, ...] = ()

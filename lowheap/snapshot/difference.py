@@ -5,8 +5,9 @@ differ, if only they differ by a renaming: type indices, the ids of functions, a
 is a bijection, built on the way, object by object from below; a number that does not fit it is a difference.
 
 Compared is, for each object: that both have it, kind and header bits, type, count, size, an array's length, fields and
-elements; and for the whole heap the order of the over-approximated list. Not compared are padding, the link of an
-object that is not listed, whatever is not live, and free blocks: where an object goes shows in where it is.
+elements; and for the whole heap the order of the over-approximated list, and the buffers and side tables that the
+collectors of both keep, by name. Not compared are padding, the link of an object that is not listed, whatever is not
+live, free blocks: where an object goes shows in where it is; and a collector's states, where its figures are.
 
 In an image that cannot be walked (see `image.py`) objects are looked for where the other image has them. What else
 looks like an object there is reported only if it is confirmed, unless the caller wants all. A header whose count is 0
@@ -18,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from lowheap.errors import HeapCorruptionError
@@ -27,9 +29,11 @@ from lowheap.layout import (
     HEADER_MARK_BIT,
     HEADER_SIZE,
     RESERVED_MASK,
+    VMPartKind,
 )
 from lowheap.snapshot.contents import ImageField, ImageType, kind_label, printable
 from lowheap.snapshot.image import Image, ImageObject
+from lowheap.snapshot.parts import ImagePart
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,6 +107,7 @@ class _Comparison:
             elif right is not None and (right.is_confirmed or include_unconfirmed):
                 yield Difference(index, _extra(right), _absence(self.left, index), _summary(right))
         yield from self.compare_lists()
+        yield from self.compare_parts()
 
     def compare(self, left: ImageObject, right: ImageObject) -> Iterator[Difference]:
         """Yield the differences of two objects at one index."""
@@ -146,6 +151,34 @@ class _Comparison:
                 what = f"the list from position {position} on"
                 yield Difference(None, what, _list_text(left[position:]), _list_text(right[position:]))
                 return
+
+    def compare_parts(self) -> Iterator[Difference]:
+        """Yield the differences of the buffers and side tables that are on both sides."""
+        right_parts = {(each.kind, each.name): each for each in self.right.parts}
+        for left in self.left.parts:
+            right = right_parts.get((left.kind, left.name))
+            if right is not None and left.kind is not VMPartKind.STATE:
+                yield from self._compare_part(left, right)
+
+    def _compare_part(self, left: ImagePart, right: ImagePart) -> Iterator[Difference]:
+        label = printable(left.label)
+        shapes = [(each.entry_size, each.shift) for each in (left, right)]
+        if shapes[0] != shapes[1]:
+            texts = [f"{size} bytes an entry" + f", for 2^{shift} bytes" * bool(shift) for size, shift in shapes]
+            yield Difference(None, f"the {label}", *texts)
+            return
+        if left.length != right.length:
+            yield Difference(None, f"the length of the {label}", left.length, right.length)
+        found = 0
+        entries = (left.entries(), right.entries())
+        for number, (one, other) in enumerate(zip_longest(*entries, fillvalue=0)):
+            if one != other:
+                found += 1
+                if found <= _ELEMENT_LIMIT:
+                    yield Difference(None, f"entry {number} of the {label}", f"{one:#x}", f"{other:#x}")
+        if found > _ELEMENT_LIMIT:
+            text = f"{found - _ELEMENT_LIMIT} more that differ"
+            yield Difference(None, f"the rest of the {label}", text, text)
 
     # Types
 

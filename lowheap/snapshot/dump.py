@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from lowheap.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.declarations import layout_hash
 from lowheap.layout import (
     DUMP_MAGIC,
@@ -24,6 +24,7 @@ from lowheap.layout import (
     FIELD_TRACED,
     HEAP_RESERVATION,
     VMDump,
+    VMDumpPart,
     VMDumpRoot,
     VMFieldInfo,
     VMGcKind,
@@ -31,6 +32,7 @@ from lowheap.layout import (
     VMHeapType,
     VMHostData,
     VMHostDataOwner,
+    VMPartKind,
     VMRootKind,
     VMStorage,
     VMTypeInfo,
@@ -45,6 +47,7 @@ from lowheap.snapshot.contents import (
     ImageType,
     type_of_entry,
 )
+from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
     AbstractHeapType,
@@ -114,6 +117,7 @@ def read(data: bytes) -> Contents:
         header.handle_count * _WORD_SIZE,
         header.host_data_count * ctypes.sizeof(VMHostData),
         header.root_count * ctypes.sizeof(VMDumpRoot),
+        header.parts_size,
         header.heap_size,
     )
     if len(data) != sum(sizes):
@@ -123,7 +127,7 @@ def read(data: bytes) -> Contents:
     for size in sizes:
         pieces.append(data[start : start + size])
         start += size
-    _, control_bytes, types, type_data, handles, host_data, roots, heap = pieces
+    _, control_bytes, types, type_data, handles, host_data, roots, parts, heap = pieces
     control = VMHeapControl.from_buffer_copy(control_bytes)
     _check_counts(header, control)
     return Contents(
@@ -139,6 +143,7 @@ def read(data: bytes) -> Contents:
         ),
         list_head=control.over_approximated_stack_roots,
         tables=ImageTables.of(types, type_data, handles, host_data),
+        parts=tuple(_parts(parts, header.part_count, control.bump)),
     )
 
 
@@ -156,6 +161,34 @@ def _check_counts(header: VMDump, control: VMHeapControl) -> None:
 
 def _records(record: type[_Record], data: bytes) -> list[_Record]:
     return [record.from_buffer_copy(data, start) for start in range(0, len(data), ctypes.sizeof(record))]
+
+
+def _parts(data: bytes, count: int, end: int) -> Iterator[ImagePart]:
+    """What the collector keeps: `count` records, each in front of its bytes, and nothing else."""
+    start, record_size = 0, ctypes.sizeof(VMDumpPart)
+    for number in range(count):
+        if len(data) - start < record_size:
+            raise ImageFormatError(
+                f"the heap dump has {number} parts of what a collector keeps; its header says {count}"
+            )
+        record = VMDumpPart.from_buffer_copy(data, start)
+        start += record_size
+        try:
+            part = ImagePart.of(record.part, record.length, b"")
+        except ValueError:
+            kinds = [int(each) for each in VMPartKind]
+            raise ImageFormatError(
+                f"part {number} in the heap dump has kind {record.part.kind}; kinds are {kinds}"
+            ) from None
+        fault = part.fault()
+        if fault is not None:
+            raise ImageFormatError(f"part {number} in the heap dump {fault}")
+        if record.size != part.size(end) or record.size > len(data) - start:
+            raise ImageFormatError(f"the {part.label} in the heap dump has {record.size} bytes, not {part.size(end)}")
+        yield dataclasses.replace(part, data=data[start : start + record.size].rstrip(b"\0"))
+        start += record.size
+    if start != len(data):
+        raise ImageFormatError(f"the heap dump has {len(data)} bytes of what a collector keeps; its parts have {start}")
 
 
 def _root(root: VMDumpRoot) -> ImageRoot:

@@ -15,7 +15,7 @@ All integers are little-endian. The header is `FileHeader`:
 The metadata follows, UTF-8, then the heap as a zlib stream, then nothing. The metadata is one object whose members are
 those of `contents.Contents`, without `data`; each record in it is an object, each tuple an array, and bytes are a zlib
 stream in base 64. What there was not from the beginning may be missing: `pending_dead` and the tables' counts of
-`control` are 0 then, and there are no `tables`, and no `collector`.
+`control` are 0 then, and there are no `tables`, and no `collector`. `parts` are there if the collector keeps something.
 
 Reading trusts nothing: sizes are checked before memory is used, and each value against its type and range. Whatever is
 not an image is an ImageFormatError that says what is wrong, and never another exception.
@@ -32,16 +32,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from lowheap.allocator import Block
+from lowheap.collectors.shared.allocator import Block
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     HEAP_RESERVATION,
     OBJECT_KINDS,
+    PART_NAME_SIZE,
     SIZE_CLASS_COUNT,
     U32_MAX,
     VMGcKind,
     VMHeapControl,
+    VMPartKind,
 )
 from lowheap.snapshot.contents import (
     ROOT_KINDS,
@@ -53,6 +55,7 @@ from lowheap.snapshot.contents import (
     ImageType,
     control_integers,
 )
+from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import TABLE_SIZES, ImageTables
 
 MAGIC = b"\x89lowheap"
@@ -160,7 +163,8 @@ def _decompress(compressed: memoryview, length: int) -> bytes:
 
 
 def _metadata(image: Contents) -> dict[str, Any]:
-    return {
+    kept = {"parts": [_part_record(each) for each in image.parts]} if image.parts else {}
+    return kept | {
         "source": image.source,
         "types": [_type_record(each) for each in image.types.values()],
         "control": None if image.control is None else dataclasses.asdict(image.control),
@@ -176,6 +180,11 @@ def _metadata(image: Contents) -> dict[str, Any]:
 
 def _type_record(image_type: ImageType) -> dict[str, Any]:
     return dataclasses.asdict(image_type) | {"kind": image_type.kind.name}
+
+
+def _part_record(part: ImagePart) -> dict[str, Any]:
+    data = base64.b64encode(zlib.compress(part.data)).decode()
+    return dataclasses.asdict(part) | {"kind": part.kind.name, "data": data}
 
 
 def _tables_record(tables: ImageTables) -> dict[str, Any]:
@@ -271,7 +280,33 @@ def _image(reader: _Reader, heap: bytes) -> Contents:
         free=reader.member("free").optional(lambda blocks: blocks.every(_free_block)),
         tables=reader.member("tables").optional(_tables) if "tables" in reader.value else None,
         collector=reader.member("collector").optional(_Reader.text) if "collector" in reader.value else None,
+        parts=_parts(reader.member("parts"), len(heap)) if "parts" in reader.value else (),
     )
+
+
+def _parts(reader: _Reader, end: int) -> tuple[ImagePart, ...]:
+    return reader.every(lambda part: _part(part, end))
+
+
+def _part(reader: _Reader, end: int) -> ImagePart:
+    kind = VMPartKind[reader.member("kind").choice(tuple(each.name for each in VMPartKind))]
+    name = reader.member("name").text()
+    if len(name.encode(errors="surrogatepass")) > PART_NAME_SIZE or any("\ud800" <= c <= "\udfff" for c in name):
+        raise reader.member("name").refuse(f"a name of at most {PART_NAME_SIZE} bytes in UTF-8")
+    empty = ImagePart(
+        kind,
+        name,
+        reader.member("offset").integer(_U64_MAX),
+        reader.member("limit").integer(_U64_MAX),
+        reader.member("entry_size").u32(),
+        reader.member("shift").u32(),
+        reader.member("length").integer(_U64_MAX),
+        b"",
+    )
+    fault = empty.fault()
+    if fault is not None:
+        raise ImageFormatError(f"{reader.place} {fault}")
+    return dataclasses.replace(empty, data=reader.member("data").bytes(empty.size(end)))
 
 
 def _tables(reader: _Reader) -> ImageTables:

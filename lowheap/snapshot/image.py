@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from lowheap.allocator import Block, walk
+from lowheap.collectors.shared.allocator import Block, walk
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     ARRAY_HEADER_END,
@@ -64,6 +64,7 @@ from lowheap.snapshot.contents import (
     ImageType,
     image_types,
 )
+from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.reopened import ImageMemory
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import TypeRegistry
@@ -190,9 +191,13 @@ class Image(Contents):
         collector: str,
         roots: Iterable[ImageRoot],
         knows_host_data: Callable[[int], bool],
+        parts: Iterable[ImagePart] = (),
         source: str = "lowheap",
     ) -> Image:
-        """Copy a heap: `read(offset, length)` gives its bytes, `control` says how many and points to the type table."""
+        """Copy a heap: `read(offset, length)` gives its bytes, `control` says how many and points to the type table.
+
+        `parts` are what its collector keeps.
+        """
         image = cls(
             data=read(0, control.bump),
             source=source,
@@ -202,6 +207,7 @@ class Image(Contents):
             list_head=control.over_approximated_stack_roots,
             tables=ImageTables.take(control),
             collector=collector,
+            parts=tuple(parts),
         )
         return dataclasses.replace(image, host_data_ids=frozenset(filter(knows_host_data, image._host_data_ids_held())))
 
@@ -322,8 +328,9 @@ class Image(Contents):
         return [block for block in self.blocks() if block.is_free]
 
     def objects(self) -> Iterator[ImageObject]:
-        """Yield every object in address order: the live ones, and those that died and wait to be freed, with count 0.
+        """Yield every object in address order: the live ones, and those that died and wait to be freed.
 
+        The latter have count 0; so has what lives, and no owner of it counts, if the collector has such.
         HeapCorruptionError where a walk cannot go on.
         """
         if self.is_walkable:

@@ -6,7 +6,8 @@
 violation is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the
 owners found but not be less; and of what else is not known, nothing is said.
 
-**Summarise.** Objects and bytes by type, counts, the list, fragmentation, and what is dead and waits to be freed.
+**Summarise.** Objects and bytes by type, counts, the list, fragmentation, what is dead and waits to be freed, and what
+the collector keeps of its own.
 
 **Trace from outside.** Reference counting never frees a cycle. Whatever cannot be reached from a handle, a root slot,
 compiled code or the list is garbage; it is reported as the cycles that keep it (strongly connected components), what
@@ -26,9 +27,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowheap.allocator import SegregatedFit
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.errors import HeapCorruptionError, LowheapError
 from lowheap.layout import (
@@ -171,6 +172,15 @@ class Inspection:
             "pending": list(self.pending),
             "counts": {str(count): objects for count, objects in sorted(self.counts.items())},
             "unconfirmed": list(self.unconfirmed),
+            "kept": [
+                {
+                    "kind": each.kind.name.lower().replace("_", " "),
+                    "name": each.name,
+                    "entries": each.size(self.image.end) // each.entry_size,
+                    "entry_size": each.entry_size,
+                }
+                for each in self.image.parts
+            ],
             "garbage": None
             if garbage is None
             else {
@@ -196,7 +206,10 @@ class Inspection:
 
 
 def inspect(image: Image, collector: str | type[Collector] | Collector | None = None) -> Inspection:
-    """Verify and summarise an image; nothing in its bytes makes this raise. `collector` is as `verify` has it."""
+    """Verify and summarise an image; nothing in its bytes makes this raise. `collector` is as `verify` has it.
+
+    UnsupportedError as there.
+    """
     problems = verify(image, collector)
     objects, free = _readable(image)
     by_type: dict[tuple[int, VMGcKind], list[ImageObject]] = {}
@@ -271,7 +284,8 @@ def verify(image: Image, collector: str | type[Collector] | Collector | None = N
     """Return every invariant that does not hold in an image, one sentence each; none when it is sound.
 
     They are those of `collector`, of a lowheap heap; where none is given, of the one that the image names, if it is one
-    of lowheap's own, else those that hold whatever collects the heap.
+    of lowheap's own, else those that hold whatever collects the heap. UnsupportedError when the image has not the
+    states, buffers and side tables that a given one keeps.
     """
     control = image.control
     if control is not None and image.tables is not None:
@@ -517,6 +531,11 @@ def _render(inspection: Inspection) -> Group:
     rows["list"] = (
         f"{len(inspection.listed):,} objects: {_indices(inspection.listed)}" if inspection.listed else "empty"
     )
+    if image.parts:
+        rows["kept"] = ", ".join(
+            f"{printable(each.label)} of {each.size(image.end) // each.entry_size:,} × {each.entry_size} bytes"
+            for each in image.parts
+        )
     if inspection.pending:
         rows["dead"] = f"{len(inspection.pending):,} objects wait to be freed: {_indices(inspection.pending)}"
     rows["verified"] = f"{len(inspection.problems)} problems" if inspection.problems else "sound"

@@ -26,10 +26,13 @@ from lowheap.layout import (
     TYPE_DATA_OFFSET,
     TYPE_TABLE_OFFSET,
     VMHeapControl,
+    VMPartKind,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Heap
+from lowheap.native.storage import ENTRIES_OFFSET
 from lowheap.snapshot.contents import Contents
+from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import TABLES
 
 _Data = TypeVar("_Data", bound="ctypes._CData")
@@ -83,15 +86,24 @@ def collector_of(image: Contents) -> Collector:
 def reopen(image: Contents, collector: Collector) -> Heap:
     """Return the heap that an image with tables was taken of, as it was, for a collector's functions.
 
-    What is done to it, the image does not see.
+    What is done to it, the image does not see. UnsupportedError when the image has not what the collector keeps.
     """
     assert image.control is not None, "it has tables"
     assert image.tables is not None, "it has tables"
-    if collector.area().offsets:
-        raise UnsupportedError(
-            f"an image has none of the buffers and side tables of the collector {collector.name}: verify the heap"
-        )
     mapping = Mapping(COLLECTOR_AREA_OFFSET + collector.area().size)
+    kept = {bytes(part.described): part for part in image.parts}
+    for described in collector.parts():
+        part = kept.get(bytes(described))
+        if part is None:
+            wanted = ImagePart.of(described, 0, b"")
+            raise UnsupportedError(
+                f"the image has no {wanted.label} as the collector {collector.name} keeps one: it is of another's heap"
+            )
+        start = CONTROL_BLOCK_OFFSET + part.offset
+        if part.kind is VMPartKind.BUFFER:
+            mapping.write(start, part.length.to_bytes(ctypes.sizeof(ctypes.c_uint64), "little"))
+            start += ENTRIES_OFFSET
+        mapping.write(start, part.data)
     for name, offset, size in TABLES:
         mapping.write(offset, getattr(image.tables, name)[:size])
     slots = [(root.place, root.reference) for root in image.roots if root.kind == "slot" and root.place]

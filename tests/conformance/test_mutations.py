@@ -19,9 +19,9 @@ from lowheap import layout
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.null import Null
 from lowheap.collectors.shared import sizing
+from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import LowheapError
-from lowheap.first_fit import FirstFit
 from lowheap.heap import DrcHeap
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,

@@ -65,6 +65,16 @@ def find_at_last(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     return carve(heap, length)
 
 
+@inline
+def find_in_growth(heap: Heap, rules: FrameRules, length: u32, has_grown: bool) -> Ref:
+    """Return a block of the room that a heap has grown by, if it has; else the last resort's, or null."""
+    if has_grown:
+        found = carve(heap, length)
+        if found != NULL:
+            return found
+    return find_at_last(heap, rules, length)
+
+
 @native
 def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     """Return a block of `length` bytes by the policy that collects first, or null when nothing helps."""
@@ -79,11 +89,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
         found = find_block(heap, length)
         if found != NULL:
             return found
-    if grow(heap, length):
-        found = carve(heap, length)
-        if found != NULL:
-            return found
-    return find_at_last(heap, rules, length)
+    return find_in_growth(heap, rules, length, grow(heap, length))
 
 
 @native
@@ -92,11 +98,7 @@ def allocate_block_growing_first(heap: Heap, rules: FrameRules, length: u32) -> 
     found = find_after_freeing(heap, length)
     if found != NULL:
         return found
-    if grow_by_all(heap, length):
-        found = carve(heap, length)
-        if found != NULL:
-            return found
-    return find_at_last(heap, rules, length)
+    return find_in_growth(heap, rules, length, grow_by_all(heap, length))
 
 
 @inline

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.free_lists import size_class
+from lowheap.collectors.shared.parts import verify_parts
 from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.roots import Root, counted_roots, handle
 from lowheap.collectors.shared.tracing import references_of
@@ -846,6 +847,7 @@ def verify(heap: Heap, has_lists: bool) -> u64:
     for notes: problems tell which, or that there are none. Whoever calls unmaps the notes.
     """
     verify_places(heap)
+    verify_parts(heap)
     if heap.problem_count() != 0:
         return 0
     verify_control(heap)

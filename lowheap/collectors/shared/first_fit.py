@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from sortedcontainers import SortedDict
 
-from lowheap.allocator import Allocator, walk
+from lowheap.collectors.shared.allocator import Allocator, walk
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError
 from lowheap.layout import (
     BLOCK_ALIGN,

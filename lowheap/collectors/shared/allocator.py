@@ -4,7 +4,7 @@ A policy keeps all of its state in the control block and in the free blocks them
 its place between any two calls. Whatever the policy, the heap is walkable: from `FIRST_INDEX` up to the bump pointer,
 every block, live or free, tells its length (`walk`).
 
-`SegregatedFit` is the default; `collectors/shared/free_lists.py` is what it does.
+`SegregatedFit` is the default; `free_lists.py` is what it does. `first_fit.py` has wasmtime's.
 """
 
 from __future__ import annotations
