@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llvmlite import binding, ir
 
@@ -1052,8 +1052,11 @@ def test_so_they_do_where_frames_do_not_tell_the_stack_pointer(
 def test_so_do_functions_with_root_frames_from_the_start(most: int) -> None:
     """All of them, or those with more than a few references, into which the others are inlined."""
 
+    argument_lives_on = Function((Call("p", 0, ("p", "p")),), "q", "")
+
     @settings(max_examples=80, deadline=None)
     @given(programs(), st.integers(0, 255), st.integers(16, 1 << 31), st.integers(16, 1 << 31))
+    @example([Function((Copy("p", "p"),), "p", ""), argument_lives_on], 0, 16, 32)
     def check(functions: list[Function], flags: int, first: int, second: int) -> None:
         with mock.patch.object(safepoints, "MOST_LISTED", most):
             report_exactly_the_live_references(functions, flags, first, second)

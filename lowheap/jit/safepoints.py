@@ -11,9 +11,9 @@ it).
 
 **Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
 would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
-frame, before LLVM sees it: each reference is stored where it is defined, and a bundle has the frame's address and a
-mask, which `lower_statepoints` hands on. That costs the function a store for each reference, wherever it is needed, so
-it is not for others.
+frame, before LLVM sees it: each reference is stored where it is defined, and loaded again where it is used behind a
+safepoint; a bundle has the frame's address and a mask, which `lower_statepoints` hands on. That costs the function a
+store for each reference, wherever it is needed, so it is not for others.
 
 Promises: a call's list holds what is live *after* it and nothing else (too much keeps garbage, too little frees live
 objects); the text rewriting lowers every call with a `"deopt"` bundle or raises `CompilerError` quoting the line; its
@@ -361,8 +361,27 @@ class Liveness:
             live |= self.uses(instruction)
 
 
+class Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
+    """A load that LLVM does not replace by the value that was stored: volatile, which llvmlite does not know."""
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction."""
+        plain: list[str] = []
+        super().descr(plain)
+        buf.append(self.volatile("".join(plain)))
+
+    @staticmethod
+    def volatile(load: str) -> str:
+        """Return the text of a load as that of one which is volatile."""
+        return load.replace("load ", "load volatile ", 1)
+
+
 class _RootFrame:
-    """Gives a function a root frame: each reference is stored in a slot, from its definition to its last use."""
+    """Gives a function a root frame: each reference is in a slot, from its definition to its last use.
+
+    It is stored there where it is defined, and loaded from there behind a safepoint. Were it kept besides, LLVM would
+    spill it, for there are many: in a time that is the square of their number.
+    """
 
     def __init__(self, function: ir.Function, liveness: Liveness) -> None:
         """Find the slots; change nothing yet."""
@@ -431,30 +450,52 @@ class _RootFrame:
             self._store(builder, frame, argument)
         entry.instructions += rest
         for index in root_frames.reverse_post_order(self.liveness.successors):
-            self._add_stores(builder, frame, self.liveness.blocks[index])
+            self._rewrite(builder, frame, self.liveness.blocks[index])
         for call, mask in self.masks:
             call.slots = frame, mask
             call._clear_string_cache()
         if "alwaysinline" not in self.function.attributes:
             self.function.attributes.add("noinline")
 
-    def _add_stores(self, builder: ir.IRBuilder, frame: ir.Value, block: ir.Block) -> None:
-        """Store each reference behind its definition; a phi's behind the block's last phi."""
+    def _rewrite(self, builder: ir.IRBuilder, frame: ir.Value, block: ir.Block) -> None:
+        """Store each reference behind its definition, a phi's behind the block's last phi; load it again for its uses.
+
+        What was defined, or loaded, in the block since its last safepoint is at hand.
+        """
         pending: list[ir.Value] = []
+        at_hand: dict[int, ir.Value] = {}  # by id of the reference
+        if block is self.liveness.blocks[0]:  # where their stores stand, which make what is loaded
+            at_hand = {id(argument): argument for argument in self.arguments}
         instructions, block.instructions = block.instructions, []
         builder.position_at_end(block)
         for instruction in instructions:
-            if pending and not isinstance(instruction, ir.PhiInstr):
+            if not isinstance(instruction, ir.PhiInstr):
                 for reference in pending:
                     self._store(builder, frame, reference)
                 pending.clear()
+                for operand in dict.fromkeys(_operands(instruction)):
+                    if id(operand) not in self.slots:
+                        continue
+                    if id(operand) not in at_hand:
+                        at_hand[id(operand)] = self._load(builder, frame, operand)
+                    if at_hand[id(operand)] is not operand:
+                        instruction.replace_usage(operand, at_hand[id(operand)])
             builder._insert(instruction)
+            if isinstance(instruction, SafepointCall):
+                at_hand.clear()
             if id(instruction) in self.slots:
                 pending.append(instruction)
+                at_hand[id(instruction)] = instruction
 
     def _store(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> None:
         if id(reference) in self.slots:
             builder.store(reference, self._place(builder, frame, reference), align=root_frames.SLOT_SIZE)
+
+    def _load(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
+        loaded = Reload(builder.block, self._place(builder, frame, reference), typ=reference.type)
+        loaded.align = root_frames.SLOT_SIZE
+        builder._insert(loaded)
+        return loaded
 
     def _place(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
         offset = root_frames.SLOT_SIZE * self.slots[id(reference)]

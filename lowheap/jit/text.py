@@ -14,7 +14,7 @@ from collections.abc import Callable
 from llvmlite import ir
 from llvmlite.ir import instructions
 
-from lowheap.jit.safepoints import SafepointCall
+from lowheap.jit.safepoints import Reload, SafepointCall
 
 
 def print_module(module: ir.Module) -> str:
@@ -128,6 +128,10 @@ def _load(printer: _Printer, instruction: ir.LoadInstr) -> str:
     return f"load {printer.type(instruction.type)}, ptr {printer.reference(address)}{_aligned(instruction)}"
 
 
+def _reload(printer: _Printer, instruction: Reload) -> str:
+    return instruction.volatile(_load(printer, instruction))
+
+
 def _store(printer: _Printer, instruction: ir.StoreInstr) -> str:
     value, address = instruction.operands
     return f"store {printer.typed(value)}, ptr {printer.reference(address)}{_aligned(instruction)}"
@@ -190,6 +194,7 @@ _FORMATS: dict[type, Callable[..., str]] = {
     ir.FCMPInstr: _compare,
     ir.CastInstr: _cast,
     ir.LoadInstr: _load,
+    Reload: _reload,
     ir.StoreInstr: _store,
     ir.AllocaInstr: _alloca,
     ir.GEPInstr: _element,

@@ -296,9 +296,13 @@ class StoreRuntime:
             entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
             slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
-        table = (VMStackSlot * max(1, len(slots)))(
-            *(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask) for each in slots)
-        )
+        encoded = {  # by id: many safepoints have the same slots
+            id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
+            for each in {id(each): each for each in slots}.values()
+        }
+        table = (VMStackSlot * max(1, len(slots)))()
+        content = b"".join(encoded[id(each)] for each in slots)
+        ctypes.memmove(table, content, len(content))
         self._stack_map_table = (entries, table)
         self.context.stack_map_entries = ctypes.addressof(entries)
         self.context.stack_map_mask = size - 1
