@@ -231,9 +231,12 @@ class Made:
             self.heap.register_type(index)
         self.handles: list[int] = []
         for step in steps:
-            self._step(*step)
+            self.step(*step)
 
-    def _step(self, what: str, a: int, b: int, number: int) -> None:
+    def step(self, what: str, a: int, b: int, number: int) -> None:
+        """Do one thing to the heap, or nothing where nothing is held."""
+        for known in ("objects", "listed"):
+            self.__dict__.pop(known, None)
         world, heap = self.world, self.heap
         match what:
             case "cell":

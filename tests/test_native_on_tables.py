@@ -506,7 +506,8 @@ def nothing(draw: Draw, made: Made) -> list[Argument]:
 
 
 def an_object(draw: Draw, made: Made) -> list[Argument]:
-    assume(made.objects)
+    if not made.objects:
+        made.step("cell", 0, 0, 0)
     return [draw(st.sampled_from(made.objects))]
 
 
@@ -534,7 +535,9 @@ def a_slot(draw: Draw, made: Made) -> list[Argument]:
     """An object, and a slot of its."""
     holders = [(each, made.slots(each)) for each in made.objects]
     holders = [(each, slots) for each, slots in holders if slots]
-    assume(holders)
+    if not holders:
+        made.step("array", 0, 0, 3)
+        return a_slot(draw, made)
     holder, slots = draw(st.sampled_from(holders))
     slot = draw(st.sampled_from(slots))
     offset = ctypes.addressof(slot) - made.heap.control.heap_base - holder
@@ -578,21 +581,26 @@ ANY_NUMBER = drawn(ANY_U32)
 
 
 def an_array(draw: Draw, made: Made) -> list[Argument]:
-    arrays = [each for each in made.objects if made.heap.kind(each) is VMGcKind.ARRAY_REF]
-    assume(arrays)
-    return [draw(st.sampled_from(arrays))]
+    return [draw(st.sampled_from(of_kind(made, VMGcKind.ARRAY_REF, "array", 0)))]
+
+
+def of_kind(made: Made, kind: VMGcKind, step: str, least: int) -> list[int]:
+    """The objects of a kind and at least so many bytes; where there is none, the step makes one."""
+    for _ in range(2):
+        found = [each for each in made.objects if made.heap.kind(each) is kind and made.heap.object_size(each) >= least]
+        if found:
+            return found
+        made.step(step, 0, 0, 3)
+    raise AssertionError(f"the step {step!r} makes no {kind!r} of {least} bytes")
 
 
 def a_struct(draw: Draw, made: Made) -> list[Argument]:
-    structs = [each for each in made.objects if made.heap.kind(each) is VMGcKind.STRUCT_REF]
-    assume(structs)
-    return [draw(st.sampled_from(structs))]
+    return [draw(st.sampled_from(of_kind(made, VMGcKind.STRUCT_REF, "cell", 0)))]
 
 
 def bytes_of_array(draw: Draw, made: Made) -> list[Argument]:
     """An array's reference, an offset that is aligned for anything, and a storage that is an integer."""
-    (array,) = an_array(draw, made)
-    assume(made.heap.object_size(array) >= 48)
+    array = draw(st.sampled_from(of_kind(made, VMGcKind.ARRAY_REF, "bytes", 48)))
     offset = draw(st.integers(32, made.heap.object_size(array) - 8).map(lambda place: place & ~3))
     return [array, offset, draw(st.sampled_from([VMStorage.I8, VMStorage.I16, VMStorage.I32]).map(int))]
 
