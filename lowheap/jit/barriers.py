@@ -50,8 +50,8 @@ class Barriers:
     def allocate(self, emitter: Emitter, reference: ir.Value) -> None:
         """Emit the hand-over of a new object to compiled code.
 
-        Its header is complete, its fields are not. Where allocation is inline this is emitted twice for one
-        instruction: on the way where a free block was at hand, and on the way where it was not; one of them is taken.
+        Its header is complete, its fields are not. Where allocation is inline this is emitted for each instruction, for
+        the way where a free block was at hand; and once in a module, for all others.
         """
         self._emit(emitter, "allocated", reference)
 

@@ -148,17 +148,18 @@ def function_type(signature: Signature) -> ir.FunctionType:
     return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
 
 
-def define(module: ir.Module) -> None:
+def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
     """Give a module those of the functions to trap, to drop and to allocate that are declared, for its code calls them.
 
-    So it comes last: what is not needed costs nothing.
+    So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
+    compiled code has it.
     """
     for name, emit in _FUNCTIONS.items():
         if name in module.globals:
-            emit(module.globals[name])
+            emit(module.globals[name], hand_over)
 
 
-def _emit_trap(function: ir.Function) -> None:
+def _emit_trap(function: ir.Function, _: object) -> None:
     emitter = begin_internal(function, "noinline", "cold", "noreturn")
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
@@ -167,7 +168,7 @@ def _emit_trap(function: ir.Function) -> None:
     _leave(emitter)
 
 
-def _emit_drop(function: ir.Function) -> None:
+def _emit_drop(function: ir.Function, _: object) -> None:
     """No frame is noted: a drop does not collect, so nobody walks the stack during one.
 
     Nor may anybody else: where the drop is Python's, Python's garbage collector may run a finalizer in the middle of
@@ -186,7 +187,7 @@ def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
     emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
 
 
-def _emit_allocation(call: Field, function: ir.Function) -> None:
+def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
     emitter = begin_internal(function, "noinline")
     _note_exit(emitter)
     vmctx, offset, *args = function.args
@@ -196,14 +197,15 @@ def _emit_allocation(call: Field, function: ir.Function) -> None:
         emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
         emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
         _leave(emitter)
+    hand_over(emitter, reference)
     emitter.builder.ret(reference)
 
 
-_FUNCTIONS: dict[str, Callable[[ir.Function], None]] = {
-    TRAP_FUNCTION: _emit_trap,
-    DROP_FUNCTION: _emit_drop,
+_FUNCTIONS: dict[str, Callable[[ir.Function, Callable[[Emitter, ir.Value], None]], None]] = {
     ALLOCATE_STRUCT_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_struct),
     ALLOCATE_ARRAY_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_array),
+    DROP_FUNCTION: _emit_drop,  # behind those that may come to call it
+    TRAP_FUNCTION: _emit_trap,
 }
 
 

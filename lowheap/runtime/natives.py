@@ -68,7 +68,7 @@ def emit(module: ir.Module, barrier_set: Barriers) -> None:
     define("lh_read", REFERENCE, [PTR], lambda e, slot: barrier_set.read(e, slot, shape))
     define("lh_write", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.write(e, slot, value, shape))
     define("lh_init", VOID, [PTR, REFERENCE], lambda e, slot, value: barrier_set.init(e, slot, value, shape))
-    transitions.define(module)
+    transitions.define(module, barrier_set.allocate)
 
 
 @functools.cache

@@ -163,7 +163,7 @@ class ModuleCompiler(ModuleContext):
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
-        transitions.define(self.module)
+        transitions.define(self.module, self.barriers.allocate)
         imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)

@@ -200,13 +200,12 @@ class EventEmitter(Emitter):
         return self.load_typed(self.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
 
     def _allocate(self, function: str, args: Sequence[ir.Value]) -> ir.Value:
-        """Have the runtime make an object, which is a safepoint, and hand it over."""
+        """Have the runtime make an object, which is a safepoint, and hand it over: `transitions.define`."""
         args = [self.vmctx, self.offset_value(), *args]
         callee = self.declare(function, REFERENCE, [arg.type for arg in args])
         with self.event("safepoint"):
             reference = safepoints.call(self.builder, callee, args)
         self.references.append(reference)
-        self.context.barriers.allocate(self, reference)
         return reference
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
@@ -230,8 +229,8 @@ class EventEmitter(Emitter):
         """Have the collector make an object of a block that is at hand; `call` for one when none is.
 
         `is_small` tells whether a block for `size` bytes is of a small class; None: it is. An array's length is part of
-        its header. The hand-over is emitted on either way: right behind the header's stores, LLVM makes one store of
-        the two to a field that it writes again, and behind the call, it finds the same values as on the other way.
+        its header. The hand-over is emitted here right behind the header's stores, where LLVM makes one store of the
+        two to a field that it writes again; behind the call it is the called function's.
         """
         builder = self.builder
         listed, empty = self.function.append_basic_block("pop"), self.function.append_basic_block("refill")
