@@ -250,10 +250,8 @@ class Field:
         command = [compiler, "-O2", "-march=native", str(_HERE / source), *options, "-o", str(path)]
         built = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if built.returncode != 0:
-            said = next((line for line in built.stderr.splitlines() if "error:" in line), built.stderr.strip())
-            raise ContenderError(
-                f"{Path(compiler).name} cannot compile {source}: {said.partition('error: ')[2] or said}"
-            )
+            said = built.stderr.strip().replace(f"{_HERE}/", "")  # it goes into the report
+            raise ContenderError(f"{Path(compiler).name} cannot compile {source}: {said}")
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=False)
         said = version.stdout.splitlines()[0] if version.stdout else compiler
         return path, f"-O2 -march=native, {said}"

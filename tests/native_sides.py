@@ -10,14 +10,39 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared import ranges
 from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.runtime import emitter_for
 from lowheap.jit.translate import declare
 from lowheap.layout import VMContext
-from lowheap.native import Native
+from lowheap.native import Native, inline, native, u32, u64, wrapping_add, wrapping_mul
 from lowheap.native.check import BoolType, HeapType, NoneType, PlaceType, StaticType, Type, ViewType, WordType
+
+
+@inline
+def mixed(total: u64, value: u64) -> u64:
+    """A sum that tells what was added in which order."""
+    return wrapping_add(wrapping_mul(total, 31), value)
+
+
+@native
+def sum_of_filled(count: u32) -> u64:
+    """The numbers that a fill goes through."""
+    total: u64 = 7
+    for number in ranges.filled(count):
+        total = mixed(total, u64(number))
+    return total
+
+
+@native
+def sum_of_copied(target_start: u32, source_start: u32, count: u32) -> u64:
+    """The numbers that a copy goes through."""
+    total: u64 = 7
+    for number in ranges.copied(target_start, source_start, count):
+        total = mixed(total, u64(number))
+    return total
 
 
 def c_type(type: Type) -> Any:
@@ -44,14 +69,14 @@ class Compiled:
     ) -> None:
         emitter = Emitter if collector is None else emitter_for(collector)
         module = ir.Module("test")
-        self._names = {native: f"test.{number}" for number, native in enumerate(natives)}
-        for native, name in self._names.items():
+        self._names = {function: f"test.{number}" for number, function in enumerate(natives)}
+        for function, name in self._names.items():
             of_native = {
                 each.name: (statics or {})[each.name]
-                for each in native.checked.parameters
+                for each in function.checked.parameters
                 if isinstance(each.type, StaticType)
             }
-            declare(module, native, emitter, name=name, statics=of_native)
+            declare(module, function, emitter, name=name, statics=of_native)
         self.text = str(module)
         self._code = LoadedCode(compile_ir(module, tuple(self._names.values()), opt_level=opt_level))
         self._context = VMContext()

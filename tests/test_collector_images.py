@@ -21,7 +21,7 @@ from faults import FAULTS, Saved, Scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_heaps import NODE, STEPS, World
-from native_sides import Compiled
+from native_sides import Compiled, mixed
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command
@@ -46,8 +46,6 @@ from lowheap.native import (
     u8,
     u32,
     u64,
-    wrapping_add,
-    wrapping_mul,
 )
 from lowheap.native.storage import ENTRIES_OFFSET
 from lowheap.runtime.store_runtime import runtime_of
@@ -582,11 +580,11 @@ def sum_of_parts(heap: Heap) -> u64:
     total: u64 = 7
     for number in range(heap.part_count()):
         part = heap.part(number)
-        total = wrapping_add(wrapping_mul(total, 31), shared_parts.length_of_part(heap, part))
-        total = wrapping_add(wrapping_mul(total, 31), shared_parts.size_of_content(heap, part))
+        total = mixed(total, shared_parts.length_of_part(heap, part))
+        total = mixed(total, shared_parts.size_of_content(heap, part))
         distance = shared_parts.content_at(heap, part) - shared_parts.part_at(heap, part)
-        total = wrapping_add(wrapping_mul(total, 31), distance)
-        total = wrapping_add(wrapping_mul(total, 31), part.offset + part.limit + u64(part.kind) + u64(part.name[1]))
+        total = mixed(total, distance)
+        total = mixed(total, part.offset + part.limit + u64(part.kind) + u64(part.name[1]))
     return total
 
 

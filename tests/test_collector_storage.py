@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_sides import Compiled
+from native_sides import Compiled, mixed
 
 import lowheap as lh
 from lowheap.collectors.drc import Drc
@@ -30,7 +30,6 @@ from lowheap.native import (
     u32,
     u64,
     wrapping_add,
-    wrapping_mul,
     wrapping_u8,
 )
 from lowheap.runtime.store_runtime import runtime_of
@@ -84,7 +83,7 @@ def log(heap: Heap, value: u32) -> u64:
 def sum_of_log(heap: Heap) -> u64:
     total: u64 = 7
     for number in range(heap.length(LOG).value):
-        total = wrapping_add(wrapping_mul(total, 31), u64(heap.entry(LOG, number).value))
+        total = mixed(total, u64(heap.entry(LOG, number).value))
     return total
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from native_sides import Compiled
+from native_sides import Compiled, mixed
 from test_both_sides import RETURN_ADDRESS, FakeStack
 from test_heap import World, fields
 
@@ -78,8 +78,6 @@ from lowheap.native import (
     native,
     u32,
     u64,
-    wrapping_add,
-    wrapping_mul,
 )
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -90,7 +88,7 @@ from lowheap.native import (
 def walk_children(heap: Heap, reference: Ref) -> u64:
     total: u64 = 7
     for child in tracing.children(heap, reference, heap.header(reference).type_index):
-        total = wrapping_add(wrapping_mul(total, 31), u64(child))
+        total = mixed(total, u64(child))
     return total
 
 
@@ -107,7 +105,7 @@ def move_traced_slots(heap: Heap, reference: Ref) -> u32:
 def walk_references(heap: Heap, reference: Ref) -> u64:
     total: u64 = 7
     for each in tracing.references_of(heap, reference):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -115,7 +113,7 @@ def walk_references(heap: Heap, reference: Ref) -> u64:
 def walk_dying(heap: Heap) -> u64:
     total: u64 = 7
     for each in drc_collection.dying(heap):  # to its end: before that, only Python keeps the list whole
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -123,7 +121,7 @@ def walk_dying(heap: Heap) -> u64:
 def walk_host_slots(heap: Heap) -> u64:
     total: u64 = 7
     for slot in frames.host_slots(heap):
-        total = wrapping_add(wrapping_mul(total, 31), u64(slot.value))
+        total = mixed(total, u64(slot.value))
     return total
 
 
@@ -131,7 +129,7 @@ def walk_host_slots(heap: Heap) -> u64:
 def walk_held_by_hosts(heap: Heap) -> u64:
     total: u64 = 7
     for each in frames.held_by_hosts(heap):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -139,7 +137,7 @@ def walk_held_by_hosts(heap: Heap) -> u64:
 def walk_held_by_code(heap: Heap, rules: FrameRules) -> u64:
     total: u64 = 7
     for each in frames.held_by_code(heap, rules):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -179,7 +177,7 @@ def sum_figures(heap: Heap) -> u64:
     sizing.statistics(heap, at(VMHeapStatistics, address_of(figures)))
     total: u64 = 7
     for number in range(FIGURES):
-        total = wrapping_add(wrapping_mul(total, 31), figures[number])
+        total = mixed(total, figures[number])
     return total
 
 

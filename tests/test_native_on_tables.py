@@ -23,7 +23,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
-from native_sides import c_type
+from native_sides import c_type, mixed, sum_of_copied, sum_of_filled
 from test_native_collectors import ANY_U32, ANY_U64, ELSEWHERE, RULES, STEPS, Copy, Frames, Made
 
 from lowheap import collectors
@@ -75,7 +75,7 @@ from lowheap.layout import (
     VMTypeInfo,
 )
 from lowheap.memory import Mapping, Memory
-from lowheap.native import Heap, Native, OutOfRange, Ref, Text, native, u32, u64, wrapping_add, wrapping_mul
+from lowheap.native import Heap, Native, OutOfRange, Ref, Text, native, u32, u64, wrapping_add
 from lowheap.native.check import BOOL, HeapType, NoneType, PlaceType, StaticType, ViewType
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def sum_of_handles(heap: Heap) -> u64:
     total: u64 = 7
     root = roots.Root()
     for reference in roots.held_by_handles(heap, root):
-        total = wrapping_add(wrapping_mul(total, 31), u64(reference) + root.place * 8 + u64(root.kind))
+        total = mixed(total, u64(reference) + root.place * 8 + u64(root.kind))
     return total
 
 
@@ -96,7 +96,7 @@ def sum_of_slots(heap: Heap) -> u64:
     total: u64 = 7
     root = roots.Root()
     for reference in roots.held_by_slots(heap, root):
-        total = wrapping_add(wrapping_mul(total, 31), wrapping_add(u64(reference), root.place))
+        total = mixed(total, wrapping_add(u64(reference), root.place))
     return total
 
 
@@ -105,7 +105,7 @@ def sum_of_counted_roots(heap: Heap) -> u64:
     total: u64 = 7
     root = roots.Root()
     for reference in roots.counted_roots(heap, root):
-        total = wrapping_add(wrapping_mul(total, 31), wrapping_add(u64(reference), root.place))
+        total = mixed(total, wrapping_add(u64(reference), root.place))
     return total
 
 
@@ -114,7 +114,7 @@ def sum_of_roots(heap: Heap) -> u64:
     total: u64 = 7
     root = roots.Root()
     for reference in roots.every_root(heap, root):
-        total = wrapping_add(wrapping_mul(total, 31), wrapping_add(u64(reference), root.place + u64(root.kind)))
+        total = mixed(total, wrapping_add(u64(reference), root.place + u64(root.kind)))
     return total
 
 
@@ -122,23 +122,7 @@ def sum_of_roots(heap: Heap) -> u64:
 def sum_of_blocks(heap: Heap) -> u64:
     total: u64 = 7
     for index in walking.blocks(heap):
-        total = wrapping_add(wrapping_mul(total, 31), u64(index))
-    return total
-
-
-@native
-def sum_of_filled(count: u32) -> u64:
-    total: u64 = 7
-    for number in ranges.filled(count):
-        total = wrapping_add(wrapping_mul(total, 31), u64(number))
-    return total
-
-
-@native
-def sum_of_copied(target_start: u32, source_start: u32, count: u32) -> u64:
-    total: u64 = 7
-    for number in ranges.copied(target_start, source_start, count):
-        total = wrapping_add(wrapping_mul(total, 31), u64(number))
+        total = mixed(total, u64(index))
     return total
 
 
@@ -146,7 +130,7 @@ def sum_of_copied(target_start: u32, source_start: u32, count: u32) -> u64:
 def sum_of_listed(heap: Heap, notes: u64) -> u64:
     total: u64 = 7
     for each in drc_verify._listed(heap, notes, heap.control.over_approximated_stack_roots, verify.LISTED):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -154,7 +138,7 @@ def sum_of_listed(heap: Heap, notes: u64) -> u64:
 def sum_of_pending(heap: Heap, notes: u64) -> u64:
     total: u64 = 7
     for each in drc_verify._pending(heap, notes, heap.control.pending_dead, verify.DEAD):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -162,7 +146,7 @@ def sum_of_pending(heap: Heap, notes: u64) -> u64:
 def sum_of_dead_externrefs(heap: Heap, notes: u64) -> u64:
     total: u64 = 7
     for each in verify._dead_externrefs(heap, notes, heap.control.dead_externrefs, verify.DEAD):
-        total = wrapping_add(wrapping_mul(total, 31), u64(each))
+        total = mixed(total, u64(each))
     return total
 
 
@@ -185,7 +169,7 @@ def look_at_all(heap: Heap, has_lists: bool) -> u64:
     total: u64 = 7
     if notes != 0:
         for number in range(heap.control.bump >> 4):
-            total = wrapping_add(wrapping_mul(total, 31), verify.note_of(heap, notes, number << 4))
+            total = mixed(total, verify.note_of(heap, notes, number << 4))
         verify.forget_notes(heap, notes)
     return total
 

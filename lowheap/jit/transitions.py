@@ -19,7 +19,6 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -154,12 +153,15 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
     """
-    for name, emit in _FUNCTIONS.items():
+    for name, call in _ALLOCATIONS.items():
         if name in module.globals:
-            emit(module.globals[name], hand_over)
+            _emit_allocation(call, module.globals[name], hand_over)
+    for name, emit in ((DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):  # which those may come to call
+        if name in module.globals:
+            emit(module.globals[name])
 
 
-def _emit_trap(function: ir.Function, _: object) -> None:
+def _emit_trap(function: ir.Function) -> None:
     emitter = begin_internal(function, "noinline", "cold", "noreturn")
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
@@ -168,7 +170,7 @@ def _emit_trap(function: ir.Function, _: object) -> None:
     _leave(emitter)
 
 
-def _emit_drop(function: ir.Function, _: object) -> None:
+def _emit_drop(function: ir.Function) -> None:
     """No frame is noted: a drop does not collect, so nobody walks the stack during one.
 
     Nor may anybody else: where the drop is Python's, Python's garbage collector may run a finalizer in the middle of
@@ -201,11 +203,9 @@ def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Em
     emitter.builder.ret(reference)
 
 
-_FUNCTIONS: dict[str, Callable[[ir.Function, Callable[[Emitter, ir.Value], None]], None]] = {
-    ALLOCATE_STRUCT_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_struct),
-    ALLOCATE_ARRAY_FUNCTION: functools.partial(_emit_allocation, VMStoreContext.allocate_array),
-    DROP_FUNCTION: _emit_drop,  # behind those that may come to call it
-    TRAP_FUNCTION: _emit_trap,
+_ALLOCATIONS: dict[str, Field] = {
+    ALLOCATE_STRUCT_FUNCTION: VMStoreContext.allocate_struct,
+    ALLOCATE_ARRAY_FUNCTION: VMStoreContext.allocate_array,
 }
 
 

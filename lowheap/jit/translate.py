@@ -542,10 +542,9 @@ class Translator:
         then = self._new_block("then")
         otherwise = self._new_block("else") if s.orelse else None
         end = self._new_block("end")
-        otherwise = otherwise or end
-        self._branch(frame, s.test, then, otherwise)
+        self._branch(frame, s.test, then, otherwise or end)
         for start, body in ((then, s.body), (otherwise, s.orelse)):
-            if start is end:
+            if start is None:
                 continue
             self._at(start)
             self._block(frame, body)

@@ -177,8 +177,7 @@ class _Comparison:
                 if found <= _ELEMENT_LIMIT:
                     yield Difference(None, f"entry {number} of the {label}", f"{one:#x}", f"{other:#x}")
         if found > _ELEMENT_LIMIT:
-            text = f"{found - _ELEMENT_LIMIT} more that differ"
-            yield Difference(None, f"the rest of the {label}", text, text)
+            yield _more(None, found, label)
 
     # Types
 
@@ -351,7 +350,7 @@ def _list_text(order: list[int] | str) -> str:
     return " → ".join([*shown, "end"])
 
 
-def _more(index: int, found: int, what: str) -> Difference:
+def _more(index: int | None, found: int, what: str) -> Difference:
     text = f"{found - _ELEMENT_LIMIT} more that differ"
     return Difference(index, f"the rest of the {what}", text, text)
 

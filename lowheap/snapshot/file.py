@@ -183,12 +183,15 @@ def _type_record(image_type: ImageType) -> dict[str, Any]:
 
 
 def _part_record(part: ImagePart) -> dict[str, Any]:
-    data = base64.b64encode(zlib.compress(part.data)).decode()
-    return dataclasses.asdict(part) | {"kind": part.kind.name, "data": data}
+    return dataclasses.asdict(part) | {"kind": part.kind.name, "data": _packed(part.data)}
 
 
 def _tables_record(tables: ImageTables) -> dict[str, Any]:
-    return {name: base64.b64encode(zlib.compress(data)).decode() for name, data in dataclasses.asdict(tables).items()}
+    return {name: _packed(data) for name, data in dataclasses.asdict(tables).items()}
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -174,9 +174,9 @@ class Inspection:
             "unconfirmed": list(self.unconfirmed),
             "kept": [
                 {
-                    "kind": each.kind.name.lower().replace("_", " "),
+                    "kind": each.kind_label,
                     "name": each.name,
-                    "entries": each.size(self.image.end) // each.entry_size,
+                    "entries": each.entry_count(self.image.end),
                     "entry_size": each.entry_size,
                 }
                 for each in self.image.parts
@@ -533,7 +533,7 @@ def _render(inspection: Inspection) -> Group:
     )
     if image.parts:
         rows["kept"] = ", ".join(
-            f"{printable(each.label)} of {each.size(image.end) // each.entry_size:,} × {each.entry_size} bytes"
+            f"{printable(each.label)} of {each.entry_count(image.end):,} × {each.entry_size} bytes"
             for each in image.parts
         )
     if inspection.pending:

@@ -9,10 +9,9 @@ import ctypes
 from dataclasses import dataclass
 
 from lowheap.collectors.shared.parts import content_at, length_of_part, size_in_use, size_of_content
-from lowheap.layout import COLLECTOR_STATE_SIZE, HEAP_RESERVATION, PART_NAME_SIZE, VMCollectorPart, VMPartKind
-from lowheap.native import Heap
+from lowheap.layout import COLLECTOR_STATE_SIZE, CONTROL_BLOCK_OFFSET, HEAP_RESERVATION, VMCollectorPart, VMPartKind
+from lowheap.native import Heap, storage
 
-_KIND_LABELS = {VMPartKind.STATE: "state", VMPartKind.BUFFER: "buffer", VMPartKind.SIDE_TABLE: "side table"}
 _ENTRY_SIZES = (1, 2, 4, 8)
 _MOST_SHIFT = HEAP_RESERVATION.bit_length() - 1
 _CHUNK = 1 << 20
@@ -54,13 +53,18 @@ class ImagePart:
     @property
     def described(self) -> VMCollectorPart:
         """What the heap's code knew of it."""
-        name = (ctypes.c_uint8 * PART_NAME_SIZE)(*self.name.encode()[:PART_NAME_SIZE])
-        return VMCollectorPart(self.offset, self.limit, self.kind, self.entry_size, self.shift, 0, name)
+        offset = self.offset + CONTROL_BLOCK_OFFSET
+        return storage.described(self.kind, self.name, offset, self.limit, self.entry_size, self.shift)
+
+    @property
+    def kind_label(self) -> str:
+        """What to call its kind: `side table`."""
+        return self.kind.name.lower().replace("_", " ")
 
     @property
     def label(self) -> str:
         """What to call it: `buffer log`."""
-        return f"{_KIND_LABELS[self.kind]} {self.name}"
+        return f"{self.kind_label} {self.name}"
 
     def fault(self) -> str | None:
         """Return what no part can be like, whatever is in it; None when there is nothing."""
@@ -75,6 +79,10 @@ class ImagePart:
     def size(self, end: int) -> int:
         """Return how many bytes are in use of it, the zeros at their end with the rest, where a heap's blocks end."""
         return size_in_use(self.described, self.length, end)
+
+    def entry_count(self, end: int) -> int:
+        """Return the same in entries."""
+        return self.size(end) // self.entry_size
 
     def entries(self) -> list[int]:
         """Return what is in it as the numbers that they are, without the zeros at their end."""
