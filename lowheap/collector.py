@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+from lowheap.critical import whole
 from lowheap.errors import HeapError, NoGcScopeError
 from lowheap.heap import DrcHeap
 from lowheap.layout import CollectionPhase
@@ -64,6 +65,7 @@ class DrcCollection:
         if heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
 
+    @whole
     def collect_increment(self, budget: int | None = None) -> GcProgress:
         """Do the next increment: trace; then sweep; then free what is left. COMPLETE when nothing is left to do.
 
@@ -84,6 +86,7 @@ class DrcCollection:
             case _:
                 return GcProgress.COMPLETE
 
+    @whole
     def collect(self) -> None:
         """Do all that is left."""
         try:
@@ -92,6 +95,7 @@ class DrcCollection:
         finally:
             self.close()
 
+    @whole
     def close(self) -> None:
         """End the collection where it is: marks are cleared, and nothing more is freed by this one."""
         if self._stage is _Stage.SWEEP:

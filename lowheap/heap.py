@@ -31,6 +31,7 @@ from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
+from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -108,6 +109,13 @@ class HostData(Protocol):
         """Whether the id is in use."""
 
 
+class Pin(Protocol):
+    """A view of the heap's memory that was given out."""
+
+    def let_go(self) -> bool:
+        """Give it back if nobody uses it any more; whether that is so."""
+
+
 def names_object(reference: int) -> bool:
     """`is_object` for what comes from outside: TypeError or InvalidReferenceError for what is no u32 at all."""
     if not isinstance(reference, int) or isinstance(reference, bool):
@@ -174,6 +182,7 @@ class _NativeHeap(Heap):
     def __init__(self, heap: DrcHeap, memory: Memory) -> None:
         super().__init__(memory, heap.control, host=lambda: heap.host(), collector=heap.collector)
         self._heap = heap
+        self.buffer, self.base = memory.buffer, memory.base
 
     @property
     def is_checked(self) -> bool:
@@ -186,6 +195,15 @@ class _NativeHeap(Heap):
         if self._heap.is_checked:
             self._heap.check_header(reference, is_dead=header.ref_count == 0)
         return header
+
+
+@whole
+def _take_back(heap: DrcHeap, reference: int) -> None:
+    heap.drop_gc_ref(reference)
+
+
+_owned = whole_unless_unheard(_take_back)
+"""For what returns a reference with a count that is the caller's."""
 
 
 class DrcHeap:
@@ -219,7 +237,10 @@ class DrcHeap:
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
         self._memory: Memory | None = None
-        self._native: _NativeHeap | None = None
+        self.attached: _NativeHeap | None = None
+        """`native`, or None while the heap has no memory."""
+        self.pins: set[Pin] = set()
+        """Views of the memory that are out: until they are given back, it stays."""
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
@@ -250,15 +271,22 @@ class DrcHeap:
     @property
     def native(self) -> Heap:
         """The heap as functions written once know it. HeapError when it has no memory."""
-        if self._native is None:
+        if self.attached is None:
             _ = self.memory  # says why
             raise HeapError("the heap has no memory")
-        return self._native
+        return self.attached
+
+    def check_unpinned(self, what: str) -> None:
+        """HeapError, saying that one cannot do `what` now, while a view of the memory is out."""
+        used = [each for each in list(self.pins) if not each.let_go()]
+        if used:
+            raise HeapError(f"cannot {what} while {len(used)} views of arrays are out; leave their `with` blocks first")
 
     def check_attached(self) -> None:
         """HeapError when the heap has no memory."""
         _ = self.memory
 
+    @whole
     def attach(self, memory: Memory, host_data: HostData) -> None:
         """Take over `memory`, all of it free, and the side table of its externrefs."""
         if not isinstance(memory, Memory):
@@ -281,9 +309,9 @@ class DrcHeap:
         self.policy.reset()
 
     def _bind_memory(self, memory: Memory) -> None:
-        self._native = _NativeHeap(self, memory)
-        self._allocator = self.allocator_policy(self.control, memory, self._native)
-        self._native.replacements = self.replacements
+        self.attached = _NativeHeap(self, memory)
+        self._allocator = self.allocator_policy(self.control, memory, self.attached)
+        self.attached.replacements = self.replacements
         policy = self._allocator
         if not isinstance(policy, SegregatedFit):
             self.replacements |= {  # lengths are rounded, and stay so
@@ -301,6 +329,7 @@ class DrcHeap:
             raise HeapError("the heap has no memory")
         return self._allocator
 
+    @whole
     def detach(self) -> Memory:
         """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.
 
@@ -308,6 +337,7 @@ class DrcHeap:
         """
         memory = self.memory
         self.check_idle("detach")
+        self.check_unpinned("detach")
         control = self.control
         memory.capacity = control.capacity
         if self._host_data is not None:
@@ -319,18 +349,21 @@ class DrcHeap:
         self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
-        self._memory = self._native = self._allocator = self._host_data = None
+        self._memory = self.attached = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
+    @whole
     def take_memory(self) -> Memory:
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
+        self.check_unpinned("take the memory")
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self._native = self._allocator = None
+        self._memory = self.attached = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
+    @whole
     def replace_memory(self, memory: Memory, delta_bytes_grown: int) -> None:
         """Put the memory back after `take_memory`, `delta_bytes_grown` larger and perhaps at another base.
 
@@ -353,6 +386,7 @@ class DrcHeap:
         self.policy.capacity_changed()
         self._check_integrity()
 
+    @whole
     def close(self) -> None:
         """Unmap the control mapping; the heap cannot be used any more. Detach the memory first."""
         if self._host_data is not None:
@@ -376,11 +410,13 @@ class DrcHeap:
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:
         """Forbid collections for the duration of a `with` block."""
-        self.enter_no_gc_scope()
+        entered = self.control.no_gc_count
         try:
+            self.enter_no_gc_scope()
             yield
         finally:
-            self.exit_no_gc_scope()
+            if self.control.no_gc_count > entered:  # an exception may have come before it was entered
+                self.exit_no_gc_scope()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Types
@@ -420,6 +456,7 @@ class DrcHeap:
             raise HeapError(f"type {type_index} is {self.types.describe(type_index)}, not a function type")
         return layout
 
+    @whole
     def register_type(self, type_index: int) -> None:
         """Make sure that the type table has this type and its supertypes' numbers; nothing when it has."""
         if not 0 <= type_index < TYPE_LIMIT:
@@ -536,6 +573,7 @@ class DrcHeap:
         """Whether references are counted here; not so with a collector that frees nothing."""
         return not self.control.flags & CONTROL_UNCOUNTED
 
+    @_owned
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
         if names_object(reference):
@@ -543,6 +581,7 @@ class DrcHeap:
             self.collector.inc_ref(self.native, reference, ANY)
         return reference
 
+    @whole
     def write_gc_ref(self, destination: ctypes.c_uint32, source: int, owner: int = NULL) -> None:
         """Store `source` in a slot that owns its value, and drop what was there.
 
@@ -563,6 +602,7 @@ class DrcHeap:
     def _is_within(self, slot: ctypes.c_uint32) -> bool:
         return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
 
+    @whole
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
         if names_object(reference):
@@ -577,6 +617,7 @@ class DrcHeap:
         self.release_dead_externrefs()
         self._check_integrity()
 
+    @whole
     def expose_gc_ref_to_wasm(self, reference: int) -> None:
         """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
 
@@ -587,6 +628,7 @@ class DrcHeap:
             self.header(reference)
             self.collector.expose(self.native, reference, ANY)
 
+    @whole
     def free_pending(self, budget: int | None = None) -> bool:
         """Free so many of the pending dead objects, or all (None), from the front of their list; whether some are left.
 
@@ -605,6 +647,7 @@ class DrcHeap:
             self.control.live_bytes_after_last_collection = self.control.bytes_allocated - self.control.bytes_freed
         return is_left
 
+    @whole
     def release_dead_externrefs(self, until: int = NULL) -> None:
         """Free the externrefs that died, when the host has let go of their host data; those before `until`."""
         while self.control.dead_externrefs not in (NULL, until):
@@ -615,6 +658,7 @@ class DrcHeap:
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
 
+    @_owned
     def alloc_raw(self, kind: VMGcKind, type_index: int, size: int, *, find: Find = None) -> int:
         """Allocate an object of `size` bytes, header included, and write its header: one count, the caller's.
 
@@ -655,16 +699,19 @@ class DrcHeap:
         self._check_integrity()
         return reference
 
+    @_owned
     def alloc_uninit_struct(self, type_index: int, *, find: Find = None) -> int:
         """Allocate a struct; its fields are all zero bits until the caller sets them. Raises as `alloc_raw`."""
         layout = self.struct_layout(type_index)
         return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
+    @_owned
     def alloc_uninit_exn(self, type_index: int, *, find: Find = None) -> int:
         """Allocate an exception whose tag has this function type; tag and fields are zero. Raises as `alloc_raw`."""
         layout = self.exception_layout(type_index)
         return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
+    @_owned
     def alloc_uninit_array(self, type_index: int, length: int, *, find: Find = None) -> int:
         """Allocate an array of `length` elements, all zero bits. Raises as `alloc_raw`."""
         layout = self.array_layout(type_index)
@@ -678,6 +725,7 @@ class DrcHeap:
         self.memory.view(VMDrcArrayHeader, reference).length = length
         return reference
 
+    @_owned
     def alloc_externref(self, host_data_id: int, *, find: Find = None) -> int:
         """Allocate an externref for an id of the side table. Raises as `alloc_raw`, and HeapError for another id."""
         self.check_attached()
@@ -688,14 +736,17 @@ class DrcHeap:
         self.memory.view(VMDrcExternRef, reference).host_data_id = host_data_id
         return reference
 
+    @whole
     def dealloc_uninit_struct_or_exn(self, reference: int) -> None:
         """Free an object that was allocated and never initialised, without looking at its fields."""
         self._dealloc_uninit(reference, (VMGcKind.STRUCT_REF, VMGcKind.EXN_REF))
 
+    @whole
     def dealloc_uninit_array(self, reference: int) -> None:
         """Free an array that was allocated and never initialised, without looking at its elements."""
         self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF,))
 
+    @whole
     def coalesce(self) -> None:
         """Merge free neighbours now, in one pass over the heap: for an allocation that would fail otherwise."""
         self.check_attached()
@@ -731,6 +782,7 @@ class DrcHeap:
         """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""
         return self.collector.deferred(self.native)
 
+    @whole
     def trace(self, stack_roots: Iterable[int]) -> None:
         """Have each object held that compiled code holds, as its stack maps tell.
 
@@ -746,6 +798,7 @@ class DrcHeap:
             if not self.collector.hold(self.native, reference):
                 raise HeapCorruptionError([unsound_root(reference)])
 
+    @whole
     def sweep(self) -> None:
         """Let go of what compiled code may have held and does not hold, and free what dies.
 
@@ -757,14 +810,17 @@ class DrcHeap:
         finally:
             self._settle()
 
+    @whole
     def sweep_pending(self) -> None:
         """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
         self.collector.sweep_pending(self.native)
 
+    @whole
     def finish_sweep(self) -> None:
         """Note what a sweep has left, and that it was a collection."""
         collection.finish_sweep(self.native)
 
+    @whole
     def clear_marks(self) -> None:
         """Forget what `trace` found."""
         self.collector.forget_held(self.native)

@@ -746,6 +746,8 @@ class VMStoreContext(ctypes.Structure):
         ("stack_map_slots", ctypes.c_uint64),
         ("unknown_return_address", ctypes.c_uint64),
         ("root_frames", ctypes.c_uint64),
+        ("lend", ctypes.c_uint64),
+        ("share", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
     )
@@ -766,6 +768,8 @@ class VMStoreContext(ctypes.Structure):
     stack_map_slots: Unsigned
     unknown_return_address: Unsigned
     root_frames: Unsigned
+    lend: Unsigned
+    share: Unsigned
     unsound_root: Unsigned
 
 
@@ -787,6 +791,24 @@ class VMRootFrame(ctypes.Structure):
     heap: Unsigned
     slots: Unsigned
     slot_count: Unsigned
+
+
+class VMHandle(ctypes.Structure):
+    """A handle of the host's, filled in by the operation that makes it: so it is whole, or there is none.
+
+    `number` is the handle's place in the table of handles plus 1; 0 while this is no handle. It holds `reference`, in
+    the memory that the heap had in `epoch`.
+    """
+
+    _fields_ = (
+        ("number", ctypes.c_uint32),
+        ("reference", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    number: Unsigned
+    reference: Unsigned
+    epoch: Unsigned
 
 
 class VMStackMapEntry(ctypes.Structure):
@@ -1201,6 +1223,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMFunctionImport,
     VMHostFunction,
     VMRootFrame,
+    VMHandle,
     VMHeap,
     VMHeapConfiguration,
     VMFieldDefinition,

@@ -57,6 +57,11 @@ class Mapping:
         if guard and _libc().mprotect(self.base + size, guard, _PROT_NONE) != 0:
             raise MemoryError(f"cannot protect a guard of {guard} bytes: {os.strerror(ctypes.get_errno())}")
 
+    @property
+    def buffer(self) -> mmap.mmap:
+        """The bytes, as what takes buffers takes them. Nobody may close it, and what is beyond `size` faults."""
+        return self._mmap
+
     def view(self, data: type[_Data], offset: int) -> _Data:
         """Return `data`, a ctypes type, laid over the bytes at `offset`, live in both directions.
 

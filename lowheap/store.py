@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -14,12 +13,14 @@ from lowheap.collectors.shared.allocation import allocate_block_growing_first
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
+from lowheap.critical import whole
 from lowheap.engine import Engine
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
 from lowheap.memory import Memory
+from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
 from lowheap.snapshot import Image
 
@@ -29,34 +30,6 @@ ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (Seg
 GROWTH_POLICIES = ("collect-first", "grow-first")
 
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
-
-
-class StoreLock:
-    """Says which thread is using a store: `with store.lock:`, nested as deep as one likes.
-
-    Nobody waits for it. HeapError when another thread has it: that thread may be at it for as long as it likes.
-    """
-
-    __slots__ = ("acquire", "release")
-
-    def __init__(self) -> None:
-        """Make a lock that no thread has. `acquire(False)` and `release` are those of a `threading.RLock`."""
-        lock = threading.RLock()
-        self.acquire, self.release = lock.acquire, lock.release
-
-    def __enter__(self) -> None:
-        """Take the lock, or raise."""
-        if not self.acquire(False):
-            raise self.refusal()
-
-    def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        self.release()
-
-    @staticmethod
-    def refusal() -> HeapError:
-        """Return what to raise when another thread has the lock."""
-        return HeapError("the store is in use by another thread; a store is used by one thread at a time")
 
 
 class Store:
@@ -144,8 +117,30 @@ class Store:
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
         self._safepoints = 0
-        self._unreachable_handles: deque[tuple[int, int]] = deque()
+        self.unreachable_cells: deque[Any] = deque()
+        """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""
+        self.operations = HostOperations(self.heap, self.unreachable_cells)
+        if engine.runtime == "native" and not checked and self.runtime_maker is not None:
+            self.operations.compile = self._make_runtime
+        self.faces: dict[int, Any] = {}
+        """What handles know of each type, by type index; `objects.py` fills this, and the next two."""
+        self.resolved: dict[int, Any] = {}
+        self.lowerings: dict[Any, Any] = {}
         self._is_closed = False
+
+    binder: ClassVar[Callable[[Store, Any], Any]]
+    """What `bind` does; `objects.py` sets it."""
+
+    runtime_maker: ClassVar[Callable[[Store], Any] | None] = None
+    """What makes a store's runtime; `runtime/` sets it."""
+
+    def _make_runtime(self) -> None:
+        assert self.runtime_maker is not None, "asked before"
+        self.runtime_maker(self)
+
+    def bind(self, type: Any) -> Any:
+        """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
+        return Store.binder(self, type)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life
@@ -155,24 +150,29 @@ class Store:
         """Whether `close` was called."""
         return self._is_closed
 
+    @exclusive("lock")
     def close(self) -> None:
         """Unmap the heap. Every handle becomes stale, and the finalizers of all host data run.
 
         HeapError, and nothing happens, while compiled code of this store is on the stack, or a collection is running.
         """
-        with self.lock:
-            if self._is_closed:
-                return
-            if self.heap.control.phase != CollectionPhase.IDLE:
-                raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
-            if self.runtime is not None:
-                self.runtime.close()
-            if self.heap.is_attached:
-                self.heap.detach().abandon()
-            self.heap.close()
-            self._is_closed = True
-            self._unreachable_handles.clear()
-            self.host_data.clear()
+        if self._is_closed:
+            return
+        if self.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
+        self.heap.check_unpinned("close")
+        if self.runtime is not None:
+            self.runtime.close()
+        self._unmap()
+        self.host_data.clear()
+
+    @whole
+    def _unmap(self) -> None:
+        if self.heap.is_attached:
+            self.heap.detach().abandon()
+        self.heap.close()
+        self._is_closed = True
+        self.unreachable_cells.clear()
 
     def __enter__(self) -> Store:
         """Return the store itself."""
@@ -192,75 +192,71 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------------
     # Collecting
 
+    @exclusive("lock")
     def collection(self) -> DrcCollection:
         """Return a new collection, to be done by increments. On a native store, those with a budget are native too."""
-        with self.lock:
-            self.tidy_in_use()
-            trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
-            return _Collection(self, trace)
+        self.tidy_in_use()
+        trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
+        return _Collection(self, trace)
 
+    @exclusive("lock")
     def collect(self) -> None:
         """Collect, all at once, and free what earlier collections have left. NoGcScopeError inside a no-GC scope."""
-        with self.lock:
-            collection = self.collection()
-            if self.runtime is None or not self.runtime.collect():
-                collection.collect()
-            self.tidy_in_use()
+        collection = self.collection()
+        if self.runtime is None or not self.runtime.collect():
+            collection.collect()
+        self.tidy_in_use()
 
+    @exclusive("lock")
     def safepoint(self) -> None:
         """Compiled code has come to a safepoint: tidy up, and collect if `collect_every` says so."""
-        with self.lock:
-            self.tidy_in_use()
-            self._safepoints += 1
-            may_collect = self.heap.control.no_gc_count == 0
-            if self.collect_every and self._safepoints % self.collect_every == 0 and may_collect:
-                self.collect()
+        self.tidy_in_use()
+        self._safepoints += 1
+        may_collect = self.heap.control.no_gc_count == 0
+        if self.collect_every and self._safepoints % self.collect_every == 0 and may_collect:
+            self.collect()
 
+    @exclusive("lock")
     def verify(self) -> None:
         """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
-        with self.lock:
-            self.check_open()
-            self.heap.verify(self.roots.wasm_stack())
-            self.tidy_in_use()  # not before: that relies on what is verified
+        self.check_open()
+        self.heap.verify(self.roots.wasm_stack())
+        self.tidy_in_use()  # not before: that relies on what is verified
 
+    @exclusive("lock")
     def stats(self) -> HeapStatistics:
         """Return the heap's figures, those that the collector counts among them."""
-        with self.lock:
-            self.tidy_in_use()
-            return self.heap.stats()
+        self.tidy_in_use()
+        return self.heap.stats()
 
+    @exclusive("lock")
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""
-        with self.lock:
-            self.tidy_in_use()
-            return self.heap.snapshot(self.roots.wasm_stack())
+        self.tidy_in_use()
+        return self.heap.snapshot(self.roots.wasm_stack())
 
+    @exclusive("lock")
     def tidy(self) -> None:
         """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs.
 
         That runs finalizers; see `ExternRefHostDataTable`.
         """
-        with self.lock:
-            self.tidy_in_use()
+        self.tidy_in_use()
 
     def tidy_in_use(self) -> None:
         """`tidy`, for who has the lock."""
         self.check_open()
-        while self._unreachable_handles:
-            number, epoch = self._unreachable_handles.popleft()
-            if epoch == self.heap.control.epoch:
-                self.heap.drop_gc_ref(self.roots.release_handle(number))
-        self.heap.release_dead_externrefs()
-        self.host_data.release()
+        if self.unreachable_cells and self.heap.is_attached:
+            self.operations.drain()
+        if self.heap.control.dead_externrefs != NULL:
+            self.heap.release_dead_externrefs()
+        if self.host_data.set_aside:
+            self.host_data.release()
 
-    @property
-    def unreachable_handles(self) -> deque[tuple[int, int]]:
-        """The handles that `tidy` has to release; always the same deque."""
-        return self._unreachable_handles
-
-    def forget_handle(self, number: int, epoch: int) -> None:
-        """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
-        self._unreachable_handles.append((number, epoch))
+    def raise_pending(self) -> None:
+        """Raise what a host function or a finalizer raised, if compiled code has ended since and nobody did."""
+        if self.runtime is not None and self.runtime.pending is not None:
+            self.runtime.settle()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must
@@ -277,29 +273,30 @@ class Store:
         """Allocate an exception of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
         return self._allocate(lambda find: self.heap.alloc_uninit_exn(type_index, find=find))
 
+    @exclusive("lock")
+    @whole
     def alloc_externref(self, value: Any, finalizer: Finalizer | None = None) -> int:
         """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full.
 
         `finalizer(value)` is called once, when the externref has died, or the store is closed; not if this raises.
         """
-        with self.lock:
-            self.check_open()
-            binding = self.host_data.binding
-            host_data_id = self.host_data.alloc(value)
-            reference = NULL
-            try:
-                reference = self._allocate(lambda find: self.heap.alloc_externref(host_data_id, find=find))
-                if finalizer is not None:
-                    self.host_data.set_finalizer(host_data_id, finalizer)
-            finally:
-                if reference == NULL and self.host_data.binding is binding:  # else it went with the heap's memory
-                    self.host_data.dealloc(host_data_id)
-            return reference
+        self.check_open()
+        binding = self.host_data.binding
+        host_data_id = self.host_data.alloc(value)
+        reference = NULL
+        try:
+            reference = self._allocate(lambda find: self.heap.alloc_externref(host_data_id, find=find))
+            if finalizer is not None:
+                self.host_data.set_finalizer(host_data_id, finalizer)
+        finally:
+            if reference == NULL and self.host_data.binding is binding:  # else it went with the heap's memory
+                self.host_data.dealloc(host_data_id)
+        return reference
 
+    @exclusive("lock")
     def _allocate(self, allocate: Callable[[Find], int]) -> int:
-        with self.lock:
-            self.tidy_in_use()
-            return allocate(self._find_block)
+        self.tidy_in_use()
+        return allocate(self._find_block)
 
     def _find_block(self, size: int) -> int | None:
         """Return a block for an object of `size` bytes, by this store's policy, or None when nothing helps."""
@@ -325,18 +322,18 @@ class _Collection(DrcCollection):
         super().__init__(store.heap, store.roots, trace=trace)
         self._store = store
 
+    @exclusive("_store.lock")
     def collect_increment(self, budget: int | None = None) -> GcProgress:
-        with self._store.lock:
-            progress = super().collect_increment(budget)
-            if self._heap.control.phase == CollectionPhase.IDLE:
-                self._heap.release_dead_externrefs()
-                self._store.host_data.release()
-            return progress
+        progress = super().collect_increment(budget)
+        if self._heap.control.phase == CollectionPhase.IDLE:
+            self._heap.release_dead_externrefs()
+            self._store.host_data.release()
+        return progress
 
+    @exclusive("_store.lock")
     def collect(self) -> None:
-        with self._store.lock:
-            super().collect()
+        super().collect()
 
+    @exclusive("_store.lock")
     def close(self) -> None:
-        with self._store.lock:
-            super().close()
+        super().close()

@@ -36,7 +36,7 @@ import enum
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from lowheap.errors import LowheapError, TypeDefinitionError
 
@@ -147,9 +147,25 @@ class FieldType:
 
 @dataclass(frozen=True, slots=True)
 class StructType:
-    """A struct: fields known by their position."""
+    """A struct: fields known by their position.
+
+    `names` are what Python calls the fields; two types that differ in nothing else are equal.
+    """
 
     fields: tuple[FieldType, ...]
+    names: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def of(cls, **fields: FieldType | StorageType) -> StructType:
+        """Return a struct type of named fields; one that is given by its storage type alone is mutable."""
+        return cls(
+            tuple(each if isinstance(each, FieldType) else FieldType(each, True) for each in fields.values()),
+            tuple(fields),
+        )
+
+    def bind(self, store: Any) -> Any:
+        """Return the class of this type's objects in a store: `Cell = cell.bind(store)`, `Cell(left, right)`."""
+        return store.bind(self)
 
     def __str__(self) -> str:
         """Text format: `(struct (field (mut i32)) (field (ref null 3)))`."""
@@ -161,6 +177,10 @@ class ArrayType:
     """An array: any number of elements of one type."""
 
     element: FieldType
+
+    def bind(self, store: Any) -> Any:
+        """Return the class of this type's objects in a store: `Numbers = numbers.bind(store)`, `Numbers([1, 2])`."""
+        return store.bind(self)
 
     def __str__(self) -> str:
         """Text format: `(array (mut i8))`."""

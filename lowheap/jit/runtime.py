@@ -9,7 +9,8 @@ modules through the store context, they are C functions:
     bool     lh_collect(vmctx)                              collect, all at once; false: a frame is wrong
     bool     lh_trace(vmctx)                                have held what compiled code holds; false: a frame is wrong
 
-and those that the collector wants compiled even where Python comes to them (`Collector.compiled`): `symbol_of`.
+and those that the collector wants compiled even where Python comes to them (`Collector.compiled`), and the host's own
+operations on objects (`HOST_OPERATIONS`): `symbol_of`.
 
 Compiled modules emit the fast path of allocation inline, for structs and arrays whose blocks are small, and come here
 when no block is at hand.
@@ -24,7 +25,7 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared import allocation, collection
+from lowheap.collectors.shared import allocation, collection, host
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
 from lowheap.jit.emit import Emitter
@@ -40,6 +41,19 @@ DROP = "lh_drop"
 COLLECT = "lh_collect"
 TRACE = "lh_trace"
 
+HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
+    host.share,
+    host.adopt,
+    host.release,
+    host.read,
+    host.write,
+    host.lend,
+    host.new_struct,
+    host.new_array,
+    host.new_externref,
+)
+"""What the host does with objects; see `operations.py`."""
+
 _loaded: dict[tuple[Collector, bool], LoadedCode] = {}
 
 
@@ -52,12 +66,12 @@ def functions_of(collector: Collector) -> dict[str, Native[..., Any]]:
         COLLECT: collector.collect,
         TRACE: collection.trace,
     }
-    return functions | {symbol_of(each): each for each in collector.all_compiled()}
+    return functions | {symbol_of(each): each for each in (*collector.all_compiled(), *HOST_OPERATIONS)}
 
 
 def symbol_of(native: Native[..., Any]) -> str:
-    """Return the symbol of a function that the collector wants compiled."""
-    return f"lh_{native.__name__}"
+    """Return the symbol of a function that the collector or the host wants compiled."""
+    return f"lh_{'host_' * (native in HOST_OPERATIONS)}{native.__name__}"
 
 
 def emitter_for(collector: Collector, *, checked: bool = False) -> Callable[[ir.Function], Emitter]:

@@ -1,9 +1,12 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
-**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, a buffer for results,
-and the arguments. It puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`),
-and calls. What it returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is
-not as compiled code needs it, it calls nothing (`REFUSED`).
+**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of 8-byte
+slots for the arguments, where the results come afterwards. References among the arguments are borrowed: the trampoline
+lends them to compiled code. For each counted reference among the results, a slot behind those of the values has the
+address of a `VMHandle`, which is made one of the object; so nothing can come between the end of the call and that. It
+puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it
+returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is not as compiled
+code needs it, it calls nothing (`REFUSED`).
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
@@ -50,7 +53,7 @@ from lowheap.layout import (
     VMHostFunction,
     VMStoreContext,
 )
-from lowheap.types import FuncType, NumType, RefType, ValType
+from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
 
 SETJMP = "_setjmp"
 LONGJMP = "_longjmp"
@@ -71,6 +74,9 @@ ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
 ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
+LEND_CDECL = "void(void *vmctx, uint32_t reference)"
+SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"
+ENTRY_CDECL = "uint32_t(*)(void *vmctx, void *code, void *slots)"
 
 TRAPPED = 1 << 0
 """Bit of a trampoline's status: the code trapped, or a call out of it failed."""
@@ -82,35 +88,32 @@ REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
 _LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
-_C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
+
+COUNTED, UNCOUNTED = "r", "u"
+"""The letters of references: those that collectors know of, and those of functions and i31s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function type as far as calls are concerned: every reference is the same u32, written `r`."""
+    """A function type as far as calls are concerned: every reference is a u32, written `r` or `u`."""
 
     params: str
     results: str
 
     @staticmethod
-    def of(type: FuncType) -> Signature:
+    def of(type: FuncType, types: TypeRegistry) -> Signature:
         """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
-        return Signature(_letters(type.params), _letters(type.results))
+        return Signature(_letters(type.params, types), _letters(type.results, types))
 
     @property
-    def is_scalar(self) -> bool:
-        """Whether it is of numbers alone, with one result at most."""
-        return "r" not in self.params + self.results and len(self.results) <= 1
+    def slot_count(self) -> int:
+        """How many slots the values take."""
+        return max(len(self.params), len(self.results), 1)
 
     @property
-    def python_types(self) -> tuple[type, ...]:
-        """The Python type of each parameter of a scalar signature."""
-        return tuple(int if letter in "il" else float for letter in self.params)
-
-    @property
-    def result_cdecl(self) -> str:
-        """The C type of a pointer to the result of a scalar signature; without one, to anything."""
-        return f"{_C_TYPES[self.results]} *" if self.results else "uint64_t *"
+    def counted_results(self) -> tuple[int, ...]:
+        """The numbers of the results that come with a handle, whose addresses are in slots behind the values'."""
+        return tuple(number for number, letter in enumerate(self.results) if letter == COUNTED)
 
     @property
     def entry(self) -> str:
@@ -122,20 +125,18 @@ class Signature:
         """The name of the signature's stub for host functions."""
         return f"lowheap.host.{self.params}.{self.results}"
 
-    @property
-    def entry_cdecl(self) -> str:
-        """The trampoline's type in C: (vmctx, code, results, parameters...) -> status."""
-        params = "".join(f", {_C_TYPES[letter]}" for letter in self.params)
-        return f"uint32_t(*)(void *, void *, void *{params})"
 
-
-def _letters(types: Sequence[ValType]) -> str:
-    return "".join("r" if isinstance(type, RefType) else _LETTERS[type] for type in types)
+def _letters(values: Sequence[ValType], types: TypeRegistry) -> str:
+    return "".join(
+        (COUNTED if types.is_traced(each) else UNCOUNTED) if isinstance(each, RefType) else _LETTERS[each]
+        for each in values
+    )
 
 
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
     **{letter: llvm_type(type) for type, letter in _LETTERS.items()},
-    "r": REFERENCE,
+    COUNTED: REFERENCE,
+    UNCOUNTED: REFERENCE,
 }
 
 
@@ -213,15 +214,17 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     """Give a module the trampoline of a signature, once."""
     if signature.entry in module.globals:
         return
-    params = [_LLVM_OF_LETTER[letter] for letter in signature.params]
-    # The results buffer comes before the parameters, whose number varies.
-    function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR, *params]), signature.entry, "noinline")
+    function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR]), signature.entry, "noinline")
     emitter = Emitter(function)
     builder, store = emitter.builder, emitter.store_context
-    _, code, results, *args = function.args
+    vmctx, code, slots = function.args
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
 
+    args = [_load_slot(emitter, slots, number, letter) for number, letter in enumerate(signature.params)]
+    for letter, arg in zip(signature.params, args, strict=True):
+        if letter == COUNTED:
+            _lend(emitter, arg)
     activation = emitter.stack_buffer(ctypes.sizeof(VMActivation), ACTIVATION_ALIGN)
     frame = emitter.frame_address()
     previous = emitter.load_pointer(store, VMStoreContext.activation)
@@ -243,13 +246,29 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
             type = function_type(signature)
             several = len(signature.results) > 1
             callee = emitter.function_pointer(code, type.return_type, type.args)
-            result = builder.call(callee, [function.args[0], *args, *([results] if several else [])])
+            result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
             if signature.results and not several:
-                emitter.store_typed(result, results)
+                emitter.store_typed(result, slots)
+            if signature.counted_results:
+                share = emitter.load_pointer(store, VMStoreContext.share, invariant=True)
+            for place, number in enumerate(signature.counted_results, signature.slot_count):
+                reference = _load_slot(emitter, slots, number, COUNTED)
+                handle = emitter.load_typed(emitter.at(slots, place * VALUE_SLOT_SIZE), PTR)
+                emitter.call_pointer(share, VOID, [PTR, REFERENCE, PTR], [vmctx, reference, handle])
     emitter.store(previous, store, VMStoreContext.activation)
     dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
     status = [builder.select(trapped, I32(TRAPPED), I32(0)), builder.select(dead, I32(HAS_DEAD_EXTERNREFS), I32(0))]
     builder.ret(builder.or_(*status))
+
+
+def _load_slot(emitter: Emitter, slots: ir.Value, number: int, letter: str) -> ir.Value:
+    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+
+
+def _lend(emitter: Emitter, reference: ir.Value) -> None:
+    """Let compiled code have a reference that the host holds."""
+    pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.lend, invariant=True)
+    emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], [emitter.vmctx, reference])
 
 
 def _is_ready(emitter: Emitter) -> ir.Value:
@@ -279,7 +298,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     """Give a module the stub through which compiled code calls host functions of a signature, once.
 
     The stub's vmctx is a `VMHostFunction`. It passes the arguments in a buffer of 8-byte slots, from which it takes the
-    results afterwards.
+    results afterwards. References among those are borrowed, as the trampoline's arguments are.
     """
     if signature.host_stub in module.globals:
         return
@@ -287,8 +306,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     emitter = Emitter(function)
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
-    count = max(len(signature.params), len(signature.results), 1)
-    values = emitter.stack_buffer(count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+    values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for number, param in enumerate(params):
         emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
     _note_exit(emitter)
@@ -297,10 +315,10 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
-    results = [
-        emitter.load_typed(emitter.at(values, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
-        for number, letter in enumerate(signature.results)
-    ]
+    results = [_load_slot(emitter, values, number, letter) for number, letter in enumerate(signature.results)]
+    for letter, result in zip(signature.results, results, strict=True):
+        if letter == COUNTED:
+            _lend(emitter, result)
     if len(results) > 1:
         for number, result in enumerate(results):
             emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))

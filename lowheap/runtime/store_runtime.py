@@ -16,10 +16,13 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 import cffi
 
+from lowheap import declarations
+from lowheap.collectors.shared import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -54,8 +57,9 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
-from lowheap.native.check import BOOL, NOTHING, U32, U64, Type
-from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
+from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType
+from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.operations import exclusive
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
@@ -78,91 +82,120 @@ class Place(Protocol):
         """Return the name of the function whose code is at a byte offset of the module."""
 
 
-@functools.cache
-def _c_type(cdecl: str) -> Any:
-    return _ffi.typeof(cdecl)
+_ENTRY = _ffi.typeof(transitions.ENTRY_CDECL)
+_SLOTS = _ffi.typeof("uint64_t[]")
+_ADDRESS = _ffi.typeof("uintptr_t")
 
 
-def _target(trampoline: int, vmctx: int, code: int, signature: transitions.Signature) -> tuple[Any, Any, Any]:
-    """A trampoline, and what it takes first, as cffi passes them fastest."""
-    entry = _ffi.cast(_c_type(signature.entry_cdecl), trampoline)
-    return entry, _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
-
-
-class _ScalarFunc(Func):
-    """A compiled function of numbers alone, with one result at most.
-
-    A call goes a short way when there is nothing to see to first, and the arguments are of just the right Python types.
-    Everything else goes the general way, which gives its errors too.
-    """
-
-    __slots__ = ("_parts", "_result", "_result_type")
+class _Target:
+    """A compiled function as the host calls it: through which trampoline, and how its values are in the slots."""
 
     def __init__(
-        self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: transitions.Signature, *described: Any
+        self, store: Store, trampoline: int, vmctx: int, code: int, type: FuncType, signature: transitions.Signature
     ) -> None:
+        self.entry = _ffi.cast(_ENTRY, trampoline)
+        self.vmctx, self.code = _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
+        self.signature = signature
+        self.lowerings = [lowering(store, param) for param in type.params]
+        self.pack = _slot_struct(type.params).pack_into
+        self.unpack = _slot_struct(type.results).unpack_from
+        self.counted = signature.counted_results
+        self.uncounted = [
+            (number, result)
+            for number, result in enumerate(type.results)
+            if isinstance(result, RefType) and number not in self.counted
+        ]
+        self.slot_count = signature.slot_count + len(self.counted)
+
+    def slots(self) -> tuple[Any, Any]:
+        """Return a buffer of slots, as cffi and as Python have it."""
+        slots = _ffi.new(_SLOTS, self.slot_count)
+        return slots, _ffi.buffer(slots)
+
+
+class _CompiledFunc(Func):
+    """A compiled function.
+
+    A call goes a short way when there is nothing to see to first, all values are numbers, there is one result at most,
+    and the arguments are of just the right Python types. Everything else goes the general way, which gives its errors
+    too.
+    """
+
+    __slots__ = ("_parts", "_slots")
+
+    def __init__(self, runtime: StoreRuntime, target: _Target, *described: Any) -> None:
         store = runtime._store
         super().__init__(store, *described)
+        signature = target.signature
+        is_short = len(signature.results) <= 1 and not set(signature.params + signature.results) & set(_REFERENCES)
+        types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else None
         # In one tuple, since a call needs them all.
         self._parts = (
-            *target,
-            signature.python_types,
-            bool(signature.results),
+            types,
+            store.lock,
             runtime,
             runtime.binding,
             store.host_data,
             store.host_data.set_aside,
-            store.unreachable_handles,
-            store.lock.acquire,
-            store.lock.release,
+            store.unreachable_cells,
+            target,
+            target.entry,
+            target.vmctx,
+            target.code,
+            target.pack,
+            target.unpack if signature.results else None,
         )
-        self._result_type = _c_type(signature.result_cdecl)
-        self._result: Any = None
+        self._slots: tuple[Any, Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         (
-            entry,
-            vmctx,
-            code,
             types,
-            has_result,
+            lock,
             runtime,
             binding,
             host_data,
             set_aside,
             forgotten,
-            acquire,
-            release,
+            target,
+            entry,
+            vmctx,
+            code,
+            pack,
+            unpack,
         ) = self._parts
-        if len(args) == 2 == len(types):  # as below, and faster
-            if type(args[0]) is not types[0] or type(args[1]) is not types[1]:
-                return self._call(args)
-        elif tuple(map(type, args)) != types:
+        if tuple(map(type, args)) != types:
             return self._call(args)
-        if not acquire(False):
-            raise self.store.lock.refusal()
+        me, outer = get_ident(), lock.owner
+        if outer is not None and outer != me:
+            raise lock.refusal()
         try:
+            lock.owner = me
             if forgotten or set_aside or host_data.binding is not binding:
                 return self._call(args)
             if runtime.floor != _thread_stack.floor:
                 runtime.note_thread()
-            # This call's own, should a finalizer or a signal's handler call this function before it is read.
-            result, self._result = self._result, None
-            if result is None:
-                result = _ffi.new(self._result_type)
+            # This call's own, should a finalizer or a signal's handler call this function before they are read.
+            pair, self._slots = self._slots, None
+            if pair is None:
+                pair = target.slots()
+            slots, buffer = pair
             try:
-                status = entry(vmctx, code, result, *args)
-            except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
-                status = transitions.REFUSED
-            value = result[0] if has_result else None
-            self._result = result
+                pack(buffer, 0, *args)
+            except struct.error:  # an int that is not the parameter's, as a signed one
+                return self._call(args)
+            status = entry(vmctx, code, slots)
+            value = None if unpack is None else unpack(buffer)[0]
+            self._slots = pair
             if status or runtime.pending is not None or forgotten or set_aside:
                 if status == transitions.REFUSED:
                     return self._call(args)
                 runtime.settle(status)
             return value
         finally:
-            release()
+            lock.owner = outer
+
+
+_REFERENCES = transitions.COUNTED + transitions.UNCOUNTED
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -187,7 +220,7 @@ class StoreRuntime:
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
         self._functions: list[Func | None] = [None]
-        self._host_functions: list[tuple[Callable[..., Any], FuncType, str, Callable[[Any], list[Any]]]] = []
+        self._host_functions: list[_HostFunction] = []
         self._host_contexts: list[VMHostFunction] = []
         self._places: dict[int, Place] = {}
         self._keep: list[Any] = []
@@ -203,6 +236,8 @@ class StoreRuntime:
             "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
             "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
             "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
+            "lend": self._callback(transitions.LEND_CDECL, self._lend, None),
+            "share": self._callback(transitions.SHARE_CDECL, self._share, None),
         }
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
@@ -231,6 +266,12 @@ class StoreRuntime:
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
+        self.context.lend = code.address(runtime.symbol_of(host.lend))
+        self.context.share = code.address(runtime.symbol_of(host.share))
+        if not heap.is_checked:
+            self._store.operations.use(
+                self.vmctx, {each.__name__: self._host_operation(code, each) for each in runtime.HOST_OPERATIONS}
+            )
         self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
         self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
         for native in heap.collector.all_compiled():
@@ -243,6 +284,21 @@ class StoreRuntime:
         function = _ffi.cast(f"{_C_WORDS[checked.result]}(*)(void *{parameters})", address)
         vmctx = self.vmctx
         return lambda *args: function(vmctx, *args)
+
+    def _host_operation(self, code: LoadedCode, native: Native[..., Any]) -> Any:
+        """Return one of the host's operations as a C function; bytes are passed as they are, handles as cells."""
+        checked = native.checked
+        parameters = [
+            "char *"
+            if each.name == "image"
+            else "VMHandle *"
+            if isinstance(each.type, ViewType)
+            else _C_WORDS[each.type]
+            for each in checked.parameters
+            if not isinstance(each.type, HeapType | StaticType)
+        ]
+        cdecl = f"{_C_WORDS[checked.result]}(*)({', '.join(['void *', *parameters])})"
+        return declarations.ffi().cast(cdecl, code.address(runtime.symbol_of(native)))
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -318,14 +374,10 @@ class StoreRuntime:
     def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
         """Make a compiled function one of the store. HeapError when the function table is full."""
         type = self._function_type(type_index)
-        signature = transitions.Signature.of(type)
-        target = _target(trampoline, vmctx, code, signature)
-        call = self._caller(target, type, name)
+        signature = transitions.Signature.of(type, self._store.engine.types)
+        target = _Target(self._store, trampoline, vmctx, code, type, signature)
         number = self._enter_into_table(code, vmctx, type_index)
-        if signature.is_scalar:
-            function: Func = _ScalarFunc(self, target, signature, number, type_index, name, call)
-        else:
-            function = Func(self._store, number, type_index, name, call)
+        function = _CompiledFunc(self, target, number, type_index, name, self._caller(target, name))
         self._functions.append(function)
         return function
 
@@ -361,9 +413,9 @@ class StoreRuntime:
         context.control = ctypes.addressof(self._store.heap.control)
         context.store = self.context_address
         context.function = len(self._host_functions)
-        self._host_functions.append((callable, type, name, self._lifting(type.params)))
+        self._host_functions.append(_HostFunction(self._store, callable, type, name))
         self._host_contexts.append(context)
-        call = functools.partial(self._call_host_directly, callable, type, name)
+        call = functools.partial(self._call_host_directly, self._host_functions[-1])
         number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
         function = Func(self._store, number, type_index, name, call)
         self._functions.append(function)
@@ -376,35 +428,50 @@ class StoreRuntime:
         self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
-        return self._caller(_target(trampoline, vmctx, code, transitions.Signature.of(type)), type, name)
+        signature = transitions.Signature.of(type, self._store.engine.types)
+        return self._caller(_Target(self._store, trampoline, vmctx, code, type, signature), name)
 
-    def _caller(self, target: tuple[Any, Any, Any], type: FuncType, name: str) -> Callable[[Sequence[Any]], Any]:
-        count = max(1, len(type.results))
-        lift = self._lifting(type.results)
+    def _caller(self, target: _Target, name: str) -> Callable[[Sequence[Any]], Any]:
         store = self._store
-        forgotten, set_aside = store.unreachable_handles, store.host_data.set_aside
+        lock, operations = store.lock, store.operations
+        forgotten, set_aside = store.unreachable_cells, store.host_data.set_aside
+        behind = target.signature.slot_count
 
         def call(args: Sequence[Any]) -> Any:
-            with store.lock:
+            me, outer = get_ident(), lock.owner
+            if outer is not None and outer != me:
+                raise lock.refusal()
+            try:
+                lock.owner = me
                 self._check_callable()
-                raw, owned = self._lower_all(type.params, args, name)
-                self._expose_all(owned)
-                results = _ffi.new("uint64_t[]", count)
-                status = self._enter(*target, results, *raw)
-                returned = _results(lift(_ffi.buffer(results)))
+                kept: list[Any] = []
+                raws = _lower_all(target.lowerings, args, name, kept)
+                slots, buffer = target.slots()
+                target.pack(buffer, 0, *raws)
+                cells = [operations.cell() for _ in target.counted]
+                for place, cell in enumerate(cells, behind):
+                    slots[place] = int(_ffi.cast(_ADDRESS, cell))
+                status = self._enter(target.entry, target.vmctx, target.code, slots)
+                values = list(target.unpack(buffer))
+                for number, cell in zip(target.counted, cells, strict=True):
+                    values[number] = lift(store, values[number], cell)
+                for number, type in target.uncounted:
+                    values[number] = lift_reference(store, type, values[number])
                 if status or forgotten or set_aside:
                     self.settle(status)
-                return returned
+                return values[0] if len(values) == 1 else tuple(values) if values else None
+            finally:
+                lock.owner = outer
 
         return call
 
+    @exclusive("_store.lock")
     def call_native(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a C function that may drop objects, and raise what a drop left behind."""
-        with self._store.lock:
-            result = function(*args)
-            if self.pending is not None:
-                self.settle()
-            return result
+        result = function(*args)
+        if self.pending is not None:
+            self.settle()
+        return result
 
     def _enter(self, entry: Callable[..., int], *args: Any) -> int:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
@@ -462,7 +529,7 @@ class StoreRuntime:
         control = store.heap.control
         if control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot call compiled code in the middle of a collection; finish it or close it first")
-        if store.unreachable_handles or store.host_data.set_aside or control.dead_externrefs != NULL:
+        if store.unreachable_cells or store.host_data.set_aside or control.dead_externrefs != NULL:
             store.tidy_in_use()
         self._check_memory()
 
@@ -521,40 +588,52 @@ class StoreRuntime:
     def _drop(self, _vmctx: Any, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
 
+    def _lend(self, _vmctx: Any, reference: int) -> None:
+        operations = self._store.operations
+        operations.lend(operations.vmctx, reference)
+
+    def _share(self, _vmctx: Any, reference: int, handle: Any) -> None:
+        operations = self._store.operations
+        operations.share(operations.vmctx, reference, _ffi.cast("void *", handle))
+
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
-        if number == RELEASE_DEAD_EXTERNREFS:
-            self._store.tidy_in_use()
+        try:
+            store = self._store
+            if number == RELEASE_DEAD_EXTERNREFS:
+                store.tidy_in_use()
+                return 0
+            function = self._host_functions[number]
+            buffer = _ffi.buffer(values, function.size)
+            # Handles first: what is passed may be held by nobody else when the collector next looks.
+            args = function.lift(buffer)
+            store.safepoint()
+            kept: list[Any] = []
+            raws = self._call_and_lower(function, args, kept)
+            del args
+            store.safepoint()
+            function.pack(buffer, 0, *raws)
+            # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
             return 0
-        callable, type, name, lift = self._host_functions[number]
-        count = max(len(type.params), len(type.results))
-        buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)
-        # Handles first: what is passed may be held by nobody else when the collector next looks.
-        args = lift(buffer)
-        self._store.safepoint()
-        raw, owned = self._call_and_lower(callable, type, name, args)
-        del args
-        self._store.safepoint()
-        self._expose_all(owned)
-        for index, (result, value) in enumerate(zip(type.results, raw, strict=True)):
-            start = index * VALUE_SLOT_SIZE
-            data = bytes(_scalar(result, value))
-            buffer[start : start + len(data)] = data
-        return 0
+        except BaseException as error:
+            if self.pending is None:
+                self.pending = error
+            return 1
 
-    def _call_host_directly(self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]) -> Any:
+    @exclusive("_store.lock")
+    def _call_host_directly(self, function: _HostFunction, args: Sequence[Any]) -> Any:
         """Call a host function from the host: its values are checked and converted as if they passed through code."""
-        with self._store.lock:
-            self._check_callable()
-            raw, _ = self._lower_all(type.params, args, name)
-            lifted = [self._lift(param, value) for param, value in zip(type.params, raw, strict=True)]
-            raw, _ = self._call_and_lower(callable, type, name, lifted)
-            return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
+        self._check_callable()
+        kept: list[Any] = []
+        raws = _lower_all(function.param_lowerings, args, function.name, kept)
+        lifted = [self._lift(param, raw) for param, raw in zip(function.type.params, raws, strict=True)]
+        raws = self._call_and_lower(function, lifted, kept)
+        values = [self._lift(result, raw) for result, raw in zip(function.type.results, raws, strict=True)]
+        return values[0] if len(values) == 1 else tuple(values) if values else None
 
-    def _call_and_lower(
-        self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
-    ) -> tuple[list[Any], list[int]]:
-        returned = callable(*args)
-        if self._store.heap.control.phase != CollectionPhase.IDLE:
+    def _call_and_lower(self, function: _HostFunction, args: Sequence[Any], kept: list[Any]) -> list[Any]:
+        returned = function.callable(*args)
+        store, type, name = self._store, function.type, function.name
+        if store.heap.control.phase != CollectionPhase.IDLE:
             raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
         self._check_memory()
         if len(type.results) == 1:
@@ -567,59 +646,18 @@ class StoreRuntime:
             results = returned
         else:
             raise TypeError(f"host function {name} returned {returned!r}; it must be a tuple of {len(type.results)}")
-        return self._lower_all(type.results, results, f"the results of host function {name}")
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Values
-
-    def _lower_all(self, types: Sequence[ValType], values: Sequence[Any], what: str) -> tuple[list[Any], list[int]]:
-        """Return values as C numbers, and those of them that are references with a count of the caller's."""
-        if len(values) != len(types):
-            raise TypeError(f"{what}: {len(values)} values were given where {len(types)} are wanted")
-        raw: list[Any] = []
-        owned: list[int] = []
-        try:
-            for number, (type, value) in enumerate(zip(types, values, strict=True)):
-                try:
-                    if isinstance(type, RefType):
-                        reference = lower_reference(self._store, type, value)
-                        raw.append(reference)
-                        if self._store.engine.types.is_traced(type):
-                            owned.append(reference)
-                    else:
-                        raw.append(lower_scalar(type, value).value)
-                except (TypeError, ValueError) as error:
-                    raise error.__class__(f"{what}, value {number}: {error}") from None
-        except BaseException:
-            for reference in owned:
-                self._store.heap.drop_gc_ref(reference)
-            raise
-        return raw, owned
-
-    def _expose_all(self, owned: Sequence[int]) -> None:
-        """Hand references over to compiled code. Nothing may collect from here until compiled code runs."""
-        for reference in owned:
-            self._store.heap.expose_gc_ref_to_wasm(reference)
-
-    def _lifting(self, types: Sequence[ValType]) -> Callable[[Any], list[Any]]:
-        """Return what makes Python values of those that compiled code handed out, in slots; references get a count."""
-        store, heap = self._store, self._store.heap
-        unpack = struct.Struct("<" + "".join(_SLOT_FORMATS[type] for type in map(_number_type, types))).unpack_from
-        references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
-        traced = [number for number, type in references if store.engine.types.is_traced(type)]
-
-        def lift(slots: Any) -> list[Any]:
-            values = list(unpack(slots))
-            for number in traced:  # all, before one of them is given to Python
-                heap.clone_gc_ref(values[number])
-            for number, type in references:
-                values[number] = lift_reference(store, type, values[number])
-            return values
-
-        return lift
+        return _lower_all(function.result_lowerings, results, function.what_it_returns, kept)
 
     def _lift(self, type: ValType, raw: Any) -> Any:
-        return lift_reference(self._store, type, raw) if isinstance(type, RefType) else raw
+        """Return a value that the host holds already as Python has it."""
+        if not isinstance(type, RefType):
+            return raw
+        if not self._store.engine.types.is_traced(type):
+            return lift_reference(self._store, type, raw)
+        operations = self._store.operations
+        cell = operations.cell()
+        operations.share(operations.vmctx, raw, cell)
+        return lift(self._store, raw, cell)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What compiled code holds
@@ -646,15 +684,68 @@ class StoreRuntime:
             address = frame.previous
 
 
-def _results(values: list[Any]) -> Any:
-    """One result as itself, several as a tuple, none as None."""
-    if len(values) == 1:
-        return values[0]
-    return tuple(values) if values else None
+class _HostFunction:
+    """A Python callable as compiled code calls it."""
+
+    def __init__(self, store: Store, callable: Callable[..., Any], type: FuncType, name: str) -> None:
+        self.callable, self.type, self.name = callable, type, name
+        self.what_it_returns = f"the results of host function {name}"
+        self.size = max(len(type.params), len(type.results)) * VALUE_SLOT_SIZE
+        self.param_lowerings = [lowering(store, param) for param in type.params]
+        self.result_lowerings = [lowering(store, result) for result in type.results]
+        self.pack = _slot_struct(type.results).pack_into
+        self.lift = _lifting(store, type.params)
 
 
-def _scalar(type: ValType, raw: Any) -> ctypes._SimpleCData[Any]:
-    return ctypes.c_uint32(raw) if isinstance(type, RefType) else lower_scalar(type, raw)
+def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence[Any]]:
+    """Return what makes Python values of those that compiled code passes, in slots; each object gets a handle."""
+    unpack = _slot_struct(types).unpack_from
+    references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
+    if not references:
+        return unpack
+    operations = store.operations
+    traced = [number for number, type in references if store.engine.types.is_traced(type)]
+    others = [(number, type) for number, type in references if number not in traced]
+
+    def lift_all(slots: Any) -> list[Any]:
+        values = list(unpack(slots))
+        cells = []
+        for number in traced:  # all, before one of them is given to Python
+            cells.append(cell := operations.cell())
+            operations.share(operations.vmctx, values[number], cell)
+        for number, cell in zip(traced, cells, strict=True):
+            values[number] = lift(store, values[number], cell)
+        for number, type in others:
+            values[number] = lift_reference(store, type, values[number])
+        return values
+
+    return lift_all
+
+
+def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
+    """Return values as they are put into slots; references among them are borrowed, of `values` or of `kept`."""
+    if len(values) != len(lowerings):
+        raise TypeError(f"{what}: {len(values)} values were given where {len(lowerings)} are wanted")
+    try:
+        return [lower(value, kept) for lower, value in zip(lowerings, values, strict=True)]
+    except (TypeError, ValueError):
+        pass
+    for number, (lower, value) in enumerate(zip(lowerings, values, strict=True)):  # which one is it?
+        try:
+            lower(value, kept)
+        except (TypeError, ValueError) as error:
+            raise error.__class__(f"{what}, value {number}: {error}") from None
+    raise AssertionError("a value that could not be lowered can be")
+
+
+@functools.cache
+def _slot_struct_of(formats: str) -> struct.Struct:
+    return struct.Struct("<" + formats)
+
+
+def _slot_struct(types: Sequence[ValType]) -> struct.Struct:
+    """How `struct` reads and writes values in slots."""
+    return _slot_struct_of("".join(_SLOT_FORMATS[_number_type(each)] for each in types))
 
 
 _SLOT_FORMATS: dict[NumType | None, str] = {
@@ -671,6 +762,9 @@ assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORM
 def _number_type(type: ValType) -> NumType | None:
     assert not isinstance(type, VectorType), "compiled code has no v128"
     return None if isinstance(type, RefType) else type
+
+
+Store.runtime_maker = staticmethod(runtime_of)
 
 
 def _round_to_page(size: int) -> int:

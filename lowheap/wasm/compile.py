@@ -155,7 +155,7 @@ class ModuleCompiler(ModuleContext):
         ):
             FunctionCompiler(self, function, type, body.locals, body.instructions, body.offset).compile()
             report.advance()
-        entered = [Signature.of(self.function_types[index]) for index in self.escaping_functions]
+        entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
         if self.decoded.globals or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
@@ -164,7 +164,7 @@ class ModuleCompiler(ModuleContext):
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
         self.events.choose()
         transitions.define(self.module, self.barriers.allocate)
-        imported = {Signature.of(type) for type in self.function_types[: len(self.imported_functions)]}
+        imported = {Signature.of(type, self.types) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
             symbols.append(signature.host_stub)
@@ -188,7 +188,7 @@ class ModuleCompiler(ModuleContext):
 
     def _declare(self, index: int) -> ir.Function:
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))
-        type = transitions.function_type(Signature.of(self.function_types[index]))
+        type = transitions.function_type(Signature.of(self.function_types[index], self.types))
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
@@ -771,7 +771,7 @@ class FunctionCompiler(Emitter):
             self.push(self.load_typed(place, llvm_type(result_type)), result_type)
 
     def _call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
-        shape = transitions.function_type(Signature.of(type))
+        shape = transitions.function_type(Signature.of(type, self.context.types))
         self._call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
 
     @_instruction("call")

@@ -11,7 +11,8 @@ from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.transitions import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
-from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.objects import Func, lift, lift_reference, lift_scalar, lower_scalar, lowering
+from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, storage_size
@@ -20,6 +21,8 @@ from lowheap.wasm.decode import FunctionImport, GlobalType
 from lowheap.wasm.module import Module
 
 _PAGE = 1 << 12
+
+_exclusive = exclusive("store.lock")
 
 
 class Global:
@@ -34,18 +37,23 @@ class Global:
             raise TypeError(f"store is {store!r}; it must be a Store")
         if not isinstance(type, NumType | RefType):
             raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
-        with store.lock:
-            runtime = runtime_of(store)
-            memory = MemoryMapping(_PAGE)
-            self._bind(store, GlobalType(type, mutable), memory.base)
-            if store.engine.types.is_traced(type):
-                store.roots.add_slot(self.address)
-            try:
-                self._set(value)
-            except BaseException:
-                self._forget()
-                raise
-            runtime.keep(memory)
+        self.store, self.type = store, GlobalType(type, mutable)
+        self._make(value)
+
+    @_exclusive
+    def _make(self, value: Any) -> None:
+        store = self.store
+        runtime = runtime_of(store)
+        memory = MemoryMapping(_PAGE)
+        self.address = memory.base
+        if store.engine.types.is_traced(self.type.storage):
+            store.roots.add_slot(self.address)
+        try:
+            self._set(value)
+        except BaseException:
+            self._forget()
+            raise
+        runtime.keep(memory)
 
     def _forget(self) -> None:
         """Give back what the cell holds, and its root slot: nobody will use it."""
@@ -64,41 +72,40 @@ class Global:
         self.store, self.type, self.address = store, type, address
 
     @property
+    @_exclusive
     def value(self) -> Any:
         """The global's value."""
-        with self.store.lock:
-            self.store.tidy_in_use()
-            storage = self.type.storage
+        store, storage = self.store, self.type.storage
+        store.tidy_in_use()
+        if not isinstance(storage, RefType):
             data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
-            if not isinstance(storage, RefType):
-                return lift_scalar(storage, bytes(data))
-            raw = int.from_bytes(bytes(data), "little")
-            if self.store.engine.types.is_traced(storage):
-                self.store.heap.clone_gc_ref(raw)
-            return lift_reference(self.store, storage, raw)
+            return lift_scalar(storage, bytes(data))
+        if not store.engine.types.is_traced(storage):
+            return lift_reference(store, storage, ctypes.c_uint32.from_address(self.address).value)
+        operations = store.operations
+        cell = operations.cell()
+        return lift(store, operations.read(operations.vmctx, self.address, cell), cell)
 
     @value.setter
+    @_exclusive
     def value(self, value: Any) -> None:
         if not self.type.mutable:
             raise HeapError(f"cannot write a global of type {self.type.storage}: it is immutable")
-        with self.store.lock:
-            self._set(value)
+        self._set(value)
 
     def _set(self, value: Any) -> None:
-        self.store.tidy_in_use()
-        storage = self.type.storage
+        store, storage = self.store, self.type.storage
+        store.tidy_in_use()
+        kept: list[Any] = []
+        raw = lowering(store, storage)(value, kept)
         if not isinstance(storage, RefType):
-            data = bytes(lower_scalar(storage, value))
+            data = bytes(lower_scalar(storage, raw))
             ctypes.memmove(self.address, data, len(data))
-            return
-        new = lower_reference(self.store, storage, value)
-        cell = ctypes.c_uint32.from_address(self.address)
-        if self.store.engine.types.is_traced(storage):
-            self.store.heap.write_gc_ref(cell, new)
-            self.store.heap.drop_gc_ref(new)
-            self.store.tidy_in_use()
+        elif store.engine.types.is_traced(storage):
+            store.operations.write(store.operations.vmctx, NULL, self.address, raw)
+            store.tidy_in_use()
         else:
-            cell.value = new
+            ctypes.c_uint32.from_address(self.address).value = raw
 
     def __repr__(self) -> str:
         """Show the type."""
@@ -134,9 +141,9 @@ class Instance:
             raise LinkError("the module was compiled for another engine; use Module(store.engine, ...)")
         self.store = store
         self.module = module
-        with store.lock:
-            self._instantiate(imports)
+        self._instantiate(imports)
 
+    @_exclusive
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
         self._runtime: StoreRuntime = runtime_of(store)
@@ -225,7 +232,7 @@ class Instance:
             raise LinkError(f"{what} is a function, {types.describe(type_index)}; {value!r} was given")
         type = types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
-        stub = self._code.address(Signature.of(type).host_stub)
+        stub = self._code.address(Signature.of(type, self.store.engine.types).host_stub)
         return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
 
     def _link_function(self, number: int, function: Func) -> None:
@@ -275,7 +282,7 @@ class Instance:
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
 
     def _trampoline(self, type: FuncType) -> int:
-        return self._code.address(Signature.of(type).entry)
+        return self._code.address(Signature.of(type, self.store.engine.types).entry)
 
     def _make_globals(self) -> None:
         imported = self.module.vmctx_layout.imported_globals
