@@ -11,7 +11,8 @@ a handler's (`PyThreadState_SetAsyncExc`, a debugger's) are not held back.
 
 from __future__ import annotations
 
-import _signal  # what `signal` wraps in enumerations, which would take most of a section's time
+# What `signal` wraps in enumerations, which would take most of a section's time; so typeshed does not know it.
+import _signal  # type: ignore[import-not-found]
 import functools
 import signal
 import threading

@@ -182,7 +182,6 @@ class _NativeHeap(Heap):
     def __init__(self, heap: DrcHeap, memory: Memory) -> None:
         super().__init__(memory, heap.control, host=lambda: heap.host(), collector=heap.collector)
         self._heap = heap
-        self.buffer, self.base = memory.buffer, memory.base
 
     @property
     def is_checked(self) -> bool:

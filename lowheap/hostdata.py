@@ -29,9 +29,16 @@ Finalizer = Callable[[Any], object]
 
 _ffi = cffi.FFI()
 _ENTRY_SIZE = ctypes.sizeof(VMHostData)
+_CData = _ffi.CData
 _POINTER_KINDS = ("pointer", "array", "function")
-_NOTHING = (None, None)
-"""The value and the finalizer of an id whose value was never put there: an exception came first."""
+_Value = tuple[Any, Finalizer | None, int | None, int]
+"""A value, its finalizer, and, once it is set aside, the id to be freed afterwards and the generation that it is of."""
+
+_NOTHING: _Value = (None, None, None, 0)
+"""What an id has whose value was never put there: an exception came first."""
+
+_NOTHING_TO_DO = (None, None)
+"""The finalizer and the id of a value that is merely let go of."""
 
 
 class ExternRefHostDataTable:
@@ -46,8 +53,8 @@ class ExternRefHostDataTable:
         self.binding: object | None = None
         """A new object for each time that the table is bound, None while it is not."""
         self._control: VMHeapControl | None = None
-        self._values: dict[int, tuple[Any, Finalizer | None]] = {}
-        self._set_aside: deque[_Dead] = deque()
+        self._values: dict[int, _Value] = {}
+        self._set_aside: deque[_Value] = deque()
         self._dying: set[int] = set()  # C's ids whose finalizer has yet to run
         self._generation = 0  # counts the times that all ids went out of use
         self._is_releasing = False
@@ -106,12 +113,12 @@ class ExternRefHostDataTable:
 
     def put(self, host_data_id: int, value: Any, finalizer: Finalizer | None) -> None:
         """Store the value of an id that was just taken for Python. Until then, it is None."""
-        self._values[host_data_id] = (value, finalizer)
+        self._values[host_data_id] = (value, finalizer, None, 0)
 
     @staticmethod
     def address_of(value: Any) -> int:
         """Return the address that a pointer of cffi's holds, which C is told of; 0 for any other value."""
-        if isinstance(value, _ffi.CData) and _ffi.typeof(value).kind in _POINTER_KINDS:
+        if isinstance(value, _CData) and _ffi.typeof(value).kind in _POINTER_KINDS:
             return int(_ffi.cast("uintptr_t", value))
         return 0
 
@@ -141,13 +148,23 @@ class ExternRefHostDataTable:
         """
         self._check_in_use(host_data_id)
         if self._is_of_python(host_data_id):
-            self._set_aside.append(_Dead(*self._values.pop(host_data_id, _NOTHING)))
+            self.set_value_aside(host_data_id)
             self._free(host_data_id)
         elif host_data_id in self._dying:
             raise HeapError(f"host-data id {host_data_id} is not in use: its externref has died")
         else:
             self._dying.add(host_data_id)
-            self._set_aside.append(_Dead(*_value_of_c(self._entry(host_data_id)), host_data_id, self._generation))
+            self._set_aside.append((*_value_of_c(self._entry(host_data_id)), host_data_id, self._generation))
+
+    def set_value_aside(self, host_data_id: int) -> bool:
+        """Set an id's value aside for `release`, in one step; False, and nothing is done, when the id is C's.
+
+        Nothing is done, too, if that was done already: an exception may have come before the id was freed.
+        """
+        if host_data_id in self._values:
+            self._set_aside.extend(map(self._values.pop, (host_data_id,)))
+            return True
+        return self._is_of_python(host_data_id)
 
     def _check_in_use(self, host_data_id: int) -> None:
         if host_data_id not in self:
@@ -172,7 +189,7 @@ class ExternRefHostDataTable:
         self._is_releasing = True
         try:
             while self._set_aside:
-                if self._set_aside[0].is_mere_value:
+                if self._set_aside[0][1:3] == _NOTHING_TO_DO:
                     self._set_aside.popleft()
                 else:
                     self._finalize_next()
@@ -182,12 +199,12 @@ class ExternRefHostDataTable:
     @whole
     def _finalize_next(self) -> None:
         """Let go of the first. A finalizer runs to its end, whatever signals come, and exactly once."""
-        dead = self._set_aside.popleft()
-        if dead.finalizer is not None:
-            _finalize(dead.value, dead.finalizer)
-        if dead.host_data_id is not None and dead.generation == self._generation:
-            self._dying.discard(dead.host_data_id)
-            self._free(dead.host_data_id)
+        value, finalizer, host_data_id, generation = self._set_aside.popleft()
+        if finalizer is not None:
+            _finalize(value, finalizer)
+        if host_data_id is not None and generation == self._generation:
+            self._dying.discard(host_data_id)
+            self._free(host_data_id)
 
     @property
     def set_aside(self) -> deque[Any]:
@@ -204,31 +221,15 @@ class ExternRefHostDataTable:
         control = self._bound()
         for host_data_id in range(control.host_data_count):
             if host_data_id in self._values:
-                self._set_aside.append(_Dead(*self._values.pop(host_data_id)))
+                self.set_value_aside(host_data_id)
                 continue
             entry = self._entry(host_data_id)
             if entry.owner == VMHostDataOwner.C and host_data_id not in self._dying:
-                self._set_aside.append(_Dead(*_value_of_c(entry)))
+                self._set_aside.append((*_value_of_c(entry), None, 0))
         ctypes.memset(control.host_data, 0, control.host_data_count * _ENTRY_SIZE)
         control.host_data_count = control.free_host_data = 0
         self._dying.clear()
         self._generation += 1
-
-
-class _Dead:
-    """A value that was set aside, with its finalizer, and its id if that is to be freed afterwards."""
-
-    __slots__ = ("finalizer", "generation", "host_data_id", "value")
-
-    def __init__(
-        self, value: Any, finalizer: Finalizer | None, host_data_id: int | None = None, generation: int = 0
-    ) -> None:
-        self.value, self.finalizer, self.host_data_id, self.generation = value, finalizer, host_data_id, generation
-
-    @property
-    def is_mere_value(self) -> bool:
-        """Whether there is nothing to do for it but to let go of it."""
-        return self.finalizer is None and self.host_data_id is None
 
 
 class _Finalization:

@@ -52,6 +52,7 @@ from lowheap.layout import (
     is_i31,
     is_object,
 )
+from lowheap.native import Heap
 from lowheap.operations import exclusive, view_of
 from lowheap.store import Store
 from lowheap.types import (
@@ -91,6 +92,13 @@ _FORMATS: dict[StorageType, str] = {
 """How `struct` and `memoryview` call the numbers, as they are read."""
 
 _REFERENCE_FORMAT = "I"
+_RANGES: dict[StorageType, tuple[int, int]] = {
+    PackedType.I8: (0, (1 << 8) - 1),
+    PackedType.I16: (0, (1 << 16) - 1),
+    NumType.I32: (-(1 << 31), (1 << 31) - 1),
+    NumType.I64: (-(1 << 63), (1 << 63) - 1),
+}
+"""The integers as they are read."""
 
 _new = object.__new__
 
@@ -198,11 +206,11 @@ class GcObject:
             why = "its heap was detached"
         return StaleReferenceError(f"this {self._kind} handle is stale: {why}")
 
-    def _check_usable(self) -> None:
-        """Raise why the object cannot be reached."""
+    def _check_usable(self) -> Heap:
+        """Return the heap that the object is in; raise why it cannot be reached."""
         if not self.is_valid:
             raise self._staleness()
-        self._face.store.heap.check_attached()
+        return self._face.store.heap.native
 
     _kind: ClassVar[str] = "object"
 
@@ -398,7 +406,7 @@ class Array(_TypedObject):
     def tobytes(self) -> bytes:
         """Return a copy of the elements' bytes, little-endian. TypeError for an array of references."""
         start, end = self._range(0, self._length)
-        return self._face.memory()[start:end]
+        return bytes(self._face.memory()[start:end])
 
     def _range(self, first: int, end: int) -> tuple[int, int]:
         """Where the bytes of elements are in the heap."""
@@ -434,13 +442,14 @@ class Array(_TypedObject):
         if format is None or abs(positions.step) != 1 or not positions:
             return [self[position] for position in positions]
         first, last = sorted((positions[0], positions[-1]))
-        values = memoryview(self._bytes(first, last + 1)).cast(format).tolist()
+        elements: Any = memoryview(self._bytes(first, last + 1))
+        values: list[Any] = elements.cast(format).tolist()
         return values if positions.step == 1 else values[::-1]
 
     @_exclusive
     def _bytes(self, first: int, end: int) -> bytes:
         start, stop = self._range(first, end)
-        return self._face.memory()[start:stop]
+        return bytes(self._face.memory()[start:stop])
 
     def __setitem__(self, index: int | slice, value: Any) -> None:
         """Write an element, or a slice from a buffer or a sequence of as many values.
@@ -515,7 +524,8 @@ class ArrayView:
         with face.store.lock:
             start, end = array._range(0, array._length)
             exporter = (_bytes_type(end - start)).from_buffer(face.memory(), start) if end > start else bytearray()
-            made = memoryview(exporter).cast("B").cast(_FORMATS[face.element.storage])
+            as_bytes: Any = memoryview(exporter).cast("B")
+            made = as_bytes.cast(_FORMATS[face.element.storage])
             self._exporter = weakref.ref(exporter) if end > start else None
             self._memory = made if face.element.mutable else made.toreadonly()
             face.store.heap.pins.add(self)
@@ -637,13 +647,14 @@ def lowering(store: Store, wanted: StorageType) -> Lowering:
     return made
 
 
+_NOTHING_KEPT: list[Any] = []
+"""What the lowering of a number is given."""
+
+
 @functools.cache
 def _scalar_lowering(storage: StorageType) -> Lowering:
     kind = float if storage in _FLOAT_TYPES else int
-    least, most = (0, -1) if kind is float else (-(1 << (_INTEGER_TYPES[storage][0] - 1)), 0)
-    if kind is int:
-        bits = _INTEGER_TYPES[storage][0]
-        least, most = (0, (1 << bits) - 1) if bits < 32 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    least, most = _RANGES.get(storage, (0, 0))
 
     def lower_float(value: Any, _: list[Any]) -> Any:
         return value if type(value) is float and storage is NumType.F64 else lower_scalar(storage, value).value
@@ -655,7 +666,7 @@ def _scalar_lowering(storage: StorageType) -> Lowering:
 
 
 def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
-    is_nullable = wanted.nullable
+    is_nullable, is_extern = wanted.nullable, wanted.heap_type is AbstractHeapType.EXTERN
     accepted: set[type] = set()  # classes whose objects were found to match: each is of one type, in this memory
 
     def lower(value: Any, kept: list[Any]) -> int:
@@ -663,12 +674,19 @@ def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
             return NULL
         if type(value) in accepted and value._cell.number and value._face.is_current():
             return cast(int, value._reference)
+        if is_extern and value is not None and not isinstance(value, _REFERENCE_CLASSES):
+            made: Any = _face_of(store, EXTERNREF_TYPE_INDEX).new_externref(value, None)
+            kept.append(made)
+            return cast(int, made._reference)
         raw = lower_reference(store, wanted, value, kept)
         if isinstance(value, GcObject):
             accepted.add(type(value))
         return raw
 
     return lower
+
+
+_REFERENCE_CLASSES = (GcObject, I31)
 
 
 def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) -> int:
@@ -723,9 +741,7 @@ def lift(store: Store, raw: int, cell: Any) -> Any:
         return I31(i31_get_s(raw)) if is_i31(raw) else None
     if not cell.number:
         raise HeapError(f"no handle is left: all {HANDLE_LIMIT} are in use")
-    native = store.heap.attached
-    if native is None:
-        store.heap.check_attached()
+    native = store.heap.native
     word, type_index = _HEADER(native.buffer, raw)
     kind = word & KIND_MASK
     if kind not in _LIFTED_KINDS:
@@ -747,8 +763,8 @@ _LIFTED_KINDS = frozenset({int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), in
 
 
 def _as_index(value: Any) -> int | None:
-    """What has `__index__` as an int, a bool excepted; None for what has not."""
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+    """What has `__index__` as an int, a bool and an I31, which is a reference, excepted; None for what has not."""
+    if isinstance(value, bool | I31) or not hasattr(type(value), "__index__"):
         return None
     if type(value).__name__ == "bool_":  # numpy's
         return None
@@ -875,6 +891,7 @@ class _Face:
         self.store, self.type_index = store, type_index
         self._host_data = store.host_data
         self._binding = store.host_data.binding
+        self._operations, self._lock, self._forget = store.operations, store.lock, store.unreachable_cells.append
         self.cls: type[GcObject]
         members: dict[str, Any] = {"__slots__": (), "_face": self}
         if type_index == EXTERNREF_TYPE_INDEX:
@@ -906,7 +923,7 @@ class _Face:
 
     def memory(self) -> Any:
         """Return the heap's bytes. HeapError when it has none."""
-        return self.store.heap.native.buffer  # type: ignore[attr-defined]
+        return self.store.heap.native.buffer
 
     # Structs
 
@@ -972,30 +989,32 @@ class _Face:
             raise TypeError(f"{self.label()} needs values of all fields, or of none; missing: {what}")
         return [given[number] for number in range(len(self.fields))]
 
-    def new_struct(self, values: Sequence[Any] | None) -> GcObject:
+    def new_struct(self, values: Sequence[Any] | None) -> Any:
         """Make a struct, zero without values, and return a handle of it."""
         if values is None:
             _check_defaultable([field.storage for field in self.fields], f"type {self.type_index}")
         elif len(values) != len(self.fields):
             raise TypeError(f"type {self.type_index} has {len(self.fields)} fields; {len(values)} values were given")
-        return self._new_struct(values)
-
-    @_alone
-    def _new_struct(self, values: Sequence[Any] | None) -> GcObject:
-        store = self.store
-        store.tidy_in_use()
-        kept: list[Any] = []
-        if values is None:
-            image = self._zeros
-        else:
-            image = self._image(*[lower(value, kept) for lower, value in zip(self._lowerings, values, strict=True)])
-        operations = store.operations
-        cell = operations.mind(operations.new_cell(operations.cell_type), store.unreachable_cells.append)
-        if operations.is_compiled:
-            operations.new_struct(operations.vmctx, self.type_index, image, cell)
-        if not cell.number:
-            self._make_slowly(lambda: store.alloc_struct(self.type_index), image, HEADER_SIZE, cell)
-        return self._handle(cell)
+        store, operations, lock = self.store, self._operations, self._lock
+        me, outer = get_ident(), lock.owner
+        if outer is not None and outer != me:
+            raise lock.refusal()
+        try:
+            lock.owner = me
+            store.tidy_in_use()
+            kept: list[Any] = []
+            if values is None:
+                image = self._zeros
+            else:
+                image = self._image(*[lower(value, kept) for lower, value in zip(self._lowerings, values, strict=True)])
+            cell = operations.mind(operations.new_cell(operations.cell_type), self._forget)
+            if operations.is_compiled:
+                operations.new_struct(operations.vmctx, self.type_index, image, cell)
+            if not cell.number:
+                self._make_slowly(lambda: store.alloc_struct(self.type_index), image, HEADER_SIZE, cell)
+            return self._handle(cell)
+        finally:
+            lock.owner = outer
 
     def _handle(self, cell: Any) -> Any:
         made: Any = _new(self.cls)
@@ -1008,9 +1027,9 @@ class _Face:
         self.store.operations.note_use()
         self.store.raise_pending()
         reference = allocate()
-        address = NULL if image is None else ctypes.addressof(kept := ctypes.create_string_buffer(image, len(image)))
+        kept = None if image is None else ctypes.create_string_buffer(image, len(image))
+        address = NULL if kept is None else ctypes.addressof(kept)
         host.dress(self.store.heap.native, reference, address, start, view_of(cell))
-        del kept
         if not cell.number:
             raise HeapError(f"no handle is left: all {HANDLE_LIMIT} are in use")
 
@@ -1119,21 +1138,26 @@ class _Face:
 
     # Externrefs
 
-    @_alone
-    def new_externref(self, value: Any, finalizer: Finalizer | None) -> GcObject:
+    def new_externref(self, value: Any, finalizer: Finalizer | None) -> Any:
         """Make an externref of a value, and return a handle of it."""
-        store = self.store
-        store.tidy_in_use()
-        operations = store.operations
-        cell = operations.mind(operations.new_cell(operations.cell_type), store.unreachable_cells.append)
-        number = 0
-        if operations.is_compiled:
-            number = operations.new_externref(operations.vmctx, store.host_data.address_of(value), cell)
-        if number:
-            store.host_data.put(number - 1, value, finalizer)
-        else:
-            self._make_externref_slowly(value, finalizer, cell)
-        return cast(GcObject, self._handle(cell))
+        store, operations, lock = self.store, self._operations, self._lock
+        me, outer = get_ident(), lock.owner
+        if outer is not None and outer != me:
+            raise lock.refusal()
+        try:
+            lock.owner = me
+            store.tidy_in_use()
+            cell = operations.mind(operations.new_cell(operations.cell_type), self._forget)
+            number = 0
+            if operations.is_compiled:
+                number = operations.new_externref(operations.vmctx, self._host_data.address_of(value), cell)
+            if number:
+                self._host_data.put(number - 1, value, finalizer)
+            else:
+                self._make_externref_slowly(value, finalizer, cell)
+            return self._handle(cell)
+        finally:
+            lock.owner = outer
 
     @whole
     def _make_externref_slowly(self, value: Any, finalizer: Finalizer | None, cell: Any) -> None:
@@ -1187,7 +1211,7 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
                 store.tidy_in_use()
             native = heap.attached
             if native is None or not handle._cell.number or not handle._face.is_current():
-                handle._check_usable()
+                native = handle._check_usable()
             return unpack(native.buffer, handle._reference + offset)[0]
         finally:
             lock.owner = outer
@@ -1208,8 +1232,8 @@ def _scalar_writer(store: Store, storage: StorageType) -> _Write:
             lock.owner = me
             native = heap.attached
             if native is None or not handle._cell.number or not handle._face.is_current():
-                handle._check_usable()
-            pack(native.buffer, handle._reference + offset, lower(value, None))
+                native = handle._check_usable()
+            pack(native.buffer, handle._reference + offset, lower(value, _NOTHING_KEPT))
         finally:
             lock.owner = outer
 
@@ -1230,7 +1254,7 @@ def _reference_reader(store: Store) -> _Read:
                 store.tidy_in_use()
             native = heap.attached
             if native is None or not handle._cell.number or not handle._face.is_current():
-                handle._check_usable()
+                native = handle._check_usable()
             cell = mind(new_cell(cell_type), forget)
             raw = operations.read(operations.vmctx, native.base + handle._reference + offset, cell)
             return lift(store, raw, cell)
@@ -1249,12 +1273,14 @@ def _reference_writer(store: Store, storage: RefType) -> _Write:
             raise lock.refusal()
         try:
             lock.owner = me
+            if not handle._cell.number or not handle._face.is_current():
+                handle._check_usable()
             store.tidy_in_use()
             kept: list[Any] = []
             raw = lower(value, kept)  # which may allocate, and so run finalizers: they may release this very handle
             native = heap.attached
             if native is None or not handle._cell.number or not handle._face.is_current():
-                handle._check_usable()
+                native = handle._check_usable()
             reference = handle._reference
             operations.write(operations.vmctx, reference, native.base + reference + offset, raw)
             store.tidy_in_use()

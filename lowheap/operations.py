@@ -117,6 +117,7 @@ class HostOperations:
         """Have Python run them. `unreachable` is where the cells go that Python lets go of."""
         self._heap = heap
         self._unreachable = unreachable
+        self._taken = iter(unreachable.popleft, None)
         self._used = 0
         self.is_compiled = False
         self.compile: Callable[[], None] | None = None
@@ -132,6 +133,7 @@ class HostOperations:
         self.read = self._interpreted(host.read)
         self.write = self._interpreted(host.write)
         self.lend = self._interpreted(host.lend)
+        self.free_dead = self._interpreted(host.free_dead)
         self.new_struct: Callable[..., Any] = _not_compiled
         self.new_array: Callable[..., Any] = _not_compiled
         self.new_externref: Callable[..., Any] = _not_compiled
@@ -164,9 +166,9 @@ class HostOperations:
     def drain(self) -> None:
         """Give back what the unreachable cells hold."""
         if self.is_compiled:
-            # In one step of Python's: a cell that is taken out of the queue has nobody but us.
-            cells = iter(self._unreachable.popleft, None)
-            deque(map(self.release, repeat(self.vmctx, len(self._unreachable)), cells), maxlen=0)
+            # In one step of Python's: a cell that was taken out of the queue has nobody but us. What `release` returns
+            # is None, so `any` goes through all of them.
+            any(map(self.release, repeat(self.vmctx, len(self._unreachable)), self._taken))
         else:
             self._drain()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -18,7 +19,7 @@ from lowheap.engine import Engine
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
-from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, VMDrcExternRef, block_length
 from lowheap.memory import Memory
 from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
@@ -104,6 +105,7 @@ class Store:
             )
         self.growth = growth
         self.host_data = ExternRefHostDataTable()
+        self._set_aside = self.host_data.set_aside
         self.heap = DrcHeap(
             self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
         )
@@ -120,7 +122,7 @@ class Store:
         self.unreachable_cells: deque[Any] = deque()
         """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""
         self.operations = HostOperations(self.heap, self.unreachable_cells)
-        if engine.runtime == "native" and not checked and self.runtime_maker is not None:
+        if engine.runtime == "native" and not checked and Store.runtime_maker is not None:
             self.operations.compile = self._make_runtime
         self.faces: dict[int, Any] = {}
         """What handles know of each type, by type index; `objects.py` fills this, and the next two."""
@@ -135,8 +137,8 @@ class Store:
     """What makes a store's runtime; `runtime/` sets it."""
 
     def _make_runtime(self) -> None:
-        assert self.runtime_maker is not None, "asked before"
-        self.runtime_maker(self)
+        assert Store.runtime_maker is not None, "asked before"
+        Store.runtime_maker(self)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
@@ -245,13 +247,24 @@ class Store:
 
     def tidy_in_use(self) -> None:
         """`tidy`, for who has the lock."""
-        self.check_open()
-        if self.unreachable_cells and self.heap.is_attached:
+        if self._is_closed:
+            self.check_open()
+        if self.unreachable_cells and self.heap.attached is not None:
             self.operations.drain()
         if self.heap.control.dead_externrefs != NULL:
-            self.heap.release_dead_externrefs()
-        if self.host_data.set_aside:
+            self._release_dead_externrefs()
+        if self._set_aside:
             self.host_data.release()
+
+    def _release_dead_externrefs(self) -> None:
+        control, native, operations = self.heap.control, self.heap.attached, self.operations
+        if operations.is_compiled and native is not None:
+            while (reference := control.dead_externrefs) != NULL:
+                (host_data_id,) = _HOST_DATA_ID(native.buffer, reference)
+                if not self.host_data.set_value_aside(host_data_id):
+                    break  # C's, which the general way sees to
+                operations.free_dead(operations.vmctx)
+        self.heap.release_dead_externrefs()
 
     def raise_pending(self) -> None:
         """Raise what a host function or a finalizer raised, if compiled code has ended since and nobody did."""
@@ -307,6 +320,8 @@ class Store:
         self.collect()
         return True
 
+
+_HOST_DATA_ID = struct.Struct(f"<{VMDrcExternRef.host_data_id.offset}xI").unpack_from
 
 _NO_FRAMES = FrameRules(False)
 """What the policy, run by Python, is told of frames: nothing, for the store collects."""

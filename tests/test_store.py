@@ -248,7 +248,8 @@ def test_tidy_drops_what_python_forgot(store: Rig) -> None:
 
 
 def test_handles_of_an_earlier_memory_are_not_released_twice(store: Rig) -> None:
-    store.forget_handle(0, store.heap.control.epoch)
+    store.operations.adopt(None, store.heap.alloc_uninit_struct(store.cell), store.operations.cell())
+    assert len(store.unreachable_cells) == 1
     old = store.heap.detach()
     old.close()
     store.heap.attach(Memory(), store.host_data)

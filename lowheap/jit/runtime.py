@@ -48,6 +48,7 @@ HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
     host.read,
     host.write,
     host.lend,
+    host.free_dead,
     host.new_struct,
     host.new_array,
     host.new_externref,

@@ -135,6 +135,9 @@ class Heap:
         """Take the parts; the tables are where the control block says."""
         self.collector = collector
         self.memory, self.control = memory, control
+        self.buffer: Any = getattr(memory, "buffer", None)
+        """The memory's bytes, where it is mapped here."""
+        self.base: int = getattr(memory, "base", 0)
         self._store_context, self._host = store_context, host
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does

@@ -84,7 +84,7 @@ class Place(Protocol):
 
 _ENTRY = _ffi.typeof(transitions.ENTRY_CDECL)
 _SLOTS = _ffi.typeof("uint64_t[]")
-_ADDRESS = _ffi.typeof("uintptr_t")
+_ADDRESSES = _ffi.typeof("void **")
 
 
 class _Target:
@@ -107,10 +107,10 @@ class _Target:
         ]
         self.slot_count = signature.slot_count + len(self.counted)
 
-    def slots(self) -> tuple[Any, Any]:
-        """Return a buffer of slots, as cffi and as Python have it."""
+    def slots(self) -> tuple[Any, Any, Any]:
+        """Return a buffer of slots: as cffi has it, as Python has it, and as addresses."""
         slots = _ffi.new(_SLOTS, self.slot_count)
-        return slots, _ffi.buffer(slots)
+        return slots, _ffi.buffer(slots), _ffi.cast(_ADDRESSES, slots)
 
 
 class _CompiledFunc(Func):
@@ -128,7 +128,7 @@ class _CompiledFunc(Func):
         super().__init__(store, *described)
         signature = target.signature
         is_short = len(signature.results) <= 1 and not set(signature.params + signature.results) & set(_REFERENCES)
-        types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else None
+        types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else _NOT_SHORT
         # In one tuple, since a call needs them all.
         self._parts = (
             types,
@@ -145,7 +145,7 @@ class _CompiledFunc(Func):
             target.pack,
             target.unpack if signature.results else None,
         )
-        self._slots: tuple[Any, Any] | None = None
+        self._slots: tuple[Any, Any, Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         (
@@ -163,7 +163,10 @@ class _CompiledFunc(Func):
             pack,
             unpack,
         ) = self._parts
-        if tuple(map(type, args)) != types:
+        if len(args) == 2 == len(types):  # as below, and faster
+            if type(args[0]) is not types[0] or type(args[1]) is not types[1]:
+                return self._call(args)
+        elif tuple(map(type, args)) != types:
             return self._call(args)
         me, outer = get_ident(), lock.owner
         if outer is not None and outer != me:
@@ -175,17 +178,19 @@ class _CompiledFunc(Func):
             if runtime.floor != _thread_stack.floor:
                 runtime.note_thread()
             # This call's own, should a finalizer or a signal's handler call this function before they are read.
-            pair, self._slots = self._slots, None
-            if pair is None:
-                pair = target.slots()
-            slots, buffer = pair
+            own, self._slots = self._slots, None
+            if own is None:
+                own = target.slots()
+            slots, buffer, _ = own
             try:
                 pack(buffer, 0, *args)
-            except struct.error:  # an int that is not the parameter's, as a signed one
+            except (struct.error, OverflowError):  # a number that is not the parameter's as it stands
+                types = _NOT_SHORT
+            if types is _NOT_SHORT:
                 return self._call(args)
             status = entry(vmctx, code, slots)
             value = None if unpack is None else unpack(buffer)[0]
-            self._slots = pair
+            self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
                 if status == transitions.REFUSED:
                     return self._call(args)
@@ -194,6 +199,9 @@ class _CompiledFunc(Func):
         finally:
             lock.owner = outer
 
+
+_NOT_SHORT: tuple[Any, ...] = (None,)
+"""No call has arguments of these types."""
 
 _REFERENCES = transitions.COUNTED + transitions.UNCOUNTED
 
@@ -230,6 +238,7 @@ class StoreRuntime:
         self.floor = 0
         """The `stack_floor` that the store context has, read more often than it changes."""
         self._heap_base = store.heap.control.heap_base
+        self._set_aside = store.host_data.set_aside
         self._trap_cause: Exception | None = None
         self._callbacks = {
             "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
@@ -435,7 +444,13 @@ class StoreRuntime:
         store = self._store
         lock, operations = store.lock, store.operations
         forgotten, set_aside = store.unreachable_cells, store.host_data.set_aside
-        behind = target.signature.slot_count
+
+        lowerings, pack, unpack = target.lowerings, target.pack, target.unpack
+        places = [(number, place) for place, number in enumerate(target.counted, target.signature.slot_count)]
+        mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
+        is_single = len(target.signature.results) == 1
+        host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
+        entry, vmctx, code = target.entry, target.vmctx, target.code
 
         def call(args: Sequence[Any]) -> Any:
             me, outer = get_ident(), lock.owner
@@ -443,23 +458,33 @@ class StoreRuntime:
                 raise lock.refusal()
             try:
                 lock.owner = me
-                self._check_callable()
+                if host_data.binding is not binding:
+                    self._check_callable()
+                if forgotten or set_aside or store.heap.control.dead_externrefs:
+                    store.tidy_in_use()
                 kept: list[Any] = []
-                raws = _lower_all(target.lowerings, args, name, kept)
-                slots, buffer = target.slots()
-                target.pack(buffer, 0, *raws)
-                cells = [operations.cell() for _ in target.counted]
-                for place, cell in enumerate(cells, behind):
-                    slots[place] = int(_ffi.cast(_ADDRESS, cell))
-                status = self._enter(target.entry, target.vmctx, target.code, slots)
-                values = list(target.unpack(buffer))
-                for number, cell in zip(target.counted, cells, strict=True):
+                raws = _lower_all(lowerings, args, name, kept)
+                slots, buffer, addresses = target.slots()
+                pack(buffer, 0, *raws)
+                cells = []
+                for _, place in places:
+                    cell = mind(new_cell(cell_type), forget)
+                    cells.append(cell)
+                    addresses[place] = cell
+                status = self._enter(entry, vmctx, code, slots)
+                if is_single and cells:
+                    returned: Any = lift(store, unpack(buffer)[0], cells[0])
+                    if status or forgotten or set_aside:
+                        self.settle(status)
+                    return returned
+                values = list(unpack(buffer))
+                for (number, _), cell in zip(places, cells, strict=True):
                     values[number] = lift(store, values[number], cell)
-                for number, type in target.uncounted:
+                for number, type in uncounted:
                     values[number] = lift_reference(store, type, values[number])
                 if status or forgotten or set_aside:
                     self.settle(status)
-                return values[0] if len(values) == 1 else tuple(values) if values else None
+                return values[0] if is_single else tuple(values) if values else None
             finally:
                 lock.owner = outer
 
@@ -475,7 +500,8 @@ class StoreRuntime:
 
     def _enter(self, entry: Callable[..., int], *args: Any) -> int:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
-        self.note_thread()
+        if self.floor != _thread_stack.floor:
+            self.note_thread()
         self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
         status = entry(*args)
         if status == transitions.REFUSED:
@@ -598,19 +624,18 @@ class StoreRuntime:
 
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         try:
-            store = self._store
             if number == RELEASE_DEAD_EXTERNREFS:
-                store.tidy_in_use()
+                self._store.tidy_in_use()
                 return 0
             function = self._host_functions[number]
             buffer = _ffi.buffer(values, function.size)
             # Handles first: what is passed may be held by nobody else when the collector next looks.
             args = function.lift(buffer)
-            store.safepoint()
+            self._come_to_safepoint()
             kept: list[Any] = []
             raws = self._call_and_lower(function, args, kept)
             del args
-            store.safepoint()
+            self._come_to_safepoint()
             function.pack(buffer, 0, *raws)
             # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
             return 0
@@ -618,6 +643,12 @@ class StoreRuntime:
             if self.pending is None:
                 self.pending = error
             return 1
+
+    def _come_to_safepoint(self) -> None:
+        """What `Store.safepoint` does, where there is something to do."""
+        store = self._store
+        if store.collect_every or store.unreachable_cells or self._set_aside or store.heap.control.dead_externrefs:
+            store.safepoint()
 
     @exclusive("_store.lock")
     def _call_host_directly(self, function: _HostFunction, args: Sequence[Any]) -> Any:
@@ -632,8 +663,9 @@ class StoreRuntime:
 
     def _call_and_lower(self, function: _HostFunction, args: Sequence[Any], kept: list[Any]) -> list[Any]:
         returned = function.callable(*args)
+        kept.append(returned)
         store, type, name = self._store, function.type, function.name
-        if store.heap.control.phase != CollectionPhase.IDLE:
+        if store.heap.control.phase:  # other than IDLE
             raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
         self._check_memory()
         if len(type.results) == 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared import host_data, roots
 from lowheap.collectors.shared.allocation import allocate_array, allocate_externref, allocate_struct
+from lowheap.collectors.shared.externrefs import free_dead_externref
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.tracing import traced_slots
@@ -29,7 +30,7 @@ def fill(heap: Heap, reference: Ref, handle: VMHandle) -> None:
 
 @native
 def share(heap: Heap, reference: Ref, handle: VMHandle) -> None:
-    """Make a handle of an object, with a count of its own; nothing of null and of an i31, and when no handle is left."""
+    """Make a handle of an object, with a count of its own. Nothing of null, of an i31, and when no handle is left."""
     if is_object(reference) and roots.has_free_handle(heap):
         heap.collector.inc_ref(heap, reference, ANY)
         fill(heap, reference, handle)
@@ -37,7 +38,7 @@ def share(heap: Heap, reference: Ref, handle: VMHandle) -> None:
 
 @native
 def adopt(heap: Heap, reference: Ref, handle: VMHandle) -> None:
-    """Make a handle of an object that takes over the caller's count; when no handle is left, the count is given back."""
+    """Make a handle of an object that takes over the caller's count; if no handle is left, that is given back."""
     if roots.has_free_handle(heap):
         fill(heap, reference, handle)
     else:
@@ -76,6 +77,13 @@ def lend(heap: Heap, reference: Ref) -> None:
     if is_object(reference):
         heap.collector.inc_ref(heap, reference, ANY)
         heap.collector.expose(heap, reference, ANY)
+
+
+@native
+def free_dead(heap: Heap) -> None:
+    """Free the first of the externrefs that died, and its id, which is Python's: its value has been let go of."""
+    host_data.free_id(heap, heap.externref(heap.control.dead_externrefs).host_data_id)
+    free_dead_externref(heap)
 
 
 @native
