@@ -1007,7 +1007,7 @@ class _Face:
                 image = self._zeros
             else:
                 image = self._image(*[lower(value, kept) for lower, value in zip(self._lowerings, values, strict=True)])
-            cell = operations.mind(operations.new_cell(operations.cell_type), self._forget)
+            cell: Any = operations.mind(operations.new_cell(operations.cell_type), self._forget)
             if operations.is_compiled:
                 operations.new_struct(operations.vmctx, self.type_index, image, cell)
             if not cell.number:
@@ -1126,7 +1126,7 @@ class _Face:
         store = self.store
         store.tidy_in_use()
         operations = store.operations
-        cell = operations.mind(operations.new_cell(operations.cell_type), store.unreachable_cells.append)
+        cell: Any = operations.mind(operations.new_cell(operations.cell_type), store.unreachable_cells.append)
         if operations.is_compiled and 0 <= length <= U32_MAX:
             given = operations.no_image if image is None else image
             operations.new_array(operations.vmctx, self.type_index, length, given, self.elements_offset, cell)
@@ -1147,7 +1147,7 @@ class _Face:
         try:
             lock.owner = me
             store.tidy_in_use()
-            cell = operations.mind(operations.new_cell(operations.cell_type), self._forget)
+            cell: Any = operations.mind(operations.new_cell(operations.cell_type), self._forget)
             number = 0
             if operations.is_compiled:
                 number = operations.new_externref(operations.vmctx, self._host_data.address_of(value), cell)
