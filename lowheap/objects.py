@@ -2,6 +2,7 @@
 
 A handle owns one count of its object, as any other host root does. It gives it back when Python lets go of it (at the
 store's next operation), or at once by `release`. Handles compare by reference: two handles of one object are equal.
+`copy.copy` of a handle is a second one, with its own count; deeper copies, and pickles, are refused.
 
 Python values and WebAssembly values correspond like this:
 
@@ -19,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, HeapError, StaleReferenceError
 from lowheap.layout import (
     NULL,
@@ -98,13 +100,22 @@ class I31:
         """Hash by payload."""
         return hash((I31, self._raw))
 
+    def __reduce__(self) -> tuple[type[I31], tuple[int]]:
+        """Have it made again of its payload: it is a value, and is copied and pickled as one."""
+        return type(self), (int(self),)
+
     def __repr__(self) -> str:
         """Show the signed payload."""
         return f"I31({int(self)})"
 
 
-class GcObject:
-    """A handle of an object in a store's heap. Only the subclasses have instances."""
+class GcObject(NotCopied):
+    """A handle of an object in a store's heap. Only the subclasses have instances.
+
+    `copy.copy` makes a second handle of the same object, with a count of its own. The object is not copied.
+    """
+
+    NOT_COPIED_BECAUSE = "it names one object in one heap; `copy.copy` makes a second handle of that"
 
     __slots__ = ("__weakref__", "_epoch", "_handle", "_reference", "_store")
     _store: Store
@@ -127,6 +138,11 @@ class GcObject:
         except HeapError:  # no handle is left
             store.heap.drop_gc_ref(reference)
             raise
+
+    def __copy__(self) -> Any:
+        """Return a second handle of the object. StaleReferenceError when this one is not valid."""
+        with self._store.lock:
+            return self._adopt(self._store, self._store.heap.clone_gc_ref(self.reference))
 
     def __del__(self) -> None:
         """Have the store release the handle when it next does something."""
@@ -427,12 +443,14 @@ class ExternRef(GcObject):
             self._store.lock.release()
 
 
-class Func:
+class Func(NotCopied):
     """A function of a store, WebAssembly's or the host's: call it with Python values.
 
     One result comes as itself, several as a tuple, none as None. TypeError for wrong arguments, `Trap` when the program
     traps; an exception that a host function raised comes out as itself.
     """
+
+    NOT_COPIED_BECAUSE = "it is a place in one store's function table; hand it on as it is"
 
     __slots__ = ("_call", "funcref", "name", "store", "type", "type_index")
 

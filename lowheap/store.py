@@ -14,6 +14,7 @@ from lowheap.collectors.shared.allocation import allocate_block_growing_first
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
+from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
@@ -31,11 +32,13 @@ GROWTH_POLICIES = ("collect-first", "grow-first")
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
 
 
-class StoreLock:
+class StoreLock(NotCopied):
     """Says which thread is using a store: `with store.lock:`, nested as deep as one likes.
 
     Nobody waits for it. HeapError when another thread has it: that thread may be at it for as long as it likes.
     """
+
+    NOT_COPIED_BECAUSE = "it guards one store"
 
     __slots__ = ("acquire", "release")
 
@@ -59,7 +62,7 @@ class StoreLock:
         return HeapError("the store is in use by another thread; a store is used by one thread at a time")
 
 
-class Store:
+class Store(NotCopied):
     """Everything that a program's objects live in. `Store()` makes an engine of its own, with `collector`.
 
     `allocator` names the free-list policy: "segregated-fit", or "first-fit", which puts every object where wasmtime 37
@@ -87,6 +90,8 @@ class Store:
     with all that they call, hold `lock`; on another thread they are a HeapError meanwhile. Afterwards any thread may go
     on. What is asked of `heap`, `roots` and `host_data` directly is the caller's to guard: `with store.lock:`.
     """
+
+    NOT_COPIED_BECAUSE = "its heap is mapped memory; `snapshot` takes an image, which is a value"
 
     def __init__(
         self,

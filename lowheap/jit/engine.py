@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from llvmlite import binding, ir
 
+from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
 from lowheap.jit.text import print_module
@@ -246,8 +247,10 @@ def parse(text: str) -> binding.ModuleRef:
     return module
 
 
-class LoadedCode:
+class LoadedCode(NotCopied):
     """Linked code. It stays in memory as long as this object."""
+
+    NOT_COPIED_BECAUSE = "it is linked into this process; link the CompiledCode again"
 
     def __init__(self, code: CompiledCode, *, imports: tuple[str, ...] = ()) -> None:
         """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may."""

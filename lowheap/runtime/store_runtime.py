@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import cffi
 
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.copying import NotCopied
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -174,8 +175,10 @@ def runtime_of(store: Store) -> StoreRuntime:
     return runtime
 
 
-class StoreRuntime:
+class StoreRuntime(NotCopied):
     """See the module's docstring. `context` is the store context that vmctxs point to."""
+
+    NOT_COPIED_BECAUSE = "it belongs to one store"
 
     def __init__(self, store: Store) -> None:
         """Make the store context, the function table with its null entry, and the functions that code calls back."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.transitions import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
@@ -22,11 +23,13 @@ from lowheap.wasm.module import Module
 _PAGE = 1 << 12
 
 
-class Global:
+class Global(NotCopied):
     """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
 
     `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it.
     """
+
+    NOT_COPIED_BECAUSE = "it is a cell of one store; `value` is what is in it"
 
     def __init__(self, store: Store, type: ValType, value: Any, *, mutable: bool = False) -> None:
         """Make a global of the host's. TypeError when the value does not match the type."""
@@ -113,7 +116,7 @@ class _Exports(dict[str, Any]):
         raise KeyError(f"there is no export {name!r}; there are: {known}")
 
 
-class Instance:
+class Instance(NotCopied):
     """An instance of `module` on `store`.
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
@@ -123,6 +126,8 @@ class Instance:
 
     Raises LinkError when an import is missing or does not match, and whatever the start function raises.
     """
+
+    NOT_COPIED_BECAUSE = "it belongs to one store; instantiate the module again"
 
     def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
         """Link, make the globals, and run the start function."""

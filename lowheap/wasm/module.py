@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.jit import cache
 from lowheap.jit.barriers import Barriers
@@ -36,7 +37,7 @@ class ExportType:
     type: FuncType | GlobalType
 
 
-class Module:
+class Module(NotCopied):
     """A module for the stores of one engine. `source` is wat text, or the bytes of a binary.
 
     Raises MalformedModuleError when it is not valid, UnsupportedError when it uses what lowheap does not have, and
@@ -45,6 +46,8 @@ class Module:
     `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
     a cache. LLVM's part comes after the last.
     """
+
+    NOT_COPIED_BECAUSE = "its code is linked into this process; compile the source again, with a cache for speed"
 
     def __init__(
         self,
