@@ -27,6 +27,7 @@ from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
 from lowheap.jit.text import print_module
 from lowheap.jit.transitions import IMPORTED_SYMBOLS
+from lowheap.representation import short_repr
 
 _log = logging.getLogger("lowheap.jit")
 _lock = threading.RLock()  # llvmlite's JIT is one for the process
@@ -148,6 +149,7 @@ def _libc_address(name: str) -> int:
     return address
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class CompiledCode:
     """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
