@@ -40,19 +40,21 @@ class Global(NotCopied):
         with store.lock:
             runtime = runtime_of(store)
             memory = MemoryMapping(_PAGE)
+            self._memory = memory
             self._bind(store, GlobalType(type, mutable), memory.base)
             if store.engine.types.is_traced(type):
                 store.roots.add_slot(self.address)
+            runtime.keep(memory)
             try:
                 self._set(value)
             except BaseException:
                 self._forget()
+                runtime.let_go(memory)
                 raise
-            runtime.keep(memory)
 
     def _forget(self) -> None:
         """Give back what the cell holds, and its root slot: nobody will use it."""
-        if self.store.engine.types.is_traced(self.type.storage) and not self.store.is_closed:
+        if self.store.engine.types.is_traced(self.type.storage) and self.store.runtime.owns_memory:
             self.store.heap.write_gc_ref(ctypes.c_uint32.from_address(self.address), NULL)
             self.store.roots.remove_slot(self.address)
 
@@ -140,11 +142,42 @@ class Instance(NotCopied):
         self.store = store
         self.module = module
         with store.lock:
-            self._instantiate(imports)
+            self._runtime: StoreRuntime = runtime_of(store)
+            self._functions: dict[int, Func] = {}
+            self._globals: list[Global] = []
+            self._made_functions: list[Func] = []
+            self._made_globals: list[Global] = []
+            self._is_entered = False
+            self._runtime.keep(self)
+            try:
+                self._instantiate(imports)
+            except BaseException:
+                if not (self._is_entered and module.names_functions):
+                    self._give_back()
+                raise
+
+    def _give_back(self) -> None:
+        """Give the store back what the instance has of it. Nobody has got hold of a function or a global of it.
+
+        They are for whoever has the exports, and for code of the module that names functions, if some has run.
+        """
+        runtime = self._runtime
+        if runtime.owns_memory and not self.store.heap.is_attached:
+            return  # a finalizer has taken the memory, and the globals are among its roots
+        for function in self._made_functions:
+            runtime.remove_function(function)
+        for made in self._made_globals:
+            made._forget()
+            runtime.let_go(made._memory)
+        for own in self._globals[self.module.vmctx_layout.imported_globals :]:
+            own._forget()
+        if self._is_entered:
+            runtime.remove_place(self._vmctx.base)
+            runtime.remove_stack_map(self._code)
+        runtime.let_go(self)
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
-        self._runtime: StoreRuntime = runtime_of(store)
         self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         given = _flatten(imports)
         values = [self._find(given, i.module, i.name) for i in module.imports]
@@ -154,20 +187,23 @@ class Instance(NotCopied):
         layout = module.vmctx_layout
         self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
         self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
-        self._runtime.keep(self._vmctx, self._type_ids, self._code, self)
-        self._runtime.add_place(self._vmctx.base, module)
-        self._runtime.add_stack_map(self._code)
         context = self._vmctx.view(VMContext, 0)
         context.heap_base = store.heap.control.heap_base
         context.control = ctypes.addressof(store.heap.control)
         context.store = self._runtime.context_address
         context.type_ids = ctypes.addressof(self._type_ids)
 
-        self._functions: dict[int, Func] = {}
-        self._globals: list[Global] = []
         self._link(values)
         self._make_functions()
         self._make_globals()
+        self._is_entered = True
+        self._runtime.add_place(self._vmctx.base, module)
+        self._runtime.add_stack_map(self._code)
+        if INITIALISE in module.compiled.symbols:
+            type = FuncType((), ())
+            self._runtime.caller(
+                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
+            )(())
         # A proxy of a dict: read-only, and no Python code runs to find what there is.
         self.exports: Mapping[str, Any] = MappingProxyType(
             _Exports(
@@ -177,11 +213,6 @@ class Instance(NotCopied):
                 }
             )
         )
-        if INITIALISE in module.compiled.symbols:
-            type = FuncType((), ())
-            self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
-            )(())
 
     # Imports
 
@@ -194,29 +225,21 @@ class Instance(NotCopied):
             raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
 
     def _link(self, values: list[Any]) -> None:
-        made: list[Global] = []
-        try:
-            functions = 0
-            for declared, described, value in zip(
-                self.module.decoded.imports, self.module.imports, values, strict=True
-            ):
-                what = f"import {declared.module}.{declared.name}"
-                if isinstance(declared.desc, FunctionImport):
-                    index = self.module.type_indices[declared.desc.type_index]
-                    self._link_function(functions, self._resolve_function(what, index, value))
-                    functions += 1
-                else:
-                    assert isinstance(described.type, GlobalType), "a global import has a global type"
-                    imported = self._resolve_global(what, described.type, value)
-                    if imported is not value:
-                        made.append(imported)
-                    place = self.module.vmctx_layout.global_import(len(self._globals))
-                    self._vmctx.view(ctypes.c_uint64, place).value = imported.address
-                    self._globals.append(imported)
-        except BaseException:
-            for each in made:
-                each._forget()
-            raise
+        functions = 0
+        for declared, described, value in zip(self.module.decoded.imports, self.module.imports, values, strict=True):
+            what = f"import {declared.module}.{declared.name}"
+            if isinstance(declared.desc, FunctionImport):
+                index = self.module.type_indices[declared.desc.type_index]
+                self._link_function(functions, self._resolve_function(what, index, value))
+                functions += 1
+            else:
+                assert isinstance(described.type, GlobalType), "a global import has a global type"
+                imported = self._resolve_global(what, described.type, value)
+                if imported is not value:
+                    self._made_globals.append(imported)
+                place = self.module.vmctx_layout.global_import(len(self._globals))
+                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
+                self._globals.append(imported)
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
         types = self.store.engine.types
@@ -231,7 +254,9 @@ class Instance(NotCopied):
         type = types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
         stub = self._code.address(Signature.of(type).host_stub)
-        return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        function = self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        self._made_functions.append(function)
+        return function
 
     def _link_function(self, number: int, function: Func) -> None:
         place = self._vmctx.view(VMFunctionImport, self.module.vmctx_layout.function_import(number))
@@ -275,6 +300,7 @@ class Instance(NotCopied):
             function = self._runtime.add_compiled_function(
                 self._trampoline(type), self._vmctx.base, code, type_index, name
             )
+            self._made_functions.append(function)
             self._functions[index] = function
             place = module.vmctx_layout.funcref(index - imported)
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -82,6 +83,13 @@ class Module(NotCopied):
     def name(self) -> str | None:
         """The module's name, where it has one."""
         return self.decoded.names.module
+
+    @functools.cached_property
+    def names_functions(self) -> bool:
+        """Whether its code takes references of functions, its own or imported ones, which it may hand on."""
+        bodies = (body.instructions for body in self.decoded.bodies)
+        inits = (definition.init for definition in self.decoded.globals)
+        return any(each.name == "ref.func" for instructions in (*bodies, *inits) for each in instructions)
 
     @property
     def imports(self) -> list[ImportType]:
