@@ -21,6 +21,7 @@ from lowheap.errors import (
     UnsupportedError,
 )
 from lowheap.heap import DrcHeap
+from lowheap.interpreter import check_interpreter
 from lowheap.objects import I31, Array, ExternRef, Func, Struct
 from lowheap.store import Store
 from lowheap.types import (
@@ -70,3 +71,5 @@ __all__ = [
     "TypeDefinitionError",
     "UnsupportedError",
 ]
+
+check_interpreter()

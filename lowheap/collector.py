@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import HeapError, NoGcScopeError
 from lowheap.heap import DrcHeap
@@ -42,7 +43,7 @@ class _Stage(enum.Enum):
     NOTHING = enum.auto()
 
 
-class DrcCollection:
+class DrcCollection(NotCopied):
     """One collection of `heap`. The phase is in the control block, so compiled code can tell that one is running.
 
     From the trace to the end of the sweep, the heap refuses to allocate and to expose references: what would go on the
@@ -50,6 +51,8 @@ class DrcCollection:
     to free. Leaving a `with` block (or `close`) ends the collection early: before the sweep nothing is freed; after it,
     what is still pending stays so, and the next collection frees it, or an allocation that finds no room.
     """
+
+    NOT_COPIED_BECAUSE = "it is what is going on in one heap; make a new one from the store"
 
     def __init__(self, heap: DrcHeap, roots: RootSet, *, trace: Callable[[], None] | None = None) -> None:
         """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running.

@@ -2,8 +2,8 @@
 
 Python runs the handler of a signal in the main thread, between any two of its steps, and what the handler raises, as
 Ctrl-C does, ends whatever is being done there. Heap operations that Python runs must not end in the middle: a count
-would be leaked, a block be on no list. So they are `whole`: while one is at work, a handler that would be called is not,
-but noted; it is called when the operation is done, and may raise then.
+would be leaked, a block be on no list. So they are `whole`: while one is at work, a handler that would be called is
+noted instead; it is called when the operation is done, and may raise then.
 
 What machine code does is whole already: Python looks for signals between its own steps only. Exceptions that are not of
 a handler's (`PyThreadState_SetAsyncExc`, a debugger's) are not held back.

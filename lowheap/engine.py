@@ -11,6 +11,7 @@ import platformdirs
 
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
+from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
 from lowheap.types import TypeRegistry
 
@@ -21,7 +22,7 @@ INLINE = ("auto", "always", "never")
 _log = logging.getLogger("lowheap.engine")
 
 
-class Engine:
+class Engine(NotCopied):
     """The type registry, and the options that modules are compiled with.
 
     `collector` says what frees objects, and what code surrounds every access to a reference: "drc", "null", the name of
@@ -37,6 +38,8 @@ class Engine:
     directory; None or False, the default, for nowhere. An entry is used only when everything that its code depends on
     is the same, see `jit/cache.py`. The code in that directory is run: it must be one that only its user writes.
     """
+
+    NOT_COPIED_BECAUSE = "stores and modules tell engines apart; make another one with the same options"
 
     def __init__(
         self,

@@ -3,14 +3,34 @@
 `LowheapError` is the root. `HeapError` and its kin report misuse of the heap or exhaustion of it, `ModuleError` and its
 kin a module that cannot be compiled or linked, and `Trap` a WebAssembly program that trapped. Each message names the
 thing, its value, and what was allowed.
+
+All of them survive pickling and copying, and so the way out of a worker process.
 """
 
 from __future__ import annotations
 
+import copyreg
 import enum
+from typing import Any
 
 
-class LowheapError(Exception):
+class Portable(Exception):
+    """An exception that pickling and copying keep whole, whatever its `__init__` takes: attributes and notes too.
+
+    A cause that is none of lowheap's is kept as its text, for it may be one that cannot be pickled.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have it made again without `__init__`, with the same `args` and attributes."""
+        state = dict(vars(self))
+        cause = self.__cause__
+        if cause is not None:
+            is_portable = isinstance(cause, Portable)
+            state["__cause__"] = cause if is_portable else LowheapError(f"{type(cause).__name__}: {cause}")
+        return copyreg.__newobj__, (type(self), *self.args), state  # type: ignore[attr-defined]  # typeshed has it not
+
+
+class LowheapError(Portable):
     """Root of every exception that lowheap raises on purpose."""
 
 

@@ -31,6 +31,7 @@ from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
+from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -205,13 +206,15 @@ _owned = whole_unless_unheard(_take_back)
 """For what returns a reference with a count that is the caller's."""
 
 
-class DrcHeap:
+class DrcHeap(NotCopied):
     """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean.
 
     A `checked` heap is a slow one that looks for corruption all the time, not only in `verify`: after each operation
     that takes or frees a block, at the free-list policy's structures, and at the whole header of every object that an
     operation is given or comes to. It raises HeapCorruptionError. What compiled code does by itself goes unchecked.
     """
+
+    NOT_COPIED_BECAUSE = "it stands for mapped memory; `snapshot` takes an image, which is a value"
 
     def __init__(
         self,

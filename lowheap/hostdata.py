@@ -20,6 +20,7 @@ from typing import Any
 import cffi
 
 from lowheap.collectors.shared import host_data
+from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import HeapError
 from lowheap.layout import HOST_DATA_LIMIT, VMHeapControl, VMHostData, VMHostDataOwner
@@ -41,12 +42,14 @@ _NOTHING_TO_DO = (None, None)
 """The finalizer and the id of a value that is merely let go of."""
 
 
-class ExternRefHostDataTable:
+class ExternRefHostDataTable(NotCopied):
     """Host values by 32-bit id, for the heap that the table is bound to: `DrcHeap.attach` binds it, `detach` unbinds.
 
     Finalizers, and `__del__` of values, run one after the other, never one within another: what dies while one runs
     has its turn after it. An exception in one goes to `sys.unraisablehook`.
     """
+
+    NOT_COPIED_BECAUSE = "it serves one heap, whose externrefs would let go of each value twice"
 
     def __init__(self) -> None:
         """Make an empty table, bound to no heap."""

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, overload
 
+from lowheap.representation import short_repr
+
 if sys.byteorder != "little":
     raise ImportError("lowheap's heap layout is little-endian; this machine is not")
 
@@ -274,6 +276,7 @@ class FieldLayout:
     is_traced: bool
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class GcStructLayout:
     """The layout of a struct or exception type: `size` and `align` in bytes, and every field's place in order."""

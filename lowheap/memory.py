@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any, TypeVar, cast
 
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.layout import HEAP_GUARD, HEAP_RESERVATION, MAXIMUM_CAPACITY
 
@@ -39,12 +40,14 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-class Mapping:
+class Mapping(NotCopied):
     """Anonymous memory of `size` bytes at a fixed `base`, all zero, with `guard` bytes behind it that fault.
 
     Views made by `view` keep the mapping alive; `close` refuses while one exists. MemoryError when the address space or
     the system's overcommit limit does not allow the mapping.
     """
+
+    NOT_COPIED_BECAUSE = "its memory is mapped once; `read` returns a copy of the bytes"
 
     def __init__(self, size: int, guard: int = 0) -> None:
         """Map `size` + `guard` bytes, each a multiple of the page size."""

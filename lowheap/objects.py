@@ -2,7 +2,8 @@
 
 A handle owns one count of its object, as any other host root does. It gives it back when Python lets go of it (at the
 store's next operation), or at once by `release`. Handles compare by reference: two handles of one object are equal, and
-have one hash; they have no order. What is in objects is compared by whoever reads it.
+have one hash; they have no order. What is in objects is compared by whoever reads it. `copy.copy` of a handle is a
+second one, with its own count; deeper copies, and pickles, are refused.
 
 Python values and WebAssembly values correspond like this:
 
@@ -15,7 +16,7 @@ Python values and WebAssembly values correspond like this:
 What has `__index__` will do for an int, and what has `__float__` for a float, as numpy's numbers have; a bool will not.
 
 Each type of a store's objects has a class of its own, a subclass of `Struct` or `Array` that is made when it is first
-asked for (`_Face`): it knows where fields are, so reading one is a dictionary's look-up and one step. `type.bind(store)`
+asked for (`_Face`): it knows where fields are, so that reading one is a look-up and one step. `type.bind(store)`
 returns that class: `Cell = cell_type.bind(store)`, `Cell(left, right)`.
 """
 
@@ -33,6 +34,7 @@ from types import TracebackType
 from typing import Any, ClassVar, NoReturn, cast
 
 from lowheap.collectors.shared import host
+from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, HeapError, StaleReferenceError
 from lowheap.hostdata import Finalizer
@@ -158,18 +160,35 @@ class I31:
         """Hash by payload."""
         return hash((I31, self._raw))
 
+    def __reduce__(self) -> tuple[type[I31], tuple[int]]:
+        """Have it made again of its payload: it is a value, and is copied and pickled as one."""
+        return type(self), (int(self),)
+
     def __repr__(self) -> str:
         """Show the signed payload."""
         return f"I31({int(self)})"
 
 
-class GcObject:
-    """A handle of an object in a store's heap. Only the subclasses have instances."""
+class GcObject(NotCopied):
+    """A handle of an object in a store's heap. Only the subclasses have instances.
+
+    `copy.copy` makes a second handle of the same object, with a count of its own. The object is not copied.
+    """
+
+    NOT_COPIED_BECAUSE = "it names one object in one heap; `copy.copy` makes a second handle of that"
 
     __slots__ = ("__weakref__", "_cell", "_reference")
     _face: ClassVar[_Face]
     _cell: Any
     _reference: int
+
+    @_exclusive
+    def __copy__(self) -> Any:
+        """Return a second handle of the object. StaleReferenceError when this one is not valid."""
+        operations = self._face.store.operations
+        cell = operations.cell()
+        operations.share(operations.vmctx, self.reference, cell)
+        return lift(self._face.store, self._reference, cell)
 
     @_exclusive
     def release(self) -> None:
@@ -537,7 +556,7 @@ class ArrayView:
         """Give the memory back. HeapError while something made of it, a numpy array for one, is still there."""
         if not self.let_go():
             raise HeapError(
-                f"the view of {self._array!r} is still used: by a slice, a numpy array or the like that was made of it; "
+                f"the view of {self._array!r} is still used: by a slice or a numpy array that was made of it; "
                 f"until that is gone, the array is held, and the store cannot be closed"
             )
 
@@ -588,12 +607,14 @@ class ExternRef(GcObject):
         return f"ExternRef({self.value!r})"
 
 
-class Func:
+class Func(NotCopied):
     """A function of a store, WebAssembly's or the host's: call it with Python values.
 
     One result comes as itself, several as a tuple, none as None. TypeError for wrong arguments, `Trap` when the program
     traps; an exception that a host function raised comes out as itself.
     """
+
+    NOT_COPIED_BECAUSE = "it is a place in one store's function table; hand it on as it is"
 
     __slots__ = ("_call", "funcref", "name", "store", "type", "type_index")
 

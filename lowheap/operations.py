@@ -23,6 +23,7 @@ import cffi
 
 from lowheap import declarations
 from lowheap.collectors.shared import host
+from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import HeapError
 from lowheap.layout import VMHandle
@@ -37,13 +38,15 @@ COMPILE_AFTER = 200
 _ffi = cffi.FFI()
 
 
-class StoreLock:
+class StoreLock(NotCopied):
     """Says which thread is using a store: `with store.lock:`, nested as deep as one likes.
 
     Nobody waits for it. HeapError when another thread has it: that thread may be at it for as long as it likes. `owner`
     is that thread's identifier, or None. Whoever sets it, in lowheap, puts back what was there in a `finally`; between
     looking at it and setting it there is no step at which Python changes threads.
     """
+
+    NOT_COPIED_BECAUSE = "it guards one store"
 
     __slots__ = ("_outer", "owner")
 
@@ -105,7 +108,7 @@ def view_of(cell: Any) -> VMHandle:
     return VMHandle.from_address(int(_ffi.cast("uintptr_t", cell)))
 
 
-class HostOperations:
+class HostOperations(NotCopied):
     """The operations on one heap. Each takes `vmctx` first; a `cell` is where the handle goes.
 
     `share(vmctx, reference, cell)`, `adopt`, `release(vmctx, cell)`, `read(vmctx, address, cell)`,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lowheap.collectors.shared import roots
+from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap
@@ -42,8 +43,10 @@ class Root:
         return self.kind is RootKind.WASM_STACK
 
 
-class RootSet:
+class RootSet(NotCopied):
     """The roots of one heap. Iterating yields each, handles first."""
+
+    NOT_COPIED_BECAUSE = "it is the roots of one heap; `list` returns them as values"
 
     def __init__(self, heap: DrcHeap) -> None:
         """Keep the roots of `heap`, in its control mapping."""

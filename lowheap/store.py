@@ -14,6 +14,7 @@ from lowheap.collectors.shared.allocation import allocate_block_growing_first
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
+from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.engine import Engine
 from lowheap.errors import HeapError
@@ -33,7 +34,7 @@ GROWTH_POLICIES = ("collect-first", "grow-first")
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
 
 
-class Store:
+class Store(NotCopied):
     """Everything that a program's objects live in. `Store()` makes an engine of its own, with `collector`.
 
     `allocator` names the free-list policy: "segregated-fit", or "first-fit", which puts every object where wasmtime 37
@@ -61,6 +62,8 @@ class Store:
     with all that they call, hold `lock`; on another thread they are a HeapError meanwhile. Afterwards any thread may go
     on. What is asked of `heap`, `roots` and `host_data` directly is the caller's to guard: `with store.lock:`.
     """
+
+    NOT_COPIED_BECAUSE = "its heap is mapped memory; `snapshot` takes an image, which is a value"
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from lowheap.copying import NotCopied
 from lowheap.errors import LowheapError, TypeDefinitionError
 
 # Implementation limits: those of wasmtime, so that what it validates can be registered.
@@ -394,13 +395,15 @@ class _Names:
     positions: dict[str, list[int]] = field(default_factory=dict)  # the fields that each name was given to
 
 
-class TypeRegistry:
+class TypeRegistry(NotCopied):
     """The types of one engine: a mapping from type index to definition.
 
     Indices count from 0 and are never taken back; definitions in the registry refer to each other by them. Every method
     that takes an index raises `UnknownTypeError` for one that was not given out. Any thread may register while others
     read.
     """
+
+    NOT_COPIED_BECAUSE = "the indices that it gives out mean something in one registry; definitions can be copied"
 
     def __init__(self) -> None:
         """Start empty; the abstract heap types need no registration."""

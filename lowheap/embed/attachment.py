@@ -16,6 +16,7 @@ import cffi
 
 from lowheap import declarations
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.copying import NotCopied
 from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef
@@ -43,13 +44,15 @@ def error(status: Status, message: str) -> LowheapError:
     return status_error(status, f"{message or STATUS_MEANINGS[status]} ({status.name})")
 
 
-class NativeHeap:
+class NativeHeap(NotCopied):
     """A store's heap, as the C interface has it.
 
     `heap` is the `lh_heap *`, `cdata` the control block. Each function of the interface is an attribute of its name: a
     cffi function pointer, typed, which takes all of its C arguments, and checks nothing but what the library that it is
     from does. `call` is for Python: it raises what went wrong, and returns the result.
     """
+
+    NOT_COPIED_BECAUSE = "it works on one store's heap; `attach` again"
 
     def __init__(self, store: Store, *, checked: bool = True) -> None:
         """Compile the interface, at its first use in this process. UnsupportedError when the store cannot have it."""

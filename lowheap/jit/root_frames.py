@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowheap.errors import CompilerError
+from lowheap.representation import short_repr
 
 SLOT_SIZE = 4
 """Bytes of a slot: a reference's."""
@@ -86,6 +87,7 @@ def reverse_post_order(successors: Sequence[Sequence[int]]) -> list[int]:
     return order
 
 
+@short_repr
 @dataclass(slots=True)
 class RootFrame:
     """What a function's root frame is: `slot_count` slots, the `masks` of those live at each safepoint, by line.

@@ -37,6 +37,7 @@ from llvmlite import ir
 from lowheap.errors import CompilerError
 from lowheap.jit import root_frames
 from lowheap.jit.copies import spread_additions
+from lowheap.representation import short_repr
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
@@ -528,6 +529,7 @@ class Statepoint:
     live_count: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class StatepointModule:
     """A module's text after `lower_statepoints`.

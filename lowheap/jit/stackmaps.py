@@ -37,6 +37,7 @@ from lowheap.jit import root_frames
 from lowheap.jit.call_frames import CallFrames
 from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
 from lowheap.jit.safepoints import StatepointModule
+from lowheap.representation import short_repr
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
 
@@ -163,6 +164,7 @@ class Slots:
             yield self.offset + SLOT_SIZE * (lowest.bit_length() - 1)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class SafepointRecord:
     """One statepoint.
@@ -181,6 +183,7 @@ class SafepointRecord:
         return sum(slots.mask.bit_count() for slots in self.slots)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class FunctionRecord:
     """One function with statepoints: its address as the section has it (0 in an object file), its frame's size in

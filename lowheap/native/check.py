@@ -30,6 +30,7 @@ from lowheap.errors import CompilerError
 from lowheap.native import words
 from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
+from lowheap.representation import short_repr
 
 
 class NativeError(CompilerError):
@@ -297,6 +298,7 @@ class Call:
     target: Any
 
 
+@short_repr
 @dataclass
 class Checked:
     """A function that is in the subset.

@@ -47,6 +47,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -110,8 +111,10 @@ class HeapMemory(Protocol):
         """Return a ctypes type laid over the bytes at an offset; HeapError when it would not lie within."""
 
 
-class Heap:
+class Heap(NotCopied):
     """See the module's docstring. `host` is what `release_externrefs` calls."""
+
+    NOT_COPIED_BECAUSE = "it stands for memory that somebody else has"
 
     is_native_heap = True
     may_raise = True

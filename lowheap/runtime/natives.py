@@ -27,6 +27,7 @@ from llvmlite import ir
 
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.heap import names_object
 from lowheap.jit import transitions
@@ -79,12 +80,14 @@ def _load(collector: Collector) -> LoadedCode:
     return LoadedCode(compile_ir(module, tuple(CDECLS)))
 
 
-class NativeBarriers:
+class NativeBarriers(NotCopied):
     """The functions, compiled for one store.
 
     `functions["lh_read"]` and its kin are cffi function pointers, and `vmctx` is what they take first: they check
     nothing. The methods check what they are given, and raise what went wrong on the Python side of a drop.
     """
+
+    NOT_COPIED_BECAUSE = "they work on one store; make them for another"
 
     def __init__(self, store: Store, barrier_set: str = "drc") -> None:
         """Compile the functions with the barrier set of that name. CompilerError when there is none such."""

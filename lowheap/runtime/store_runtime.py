@@ -15,6 +15,7 @@ import functools
 import struct
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ import cffi
 from lowheap import declarations
 from lowheap.collectors.shared import host
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.copying import NotCopied
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -215,8 +217,10 @@ def runtime_of(store: Store) -> StoreRuntime:
     return runtime
 
 
-class StoreRuntime:
+class StoreRuntime(NotCopied):
     """See the module's docstring. `context` is the store context that vmctxs point to."""
+
+    NOT_COPIED_BECAUSE = "it belongs to one store"
 
     def __init__(self, store: Store) -> None:
         """Make the store context, the function table with its null entry, and the functions that code calls back."""
@@ -228,11 +232,12 @@ class StoreRuntime:
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
         self._functions: list[Func | None] = [None]
-        self._host_functions: list[_HostFunction] = []
-        self._host_contexts: list[VMHostFunction] = []
+        self._free_functions: list[int] = []
+        self._host_functions: dict[int, _HostFunction] = {}
+        self._host_contexts: dict[int, VMHostFunction] = {}  # by their places in the function table, both
         self._places: dict[int, Place] = {}
-        self._keep: list[Any] = []
-        self._mapped_code: set[LoadedCode] = set()
+        self._keep: dict[int, Any] = {}
+        self._mapped_code: Counter[LoadedCode] = Counter()
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self.floor = 0
@@ -338,13 +343,25 @@ class StoreRuntime:
 
     def keep(self, *owners: Any) -> None:
         """Keep linked code and vmctxs alive as long as the store; functions and globals point into them."""
-        self._keep += owners
+        self._keep.update((id(each), each) for each in owners)
+
+    def let_go(self, owner: Any) -> None:
+        """Keep something no more: nobody has got hold of what points into it."""
+        del self._keep[id(owner)]
 
     def add_stack_map(self, code: LoadedCode) -> None:
-        """Make the safepoints of linked code known to the frame walk; nothing when they are."""
-        if code not in self._mapped_code:
-            self._mapped_code.add(code)
+        """Make the safepoints of linked code known to the frame walk, until as many have taken it back."""
+        self._mapped_code[code] += 1
+        if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
+            self._write_stack_map_table()
+
+    def remove_stack_map(self, code: LoadedCode) -> None:
+        """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
+        self._mapped_code[code] -= 1
+        if not self._mapped_code[code]:
+            del self._mapped_code[code]
+            self.stack_maps.remove(code.stack_map)
             self._write_stack_map_table()
 
     def _write_stack_map_table(self) -> None:
@@ -377,6 +394,10 @@ class StoreRuntime:
         """Say whose vmctx this is, for the places of traps."""
         self._places[vmctx] = place
 
+    def remove_place(self, vmctx: int) -> None:
+        """Forget whose vmctx this was."""
+        del self._places[vmctx]
+
     # ------------------------------------------------------------------------------------------------------------------
     # The function table
 
@@ -387,7 +408,7 @@ class StoreRuntime:
         target = _Target(self._store, trampoline, vmctx, code, type, signature)
         number = self._enter_into_table(code, vmctx, type_index)
         function = _CompiledFunc(self, target, number, type_index, name, self._caller(target, name))
-        self._functions.append(function)
+        self._functions[number] = function
         return function
 
     def _function_type(self, type_index: int) -> FuncType:
@@ -396,9 +417,13 @@ class StoreRuntime:
         return type
 
     def _enter_into_table(self, code: int, vmctx: int, type_index: int) -> int:
-        number = len(self._functions)
-        if number == FUNCTION_LIMIT:
-            raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
+        if self._free_functions:
+            number = self._free_functions.pop()
+        else:
+            number = len(self._functions)
+            if number == FUNCTION_LIMIT:
+                raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
+            self._functions.append(None)
         entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
@@ -421,14 +446,24 @@ class StoreRuntime:
         context.heap_base = self._store.heap.control.heap_base
         context.control = ctypes.addressof(self._store.heap.control)
         context.store = self.context_address
-        context.function = len(self._host_functions)
-        self._host_functions.append(_HostFunction(self._store, callable, type, name))
-        self._host_contexts.append(context)
-        call = functools.partial(self._call_host_directly, self._host_functions[-1])
+        host_function = _HostFunction(self._store, callable, type, name)
+        call = functools.partial(self._call_host_directly, host_function)
         number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
+        context.function = number
+        self._host_functions[number] = host_function
+        self._host_contexts[number] = context
         function = Func(self._store, number, type_index, name, call)
-        self._functions.append(function)
+        self._functions[number] = function
         return function
+
+    def remove_function(self, function: Func) -> None:
+        """Take a function off the table; its place is given out again. Nobody may have got hold of it."""
+        number = function.funcref
+        ctypes.memset(ctypes.addressof(self.entry(function)), 0, ctypes.sizeof(VMFuncRef))
+        self._functions[number] = None
+        self._host_functions.pop(number, None)
+        self._host_contexts.pop(number, None)
+        self._free_functions.append(number)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Into compiled code
@@ -559,11 +594,15 @@ class StoreRuntime:
             store.tidy_in_use()
         self._check_memory()
 
+    @property
+    def owns_memory(self) -> bool:
+        """Whether the heap has the memory that it had when the runtime was made, or will have it again."""
+        return self._store.host_data.binding is self.binding
+
     def _is_memory_sound(self) -> bool:
         """Compiled code knows where the heap is, and relies on its type table."""
         heap = self._store.heap
-        is_the_same = self._store.host_data.binding is self.binding
-        return heap.is_attached and is_the_same and heap.control.heap_base == self._heap_base
+        return heap.is_attached and self.owns_memory and heap.control.heap_base == self._heap_base
 
     def _check_memory(self) -> None:
         self._store.heap.check_attached()

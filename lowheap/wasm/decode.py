@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from lowheap.errors import MalformedModuleError, UnsupportedError
+from lowheap.representation import short_repr
 from lowheap.types import (
     F32,
     F64,
@@ -129,6 +130,7 @@ class Import:
     offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class GlobalDefinition:
     """A global of the module's own; `init` is a constant expression and includes its final `end`."""
@@ -147,6 +149,7 @@ class Export:
     index: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ElementSegment:
     """A segment that fills no table: its use is to declare which functions `ref.func` may name.
@@ -160,6 +163,7 @@ class ElementSegment:
     offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class FunctionBody:
     """The code of one function of the module's own.
@@ -174,6 +178,7 @@ class FunctionBody:
     end_offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Names:
     """What the `name` section calls things; fields and locals by the index of their type and function first."""
@@ -186,6 +191,7 @@ class Names:
     globals: dict[int, str] = field(default_factory=dict)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class DecodedModule:
     """A module as its binary states it. Heap types and supertypes are the module's type indices.

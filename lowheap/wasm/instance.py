@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.transitions import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
@@ -25,11 +26,13 @@ _PAGE = 1 << 12
 _exclusive = exclusive("store.lock")
 
 
-class Global:
+class Global(NotCopied):
     """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
 
     `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it.
     """
+
+    NOT_COPIED_BECAUSE = "it is a cell of one store; `value` is what is in it"
 
     def __init__(self, store: Store, type: ValType, value: Any, *, mutable: bool = False) -> None:
         """Make a global of the host's. TypeError when the value does not match the type."""
@@ -45,19 +48,21 @@ class Global:
         store = self.store
         runtime = runtime_of(store)
         memory = MemoryMapping(_PAGE)
+        self._memory = memory
         self.address = memory.base
         if store.engine.types.is_traced(self.type.storage):
             store.roots.add_slot(self.address)
+        runtime.keep(memory)
         try:
             self._set(value)
         except BaseException:
             self._forget()
+            runtime.let_go(memory)
             raise
-        runtime.keep(memory)
 
     def _forget(self) -> None:
         """Give back what the cell holds, and its root slot: nobody will use it."""
-        if self.store.engine.types.is_traced(self.type.storage) and not self.store.is_closed:
+        if self.store.engine.types.is_traced(self.type.storage) and self.store.runtime.owns_memory:
             self.store.heap.write_gc_ref(ctypes.c_uint32.from_address(self.address), NULL)
             self.store.roots.remove_slot(self.address)
 
@@ -120,7 +125,7 @@ class _Exports(dict[str, Any]):
         raise KeyError(f"there is no export {name!r}; there are: {known}")
 
 
-class Instance:
+class Instance(NotCopied):
     """An instance of `module` on `store`.
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
@@ -130,6 +135,8 @@ class Instance:
 
     Raises LinkError when an import is missing or does not match, and whatever the start function raises.
     """
+
+    NOT_COPIED_BECAUSE = "it belongs to one store; instantiate the module again"
 
     def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
         """Link, make the globals, and run the start function."""
@@ -141,12 +148,47 @@ class Instance:
             raise LinkError("the module was compiled for another engine; use Module(store.engine, ...)")
         self.store = store
         self.module = module
-        self._instantiate(imports)
+        self._make(imports)
 
     @_exclusive
-    def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
+    def _make(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
         self._runtime: StoreRuntime = runtime_of(store)
+        self._functions: dict[int, Func] = {}
+        self._globals: list[Global] = []
+        self._made_functions: list[Func] = []
+        self._made_globals: list[Global] = []
+        self._is_entered = False
+        self._runtime.keep(self)
+        try:
+            self._instantiate(imports)
+        except BaseException:
+            if not (self._is_entered and module.names_functions):
+                self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        """Give the store back what the instance has of it. Nobody has got hold of a function or a global of it.
+
+        They are for whoever has the exports, and for code of the module that names functions, if some has run.
+        """
+        runtime = self._runtime
+        if runtime.owns_memory and not self.store.heap.is_attached:
+            return  # a finalizer has taken the memory, and the globals are among its roots
+        for function in self._made_functions:
+            runtime.remove_function(function)
+        for made in self._made_globals:
+            made._forget()
+            runtime.let_go(made._memory)
+        for own in self._globals[self.module.vmctx_layout.imported_globals :]:
+            own._forget()
+        if self._is_entered:
+            runtime.remove_place(self._vmctx.base)
+            runtime.remove_stack_map(self._code)
+        runtime.let_go(self)
+
+    def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
+        store, module = self.store, self.module
         self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         given = _flatten(imports)
         values = [self._find(given, i.module, i.name) for i in module.imports]
@@ -156,20 +198,23 @@ class Instance:
         layout = module.vmctx_layout
         self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
         self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
-        self._runtime.keep(self._vmctx, self._type_ids, self._code, self)
-        self._runtime.add_place(self._vmctx.base, module)
-        self._runtime.add_stack_map(self._code)
         context = self._vmctx.view(VMContext, 0)
         context.heap_base = store.heap.control.heap_base
         context.control = ctypes.addressof(store.heap.control)
         context.store = self._runtime.context_address
         context.type_ids = ctypes.addressof(self._type_ids)
 
-        self._functions: dict[int, Func] = {}
-        self._globals: list[Global] = []
         self._link(values)
         self._make_functions()
         self._make_globals()
+        self._is_entered = True
+        self._runtime.add_place(self._vmctx.base, module)
+        self._runtime.add_stack_map(self._code)
+        if INITIALISE in module.compiled.symbols:
+            type = FuncType((), ())
+            self._runtime.caller(
+                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
+            )(())
         # A proxy of a dict: read-only, and no Python code runs to find what there is.
         self.exports: Mapping[str, Any] = MappingProxyType(
             _Exports(
@@ -179,11 +224,6 @@ class Instance:
                 }
             )
         )
-        if INITIALISE in module.compiled.symbols:
-            type = FuncType((), ())
-            self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
-            )(())
 
     # Imports
 
@@ -196,29 +236,21 @@ class Instance:
             raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
 
     def _link(self, values: list[Any]) -> None:
-        made: list[Global] = []
-        try:
-            functions = 0
-            for declared, described, value in zip(
-                self.module.decoded.imports, self.module.imports, values, strict=True
-            ):
-                what = f"import {declared.module}.{declared.name}"
-                if isinstance(declared.desc, FunctionImport):
-                    index = self.module.type_indices[declared.desc.type_index]
-                    self._link_function(functions, self._resolve_function(what, index, value))
-                    functions += 1
-                else:
-                    assert isinstance(described.type, GlobalType), "a global import has a global type"
-                    imported = self._resolve_global(what, described.type, value)
-                    if imported is not value:
-                        made.append(imported)
-                    place = self.module.vmctx_layout.global_import(len(self._globals))
-                    self._vmctx.view(ctypes.c_uint64, place).value = imported.address
-                    self._globals.append(imported)
-        except BaseException:
-            for each in made:
-                each._forget()
-            raise
+        functions = 0
+        for declared, described, value in zip(self.module.decoded.imports, self.module.imports, values, strict=True):
+            what = f"import {declared.module}.{declared.name}"
+            if isinstance(declared.desc, FunctionImport):
+                index = self.module.type_indices[declared.desc.type_index]
+                self._link_function(functions, self._resolve_function(what, index, value))
+                functions += 1
+            else:
+                assert isinstance(described.type, GlobalType), "a global import has a global type"
+                imported = self._resolve_global(what, described.type, value)
+                if imported is not value:
+                    self._made_globals.append(imported)
+                place = self.module.vmctx_layout.global_import(len(self._globals))
+                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
+                self._globals.append(imported)
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
         types = self.store.engine.types
@@ -233,7 +265,9 @@ class Instance:
         type = types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
         stub = self._code.address(Signature.of(type, self.store.engine.types).host_stub)
-        return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        function = self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        self._made_functions.append(function)
+        return function
 
     def _link_function(self, number: int, function: Func) -> None:
         place = self._vmctx.view(VMFunctionImport, self.module.vmctx_layout.function_import(number))
@@ -277,6 +311,7 @@ class Instance:
             function = self._runtime.add_compiled_function(
                 self._trampoline(type), self._vmctx.base, code, type_index, name
             )
+            self._made_functions.append(function)
             self._functions[index] = function
             place = module.vmctx_layout.funcref(index - imported)
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.jit import cache
 from lowheap.jit.barriers import Barriers
@@ -36,7 +38,7 @@ class ExportType:
     type: FuncType | GlobalType
 
 
-class Module:
+class Module(NotCopied):
     """A module for the stores of one engine. `source` is wat text, or the bytes of a binary.
 
     Raises MalformedModuleError when it is not valid, UnsupportedError when it uses what lowheap does not have, and
@@ -45,6 +47,8 @@ class Module:
     `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
     a cache. LLVM's part comes after the last.
     """
+
+    NOT_COPIED_BECAUSE = "its code is linked into this process; compile the source again, with a cache for speed"
 
     def __init__(
         self,
@@ -79,6 +83,13 @@ class Module:
     def name(self) -> str | None:
         """The module's name, where it has one."""
         return self.decoded.names.module
+
+    @functools.cached_property
+    def names_functions(self) -> bool:
+        """Whether its code takes references of functions, its own or imported ones, which it may hand on."""
+        bodies = (body.instructions for body in self.decoded.bodies)
+        inits = (definition.init for definition in self.decoded.globals)
+        return any(each.name == "ref.func" for instructions in (*bodies, *inits) for each in instructions)
 
     @property
     def imports(self) -> list[ImportType]:
