@@ -1,12 +1,13 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
 **In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of slots,
-8 bytes each, for the arguments, where the results come afterwards. References among the arguments are borrowed: the
-trampoline lends them to compiled code. For each counted reference among the results, a slot behind those of the values has the
-address of a `VMHandle`, which is made one of the object; so nothing can come between the end of the call and that. It
-puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it
-returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is not as compiled
-code needs it, it calls nothing (`REFUSED`).
+8 bytes each, for the arguments, where the results come afterwards. It puts an activation on its frame and on the
+store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing to see to;
+else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing (`REFUSED`).
+
+References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
+among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
+nothing can come between the end of the call and that.
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
