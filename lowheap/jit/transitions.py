@@ -1,7 +1,7 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
-**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of slots,
-8 bytes each, for the arguments, where the results come afterwards. It puts an activation on its frame and on the
+**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of
+8-byte slots for the arguments, where the results come afterwards. It puts an activation on its frame and on the
 store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing to see to;
 else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing (`REFUSED`).
 
