@@ -33,7 +33,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, cast
 
-from lowheap.collectors.shared import host
+from lowheap.collectors import host
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, HeapError, StaleReferenceError

@@ -1,6 +1,6 @@
 """The host's operations on a store's heap, as Python calls them: each whole, compiled where that pays.
 
-They are written once, in `collectors/shared/host.py`. On a store with the native runtime they run as machine code, from
+They are written once, in `collectors/host.py`. On a store with the native runtime they run as machine code, from
 the `COMPILE_AFTER`th on, or from the store's first instance: then each is one call, in which no signal's handler comes.
 On others, and on checked heaps, Python runs them, in a critical section.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import cffi
 
 from lowheap import declarations
-from lowheap.collectors.shared import host
+from lowheap.collectors import host
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import HeapError
@@ -112,7 +112,7 @@ class HostOperations(NotCopied):
     """The operations on one heap. Each takes `vmctx` first; a `cell` is where the handle goes.
 
     `share(vmctx, reference, cell)`, `adopt`, `release(vmctx, cell)`, `read(vmctx, address, cell)`,
-    `write(vmctx, owner, address, value)`, `lend(vmctx, reference)`: see `collectors/shared/host.py`. `new_struct`,
+    `write(vmctx, owner, address, value)`, `lend(vmctx, reference)`: see `collectors/host.py`. `new_struct`,
     `new_array` and `new_externref` are there when `is_compiled`.
     """
 

@@ -24,8 +24,9 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors import host
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared import allocation, collection, host
+from lowheap.collectors.shared import allocation, collection
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
 from lowheap.jit.emit import Emitter

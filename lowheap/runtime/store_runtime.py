@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import cffi
 
 from lowheap import declarations
-from lowheap.collectors.shared import host
+from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.errors import (
