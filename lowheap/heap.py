@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -241,8 +242,10 @@ class DrcHeap(NotCopied):
         self._memory: Memory | None = None
         self.attached: _NativeHeap | None = None
         """`native`, or None while the heap has no memory."""
-        self.pins: set[Pin] = set()
+        self.pins: weakref.WeakSet[Pin] = weakref.WeakSet()
         """Views of the memory that are out: until they are given back, it stays."""
+        self.lasting_pins: set[Pin] = set()
+        """Those that were to be given back, and are still used."""
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
@@ -280,7 +283,7 @@ class DrcHeap(NotCopied):
 
     def check_unpinned(self, what: str) -> None:
         """HeapError, saying that one cannot do `what` now, while a view of the memory is out."""
-        used = [each for each in list(self.pins) if not each.let_go()]
+        used = [each for each in {*self.pins, *self.lasting_pins} if not each.let_go()]
         if used:
             raise HeapError(f"cannot {what} while {len(used)} views of arrays are out; leave their `with` blocks first")
 
@@ -412,13 +415,14 @@ class DrcHeap(NotCopied):
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:
         """Forbid collections for the duration of a `with` block."""
-        entered = self.control.no_gc_count
+        before = self.control.no_gc_count
         try:
             self.enter_no_gc_scope()
             yield
         finally:
-            if self.control.no_gc_count > entered:  # an exception may have come before it was entered
-                self.exit_no_gc_scope()
+            # No call, in which a signal's handler might raise; and one may have done so before it was entered.
+            if self.control.no_gc_count > before:
+                self.control.no_gc_count = before
 
     # ------------------------------------------------------------------------------------------------------------------
     # Types

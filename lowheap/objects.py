@@ -524,8 +524,10 @@ def _check_count(given: int, wanted: int) -> None:
         raise ValueError(f"{given} values were given where {wanted} are wanted; an array does not change its length")
 
 
-class ArrayView:
+class ArrayView(NotCopied):
     """The memory of an array of numbers, for a `with` block; see `Array.view`."""
+
+    NOT_COPIED_BECAUSE = "it stands for memory that is given back once; `array.view()` makes another"
 
     def __init__(self, array: Array) -> None:
         """Take the array; the `with` statement does the rest."""
@@ -534,20 +536,20 @@ class ArrayView:
         self._memory: memoryview | None = None
         self._exporter: weakref.ref[Any] | None = None
 
+    @exclusive("_array._face.store.lock")
     def __enter__(self) -> memoryview:
         """Return the elements. HeapError when this view is out already."""
         array = self._array
         if self._memory is not None:
             raise HeapError("this view of an array is out already; array.view() makes another")
         face = array._face
-        with face.store.lock:
-            start, end = array._range(0, array._length)
-            exporter = (_bytes_type(end - start)).from_buffer(face.memory(), start) if end > start else bytearray()
-            as_bytes: Any = memoryview(exporter).cast("B")
-            made = as_bytes.cast(_FORMATS[face.element.storage])
-            self._exporter = weakref.ref(exporter) if end > start else None
-            self._memory = made if face.element.mutable else made.toreadonly()
-            face.store.heap.pins.add(self)
+        start, end = array._range(0, array._length)
+        exporter = (_bytes_type(end - start)).from_buffer(face.memory(), start) if end > start else bytearray()
+        as_bytes: Any = memoryview(exporter).cast("B")
+        made = as_bytes.cast(_FORMATS[face.element.storage])
+        face.store.heap.pins.add(self)
+        self._exporter = weakref.ref(exporter) if end > start else None
+        self._memory = made if face.element.mutable else made.toreadonly()
         return self._memory
 
     def __exit__(
@@ -555,6 +557,7 @@ class ArrayView:
     ) -> None:
         """Give the memory back. HeapError while something made of it, a numpy array for one, is still there."""
         if not self.let_go():
+            self._array._face.store.heap.lasting_pins.add(self)
             raise HeapError(
                 f"the view of {self._array!r} is still used: by a slice or a numpy array that was made of it; "
                 f"until that is gone, the array is held, and the store cannot be closed"
@@ -568,6 +571,7 @@ class ArrayView:
                 self._memory = None
         if self._memory is None and (self._exporter is None or self._exporter() is None):
             self._array._face.store.heap.pins.discard(self)
+            self._array._face.store.heap.lasting_pins.discard(self)
             return True
         return False
 

@@ -116,6 +116,8 @@ class HostOperations(NotCopied):
     `new_array` and `new_externref` are there when `is_compiled`.
     """
 
+    NOT_COPIED_BECAUSE = "they are on one heap"
+
     def __init__(self, heap: DrcHeap, unreachable: deque[Any]) -> None:
         """Have Python run them. `unreachable` is where the cells go that Python lets go of."""
         self._heap = heap

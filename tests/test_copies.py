@@ -59,6 +59,8 @@ def things(store: lh.Store, instance: lh.Instance) -> list[Any]:
         store.engine,
         store.engine.types,
         store.lock,
+        store.operations,
+        lh.Array(store, lh.ArrayType(lh.FieldType(lh.types.I32, True)), 1).view(),
         store.heap,
         store.heap.native,
         store.heap.policy,

@@ -79,8 +79,7 @@ def collect(scene: Scene) -> None:
 def use_raw(scene: Scene) -> None:
     heap = scene.store.heap
     heap.drop_gc_ref(heap.clone_gc_ref(scene.holder.reference))
-    with heap.no_gc_scope():
-        pass
+    heap.drop_gc_ref(heap.alloc_uninit_struct(scene.holder.type_index))
 
 
 def fill_slice(scene: Scene) -> None:

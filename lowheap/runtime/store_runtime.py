@@ -26,6 +26,7 @@ from lowheap import declarations
 from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
+from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -623,6 +624,10 @@ class StoreRuntime(NotCopied):
             return _ffi.callback(cdecl, function, onerror=keep)
         return _ffi.callback(cdecl, function, error=failure, onerror=keep)
 
+    def _take_back(self, reference: int) -> None:
+        self._store.heap.drop_gc_ref(reference)
+
+    @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
         try:
@@ -630,6 +635,7 @@ class StoreRuntime(NotCopied):
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
+    @whole_unless_unheard(_take_back)
     def _allocate_array(self, _vmctx: Any, type_index: int, length: int) -> int:
         self._store.safepoint()
         try:
@@ -650,6 +656,7 @@ class StoreRuntime(NotCopied):
         self._trap_cause = cause.with_traceback(None)
         return NULL
 
+    @whole
     def _drop(self, _vmctx: Any, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
 
