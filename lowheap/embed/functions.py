@@ -787,6 +787,8 @@ def lh_slot_register(heap: Heap, slot: Slot) -> None:
 @inline
 def lh_slot_unregister(heap: Heap, slot: Slot) -> None:
     """See the table."""
+    if heap.is_checked and roots.is_registered(heap, address_of(slot)):
+        check_reference(heap, slot.value, SLOT_VALUE)
     roots.unregister_slot(heap, address_of(slot))
     heap.collector.write(heap, NULL, slot, NULL, ANY)
     release_dead(heap)
