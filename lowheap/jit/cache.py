@@ -226,6 +226,7 @@ def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
         "key": key,
         "symbols": code.symbols,
         "functions": code.statepoints.functions,
+        "measured": code.statepoints.measured,
         "statepoints": [[numbers[s.function], s.callee, s.live_count] for s in code.statepoints.statepoints],
         "seconds": code.seconds,
         "object_size": len(code.object),
@@ -256,7 +257,8 @@ def decode(key: str, data: bytes) -> CompiledCode:
             Statepoint(number, functions[function], str(callee), int(live_count))
             for number, (function, callee, live_count) in enumerate(said["statepoints"])
         )
-        module = StatepointModule(zlib.decompress(content[object_size:]).decode(), functions, statepoints)
+        text = zlib.decompress(content[object_size:]).decode()
+        module = StatepointModule(text, functions, statepoints, tuple(map(str, said["measured"])))
         symbols = tuple(map(str, said["symbols"]))
         return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]))
     except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:

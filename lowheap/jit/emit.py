@@ -70,6 +70,8 @@ _FRAME_ATTRIBUTES = (
     '"frame-pointer"="all"',
     # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
     '"disable-tail-calls"="true"',
+    # Or a frame that vectors are spilled to is aligned when it is made, and has no size that LLVM can tell.
+    '"no-realign-stack"',
 )
 
 NO_MEMSET = '"no-builtin-memset"'

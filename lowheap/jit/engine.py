@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from llvmlite import binding, ir
 
 from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
-from lowheap.jit import safepoints, stackmaps
+from lowheap.jit import large_frames, safepoints, stackmaps
 from lowheap.jit.text import print_module
 from lowheap.jit.transitions import IMPORTED_SYMBOLS
 from lowheap.representation import short_repr
@@ -176,8 +176,16 @@ class CompiledCode:
         return self.statepoints.text
 
 
-def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) -> CompiledCode:
+def compile(
+    module: ir.Module,
+    symbols: tuple[str, ...],
+    *,
+    opt_level: int = 2,
+    stack_checks: Mapping[str, int] | None = None,
+) -> CompiledCode:
     """Compile a module whose functions' safepoints are filled. `symbols` are the globals to look up after linking.
+
+    `stack_checks` are the functions that check the stack limit, each with the offset at which it traps there.
 
     Raises CompilerError when LLVM refuses the module, which is a bug in what emitted it.
     """
@@ -185,24 +193,46 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
         text = str(optimised)
-        lowered = _lower_text(text)
+        lowered = _lower_text(text, measure_frames=bool(stack_checks))
         # Where nothing was lowered, what is optimised is there already, and need not be read again.
         image: bytes = machine.emit_object(optimised if lowered.text == text else parse(lowered.text))
-    records = stackmaps.read(image)
+        records = stackmaps.read(image)
+        if stack_checks and (large := _large_frames(lowered, records)):
+            lowered = _lower_text(large_frames.with_checks(text, large, stack_checks))
+            image = machine.emit_object(parse(lowered.text))
+            records = stackmaps.read(image)
     seconds = time.perf_counter() - started
     _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
 def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
-    """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
+    """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for.
+
+    Large frames are as LLVM makes them, without what `compile` puts in front of their functions.
+    """
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
-        return _lower_text(str(optimised)), machine
+        return _lower_text(str(optimised), measure_frames=True), machine
 
 
-def _lower_text(text: str) -> safepoints.StatepointModule:
-    return safepoints.lower_statepoints(text, with_call_frames=stackmaps.host_needs_call_frames())
+def _lower_text(text: str, *, measure_frames: bool = False) -> safepoints.StatepointModule:
+    return safepoints.lower_statepoints(
+        text, with_call_frames=stackmaps.host_needs_call_frames(), measure_frames=measure_frames
+    )
+
+
+def _large_frames(module: safepoints.StatepointModule, records: tuple[stackmaps.FunctionRecord, ...]) -> dict[str, int]:
+    """Return the functions that have large frames, and the sizes of these."""
+    found = {}
+    for function in records:
+        if function.stack_size > large_frames.LARGE_FRAME:
+            number = function.records[0].id
+            if number >= large_frames.FIRST_MEASURE:
+                found[module.measured[number - large_frames.FIRST_MEASURE]] = function.stack_size
+            else:
+                found[module.statepoints[number].function] = function.stack_size
+    return found
 
 
 def optimise(

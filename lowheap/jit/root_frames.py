@@ -187,7 +187,7 @@ def plan(
     reached = {event.line for number in flow.order for event in blocks[number].events if event.listed}
     for line, listed in lists.items():
         frame.masks[line] = _union(slot_bits[name] for name in listed) if line in reached else 0
-    _add_lines(frame, _first_instruction(body), names, slots, _choose_stores(flow, len(names)))
+    _add_lines(frame, first_instruction(body), names, slots, _choose_stores(flow, len(names)))
     return frame
 
 
@@ -316,7 +316,8 @@ def _read_blocks(
     return blocks
 
 
-def _first_instruction(body: Sequence[str]) -> int:
+def first_instruction(body: Sequence[str]) -> int:
+    """The line of a function's first instruction, in its body."""
     return next(number for number, line in enumerate(body) if _INSTRUCTION.match(line))
 
 

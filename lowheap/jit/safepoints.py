@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
+from lowheap.jit import large_frames, root_frames
 from lowheap.jit.copies import spread_additions
 from lowheap.representation import short_repr
 
@@ -536,12 +536,14 @@ class StatepointModule:
 
     `functions` are the names of the functions that contain a statepoint, in module order, which is the order of
     the addresses in the global `FUNCTIONS_GLOBAL` and of the functions in the object's stack map. `statepoints` are
-    in id order: statepoint number i has id i.
+    in id order: statepoint number i has id i. `measured` are functions without one whose frames the stack map tells,
+    too, as `large_frames.measure` numbers them.
     """
 
     text: str
     functions: tuple[str, ...]
     statepoints: tuple[Statepoint, ...]
+    measured: tuple[str, ...] = ()
 
 
 _STATEPOINT = "llvm.experimental.gc.statepoint"
@@ -1128,7 +1130,9 @@ def _has_bundle(line: str) -> bool:
     return '"deopt"' in line and not line.lstrip().startswith(";") and _DEOPT_TAG.search(line) is not None
 
 
-def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> StatepointModule:
+def lower_statepoints(
+    llvm_ir: str, *, with_call_frames: bool = False, measure_frames: bool = False
+) -> StatepointModule:
     """Rewrite every call with a `"deopt"` bundle into a statepoint, in LLVM's printed text of an optimised module.
 
     Each such call becomes `llvm.experimental.gc.statepoint`, followed by `llvm.experimental.gc.result` under the call's
@@ -1138,7 +1142,8 @@ def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> Statep
     dropped, and of metadata only `!dbg` is kept. If there are any, the constant array `FUNCTIONS_GLOBAL` of the changed
     functions' addresses is appended, so that they can be read after linking even when a function is internal; else the
     text stays as it is. `with_call_frames`: the object file is to describe their frames (`lowheap.jit.call_frames`); it
-    costs no instruction.
+    costs no instruction. `measure_frames`: the stack map is to tell the frames of functions without a bundle, too, as
+    far as these may be large.
 
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
     `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
@@ -1147,15 +1152,17 @@ def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> Statep
     a bundle, for a terminator other than br, switch, ret and unreachable. Run LLVM's verifier on the text, as on any
     module.
     """
-    return _Lowering(llvm_ir, with_call_frames=with_call_frames).run()
+    return _Lowering(llvm_ir, with_call_frames=with_call_frames, measure_frames=measure_frames).run()
 
 
 class _Lowering:
     """The state of one `lower_statepoints`."""
 
-    def __init__(self, llvm_ir: str, *, with_call_frames: bool) -> None:
+    def __init__(self, llvm_ir: str, *, with_call_frames: bool, measure_frames: bool) -> None:
         """Split the text into lines and collect what calls refer to: attribute groups and function signatures."""
         self.with_call_frames = with_call_frames
+        self.measure_frames = measure_frames
+        self.measured: list[str] = []  # as printed
         self.lines = llvm_ir.split("\n")
         self.statepoints: list[Statepoint] = []
         self.functions: list[str] = []  # as printed
@@ -1196,10 +1203,13 @@ class _Lowering:
             output += self.rewrite(self.defined[line], body)
             output.append("}")
         output += self.appendix() if self.functions else ()
+        if self.measured:
+            output += (large_frames.DECLARATION, "")
         return StatepointModule(
             "\n".join(output),
             tuple(_plain_name(name) for name in self.functions),
             tuple(self.statepoints),
+            tuple(_plain_name(name) for name in self.measured),
         )
 
     def rewrite(self, header: _Header, body: Sequence[str]) -> list[str]:
@@ -1216,7 +1226,11 @@ class _Lowering:
                         f"({reason}): {line}"
                     ) from None
         if not calls:
-            return [header.line, *body]
+            if not (self.measure_frames and large_frames.may_be_large(body)):
+                return [header.line, *body]
+            self.measured.append(header.name)
+            first = root_frames.first_instruction(body)
+            return [header.line, *body[:first], large_frames.measure(len(self.measured) - 1), *body[first:]]
         if self.with_call_frames and (scalable := next((line for line in body if _SCALABLE in line), None)):
             raise CompilerError(
                 f"a scalable vector, whose place in a frame no call frame information tells: {scalable}"

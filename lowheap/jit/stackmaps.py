@@ -33,7 +33,7 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
+from lowheap.jit import large_frames, root_frames
 from lowheap.jit.call_frames import CallFrames
 from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
 from lowheap.jit.safepoints import StatepointModule
@@ -167,7 +167,7 @@ class Slots:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class SafepointRecord:
-    """One statepoint.
+    """One statepoint, or what tells a frame's size, whose `id` is from `large_frames.FIRST_MEASURE` on.
 
     `id` is the number that `lower_statepoints` gave it, `instruction_offset` the bytes from the function's start to the
     return address of the call, and `slots` where the references are that live across it.
@@ -302,6 +302,8 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
     reader.align()
 
     where = f"stack map record {identifier}"
+    if identifier >= large_frames.FIRST_MEASURE and location_count == 0:
+        return SafepointRecord(identifier, instruction_offset, ())
     if location_count < _STATEPOINT_PREFIX or any(
         kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
     ):
@@ -498,6 +500,8 @@ class StackMap:
         slots: dict[int, tuple[Slots, ...]] = {}
         previous = -1
         for function in records:
+            if any(record.id >= large_frames.FIRST_MEASURE for record in function.records):
+                continue  # of a function without statepoints
             indices = {index_of[self._statepoint_function(module, record)] for record in function.records}
             if len(indices) != 1:
                 raise CompilerError(

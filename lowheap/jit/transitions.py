@@ -164,7 +164,9 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
 
 
 def _emit_trap(function: ir.Function) -> None:
+    """It is not internal: or LLVM may leave out a parameter that is the same in all calls (`large_frames.py`)."""
     emitter = begin_internal(function, "noinline", "cold", "noreturn")
+    function.linkage = "hidden"
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)

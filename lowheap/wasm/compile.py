@@ -98,10 +98,10 @@ FUNCTION_TABLE = "lowheap.wasm_functions"
 
 INITIALISE_SIGNATURE = Signature("", "")
 
-# The stack check of a function counts its frame if that may be large: so many bytes for each local and operand. Smaller
-# frames fit what is left beyond the limit.
-_LARGE_FRAME = 4096
-_BYTES_PER_VALUE = 16
+_MANY_VALUES = 256
+"""A function of more locals and operands is not inlined, where that is left to LLVM: each activation of its caller's,
+however deep, would have the frame of both.
+"""
 
 
 class ModuleCompiler(ModuleContext):
@@ -137,6 +137,8 @@ class ModuleCompiler(ModuleContext):
         self.vmctx_layout = vmctx_layout(decoded)
         self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
+        self.stack_checks: dict[str, int] = {}
+        """The functions that check the stack limit, and the offset at which they trap."""
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
@@ -393,7 +395,7 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._stack_check = self._check_stack()
+        self._check_stack()
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
@@ -432,7 +434,8 @@ class FunctionCompiler(Emitter):
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
             else:
                 _HANDLERS[name](self, *instruction.operands)
-        self._finish_frame()
+        if len(self.local_types) + self._most_operands > _MANY_VALUES:
+            self.function.attributes.add("noinline")
         if self.references or self._sites.reads:
             liveness = safepoints.Liveness.of(self.function, self.references)
             self.context.events.complete(self._sites, liveness)
@@ -453,24 +456,12 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self) -> ir.CallInstr:
-        """Trap when the frame would pass the stack limit. Returns the call, whose last argument is 0 for now."""
-        function = self.context.events.function("stack_check", VOID, [I64], ())
+    def _check_stack(self) -> None:
+        """Trap when the frame is beyond the stack limit; what a large one has below, `jit/large_frames.py` counts."""
+        function = self.context.events.function("stack_check", VOID, [], ())
+        self.context.stack_checks[self.function.name] = self.offset
         with self.event("stack check"):
-            args = [self.vmctx, self.offset_value(), I64(0)]
-            return self.builder.call(function, args, attrs=("alwaysinline",))
-
-    def _finish_frame(self) -> None:
-        """Now that the function is complete, fill in what its frame's size depends on.
-
-        A function with a large frame is not inlined: its caller's check would not know of it.
-        """
-        size = (len(self.local_types) + self._most_operands) * _BYTES_PER_VALUE
-        if self._most_results > 1:
-            size += self._most_results * VALUE_SLOT_SIZE
-        if size > _LARGE_FRAME:
-            self._stack_check.operands[-1] = I64(size)
-            self.function.attributes.add("noinline")
+            self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     @functools.cached_property
     def _most_results(self) -> int:

@@ -145,10 +145,10 @@ class EventEmitter(Emitter):
         if self.context.types.is_traced(storage) and not isinstance(value, ir.Constant):
             self.references.append(value)
 
-    def stack_check(self, size: ir.Value) -> None:
-        """Trap when the frame of the function that this is inlined into, and `size`, would pass the stack limit."""
+    def stack_check(self) -> None:
+        """Trap when the frame of the function that this is inlined into lies beyond the stack limit."""
         with self.event("stack check"):
-            frame = self.builder.sub(self.builder.ptrtoint(self.frame_address(), I64), size)
+            frame = self.builder.ptrtoint(self.frame_address(), I64)
             # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
             # is inlined there.
             limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)

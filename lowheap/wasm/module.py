@@ -129,7 +129,7 @@ class Module(NotCopied):
         def compile_now() -> CompiledCode:
             with without_gc():
                 module, symbols = compiler.compile(progress)
-                return compile_ir(module, symbols, opt_level=self.engine.opt_level)
+                return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
 
         parts: dict[str, str | int | bool] = {  # no type index of the engine's: code loads those from its vmctx
             "module": self._digest,
