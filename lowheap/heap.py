@@ -55,6 +55,7 @@ from lowheap.layout import (
     HEADER_SIZE,
     HEAP_RESERVATION,
     KIND_MASK,
+    MAXIMUM_CAPACITY,
     NULL,
     OBJECT_KINDS,
     REFERENCE_SIZE,
@@ -300,6 +301,14 @@ class DrcHeap:
             _ = self.memory  # says why
             raise HeapError("the heap has no memory")
         return self._allocator
+
+    def set_maximum(self, maximum: int) -> None:
+        """Set what the heap may grow to, in bytes, but no less than it has. ValueError beyond what is reserved."""
+        self.check_attached()
+        most = min(self.memory.size, MAXIMUM_CAPACITY)
+        if not 0 <= maximum <= most:
+            raise ValueError(f"a heap cannot grow to {maximum} bytes; it has reserved {most}")
+        self.memory.maximum = self.control.maximum = max(maximum, self.control.capacity)
 
     def detach(self) -> Memory:
         """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.

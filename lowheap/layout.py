@@ -716,6 +716,10 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 """What `call_host` is asked instead of a host function's number: to free the externrefs that died in compiled code."""
 
 
+MOST_TRAP_FRAMES = 64
+"""How many frames a trap leaves word of: of a deep stack, the innermost."""
+
+
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
@@ -726,6 +730,8 @@ class VMStoreContext(ctypes.Structure):
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
     leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
+    What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
+    first.
     """
 
     _fields_ = (
@@ -747,7 +753,8 @@ class VMStoreContext(ctypes.Structure):
         ("unknown_return_address", ctypes.c_uint64),
         ("root_frames", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("trap_frame_count", ctypes.c_uint32),
+        ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
     )
     stack_limit: Unsigned
     stack_size: Unsigned
@@ -767,6 +774,8 @@ class VMStoreContext(ctypes.Structure):
     unknown_return_address: Unsigned
     root_frames: Unsigned
     unsound_root: Unsigned
+    trap_frame_count: Unsigned
+    trap_frames: UnsignedArray
 
 
 class VMRootFrame(ctypes.Structure):

@@ -15,7 +15,7 @@ from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.engine import Engine
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, UnsupportedError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
@@ -261,6 +261,32 @@ class Store:
     def forget_handle(self, number: int, epoch: int) -> None:
         """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
         self._unreachable_handles.append((number, epoch))
+
+    def set_limits(
+        self,
+        memory_size: int = -1,
+        table_elements: int = -1,
+        instances: int = -1,
+        tables: int = -1,
+        memories: int = -1,
+    ) -> None:
+        """Set how large the heap may become, `memory_size` bytes; a negative number leaves it as it is.
+
+        What the heap has already it keeps: a limit below that stops it from growing. ValueError for more than it has
+        reserved. The other limits are those of wasmtime's that lowheap does not have: UnsupportedError names one that
+        is given.
+        """
+        limits = {"table_elements": table_elements, "instances": instances, "tables": tables, "memories": memories}
+        for name, limit in {"memory_size": memory_size, **limits}.items():
+            if not isinstance(limit, int) or isinstance(limit, bool):
+                raise TypeError(f"{name} is {limit!r}; it must be an int")
+        given = [name for name, limit in limits.items() if limit >= 0]
+        if given:
+            raise UnsupportedError(f"a store has no limit {', '.join(given)}; it has memory_size")
+        with self.lock:
+            self.tidy_in_use()
+            if memory_size >= 0:
+                self.heap.set_maximum(memory_size)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must

@@ -49,7 +49,7 @@ from lowheap.jit import stackmaps
 from lowheap.jit.engine import CompiledCode, target_machine
 from lowheap.jit.safepoints import Statepoint, StatepointModule
 
-MAGIC = b"lowheap\x01"
+MAGIC = b"lowheap\x02"
 SUFFIX = ".lowheap"
 DEFAULT_LIMIT = 256 << 20
 """How many bytes the entries of a cache may take together."""
@@ -95,6 +95,17 @@ def compiled(
 
 def code_key(parts: Mapping[str, str | int | bool], collector: Collector | None = None) -> str | None:
     """Return the key of code that depends on `parts` and a collector, or None when it must not be cached."""
+    facts = code_facts(parts, collector)
+    return None if facts is None else key_of(facts)
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Return the key of code that depends on these facts, which are what JSON can hold."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def code_facts(parts: Mapping[str, str | int | bool], collector: Collector | None = None) -> dict[str, Any] | None:
+    """Return all that code which depends on `parts` and a collector depends on; None when it must not be kept."""
     package = _package_digest()
     if package is None:
         return None
@@ -106,7 +117,8 @@ def code_key(parts: Mapping[str, str | int | bool], collector: Collector | None 
             return None
         kind = type(collector)
         everything["collector"] = [f"{kind.__module__}:{kind.__qualname__}", collector.name, vars(collector), sources]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=repr).encode()).hexdigest()
+    facts: dict[str, Any] = json.loads(json.dumps(everything, default=repr))
+    return facts
 
 
 @functools.cache
@@ -220,13 +232,16 @@ def encode(key: str, code: CompiledCode) -> bytes:
 
 
 def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
-    """What an entry says beside the object and the IR. A statepoint is its function's number, callee and live count."""
+    """What an entry says beside the object and the IR.
+
+    A statepoint is its function's number, its callee, its live count and its places.
+    """
     numbers = {name: number for number, name in enumerate(code.statepoints.functions)}
     return {
         "key": key,
         "symbols": code.symbols,
         "functions": code.statepoints.functions,
-        "statepoints": [[numbers[s.function], s.callee, s.live_count] for s in code.statepoints.statepoints],
+        "statepoints": [[numbers[s.function], s.callee, s.live_count, *s.places] for s in code.statepoints.statepoints],
         "seconds": code.seconds,
         "object_size": len(code.object),
         "text_size": text_size,
@@ -253,8 +268,8 @@ def decode(key: str, data: bytes) -> CompiledCode:
         image = bytes(content[:object_size])
         functions = tuple(map(str, said["functions"]))
         statepoints = tuple(
-            Statepoint(number, functions[function], str(callee), int(live_count))
-            for number, (function, callee, live_count) in enumerate(said["statepoints"])
+            Statepoint(number, functions[function], str(callee), int(live_count), tuple(map(int, places)))
+            for number, (function, callee, live_count, *places) in enumerate(said["statepoints"])
         )
         module = StatepointModule(zlib.decompress(content[object_size:]).decode(), functions, statepoints)
         symbols = tuple(map(str, said["symbols"]))

@@ -24,6 +24,7 @@ from llvmlite import binding, ir
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
+from lowheap.jit.call_sites import CallSites
 from lowheap.jit.text import print_module
 from lowheap.jit.transitions import IMPORTED_SYMBOLS
 
@@ -265,6 +266,7 @@ class LoadedCode:
             table = ctypes.c_uint64 * len(code.statepoints.functions)
             functions = list(table.from_address(self._tracker[safepoints.FUNCTIONS_GLOBAL]))
         self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
+        self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
 
     def address(self, symbol: str) -> int:
         """Return the address of one of the compiled code's symbols. CompilerError when it is not one."""

@@ -58,6 +58,9 @@ what is listed, and each store is put where it runs least often.
 
 _ROOTS_NAME = "lowheap.roots"
 
+_PLACE_TYPE = "i33"
+"""The type of a place in a bundle: it holds any u32, and is none of a reference's, or of a mask's."""
+
 _REFERENCE_TYPE = ir.IntType(32)
 _BYTE_TYPE, _OFFSET_TYPE = ir.IntType(8), ir.IntType(64)
 
@@ -73,6 +76,9 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
     """
 
     _live: tuple[ir.Value, ...] = ()
+    place: int | None = None
+    """The byte offset, in its module, of the instruction that the call is for, where one is. It goes in front of the
+    bundle's list, so that inlining leaves a chain of them, the outermost first."""
     slots: tuple[ir.Value, int] | None = None
     """In place of `live` in a function that has a root frame: its address, and the mask of the slots that are live."""
 
@@ -104,15 +110,25 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         """Return the operand bundle as it is printed; `reference` is how a value is written."""
         slots = root_frames.operands(reference(self.slots[0]), self.slots[1]) if self.slots else ()
         live = (f"{value.type} {reference(value)}" for value in self._live)
-        return f'[ "deopt"({", ".join((*slots, *live))}) ]'
+        place = () if self.place is None else (f"{_PLACE_TYPE} {self.place}",)
+        return f'[ "deopt"({", ".join((*place, *slots, *live))}) ]'
 
 
-def call(builder: ir.IRBuilder, callee: ir.Value, args: Sequence[ir.Value], name: str = "") -> SafepointCall:
+def call(
+    builder: ir.IRBuilder,
+    callee: ir.Value,
+    args: Sequence[ir.Value],
+    name: str = "",
+    *,
+    place: int | ir.Value | None = None,
+) -> SafepointCall:
     """Insert a call that may collect at the builder's position, and return it.
 
     `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
+    `place` is the byte offset of the instruction that it is for; one that is no int is left out.
     """
     instruction = SafepointCall(builder.block, callee, args, name=name)
+    instruction.place = place if isinstance(place, int) else None
     builder._insert(instruction)
     return instruction
 
@@ -519,13 +535,15 @@ class Statepoint:
 
     `id` is the number its stack map record carries, `function` the function that contains it, `callee` the name of the
     function called, or the printed operand of an indirect call (`%pointer`), `live_count` the number of slots of the
-    root frame that are live across it.
+    root frame that are live across it. `places` are the byte offsets of the instructions that it is for: the last that
+    of the call itself, those before it those of calls that were inlined around it.
     """
 
     id: int
     function: str
     callee: str
     live_count: int
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -793,6 +811,7 @@ class _Call:
     arguments: tuple[tuple[_Type, str], ...]
     function_attributes: str  # as printed
     live: tuple[str, ...]  # the names in its list as printed, without constants and duplicates; each is an i32
+    places: tuple[int, ...]
     slots: tuple[tuple[str, tuple[int, ...]], ...]  # the root frames that it has already, and encoded masks
     debug_location: str  # ", !dbg !7", or ""
 
@@ -800,10 +819,11 @@ class _Call:
 _PLAIN_TYPE = r"(?:i(?:[1-9]|[1-5]\d|6[0-4])|float|double|ptr)"
 _PLAIN_VALUE = r"(?:[%@][-\w$.]+|-?\d+)"
 _PLAIN_ARGUMENT = rf"{_PLAIN_TYPE} (?:nonnull |noundef )*{_PLAIN_VALUE}"
+_PLAIN_ITEM = rf"i3(?:2 %[-\w$.]+|{_PLACE_TYPE[2:]} \d+)"
 _PLAIN_CALL = re.compile(
     rf"( +)(?:(%[-\w$.]+) = )?(?:tail |notail )?call (fastcc |ccc |coldcc )?(void|{_PLAIN_TYPE}) "
     rf"([%@](?!llvm\.)[-\w$.]+)\(((?:{_PLAIN_ARGUMENT}(?:, {_PLAIN_ARGUMENT})*)?)\)((?: #\d+)?) "
-    r'\[ "deopt"\((?:i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*))?\) \]$'
+    rf'\[ "deopt"\(({_PLAIN_ITEM}(?:, {_PLAIN_ITEM})*)?\) \]$'
 )
 """A call as nearly all are printed, which this takes apart in a tenth of the time that the cursor takes."""
 
@@ -813,10 +833,11 @@ def _parse_plain_call(line: str) -> _Call | None:
     found = _PLAIN_CALL.match(line)
     if found is None:
         return None
-    indent, result, convention, returned, callee, arguments, attributes, live = found.groups("")
+    indent, result, convention, returned, callee, arguments, attributes, items = found.groups("")
     if (returned == "void") != (not result):
         return None
     operands = [argument.split(" ") for argument in arguments.split(", ")] if arguments else []
+    live, places = _plain_items(items)
     return _Call(
         indent,
         result,
@@ -825,7 +846,8 @@ def _parse_plain_call(line: str) -> _Call | None:
         callee,
         tuple((_plain_type(words[0]), words[-1]) for words in operands),
         attributes.strip(),
-        tuple(dict.fromkeys(live.split(", i32 "))) if live else (),
+        live,
+        places,
         (),
         "",
     )
@@ -886,7 +908,7 @@ def _parse_call(line: str) -> _Call:
     cursor.expect("[")
     cursor.expect('"deopt"')
     cursor.expect("(")
-    live, slots = _parse_list(cursor)
+    live, places, slots = _parse_list(cursor)
     cursor.expect("]")
 
     debug_location = ""
@@ -907,23 +929,39 @@ def _parse_call(line: str) -> _Call:
         tuple(arguments),
         function_attributes,
         live,
+        places,
         slots,
         debug_location,
     )
 
 
 # Lists are long: this takes a thirtieth of the time that the cursor takes.
-_SIMPLE_LIST = re.compile(r"i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*)\)")
+_SIMPLE_LIST = re.compile(rf"({_PLAIN_ITEM}(?:, {_PLAIN_ITEM})*)\)")
 
 
-def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
-    """Take a bundle's list and the bracket behind it; return the names in it, each once, and root frames with masks.
+def _plain_items(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names and the places in a list that has nothing else."""
+    if not text:
+        return (), ()
+    start = len("i32 ")
+    items = text.split(", ")
+    places = tuple(int(item[start:]) for item in items if item.startswith(_PLACE_TYPE))
+    return tuple(dict.fromkeys(item[start:] for item in items if not item.startswith(_PLACE_TYPE))), places
+
+
+def _parse_list(
+    cursor: _Cursor,
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Take a bundle's list and the bracket behind it.
+
+    Return the names in it, each once, the places, and root frames with masks.
 
     Constants are left out. They are null, an i31 or undefined: no compiled code can know an object, so that any other
     means that something was misread.
     """
     if simple := cursor.match(_SIMPLE_LIST):
-        return tuple(dict.fromkeys(simple.group(1).split(", i32 "))), ()
+        return *_plain_items(simple.group(1)), ()
+    places: list[int] = []
     live: dict[str, None] = {}
     slots: list[tuple[str, tuple[int, ...]]] = []
     first = True
@@ -934,15 +972,19 @@ def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, tupl
         if found := cursor.match(_SLOTS):
             slots.append((found.group(1), tuple(map(int, found.group(2).split(", i64 ")))))
             continue
+        if found := cursor.match(_PLACE):
+            places.append(int(found.group(1)))
+            continue
         cursor.expect("i32 ")
         value = _parse_value(cursor)
         if value.startswith("%"):
             live[value] = None
         elif value not in ("undef", "poison") and not _NULL_OR_I31.fullmatch(value):
             raise _NotUnderstoodError(f"constant reference {value}; null and i31 are the only constants")
-    return tuple(live), tuple(slots)
+    return tuple(live), tuple(places), tuple(slots)
 
 
+_PLACE = re.compile(rf"{_PLACE_TYPE} (-?\d+)")
 _SLOTS = re.compile(r"ptr (%[-\w$.]+), i64 (-?\d+(?:, i64 -?\d+)*)")
 _NULL_OR_I31 = re.compile(r"0|-?\d*[13579]")
 
@@ -1242,7 +1284,7 @@ class _Lowering:
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
         count = mask.bit_count() + sum(root_frames.live_count(items) for _, items in call.slots)
-        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count))
+        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count, call.places))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)
         operands = [

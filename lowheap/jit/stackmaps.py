@@ -538,6 +538,10 @@ class StackMap:
         """A copy of the whole map."""
         return dict(self._slots)
 
+    def has(self, return_address: int) -> bool:
+        """Whether a call that may collect returns there."""
+        return return_address in self._slots
+
     def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if the module has none such."""
         try:

@@ -10,7 +10,8 @@ pointer in the activation, so that a frame walk can start there, and calls a C f
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
 frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
-**Traps** store their code and place in the store context, and jump likewise.
+**Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
+over, and jump likewise.
 
 Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
 more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
@@ -37,9 +38,11 @@ from lowheap.jit.emit import (
     begin_internal,
     llvm_type,
 )
+from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_TRAP_FRAMES,
     NULL,
     VALUE_SLOT_SIZE,
     CollectionPhase,
@@ -167,6 +170,7 @@ def _emit_trap(function: ir.Function) -> None:
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
     emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+    _note_frames(emitter)
     _leave(emitter)
 
 
@@ -198,6 +202,7 @@ def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Em
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
         emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
         emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+        _note_frames(emitter)
         _leave(emitter)
     hand_over(emitter, reference)
     emitter.builder.ret(reference)
@@ -315,6 +320,40 @@ def _note_exit(emitter: Emitter) -> None:
     """Note in the activation that code leaves through this frame."""
     activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
     emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
+
+
+def _note_frames(emitter: Emitter) -> None:
+    """Leave the return addresses of the frames of this activation, as many as there is room for, for who asks later."""
+    builder, store = emitter.builder, emitter.store_context
+    architecture = host_architecture()
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    entry = emitter.load(activation, VMActivation.entry_frame_pointer)
+    addresses = emitter.at(store, VMStoreContext.trap_frames.offset)
+    before = builder.block
+    loop, note, done = (emitter.function.append_basic_block(each) for each in ("frames", "frame", "noted"))
+    innermost = builder.ptrtoint(emitter.frame_address(), I64)
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    frame, count = builder.phi(I64), builder.phi(I64)
+    record = builder.inttoptr(frame, PTR)
+    caller = emitter.load_typed(emitter.at(record, architecture.caller_frame_pointer_offset), I64)
+    is_last = builder.icmp_unsigned("==", caller, entry)
+    is_full = builder.icmp_unsigned("==", count, I64(MOST_TRAP_FRAMES))
+    builder.cbranch(builder.or_(is_last, is_full), done, note)
+
+    builder.position_at_end(note)
+    address = emitter.load_typed(emitter.at(record, architecture.return_address_offset), I64)
+    place = builder.gep(addresses, [count], source_etype=I64)
+    emitter.store_typed(address, place)
+    following = builder.add(count, I64(1))
+    builder.branch(loop)
+    for phi, first, next in ((frame, innermost, caller), (count, I64(0), following)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next, note)
+
+    builder.position_at_end(done)
+    emitter.store(builder.trunc(count, I32), store, VMStoreContext.trap_frame_count)
 
 
 def _leave(emitter: Emitter) -> None:

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cffi
 
@@ -37,6 +37,7 @@ from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    MOST_TRAP_FRAMES,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -56,6 +57,7 @@ from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, Type
 from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
+from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
@@ -69,13 +71,6 @@ _ffi = cffi.FFI()
 
 _C_WORDS: dict[Type, str] = {BOOL: "bool", NOTHING: "void", U32: "uint32_t", U64: "uint64_t"}
 """The types in C of what functions of the compiled runtime take and return."""
-
-
-class Place(Protocol):
-    """What can tell where in a module a trap happened: an instance."""
-
-    def locate(self, offset: int) -> str:
-        """Return the name of the function whose code is at a byte offset of the module."""
 
 
 @functools.cache
@@ -102,7 +97,7 @@ class _ScalarFunc(Func):
         self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: transitions.Signature, *described: Any
     ) -> None:
         store = runtime._store
-        super().__init__(store, *described)
+        self._bind(store, *described)
         # In one tuple, since a call needs them all.
         self._parts = (
             *target,
@@ -189,7 +184,8 @@ class StoreRuntime:
         self._functions: list[Func | None] = [None]
         self._host_functions: list[tuple[Callable[..., Any], FuncType, str, Callable[[Any], list[Any]]]] = []
         self._host_contexts: list[VMHostFunction] = []
-        self._places: dict[int, Place] = {}
+        self.places: dict[int, Place] = {}
+        """The instances, by their vmctxs."""
         self._keep: list[Any] = []
         self._mapped_code: set[LoadedCode] = set()
         self.pending: BaseException | None = None
@@ -310,7 +306,7 @@ class StoreRuntime:
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
-        self._places[vmctx] = place
+        self.places[vmctx] = place
 
     # ------------------------------------------------------------------------------------------------------------------
     # The function table
@@ -325,7 +321,7 @@ class StoreRuntime:
         if signature.is_scalar:
             function: Func = _ScalarFunc(self, target, signature, number, type_index, name, call)
         else:
-            function = Func(self._store, number, type_index, name, call)
+            function = Func._of(self._store, number, type_index, name, call)
         self._functions.append(function)
         return function
 
@@ -353,8 +349,31 @@ class StoreRuntime:
         """Return a function's entry in the table."""
         return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
-    def add_host_function(self, callable: Callable[..., Any], type_index: int, name: str, stub: int) -> Func:
-        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub."""
+    def add_host_function(
+        self,
+        callable: Callable[..., Any],
+        type_index: int,
+        name: str,
+        stub: int,
+        *,
+        directly: Callable[..., Any] | None = None,
+        function: Func | None = None,
+    ) -> Func:
+        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub.
+
+        `directly` is what the host calls, where that is another callable. `function` becomes the function, if given.
+        """
+        vmctx = self.add_host_context(callable, type_index, name)
+        call = functools.partial(self._call_host_directly, directly or callable, self._function_type(type_index), name)
+        number = self._enter_into_table(stub, vmctx, type_index)
+        if function is None:
+            function = object.__new__(Func)
+        function._bind(self._store, number, type_index, name, call)
+        self._functions.append(function)
+        return function
+
+    def add_host_context(self, callable: Callable[..., Any], type_index: int, name: str) -> int:
+        """Return a vmctx with which a host stub calls a Python callable."""
         type = self._function_type(type_index)
         context = VMHostFunction()
         context.heap_base = self._store.heap.control.heap_base
@@ -363,11 +382,7 @@ class StoreRuntime:
         context.function = len(self._host_functions)
         self._host_functions.append((callable, type, name, self._lifting(type.params)))
         self._host_contexts.append(context)
-        call = functools.partial(self._call_host_directly, callable, type, name)
-        number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
-        function = Func(self._store, number, type_index, name, call)
-        self._functions.append(function)
-        return function
+        return ctypes.addressof(context)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Into compiled code
@@ -441,14 +456,18 @@ class StoreRuntime:
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
             self._raise_unsound_frame()
-        place = self._places.get(self.context.trap_vmctx)
+        place = self.places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
         cause, self._trap_cause = self._trap_cause, None
         code, self.context.trap_code = self.context.trap_code, 0
         if code == 0:  # interrupted while an exception was being kept; cffi has printed both
             return LowheapError("a call out of compiled code failed, and its exception was lost")
+        context, places = self.context, tuple(self.places.values())
+        addresses = list(context.trap_frames[: context.trap_frame_count])
+        addresses += outer_addresses(context.activation, MOST_TRAP_FRAMES - len(addresses))
         trap = Trap(
             TrapCode(code),
+            frames=functools.partial(frames_of_trap, places, place, offset, addresses),
             function=None if place is None else place.locate(offset),
             offset=None if place is None else offset,
             detail=None if cause is None else str(cause),

@@ -55,6 +55,7 @@ from lowheap.types import (
     AbstractHeapType,
     ArrayType,
     FuncType,
+    GlobalType,
     NumType,
     PackedType,
     RefType,
@@ -71,7 +72,6 @@ from lowheap.wasm.decode import (
     DecodedModule,
     FunctionImport,
     GlobalImport,
-    GlobalType,
     Instruction,
 )
 from lowheap.wasm.events import (
@@ -758,7 +758,7 @@ class FunctionCompiler(Emitter):
             args.append(self._results_buffer)
         if may_collect:
             with self.event("safepoint"):
-                result = safepoints.call(self.builder, callee, args)
+                result = safepoints.call(self.builder, callee, args, place=self.offset)
         else:
             result = self.builder.call(callee, args)
         if len(type.results) <= 1:

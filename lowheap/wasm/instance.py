@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
-from lowheap.errors import ForeignReferenceError, HeapError, LinkError
+from lowheap.errors import ForeignReferenceError, Frame, HeapError, LinkError
 from lowheap.jit.transitions import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
-from lowheap.types import FuncType, NumType, RefType, ValType, storage_size
+from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
 from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE
-from lowheap.wasm.decode import FunctionImport, GlobalType
+from lowheap.wasm.decode import FunctionImport, Import
 from lowheap.wasm.module import Module
 
 _PAGE = 1 << 12
@@ -105,12 +105,38 @@ class Global:
         return f"<Global {'mut ' if self.type.mutable else ''}{self.type.storage}>"
 
 
-class _Exports(dict[str, Any]):
-    """An instance's exports by name, each a `Func` or a `Global`."""
+class Exports(dict[str, Any]):
+    """An instance's exports, each a `Func` or a `Global`: `exports["run"]`, or `exports.run`. A read-only mapping.
 
-    def __missing__(self, name: str) -> Any:
+    A name that a mapping has for itself (`get`, `items`, `keys`, `values`, `copy`, ...), or that begins with two
+    underscores, is reached by subscript alone.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> NoReturn:
+        """KeyError that names those that there are."""
+        raise KeyError(self._no_export(name))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an export. AttributeError that names those that there are."""
+        if name in self and not name.startswith("__"):
+            return self[name]
+        raise AttributeError(self._no_export(name), name=name, obj=self)
+
+    def _no_export(self, name: object) -> str:
         known = ", ".join(sorted(self)) or "none"
-        raise KeyError(f"there is no export {name!r}; there are: {known}")
+        return f"there is no export {name!r}; there are: {known}"
+
+    def __dir__(self) -> list[str]:
+        """Name the exports, too."""
+        return sorted({*super().__dir__(), *self})
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("exports cannot be changed")
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
 
 class Instance:
@@ -119,9 +145,9 @@ class Instance:
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
     function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable. A
     callable gets and returns Python values, may call exports, and may raise: the exception comes out of the outermost
-    call. `exports` is a mapping from names to `Func` and `Global`; its KeyError names those that there are.
+    call. `exports` is a mapping from names to `Func` and `Global`, with attributes: see `Exports`.
 
-    Raises LinkError when an import is missing or does not match, and whatever the start function raises.
+    Raises a LinkError that names all imports that are missing or do not match, and whatever the start function raises.
     """
 
     def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
@@ -139,19 +165,18 @@ class Instance:
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
+        values = self._find_all(_flatten(imports))
         self._runtime: StoreRuntime = runtime_of(store)
-        self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
-        given = _flatten(imports)
-        values = [self._find(given, i.module, i.name) for i in module.imports]
+        self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         for index in module.type_indices:
             store.heap.register_type(index)
 
         layout = module.vmctx_layout
         self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
         self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
-        self._runtime.keep(self._vmctx, self._type_ids, self._code, self)
-        self._runtime.add_place(self._vmctx.base, module)
-        self._runtime.add_stack_map(self._code)
+        self._runtime.keep(self._vmctx, self._type_ids, self.code, self)
+        self._runtime.add_place(self._vmctx.base, self)
+        self._runtime.add_stack_map(self.code)
         context = self._vmctx.view(VMContext, 0)
         context.heap_base = store.heap.control.heap_base
         context.control = ctypes.addressof(store.heap.control)
@@ -163,30 +188,70 @@ class Instance:
         self._link(values)
         self._make_functions()
         self._make_globals()
-        # A proxy of a dict: read-only, and no Python code runs to find what there is.
-        self.exports: Mapping[str, Any] = MappingProxyType(
-            _Exports(
-                {
-                    each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
-                    for each in module.decoded.exports
-                }
-            )
+        self.exports = Exports(
+            {
+                each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
+                for each in module.decoded.exports
+            }
         )
         if INITIALISE in module.compiled.symbols:
             type = FuncType((), ())
             self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
+                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
             )(())
 
     # Imports
 
-    @staticmethod
-    def _find(given: dict[tuple[str, str], Any], module: str, name: str) -> Any:
-        try:
-            return given[module, name]
-        except KeyError:
+    def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
+        """Return the values of all imports, in order; a LinkError names all that are missing or do not match."""
+        wanted = self.module.imports
+        missing = [f"{each.module}.{each.name}" for each in wanted if (each.module, each.name) not in given]
+        problems = [
+            problem
+            for each, declared in zip(wanted, self.module.decoded.imports, strict=True)
+            if (each.module, each.name) in given
+            and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
+        ]
+        if missing:
             known = ", ".join(f"{m}.{n}" for m, n in sorted(given)) or "none"
-            raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
+            are = f"import {missing[0]} is" if len(missing) == 1 else f"imports {', '.join(missing)} are"
+            problems.insert(0, f"{are} missing; these were given: {known}")
+        if problems:
+            raise LinkError("; ".join(problems))
+        return [given[each.module, each.name] for each in wanted]
+
+    def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
+        """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""
+        what, types = f"import {wanted.module}.{wanted.name}", self.store.engine.types
+        if isinstance(value, Func | Global) and value.store is not self.store:
+            raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
+        if isinstance(declared.desc, FunctionImport):
+            type_index = self.module.type_indices[declared.desc.type_index]
+            if isinstance(value, Func):
+                if not types.is_subtype(value.type_index, type_index):
+                    return f"{what} is {types.describe(type_index)}; {value!r} was given"
+            elif not callable(value):
+                return f"{what} is a function, {types.describe(type_index)}; {value!r} was given"
+            return None
+        type = wanted.type
+        assert isinstance(type, GlobalType), "a global import has a global type"
+        if isinstance(value, Global):
+            matches = (
+                value.type == type
+                if type.mutable
+                else not value.type.mutable and types.matches(value.type.storage, type.storage)
+            )
+            if not matches:
+                mutable = "mutable " if type.mutable else ""
+                return f"{what} is a {mutable}global of type {type.storage}; {value!r} was given"
+        elif type.mutable:
+            return f"{what} is a mutable global of type {type.storage}; not a Global: {value!r}"
+        elif not isinstance(type.storage, RefType):
+            try:
+                lower_scalar(type.storage, value)
+            except (TypeError, ValueError) as error:
+                return f"{what} is a global: {error}"
+        return None
 
     def _link(self, values: list[Any]) -> None:
         made: list[Global] = []
@@ -214,46 +279,43 @@ class Instance:
             raise
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
-        types = self.store.engine.types
         if isinstance(value, Func):
-            if value.store is not self.store:
-                raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
-            if not types.is_subtype(value.type_index, type_index):
-                raise LinkError(f"{what} is {types.describe(type_index)}; {value!r} was given")
             return value
-        if not callable(value):
-            raise LinkError(f"{what} is a function, {types.describe(type_index)}; {value!r} was given")
-        type = types[type_index].composite
+        type = self.store.engine.types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
-        stub = self._code.address(Signature.of(type).host_stub)
+        stub = self.code.address(Signature.of(type).host_stub)
         return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
 
     def _link_function(self, number: int, function: Func) -> None:
         place = self._vmctx.view(VMFunctionImport, self.module.vmctx_layout.function_import(number))
         entry = self._runtime.entry(function)
         place.code, place.vmctx, place.funcref = entry.code, entry.vmctx, function.funcref
+        own = host_functions.vmctx_for(self, function)
+        if own is not None:
+            place.vmctx = own
         self._functions[number] = function
 
     def _resolve_global(self, what: str, wanted: GlobalType, value: Any) -> Global:
-        if not isinstance(value, Global):
-            if wanted.mutable:
-                raise LinkError(f"{what} is a mutable global of type {wanted.storage}; not a Global: {value!r}")
-            try:
-                return Global(self.store, wanted.storage, value)
-            except (TypeError, ValueError) as error:
-                raise LinkError(f"{what} is a global: {error}") from None
-        if value.store is not self.store:
-            raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
-        types = self.store.engine.types
-        matches = (
-            value.type == wanted
-            if wanted.mutable
-            else not value.type.mutable and types.matches(value.type.storage, wanted.storage)
-        )
-        if not matches:
-            mutable = "mutable " if wanted.mutable else ""
-            raise LinkError(f"{what} is a {mutable}global of type {wanted.storage}; {value!r} was given")
-        return value
+        if isinstance(value, Global):
+            return value
+        try:
+            return Global(self.store, wanted.storage, value)
+        except (TypeError, ValueError) as error:
+            raise LinkError(f"{what} is a global: {error}") from None
+
+    # The places of code, for backtraces
+
+    def locate(self, offset: int) -> str:
+        """Return the name of the function whose code is at a byte offset of the module."""
+        return self.module.locate(offset)
+
+    def frame_at(self, offset: int) -> Frame | None:
+        """Return the frame of the function whose code is at a byte offset of the module; None where none is."""
+        return self.module.frame_at(offset)
+
+    def frame_of(self, index: int) -> Frame:
+        """Return a frame of a function of which no more than its index is known."""
+        return self.module.frame_of(index)
 
     # The module's own
 
@@ -261,7 +323,7 @@ class Instance:
         module = self.module
         imported = module.vmctx_layout.imported_functions
         own = [index for index in module.escaping_functions if index >= imported]
-        addresses = (ctypes.c_uint64 * len(own)).from_address(self._code.address(FUNCTION_TABLE))
+        addresses = (ctypes.c_uint64 * len(own)).from_address(self.code.address(FUNCTION_TABLE))
         names = {export.index: export.name for export in module.decoded.exports if export.kind == "function"}
         type_indices = module.decoded.functions
         for index, code in zip(own, addresses, strict=True):
@@ -275,7 +337,7 @@ class Instance:
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
 
     def _trampoline(self, type: FuncType) -> int:
-        return self._code.address(Signature.of(type).entry)
+        return self.code.address(Signature.of(type).entry)
 
     def _make_globals(self) -> None:
         imported = self.module.vmctx_layout.imported_globals

@@ -94,6 +94,14 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
         raise MalformedModuleError(f"not a WebAssembly text module: {error}") from error
 
 
+def wat2wasm(text: str | bytes) -> bytes:
+    """Return the binary that a wat text assembles to; a binary as it is.
+
+    Raises MalformedModuleError, which says where, for what is not wat.
+    """
+    return to_binary(text)
+
+
 def validate(binary: bytes) -> None:
     """Return if `binary` is a valid module, with every proposal on that lowheap compiles or can refuse by name.
 
