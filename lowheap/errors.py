@@ -135,10 +135,10 @@ class Frame:
     func_offset: int | None
 
     def __str__(self) -> str:
-        """Say where that is, as `Trap` does: `in function $make, at offset 0x49`."""
+        """Say where that is, as `Trap` does: `function $make, at offset 0x49`."""
         name = str(self.func_index) if self.func_name is None else f"${self.func_name}"
         where = "" if self.module_offset is None else f", at offset {self.module_offset:#x}"
-        return f"in function {name}{where}"
+        return f"function {name}{where}"
 
 
 class Trap(LowheapError):

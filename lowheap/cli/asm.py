@@ -39,7 +39,7 @@ _STYLES = {
 _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|allocate_array)\b")
 
 
-@click.command("asm", short_help="Print a function's machine code, barriers marked.")
+@click.command("asm")
 @click.argument("module", metavar="MODULE")
 @click.option("--function", "wanted", metavar="NAME", help="The function: its export's name, its own, or its index.")
 @collector_options

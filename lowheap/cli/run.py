@@ -18,9 +18,6 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lowheap.cli.options import (
     check_collector,
@@ -108,7 +105,6 @@ everything is an argument.
 @click.command(
     "run",
     cls=_RunCommand,
-    short_help="Call an export of a WebAssembly program.",
     epilog=_RUN_EPILOG,
     context_settings={"ignore_unknown_options": True},
 )
@@ -345,6 +341,10 @@ def _print_results(lines: list[str]) -> None:
 
 def _print_statistics(store: Store, module: Module, times: _Times, before: HeapStatistics, *, verified: bool) -> None:
     """Print the figures after a last collection; `before` are those before it."""
+    from rich.console import Console  # here, because they take long to load, and most calls print no table
+    from rich.table import Table
+    from rich.text import Text
+
     figures = store.heap.stats()
     table = Table(show_header=False)
     table.add_column(style="dim")
