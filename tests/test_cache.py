@@ -183,7 +183,6 @@ def test_another_module_is_another_entry(tmp_path: Path, compiled: list[str]) ->
         ("features", "-avx"),
         ("llvm", "23.0.0"),
         ("llvmlite", "1.0"),
-        ("lowheap", "9"),
         ("triple", "x"),
     ],
 )

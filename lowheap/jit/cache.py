@@ -1,8 +1,8 @@
 """Compiled code on disk, so that a module is compiled once for each thing that its code depends on.
 
 A cache is a directory with one file for each entry, named by its key: a hash of everything that went into the code.
-That is what the caller says (the module's bytes, options), the collector's name and sources, lowheap's version and
-sources, llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
+That is what the caller says (the module's bytes, options), the collector's name and sources, lowheap's sources,
+llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
 started, so that it may not be what is running, nothing is cached.
 
 An entry is a container with a checksum:
@@ -36,7 +36,6 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +123,7 @@ def code_facts(parts: Mapping[str, str | int | bool], collector: Collector | Non
 @functools.cache
 def _machine() -> dict[str, str]:
     machine = target_machine()
-    try:
-        version = metadata.version("lowheap")
-    except metadata.PackageNotFoundError:
-        version = ""  # not installed; its sources count anyway
     return {
-        "lowheap": version,
         "llvmlite": llvmlite.__version__,
         "llvm": ".".join(map(str, binding.llvm_version_info)),
         "triple": str(machine.triple),
@@ -172,12 +166,15 @@ def collector_sources(collector: Collector) -> list[str] | None:
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
     a function closes over what no source tells.
     """
+    kinds = type(collector).__mro__
+    if all(kind.__module__.partition(".")[0] in _KNOWN_PACKAGES for kind in kinds):
+        return []  # what they call is lowheap's, too
     functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
     if any(
         each.function.__closure__ and each.__module__.partition(".")[0] not in _KNOWN_PACKAGES for each in functions
     ):
         return None
-    pending = {kind.__module__ for kind in type(collector).__mro__} | {each.__module__ for each in functions}
+    pending = {kind.__module__ for kind in kinds} | {each.__module__ for each in functions}
     seen: set[str] = set()
     found: list[str] = []
     while pending:

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cffi
 
@@ -184,6 +185,8 @@ class StoreRuntime:
         self._functions: list[Func | None] = [None]
         self._host_functions: list[tuple[Callable[..., Any], FuncType, str, Callable[[Any], list[Any]]]] = []
         self._host_contexts: list[VMHostFunction] = []
+        self.defined: WeakKeyDictionary[Any, Func] = WeakKeyDictionary()
+        """The functions made of what linkers define for every store."""
         self.places: dict[int, Place] = {}
         """The instances, by their vmctxs."""
         self._keep: list[Any] = []

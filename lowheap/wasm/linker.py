@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from lowheap.engine import Engine
 from lowheap.errors import ForeignReferenceError, LinkError
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import FuncType
 from lowheap.wasm.instance import Global, Instance
 from lowheap.wasm.module import Module
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _HostFunction:
     """What `define_func` was given: a function of any store, made when that store first needs it."""
 
     type: FuncType
     callable: Callable[..., Any]
     access_caller: bool
-    made: WeakKeyDictionary[Store, Func]
 
     def of(self, store: Store) -> Func:
-        """Return the function of a store."""
-        found = self.made.get(store)
+        """Return the function of a store, which is the store's to keep."""
+        made = runtime_of(store).defined
+        found = made.get(self)
         if found is None:
-            found = self.made[store] = host_functions.add(store, self.type, self.callable, self.access_caller)
+            found = made[self] = host_functions.add(store, self.type, self.callable, self.access_caller)
         return found
 
 
@@ -73,7 +73,7 @@ class Linker:
     ) -> None:
         """Name a host function, of whichever store needs it. `access_caller`: it takes a `Caller` first."""
         host_functions.check(type, callable, access_caller)
-        self._define({(module, name): _HostFunction(type, callable, access_caller, WeakKeyDictionary())})
+        self._define({(module, name): _HostFunction(type, callable, access_caller)})
 
     def define_instance(self, store: Store, name: str, instance: Instance) -> None:
         """Name all that an instance exports, under `name` as the module's; none of it, where one name is taken."""

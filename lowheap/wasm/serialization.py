@@ -34,7 +34,6 @@ _WORDS = {
     "cpu": "the CPU",
     "features": "the CPU's features",
     "package": "lowheap's sources",
-    "lowheap": "lowheap's version",
     "llvm": "LLVM's version",
     "llvmlite": "llvmlite's version",
     "collector": "the collector",
