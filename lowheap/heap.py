@@ -19,9 +19,8 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lowheap import declarations
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
@@ -84,9 +83,11 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
-from lowheap.snapshot import Image, ImagePart, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 Find = Callable[[int], int | None] | None
 """What returns a block for so many bytes, or None when there is no room; None: the free-list policy."""
@@ -239,6 +240,8 @@ class DrcHeap:
     @property
     def cdata(self) -> Any:
         """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
+        from lowheap import declarations  # here, because few ask for it
+
         return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
 
     @property
@@ -854,6 +857,8 @@ class DrcHeap:
         too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
         otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
+        from lowheap.snapshot import Image, ImagePart, ImageRoot  # here, because few ask for one
+
         memory = self.memory
         heap = self._examined()
         verify_addresses(heap)

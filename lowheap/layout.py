@@ -725,7 +725,7 @@ class VMStoreContext(ctypes.Structure):
 
     `stack_size` is how much native stack compiled code may use from its outermost entry on, `stack_floor` the lowest
     address that it may come to whatever that says; `stack_limit` is what the outermost entry makes of both. The
-    runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
+    runtime's calls are addresses of C functions, whose types stand in `jit/signatures.py`. `trap_vmctx` is the vmctx
     of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
     leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -21,7 +21,9 @@ from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
-from lowheap.snapshot import Image
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (SegregatedFit, FirstFit)}
 """The free-list policies, by name."""

@@ -47,6 +47,25 @@ def test_help_loads_no_command() -> None:
     assert not {each.partition(".")[0] for each in found} & {"llvmlite", "cffi", "wasmtime", "rich", "elftools"}
 
 
+def test_a_program_from_the_cache_loads_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = ROOT / "examples" / "binary_trees.wat"
+    source = (
+        f"from lowheap.cli import execute\nassert execute(['run', {str(program)!r}, '--invoke', 'run', '3', '2']) == 0"
+    )
+    compiling = {"wasmtime", "lowheap.jit.translate", "lowheap.jit.safepoints", "lowheap.wasm.compile"}
+    assert compiling <= loaded(source)
+    others = {
+        "rich",
+        "elftools",
+        "lowheap.snapshot",
+        "lowheap.jit.emit",
+        "lowheap.jit.root_frames",
+        "importlib.metadata",
+    }
+    assert not (loaded(source) - loaded("")) & (compiling | others)
+
+
 def test_an_exception_loads_no_compiler() -> None:
     found = loaded("import lowheap as lh\nlh.Trap, lh.LinkError, lh.FuncType, lh.ValType.i32()")
     assert not {each.partition(".")[0] for each in found} & {"llvmlite", "cffi", "wasmtime"}

@@ -61,7 +61,7 @@ def compile_progress(delay: float = _PROGRESS_DELAY) -> Iterator[Callable[[int, 
 
     The bar is on standard error, if that is a terminal, and gone afterwards.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not os.environ.get("FORCE_COLOR") and (sys.stderr is None or not sys.stderr.isatty()):
         yield lambda done, total: None
         return
     from rich.console import Console

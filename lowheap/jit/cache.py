@@ -14,6 +14,8 @@ An entry is a container with a checksum:
     ...        the object file
     ...        the LLVM IR, compressed by zlib
 
+Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded.
+
 Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
 replaced. It is code that will run, so only a file that is the user's own, and that nobody else may write, is read.
 Files are written under another name first, so that no process ever sees half of one. When the entries together pass
@@ -37,7 +39,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite
 from llvmlite import binding
@@ -46,10 +48,11 @@ from lowheap.collectors.interface import Collector
 from lowheap.errors import CompilerError
 from lowheap.jit import stackmaps
 from lowheap.jit.engine import CompiledCode, target_machine
-from lowheap.jit.safepoints import Statepoint, StatepointModule
+from lowheap.jit.statepoints import Statepoint, StatepointModule
 
 MAGIC = b"lowheap\x02"
 SUFFIX = ".lowheap"
+BINARY_SUFFIX = ".lowheap-wasm"
 DEFAULT_LIMIT = 256 << 20
 """How many bytes the entries of a cache may take together."""
 
@@ -63,6 +66,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _LOADED_AT = time.time() - 1
 
 _log = logging.getLogger("lowheap.cache")
+
+_Entry = TypeVar("_Entry")
 
 
 def compiled(
@@ -85,6 +90,23 @@ def compiled(
     if found is None:
         found = compile()
         cache.put(key, found)
+    return found
+
+
+def valid_binary(directory: Path | None, source: bytes, validator: str, make: Callable[[], bytes]) -> bytes:
+    """Return the binary that `make` makes of a module's source, and has found valid, from the cache if it is there.
+
+    `validator` says which one that is. So the validator is not loaded where code comes from the cache.
+    """
+    package = None if directory is None else _package_digest()
+    if directory is None or package is None:
+        return make()
+    key = key_of({"validator": validator, "package": package, "source": hashlib.sha256(source).hexdigest()})
+    cache = CodeCache(directory)
+    found = cache.get_binary(key)
+    if found is None:
+        found = make()
+        cache.put_binary(key, found)
     return found
 
 
@@ -275,6 +297,17 @@ def decode(key: str, data: bytes) -> CompiledCode:
         raise ValueError(f"it does not make sense: {error!r}") from error
 
 
+def _decode_binary(key: str, data: bytes) -> bytes:
+    """Return the binary in a file. ValueError when it is not a sound one for that key."""
+    start = len(MAGIC) + _CHECKSUM_SIZE
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError("it is no binary of this version")
+    body = data[start:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) : start] or not body.startswith(key.encode()):
+        raise ValueError("its checksum is wrong, or it is another's")
+    return body[len(key) :]
+
+
 class CodeCache:
     """The cache in a directory, which is made when the first entry is put there; `limit` is its size in bytes."""
 
@@ -289,9 +322,24 @@ class CodeCache:
 
     def get(self, key: str) -> CompiledCode | None:
         """Return the code of a key, or None when there is no sound entry for it."""
-        path = self.path(key)
+        return self._get(self.path(key), functools.partial(decode, key))
+
+    def put(self, key: str, code: CompiledCode) -> None:
+        """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
+        self._put(self.path(key), encode(key, code))
+
+    def get_binary(self, key: str) -> bytes | None:
+        """Return the binary of a key, or None when there is no sound one."""
+        return self._get(self.directory / f"{key}{BINARY_SUFFIX}", functools.partial(_decode_binary, key))
+
+    def put_binary(self, key: str, binary: bytes) -> None:
+        """Write a binary down, as `put` does code."""
+        body = key.encode() + binary
+        self._put(self.directory / f"{key}{BINARY_SUFFIX}", MAGIC + hashlib.sha256(body).digest() + body)
+
+    def _get(self, path: Path, read: Callable[[bytes], _Entry]) -> _Entry | None:
         try:
-            code = decode(key, _read_own(path))
+            entry = read(_read_own(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -300,18 +348,16 @@ class CodeCache:
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of its last use
         _log.debug("compiled code from %s", path)
-        return code
+        return entry
 
-    def put(self, key: str, code: CompiledCode) -> None:
-        """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
-        data = encode(key, code)
+    def _put(self, path: Path, data: bytes) -> None:
         if len(data) > self.limit:
             _log.info("not cached: %d bytes are more than the cache may have, %d", len(data), self.limit)
             return
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(self.path(key), data)
-            self._remove_old(keep=self.path(key))
+            _replace(path, data)
+            self._remove_old(keep=path)
         except OSError as error:
             _log.warning("cannot cache compiled code in %s: %s", self.directory, error.strerror or error)
 
@@ -319,13 +365,13 @@ class CodeCache:
         now = time.time()
         entries: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
-            if path.suffix not in (SUFFIX, _TEMPORARY_SUFFIX):
+            if path.suffix not in (SUFFIX, BINARY_SUFFIX, _TEMPORARY_SUFFIX):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process removes old ones, too
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
-                if path.suffix == SUFFIX:
+                if path.suffix != _TEMPORARY_SUFFIX:
                     entries.append((status.st_mtime, status.st_size, path))
                 elif now - status.st_mtime > _ABANDONED_SECONDS:
                     path.unlink()

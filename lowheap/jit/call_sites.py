@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowheap.jit.safepoints import StatepointModule
 from lowheap.jit.stackmaps import FunctionRecord
+from lowheap.jit.statepoints import StatepointModule
 
 _ELF_MAGIC = b"\x7fELF"
 

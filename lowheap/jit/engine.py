@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from llvmlite import binding, ir
 
 from lowheap.errors import CompilerError
-from lowheap.jit import safepoints, stackmaps
+from lowheap.jit import stackmaps
 from lowheap.jit.call_sites import CallSites
-from lowheap.jit.text import print_module
-from lowheap.jit.transitions import IMPORTED_SYMBOLS
+from lowheap.jit.signatures import IMPORTED_SYMBOLS
+from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
 
 _log = logging.getLogger("lowheap.jit")
 _lock = threading.RLock()  # llvmlite's JIT is one for the process
@@ -157,7 +157,7 @@ class CompiledCode:
 
     object: bytes
     symbols: tuple[str, ...]
-    statepoints: safepoints.StatepointModule
+    statepoints: StatepointModule
     stack_map: tuple[stackmaps.FunctionRecord, ...]
     seconds: float
 
@@ -185,14 +185,16 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
-def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
+def lower(module: ir.Module, *, opt_level: int) -> tuple[StatepointModule, binding.TargetMachine]:
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
         return _lower_text(str(optimised)), machine
 
 
-def _lower_text(text: str) -> safepoints.StatepointModule:
+def _lower_text(text: str) -> StatepointModule:
+    from lowheap.jit import safepoints  # here, because code from a cache needs none of it
+
     return safepoints.lower_statepoints(text, with_call_frames=stackmaps.host_needs_call_frames())
 
 
@@ -203,6 +205,8 @@ def optimise(
 
     `named`: values keep their names, for a reader, which takes LLVM more time.
     """
+    from lowheap.jit.text import print_module  # here, because code from a cache needs none of it
+
     with _lock:
         machine = target_machine(opt_level, target)
         module.triple = machine.triple
@@ -256,7 +260,7 @@ class LoadedCode:
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
+        for name in (*code.symbols, *((FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)
         with _lock:
             self._tracker = builder.link(_lljit(), f"lowheap.{next(_library_numbers)}")
@@ -264,7 +268,7 @@ class LoadedCode:
         functions: list[int] = []
         if has_statepoints:
             table = ctypes.c_uint64 * len(code.statepoints.functions)
-            functions = list(table.from_address(self._tracker[safepoints.FUNCTIONS_GLOBAL]))
+            functions = list(table.from_address(self._tracker[FUNCTIONS_GLOBAL]))
         self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
         self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
 

@@ -37,12 +37,11 @@ from llvmlite import ir
 from lowheap.errors import CompilerError
 from lowheap.jit import root_frames
 from lowheap.jit.copies import spread_additions
+from lowheap.jit.masks import SLOT_SIZE, live_count
+from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, Statepoint, StatepointModule
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
-
-FUNCTIONS_GLOBAL = "lowheap.functions"
-"""The global that `lower_statepoints` appends: the addresses of the functions that contain a statepoint."""
 
 _CALL_FRAMES = "uwtable(sync)"
 """The attribute with which LLVM describes a function's frame in the object file, as it is at the function's calls."""
@@ -460,7 +459,7 @@ class _RootFrame:
         rest, entry.instructions = entry.instructions, []
         builder.position_at_end(entry)
         frame = builder.alloca(ir.ArrayType(_REFERENCE_TYPE, count), name=_ROOTS_NAME)
-        frame.align = root_frames.SLOT_SIZE
+        frame.align = SLOT_SIZE
         frame.type = ir.PointerType()  # so that addresses are had without a cast, on which LLVM would spend n * n steps
         for argument in self.arguments:
             self._store(builder, frame, argument)
@@ -505,16 +504,16 @@ class _RootFrame:
 
     def _store(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> None:
         if id(reference) in self.slots:
-            builder.store(reference, self._place(builder, frame, reference), align=root_frames.SLOT_SIZE)
+            builder.store(reference, self._place(builder, frame, reference), align=SLOT_SIZE)
 
     def _load(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
         loaded = Reload(builder.block, self._place(builder, frame, reference), typ=reference.type)
-        loaded.align = root_frames.SLOT_SIZE
+        loaded.align = SLOT_SIZE
         builder._insert(loaded)
         return loaded
 
     def _place(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
-        offset = root_frames.SLOT_SIZE * self.slots[id(reference)]
+        offset = SLOT_SIZE * self.slots[id(reference)]
         return builder.gep(frame, [_OFFSET_TYPE(offset)], source_etype=_BYTE_TYPE)
 
 
@@ -527,37 +526,6 @@ def set_bits(mask: int) -> Iterator[int]:
 
 
 # --- Lowering: from bundles to statepoints, on LLVM's printed text ----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Statepoint:
-    """One lowered call.
-
-    `id` is the number its stack map record carries, `function` the function that contains it, `callee` the name of the
-    function called, or the printed operand of an indirect call (`%pointer`), `live_count` the number of slots of the
-    root frame that are live across it. `places` are the byte offsets of the instructions that it is for: the last that
-    of the call itself, those before it those of calls that were inlined around it.
-    """
-
-    id: int
-    function: str
-    callee: str
-    live_count: int
-    places: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StatepointModule:
-    """A module's text after `lower_statepoints`.
-
-    `functions` are the names of the functions that contain a statepoint, in module order, which is the order of
-    the addresses in the global `FUNCTIONS_GLOBAL` and of the functions in the object's stack map. `statepoints` are
-    in id order: statepoint number i has id i.
-    """
-
-    text: str
-    functions: tuple[str, ...]
-    statepoints: tuple[Statepoint, ...]
 
 
 _STATEPOINT = "llvm.experimental.gc.statepoint"
@@ -1283,7 +1251,7 @@ class _Lowering:
         """The lines that take the place of one call, across which the slots of `mask` are live."""
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
-        count = mask.bit_count() + sum(root_frames.live_count(items) for _, items in call.slots)
+        count = mask.bit_count() + sum(live_count(items) for _, items in call.slots)
         self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count, call.places))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)

@@ -33,10 +33,10 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
+from lowheap.jit import masks
 from lowheap.jit.call_frames import CallFrames
-from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
-from lowheap.jit.safepoints import StatepointModule
+from lowheap.jit.masks import SLOT_SIZE, SLOTS_PER_WORD
+from lowheap.jit.statepoints import StatepointModule
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
 
@@ -322,11 +322,11 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
 
 
 def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:
-    """The live slots of a root frame by words, from the mask as `root_frames.encoded` writes it."""
+    """The live slots of a root frame by words, from the mask as `masks.encoded` writes it."""
     if not any(items):
         raise CompilerError(f"{where} has an empty mask; such root frames are left out")
     try:
-        for number, word, count in root_frames.runs(items):
+        for number, word, count in masks.runs(items):
             if number + count > _MOST_WORDS:
                 raise CompilerError(f"{where} has a mask of {number + count} words; at most {_MOST_WORDS} are expected")
             for each in range(number, number + count):

@@ -16,13 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llvmlite import ir
-
-from lowheap.jit import cache, transitions
+from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.jit.signatures import Signature
 from lowheap.jit.stackmaps import host_architecture
-from lowheap.jit.transitions import Signature
 from lowheap.layout import VMActivation
 from lowheap.objects import Func
 from lowheap.runtime.backtrace import Place
@@ -148,6 +146,10 @@ def _stub(signature: Signature, directory: Path | None) -> LoadedCode:
     """Return the host stub of a signature, linked."""
 
     def compile_now() -> CompiledCode:
+        from llvmlite import ir  # here, because code from a cache needs none of it
+
+        from lowheap.jit import transitions
+
         module = ir.Module("host stub")
         transitions.define_host_stub(module, signature)
         return compile_ir(module, (signature.host_stub,))

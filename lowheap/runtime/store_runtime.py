@@ -33,7 +33,7 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, transitions
+from lowheap.jit import runtime, signatures
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
@@ -79,7 +79,7 @@ def _c_type(cdecl: str) -> Any:
     return _ffi.typeof(cdecl)
 
 
-def _target(trampoline: int, vmctx: int, code: int, signature: transitions.Signature) -> tuple[Any, Any, Any]:
+def _target(trampoline: int, vmctx: int, code: int, signature: signatures.Signature) -> tuple[Any, Any, Any]:
     """A trampoline, and what it takes first, as cffi passes them fastest."""
     entry = _ffi.cast(_c_type(signature.entry_cdecl), trampoline)
     return entry, _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
@@ -95,7 +95,7 @@ class _ScalarFunc(Func):
     __slots__ = ("_parts", "_result", "_result_type")
 
     def __init__(
-        self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: transitions.Signature, *described: Any
+        self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: signatures.Signature, *described: Any
     ) -> None:
         store = runtime._store
         self._bind(store, *described)
@@ -149,11 +149,11 @@ class _ScalarFunc(Func):
             try:
                 status = entry(vmctx, code, result, *args)
             except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
-                status = transitions.REFUSED
+                status = signatures.REFUSED
             value = result[0] if has_result else None
             self._result = result
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == transitions.REFUSED:
+                if status == signatures.REFUSED:
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -198,10 +198,10 @@ class StoreRuntime:
         self._heap_base = store.heap.control.heap_base
         self._trap_cause: Exception | None = None
         self._callbacks = {
-            "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
-            "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
-            "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
-            "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
+            "allocate_struct": self._callback(signatures.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
+            "allocate_array": self._callback(signatures.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
+            "drop": self._callback(signatures.DROP_CDECL, self._drop, None),
+            "call_host": self._callback(signatures.CALL_HOST_CDECL, self._call_host, 1),
         }
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
@@ -317,7 +317,7 @@ class StoreRuntime:
     def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
         """Make a compiled function one of the store. HeapError when the function table is full."""
         type = self._function_type(type_index)
-        signature = transitions.Signature.of(type)
+        signature = signatures.Signature.of(type)
         target = _target(trampoline, vmctx, code, signature)
         call = self._caller(target, type, name)
         number = self._enter_into_table(code, vmctx, type_index)
@@ -394,7 +394,7 @@ class StoreRuntime:
         self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
-        return self._caller(_target(trampoline, vmctx, code, transitions.Signature.of(type)), type, name)
+        return self._caller(_target(trampoline, vmctx, code, signatures.Signature.of(type)), type, name)
 
     def _caller(self, target: tuple[Any, Any, Any], type: FuncType, name: str) -> Callable[[Sequence[Any]], Any]:
         count = max(1, len(type.results))
@@ -429,10 +429,10 @@ class StoreRuntime:
         self.note_thread()
         self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
         status = entry(*args)
-        if status == transitions.REFUSED:
+        if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
-        if status & transitions.TRAPPED or self.pending is not None:
+        if status & signatures.TRAPPED or self.pending is not None:
             self.settle(status)
         return status
 
@@ -444,7 +444,7 @@ class StoreRuntime:
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
-        if failure is None and status & transitions.TRAPPED:
+        if failure is None and status & signatures.TRAPPED:
             failure = self._trap()
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing

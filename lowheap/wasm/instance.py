@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from lowheap.errors import ForeignReferenceError, Frame, HeapError, LinkError
-from lowheap.jit.transitions import Signature
+from lowheap.jit.signatures import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
@@ -15,9 +15,9 @@ from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
 from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
-from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE
 from lowheap.wasm.decode import FunctionImport, Import
 from lowheap.wasm.module import Module
+from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE
 
 _PAGE = 1 << 12
 

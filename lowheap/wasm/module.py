@@ -14,13 +14,12 @@ from typing import Any, Self
 from lowheap.engine import Engine
 from lowheap.errors import Frame, ModuleError
 from lowheap.jit import cache
-from lowheap.jit.barriers import Barriers
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import serialization, validate
-from lowheap.wasm.compile import ModuleCompiler, vmctx_layout
 from lowheap.wasm.decode import DecodedModule, FunctionImport, decode
+from lowheap.wasm.outline import ModuleOutline
 
 
 class Module:
@@ -43,9 +42,19 @@ class Module:
         """Compile the module."""
         _check_engine(engine)
         started = time.perf_counter()
-        binary = validate.to_binary(source)
-        validate.validate(binary)
-        self._make(engine, binary, lambda compiler: self._compile(compiler, progress))
+
+        def valid_binary() -> bytes:
+            binary = validate.to_binary(source)
+            validate.validate(binary)
+            return binary
+
+        # What is no source, or is text that UTF-8 cannot have, `to_binary` refuses.
+        text = source.encode(errors="surrogatepass") if isinstance(source, str) else source
+        if engine.cache is not None and isinstance(text, bytes | bytearray | memoryview):
+            binary = cache.valid_binary(engine.cache, bytes(text), validate.validator(), valid_binary)
+        else:
+            binary = valid_binary()
+        self._make(engine, binary, lambda inline: self._compile(inline, progress))
         self.compile_seconds = time.perf_counter() - started
 
     @classmethod
@@ -95,7 +104,7 @@ class Module:
         started = time.perf_counter()
         self = object.__new__(cls)
         found = serialization.decode(bytes(encoded))
-        self._make(engine, found.binary, lambda compiler: found.code(self._facts(compiler.inline_allocation)))
+        self._make(engine, found.binary, lambda inline: found.code(self._facts(inline)))
         self.compile_seconds = time.perf_counter() - started
         return self
 
@@ -105,22 +114,22 @@ class Module:
         _check_engine(engine)
         return cls.deserialize(engine, Path(path).read_bytes())
 
-    def _make(self, engine: Engine, binary: bytes, compiled: Callable[[ModuleCompiler], CompiledCode]) -> None:
-        """Become the module of a valid binary; `compiled` returns its code."""
+    def _make(self, engine: Engine, binary: bytes, compiled: Callable[[bool], CompiledCode]) -> None:
+        """Become the module of a valid binary; `compiled` returns its code, that allocates inline or asks each time."""
         self.engine = engine
-        self.barriers = Barriers(engine.collector)
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
         with without_gc():
             self.decoded: DecodedModule = decode(binary)
             self.type_indices = self._register_types()
-            compiler = self._compiler(inline_allocation=engine.runtime == "native")
-            self.function_types = compiler.function_types
-            self.global_types = compiler.global_types
-            self.escaping_functions = compiler.escaping_functions
-            self.vmctx_layout = vmctx_layout(self.decoded)
-            self.compiled = compiled(compiler)
-        self._loaded = {compiler.inline_allocation: LoadedCode(self.compiled)}
+            outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
+            self.function_types = outline.function_types
+            self.global_types = outline.global_types
+            self.escaping_functions = outline.escaping_functions
+            self.vmctx_layout = outline.vmctx_layout
+            inline_allocation = engine.runtime == "native"
+            self.compiled = compiled(inline_allocation)
+        self._loaded = {inline_allocation: LoadedCode(self.compiled)}
         self._body_offsets = [body.offset for body in self.decoded.bodies]
 
     @property
@@ -148,27 +157,27 @@ class Module:
     def loaded(self, *, inline_allocation: bool) -> LoadedCode:
         """Return the linked code for a store that allocates inline, or for one that must be asked each time."""
         if inline_allocation not in self._loaded:
-            compiler = self._compiler(inline_allocation=inline_allocation)
-            self._loaded[inline_allocation] = LoadedCode(self._compile(compiler))
+            self._loaded[inline_allocation] = LoadedCode(self._compile(inline_allocation))
         return self._loaded[inline_allocation]
 
-    def _compiler(self, *, inline_allocation: bool) -> ModuleCompiler:
-        return ModuleCompiler(
-            self.decoded,
-            self.engine.types,
-            self.type_indices,
-            self.barriers,
-            inline_allocation=inline_allocation,
-            inline=self.engine.inline,
-        )
-
-    def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
+    def _compile(self, inline_allocation: bool, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
         def compile_now() -> CompiledCode:
+            from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
+            from lowheap.wasm.compile import ModuleCompiler
+
             with without_gc():
+                compiler = ModuleCompiler(
+                    self.decoded,
+                    self.engine.types,
+                    self.type_indices,
+                    Barriers(self.engine.collector),
+                    inline_allocation=inline_allocation,
+                    inline=self.engine.inline,
+                )
                 module, symbols = compiler.compile(progress)
                 return compile_ir(module, symbols, opt_level=self.engine.opt_level)
 
-        parts = self._code_parts(compiler.inline_allocation)
+        parts = self._code_parts(inline_allocation)
         return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
