@@ -129,6 +129,15 @@ def test_types_of_imports_and_exports() -> None:
     assert hash(lh.FuncType([v.i32()], [])) == hash(lh.FuncType((v.i32(),), ()))
 
 
+def test_a_global_takes_a_global_type() -> None:
+    with lh.Store() as store:
+        for mutable in (False, True):
+            made = lh.Global(store, lh.GlobalType(lh.ValType.i32(), mutable), 3)
+            assert (made.value, made.type) == (3, lh.GlobalType(types.I32, mutable))
+        with pytest.raises(TypeError, match="which says itself whether the global is mutable"):
+            lh.Global(store, lh.GlobalType(types.I32, True), 3, mutable=True)
+
+
 def test_modules_from_files_and_text(tmp_path: Path) -> None:
     text = '(module (func (export "one") (result i32) (i32.const 1)))'
     binary = lh.wat2wasm(text)

@@ -25,13 +25,18 @@ _PAGE = 1 << 12
 class Global:
     """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
 
-    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it.
+    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it, as a `GlobalType` in
+    place of the type of its value does.
     """
 
-    def __init__(self, store: Store, type: ValType, value: Any, *, mutable: bool = False) -> None:
+    def __init__(self, store: Store, type: ValType | GlobalType, value: Any, *, mutable: bool = False) -> None:
         """Make a global of the host's. TypeError when the value does not match the type."""
         if not isinstance(store, Store):
             raise TypeError(f"store is {store!r}; it must be a Store")
+        if isinstance(type, GlobalType):
+            if mutable:
+                raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
+            type, mutable = type.storage, type.mutable
         if not isinstance(type, NumType | RefType):
             raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
         with store.lock:
