@@ -36,7 +36,8 @@ class Global:
         if isinstance(type, GlobalType):
             if mutable:
                 raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
-            type, mutable = type.storage, type.mutable
+            mutable = type.mutable
+            type = type.storage
         if not isinstance(type, NumType | RefType):
             raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
         with store.lock:
