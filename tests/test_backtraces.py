@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -173,6 +175,21 @@ def test_frames_are_looked_up_when_asked_and_by_code_from_a_cache(tmp_path: Any)
         assert len(found.frames) == 5
         assert found.frames is found.frames
         check(found.frames)
+
+
+def test_a_trap_keeps_no_store() -> None:
+    module = compiled(0)
+    store = lh.Store(module.engine)
+    gone = weakref.ref(store)
+    exports = lh.Instance(store, module, {"host": {"pass": lambda value: value}}).exports
+    try:
+        exports.run(0)
+    except lh.Trap as error:
+        found = error.with_traceback(None)
+    del store, exports
+    gc.collect()
+    assert gone() is None
+    assert len(found.frames) == 5
 
 
 def test_a_trap_made_by_hand_has_no_frames() -> None:

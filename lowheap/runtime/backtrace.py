@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from lowheap.errors import CompilerError, Frame
@@ -22,15 +22,8 @@ _FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
 """How compiled functions of a module are named: by their indices. All others are for events, or trampolines."""
 
 
-class Place(Protocol):
-    """What can tell where in a module something happened: an instance."""
-
-    code: LoadedCode
-    """The module's code, linked."""
-
-    @property
-    def exports(self) -> Mapping[str, Any]:
-        """What the instance exports."""
+class Source(Protocol):
+    """What can tell where in a module something happened: the module."""
 
     def locate(self, offset: int) -> str:
         """Return the name of the function whose code is at a byte offset of the module."""
@@ -40,6 +33,21 @@ class Place(Protocol):
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""
+
+
+class Place(Protocol):
+    """What code is run for: an instance."""
+
+    code: LoadedCode
+    """The module's code, linked."""
+
+    @property
+    def module(self) -> Source:
+        """The module."""
+
+    @property
+    def exports(self) -> Mapping[str, Any]:
+        """What the instance exports."""
 
 
 def outer_addresses(activation: int, most: int) -> list[int]:
@@ -58,20 +66,20 @@ def outer_addresses(activation: int, most: int) -> list[int]:
 
 
 def frames_of_trap(
-    places: Collection[Place], innermost: Place | None, offset: int, addresses: Sequence[int]
+    sources: Mapping[LoadedCode, Source], innermost: Source | None, offset: int, addresses: Sequence[int]
 ) -> list[Frame]:
-    """Return the frames of a trap at a byte offset of the module of `innermost`, which has left these addresses."""
+    """Return the frames of a trap at a byte offset of the module `innermost`, which has left these addresses."""
     first = None if innermost is None else innermost.frame_at(offset)
     found: list[Frame] = [] if first is None else [first]
     is_innermost = first is not None
-    for place, site in _call_sites(places, addresses):
+    for source, site in _call_sites(sources, addresses):
         index = _FUNCTION.match(site.function)
         if index is None:
             continue
         if site.places:
-            frames = [frame for each in reversed(site.places) if (frame := place.frame_at(each)) is not None]
+            frames = [frame for each in reversed(site.places) if (frame := source.frame_at(each)) is not None]
         else:
-            frames = [place.frame_of(int(index[1]))]
+            frames = [source.frame_of(int(index[1]))]
         if is_innermost and first is not None:  # this call's, if that was not inlined
             is_innermost = False
             if frames and frames[0].func_index == first.func_index and frames[0].module_offset in (None, offset):
@@ -80,11 +88,10 @@ def frames_of_trap(
     return found
 
 
-def _call_sites(places: Collection[Place], addresses: Sequence[int]) -> Iterator[tuple[Place, CallSite]]:
-    by_code = {place.code: place for place in places}
+def _call_sites(sources: Mapping[LoadedCode, Source], addresses: Sequence[int]) -> Iterator[tuple[Source, CallSite]]:
     for address in addresses:
-        for code, place in by_code.items():
+        for code, source in sources.items():
             site = code.call_sites.find(address)
             if site is not None:
-                yield place, site
+                yield source, site
                 break

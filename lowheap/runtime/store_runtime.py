@@ -465,14 +465,16 @@ class StoreRuntime:
         code, self.context.trap_code = self.context.trap_code, 0
         if code == 0:  # interrupted while an exception was being kept; cffi has printed both
             return LowheapError("a call out of compiled code failed, and its exception was lost")
-        context, places = self.context, tuple(self.places.values())
+        context = self.context
+        source = None if place is None else place.module
+        sources = {each.code: each.module for each in self.places.values()}  # no instance, which would keep the store
         addresses = list(context.trap_frames[: context.trap_frame_count])
         addresses += outer_addresses(context.activation, MOST_TRAP_FRAMES - len(addresses))
         trap = Trap(
             TrapCode(code),
-            frames=functools.partial(frames_of_trap, places, place, offset, addresses),
-            function=None if place is None else place.locate(offset),
-            offset=None if place is None else offset,
+            frames=functools.partial(frames_of_trap, sources, source, offset, addresses),
+            function=None if source is None else source.locate(offset),
+            offset=None if source is None else offset,
             detail=None if cause is None else str(cause),
         )
         trap.__cause__ = cause

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from lowheap.errors import ForeignReferenceError, Frame, HeapError, LinkError
+from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.signatures import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
@@ -308,20 +308,6 @@ class Instance:
             return Global(self.store, wanted.storage, value)
         except (TypeError, ValueError) as error:
             raise LinkError(f"{what} is a global: {error}") from None
-
-    # The places of code, for backtraces
-
-    def locate(self, offset: int) -> str:
-        """Return the name of the function whose code is at a byte offset of the module."""
-        return self.module.locate(offset)
-
-    def frame_at(self, offset: int) -> Frame | None:
-        """Return the frame of the function whose code is at a byte offset of the module; None where none is."""
-        return self.module.frame_at(offset)
-
-    def frame_of(self, index: int) -> Frame:
-        """Return a frame of a function of which no more than its index is known."""
-        return self.module.frame_of(index)
 
     # The module's own
 
