@@ -6,7 +6,6 @@ Standard output holds the results and nothing else, one a line.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import logging
 import re
@@ -87,6 +86,8 @@ class _RunCommand(click.Command):
             if argument.startswith("-") and argument != "-" and not self._NEGATIVE.match(argument):
                 name = argument.partition("=")[0]
                 known = [option for parameter in self.params for option in parameter.opts]
+                import difflib  # here, because a right command line needs none of it
+
                 near = difflib.get_close_matches(name, known)
                 raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
         return rest

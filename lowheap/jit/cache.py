@@ -34,7 +34,6 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -398,6 +397,8 @@ def _read_own(path: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file under another name, then give it its own."""
+    import tempfile  # here, because it takes long to load, and reading needs none of it
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=_TEMPORARY_SUFFIX)
     try:
         with open(descriptor, "wb") as file:
