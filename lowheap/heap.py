@@ -20,9 +20,8 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lowheap import declarations
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
@@ -57,6 +56,7 @@ from lowheap.layout import (
     HEADER_MARK_BIT,
     HEADER_SIZE,
     KIND_MASK,
+    MAXIMUM_CAPACITY,
     NULL,
     OBJECT_KINDS,
     REFERENCE_SIZE,
@@ -85,9 +85,11 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
-from lowheap.snapshot import Image, ImagePart, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 Find = Callable[[int], int | None] | None
 """What returns a block for so many bytes, or None when there is no room; None: the free-list policy."""
@@ -263,6 +265,8 @@ class DrcHeap(NotCopied):
     @property
     def cdata(self) -> Any:
         """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
+        from lowheap import declarations  # here, because few ask for it
+
         return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
 
     @property
@@ -332,6 +336,14 @@ class DrcHeap(NotCopied):
             _ = self.memory  # says why
             raise HeapError("the heap has no memory")
         return self._allocator
+
+    def set_maximum(self, maximum: int) -> None:
+        """Set what the heap may grow to, in bytes, but no less than it has. ValueError beyond what is reserved."""
+        self.check_attached()
+        most = min(self.memory.size, MAXIMUM_CAPACITY)
+        if not 0 <= maximum <= most:
+            raise ValueError(f"a heap cannot grow to {maximum} bytes; it has reserved {most}")
+        self.memory.maximum = self.control.maximum = max(maximum, self.control.capacity)
 
     @whole
     def detach(self) -> Memory:
@@ -906,6 +918,8 @@ class DrcHeap(NotCopied):
         too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
         otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
+        from lowheap.snapshot import Image, ImagePart, ImageRoot  # here, because few ask for one
+
         memory = self.memory
         heap = self._examined()
         verify_addresses(heap)

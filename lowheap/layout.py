@@ -719,16 +719,22 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 """What `call_host` is asked instead of a host function's number: to free the externrefs that died in compiled code."""
 
 
+MOST_TRAP_FRAMES = 64
+"""How many frames a trap leaves word of: of a deep stack, the innermost."""
+
+
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
     `stack_size` is how much native stack compiled code may use from its outermost entry on, `stack_floor` the lowest
     address that it may come to whatever that says; `stack_limit` is what the outermost entry makes of both. The
-    runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
+    runtime's calls are addresses of C functions, whose types stand in `jit/signatures.py`. `trap_vmctx` is the vmctx
     of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
     leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
+    What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
+    first.
     """
 
     _fields_ = (
@@ -752,7 +758,8 @@ class VMStoreContext(ctypes.Structure):
         ("lend", ctypes.c_uint64),
         ("share", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("trap_frame_count", ctypes.c_uint32),
+        ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
     )
     stack_limit: Unsigned
     stack_size: Unsigned
@@ -774,6 +781,8 @@ class VMStoreContext(ctypes.Structure):
     lend: Unsigned
     share: Unsigned
     unsound_root: Unsigned
+    trap_frame_count: Unsigned
+    trap_frames: UnsignedArray
 
 
 class VMRootFrame(ctypes.Structure):

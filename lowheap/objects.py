@@ -616,22 +616,40 @@ class Func(NotCopied):
 
     One result comes as itself, several as a tuple, none as None. TypeError for wrong arguments, `Trap` when the program
     traps; an exception that a host function raised comes out as itself.
+
+    `Func(store, type, callable)` makes one of a Python callable, to be imported, or passed where a reference to a
+    function is wanted. `access_caller`: the callable takes a `Caller` first.
     """
 
     NOT_COPIED_BECAUSE = "it is a place in one store's function table; hand it on as it is"
 
-    __slots__ = ("_call", "funcref", "name", "store", "type", "type_index")
+    __slots__ = ("_call", "_with_caller", "funcref", "name", "store", "type", "type_index")
 
-    def __init__(
+    _make: ClassVar[Callable[..., None]]
+    """Makes a new one a host function of its store; `runtime/host_functions.py` says how."""
+
+    def __init__(self, store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool = False) -> None:
+        """Make a host function. TypeError when an argument is none of what it must be."""
+        Func._make(self, store, type, callable, access_caller)
+
+    @classmethod
+    def _of(cls, store: Store, funcref: int, type_index: int, name: str, call: Callable[[Sequence[Any]], Any]) -> Func:
+        """Wrap entry `funcref` of the store's function table; the runtime makes these."""
+        function = object.__new__(cls)
+        function._bind(store, funcref, type_index, name, call)
+        return function
+
+    def _bind(
         self, store: Store, funcref: int, type_index: int, name: str, call: Callable[[Sequence[Any]], Any]
     ) -> None:
-        """Wrap entry `funcref` of the store's function table; the runtime makes these."""
         self.store = store
         self.funcref = funcref
         self.type_index = type_index
         self.type = store.engine.types[type_index].composite
         self.name = name
         self._call = call
+        self._with_caller: Callable[..., Any] | None = None
+        """The callable of a host function that takes its caller."""
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""

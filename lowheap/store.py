@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
+from importlib import import_module
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -17,14 +18,16 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.engine import Engine
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, UnsupportedError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, VMDrcExternRef, block_length
 from lowheap.memory import RESERVATIONS, Memory, default_initial
 from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
-from lowheap.snapshot import Image
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (SegregatedFit, FirstFit)}
 """The free-list policies, by name."""
@@ -133,7 +136,7 @@ class Store(NotCopied):
         self.unreachable_cells: deque[Any] = deque()
         """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""
         self.operations = HostOperations(self.heap, self.unreachable_cells)
-        if engine.runtime == "native" and not checked and Store.runtime_maker is not None:
+        if engine.runtime == "native" and not checked:
             self.operations.compile = self._make_runtime
         self.faces: dict[int, Any] = {}
         """What handles know of each type, by type index; `objects.py` fills this, and the next two."""
@@ -144,12 +147,9 @@ class Store(NotCopied):
     binder: ClassVar[Callable[[Store, Any], Any]]
     """What `bind` does; `objects.py` sets it."""
 
-    runtime_maker: ClassVar[Callable[[Store], Any] | None] = None
-    """What makes a store's runtime; `runtime/` sets it."""
-
     def _make_runtime(self) -> None:
-        assert Store.runtime_maker is not None, "asked before"
-        Store.runtime_maker(self)
+        # By its name, for it stands on this module: what nobody needs before is not loaded before.
+        import_module("lowheap.runtime.store_runtime").runtime_of(self)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
@@ -281,6 +281,32 @@ class Store(NotCopied):
         """Raise what a host function or a finalizer raised, if compiled code has ended since and nobody did."""
         if self.runtime is not None and self.runtime.pending is not None:
             self.runtime.settle()
+
+    @exclusive("lock")
+    def set_limits(
+        self,
+        memory_size: int = -1,
+        table_elements: int = -1,
+        instances: int = -1,
+        tables: int = -1,
+        memories: int = -1,
+    ) -> None:
+        """Set how large the heap may become, `memory_size` bytes; a negative number leaves it as it is.
+
+        What the heap has already it keeps: a limit below that stops it from growing. ValueError for more than it has
+        reserved. The other limits are those of wasmtime's that lowheap does not have: UnsupportedError names one that
+        is given.
+        """
+        limits = {"table_elements": table_elements, "instances": instances, "tables": tables, "memories": memories}
+        for name, limit in {"memory_size": memory_size, **limits}.items():
+            if not isinstance(limit, int) or isinstance(limit, bool):
+                raise TypeError(f"{name} is {limit!r}; it must be an int")
+        given = [name for name, limit in limits.items() if limit >= 0]
+        if given:
+            raise UnsupportedError(f"a store has no limit {', '.join(given)}; it has memory_size")
+        self.tidy_in_use()
+        if memory_size >= 0:
+            self.heap.set_maximum(memory_size)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must

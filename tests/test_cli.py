@@ -427,7 +427,17 @@ def test_logging(lowheap: Callable[..., Ran]) -> None:
 def test_a_trap(lowheap: Callable[..., Ran], program: Callable[..., str], arguments: list[str], message: str) -> None:
     ran = lowheap("run", program(NUMBERS), "--invoke", *arguments, "--verify")
     assert failed(ran, 3, f"lowheap: trap: {message}", label="trap")
-    assert len(ran.err.splitlines()) == 1
+    callers = ran.err.splitlines()[1:]
+    assert callers == (["  called from function $forever (63 times)"] if arguments == ["forever"] else [])
+
+
+def test_callers_of_what_trapped(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    functions = " ".join(f"(func $f{number} (call $f{number + 1}))" for number in range(40))
+    path = program(f'(module (func (export "go") (call $f0)) {functions} (func $f40 unreachable))')
+    ran = lowheap("run", path, "--invoke", "go", "--opt-level", "0")
+    assert failed(ran, 3, "unreachable", "(in function $f40, at offset", label="trap")
+    callers = ran.err.splitlines()[1:]
+    assert callers == [*(f"  called from function $f{39 - number}" for number in range(16)), "  and 25 more"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -459,7 +459,7 @@ def test_functions(store: Rig) -> None:
     types = store.engine.types
     (type_index,) = types.register([SubType(FuncType((I32,), ()))])
     (other,) = types.register([SubType(FuncType((), ()))])
-    function = Func(store, 7, type_index, "f", lambda args: args)
+    function = Func._of(store, 7, type_index, "f", lambda args: args)
     assert lower_reference(store, FUNCREF, function, []) == 7
     assert lower_reference(store, RefType(False, type_index), function, []) == 7
     with pytest.raises(TypeError, match=r"is wanted"):
@@ -470,10 +470,10 @@ def test_functions(store: Rig) -> None:
         lower_reference(Rig(), FUNCREF, function, [])
     assert lift_reference(store, FUNCREF, NULL) is None
     assert function(1, 2) == (1, 2)
-    twin = Func(store, 7, type_index, "g", lambda args: None)
+    twin = Func._of(store, 7, type_index, "g", lambda args: None)
     assert function == twin
     assert hash(function) == hash(twin)
-    assert function != Func(store, 8, type_index, "f", lambda args: None)
+    assert function != Func._of(store, 8, type_index, "f", lambda args: None)
     assert function != 7
     assert repr(function) == "<Func f (func (param i32))>"
 
@@ -748,7 +748,7 @@ def test_representations(store: Rig) -> None:
 def test_a_slot_that_is_not_traced_is_written_without_counting(store: Rig) -> None:
     record = Struct(store, structure(I31REF, FUNCREF))
     record[0] = I31(3)
-    record[1] = Func(store, 9, store.engine.types.register([SubType(FuncType((), ()))])[0], "f", len)
+    record[1] = Func._of(store, 9, store.engine.types.register([SubType(FuncType((), ()))])[0], "f", len)
     data = ctypes.string_at(store.heap.control.heap_base + record.reference + 24, 8)
     assert data == struct.pack("<II", 7, 9)
     record[0] = record[1] = None

@@ -21,6 +21,7 @@ from lowheap.cli.options import (
 from lowheap.cli.output import report_console
 from lowheap.engine import Engine
 from lowheap.errors import LowheapError
+from lowheap.jit.barriers import Barriers
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
 from lowheap.snapshot.contents import printable
@@ -39,7 +40,7 @@ _STYLES = {
 _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|allocate_array)\b")
 
 
-@click.command("asm", short_help="Print a function's machine code, barriers marked.")
+@click.command("asm")
 @click.argument("module", metavar="MODULE")
 @click.option("--function", "wanted", metavar="NAME", help="The function: its export's name, its own, or its index.")
 @collector_options
@@ -74,7 +75,7 @@ def asm_command(
         compiled = Module(engine, read_program(module))
     code, symbols = _compile_marked(compiled)
     console = report_console()
-    options = f"{compiled.barriers.collector.name} barriers, {runtime} runtime, optimisation level {opt_level}"
+    options = f"{compiled.engine.collector.name} barriers, {runtime} runtime, optimisation level {opt_level}"
     if wanted is None:
         if not as_sizes:
             known = "\n".join(f"  {printable(compiled.function_name(index))}" for index in symbols)
@@ -99,7 +100,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         module.decoded,
         engine.types,
         module.type_indices,
-        module.barriers,
+        Barriers(module.engine.collector),
         inline_allocation=engine.runtime == "native",
         inline=engine.inline,
         marked=True,

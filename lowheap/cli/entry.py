@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
+import itertools
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 
 import click
 
-from lowheap.cli.asm import asm_command
-from lowheap.cli.build_library import build_library_command
-from lowheap.cli.header import header_command
-from lowheap.cli.inspect import inspect_command
-from lowheap.cli.layout import layout_command
 from lowheap.cli.output import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -28,8 +24,7 @@ from lowheap.cli.output import (
     abandon_output,
     say,
 )
-from lowheap.cli.run import run_command
-from lowheap.errors import LowheapError, Trap
+from lowheap.errors import Frame, LowheapError, Trap
 
 _log = logging.getLogger("lowheap.cli")
 
@@ -40,6 +35,8 @@ _log = logging.getLogger("lowheap.cli")
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
+        from importlib import metadata  # here, because it takes long to load
+
         try:
             version = metadata.version("lowheap")
         except metadata.PackageNotFoundError:
@@ -48,7 +45,39 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-@click.group(invoke_without_command=True, epilog=EXIT_STATUSES)
+_COMMANDS = {
+    "asm": "Print a function's machine code, barriers marked.",
+    "build-library": "Build the C library.",
+    "header": "Print the C header.",
+    "inspect": "Walk, verify and summarise IMAGE.",
+    "layout": "Print the layout of every type of a MODULE, or of one TYPE.",
+    "run": "Call an export of a WebAssembly program.",
+}
+"""What each command does, as the group's help says it. A command is loaded when it is named."""
+
+
+class _Commands(click.Group):
+    """The group, which loads the one command that is wanted: together they need all of lowheap."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None when there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = cmd_name.replace("-", "_")
+        found: click.Command = getattr(importlib.import_module(f"lowheap.cli.{module}"), f"{module}_command")
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write down what there is, without loading it."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, invoke_without_command=True, epilog=EXIT_STATUSES)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
@@ -58,10 +87,6 @@ def command(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(EXIT_USAGE)
-
-
-for _each in (asm_command, build_library_command, header_command, inspect_command, layout_command, run_command):
-    command.add_command(_each)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -102,7 +127,7 @@ def _report(error: Exception) -> int:
         case click.ClickException():
             text = error.format_message()
         case Trap():
-            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ")
+            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ") + _callers(error.frames)
         case click.Abort():
             status, label, text = EXIT_INTERRUPTED, "interrupted", "Ctrl-C"
         case MemoryError():
@@ -114,6 +139,21 @@ def _report(error: Exception) -> int:
     _log.debug("where this comes from:", exc_info=error)
     say(f"lowheap: {label}: {text}")
     return status
+
+
+def _callers(frames: Sequence[Frame]) -> str:
+    """Who called the function that trapped, a line each; what repeats is told once."""
+    lines: list[str] = []
+    for frame, group in itertools.groupby(map(str, frames[1:])):
+        count = len(list(group))
+        lines.append(f"\n  called from {frame}" + (f" ({count} times)" if count > 1 else ""))
+    more = len(lines) - _MOST_CALLERS
+    if more > 0:
+        lines[_MOST_CALLERS:] = [f"\n  and {more} more"]
+    return "".join(lines)
+
+
+_MOST_CALLERS = 16
 
 
 def _exit_on_interrupt() -> None:

@@ -6,7 +6,6 @@ Standard output holds the results and nothing else, one a line.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import logging
 import re
@@ -18,9 +17,6 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lowheap.cli.options import (
     check_collector,
@@ -91,6 +87,8 @@ class _RunCommand(click.Command):
             if argument.startswith("-") and argument != "-" and not self._NEGATIVE.match(argument):
                 name = argument.partition("=")[0]
                 known = [option for parameter in self.params for option in parameter.opts]
+                import difflib  # here, because a right command line needs none of it
+
                 near = difflib.get_close_matches(name, known)
                 raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
         return rest
@@ -109,7 +107,6 @@ everything is an argument.
 @click.command(
     "run",
     cls=_RunCommand,
-    short_help="Call an export of a WebAssembly program.",
     epilog=_RUN_EPILOG,
     context_settings={"ignore_unknown_options": True},
 )
@@ -351,6 +348,10 @@ def _print_results(lines: list[str]) -> None:
 
 def _print_statistics(store: Store, module: Module, times: _Times, before: HeapStatistics, *, verified: bool) -> None:
     """Print the figures after a last collection; `before` are those before it."""
+    from rich.console import Console  # here, because they take long to load, and most calls print no table
+    from rich.table import Table
+    from rich.text import Text
+
     figures = store.heap.stats()
     table = Table(show_header=False)
     table.add_column(style="dim")

@@ -23,6 +23,7 @@ from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.layout import VMContext, VMHeap
 from lowheap.objects import lift_reference
+from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import ANYREF
@@ -92,6 +93,7 @@ class NativeHeap(NotCopied):
         except KeyError:
             raise AttributeError(f"the C interface has no function {name!r}") from None
 
+    @exclusive("_store.lock")
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of the interface on this heap, as `call("lh_alloc_struct", type)`.
 
@@ -102,11 +104,10 @@ class NativeHeap(NotCopied):
         function = FUNCTIONS.get(name)
         if function is None:
             raise HeapError(f"the C interface has no function {name!r}")
-        with self._store.lock:
-            self._store.check_open()
-            if self._store.heap.control.epoch != self._epoch or not self._store.heap.is_attached:
-                raise HeapError("the heap's memory was detached since the C interface was attached to it")
-            return self._call(function, self.functions[name], args)
+        self._store.check_open()
+        if self._store.heap.control.epoch != self._epoch or not self._store.heap.is_attached:
+            raise HeapError("the heap's memory was detached since the C interface was attached to it")
+        return self._call(function, self.functions[name], args)
 
     def _call(self, function: Function, pointer: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         has_result = bool(function.parameters) and function.parameters[-1].name == "result"
@@ -130,14 +131,14 @@ class NativeHeap(NotCopied):
         self.functions["lh_error_message"](self.heap, buffer, _MESSAGE_SIZE)
         return bytes(ffi().buffer(buffer)).partition(b"\0")[0].decode()
 
+    @exclusive("_store.lock")
     def adopt(self, reference: int) -> Any:
         """Return a handle of the object that a C function returned, which counts it; null is None, an i31 an `I31`.
 
         InvalidReferenceError when the reference names no object.
         """
-        with self._store.lock:
-            self._store.heap.clone_gc_ref(reference)
-            return lift_reference(self._store, ANYREF, reference)
+        self._store.heap.clone_gc_ref(reference)
+        return lift_reference(self._store, ANYREF, reference)
 
 
 def attach(store: Store, *, checked: bool = True) -> NativeHeap:

@@ -419,6 +419,12 @@ class Emitter:
         return I32(self.offset) if isinstance(self.offset, int) else self.offset
 
 
+class CheckedEmitter(Emitter):
+    """Emits functions of a checked heap."""
+
+    is_checked = True
+
+
 TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 

@@ -24,9 +24,10 @@ from llvmlite import binding, ir
 
 from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
-from lowheap.jit import large_frames, safepoints, stackmaps
-from lowheap.jit.text import print_module
-from lowheap.jit.transitions import IMPORTED_SYMBOLS
+from lowheap.jit import large_frames, stackmaps
+from lowheap.jit.call_sites import CallSites
+from lowheap.jit.signatures import IMPORTED_SYMBOLS
+from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
 from lowheap.representation import short_repr
 
 _log = logging.getLogger("lowheap.jit")
@@ -166,7 +167,7 @@ class CompiledCode:
 
     object: bytes
     symbols: tuple[str, ...]
-    statepoints: safepoints.StatepointModule
+    statepoints: StatepointModule
     stack_map: tuple[stackmaps.FunctionRecord, ...]
     seconds: float
 
@@ -206,7 +207,7 @@ def compile(
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
-def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
+def lower(module: ir.Module, *, opt_level: int) -> tuple[StatepointModule, binding.TargetMachine]:
     """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for.
 
     Large frames are as LLVM makes them, without what `compile` puts in front of their functions.
@@ -216,13 +217,15 @@ def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointMo
         return _lower_text(str(optimised), measure_frames=True), machine
 
 
-def _lower_text(text: str, *, measure_frames: bool = False) -> safepoints.StatepointModule:
+def _lower_text(text: str, *, measure_frames: bool = False) -> StatepointModule:
+    from lowheap.jit import safepoints  # here, because code from a cache needs none of it
+
     return safepoints.lower_statepoints(
         text, with_call_frames=stackmaps.host_needs_call_frames(), measure_frames=measure_frames
     )
 
 
-def _large_frames(module: safepoints.StatepointModule, records: tuple[stackmaps.FunctionRecord, ...]) -> dict[str, int]:
+def _large_frames(module: StatepointModule, records: tuple[stackmaps.FunctionRecord, ...]) -> dict[str, int]:
     """Return the functions that have large frames, and the sizes of these."""
     found = {}
     for function in records:
@@ -242,6 +245,8 @@ def optimise(
 
     `named`: values keep their names, for a reader, which takes LLVM more time.
     """
+    from lowheap.jit.text import print_module  # here, because code from a cache needs none of it
+
     with _lock:
         machine = target_machine(opt_level, target)
         module.triple = machine.triple
@@ -308,7 +313,7 @@ class LoadedCode(NotCopied):
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
+        for name in (*code.symbols, *((FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)
         with _lock:
             number = next(_library_numbers)
@@ -319,8 +324,9 @@ class LoadedCode(NotCopied):
         functions: list[int] = []
         if has_statepoints:
             table = ctypes.c_uint64 * len(code.statepoints.functions)
-            functions = list(table.from_address(self._tracker[safepoints.FUNCTIONS_GLOBAL]))
+            functions = list(table.from_address(self._tracker[FUNCTIONS_GLOBAL]))
         self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
+        self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
 
     def address(self, symbol: str) -> int:
         """Return the address of one of the compiled code's symbols. CompilerError when it is not one."""

@@ -20,21 +20,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from llvmlite import ir
+from typing import TYPE_CHECKING, Any
 
 from lowheap.collectors import host
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared import allocation, collection
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
-from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import Architecture, host_architecture
-from lowheap.jit.translate import declare
 from lowheap.native import Native
+
+if TYPE_CHECKING:  # what makes code is loaded when there is code to make: what is in the cache needs none of it
+    from llvmlite import ir
+
+    from lowheap.jit.emit import Emitter
 
 ALLOCATE_STRUCT = "lh_allocate_struct"
 ALLOCATE_ARRAY = "lh_allocate_array"
@@ -82,18 +83,14 @@ def emitter_for(collector: Collector, *, checked: bool = False) -> Callable[[ir.
     Those of a checked heap fill the blocks that they free with what leads nowhere.
     """
 
+    from lowheap.jit.emit import CheckedEmitter, Emitter
+
     def make(function: ir.Function) -> Emitter:
         emitter = CheckedEmitter(function) if checked else Emitter(function)
         emitter.collector = collector
         return emitter
 
     return make
-
-
-class CheckedEmitter(Emitter):
-    """Emits functions of a checked heap."""
-
-    is_checked = True
 
 
 def load(collector: Collector, cache_directory: Path | None = None, *, checked: bool = False) -> LoadedCode:
@@ -110,6 +107,8 @@ def load(collector: Collector, cache_directory: Path | None = None, *, checked: 
 
 
 def _compile(collector: Collector, *, checked: bool) -> CompiledCode:
+    from llvmlite import ir
+
     module = ir.Module("lowheap.runtime")
     define_all(module, collector, emitter_for(collector, checked=checked), frame_rules(host_architecture()))
     return compile_ir(module, tuple(functions_of(collector)))
@@ -132,6 +131,8 @@ def define_all(
     module: ir.Module, collector: Collector, emitter: Callable[[ir.Function], Emitter], rules: FrameRules
 ) -> None:
     """Give a module the whole runtime."""
+    from lowheap.jit.translate import declare
+
     for symbol, function in functions_of(collector).items():
         declare(module, function, emitter, name=symbol, statics=statics_of(function, rules))
 

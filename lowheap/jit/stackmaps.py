@@ -33,10 +33,10 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
-from lowheap.jit import large_frames, root_frames
+from lowheap.jit import large_frames, masks
 from lowheap.jit.call_frames import CallFrames
-from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
-from lowheap.jit.safepoints import StatepointModule
+from lowheap.jit.masks import SLOT_SIZE, SLOTS_PER_WORD
+from lowheap.jit.statepoints import StatepointModule
 from lowheap.representation import short_repr
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
@@ -327,11 +327,11 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
 
 
 def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:
-    """The live slots of a root frame by words, from the mask as `root_frames.encoded` writes it."""
+    """The live slots of a root frame by words, from the mask as `masks.encoded` writes it."""
     if not any(items):
         raise CompilerError(f"{where} has an empty mask; such root frames are left out")
     try:
-        for number, word, count in root_frames.runs(items):
+        for number, word, count in masks.runs(items):
             if number + count > _MOST_WORDS:
                 raise CompilerError(f"{where} has a mask of {number + count} words; at most {_MOST_WORDS} are expected")
             for each in range(number, number + count):
@@ -544,6 +544,10 @@ class StackMap:
     def by_return_address(self) -> dict[int, tuple[Slots, ...]]:
         """A copy of the whole map."""
         return dict(self._slots)
+
+    def has(self, return_address: int) -> bool:
+        """Whether a call that may collect returns there."""
+        return return_address in self._slots
 
     def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if the module has none such."""

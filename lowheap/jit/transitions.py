@@ -14,7 +14,8 @@ pointer in the activation, so that a frame walk can start there, and calls a C f
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
 frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
-**Traps** store their code and place in the store context, and jump likewise.
+**Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
+over, and jump likewise.
 
 Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
 more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
@@ -23,8 +24,7 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from llvmlite import ir
 
@@ -41,9 +41,22 @@ from lowheap.jit.emit import (
     begin_internal,
     llvm_type,
 )
+from lowheap.jit.signatures import (
+    COUNTED,
+    HAS_DEAD_EXTERNREFS,
+    LETTERS,
+    LONGJMP,
+    REFUSED,
+    SETJMP,
+    TRAPPED,
+    UNCOUNTED,
+    Signature,
+)
+from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_TRAP_FRAMES,
     NULL,
     VALUE_SLOT_SIZE,
     CollectionPhase,
@@ -54,13 +67,6 @@ from lowheap.layout import (
     VMHostFunction,
     VMStoreContext,
 )
-from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
-
-SETJMP = "_setjmp"
-LONGJMP = "_longjmp"
-"""The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
-"""libc's functions that every module may call."""
 
 ALLOCATE_STRUCT_FUNCTION = "lowheap.allocate_struct"
 """i32(vmctx, offset, type index): a new struct with one count, that is not listed. When there is no room, it does not
@@ -69,73 +75,8 @@ return; `offset` is for the trap."""
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 """i32(vmctx, offset, type index, length): a new array, likewise."""
 
-# The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
-# null for failure; what failed is in the runtime's hands.
-ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
-ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
-DROP_CDECL = "void(void *vmctx, uint32_t reference)"
-CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
-LEND_CDECL = "void(void *vmctx, uint32_t reference)"
-SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"
-ENTRY_CDECL = "uint32_t(*)(void *vmctx, void *code, void *slots)"
-
-TRAPPED = 1 << 0
-"""Bit of a trampoline's status: the code trapped, or a call out of it failed."""
-
-HAS_DEAD_EXTERNREFS = 1 << 1
-"""Bit of a trampoline's status: externrefs have died, and the host has yet to free them."""
-
-REFUSED = 1 << 2
-"""A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
-
-_LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
-
-COUNTED, UNCOUNTED = "r", "u"
-"""The letters of references: those that collectors know of, and those of functions and i31s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A function type as far as calls are concerned: every reference is a u32, written `r` or `u`."""
-
-    params: str
-    results: str
-
-    @staticmethod
-    def of(type: FuncType, types: TypeRegistry) -> Signature:
-        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
-        return Signature(_letters(type.params, types), _letters(type.results, types))
-
-    @property
-    def slot_count(self) -> int:
-        """How many slots the values take."""
-        return max(len(self.params), len(self.results), 1)
-
-    @property
-    def counted_results(self) -> tuple[int, ...]:
-        """The numbers of the results that come with a handle, whose addresses are in slots behind the values'."""
-        return tuple(number for number, letter in enumerate(self.results) if letter == COUNTED)
-
-    @property
-    def entry(self) -> str:
-        """The name of the signature's trampoline."""
-        return f"lowheap.enter.{self.params}.{self.results}"
-
-    @property
-    def host_stub(self) -> str:
-        """The name of the signature's stub for host functions."""
-        return f"lowheap.host.{self.params}.{self.results}"
-
-
-def _letters(values: Sequence[ValType], types: TypeRegistry) -> str:
-    return "".join(
-        (COUNTED if types.is_traced(each) else UNCOUNTED) if isinstance(each, RefType) else _LETTERS[each]
-        for each in values
-    )
-
-
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
-    **{letter: llvm_type(type) for type, letter in _LETTERS.items()},
+    **{letter: llvm_type(type) for type, letter in LETTERS.items()},
     COUNTED: REFERENCE,
     UNCOUNTED: REFERENCE,
 }
@@ -171,6 +112,7 @@ def _emit_trap(function: ir.Function) -> None:
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
     emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+    _note_frames(emitter)
     _leave(emitter)
 
 
@@ -202,6 +144,7 @@ def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Em
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
         emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
         emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+        _note_frames(emitter)
         _leave(emitter)
     hand_over(emitter, reference)
     emitter.builder.ret(reference)
@@ -336,6 +279,40 @@ def _note_exit(emitter: Emitter) -> None:
     """Note in the activation that code leaves through this frame."""
     activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
     emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
+
+
+def _note_frames(emitter: Emitter) -> None:
+    """Leave the return addresses of the frames of this activation, as many as there is room for, for who asks later."""
+    builder, store = emitter.builder, emitter.store_context
+    architecture = host_architecture()
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    entry = emitter.load(activation, VMActivation.entry_frame_pointer)
+    addresses = emitter.at(store, VMStoreContext.trap_frames.offset)
+    before = builder.block
+    loop, note, done = (emitter.function.append_basic_block(each) for each in ("frames", "frame", "noted"))
+    innermost = builder.ptrtoint(emitter.frame_address(), I64)
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    frame, count = builder.phi(I64), builder.phi(I64)
+    record = builder.inttoptr(frame, PTR)
+    caller = emitter.load_typed(emitter.at(record, architecture.caller_frame_pointer_offset), I64)
+    is_last = builder.icmp_unsigned("==", caller, entry)
+    is_full = builder.icmp_unsigned("==", count, I64(MOST_TRAP_FRAMES))
+    builder.cbranch(builder.or_(is_last, is_full), done, note)
+
+    builder.position_at_end(note)
+    address = emitter.load_typed(emitter.at(record, architecture.return_address_offset), I64)
+    place = builder.gep(addresses, [count], source_etype=I64)
+    emitter.store_typed(address, place)
+    following = builder.add(count, I64(1))
+    builder.branch(loop)
+    for phi, first, next in ((frame, innermost, caller), (count, I64(0), following)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next, note)
+
+    builder.position_at_end(done)
+    emitter.store(builder.trunc(count, I32), store, VMStoreContext.trap_frame_count)
 
 
 def _leave(emitter: Emitter) -> None:

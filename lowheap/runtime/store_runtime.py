@@ -18,7 +18,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import cffi
 
@@ -38,11 +39,12 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, transitions
+from lowheap.jit import runtime, signatures
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    MOST_TRAP_FRAMES,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -63,6 +65,7 @@ from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType
 from lowheap.objects import Func, lift, lift_reference, lowering
 from lowheap.operations import exclusive
+from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
@@ -78,14 +81,7 @@ _C_WORDS: dict[Type, str] = {BOOL: "bool", NOTHING: "void", U32: "uint32_t", U64
 """The types in C of what functions of the compiled runtime take and return."""
 
 
-class Place(Protocol):
-    """What can tell where in a module a trap happened: an instance."""
-
-    def locate(self, offset: int) -> str:
-        """Return the name of the function whose code is at a byte offset of the module."""
-
-
-_ENTRY = _ffi.typeof(transitions.ENTRY_CDECL)
+_ENTRY = _ffi.typeof(signatures.ENTRY_CDECL)
 _SLOTS = _ffi.typeof("uint64_t[]")
 _ADDRESSES = _ffi.typeof("void **")
 
@@ -94,7 +90,7 @@ class _Target:
     """A compiled function as the host calls it: through which trampoline, and how its values are in the slots."""
 
     def __init__(
-        self, store: Store, trampoline: int, vmctx: int, code: int, type: FuncType, signature: transitions.Signature
+        self, store: Store, trampoline: int, vmctx: int, code: int, type: FuncType, signature: signatures.Signature
     ) -> None:
         self.entry = _ffi.cast(_ENTRY, trampoline)
         self.vmctx, self.code = _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
@@ -128,7 +124,7 @@ class _CompiledFunc(Func):
 
     def __init__(self, runtime: StoreRuntime, target: _Target, *described: Any) -> None:
         store = runtime._store
-        super().__init__(store, *described)
+        self._bind(store, *described)
         signature = target.signature
         is_short = len(signature.results) <= 1 and not set(signature.params + signature.results) & set(_REFERENCES)
         types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else _NOT_SHORT
@@ -195,7 +191,7 @@ class _CompiledFunc(Func):
             value = None if unpack is None else unpack(buffer)[0]
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == transitions.REFUSED:
+                if status == signatures.REFUSED:
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -206,7 +202,7 @@ class _CompiledFunc(Func):
 _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
 
-_REFERENCES = transitions.COUNTED + transitions.UNCOUNTED
+_REFERENCES = signatures.COUNTED + signatures.UNCOUNTED
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -235,8 +231,12 @@ class StoreRuntime(NotCopied):
         self._functions: list[Func | None] = [None]
         self._free_functions: list[int] = []
         self._host_functions: dict[int, _HostFunction] = {}
-        self._host_contexts: dict[int, VMHostFunction] = {}  # by their places in the function table, both
-        self._places: dict[int, Place] = {}
+        self._next_host_function = 0
+        self._host_contexts: dict[int, VMHostFunction] = {}  # by their addresses, which are vmctxs
+        self.defined: WeakKeyDictionary[Any, Func] = WeakKeyDictionary()
+        """The functions made of what linkers define for every store."""
+        self.places: dict[int, Place] = {}
+        """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
         self._mapped_code: Counter[LoadedCode] = Counter()
         self.pending: BaseException | None = None
@@ -247,12 +247,12 @@ class StoreRuntime(NotCopied):
         self._set_aside = store.host_data.set_aside
         self._trap_cause: Exception | None = None
         self._callbacks = {
-            "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
-            "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
-            "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
-            "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
-            "lend": self._callback(transitions.LEND_CDECL, self._lend, None),
-            "share": self._callback(transitions.SHARE_CDECL, self._share, None),
+            "allocate_struct": self._callback(signatures.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
+            "allocate_array": self._callback(signatures.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
+            "drop": self._callback(signatures.DROP_CDECL, self._drop, None),
+            "call_host": self._callback(signatures.CALL_HOST_CDECL, self._call_host, 1),
+            "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
+            "share": self._callback(signatures.SHARE_CDECL, self._share, None),
         }
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
@@ -393,11 +393,11 @@ class StoreRuntime(NotCopied):
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
-        self._places[vmctx] = place
+        self.places[vmctx] = place
 
     def remove_place(self, vmctx: int) -> None:
         """Forget whose vmctx this was."""
-        del self._places[vmctx]
+        del self.places[vmctx]
 
     # ------------------------------------------------------------------------------------------------------------------
     # The function table
@@ -405,7 +405,7 @@ class StoreRuntime(NotCopied):
     def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
         """Make a compiled function one of the store. HeapError when the function table is full."""
         type = self._function_type(type_index)
-        signature = transitions.Signature.of(type, self._store.engine.types)
+        signature = signatures.Signature.of(type, self._store.engine.types)
         target = _Target(self._store, trampoline, vmctx, code, type, signature)
         number = self._enter_into_table(code, vmctx, type_index)
         function = _CompiledFunc(self, target, number, type_index, name, self._caller(target, name))
@@ -440,30 +440,55 @@ class StoreRuntime(NotCopied):
         """Return a function's entry in the table."""
         return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
-    def add_host_function(self, callable: Callable[..., Any], type_index: int, name: str, stub: int) -> Func:
-        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub."""
+    def add_host_function(
+        self,
+        callable: Callable[..., Any],
+        type_index: int,
+        name: str,
+        stub: int,
+        *,
+        directly: Callable[..., Any] | None = None,
+        function: Func | None = None,
+    ) -> Func:
+        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub.
+
+        `directly` is what the host calls, where that is another callable. `function` becomes the function, if given.
+        """
+        vmctx = self.add_host_context(callable, type_index, name)
+        type = self._function_type(type_index)
+        call = functools.partial(self._call_host_directly, _HostFunction(self._store, directly or callable, type, name))
+        number = self._enter_into_table(stub, vmctx, type_index)
+        if function is None:
+            function = object.__new__(Func)
+        function._bind(self._store, number, type_index, name, call)
+        self._functions[number] = function
+        return function
+
+    def add_host_context(self, callable: Callable[..., Any], type_index: int, name: str) -> int:
+        """Return a vmctx with which a host stub calls a Python callable."""
         type = self._function_type(type_index)
         context = VMHostFunction()
         context.heap_base = self._store.heap.control.heap_base
         context.control = ctypes.addressof(self._store.heap.control)
         context.store = self.context_address
-        host_function = _HostFunction(self._store, callable, type, name)
-        call = functools.partial(self._call_host_directly, host_function)
-        number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
-        context.function = number
-        self._host_functions[number] = host_function
-        self._host_contexts[number] = context
-        function = Func(self._store, number, type_index, name, call)
-        self._functions[number] = function
-        return function
+        self._host_contexts[address := ctypes.addressof(context)] = context
+        context.function = number = self._next_host_function
+        self._next_host_function += 1
+        self._host_functions[number] = _HostFunction(self._store, callable, type, name)
+        return address
+
+    def remove_host_context(self, address: int) -> None:
+        """Forget a vmctx that `add_host_context` returned: no code has it any more."""
+        context = self._host_contexts.pop(address, None)
+        if context is not None:
+            self._host_functions.pop(context.function, None)
 
     def remove_function(self, function: Func) -> None:
         """Take a function off the table; its place is given out again. Nobody may have got hold of it."""
-        number = function.funcref
-        ctypes.memset(ctypes.addressof(self.entry(function)), 0, ctypes.sizeof(VMFuncRef))
+        number, entry = function.funcref, self.entry(function)
+        self.remove_host_context(entry.vmctx)
+        ctypes.memset(ctypes.addressof(entry), 0, ctypes.sizeof(VMFuncRef))
         self._functions[number] = None
-        self._host_functions.pop(number, None)
-        self._host_contexts.pop(number, None)
         self._free_functions.append(number)
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -473,7 +498,7 @@ class StoreRuntime(NotCopied):
         self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
-        signature = transitions.Signature.of(type, self._store.engine.types)
+        signature = signatures.Signature.of(type, self._store.engine.types)
         return self._caller(_Target(self._store, trampoline, vmctx, code, type, signature), name)
 
     def _caller(self, target: _Target, name: str) -> Callable[[Sequence[Any]], Any]:
@@ -540,10 +565,10 @@ class StoreRuntime(NotCopied):
             self.note_thread()
         self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
         status = entry(*args)
-        if status == transitions.REFUSED:
+        if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
-        if status & transitions.TRAPPED or self.pending is not None:
+        if status & signatures.TRAPPED or self.pending is not None:
             self.settle(status)
         return status
 
@@ -555,7 +580,7 @@ class StoreRuntime(NotCopied):
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
-        if failure is None and status & transitions.TRAPPED:
+        if failure is None and status & signatures.TRAPPED:
             failure = self._trap()
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
@@ -570,16 +595,22 @@ class StoreRuntime(NotCopied):
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
             self._raise_unsound_frame()
-        place = self._places.get(self.context.trap_vmctx)
+        place = self.places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
         cause, self._trap_cause = self._trap_cause, None
         code, self.context.trap_code = self.context.trap_code, 0
         if code == 0:  # interrupted while an exception was being kept; cffi has printed both
             return LowheapError("a call out of compiled code failed, and its exception was lost")
+        context = self.context
+        source = None if place is None else place.module
+        sources = {each.code: each.module for each in self.places.values()}  # no instance, which would keep the store
+        addresses = list(context.trap_frames[: context.trap_frame_count])
+        addresses += outer_addresses(context.activation, MOST_TRAP_FRAMES - len(addresses))
         trap = Trap(
             TrapCode(code),
-            function=None if place is None else place.locate(offset),
-            offset=None if place is None else offset,
+            frames=functools.partial(frames_of_trap, sources, source, offset, addresses),
+            function=None if source is None else source.locate(offset),
+            offset=None if source is None else offset,
             detail=None if cause is None else str(cause),
         )
         trap.__cause__ = cause
@@ -840,9 +871,6 @@ assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORM
 def _number_type(type: ValType) -> NumType | None:
     assert not isinstance(type, VectorType), "compiled code has no v128"
     return None if isinstance(type, RefType) else type
-
-
-Store.runtime_maker = staticmethod(runtime_of)
 
 
 def _round_to_page(size: int) -> int:

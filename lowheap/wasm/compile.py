@@ -41,13 +41,12 @@ from lowheap.jit.emit import (
     llvm_type,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.transitions import Signature
+from lowheap.jit.signatures import Signature
 from lowheap.layout import (
     I31_SHIFT,
     I31_TAG,
     NULL,
     VALUE_SLOT_SIZE,
-    VMContextLayout,
     VMFuncRef,
     VMFunctionImport,
 )
@@ -69,9 +68,6 @@ from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.decode import (
     BlockType,
     DecodedModule,
-    FunctionImport,
-    GlobalImport,
-    GlobalType,
     Instruction,
 )
 from lowheap.wasm.events import (
@@ -85,16 +81,11 @@ from lowheap.wasm.events import (
     zero,
 )
 from lowheap.wasm.opcodes import OPCODES
+from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
 
 _PROGRESS_SECONDS = 1  # between two messages in the log
-
-INITIALISE = "lowheap.initialise"
-"""The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
-
-FUNCTION_TABLE = "lowheap.wasm_functions"
-"""The addresses of the module's functions that can be called from outside, in the order of `escaping_functions`."""
 
 INITIALISE_SIGNATURE = Signature("", "")
 
@@ -123,18 +114,8 @@ class ModuleCompiler(ModuleContext):
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` is an
         engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
-        super().__init__(types, type_indices, barriers, inline_allocation=inline_allocation)
-        self.decoded = decoded
+        super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
-        self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
-        self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
-        imported_globals = [i.desc.type for i in decoded.imports if isinstance(i.desc, GlobalImport)]
-        self.imported_global_count = len(imported_globals)
-        self.global_types = [
-            GlobalType(self.canonical(t.storage), t.mutable)
-            for t in (*imported_globals, *(definition.type for definition in decoded.globals))
-        ]
-        self.vmctx_layout = vmctx_layout(decoded)
         self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
@@ -142,7 +123,6 @@ class ModuleCompiler(ModuleContext):
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
-        self.escaping_functions = self._find_escaping_functions()
         self.collecting_functions = self._find_collecting_functions()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
@@ -232,14 +212,6 @@ class ModuleCompiler(ModuleContext):
         if types:
             check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
 
-    def _find_escaping_functions(self) -> list[int]:
-        """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""
-        escaping = {export.index for export in self.decoded.exports if export.kind == "function"}
-        escaping.update(index for segment in self.decoded.elements for index in segment.functions)
-        for definition in self.decoded.globals:
-            escaping.update(_index(i) for i in definition.init if i.name == "ref.func")
-        return sorted(escaping)
-
     def _find_collecting_functions(self) -> set[int]:
         """The module's own functions that may come to a collection: that allocate, leave the module, or call such."""
         imported = len(self.imported_functions)
@@ -248,7 +220,7 @@ class ModuleCompiler(ModuleContext):
         for index, body in enumerate(self.decoded.bodies, imported):
             for instruction in body.instructions:
                 if instruction.name == "call":
-                    callers.setdefault(_index(instruction), []).append(index)
+                    callers.setdefault(index_operand(instruction), []).append(index)
                 elif instruction.name in _COLLECTING_INSTRUCTIONS:
                     pending.append(index)
         pending += [caller for callee in range(imported) for caller in callers.get(callee, ())]
@@ -289,24 +261,6 @@ class _Progress:
             _log.info("compiled %d of %d functions", self.done, self.total)
         if self.callback is not None:
             self.callback(self.done, self.total)
-
-
-def _index(instruction: Instruction) -> int:
-    """The index that is an instruction's only operand."""
-    (index,) = instruction.operands
-    assert isinstance(index, int), "decoded: this operand is an index"
-    return index
-
-
-def vmctx_layout(decoded: DecodedModule) -> VMContextLayout:
-    """Return how the vmctx of the module's instances is laid out."""
-    functions = sum(isinstance(i.desc, FunctionImport) for i in decoded.imports)
-    return VMContextLayout(
-        imported_functions=functions,
-        imported_globals=len(decoded.imports) - functions,
-        defined_functions=len(decoded.functions),
-        defined_globals=len(decoded.globals),
-    )
 
 
 @dataclass(slots=True)
@@ -449,7 +403,7 @@ class FunctionCompiler(Emitter):
             if instruction.name in _OPENING:
                 open_constructs.append((number, set()))
             elif instruction.name in ("local.set", "local.tee"):
-                open_constructs[-1][1].add(_index(instruction))
+                open_constructs[-1][1].add(index_operand(instruction))
             elif instruction.name == "end" and len(open_constructs) > 1:
                 start, inside = open_constructs.pop()
                 found[start] = sorted(inside)
@@ -469,7 +423,7 @@ class FunctionCompiler(Emitter):
         most = 0
         for instruction in self.instructions:
             if instruction.name in ("call", "call_ref"):
-                index = _index(instruction)
+                index = index_operand(instruction)
                 by_type = instruction.name == "call_ref"
                 type = self.context.function_type(index) if by_type else self.context.function_types[index]
                 most = max(most, len(type.results))
@@ -749,7 +703,7 @@ class FunctionCompiler(Emitter):
             args.append(self._results_buffer)
         if may_collect:
             with self.event("safepoint"):
-                result = safepoints.call(self.builder, callee, args)
+                result = safepoints.call(self.builder, callee, args, place=self.offset)
         else:
             result = self.builder.call(callee, args)
         if len(type.results) <= 1:

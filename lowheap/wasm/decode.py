@@ -42,6 +42,7 @@ from lowheap.types import (
     CompositeType,
     FieldType,
     FuncType,
+    GlobalType,
     HeapType,
     NumType,
     PackedType,
@@ -96,14 +97,6 @@ class Instruction(NamedTuple):
     name: str
     operands: tuple[Operand, ...]
     offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalType:
-    """The type of a global."""
-
-    storage: ValType
-    mutable: bool
 
 
 @dataclass(frozen=True, slots=True)
