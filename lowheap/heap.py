@@ -223,6 +223,7 @@ class DrcHeap(NotCopied):
         self._is_closed = False
         self._memory: Memory | None = None
         self._native: _NativeHeap | None = None
+        self._mapped: ctypes.c_uint8 | None = None  # a view of the memory, so that nobody unmaps it
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
@@ -240,8 +241,15 @@ class DrcHeap(NotCopied):
 
     @property
     def cdata(self) -> Any:
-        """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
-        return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
+        """The control block as cffi sees it, a `VMHeapControl *`. After `close` it is that of a heap without memory."""
+        return declarations.ffi().from_buffer("VMHeapControl *", self.control)  # which keeps it mapped
+
+    def mapped(self) -> tuple[object, ...]:
+        """Return what keeps mapped all that the heap's addresses lead to, for who has such addresses outside of Python.
+
+        After `detach` or `close` the pages are empty, and the addresses lead to zeros.
+        """
+        return self.control, self.memory.view(ctypes.c_uint8, 0)
 
     @property
     def memory(self) -> Memory:
@@ -285,6 +293,7 @@ class DrcHeap(NotCopied):
 
     def _bind_memory(self, memory: Memory) -> None:
         self._native = _NativeHeap(self, memory)
+        self._mapped = memory.view(ctypes.c_uint8, 0)
         self._allocator = self.allocator_policy(self.control, memory, self._native)
         self._native.replacements = self.replacements
         policy = self._allocator
@@ -322,7 +331,7 @@ class DrcHeap(NotCopied):
         self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
-        self._memory = self._native = self._allocator = self._host_data = None
+        self._memory = self._native = self._mapped = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
@@ -330,7 +339,7 @@ class DrcHeap(NotCopied):
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self._native = self._allocator = None
+        self._memory = self._native = self._mapped = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
@@ -427,6 +436,7 @@ class DrcHeap(NotCopied):
         """Make sure that the type table has this type and its supertypes' numbers; nothing when it has."""
         if not 0 <= type_index < TYPE_LIMIT:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
+        table = self._tables()
         if self._type_info(type_index).kind != 0:
             return
         kind = self.layout(type_index).kind  # OverflowError for what no object can be
@@ -435,7 +445,7 @@ class DrcHeap(NotCopied):
         *above, _ = self.types.supertypes(type_index)
         numbers = (ctypes.c_uint32 * len(above))(*above)
         type_table.write_type(
-            tables(self.control),
+            table,
             type_index,
             int(kind),
             ctypes.addressof(fields),

@@ -2,7 +2,9 @@
 
 The functions are compiled into this process and called through cffi. They work on the same bytes as the store: objects
 that one side makes are seen, written and collected by the other. The `lh_heap *` may be handed to C code that was built
-against `lowheap.h`, as long as the store is open.
+against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its memory
+in another way, each function that is called here returns `LH_DETACHED`, the fast ones too; what C code reads by itself
+is zeros.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class NativeHeap(NotCopied):
             collect_every=store.collect_every,
         )
         runtime.keep(self._code, self._data)
-        self.heap = ffi().cast("lh_heap *", ctypes.addressof(self._data))
+        self.heap = declarations.pointer(ffi(), "lh_heap *", self._data, runtime, store.heap.mapped())
         self.cdata = store.heap.cdata
         self.functions: dict[str, Any] = {
             name: ffi().cast(function.pointer_cdecl, self._code.address(name)) for name, function in FUNCTIONS.items()

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from lowheap.embed.api import abi_hash
 from lowheap.errors import Status
-from lowheap.layout import CollectionPhase, VMHeapControl
+from lowheap.layout import CONTROL_ATTACHED, CollectionPhase, VMHeapControl
 from lowheap.native import Heap, at, compare_exchange, inline, place, u32
 
 _ABI = abi_hash()
+
+
+@inline
+def look(heap: Heap) -> u32:
+    """Return LH_OK, or LH_DETACHED: a heap of Python's may have lost its memory since C was given it."""
+    control = at(VMHeapControl, heap.interface.control)
+    if (control.flags & CONTROL_ATTACHED) == 0 or control.heap_base != heap.interface.heap_base:
+        return Status.DETACHED
+    return Status.OK
 
 
 @inline
@@ -24,6 +33,9 @@ def enter(heap: Heap, is_at_any_time: bool) -> u32:
     interface = heap.interface
     if interface.abi != _ABI:  # so what else would be read may be anywhere
         return Status.ABI
+    status = look(heap)
+    if status != Status.OK:
+        return status
     if not is_at_any_time and (at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE):
         return Status.BUSY
     if not compare_exchange(place(interface, "is_busy"), 0, 1):
