@@ -2,9 +2,9 @@
 
 The functions are compiled into this process and called through cffi. They work on the same bytes as the store: objects
 that one side makes are seen, written and collected by the other. The `lh_heap *` may be handed to C code that was built
-against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its memory
-in another way, each function that is called here returns `LH_DETACHED`, the fast ones too; what C code reads by itself
-is zeros.
+against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its
+memory in another way, each function that is called here returns `LH_DETACHED`, the fast ones too, but for those that
+only look, which find an empty heap, or what is wrong with it; what C code reads by itself is zeros.
 """
 
 from __future__ import annotations
@@ -106,8 +106,10 @@ class NativeHeap(NotCopied):
             raise HeapError(f"the C interface has no function {name!r}")
         with self._store.lock:
             self._store.check_open()
-            if self._store.heap.control.epoch != self._epoch or not self._store.heap.is_attached:
-                raise HeapError("the heap's memory was detached since the C interface was attached to it")
+            control = self._store.heap.control
+            is_the_same = control.epoch == self._epoch and control.heap_base == self._data.heap_base
+            if not is_the_same or not self._store.heap.is_attached:
+                raise HeapError("the heap's memory was detached or moved since the C interface was attached to it")
             return self._call(function, self.functions[name], args)
 
     def _call(self, function: Function, pointer: Callable[..., Any], args: tuple[Any, ...]) -> Any:

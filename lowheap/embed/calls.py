@@ -28,16 +28,18 @@ def look(heap: Heap) -> u32:
 def enter(heap: Heap, is_at_any_time: bool) -> u32:
     """Begin a call. Returns LH_OK, or the status of a call that may not begin; then nothing has changed.
 
-    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python.
+    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python, and to a heap that has lost
+    its memory, since it trusts nothing.
     """
     interface = heap.interface
     if interface.abi != _ABI:  # so what else would be read may be anywhere
         return Status.ABI
-    status = look(heap)
-    if status != Status.OK:
-        return status
-    if not is_at_any_time and (at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE):
-        return Status.BUSY
+    if not is_at_any_time:
+        status = look(heap)
+        if status != Status.OK:
+            return status
+        if at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE:
+            return Status.BUSY
     if not compare_exchange(place(interface, "is_busy"), 0, 1):
         return Status.BUSY
     return Status.OK

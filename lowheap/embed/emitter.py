@@ -51,7 +51,7 @@ _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)
 """What an error callback may call."""
 _AT_ANY_TIME = ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
-"""What only looks, and may do so between the trace and the sweep of a collection by Python."""
+"""What only looks, and may do so between the trace and the sweep of a collection by Python, and at what is broken."""
 
 _WORD = 8
 
@@ -210,7 +210,7 @@ class ApiEmitter(Emitter):
             native.linkage = "internal"
         emitter = cls(native)
         emitter.api = function
-        if cls.is_attached and not has_shell and function.name not in _WITHOUT_SHELL:
+        if cls.is_attached and not has_shell and function.name not in (*_WITHOUT_SHELL, *_AT_ANY_TIME):
             emitter.return_unless_ok(inline_call(emitter, calls.look, [WHOLE_HEAP]))
         for parameter, argument in zip(function.parameters[1:], native.args[1:], strict=True):
             if isinstance(argument.type, ir.PointerType) and not parameter.may_be_null:
