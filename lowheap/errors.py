@@ -230,6 +230,7 @@ class Status(enum.IntEnum):
     CORRUPT = 16
     UNSUPPORTED = 17
     CALLBACK = 18
+    DETACHED = 19
 
 
 def status_error(status: int, message: str) -> LowheapError:

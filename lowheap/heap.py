@@ -247,6 +247,7 @@ class DrcHeap(NotCopied):
         """Views of the memory that are out: until they are given back, it stays."""
         self.lasting_pins: set[Pin] = set()
         """Those that were to be given back, and are still used."""
+        self._mapped: ctypes.c_uint8 | None = None  # a view of the memory, so that nobody unmaps it
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
@@ -264,10 +265,17 @@ class DrcHeap(NotCopied):
 
     @property
     def cdata(self) -> Any:
-        """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
+        """The control block as cffi sees it, a `VMHeapControl *`. After `close` it is that of a heap without memory."""
         from lowheap import declarations  # here, because few ask for it
 
-        return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
+        return declarations.ffi().from_buffer("VMHeapControl *", self.control)  # which keeps it mapped
+
+    def mapped(self) -> tuple[object, ...]:
+        """Return what keeps mapped all that the heap's addresses lead to, for who has such addresses outside of Python.
+
+        After `detach` or `close` the pages are empty, and the addresses lead to zeros.
+        """
+        return self.control, self.memory.view(ctypes.c_uint8, 0)
 
     @property
     def memory(self) -> Memory:
@@ -318,6 +326,7 @@ class DrcHeap(NotCopied):
 
     def _bind_memory(self, memory: Memory) -> None:
         self.attached = _NativeHeap(self, memory)
+        self._mapped = memory.view(ctypes.c_uint8, 0)
         self._allocator = self.allocator_policy(self.control, memory, self.attached)
         self.attached.replacements = self.replacements
         policy = self._allocator
@@ -365,7 +374,7 @@ class DrcHeap(NotCopied):
         self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
-        self._memory = self.attached = self._allocator = self._host_data = None
+        self._memory = self.attached = self._mapped = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
@@ -375,7 +384,7 @@ class DrcHeap(NotCopied):
         memory = self.memory
         self.check_unpinned("take the memory")
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self.attached = self._allocator = None
+        self._memory = self.attached = self._mapped = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
@@ -478,6 +487,7 @@ class DrcHeap(NotCopied):
         """Make sure that the type table has this type and its supertypes' numbers; nothing when it has."""
         if not 0 <= type_index < TYPE_LIMIT:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
+        table = self._tables()
         if self._type_info(type_index).kind != 0:
             return
         kind = self.layout(type_index).kind  # OverflowError for what no object can be
@@ -486,7 +496,7 @@ class DrcHeap(NotCopied):
         *above, _ = self.types.supertypes(type_index)
         numbers = (ctypes.c_uint32 * len(above))(*above)
         type_table.write_type(
-            tables(self.control),
+            table,
             type_index,
             int(kind),
             ctypes.addressof(fields),

@@ -405,6 +405,38 @@ def test_closing(world: World) -> None:
             list(operation())
 
 
+def test_nobody_unmaps_the_memory_that_a_heap_has(world: World) -> None:
+    with pytest.raises(HeapError, match="views of it exist"):
+        world.memory.close()
+    taken = world.heap.take_memory()
+    world.heap.replace_memory(taken, 0)
+    with pytest.raises(HeapError, match="views of it exist"):
+        world.memory.close()
+    world.heap.detach()
+    world.memory.close()
+    assert world.memory.is_closed
+
+
+def test_views_outlive_the_heap(world: World) -> None:
+    """What has been seen once can be looked at for ever: it is mapped as long as somebody has a view of it."""
+    reference = world.heap.alloc_uninit_struct(world.cell)
+    heap, memory = world.heap, world.memory
+    views = [heap.control, heap.header(reference), heap.slot(reference, 24), heap.native.header(reference)]
+    block, native, policy = heap.cdata, heap.native, heap.policy
+    heap.detach().abandon()
+    heap.close()
+    assert not memory.is_closed
+    assert not any(any(bytes(view)) for view in views[1:])
+    assert (block.bump, block.collections, heap.cdata.bump) == (0, 0, 0)
+    assert native.type_info(world.cell).kind == 0
+    with pytest.raises(InvalidReferenceError):
+        native.header(reference)
+    assert policy.allocate(32) is None
+    del views, native, policy
+    memory.close()
+    assert memory.is_closed
+
+
 def test_arguments_of_the_wrong_type(world: World) -> None:
     anything: Any = "text"
     with pytest.raises(TypeError, match="types is 'text'"):

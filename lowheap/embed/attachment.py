@@ -2,7 +2,9 @@
 
 The functions are compiled into this process and called through cffi. They work on the same bytes as the store: objects
 that one side makes are seen, written and collected by the other. The `lh_heap *` may be handed to C code that was built
-against `lowheap.h`, as long as the store is open.
+against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its
+memory in another way, each function that is called here returns `LH_DETACHED`, the fast ones too, but for those that
+only look, which find an empty heap, or what is wrong with it; what C code reads by itself is zeros.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class NativeHeap(NotCopied):
             collect_every=store.collect_every,
         )
         runtime.keep(self._code, self._data)
-        self.heap = ffi().cast("lh_heap *", ctypes.addressof(self._data))
+        self.heap = declarations.pointer(ffi(), "lh_heap *", self._data, runtime, store.heap.mapped())
         self.cdata = store.heap.cdata
         self.functions: dict[str, Any] = {
             name: ffi().cast(function.pointer_cdecl, self._code.address(name)) for name, function in FUNCTIONS.items()
@@ -105,8 +107,10 @@ class NativeHeap(NotCopied):
         if function is None:
             raise HeapError(f"the C interface has no function {name!r}")
         self._store.check_open()
-        if self._store.heap.control.epoch != self._epoch or not self._store.heap.is_attached:
-            raise HeapError("the heap's memory was detached since the C interface was attached to it")
+        control = self._store.heap.control
+        is_the_same = control.epoch == self._epoch and control.heap_base == self._data.heap_base
+        if not is_the_same or not self._store.heap.is_attached:
+            raise HeapError("the heap's memory was detached or moved since the C interface was attached to it")
         return self._call(function, self.functions[name], args)
 
     def _call(self, function: Function, pointer: Callable[..., Any], args: tuple[Any, ...]) -> Any:

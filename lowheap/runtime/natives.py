@@ -25,6 +25,7 @@ from typing import Any
 import cffi
 from llvmlite import ir
 
+from lowheap import declarations
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.copying import NotCopied
@@ -35,6 +36,7 @@ from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.layout import VMContext
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 
@@ -100,7 +102,9 @@ class NativeBarriers(NotCopied):
         self._store = store
         code = _load(chosen)
         runtime.keep(code)
-        self.vmctx = runtime.vmctx
+        control = store.heap.control
+        vmctx = VMContext(control.heap_base, ctypes.addressof(control), runtime.context_address)
+        self.vmctx = declarations.pointer(_ffi, "void *", vmctx, runtime, store.heap.mapped())
         self.functions: dict[str, Any] = {name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()}
 
     def inc_ref(self, reference: int) -> None:

@@ -241,6 +241,7 @@ class StoreRuntime(NotCopied):
         self._mapped_code: Counter[LoadedCode] = Counter()
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
+        self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
         self.floor = 0
         """The `stack_floor` that the store context has, read more often than it changes."""
         self._heap_base = store.heap.control.heap_base
@@ -254,8 +255,7 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
         }
-        for name, callback in self._callbacks.items():
-            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
+        self._call_python()
         self._vmctx = VMContext(
             heap_base=store.heap.control.heap_base,
             control=ctypes.addressof(store.heap.control),
@@ -272,6 +272,11 @@ class StoreRuntime(NotCopied):
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
+
+    def _call_python(self) -> None:
+        """Have compiled code call Python for all that it asks of the store."""
+        for name, callback in self._callbacks.items():
+            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
@@ -338,9 +343,14 @@ class StoreRuntime(NotCopied):
         raise CompilerError(f"return address {address:#x} is in no stack map of the compiled runtime")
 
     def close(self) -> None:
-        """Refuse while compiled code is on the stack; afterwards the store may go."""
-        if self.context.activation:
+        """Refuse while compiled code is on the stack; afterwards the store may go.
+
+        Native functions that somebody has kept find Python's functions in the place of the compiled ones, and these
+        say that the store is closed.
+        """
+        if self.context.activation or self._is_releasing:
             raise HeapError("cannot close a store while its compiled code is on the stack")
+        self._call_python()
 
     def keep(self, *owners: Any) -> None:
         """Keep linked code and vmctxs alive as long as the store; functions and globals point into them."""
@@ -702,7 +712,11 @@ class StoreRuntime(NotCopied):
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
         try:
             if number == RELEASE_DEAD_EXTERNREFS:
-                self._store.tidy_in_use()
+                was_releasing, self._is_releasing = self._is_releasing, True
+                try:
+                    self._store.tidy_in_use()
+                finally:
+                    self._is_releasing = was_releasing
                 return 0
             function = self._host_functions[number]
             buffer = _ffi.buffer(values, function.size)
