@@ -526,7 +526,8 @@ class VMHeapControl(ctypes.Structure):
     the heap has let go of: a handle of an earlier epoch is stale. `dead_externrefs` is a list, linked as the dead list
     is, of externrefs whose count is 0, and whose host data the host has yet to let go of before it frees their blocks:
     compiled code cannot. `pending_dead` is a list of the same kind: what a collection with a budget found dead and has
-    yet to free. The objects on it hold what they refer to until then.
+    yet to free. The objects on it hold what they refer to until then. `list_limit` is how many entries the list of
+    `drc` has when that alone is a reason to collect, unless the collector's own floor is higher.
     """
 
     _anonymous_ = ("drc",)
@@ -551,7 +552,7 @@ class VMHeapControl(ctypes.Structure):
         ("pending_dead", ctypes.c_uint32),
         ("host_data_count", ctypes.c_uint32),
         ("free_host_data", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("list_limit", ctypes.c_uint32),
         ("type_table", ctypes.c_uint64),
         ("type_data", ctypes.c_uint64),
         ("handles", ctypes.c_uint64),
@@ -592,6 +593,7 @@ class VMHeapControl(ctypes.Structure):
     pending_dead: Unsigned
     host_data_count: Unsigned
     free_host_data: Unsigned
+    list_limit: Unsigned
     type_table: Unsigned
     type_data: Unsigned
     handles: Unsigned
