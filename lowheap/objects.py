@@ -535,6 +535,7 @@ class ArrayView(NotCopied):
         self._array = array
         self._memory: memoryview | None = None
         self._exporter: weakref.ref[Any] | None = None
+        self._is_entered = False
 
     @exclusive("_array._face.store.lock")
     def __enter__(self) -> memoryview:
@@ -550,12 +551,14 @@ class ArrayView(NotCopied):
         face.store.heap.pins.add(self)
         self._exporter = weakref.ref(exporter) if end > start else None
         self._memory = made if face.element.mutable else made.toreadonly()
+        self._is_entered = True
         return self._memory
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the memory back. HeapError while something made of it, a numpy array for one, is still there."""
+        self._is_entered = False
         if not self.let_go():
             self._array._face.store.heap.lasting_pins.add(self)
             raise HeapError(
@@ -565,6 +568,8 @@ class ArrayView(NotCopied):
 
     def let_go(self) -> bool:
         """Give the memory back if nobody uses it any more; whether that is so."""
+        if self._is_entered:
+            return False
         if self._memory is not None:
             with contextlib.suppress(BufferError):
                 self._memory.release()
