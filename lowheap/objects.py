@@ -1384,10 +1384,7 @@ def _attribute(name: str) -> property:
     return property(get, set, doc=f"Field {name}.")
 
 
-def _bind(store: Store, type: Any) -> type[GcObject]:
+def bind(store: Store, type: Any) -> type[GcObject]:
     """What `Store.bind` does."""
     index = _resolve_type(store, type)
     return _face_of(store, index).cls
-
-
-Store.binder = staticmethod(_bind)
