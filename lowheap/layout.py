@@ -716,6 +716,10 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 """What `call_host` is asked instead of a host function's number: to free the externrefs that died in compiled code."""
 
 
+POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
+"""The `poll_limit` with which compiled code calls the host where it next looks."""
+
+
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
@@ -726,10 +730,15 @@ class VMStoreContext(ctypes.Structure):
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
     leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
+
+    `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
+    be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
+    not returned: nothing is known of the frames that made them, so nobody may collect.
     """
 
     _fields_ = (
         ("stack_limit", ctypes.c_uint64),
+        ("poll_limit", ctypes.c_uint64),
         ("stack_size", ctypes.c_uint64),
         ("stack_floor", ctypes.c_uint64),
         ("activation", ctypes.c_uint64),
@@ -741,15 +750,17 @@ class VMStoreContext(ctypes.Structure):
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
+        ("poll", ctypes.c_uint64),
         ("stack_map_entries", ctypes.c_uint64),
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
         ("unknown_return_address", ctypes.c_uint64),
         ("root_frames", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("interrupted", ctypes.c_uint32),
     )
     stack_limit: Unsigned
+    poll_limit: Unsigned
     stack_size: Unsigned
     stack_floor: Unsigned
     activation: Unsigned
@@ -761,12 +772,14 @@ class VMStoreContext(ctypes.Structure):
     allocate_array: Unsigned
     drop: Unsigned
     call_host: Unsigned
+    poll: Unsigned
     stack_map_entries: Unsigned
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
     unknown_return_address: Unsigned
     root_frames: Unsigned
     unsound_root: Unsigned
+    interrupted: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):

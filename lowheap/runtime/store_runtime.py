@@ -56,6 +56,7 @@ from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, Type
 from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
+from lowheap.runtime import polling
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
@@ -109,6 +110,7 @@ class _ScalarFunc(Func):
             signature.python_types,
             bool(signature.results),
             runtime,
+            runtime.watched,
             runtime.binding,
             store.host_data,
             store.host_data.set_aside,
@@ -127,6 +129,7 @@ class _ScalarFunc(Func):
             types,
             has_result,
             runtime,
+            watched,
             binding,
             host_data,
             set_aside,
@@ -144,7 +147,7 @@ class _ScalarFunc(Func):
         try:
             if forgotten or set_aside or host_data.binding is not binding:
                 return self._call(args)
-            if runtime.floor != _thread_stack.floor:
+            if watched.floor != _thread_stack.floor:
                 runtime.note_thread()
             # This call's own, should a finalizer or a signal's handler call this function before it is read.
             result, self._result = self._result, None
@@ -194,8 +197,9 @@ class StoreRuntime:
         self._mapped_code: set[LoadedCode] = set()
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
-        self.floor = 0
-        """The `stack_floor` that the store context has, read more often than it changes."""
+        self.watched = polling.Watched(self.context)
+        if store.engine.interruptible:
+            polling.watch(self.watched)
         self._heap_base = store.heap.control.heap_base
         self._trap_cause: Exception | None = None
         self._callbacks = {
@@ -203,6 +207,7 @@ class StoreRuntime:
             "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
             "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
             "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
+            "poll": self._callback(transitions.POLL_CDECL, self._poll, 1),
         }
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
@@ -222,6 +227,8 @@ class StoreRuntime:
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
+        context = self.context
+        store.heap.is_interrupted = lambda: bool(context.interrupted)
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
@@ -419,9 +426,11 @@ class StoreRuntime:
         return status
 
     def note_thread(self) -> None:
-        """Have compiled code mind the end of this thread's stack."""
-        if self.floor != _thread_stack.floor:
-            self.floor = self.context.stack_floor = _thread_stack.floor
+        """Have compiled code mind the end of this thread's stack, and be watched if it is interruptible."""
+        if self.watched.floor != _thread_stack.floor:
+            if self._store.engine.interruptible:
+                polling.wake()  # before the floor says that it was done: a signal's handler may raise
+            self.watched.floor = self.context.stack_floor = _thread_stack.floor
 
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
@@ -550,13 +559,25 @@ class StoreRuntime:
             raw, _ = self._call_and_lower(callable, type, name, lifted)
             return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
 
+    def _poll(self, _vmctx: Any) -> int:
+        """Compiled code has looked up. Python runs the handlers of signals that have come when it begins this function.
+
+        They may have done to the store what they liked, but for what needs to know the frames.
+        """
+        self._check_after("a signal handler")
+        return 0
+
+    def _check_after(self, what: str) -> None:
+        """Compiled code is to go on, behind what Python did in between."""
+        if self._store.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError(f"{what} returned in the middle of a collection; finish it or close it first")
+        self._check_memory()
+
     def _call_and_lower(
         self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
     ) -> tuple[list[Any], list[int]]:
         returned = callable(*args)
-        if self._store.heap.control.phase != CollectionPhase.IDLE:
-            raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
-        self._check_memory()
+        self._check_after(f"host function {name}")
         if len(type.results) == 1:
             results: Sequence[Any] = (returned,)
         elif not type.results:
@@ -633,6 +654,10 @@ class StoreRuntime:
         while address:
             activation = VMActivation.from_address(address)
             if activation.exit_frame_pointer == 0:
+                if self.context.interrupted:
+                    raise HeapError(
+                        "what compiled code holds cannot be known in a signal handler that has interrupted it"
+                    )
                 raise LowheapError("compiled code is entered but has not left; nothing can be known of its frames")
             exit_frame, entry_frame = activation.exit_frame_pointer, activation.entry_frame_pointer
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):

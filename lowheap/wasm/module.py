@@ -112,6 +112,7 @@ class Module:
             self.barriers,
             inline_allocation=inline_allocation,
             inline=self.engine.inline,
+            interruptible=self.engine.interruptible,
         )
 
     def _compile(self, compiler: ModuleCompiler, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
@@ -125,6 +126,7 @@ class Module:
             "runtime": self.engine.runtime,
             "opt_level": self.engine.opt_level,
             "inline": self.engine.inline,
+            "interruptible": self.engine.interruptible,
             "inline_allocation": compiler.inline_allocation,
         }
         return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
