@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -18,6 +15,7 @@ from lowheap.cli.asm import asm_command
 from lowheap.cli.build_library import build_library_command
 from lowheap.cli.header import header_command
 from lowheap.cli.inspect import inspect_command
+from lowheap.cli.interrupts import exit_on_interrupt
 from lowheap.cli.layout import layout_command
 from lowheap.cli.output import (
     EXIT_ERROR,
@@ -25,6 +23,7 @@ from lowheap.cli.output import (
     EXIT_STATUSES,
     EXIT_TRAP,
     EXIT_USAGE,
+    INTERRUPTED,
     abandon_output,
     say,
 )
@@ -71,7 +70,7 @@ for _each in (asm_command, build_library_command, header_command, inspect_comman
 def main() -> int:
     """Run the command with the process's arguments, and return its exit status: the `lowheap` console script."""
     logging.raiseExceptions = False  # a log that nobody reads any more is no reason to fail
-    _exit_on_interrupt()
+    exit_on_interrupt()
     return execute(sys.argv[1:])
 
 
@@ -104,7 +103,8 @@ def _report(error: Exception) -> int:
         case Trap():
             status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ")
         case click.Abort():
-            status, label, text = EXIT_INTERRUPTED, "interrupted", "Ctrl-C"
+            say(INTERRUPTED)
+            return EXIT_INTERRUPTED
         case MemoryError():
             text = f"out of memory: {text}" if text else "out of memory"
         case LowheapError():
@@ -114,18 +114,3 @@ def _report(error: Exception) -> int:
     _log.debug("where this comes from:", exc_info=error)
     say(f"lowheap: {label}: {text}")
     return status
-
-
-def _exit_on_interrupt() -> None:
-    """Have a thread of its own wait for SIGINT, and end the process: Python's handler waits for compiled code."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # whoever started this process wants SIGINT ignored
-
-    def wait() -> None:
-        signal.sigwait({signal.SIGINT})
-        with contextlib.suppress(OSError):
-            os.write(2, b"lowheap: interrupted\n")
-        os._exit(EXIT_INTERRUPTED)
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=wait, name="lowheap.interrupt", daemon=True).start()
