@@ -438,15 +438,15 @@ def test_recursion_traps_as_ever_when_it_was_asked_to_poll(world: World) -> None
 
 def test_code_that_is_not_interruptible_has_no_polls() -> None:
     made = lh.Module(lh.Engine(interruptible=False), SOURCE)
-    assert "lowheap.poll" not in made.compiled.llvm_ir
-    assert "lowheap.poll" in module("native").compiled.llvm_ir
+    assert "lowheap.interrupt" not in made.compiled.llvm_ir
+    assert "lowheap.interrupt" in module("native").compiled.llvm_ir
 
 
 def test_a_module_of_straight_code_has_none() -> None:
     source = """(module
       (func $f (param i32) (result i32) (i32.add (local.get 0) (i32.const 1)))
       (func (export "g") (param i32) (result i32) (loop (result i32) (call $f (call $f (local.get 0))))))"""
-    assert "lowheap.poll" not in lh.Module(lh.Engine(), source).compiled.llvm_ir
+    assert "lowheap.interrupt" not in lh.Module(lh.Engine(), source).compiled.llvm_ir
 
 
 def test_calls_that_double_without_a_cycle() -> None:
@@ -503,6 +503,27 @@ def test_the_watcher_is_woken_out_of_its_sleep(monkeypatch: pytest.MonkeyPatch) 
             time.sleep(0.001)
         for _ in range(100):  # whatever it does from here on, it is to be woken
             time.sleep(0.001)
+
+
+def test_pythons_garbage_collector_does_not_run_in_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "PERIOD", 0.001)
+    world = World("native")
+    world.exports["numbers"](1)
+    threads: set[int] = set()
+    threshold = gc.get_threshold()
+
+    def note(_phase: str, _info: dict[str, int]) -> None:
+        threads.add(threading.get_ident())
+
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        with handling(stop), pytest.raises(Stop):
+            world.exports["empty"]()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(note)
+    assert threads == {threading.get_ident()}
 
 
 def run_alone(script: str) -> subprocess.CompletedProcess[str]:

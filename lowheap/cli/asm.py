@@ -38,7 +38,7 @@ _STYLES = {
 }
 
 # The ways into compiled code and out of it, which every module has: no part of the program's code.
-_TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|poll|allocate_struct|allocate_array)\b")
+_TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|interrupt|allocate_struct|allocate_array)\b")
 
 
 @click.command("asm", short_help="Print a function's machine code, barriers marked.")

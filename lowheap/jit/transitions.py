@@ -70,7 +70,7 @@ return; `offset` is for the trap."""
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 """i32(vmctx, offset, type index, length): a new array, likewise."""
 
-POLL_FUNCTION = "lowheap.poll"
+POLL_FUNCTION = "lowheap.interrupt"
 """void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
 called, and where that fails, this does not return."""
 

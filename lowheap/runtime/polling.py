@@ -11,12 +11,16 @@ How does it know? Each call looks at which thread's stack the store knows the en
 where that is not its own. Before it sleeps, the watcher makes that nobody's; the slow way wakes it.
 
 Promises: nothing is kept alive by being watched but a mapping of some pages. `wake` may be called in a signal handler
-that has interrupted `wake`. A child of `os.fork` has a watcher of its own, once it runs code. Signals are never
-delivered to the watcher. Where the system has no thread to give, code runs unwatched, and a warning says so.
+that has interrupted `wake`. While it looks, the thread makes no object that Python's garbage collector counts, so that
+this does not run there, and with it the finalizers of others. A child of `os.fork` has a watcher of its own, once it
+runs code. Signals are never delivered to the watcher. Where the system has no thread to give, code runs unwatched, and
+a warning says so. In a subinterpreter it does, too: no signal's handler runs there, and none may end with a thread that
+still runs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -56,9 +60,11 @@ class _Watcher:
 
     def __init__(self) -> None:
         self._stores: dict[int, weakref.ref[Watched]] = {}
+        self._in_order: tuple[weakref.ref[Watched], ...] = ()  # the same, for the thread
         self._start_anew()
 
     def _start_anew(self) -> None:
+        self._changes = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_asleep = True
         self._woken: SimpleQueue[None] = SimpleQueue()  # whose `put` a signal handler may interrupt, and call
@@ -66,7 +72,15 @@ class _Watcher:
     def add(self, watched: Watched) -> None:
         """Watch a store as long as this object is there."""
         key = id(watched)
-        self._stores[key] = weakref.ref(watched, lambda _: self._stores.pop(key, None))
+        self._change(key, weakref.ref(watched, lambda _: self._change(key, None)))
+
+    def _change(self, key: int, store: weakref.ref[Watched] | None) -> None:
+        with self._changes:
+            if store is None:
+                self._stores.pop(key, None)
+            else:
+                self._stores[key] = store
+            self._in_order = tuple(self._stores.values())
 
     def wake(self) -> None:
         """Make the thread look at the stores, if it does not."""
@@ -77,6 +91,8 @@ class _Watcher:
             self._woken.put(None)
 
     def _start(self) -> None:
+        if not _is_main_interpreter():
+            return
         self._thread = thread = threading.Thread(
             target=self._run, args=(self._woken,), name="lowheap.polling", daemon=True
         )
@@ -101,33 +117,44 @@ class _Watcher:
                 elif quiet == _QUIET:
                     # A call may have looked at its store's floor just before, and not run yet: hence the second half.
                     self._is_asleep = True
-                    for watched in self._all():
-                        watched.floor = _NOBODY
+                    self._forget_threads()
             woken.get()
 
     def _look(self) -> bool:
         """Ask all code to poll that was running the last time, too; return whether any runs."""
         is_any_running = False
-        for watched in self._all():
-            is_running = bool(watched.context.activation)
-            if is_running and watched.was_running:
-                watched.context.poll_limit = POLL_REQUESTED
-            watched.was_running = is_running
-            is_any_running |= is_running
+        stores, number = self._in_order, 0
+        while number < len(stores):  # an iterator would be an object
+            watched = stores[number]()
+            number += 1
+            if watched is not None:
+                is_running = watched.context.activation != 0
+                if is_running and watched.was_running:
+                    watched.context.poll_limit = POLL_REQUESTED
+                watched.was_running = is_running
+                is_any_running = is_any_running or is_running
         return is_any_running
 
-    def _all(self) -> list[Watched]:
-        found = (each() for each in list(self._stores.values()))
-        return [each for each in found if each is not None]
+    def _forget_threads(self) -> None:
+        stores, number = self._in_order, 0
+        while number < len(stores):
+            watched = stores[number]()
+            number += 1
+            if watched is not None:
+                watched.floor = _NOBODY
 
     def after_fork(self) -> None:
         """In the child, which has no thread but one: begin again, at once if compiled code is on its stack."""
         self._start_anew()
-        stores = self._all()
-        for watched in stores:
-            watched.floor = _NOBODY
-        if any(watched.context.activation for watched in stores):
+        self._forget_threads()
+        if self._look():
             self.wake()
+
+
+def _is_main_interpreter() -> bool:
+    current, main = ctypes.pythonapi.PyInterpreterState_Get, ctypes.pythonapi.PyInterpreterState_Main
+    current.restype = main.restype = ctypes.c_void_p
+    return bool(current() == main())
 
 
 _watcher = _Watcher()

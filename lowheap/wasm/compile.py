@@ -387,7 +387,8 @@ class _Label:
     """A control construct that is open: what a branch to it carries and where it goes.
 
     `assigned` are the locals that are set inside. For a loop, `target` is its header and the phis are the header's; for
-    anything else, `target` is the block behind its end, whose phis are made there from the edges.
+    anything else, `target` is the block behind its end, whose phis are made there from the edges. A loop that
+    `is_polled` has had a poll that is on every way to the branches to it that are still to come.
     """
 
     kind: str
@@ -400,6 +401,8 @@ class _Label:
     local_phis: list[ir.PhiInstr] = field(default_factory=list)
     edges: list[_Edge] = field(default_factory=list)
     otherwise: ir.Block | None = None
+    is_polled: bool = False
+    goes_round: bool = False
     entry_values: list[ir.Value] = field(default_factory=list)
     entry_locals: list[ir.Value] = field(default_factory=list)
 
@@ -702,10 +705,10 @@ class FunctionCompiler(Emitter):
 
     def _leave_for(self, label: _Label, values: list[ir.Value]) -> None:
         """Note what an edge from the current block to a label brings there. Where a loop goes round, poll first."""
-        if label.kind == "loop" and self.context.interruptible:
-            function = self.context.events.function("back_edge", VOID, [], ())
-            with self.event("poll"):
-                self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
+        if label.kind == "loop":
+            label.goes_round = True
+            if not label.is_polled:
+                self._poll()
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
@@ -713,6 +716,13 @@ class FunctionCompiler(Emitter):
                 phi.add_incoming(value, source)
         else:
             label.edges.append(_Edge(source, values, locals))
+
+    def _poll(self) -> None:
+        """Have a loop poll, if code is to be interruptible."""
+        if self.context.interruptible:
+            function = self.context.events.function("poll", VOID, [], ())
+            with self.event("poll"):
+                self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     def _branch_if(self, condition: ir.Value, depth: int, values: list[ir.Value]) -> None:
         """Branch to a label if an i1 holds, else go on."""
@@ -722,6 +732,12 @@ class FunctionCompiler(Emitter):
         self._branch(depth, values)
         self.builder.position_at_end(proceed)
         self.is_reachable = True
+        label = self.labels[-1]
+        if label.kind == "loop" and depth and not (label.is_polled or label.goes_round):
+            # Behind the first test whether the loop ends, rather than before it goes round: what the end of a round has
+            # found out, that there is no next cell, say, then still decides that test.
+            self._poll()
+            label.is_polled = True
 
     def _branch_values(self, depth: int, *, beneath: int = 0) -> list[ir.Value]:
         """Return the values that a branch to a label carries, left on the stack: those under the top `beneath`."""

@@ -165,8 +165,8 @@ class EventEmitter(Emitter):
             # The checks of functions that are inlined into this one are left out, as they are behind a stack check.
             self.builder.assume(self.builder.not_(self._is_beyond_limit()))
 
-    def back_edge(self) -> None:
-        """Poll, where a loop goes round."""
+    def poll(self) -> None:
+        """Poll, in a loop."""
         with self.event("poll"):
             self._poll_below_limit()
 
