@@ -53,7 +53,6 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
-    HEAP_RESERVATION,
     KIND_MASK,
     NULL,
     OBJECT_KINDS,
@@ -563,7 +562,7 @@ class DrcHeap:
             self._settle()
 
     def _is_within(self, slot: ctypes.c_uint32) -> bool:
-        return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
+        return 0 <= ctypes.addressof(slot) - self.control.heap_base < self.control.capacity
 
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""

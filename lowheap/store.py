@@ -19,7 +19,7 @@ from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
-from lowheap.memory import Memory
+from lowheap.memory import RESERVATIONS, Memory, default_initial
 from lowheap.roots import RootSet
 from lowheap.snapshot import Image
 
@@ -78,8 +78,13 @@ class Store:
     as `growth` says. Compiled code goes in the same order.
 
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
-    heap starts with `DEFAULT_INITIAL_HEAP_SIZE`; by wasmtime's rule, as there, with nothing. The runtime "native" has
-    the default policies only.
+    heap starts with `DEFAULT_INITIAL_HEAP_SIZE`, or the maximum where that is less; by wasmtime's rule, as there, with
+    nothing. The runtime "native" has the default policies only.
+
+    A store reserves 4 GiB of address space, all that a reference can name, so that none leads out of it. Where the
+    system allows a process less (`ulimit -v`), `reserve="maximum"` reserves what the maximum needs, and a guard behind
+    it; then nothing but the heap being sound keeps compiled code in it.
+
     `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells; whoever frees a block, compiled
     code too, fills it with what leads nowhere.
 
@@ -97,6 +102,7 @@ class Store:
         growth: str | None = None,
         initial_heap_size: int | None = None,
         maximum_heap_size: int = MAXIMUM_CAPACITY,
+        reserve: str = RESERVATIONS[0],
         collect_every: int = 0,
         checked: bool = False,
     ) -> None:
@@ -118,7 +124,8 @@ class Store:
         if growth not in GROWTH_POLICIES:
             raise ValueError(f"there is no growth policy {growth!r}; there are {', '.join(GROWTH_POLICIES)}")
         if initial_heap_size is None:
-            initial_heap_size = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
+            standard = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
+            initial_heap_size = default_initial(standard, maximum_heap_size)
         has_default_policies = (allocator, growth) == (SegregatedFit.name, "collect-first")
         if engine is None:  # one whose runtime has the policies
             engine = Engine(collector=collector, runtime="native" if has_default_policies else "python")
@@ -130,12 +137,13 @@ class Store:
                 f"it has {SegregatedFit.name!r} with 'collect-first'"
             )
         self.growth = growth
+        memory = Memory(initial_heap_size, maximum_heap_size, reserve=reserve)  # first, for that is what may fail
         self.host_data = ExternRefHostDataTable()
         self.heap = DrcHeap(
             self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
         )
         chosen = self.heap.collector
-        self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
+        self.heap.attach(memory, self.host_data)
         self._allocate_block = chosen.allocate_block if growth == "collect-first" else allocate_block_growing_first
         self.heap.host = self.tidy_in_use
         self.heap.replacements[chosen.collect] = self._collect_for_room

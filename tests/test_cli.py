@@ -252,6 +252,18 @@ def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str
     assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
 
 
+def test_a_small_reservation_is_enough_for_a_small_maximum(tmp_path: Path) -> None:
+    """In a process that may not reserve 4 GiB, which one by default wants to."""
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
+    code = f"{limited} from lowheap.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", TREES, "--invoke", "run", "3", "2", "--max-heap", "1M"]
+    for options, expected in (([], 1), (["--reserve", "maximum"], 0)):
+        done = subprocess.run([*command, *options], env=environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == expected, done.stderr
+        assert (done.stdout == "30\n") == (expected == 0)
+        assert ("cannot reserve 4311744512 bytes of address space" in done.stderr) == (expected == 1)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Values, against C's own conversions
 
@@ -445,7 +457,8 @@ def test_help_and_version(lowheap: Callable[..., Ran], monkeypatch: pytest.Monke
     assert (ran.status, ran.err) == (0, "")
     for word in (
         "--invoke EXPORT", "--barriers NAME", "--runtime", "--collect-every N", "--opt-level 0-3",
-        "--initial-heap SIZE", "--max-heap SIZE", "--stats", "--verify", "--log-level", "Exit status",
+        "--initial-heap SIZE", "--max-heap SIZE", "--reserve [full|maximum]",
+        "--stats", "--verify", "--log-level", "Exit status",
     ):  # fmt: skip
         assert word in ran.out
     monkeypatch.setattr(metadata, "version", {"lowheap": "1.2.3"}.__getitem__)

@@ -38,6 +38,7 @@ from lowheap.errors import (
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
     HOST_DATA_LIMIT,
     NO_SUPERTYPE,
     NULL,
@@ -180,6 +181,7 @@ def python_destroys_it(w: World) -> None:
 
 @exercise("lh_error_message")
 def messages(w: World) -> None:
+    assert w.native.functions["lh_error_message"](NULLP, NULLP, 8) == 0
     assert w.c("lh_error_message", NULLP, 0) == 0
     buffer = ffi().new("char[]", b"nothing yet")
     assert w.c("lh_error_message", buffer, 8) == 0
@@ -1074,6 +1076,72 @@ def test_a_forged_header_is_no_objects(forge: Callable[[World], int], name: str)
     w.store.close()
 
 
+def _with_forged(w: World, forged: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Every function that takes a reference, with that one in each place where it takes one, all else being right."""
+    holder, field, elements = w.new(), FIELD_OF["ref"], w.new("ref")
+    scalars = [name for name in FIELD_OF if name != "ref"]
+    for name, function in FUNCTIONS.items():
+        types = [parameter.type for parameter in function.parameters[1:]]
+        of_array, part = "_array_" in name, name.rpartition("_")[2]
+        for place in [number for number, type in enumerate(types) if type == "lh_ref"]:
+            arguments: list[Any] = []
+            for number, parameter in enumerate(function.parameters[1:]):
+                known: dict[str, Any] = {
+                    "object": elements if of_array else holder,
+                    "field": field if place else FIELD_OF.get(part, scalars.index("i32")),
+                    "type": w.everything,
+                    "slot": _registered(w),
+                }
+                value = known.get(parameter.name, 0)
+                value = forged if number == place else getattr(value, "reference", value)
+                if parameter.name != "result":
+                    arguments.append(value)
+            yield name, tuple(arguments)
+
+
+def test_every_function_refuses_a_forged_reference_wherever_it_takes_one() -> None:
+    w = World()
+    forged = FORGERIES["another size than its type's"](w)
+    tried = set()
+    for name, arguments in _with_forged(w, forged):
+        with pytest.raises(lh.HeapError, match=f"{forged:#x} names no object"):
+            w.c(name, *arguments)
+        tried.add(name)
+    assert tried == {
+        name for name, each in FUNCTIONS.items() if any(parameter.type == "lh_ref" for parameter in each.parameters)
+    }
+    w.verify()
+    w.store.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["lh_read", "lh_write", "lh_init", "lh_slot_unregister", "lh_frame_push", "lh_collect"]
+)
+def test_a_slot_that_holds_a_forged_reference_is_refused(name: str) -> None:
+    """A reference to a header that says it is on the list, as those are that frames hold."""
+    w = World()
+    forged = _forged(w, STRUCT | HEADER_IN_OVER_APPROX_LIST_BIT, w.narrow, 48)
+    before = w.bytes_at(forged, 0, 28)
+    if name in ("lh_frame_push", "lh_collect"):
+        frame, slots = ffi().new("lh_frame *"), ffi().new("lh_ref[]", [NULL, forged if name == "lh_frame_push" else 0])
+        if name == "lh_collect":
+            w.c("lh_frame_push", frame, slots, 2)
+            slots[1] = forged
+        arguments: tuple[Any, ...] = (frame, slots, 2) if name == "lh_frame_push" else ()
+    else:
+        slots = _registered(w)
+        slots[0] = forged
+        arguments = (slots, NULL) if name in ("lh_write", "lh_init") else (slots,)
+    with pytest.raises(lh.HeapError, match=f"{forged:#x}"):
+        w.c(name, *arguments)
+    assert w.bytes_at(forged, 0, 28) == before
+    slots[1 if name == "lh_collect" else 0] = NULL
+    if name == "lh_collect":
+        w.c("lh_frame_pop", frame)
+    w.verify()
+    w.store.close()
+
+
 @pytest.mark.parametrize("misuse", MISUSES, ids=str)
 def test_misuse_is_reported_and_does_no_harm(misuse: Misuse) -> None:
     w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
@@ -1107,10 +1175,34 @@ def test_a_null_pointer_as_heap_or_result() -> None:
         pointer = w.native.functions[name]
         kinds = [argument.kind for argument in ffi().typeof(pointer).args]
         rest = [NULLP if kind in ("pointer", "function") else 0 for kind in kinds]
-        if name != "lh_error_message":
-            assert pointer(NULLP, *rest[1:]) == Status.BAD_ARGUMENT, name
+        without_heap = 0 if name == "lh_error_message" else Status.BAD_ARGUMENT
+        assert pointer(NULLP, *rest[1:]) == without_heap, name
         if function.parameters[-1].name == "result":
             assert pointer(w.native.heap, *rest[1:]) == Status.BAD_ARGUMENT, name
+    w.verify()
+
+
+def test_each_null_pointer_by_itself() -> None:
+    """In the place of each pointer that is no argument when it is null, all else being something."""
+    w = World()
+    message: Any = ffi().new("char[]", 256)
+    tried = 0
+    for name, function in FUNCTIONS.items():
+        if not function.takes_heap or name == "lh_error_message":
+            continue
+        types = ffi().typeof(w.native.functions[name]).args[1:]
+        for place, parameter in enumerate(function.parameters[1:]):
+            if types[place].kind not in ("pointer", "function") or parameter.may_be_null:
+                continue
+            rest: list[Any] = [
+                ffi().cast(type, 0x1000 if type.kind in ("pointer", "function") else 0) for type in types
+            ]
+            rest[place] = NULLP
+            assert w.raw(name, *rest) == Status.BAD_ARGUMENT, (name, parameter.name)
+            w.c("lh_error_message", message, 256)
+            assert text_of(message) == f"{name}: the argument {parameter.name} is a null pointer"
+            tried += 1
+    assert tried > 30
     w.verify()
 
 

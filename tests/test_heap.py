@@ -44,7 +44,7 @@ from lowheap.layout import (
     VMTypeInfo,
     i31_from_int,
 )
-from lowheap.memory import Memory
+from lowheap.memory import RESERVATIONS, Memory
 from lowheap.native.words import TRACE
 from lowheap.roots import RootSet
 from lowheap.types import (
@@ -329,6 +329,33 @@ def test_memory_can_move_to_another_base(world: World) -> None:
     assert world.on_list() == []
     assert heap.stats().live_objects == 2
     assert old.read(0, old.capacity) == bytes(old.capacity), "nobody wrote to the old place"
+
+
+@pytest.mark.parametrize("reserve", RESERVATIONS)
+def test_memory_that_grows_by_a_few_bytes(reserve: str) -> None:
+    """What lies below the first index, or is no whole unit, is of no use."""
+    world = World(0, 0)
+    heap = world.heap
+    heap.detach()
+    heap.attach(Memory(0, 100, reserve=reserve), world.host_data)
+    heap.register_type(world.cell)
+    capacity = 0
+    for delta in (1, 14, 1, 40, 7, 1, 36):
+        memory = heap.take_memory()
+        assert memory.grow(delta)
+        heap.replace_memory(memory, delta)
+        capacity += delta
+        assert heap.control.bump_end == max(16, capacity & -16)
+        heap.verify()
+    references = [heap.alloc_uninit_struct(world.cell)]
+    with pytest.raises(HeapExhaustedError):
+        heap.alloc_uninit_struct(world.cell)
+    assert references == [16]
+    memory = heap.take_memory()
+    assert not memory.grow(1)
+    heap.replace_memory(memory, 0)
+    heap.drop_gc_ref(references[0])
+    heap.verify()
 
 
 @pytest.mark.parametrize(("grown", "said"), [(0, 16), (4096, 0), (4096, 8192), (0, -16)])

@@ -40,6 +40,7 @@ from lowheap.engine import Engine
 from lowheap.errors import LowheapError, Trap
 from lowheap.heap import HeapStatistics
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
+from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
@@ -159,6 +160,13 @@ everything is an argument.
     default=str(MAXIMUM_CAPACITY),
     help="Heap to grow to at most.  [default: 4G less 16 bytes]",
 )
+@click.option(
+    "--reserve",
+    type=click.Choice(RESERVATIONS),
+    default=RESERVATIONS[0],
+    show_default=True,
+    help="Address space to reserve: 4G, which no reference leads out of, or what --max-heap needs.",
+)
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code in the user's cache directory.")
 @click.option("--stats", is_flag=True, help="Print figures of the heap, on standard error.")
 @click.option("--verify", is_flag=True, help="Check every invariant of the heap, after the call and at the end.")
@@ -187,10 +195,7 @@ def run_command(
         if ctx.get_parameter_source("runtime") is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--runtime native has no --allocator {allocator} with --growth {growth}", ctx)
         runtime = "python"
-    if initial_heap is None:
-        if growth == "collect-first" and max_heap < DEFAULT_INITIAL_HEAP_SIZE:
-            initial_heap = max_heap
-    elif initial_heap > max_heap:
+    if initial_heap is not None and initial_heap > max_heap:
         raise click.UsageError(f"--initial-heap {initial_heap} is more than --max-heap {max_heap}", ctx)
     engine = Engine(
         **check_collector(ctx, options["collector"], options["barriers"]),
@@ -215,6 +220,7 @@ def run_command(
         growth=growth,
         initial_heap_size=initial_heap,
         maximum_heap_size=max_heap,
+        reserve=options["reserve"],
         collect_every=options["collect_every"],
         checked=options["checked"],
     ) as store:

@@ -301,8 +301,12 @@ class ApiEmitter(Emitter):
         return self.builder.call(snprintf, [buffer, size, text, *values])
 
     def lh_error_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
-        """See the table. Without a failure, the message is empty; without a buffer, nothing is written."""
+        """See the table. Without a failure, the message is empty; without a buffer, nothing is written, and without a
+        heap, there is no message.
+        """
         builder = self.builder
+        with builder.if_then(builder.not_(self.is_not_null_pointer(self.vmctx)), likely=False):
+            builder.ret(I64(0))
         size = builder.select(self.is_not_null_pointer(buffer), size, I64(0))
         text = self.load_pointer(self.vmctx, VMHeap.error_format)
         with builder.if_then(builder.not_(self.is_not_null_pointer(text))):

@@ -203,7 +203,7 @@ def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointMo
     """
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
-        return _lower_text(str(optimised)), machine
+        return _lower_text(str(optimised), measure_frames=True), machine
 
 
 def _lower_text(text: str, *, measure_frames: bool = False) -> safepoints.StatepointModule:

@@ -28,9 +28,9 @@ LARGE_FRAME = 16 << 10
 FIRST_MEASURE = 1 << 62
 """The number of the first stack map record that is no statepoint's, but tells a frame's size."""
 
-_MEASURED_FROM = 128
-"""Lines of LLVM's text: no function of fewer has a large frame. Each value takes at most a vector's 64 bytes, and each
-line makes one or two."""
+_MEASURED_FROM = 256
+"""Lines of LLVM's text: no function of fewer has a large frame. A value takes at most a vector's 64 bytes, and a line
+makes one."""
 
 _STACK_MAP = "llvm.experimental.stackmap"
 

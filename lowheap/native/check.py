@@ -735,9 +735,9 @@ class _Checker:
             raise self.refused(node, f"{owner.structure.__name__}.{name} does not change while code runs")
 
     def return_(self, statement: ast.Return) -> None:
-        if statement.value is None:
+        if statement.value is None or (isinstance(statement.value, ast.Constant) and statement.value.value is None):
             if self.result is not NOTHING:
-                raise self.refused(statement, f"{self.tree.name} returns {self.result}")
+                raise self.refused(statement, f"{self.tree.name} returns {self.result}, and here nothing")
         elif self.result is NOTHING:
             raise self.refused(statement, f"{self.tree.name} returns nothing")
         else:
