@@ -427,7 +427,7 @@ class FunctionCompiler(Emitter):
         self.stack: list[tuple[ir.Value, ValType]] = []
         self.labels: list[_Label] = []
         self.is_reachable = True
-        self.name = ""
+        self.name = self._previous = ""
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
@@ -446,7 +446,7 @@ class FunctionCompiler(Emitter):
                 if skipped or name not in ("end", "else"):
                     continue
             self.offset = instruction.offset
-            self.name = name
+            self._previous, self.name = self.name, name
             if name in _OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
@@ -687,9 +687,10 @@ class FunctionCompiler(Emitter):
         self.builder.position_at_end(proceed)
         self.is_reachable = True
         label = self.labels[-1]
-        if label.kind == "loop" and depth and not (label.is_polled or label.goes_round):
-            # Behind the first test whether the loop ends, rather than before it goes round: what the end of a round has
-            # found out, that there is no next cell, say, then still decides that test.
+        is_on_null = "null" in self.name or self._previous == "ref.is_null"
+        if is_on_null and label.kind == "loop" and depth and not (label.is_polled or label.goes_round):
+            # Behind the test, rather than before the loop goes round: that there is no next cell, say, was found out
+            # when it was read, and LLVM leads from there past the test.
             self._poll()
             label.is_polled = True
 
