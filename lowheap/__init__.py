@@ -1,72 +1,132 @@
-"""lowheap: wasmtime's deferred reference-counting heap for WebAssembly GC, in Python, with LLVM-compiled barriers."""
+"""lowheap: wasmtime's deferred reference-counting heap for WebAssembly GC, in Python, with LLVM-compiled barriers.
 
-from lowheap.engine import Engine
-from lowheap.errors import (
-    AllocationTooLargeError,
-    CompilerError,
-    ForeignReferenceError,
-    HeapCorruptionError,
-    HeapError,
-    HeapExhaustedError,
-    InvalidReferenceError,
-    LinkError,
-    LowheapError,
-    MalformedModuleError,
-    ModuleError,
-    NoGcScopeError,
-    StaleReferenceError,
-    Trap,
-    TrapCode,
-    TypeDefinitionError,
-    UnsupportedError,
-)
-from lowheap.heap import DrcHeap
-from lowheap.objects import I31, Array, ExternRef, Func, Struct
-from lowheap.store import Store
-from lowheap.types import (
-    ArrayType,
-    FieldType,
-    FuncType,
-    RefType,
-    StructType,
-    SubType,
-)
-from lowheap.wasm.instance import Global, Instance
-from lowheap.wasm.module import Module
+Names are looked up when they are first used: importing the package loads nothing else of it.
+"""
 
-__all__ = [
-    "I31",
-    "AllocationTooLargeError",
-    "Array",
-    "ArrayType",
-    "CompilerError",
-    "DrcHeap",
-    "Engine",
-    "ExternRef",
-    "FieldType",
-    "ForeignReferenceError",
-    "Func",
-    "FuncType",
-    "Global",
-    "HeapCorruptionError",
-    "HeapError",
-    "HeapExhaustedError",
-    "Instance",
-    "InvalidReferenceError",
-    "LinkError",
-    "LowheapError",
-    "MalformedModuleError",
-    "Module",
-    "ModuleError",
-    "NoGcScopeError",
-    "RefType",
-    "StaleReferenceError",
-    "Store",
-    "Struct",
-    "StructType",
-    "SubType",
-    "Trap",
-    "TrapCode",
-    "TypeDefinitionError",
-    "UnsupportedError",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lowheap.interpreter import check_interpreter
+
+if TYPE_CHECKING:
+    from lowheap.engine import Engine as Engine
+    from lowheap.errors import AllocationTooLargeError as AllocationTooLargeError
+    from lowheap.errors import CompilerError as CompilerError
+    from lowheap.errors import ForeignReferenceError as ForeignReferenceError
+    from lowheap.errors import Frame as Frame
+    from lowheap.errors import HeapCorruptionError as HeapCorruptionError
+    from lowheap.errors import HeapError as HeapError
+    from lowheap.errors import HeapExhaustedError as HeapExhaustedError
+    from lowheap.errors import InvalidReferenceError as InvalidReferenceError
+    from lowheap.errors import LinkError as LinkError
+    from lowheap.errors import LowheapError as LowheapError
+    from lowheap.errors import MalformedModuleError as MalformedModuleError
+    from lowheap.errors import ModuleError as ModuleError
+    from lowheap.errors import NoGcScopeError as NoGcScopeError
+    from lowheap.errors import StaleReferenceError as StaleReferenceError
+    from lowheap.errors import Trap as Trap
+    from lowheap.errors import TrapCode as TrapCode
+    from lowheap.errors import TypeDefinitionError as TypeDefinitionError
+    from lowheap.errors import UnsupportedError as UnsupportedError
+    from lowheap.heap import DrcHeap as DrcHeap
+    from lowheap.objects import Array as Array
+    from lowheap.objects import ExternRef as ExternRef
+    from lowheap.objects import Func as Func
+    from lowheap.objects import Struct as Struct
+    from lowheap.runtime.host_functions import Caller as Caller
+    from lowheap.store import Store as Store
+    from lowheap.types import ArrayType as ArrayType
+    from lowheap.types import ExportType as ExportType
+    from lowheap.types import FieldType as FieldType
+    from lowheap.types import FuncType as FuncType
+    from lowheap.types import GlobalType as GlobalType
+    from lowheap.types import ImportType as ImportType
+    from lowheap.types import RefType as RefType
+    from lowheap.types import StructType as StructType
+    from lowheap.types import SubType as SubType
+    from lowheap.types import ValueTypes as ValType  # noqa: F401
+    from lowheap.values import I31 as I31
+    from lowheap.wasm.instance import Global as Global
+    from lowheap.wasm.instance import Instance as Instance
+    from lowheap.wasm.linker import Linker as Linker
+    from lowheap.wasm.module import Module as Module
+    from lowheap.wasm.validate import wat2wasm as wat2wasm
+
+_NAMES = {
+    "engine": ("Engine",),
+    "errors": (
+        "AllocationTooLargeError",
+        "CompilerError",
+        "ForeignReferenceError",
+        "Frame",
+        "HeapCorruptionError",
+        "HeapError",
+        "HeapExhaustedError",
+        "InvalidReferenceError",
+        "LinkError",
+        "LowheapError",
+        "MalformedModuleError",
+        "ModuleError",
+        "NoGcScopeError",
+        "StaleReferenceError",
+        "Trap",
+        "TrapCode",
+        "TypeDefinitionError",
+        "UnsupportedError",
+    ),
+    "heap": ("DrcHeap",),
+    "objects": ("Array", "ExternRef", "Struct"),
+    "runtime.host_functions": ("Caller", "Func"),
+    "store": ("Store",),
+    "types": (
+        "ArrayType",
+        "ExportType",
+        "FieldType",
+        "FuncType",
+        "GlobalType",
+        "ImportType",
+        "RefType",
+        "StructType",
+        "SubType",
+    ),
+    "values": ("I31",),
+    "wasm.instance": ("Global", "Instance"),
+    "wasm.linker": ("Linker",),
+    "wasm.module": ("Module",),
+    "wasm.validate": ("wat2wasm",),
+}
+"""The public names, by the modules that they come from; `Func` by the one that lets it be called."""
+
+_PLACES = {name: (module, name) for module, names in _NAMES.items() for name in names}
+_PLACES["ValType"] = ("types", "ValueTypes")
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, or a module of the package, and remember it."""
+    if name in _PLACES:
+        module, its_name = _PLACES[name]
+        found: Any = getattr(importlib.import_module(f"lowheap.{module}"), its_name)
+    elif name.startswith("_"):
+        raise AttributeError(f"module 'lowheap' has no attribute {name!r}", name=name)
+    else:
+        whole = f"lowheap.{name}"
+        try:
+            found = importlib.import_module(whole)
+        except ModuleNotFoundError as error:
+            if error.name != whole:
+                raise
+            raise AttributeError(f"module 'lowheap' has no attribute {name!r}", name=name) from None
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Name what is public, whether it was used yet or not."""
+    return sorted({*globals(), *__all__})
+
+
+check_interpreter()

@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+from lowheap.copying import NotCopied
+from lowheap.critical import whole
 from lowheap.errors import HeapError, NoGcScopeError
 from lowheap.heap import DrcHeap
 from lowheap.layout import CollectionPhase
@@ -41,7 +43,7 @@ class _Stage(enum.Enum):
     NOTHING = enum.auto()
 
 
-class DrcCollection:
+class DrcCollection(NotCopied):
     """One collection of `heap`. The phase is in the control block, so compiled code can tell that one is running.
 
     From the trace to the end of the sweep, the heap refuses to allocate and to expose references: what would go on the
@@ -49,6 +51,8 @@ class DrcCollection:
     to free. Leaving a `with` block (or `close`) ends the collection early: before the sweep nothing is freed; after it,
     what is still pending stays so, and the next collection frees it, or an allocation that finds no room.
     """
+
+    NOT_COPIED_BECAUSE = "it is what is going on in one heap; make a new one from the store"
 
     def __init__(self, heap: DrcHeap, roots: RootSet, *, trace: Callable[[], None] | None = None) -> None:
         """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running.
@@ -64,6 +68,7 @@ class DrcCollection:
         if heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
 
+    @whole
     def collect_increment(self, budget: int | None = None) -> GcProgress:
         """Do the next increment: trace; then sweep; then free what is left. COMPLETE when nothing is left to do.
 
@@ -84,6 +89,7 @@ class DrcCollection:
             case _:
                 return GcProgress.COMPLETE
 
+    @whole
     def collect(self) -> None:
         """Do all that is left."""
         try:
@@ -92,6 +98,7 @@ class DrcCollection:
         finally:
             self.close()
 
+    @whole
     def close(self) -> None:
         """End the collection where it is: marks are cleared, and nothing more is freed by this one."""
         if self._stage is _Stage.SWEEP:
@@ -132,6 +139,8 @@ class DrcCollection:
 
     def _check_allowed(self) -> None:
         self._heap.check_attached()
+        if self._heap.is_interrupted():
+            raise NoGcScopeError("cannot collect in a signal handler that has interrupted compiled code")
         if scopes := self._heap.control.no_gc_count:
             raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
 

@@ -62,6 +62,16 @@ def ffi() -> cffi.FFI:
     return declared
 
 
+def pointer(of: cffi.FFI, cdecl: str, structure: ctypes.Structure, *kept: object) -> Any:
+    """Return a C pointer at a structure, which keeps it, and whatever else is given, for as long as there is a copy."""
+    address = of.cast(cdecl, ctypes.addressof(structure))
+    return of.gc(address, functools.partial(_let_go, (structure, kept)))
+
+
+def _let_go(_kept: object, _pointer: object) -> None:
+    """Let go of what a pointer has kept, which whoever calls this does afterwards."""
+
+
 def _constants() -> Iterator[tuple[str, int]]:
     """Yield the C name and the value of each constant, in the order of `layout.py`."""
     for name, value in vars(layout).items():

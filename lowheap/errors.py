@@ -3,14 +3,36 @@
 `LowheapError` is the root. `HeapError` and its kin report misuse of the heap or exhaustion of it, `ModuleError` and its
 kin a module that cannot be compiled or linked, and `Trap` a WebAssembly program that trapped. Each message names the
 thing, its value, and what was allowed.
+
+All of them survive pickling and copying, and so the way out of a worker process.
 """
 
 from __future__ import annotations
 
+import copyreg
 import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 
-class LowheapError(Exception):
+class Portable(Exception):
+    """An exception that pickling and copying keep whole, whatever its `__init__` takes: attributes and notes too.
+
+    A cause that is none of lowheap's is kept as its text, for it may be one that cannot be pickled.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have it made again without `__init__`, with the same `args` and attributes."""
+        state = dict(vars(self))
+        cause = self.__cause__
+        if cause is not None:
+            is_portable = isinstance(cause, Portable)
+            state["__cause__"] = cause if is_portable else LowheapError(f"{type(cause).__name__}: {cause}")
+        return copyreg.__newobj__, (type(self), *self.args), state  # type: ignore[attr-defined]  # typeshed has it not
+
+
+class LowheapError(Portable):
     """Root of every exception that lowheap raises on purpose."""
 
 
@@ -117,15 +139,43 @@ _TRAP_MESSAGES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One function of a module that was being run: its index and name there, and the name of the module.
+
+    `module_offset` is the byte offset in the module of the instruction that it had come to, `func_offset` that from the
+    beginning of the function's body. Both are None for a call that cannot collect, but for the innermost frame.
+    """
+
+    func_index: int
+    func_name: str | None
+    module_name: str | None
+    module_offset: int | None
+    func_offset: int | None
+
+    def __str__(self) -> str:
+        """Say where that is, as `Trap` does: `function $make, at offset 0x49`."""
+        name = str(self.func_index) if self.func_name is None else f"${self.func_name}"
+        where = "" if self.module_offset is None else f", at offset {self.module_offset:#x}"
+        return f"function {name}{where}"
+
+
 class Trap(LowheapError):
     """A WebAssembly program trapped.
 
     `code` is the `TrapCode`; `function` and `offset` say where (the function's name or index, and the byte offset of
-    the instruction in the module), where that is known; `detail` adds figures, where there are any.
+    the instruction in the module), where that is known; `detail` adds figures, where there are any. `frames` are the
+    functions that were being run, see there.
     """
 
     def __init__(
-        self, code: TrapCode, *, function: str | None = None, offset: int | None = None, detail: str | None = None
+        self,
+        code: TrapCode,
+        *,
+        function: str | None = None,
+        offset: int | None = None,
+        detail: str | None = None,
+        frames: Callable[[], Sequence[Frame]] | None = None,
     ) -> None:
         """Compose wasmtime's wording with the place and the detail."""
         text = f"wasm trap: {code.message}"
@@ -139,6 +189,23 @@ class Trap(LowheapError):
         self.function = function
         self.offset = offset
         self.detail = detail
+        self._frames: Callable[[], Sequence[Frame]] | list[Frame] = [] if frames is None else frames
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The functions that were being run, the innermost first, from where the host has called: looked up when asked.
+
+        Of a deep stack, the innermost are there. A function that was inlined into its caller has a frame where it
+        trapped, and where it made a call that may collect.
+        """
+        if not isinstance(self._frames, list):
+            self._frames = list(self._frames())
+        return self._frames
+
+    def __reduce__(self) -> Any:
+        """Pickle the frames, not what would find them."""
+        _ = self.frames
+        return super().__reduce__()
 
 
 class Status(enum.IntEnum):
@@ -163,6 +230,7 @@ class Status(enum.IntEnum):
     CORRUPT = 16
     UNSUPPORTED = 17
     CALLBACK = 18
+    DETACHED = 19
 
 
 def status_error(status: int, message: str) -> LowheapError:

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lowheap import declarations
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
@@ -31,6 +31,8 @@ from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
+from lowheap.copying import NotCopied
+from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,
@@ -53,8 +55,8 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
-    HEAP_RESERVATION,
     KIND_MASK,
+    MAXIMUM_CAPACITY,
     NULL,
     OBJECT_KINDS,
     REFERENCE_SIZE,
@@ -83,9 +85,11 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, note, tables
-from lowheap.snapshot import Image, ImagePart, ImageRoot
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 Find = Callable[[int], int | None] | None
 """What returns a block for so many bytes, or None when there is no room; None: the free-list policy."""
@@ -106,6 +110,13 @@ class HostData(Protocol):
 
     def __contains__(self, host_data_id: object) -> bool:
         """Whether the id is in use."""
+
+
+class Pin(Protocol):
+    """A view of the heap's memory that was given out."""
+
+    def let_go(self) -> bool:
+        """Give it back if nobody uses it any more; whether that is so."""
 
 
 def names_object(reference: int) -> bool:
@@ -188,13 +199,24 @@ class _NativeHeap(Heap):
         return header
 
 
-class DrcHeap:
+@whole
+def _take_back(heap: DrcHeap, reference: int) -> None:
+    heap.drop_gc_ref(reference)
+
+
+_owned = whole_unless_unheard(_take_back)
+"""For what returns a reference with a count that is the caller's."""
+
+
+class DrcHeap(NotCopied):
     """One heap. It has no memory until `attach`; `types` says what the type indices in its objects mean.
 
     A `checked` heap is a slow one that looks for corruption all the time, not only in `verify`: after each operation
     that takes or frees a block, at the free-list policy's structures, and at the whole header of every object that an
     operation is given or comes to. It raises HeapCorruptionError. What compiled code does by itself goes unchecked.
     """
+
+    NOT_COPIED_BECAUSE = "it stands for mapped memory; `snapshot` takes an image, which is a value"
 
     def __init__(
         self,
@@ -219,11 +241,19 @@ class DrcHeap:
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
         self._is_closed = False
         self._memory: Memory | None = None
-        self._native: _NativeHeap | None = None
+        self.attached: _NativeHeap | None = None
+        """`native`, or None while the heap has no memory."""
+        self.pins: weakref.WeakSet[Pin] = weakref.WeakSet()
+        """Views of the memory that are out: until they are given back, it stays."""
+        self.lasting_pins: set[Pin] = set()
+        """Those that were to be given back, and are still used."""
+        self._mapped: ctypes.c_uint8 | None = None  # a view of the memory, so that nobody unmaps it
         self._allocator: Allocator | None = None
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
         """What an allocation does about the externrefs that died, before it gives up; a store runs finalizers, too."""
+        self.is_interrupted: Callable[[], bool] = bool
+        """Whether code on the stack was interrupted where nothing is known of its frames; a store knows."""
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
@@ -237,8 +267,17 @@ class DrcHeap:
 
     @property
     def cdata(self) -> Any:
-        """The control block as cffi sees it, a `VMHeapControl *`; it must not be used after `close`."""
-        return declarations.ffi().cast("VMHeapControl *", ctypes.addressof(self.control))
+        """The control block as cffi sees it, a `VMHeapControl *`. After `close` it is that of a heap without memory."""
+        from lowheap import declarations  # here, because few ask for it
+
+        return declarations.ffi().from_buffer("VMHeapControl *", self.control)  # which keeps it mapped
+
+    def mapped(self) -> tuple[object, ...]:
+        """Return what keeps mapped all that the heap's addresses lead to, for who has such addresses outside of Python.
+
+        After `detach` or `close` the pages are empty, and the addresses lead to zeros.
+        """
+        return self.control, self.memory.view(ctypes.c_uint8, 0)
 
     @property
     def memory(self) -> Memory:
@@ -250,15 +289,22 @@ class DrcHeap:
     @property
     def native(self) -> Heap:
         """The heap as functions written once know it. HeapError when it has no memory."""
-        if self._native is None:
+        if self.attached is None:
             _ = self.memory  # says why
             raise HeapError("the heap has no memory")
-        return self._native
+        return self.attached
+
+    def check_unpinned(self, what: str) -> None:
+        """HeapError, saying that one cannot do `what` now, while a view of the memory is out."""
+        used = [each for each in {*self.pins, *self.lasting_pins} if not each.let_go()]
+        if used:
+            raise HeapError(f"cannot {what} while {len(used)} views of arrays are out; leave their `with` blocks first")
 
     def check_attached(self) -> None:
         """HeapError when the heap has no memory."""
         _ = self.memory
 
+    @whole
     def attach(self, memory: Memory, host_data: HostData) -> None:
         """Take over `memory`, all of it free, and the side table of its externrefs."""
         if not isinstance(memory, Memory):
@@ -281,9 +327,10 @@ class DrcHeap:
         self.policy.reset()
 
     def _bind_memory(self, memory: Memory) -> None:
-        self._native = _NativeHeap(self, memory)
-        self._allocator = self.allocator_policy(self.control, memory, self._native)
-        self._native.replacements = self.replacements
+        self.attached = _NativeHeap(self, memory)
+        self._mapped = memory.view(ctypes.c_uint8, 0)
+        self._allocator = self.allocator_policy(self.control, memory, self.attached)
+        self.attached.replacements = self.replacements
         policy = self._allocator
         if not isinstance(policy, SegregatedFit):
             self.replacements |= {  # lengths are rounded, and stay so
@@ -301,6 +348,15 @@ class DrcHeap:
             raise HeapError("the heap has no memory")
         return self._allocator
 
+    def set_maximum(self, maximum: int) -> None:
+        """Set what the heap may grow to, in bytes, but no less than it has. ValueError beyond what is reserved."""
+        self.check_attached()
+        most = min(self.memory.size, MAXIMUM_CAPACITY)
+        if not 0 <= maximum <= most:
+            raise ValueError(f"a heap cannot grow to {maximum} bytes; it has reserved {most}")
+        self.memory.maximum = self.control.maximum = max(maximum, self.control.capacity)
+
+    @whole
     def detach(self) -> Memory:
         """Give the memory back, and forget everything that was in it: objects, list, type table, roots, figures.
 
@@ -308,6 +364,7 @@ class DrcHeap:
         """
         memory = self.memory
         self.check_idle("detach")
+        self.check_unpinned("detach")
         control = self.control
         memory.capacity = control.capacity
         if self._host_data is not None:
@@ -319,18 +376,21 @@ class DrcHeap:
         self._control_mapping.discard(COLLECTOR_AREA_OFFSET)
         setup.set_up_tables(ctypes.addressof(control), self._control_mapping.base)
         control.epoch = epoch
-        self._memory = self._native = self._allocator = self._host_data = None
+        self._memory = self.attached = self._mapped = self._allocator = self._host_data = None
         memory.discard()
         return memory
 
+    @whole
     def take_memory(self) -> Memory:
         """Take the memory away to grow or move it. Until `replace_memory`, every other operation is a HeapError."""
         memory = self.memory
+        self.check_unpinned("take the memory")
         memory.capacity = self.control.capacity  # compiled code may have grown it
-        self._memory = self._native = self._allocator = None
+        self._memory = self.attached = self._mapped = self._allocator = None
         self.control.flags &= ~CONTROL_ATTACHED
         return memory
 
+    @whole
     def replace_memory(self, memory: Memory, delta_bytes_grown: int) -> None:
         """Put the memory back after `take_memory`, `delta_bytes_grown` larger and perhaps at another base.
 
@@ -353,6 +413,7 @@ class DrcHeap:
         self.policy.capacity_changed()
         self._check_integrity()
 
+    @whole
     def close(self) -> None:
         """Unmap the control mapping; the heap cannot be used any more. Detach the memory first."""
         if self._host_data is not None:
@@ -376,11 +437,14 @@ class DrcHeap:
     @contextlib.contextmanager
     def no_gc_scope(self) -> Iterator[None]:
         """Forbid collections for the duration of a `with` block."""
-        self.enter_no_gc_scope()
+        before = self.control.no_gc_count
         try:
+            self.enter_no_gc_scope()
             yield
         finally:
-            self.exit_no_gc_scope()
+            # No call, in which a signal's handler might raise; and one may have done so before it was entered.
+            if self.control.no_gc_count > before:
+                self.control.no_gc_count = before
 
     # ------------------------------------------------------------------------------------------------------------------
     # Types
@@ -420,10 +484,12 @@ class DrcHeap:
             raise HeapError(f"type {type_index} is {self.types.describe(type_index)}, not a function type")
         return layout
 
+    @whole
     def register_type(self, type_index: int) -> None:
         """Make sure that the type table has this type and its supertypes' numbers; nothing when it has."""
         if not 0 <= type_index < TYPE_LIMIT:
             raise HeapError(f"type index {type_index} does not fit the type table of {TYPE_LIMIT} entries")
+        table = self._tables()
         if self._type_info(type_index).kind != 0:
             return
         kind = self.layout(type_index).kind  # OverflowError for what no object can be
@@ -432,7 +498,7 @@ class DrcHeap:
         *above, _ = self.types.supertypes(type_index)
         numbers = (ctypes.c_uint32 * len(above))(*above)
         type_table.write_type(
-            tables(self.control),
+            table,
             type_index,
             int(kind),
             ctypes.addressof(fields),
@@ -536,6 +602,7 @@ class DrcHeap:
         """Whether references are counted here; not so with a collector that frees nothing."""
         return not self.control.flags & CONTROL_UNCOUNTED
 
+    @_owned
     def clone_gc_ref(self, reference: int) -> int:
         """Return `reference`, with one more count that is the caller's. Null and i31 pass through."""
         if names_object(reference):
@@ -543,6 +610,7 @@ class DrcHeap:
             self.collector.inc_ref(self.native, reference, ANY)
         return reference
 
+    @whole
     def write_gc_ref(self, destination: ctypes.c_uint32, source: int, owner: int = NULL) -> None:
         """Store `source` in a slot that owns its value, and drop what was there.
 
@@ -561,8 +629,9 @@ class DrcHeap:
             self._settle()
 
     def _is_within(self, slot: ctypes.c_uint32) -> bool:
-        return 0 <= ctypes.addressof(slot) - self.control.heap_base < HEAP_RESERVATION
+        return 0 <= ctypes.addressof(slot) - self.control.heap_base < self.control.capacity
 
+    @whole
     def drop_gc_ref(self, reference: int) -> None:
         """Give back one count; an object whose count reaches 0 is freed, with all that only it held."""
         if names_object(reference):
@@ -577,6 +646,7 @@ class DrcHeap:
         self.release_dead_externrefs()
         self._check_integrity()
 
+    @whole
     def expose_gc_ref_to_wasm(self, reference: int) -> None:
         """Hand the caller's count over to the over-approximated stack roots, so that compiled code may hold the object.
 
@@ -587,6 +657,7 @@ class DrcHeap:
             self.header(reference)
             self.collector.expose(self.native, reference, ANY)
 
+    @whole
     def free_pending(self, budget: int | None = None) -> bool:
         """Free so many of the pending dead objects, or all (None), from the front of their list; whether some are left.
 
@@ -605,6 +676,7 @@ class DrcHeap:
             self.control.live_bytes_after_last_collection = self.control.bytes_allocated - self.control.bytes_freed
         return is_left
 
+    @whole
     def release_dead_externrefs(self, until: int = NULL) -> None:
         """Free the externrefs that died, when the host has let go of their host data; those before `until`."""
         while self.control.dead_externrefs not in (NULL, until):
@@ -615,6 +687,7 @@ class DrcHeap:
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating and freeing
 
+    @_owned
     def alloc_raw(self, kind: VMGcKind, type_index: int, size: int, *, find: Find = None) -> int:
         """Allocate an object of `size` bytes, header included, and write its header: one count, the caller's.
 
@@ -655,16 +728,19 @@ class DrcHeap:
         self._check_integrity()
         return reference
 
+    @_owned
     def alloc_uninit_struct(self, type_index: int, *, find: Find = None) -> int:
         """Allocate a struct; its fields are all zero bits until the caller sets them. Raises as `alloc_raw`."""
         layout = self.struct_layout(type_index)
         return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
+    @_owned
     def alloc_uninit_exn(self, type_index: int, *, find: Find = None) -> int:
         """Allocate an exception whose tag has this function type; tag and fields are zero. Raises as `alloc_raw`."""
         layout = self.exception_layout(type_index)
         return self._zeroed(self.alloc_raw(layout.kind, type_index, layout.size, find=find), layout.size)
 
+    @_owned
     def alloc_uninit_array(self, type_index: int, length: int, *, find: Find = None) -> int:
         """Allocate an array of `length` elements, all zero bits. Raises as `alloc_raw`."""
         layout = self.array_layout(type_index)
@@ -678,6 +754,7 @@ class DrcHeap:
         self.memory.view(VMDrcArrayHeader, reference).length = length
         return reference
 
+    @_owned
     def alloc_externref(self, host_data_id: int, *, find: Find = None) -> int:
         """Allocate an externref for an id of the side table. Raises as `alloc_raw`, and HeapError for another id."""
         self.check_attached()
@@ -688,14 +765,17 @@ class DrcHeap:
         self.memory.view(VMDrcExternRef, reference).host_data_id = host_data_id
         return reference
 
+    @whole
     def dealloc_uninit_struct_or_exn(self, reference: int) -> None:
         """Free an object that was allocated and never initialised, without looking at its fields."""
         self._dealloc_uninit(reference, (VMGcKind.STRUCT_REF, VMGcKind.EXN_REF))
 
+    @whole
     def dealloc_uninit_array(self, reference: int) -> None:
         """Free an array that was allocated and never initialised, without looking at its elements."""
         self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF,))
 
+    @whole
     def coalesce(self) -> None:
         """Merge free neighbours now, in one pass over the heap: for an allocation that would fail otherwise."""
         self.check_attached()
@@ -731,6 +811,7 @@ class DrcHeap:
         """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""
         return self.collector.deferred(self.native)
 
+    @whole
     def trace(self, stack_roots: Iterable[int]) -> None:
         """Have each object held that compiled code holds, as its stack maps tell.
 
@@ -746,6 +827,7 @@ class DrcHeap:
             if not self.collector.hold(self.native, reference):
                 raise HeapCorruptionError([unsound_root(reference)])
 
+    @whole
     def sweep(self) -> None:
         """Let go of what compiled code may have held and does not hold, and free what dies.
 
@@ -757,14 +839,17 @@ class DrcHeap:
         finally:
             self._settle()
 
+    @whole
     def sweep_pending(self) -> None:
         """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
         self.collector.sweep_pending(self.native)
 
+    @whole
     def finish_sweep(self) -> None:
         """Note what a sweep has left, and that it was a collection."""
         collection.finish_sweep(self.native)
 
+    @whole
     def clear_marks(self) -> None:
         """Forget what `trace` found."""
         self.collector.forget_held(self.native)
@@ -845,6 +930,8 @@ class DrcHeap:
         too, as long as its control block tells where everything is, and where the blocks end: HeapCorruptionError
         otherwise, and HeapError when there is no memory. Of a table whose count is beyond it, there is nothing.
         """
+        from lowheap.snapshot import Image, ImagePart, ImageRoot  # here, because few ask for one
+
         memory = self.memory
         heap = self._examined()
         verify_addresses(heap)

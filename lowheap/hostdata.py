@@ -20,6 +20,8 @@ from typing import Any
 import cffi
 
 from lowheap.collectors.shared import host_data
+from lowheap.copying import NotCopied
+from lowheap.critical import whole
 from lowheap.errors import HeapError
 from lowheap.layout import HOST_DATA_LIMIT, VMHeapControl, VMHostData, VMHostDataOwner
 from lowheap.native import tables
@@ -28,23 +30,34 @@ Finalizer = Callable[[Any], object]
 
 _ffi = cffi.FFI()
 _ENTRY_SIZE = ctypes.sizeof(VMHostData)
+_CData = _ffi.CData
 _POINTER_KINDS = ("pointer", "array", "function")
+_Value = tuple[Any, Finalizer | None, int | None, int]
+"""A value, its finalizer, and, once it is set aside, the id to be freed afterwards and the generation that it is of."""
+
+_NOTHING: _Value = (None, None, None, 0)
+"""What an id has whose value was never put there: an exception came first."""
+
+_NOTHING_TO_DO = (None, None)
+"""The finalizer and the id of a value that is merely let go of."""
 
 
-class ExternRefHostDataTable:
+class ExternRefHostDataTable(NotCopied):
     """Host values by 32-bit id, for the heap that the table is bound to: `DrcHeap.attach` binds it, `detach` unbinds.
 
     Finalizers, and `__del__` of values, run one after the other, never one within another: what dies while one runs
     has its turn after it. An exception in one goes to `sys.unraisablehook`.
     """
 
+    NOT_COPIED_BECAUSE = "it serves one heap, whose externrefs would let go of each value twice"
+
     def __init__(self) -> None:
         """Make an empty table, bound to no heap."""
         self.binding: object | None = None
         """A new object for each time that the table is bound, None while it is not."""
         self._control: VMHeapControl | None = None
-        self._values: dict[int, tuple[Any, Finalizer | None]] = {}
-        self._set_aside: deque[_Dead] = deque()
+        self._values: dict[int, _Value] = {}
+        self._set_aside: deque[_Value] = deque()
         self._dying: set[int] = set()  # C's ids whose finalizer has yet to run
         self._generation = 0  # counts the times that all ids went out of use
         self._is_releasing = False
@@ -52,6 +65,7 @@ class ExternRefHostDataTable:
     # ------------------------------------------------------------------------------------------------------------------
     # The heap
 
+    @whole
     def bind(self, control: VMHeapControl) -> None:
         """Keep ids in the table of this control block from now on. HeapError when the table is bound already."""
         if self._control is not None:
@@ -59,6 +73,7 @@ class ExternRefHostDataTable:
         self._control = control
         self.binding = object()
 
+    @whole
     def unbind(self) -> None:
         """Set everything aside for `release`, and let go of the heap; nothing when the table is not bound."""
         if self._control is not None:
@@ -89,47 +104,77 @@ class ExternRefHostDataTable:
             return False
         return self._entry(host_data_id).owner != VMHostDataOwner.NOBODY
 
+    @whole
     def alloc(self, value: Any) -> int:
         """Store `value` under an id that is not in use, and return the id. HeapError when none is left."""
         control = self._bound()
         if not control.free_host_data and control.host_data_count >= HOST_DATA_LIMIT:
             raise HeapError(f"no host-data id is left: all {HOST_DATA_LIMIT} are in use")
-        host_data_id = host_data.take_id(tables(control), int(VMHostDataOwner.PYTHON), _address(value), 0)
-        self._values[host_data_id] = (value, None)
+        host_data_id = host_data.take_id(tables(control), int(VMHostDataOwner.PYTHON), self.address_of(value), 0)
+        self.put(host_data_id, value, None)
         return host_data_id
 
+    def put(self, host_data_id: int, value: Any, finalizer: Finalizer | None) -> None:
+        """Store the value of an id that was just taken for Python. Until then, it is None."""
+        self._values[host_data_id] = (value, finalizer, None, 0)
+
+    @staticmethod
+    def address_of(value: Any) -> int:
+        """Return the address that a pointer of cffi's holds, which C is told of; 0 for any other value."""
+        if isinstance(value, _CData) and _ffi.typeof(value).kind in _POINTER_KINDS:
+            return int(_ffi.cast("uintptr_t", value))
+        return 0
+
+    @whole
     def set_finalizer(self, host_data_id: int, finalizer: Finalizer) -> None:
         """Have `finalizer(value)` called when the id's externref dies. HeapError when it is no id of Python's."""
         self._check_in_use(host_data_id)
-        if host_data_id not in self._values:
+        if not self._is_of_python(host_data_id):
             raise HeapError(f"host-data id {host_data_id} is C's, and so is its finalizer")
-        self._values[host_data_id] = (self._values[host_data_id][0], finalizer)
+        self.put(host_data_id, self._values.get(host_data_id, _NOTHING)[0], finalizer)
 
     def get(self, host_data_id: int) -> Any:
         """Return the value of an id; C's is a `void *` of cffi's. HeapError when the id is not in use."""
+        found = self._values.get(host_data_id)
+        if found is not None:
+            return found[0]
         self._check_in_use(host_data_id)
-        if host_data_id in self._values:
-            return self._values[host_data_id][0]
+        if self._is_of_python(host_data_id):
+            return None
         return _ffi.cast("void *", self._entry(host_data_id).data)
 
+    @whole
     def dealloc(self, host_data_id: int) -> None:
         """Take an id out of use, and set its value aside for `release`. HeapError when the id is not in use.
 
         C's id stays in use until its finalizer has run.
         """
         self._check_in_use(host_data_id)
-        if host_data_id in self._values:
-            self._set_aside.append(_Dead(*self._values.pop(host_data_id)))
+        if self._is_of_python(host_data_id):
+            self.set_value_aside(host_data_id)
             self._free(host_data_id)
         elif host_data_id in self._dying:
             raise HeapError(f"host-data id {host_data_id} is not in use: its externref has died")
         else:
             self._dying.add(host_data_id)
-            self._set_aside.append(_Dead(*_value_of_c(self._entry(host_data_id)), host_data_id, self._generation))
+            self._set_aside.append((*_value_of_c(self._entry(host_data_id)), host_data_id, self._generation))
+
+    def set_value_aside(self, host_data_id: int) -> bool:
+        """Set an id's value aside for `release`, in one step; False, and nothing is done, when the id is C's.
+
+        Nothing is done, too, if that was done already: an exception may have come before the id was freed.
+        """
+        if host_data_id in self._values:
+            self._set_aside.extend(map(self._values.pop, (host_data_id,)))
+            return True
+        return self._is_of_python(host_data_id)
 
     def _check_in_use(self, host_data_id: int) -> None:
         if host_data_id not in self:
             raise HeapError(f"host-data id {host_data_id} is not in use")
+
+    def _is_of_python(self, host_data_id: int) -> bool:
+        return self._entry(host_data_id).owner == VMHostDataOwner.PYTHON
 
     def _free(self, host_data_id: int) -> None:
         host_data.free_id(tables(self._bound()), host_data_id)
@@ -147,15 +192,22 @@ class ExternRefHostDataTable:
         self._is_releasing = True
         try:
             while self._set_aside:
-                dead = self._set_aside.popleft()
-                if dead.finalizer is not None:
-                    _finalize(dead.value, dead.finalizer)
-                if dead.host_data_id is not None and dead.generation == self._generation:
-                    self._dying.discard(dead.host_data_id)
-                    self._free(dead.host_data_id)
-                del dead  # and with it the value
+                if self._set_aside[0][1:3] == _NOTHING_TO_DO:
+                    self._set_aside.popleft()
+                else:
+                    self._finalize_next()
         finally:
             self._is_releasing = False
+
+    @whole
+    def _finalize_next(self) -> None:
+        """Let go of the first. A finalizer runs to its end, whatever signals come, and exactly once."""
+        value, finalizer, host_data_id, generation = self._set_aside.popleft()
+        if finalizer is not None:
+            _finalize(value, finalizer)
+        if host_data_id is not None and generation == self._generation:
+            self._dying.discard(host_data_id)
+            self._free(host_data_id)
 
     @property
     def set_aside(self) -> deque[Any]:
@@ -172,26 +224,15 @@ class ExternRefHostDataTable:
         control = self._bound()
         for host_data_id in range(control.host_data_count):
             if host_data_id in self._values:
-                self._set_aside.append(_Dead(*self._values.pop(host_data_id)))
+                self.set_value_aside(host_data_id)
                 continue
             entry = self._entry(host_data_id)
             if entry.owner == VMHostDataOwner.C and host_data_id not in self._dying:
-                self._set_aside.append(_Dead(*_value_of_c(entry)))
+                self._set_aside.append((*_value_of_c(entry), None, 0))
         ctypes.memset(control.host_data, 0, control.host_data_count * _ENTRY_SIZE)
         control.host_data_count = control.free_host_data = 0
         self._dying.clear()
         self._generation += 1
-
-
-class _Dead:
-    """A value that was set aside, with its finalizer, and its id if that is to be freed afterwards."""
-
-    __slots__ = ("finalizer", "generation", "host_data_id", "value")
-
-    def __init__(
-        self, value: Any, finalizer: Finalizer | None, host_data_id: int | None = None, generation: int = 0
-    ) -> None:
-        self.value, self.finalizer, self.host_data_id, self.generation = value, finalizer, host_data_id, generation
 
 
 class _Finalization:
@@ -222,13 +263,6 @@ class _Mortal:
     """Something that a weak reference can watch."""
 
     __slots__ = ("__weakref__",)
-
-
-def _address(value: Any) -> int:
-    """The address that a pointer of cffi's holds; 0 for any other value."""
-    if isinstance(value, _ffi.CData) and _ffi.typeof(value).kind in _POINTER_KINDS:
-        return int(_ffi.cast("uintptr_t", value))
-    return 0
 
 
 def _value_of_c(entry: VMHostData) -> tuple[Any, Finalizer | None]:

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, overload
 
+from lowheap.representation import short_repr
+
 if sys.byteorder != "little":
     raise ImportError("lowheap's heap layout is little-endian; this machine is not")
 
@@ -274,6 +276,7 @@ class FieldLayout:
     is_traced: bool
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class GcStructLayout:
     """The layout of a struct or exception type: `size` and `align` in bytes, and every field's place in order."""
@@ -718,20 +721,34 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 """What `call_host` is asked instead of a host function's number: to free the externrefs that died in compiled code."""
 
 
+MOST_TRAP_FRAMES = 64
+"""How many frames a trap leaves word of: of a deep stack, the innermost."""
+
+POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
+"""The `poll_limit` with which compiled code calls the host where it next looks."""
+
+
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
 
     `stack_size` is how much native stack compiled code may use from its outermost entry on, `stack_floor` the lowest
     address that it may come to whatever that says; `stack_limit` is what the outermost entry makes of both. The
-    runtime's calls are addresses of C functions, whose types stand in `jit/transitions.py`. `trap_vmctx` is the vmctx
+    runtime's calls are addresses of C functions, whose types stand in `jit/signatures.py`. `trap_vmctx` is the vmctx
     of the code that trapped. The stack maps of all code are one hash table, of `stack_map_mask + 1` entries, a power of
     two, probed linearly; and the slots that they refer to. A frame walk that meets a return address which is not in it
     leaves that in `unknown_return_address`. `root_frames` is the innermost `VMRootFrame` that the host has pushed. A
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
+    What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
+    first.
+
+    `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
+    be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
+    not returned: nothing is known of the frames that made them, so nobody may collect.
     """
 
     _fields_ = (
         ("stack_limit", ctypes.c_uint64),
+        ("poll_limit", ctypes.c_uint64),
         ("stack_size", ctypes.c_uint64),
         ("stack_floor", ctypes.c_uint64),
         ("activation", ctypes.c_uint64),
@@ -743,15 +760,21 @@ class VMStoreContext(ctypes.Structure):
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
+        ("poll", ctypes.c_uint64),
         ("stack_map_entries", ctypes.c_uint64),
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
         ("unknown_return_address", ctypes.c_uint64),
         ("root_frames", ctypes.c_uint64),
+        ("lend", ctypes.c_uint64),
+        ("share", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("trap_frame_count", ctypes.c_uint32),
+        ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
+        ("interrupted", ctypes.c_uint32),
     )
     stack_limit: Unsigned
+    poll_limit: Unsigned
     stack_size: Unsigned
     stack_floor: Unsigned
     activation: Unsigned
@@ -763,12 +786,18 @@ class VMStoreContext(ctypes.Structure):
     allocate_array: Unsigned
     drop: Unsigned
     call_host: Unsigned
+    poll: Unsigned
     stack_map_entries: Unsigned
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
     unknown_return_address: Unsigned
     root_frames: Unsigned
+    lend: Unsigned
+    share: Unsigned
     unsound_root: Unsigned
+    trap_frame_count: Unsigned
+    trap_frames: UnsignedArray
+    interrupted: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):
@@ -789,6 +818,24 @@ class VMRootFrame(ctypes.Structure):
     heap: Unsigned
     slots: Unsigned
     slot_count: Unsigned
+
+
+class VMHandle(ctypes.Structure):
+    """A handle of the host's, filled in by the operation that makes it: so it is whole, or there is none.
+
+    `number` is the handle's place in the table of handles plus 1; 0 while this is no handle. It holds `reference`, in
+    the memory that the heap had in `epoch`.
+    """
+
+    _fields_ = (
+        ("number", ctypes.c_uint32),
+        ("reference", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    number: Unsigned
+    reference: Unsigned
+    epoch: Unsigned
 
 
 class VMStackMapEntry(ctypes.Structure):
@@ -1203,6 +1250,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMFunctionImport,
     VMHostFunction,
     VMRootFrame,
+    VMHandle,
     VMHeap,
     VMHeapConfiguration,
     VMFieldDefinition,

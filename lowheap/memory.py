@@ -4,6 +4,9 @@ A region is 4 GiB of address space plus a guard, mapped once with `MAP_NORESERVE
 nobody touches cost nothing. The whole reservation is readable and writable, so no 32-bit reference, however corrupt,
 can fault; what is *in use* is the capacity, which the allocator keeps to. The guard behind it faults, for whoever adds
 more to a reference than any object is long.
+
+Where address space is short, a region may have no more than its maximum needs. Then a reference that is corrupt may
+lead over the guard, into memory of somebody else.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import sys
 from typing import Any, TypeVar, cast
 
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.layout import HEAP_GUARD, HEAP_RESERVATION, MAXIMUM_CAPACITY
 
@@ -39,12 +43,14 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-class Mapping:
+class Mapping(NotCopied):
     """Anonymous memory of `size` bytes at a fixed `base`, all zero, with `guard` bytes behind it that fault.
 
     Views made by `view` keep the mapping alive; `close` refuses while one exists. MemoryError when the address space or
     the system's overcommit limit does not allow the mapping.
     """
+
+    NOT_COPIED_BECAUSE = "its memory is mapped once; `read` returns a copy of the bytes"
 
     def __init__(self, size: int, guard: int = 0) -> None:
         """Map `size` + `guard` bytes, each a multiple of the page size."""
@@ -56,6 +62,11 @@ class Mapping:
         self.base = ctypes.addressof(ctypes.c_uint8.from_buffer(self._mmap))
         if guard and _libc().mprotect(self.base + size, guard, _PROT_NONE) != 0:
             raise MemoryError(f"cannot protect a guard of {guard} bytes: {os.strerror(ctypes.get_errno())}")
+
+    @property
+    def buffer(self) -> mmap.mmap:
+        """The bytes, as what takes buffers takes them. Nobody may close it, and what is beyond `size` faults."""
+        return self._mmap
 
     def view(self, data: type[_Data], offset: int) -> _Data:
         """Return `data`, a ctypes type, laid over the bytes at `offset`, live in both directions.
@@ -119,14 +130,31 @@ class Mapping:
             raise HeapError(f"bytes {offset:#x} to {end:#x} are not within a mapping of {self.size:#x} bytes")
 
 
+RESERVATIONS = ("full", "maximum")
+"""How much address space a heap may reserve: all that a reference can name, or what its maximum needs."""
+
+_RESERVATION_GRANULE = 1 << 16
+"""A reservation is a multiple of so many bytes, as every system's pages are."""
+
+DEFAULT_CAPACITY = 1 << 16
+
+
 class Memory(Mapping):
     """The region of one heap: `capacity` bytes in use of the reservation, at most `maximum`.
 
-    `initial` and `maximum` are in bytes. ValueError unless 0 <= initial <= maximum <= 2^32 - 16.
+    `initial` and `maximum` are in bytes; without `initial`, that is `DEFAULT_CAPACITY`, or the maximum where that is
+    less. `reserve` is one of `RESERVATIONS`; the guard is there in either case. ValueError unless
+    0 <= initial <= maximum <= 2^32 - 16, and for another reservation.
     """
 
-    def __init__(self, initial: int = 1 << 16, maximum: int = MAXIMUM_CAPACITY) -> None:
+    def __init__(
+        self, initial: int | None = None, maximum: int = MAXIMUM_CAPACITY, *, reserve: str = RESERVATIONS[0]
+    ) -> None:
         """Reserve the region and put the first `initial` bytes of it to use."""
+        if reserve not in RESERVATIONS:
+            raise ValueError(f"reserve is {reserve!r}; it must be one of {', '.join(map(repr, RESERVATIONS))}")
+        if initial is None:
+            initial = default_initial(DEFAULT_CAPACITY, maximum)
         for name, value in (("initial", initial), ("maximum", maximum)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"the {name} heap size is {value!r}; it must be an int, a number of bytes")
@@ -135,15 +163,16 @@ class Memory(Mapping):
                 f"heap sizes must satisfy 0 <= initial <= maximum <= {MAXIMUM_CAPACITY}; "
                 f"got initial {initial}, maximum {maximum}"
             )
-        super().__init__(HEAP_RESERVATION, HEAP_GUARD)
+        is_full = reserve == RESERVATIONS[0]
+        super().__init__(HEAP_RESERVATION if is_full else _rounded(maximum), HEAP_GUARD)
         self._advise_huge_pages()
         self.capacity = initial
         self.maximum = maximum
 
     def _advise_huge_pages(self) -> None:
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        if hasattr(mmap, "MADV_HUGEPAGE") and self.size > HUGE_PAGES_FROM:
             with contextlib.suppress(OSError):  # a kernel without them; it was but advice
-                self._mmap.madvise(mmap.MADV_HUGEPAGE, HUGE_PAGES_FROM, HEAP_RESERVATION - HUGE_PAGES_FROM)
+                self._mmap.madvise(mmap.MADV_HUGEPAGE, HUGE_PAGES_FROM, self.size - HUGE_PAGES_FROM)
 
     def grow(self, delta: int) -> bool:
         """Put `delta` more bytes to use, in place. Returns False, and changes nothing, beyond the maximum."""
@@ -155,3 +184,13 @@ class Memory(Mapping):
             return False
         self.capacity += delta
         return True
+
+
+def default_initial(size: int, maximum: int) -> int:
+    """How large a heap begins for which nobody said that: by default `size`, but not beyond a maximum."""
+    is_size = isinstance(maximum, int) and not isinstance(maximum, bool) and maximum >= 0
+    return min(size, maximum) if is_size else size  # what is no size, the check of both tells
+
+
+def _rounded(maximum: int) -> int:
+    return max(_RESERVATION_GRANULE, (maximum + _RESERVATION_GRANULE - 1) & -_RESERVATION_GRANULE)

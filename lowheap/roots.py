@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lowheap.collectors.shared import roots
+from lowheap.copying import NotCopied
+from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap
 from lowheap.layout import is_object
@@ -41,8 +43,10 @@ class Root:
         return self.kind is RootKind.WASM_STACK
 
 
-class RootSet:
+class RootSet(NotCopied):
     """The roots of one heap. Iterating yields each, handles first."""
+
+    NOT_COPIED_BECAUSE = "it is the roots of one heap; `list` returns them as values"
 
     def __init__(self, heap: DrcHeap) -> None:
         """Keep the roots of `heap`, in its control mapping."""
@@ -69,6 +73,7 @@ class RootSet:
 
     # Handles and slots: `collectors/shared/roots.py` says what their tables have in them.
 
+    @whole_unless_unheard(lambda self, number: self.release_handle(number))
     def create_handle(self, reference: int) -> int:
         """Return the number of a new handle, which takes over the caller's count of `reference`."""
         self._heap.header(reference)
@@ -83,17 +88,20 @@ class RootSet:
                 return held
         raise HeapError(f"handle {number} is not in use")
 
+    @whole_unless_unheard(lambda self, reference: self.create_handle(reference))
     def release_handle(self, number: int) -> int:
         """Free a handle, and return its reference; its count is the caller's again."""
         self.handle(number)
         return roots.free_handle(tables(self._heap.control), number)
 
+    @whole
     def add_slot(self, address: int) -> None:
         """Register a slot (a u32 in memory outside the heap) that counts what it holds. It must outlive its entry."""
         self._heap.check_attached()
         self._check_address(address)
         roots.register_slot(tables(self._heap.control), address)
 
+    @whole
     def remove_slot(self, address: int) -> None:
         """Forget a slot; whoever owns it has dropped what it held. HeapError when it was not registered."""
         self._check_address(address)

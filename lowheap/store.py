@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import struct
 from collections import deque
 from collections.abc import Callable
+from importlib import import_module
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -14,14 +15,19 @@ from lowheap.collectors.shared.allocation import allocate_block_growing_first
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.collectors.shared.frames import FrameRules
+from lowheap.copying import NotCopied
+from lowheap.critical import whole
 from lowheap.engine import Engine
-from lowheap.errors import HeapError
+from lowheap.errors import HeapError, UnsupportedError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
-from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, block_length
-from lowheap.memory import Memory
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, VMDrcExternRef, block_length
+from lowheap.memory import RESERVATIONS, Memory, default_initial
+from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
-from lowheap.snapshot import Image
+
+if TYPE_CHECKING:
+    from lowheap.snapshot import Image
 
 ALLOCATORS: dict[str, type[Allocator]] = {policy.name: policy for policy in (SegregatedFit, FirstFit)}
 """The free-list policies, by name."""
@@ -31,35 +37,7 @@ GROWTH_POLICIES = ("collect-first", "grow-first")
 DEFAULT_INITIAL_HEAP_SIZE = 1 << 20
 
 
-class StoreLock:
-    """Says which thread is using a store: `with store.lock:`, nested as deep as one likes.
-
-    Nobody waits for it. HeapError when another thread has it: that thread may be at it for as long as it likes.
-    """
-
-    __slots__ = ("acquire", "release")
-
-    def __init__(self) -> None:
-        """Make a lock that no thread has. `acquire(False)` and `release` are those of a `threading.RLock`."""
-        lock = threading.RLock()
-        self.acquire, self.release = lock.acquire, lock.release
-
-    def __enter__(self) -> None:
-        """Take the lock, or raise."""
-        if not self.acquire(False):
-            raise self.refusal()
-
-    def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        self.release()
-
-    @staticmethod
-    def refusal() -> HeapError:
-        """Return what to raise when another thread has the lock."""
-        return HeapError("the store is in use by another thread; a store is used by one thread at a time")
-
-
-class Store:
+class Store(NotCopied):
     """Everything that a program's objects live in. `Store()` makes an engine of its own, with `collector`.
 
     `allocator` names the free-list policy: "segregated-fit", or "first-fit", which puts every object where wasmtime 37
@@ -79,8 +57,13 @@ class Store:
     grow, as `growth` says. Compiled code goes in the same order.
 
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
-    heap starts with `DEFAULT_INITIAL_HEAP_SIZE`; by wasmtime's rule, as there, with nothing. The runtime "native" has
-    the default policies only.
+    heap starts with `DEFAULT_INITIAL_HEAP_SIZE`, or the maximum where that is less; by wasmtime's rule, as there, with
+    nothing. The runtime "native" has the default policies only.
+
+    A store reserves 4 GiB of address space, all that a reference can name, so that none leads out of it. Where the
+    system allows a process less (`ulimit -v`), `reserve="maximum"` reserves what the maximum needs, and a guard behind
+    it; then nothing but the heap being sound keeps compiled code in it.
+
     `checked` makes the heap look for corruption in every operation, as `DrcHeap` tells; whoever frees a block, compiled
     code too, fills it with what leads nowhere.
 
@@ -88,6 +71,8 @@ class Store:
     with all that they call, hold `lock`; on another thread they are a HeapError meanwhile. Afterwards any thread may go
     on. What is asked of `heap`, `roots` and `host_data` directly is the caller's to guard: `with store.lock:`.
     """
+
+    NOT_COPIED_BECAUSE = "its heap is mapped memory; `snapshot` takes an image, which is a value"
 
     def __init__(
         self,
@@ -98,6 +83,7 @@ class Store:
         growth: str | None = None,
         initial_heap_size: int | None = None,
         maximum_heap_size: int = MAXIMUM_CAPACITY,
+        reserve: str = RESERVATIONS[0],
         collect_every: int = 0,
         checked: bool = False,
     ) -> None:
@@ -119,7 +105,8 @@ class Store:
         if growth not in GROWTH_POLICIES:
             raise ValueError(f"there is no growth policy {growth!r}; there are {', '.join(GROWTH_POLICIES)}")
         if initial_heap_size is None:
-            initial_heap_size = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
+            standard = 0 if growth == "grow-first" else DEFAULT_INITIAL_HEAP_SIZE
+            initial_heap_size = default_initial(standard, maximum_heap_size)
         has_default_policies = (allocator, growth) == (SegregatedFit.name, "collect-first")
         if engine is None:  # one whose runtime has the policies
             engine = Engine(collector=collector, runtime="native" if has_default_policies else "python")
@@ -131,12 +118,14 @@ class Store:
                 f"it has {SegregatedFit.name!r} with 'collect-first'"
             )
         self.growth = growth
+        memory = Memory(initial_heap_size, maximum_heap_size, reserve=reserve)  # first, for that is what may fail
         self.host_data = ExternRefHostDataTable()
+        self._set_aside = self.host_data.set_aside
         self.heap = DrcHeap(
             self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
         )
         chosen = self.heap.collector
-        self.heap.attach(Memory(initial_heap_size, maximum_heap_size), self.host_data)
+        self.heap.attach(memory, self.host_data)
         self._allocate_block = chosen.allocate_block if growth == "collect-first" else allocate_block_growing_first
         self.heap.host = self.tidy_in_use
         self.heap.replacements[chosen.collect] = self._collect_for_room
@@ -145,8 +134,24 @@ class Store:
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
         self._safepoints = 0
-        self._unreachable_handles: deque[tuple[int, int]] = deque()
+        self.unreachable_cells: deque[Any] = deque()
+        """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""
+        self.operations = HostOperations(self.heap, self.unreachable_cells)
+        if engine.runtime == "native" and not checked:
+            self.operations.compile = self._make_runtime
+        self.faces: dict[int, Any] = {}
+        """What handles know of each type, by type index; `objects.py` fills this, and the next two."""
+        self.resolved: dict[int, Any] = {}
+        self.lowerings: dict[Any, Any] = {}
         self._is_closed = False
+
+    def _make_runtime(self) -> None:
+        # By its name, as below: it stands on this module, and what nobody needs before is not loaded before.
+        import_module("lowheap.runtime.store_runtime").runtime_of(self)
+
+    def bind(self, type: Any) -> Any:
+        """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
+        return import_module("lowheap.objects").bind(self, type)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life
@@ -156,24 +161,29 @@ class Store:
         """Whether `close` was called."""
         return self._is_closed
 
+    @exclusive("lock")
     def close(self) -> None:
         """Unmap the heap. Every handle becomes stale, and the finalizers of all host data run.
 
         HeapError, and nothing happens, while compiled code of this store is on the stack, or a collection is running.
         """
-        with self.lock:
-            if self._is_closed:
-                return
-            if self.heap.control.phase != CollectionPhase.IDLE:
-                raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
-            if self.runtime is not None:
-                self.runtime.close()
-            if self.heap.is_attached:
-                self.heap.detach().abandon()
-            self.heap.close()
-            self._is_closed = True
-            self._unreachable_handles.clear()
-            self.host_data.clear()
+        if self._is_closed:
+            return
+        if self.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError("cannot close a store in the middle of a collection; finish it or close it first")
+        self.heap.check_unpinned("close")
+        if self.runtime is not None:
+            self.runtime.close()
+        self._unmap()
+        self.host_data.clear()
+
+    @whole
+    def _unmap(self) -> None:
+        if self.heap.is_attached:
+            self.heap.detach().abandon()
+        self.heap.close()
+        self._is_closed = True
+        self.unreachable_cells.clear()
 
     def __enter__(self) -> Store:
         """Return the store itself."""
@@ -193,75 +203,108 @@ class Store:
     # ------------------------------------------------------------------------------------------------------------------
     # Collecting
 
+    @exclusive("lock")
     def collection(self) -> DrcCollection:
         """Return a new collection, to be done by increments. On a native store, those with a budget are native too."""
-        with self.lock:
-            self.tidy_in_use()
-            trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
-            return _Collection(self, trace)
+        self.tidy_in_use()
+        trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
+        return _Collection(self, trace)
 
+    @exclusive("lock")
     def collect(self) -> None:
         """Collect, all at once, and free what earlier collections have left. NoGcScopeError inside a no-GC scope."""
-        with self.lock:
-            collection = self.collection()
-            if self.runtime is None or not self.runtime.collect():
-                collection.collect()
-            self.tidy_in_use()
+        collection = self.collection()
+        if self.runtime is None or not self.runtime.collect():
+            collection.collect()
+        self.tidy_in_use()
 
+    @exclusive("lock")
     def safepoint(self) -> None:
         """Compiled code has come to a safepoint: tidy up, and collect if `collect_every` says so."""
-        with self.lock:
-            self.tidy_in_use()
-            self._safepoints += 1
-            may_collect = self.heap.control.no_gc_count == 0
-            if self.collect_every and self._safepoints % self.collect_every == 0 and may_collect:
-                self.collect()
+        self.tidy_in_use()
+        self._safepoints += 1
+        may_collect = self.heap.control.no_gc_count == 0
+        if self.collect_every and self._safepoints % self.collect_every == 0 and may_collect:
+            self.collect()
 
+    @exclusive("lock")
     def verify(self) -> None:
         """Check every invariant of the heap, those about compiled code's frames too. HeapCorruptionError if broken."""
-        with self.lock:
-            self.check_open()
-            self.heap.verify(self.roots.wasm_stack())
-            self.tidy_in_use()  # not before: that relies on what is verified
+        self.check_open()
+        self.heap.verify(self.roots.wasm_stack())
+        self.tidy_in_use()  # not before: that relies on what is verified
 
+    @exclusive("lock")
     def stats(self) -> HeapStatistics:
         """Return the heap's figures, those that the collector counts among them."""
-        with self.lock:
-            self.tidy_in_use()
-            return self.heap.stats()
+        self.tidy_in_use()
+        return self.heap.stats()
 
+    @exclusive("lock")
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""
-        with self.lock:
-            self.tidy_in_use()
-            return self.heap.snapshot(self.roots.wasm_stack())
+        self.tidy_in_use()
+        return self.heap.snapshot(self.roots.wasm_stack())
 
+    @exclusive("lock")
     def tidy(self) -> None:
         """Drop what handles that Python has forgotten still hold, and let go of the host data of dead externrefs.
 
         That runs finalizers; see `ExternRefHostDataTable`.
         """
-        with self.lock:
-            self.tidy_in_use()
+        self.tidy_in_use()
 
     def tidy_in_use(self) -> None:
         """`tidy`, for who has the lock."""
-        self.check_open()
-        while self._unreachable_handles:
-            number, epoch = self._unreachable_handles.popleft()
-            if epoch == self.heap.control.epoch:
-                self.heap.drop_gc_ref(self.roots.release_handle(number))
+        if self._is_closed:
+            self.check_open()
+        if self.unreachable_cells and self.heap.attached is not None:
+            self.operations.drain()
+        if self.heap.control.dead_externrefs != NULL:
+            self._release_dead_externrefs()
+        if self._set_aside:
+            self.host_data.release()
+
+    def _release_dead_externrefs(self) -> None:
+        control, native, operations = self.heap.control, self.heap.attached, self.operations
+        if operations.is_compiled and native is not None:
+            while (reference := control.dead_externrefs) != NULL:
+                (host_data_id,) = _HOST_DATA_ID(native.buffer, reference)
+                if not self.host_data.set_value_aside(host_data_id):
+                    break  # C's, which the general way sees to
+                operations.free_dead(operations.vmctx)
         self.heap.release_dead_externrefs()
-        self.host_data.release()
 
-    @property
-    def unreachable_handles(self) -> deque[tuple[int, int]]:
-        """The handles that `tidy` has to release; always the same deque."""
-        return self._unreachable_handles
+    def raise_pending(self) -> None:
+        """Raise what a host function or a finalizer raised, if compiled code has ended since and nobody did."""
+        if self.runtime is not None and self.runtime.pending is not None:
+            self.runtime.settle()
 
-    def forget_handle(self, number: int, epoch: int) -> None:
-        """Release a handle at the next `tidy`. Safe at any moment and on any thread: finalizers call it."""
-        self._unreachable_handles.append((number, epoch))
+    @exclusive("lock")
+    def set_limits(
+        self,
+        memory_size: int = -1,
+        table_elements: int = -1,
+        instances: int = -1,
+        tables: int = -1,
+        memories: int = -1,
+    ) -> None:
+        """Set how large the heap may become, `memory_size` bytes; a negative number leaves it as it is.
+
+        What the heap has already it keeps: a limit below that stops it from growing. ValueError for more than it has
+        reserved. The other limits are those of wasmtime's that lowheap does not have: UnsupportedError names one that
+        is given.
+        """
+        limits = {"table_elements": table_elements, "instances": instances, "tables": tables, "memories": memories}
+        for name, limit in {"memory_size": memory_size, **limits}.items():
+            if not isinstance(limit, int) or isinstance(limit, bool):
+                raise TypeError(f"{name} is {limit!r}; it must be an int")
+        given = [name for name, limit in limits.items() if limit >= 0]
+        if given:
+            raise UnsupportedError(f"a store has no limit {', '.join(given)}; it has memory_size")
+        self.tidy_in_use()
+        if memory_size >= 0:
+            self.heap.set_maximum(memory_size)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must
@@ -278,29 +321,30 @@ class Store:
         """Allocate an exception of zero bits; the one count is the caller's. HeapExhaustedError when nothing helps."""
         return self._allocate(lambda find: self.heap.alloc_uninit_exn(type_index, find=find))
 
+    @exclusive("lock")
+    @whole
     def alloc_externref(self, value: Any, finalizer: Finalizer | None = None) -> int:
         """Allocate an externref for a host value; the one count is the caller's. HeapExhaustedError when full.
 
         `finalizer(value)` is called once, when the externref has died, or the store is closed; not if this raises.
         """
-        with self.lock:
-            self.check_open()
-            binding = self.host_data.binding
-            host_data_id = self.host_data.alloc(value)
-            reference = NULL
-            try:
-                reference = self._allocate(lambda find: self.heap.alloc_externref(host_data_id, find=find))
-                if finalizer is not None:
-                    self.host_data.set_finalizer(host_data_id, finalizer)
-            finally:
-                if reference == NULL and self.host_data.binding is binding:  # else it went with the heap's memory
-                    self.host_data.dealloc(host_data_id)
-            return reference
+        self.check_open()
+        binding = self.host_data.binding
+        host_data_id = self.host_data.alloc(value)
+        reference = NULL
+        try:
+            reference = self._allocate(lambda find: self.heap.alloc_externref(host_data_id, find=find))
+            if finalizer is not None:
+                self.host_data.set_finalizer(host_data_id, finalizer)
+        finally:
+            if reference == NULL and self.host_data.binding is binding:  # else it went with the heap's memory
+                self.host_data.dealloc(host_data_id)
+        return reference
 
+    @exclusive("lock")
     def _allocate(self, allocate: Callable[[Find], int]) -> int:
-        with self.lock:
-            self.tidy_in_use()
-            return allocate(self._find_block)
+        self.tidy_in_use()
+        return allocate(self._find_block)
 
     def _find_block(self, size: int) -> int | None:
         """Return a block for an object of `size` bytes, by this store's policy, or None when nothing helps."""
@@ -311,6 +355,8 @@ class Store:
         self.collect()
         return True
 
+
+_HOST_DATA_ID = struct.Struct(f"<{VMDrcExternRef.host_data_id.offset}xI").unpack_from
 
 _NO_FRAMES = FrameRules(False)
 """What the policy, run by Python, is told of frames: nothing, for the store collects."""
@@ -326,18 +372,18 @@ class _Collection(DrcCollection):
         super().__init__(store.heap, store.roots, trace=trace)
         self._store = store
 
+    @exclusive("_store.lock")
     def collect_increment(self, budget: int | None = None) -> GcProgress:
-        with self._store.lock:
-            progress = super().collect_increment(budget)
-            if self._heap.control.phase == CollectionPhase.IDLE:
-                self._heap.release_dead_externrefs()
-                self._store.host_data.release()
-            return progress
+        progress = super().collect_increment(budget)
+        if self._heap.control.phase == CollectionPhase.IDLE:
+            self._heap.release_dead_externrefs()
+            self._store.host_data.release()
+        return progress
 
+    @exclusive("_store.lock")
     def collect(self) -> None:
-        with self._store.lock:
-            super().collect()
+        super().collect()
 
+    @exclusive("_store.lock")
     def close(self) -> None:
-        with self._store.lock:
-            super().close()
+        super().close()

@@ -36,8 +36,9 @@ import enum
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
+from lowheap.copying import NotCopied
 from lowheap.errors import LowheapError, TypeDefinitionError
 
 # Implementation limits: those of wasmtime, so that what it validates can be registered.
@@ -147,9 +148,31 @@ class FieldType:
 
 @dataclass(frozen=True, slots=True)
 class StructType:
-    """A struct: fields known by their position."""
+    """A struct: fields known by their position. Any sequence of them will do, and is kept as a tuple.
+
+    `names` are what Python calls the fields; two types that differ in nothing else are equal.
+    """
 
     fields: tuple[FieldType, ...]
+    names: tuple[str | None, ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def of(cls, **fields: FieldType | StorageType) -> StructType:
+        """Return a struct type of named fields; one that is given by its storage type alone is mutable."""
+        return cls(
+            tuple(each if isinstance(each, FieldType) else FieldType(each, True) for each in fields.values()),
+            tuple(fields),
+        )
+
+    def bind(self, store: Any) -> Any:
+        """Return the class of this type's objects in a store: `Cell = cell.bind(store)`, `Cell(left, right)`."""
+        return store.bind(self)
+
+    def __post_init__(self) -> None:
+        """Make a tuple of another sequence."""
+        given: Any = self.fields
+        if type(given) is not tuple:
+            object.__setattr__(self, "fields", tuple(given))
 
     def __str__(self) -> str:
         """Text format: `(struct (field (mut i32)) (field (ref null 3)))`."""
@@ -162,6 +185,10 @@ class ArrayType:
 
     element: FieldType
 
+    def bind(self, store: Any) -> Any:
+        """Return the class of this type's objects in a store: `Numbers = numbers.bind(store)`, `Numbers([1, 2])`."""
+        return store.bind(self)
+
     def __str__(self) -> str:
         """Text format: `(array (mut i8))`."""
         return f"(array {self.element})"
@@ -169,10 +196,17 @@ class ArrayType:
 
 @dataclass(frozen=True, slots=True)
 class FuncType:
-    """A function: what it takes and what it returns."""
+    """A function: what it takes and what it returns. Any sequences of value types will do, and are kept as tuples."""
 
     params: tuple[ValType, ...]
     results: tuple[ValType, ...]
+
+    def __post_init__(self) -> None:
+        """Make tuples of other sequences."""
+        for name in ("params", "results"):
+            given: Any = getattr(self, name)
+            if type(given) is not tuple:
+                object.__setattr__(self, name, tuple(given))
 
     def __str__(self) -> str:
         """Text format: `(func (param i32 i64) (result f32))`."""
@@ -182,6 +216,40 @@ class FuncType:
 
 
 CompositeType: TypeAlias = StructType | ArrayType | FuncType
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalType:
+    """A global: the type of its value, and whether it may be written."""
+
+    storage: ValType
+    mutable: bool
+
+    @property
+    def content(self) -> ValType:
+        """The type of its value, by the name that wasmtime's package has for it."""
+        return self.storage
+
+    def __str__(self) -> str:
+        """Text format: `i32`, `(mut i32)`."""
+        return f"(mut {self.storage})" if self.mutable else str(self.storage)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportType:
+    """One import of a module: its two names, and what must be given for it."""
+
+    module: str
+    name: str
+    type: FuncType | GlobalType
+
+
+@dataclass(frozen=True, slots=True)
+class ExportType:
+    """One export of a module: its name, and what it is."""
+
+    name: str
+    type: FuncType | GlobalType
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +284,90 @@ FUNCREF = RefType(True, AbstractHeapType.FUNC)
 NULLFUNCREF = RefType(True, AbstractHeapType.NOFUNC)
 EXNREF = RefType(True, AbstractHeapType.EXN)
 NULLEXNREF = RefType(True, AbstractHeapType.NOEXN)
+
+
+class _ValueTypes(type):
+    """Has `isinstance(type, ValType)` mean what it says."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, NumType | VectorType | RefType)
+
+
+class ValueTypes(metaclass=_ValueTypes):
+    """The value types by wasmtime's names for them: `lowheap.ValType.i32()` is `lowheap.types.I32`.
+
+    It has no instances of its own: what its functions return are `NumType`, `VectorType` and `RefType`.
+    """
+
+    def __new__(cls) -> NoReturn:
+        """Refuse: TypeError."""
+        raise TypeError("a value type is made by one of ValType's functions, ValType.i32() for one")
+
+    @staticmethod
+    def i32() -> ValType:
+        """Return the type of 32-bit integers."""
+        return I32
+
+    @staticmethod
+    def i64() -> ValType:
+        """Return the type of 64-bit integers."""
+        return I64
+
+    @staticmethod
+    def f32() -> ValType:
+        """Return the type of floats of single precision."""
+        return F32
+
+    @staticmethod
+    def f64() -> ValType:
+        """Return the type of floats of double precision."""
+        return F64
+
+    @staticmethod
+    def v128() -> ValType:
+        """Return the type of vectors, which compiled code does not have."""
+        return V128
+
+    @staticmethod
+    def externref() -> ValType:
+        """Return the type of nullable references to host values."""
+        return EXTERNREF
+
+    @staticmethod
+    def funcref() -> ValType:
+        """Return the type of nullable references to functions."""
+        return FUNCREF
+
+    @staticmethod
+    def anyref() -> ValType:
+        """Return the type of nullable references to objects and i31."""
+        return ANYREF
+
+    @staticmethod
+    def eqref() -> ValType:
+        """Return the type of nullable references that can be compared."""
+        return EQREF
+
+    @staticmethod
+    def i31ref() -> ValType:
+        """Return the type of nullable references to i31."""
+        return I31REF
+
+    @staticmethod
+    def structref() -> ValType:
+        """Return the type of nullable references to structs."""
+        return STRUCTREF
+
+    @staticmethod
+    def arrayref() -> ValType:
+        """Return the type of nullable references to arrays."""
+        return ARRAYREF
+
+    @staticmethod
+    def nullref() -> ValType:
+        """Return the type of null alone, among references to objects."""
+        return NULLREF
+
 
 _BOTTOM_KEYWORDS = {
     AbstractHeapType.NONE: "nullref",
@@ -374,13 +526,15 @@ class _Names:
     positions: dict[str, list[int]] = field(default_factory=dict)  # the fields that each name was given to
 
 
-class TypeRegistry:
+class TypeRegistry(NotCopied):
     """The types of one engine: a mapping from type index to definition.
 
     Indices count from 0 and are never taken back; definitions in the registry refer to each other by them. Every method
     that takes an index raises `UnknownTypeError` for one that was not given out. Any thread may register while others
     read.
     """
+
+    NOT_COPIED_BECAUSE = "the indices that it gives out mean something in one registry; definitions can be copied"
 
     def __init__(self) -> None:
         """Start empty; the abstract heap types need no registration."""

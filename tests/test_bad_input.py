@@ -701,7 +701,7 @@ for index, error, message in (
 ):
     bad(f"element {index!r}", lambda w, i=index: w.numbers[i], error, message)
     bad(f"set element {index!r}", lambda w, i=index: w.numbers.__setitem__(i, 1.0), error, message)
-bad("set slice", lambda w: w.numbers.__setitem__(slice(0, 2), [1.0, 2.0]), TypeError, "slice")
+bad("set slice", lambda w: w.numbers.__setitem__(slice(0, 2), ["1", 2.0]), TypeError, "'1' was given")
 bad("slice step", lambda w: w.numbers[::0], ValueError, "zero")
 bad("set element", lambda w: w.numbers.__setitem__(0, "x"), TypeError, "'x' was given where f32")
 bad("set frozen", lambda w: w.frozen.__setitem__(0, 1), Heap, r"cannot write element 0 of \$frozen: it is immutable")

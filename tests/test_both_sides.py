@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 from collections.abc import Sequence
 
 import cffi
@@ -302,6 +303,26 @@ def test_a_corrupt_type_index_leads_to_no_crash() -> None:
         world.heap.verify()
     NativeBarriers(world.store).dec_ref(cell)  # of a type that there is not: it has no children
     assert world.live() == []
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_a_barrier_after_the_store_s_end_finds_zeros(runtime: str) -> None:
+    """They check nothing, and were a crash: what they come to is mapped as long as their vmctx is there."""
+    store = lh.Store(lh.Engine(runtime=runtime))
+    cell = lh.Struct(store, lh.StructType((lh.FieldType(lh.types.ANYREF, True),)))
+    reference = cell.reference
+    barriers = NativeBarriers(store)
+    functions, vmctx = barriers.functions, barriers.vmctx
+    slot = cffi.FFI().from_buffer("uint32_t *", store.heap.slot(reference, 24))
+    store.close()
+    del barriers, cell, store
+    gc.collect()
+    for name in ("lh_inc_ref", "lh_dec_ref", "lh_expose"):
+        functions[name](vmctx, reference)
+    functions["lh_write"](vmctx, slot, reference)
+    assert slot[0] == reference
+    functions["lh_init"](vmctx, slot, reference)
+    assert functions["lh_read"](vmctx, slot) == reference
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])

@@ -142,6 +142,7 @@ def test_what_is_no_directory_is_refused(value: Any) -> None:
         {"opt_level": 1},
         {"barriers": "outlined"},
         {"inline": "never"},
+        {"interruptible": False},
         {"runtime": "native" if lh.Engine().runtime == "python" else "python"},
     ],
 )
@@ -183,7 +184,6 @@ def test_another_module_is_another_entry(tmp_path: Path, compiled: list[str]) ->
         ("features", "-avx"),
         ("llvm", "23.0.0"),
         ("llvmlite", "1.0"),
-        ("lowheap", "9"),
         ("triple", "x"),
     ],
 )
@@ -422,6 +422,56 @@ def test_a_bad_entry_is_compiled_again_and_replaced(damage: str, tmp_path: Path,
     assert entry.stat().st_mode & 0o077 == 0
     key = entry.name.removesuffix(cache.SUFFIX)
     assert cache.decode(key, entry.read_bytes()).object == cache.decode(key, good).object
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The binaries that were validated since the test began, for want of one in the cache."""
+    binaries: list[bytes] = []
+    validate = wasm_module.validate.validate
+
+    def counted(binary: bytes) -> None:
+        binaries.append(binary)
+        validate(binary)
+
+    monkeypatch.setattr(wasm_module.validate, "validate", counted)
+    return binaries
+
+
+def test_a_source_is_validated_once(tmp_path: Path, validated: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = lh.wat2wasm(SOURCE)
+    for source in (SOURCE, SOURCE.encode(), bytearray(SOURCE.encode()), binary, memoryview(binary)):
+        assert lh.Module(lh.Engine(cache=tmp_path), source)._binary == binary  # type: ignore[arg-type]
+    assert validated == [binary] * 2, "as text, and as a binary"
+    monkeypatch.setattr(wasm_module.validate, "validator", lambda: "another")
+    lh.Module(lh.Engine(cache=tmp_path), SOURCE)
+    assert len(validated) == 3
+    for _ in range(2):
+        with pytest.raises(lh.MalformedModuleError):
+            lh.Module(lh.Engine(cache=tmp_path), binary[:-1])
+    assert len(validated) == 5, "what is not valid is not kept"
+
+
+@pytest.mark.parametrize("damage", [each for each in DAMAGE if each != "foreign"])
+def test_a_bad_binary_is_made_again_and_replaced(damage: str, tmp_path: Path, validated: list[bytes]) -> None:
+    lh.Module(lh.Engine(cache=tmp_path), SOURCE)
+    (entry,) = tmp_path.glob(f"*{cache.BINARY_SUFFIX}")
+    good = entry.read_bytes()
+    DAMAGE[damage](entry)
+    del validated[:]
+    for _ in range(2):
+        lh.Module(lh.Engine(cache=tmp_path), SOURCE)
+    assert len(validated) == 1
+    assert not entry.is_symlink()
+    assert entry.read_bytes() == good
+
+
+def test_a_binary_under_anothers_key_is_not_taken(tmp_path: Path) -> None:
+    directory = CodeCache(tmp_path)
+    directory.put_binary("one", b"its binary")
+    assert directory.get_binary("one") == b"its binary"
+    (tmp_path / f"one{cache.BINARY_SUFFIX}").rename(tmp_path / f"two{cache.BINARY_SUFFIX}")
+    assert directory.get_binary("two") is None
 
 
 def test_an_entry_of_another_user_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_a_scalar_call_is_one_frame_of_python(runtime: str) -> None:
     ]
     for call in ways:
         call()
-        assert frames(call) == ["_ScalarFunc.__call__"]
+        assert frames(call) == ["_CompiledFunc.__call__"]
     assert (add(1, 2), nothing(), four()) == (3, None, 4)
     store.close()
 
@@ -140,7 +140,7 @@ def test_a_result_is_not_another_call_s() -> None:
     inner: list[int] = []
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_qualname != "_ScalarFunc.__call__":
+        if frame.f_code.co_qualname != "_CompiledFunc.__call__":
             return None
         if event == "line":
             inner.append(add(len(inner), 1000))

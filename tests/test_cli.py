@@ -252,6 +252,18 @@ def test_the_options_change_no_result(lowheap: Callable[..., Ran], barriers: str
     assert (ran.status, ran.out, ran.err) == (0, "30\n", "")
 
 
+def test_a_small_reservation_is_enough_for_a_small_maximum(tmp_path: Path) -> None:
+    """In a process that may not reserve 4 GiB, which one by default wants to."""
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
+    code = f"{limited} from lowheap.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", TREES, "--invoke", "run", "3", "2", "--max-heap", "1M"]
+    for options, expected in (([], 1), (["--reserve", "maximum"], 0)):
+        done = subprocess.run([*command, *options], env=environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == expected, done.stderr
+        assert (done.stdout == "30\n") == (expected == 0)
+        assert ("cannot reserve 4311744512 bytes of address space" in done.stderr) == (expected == 1)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Values, against C's own conversions
 
@@ -415,7 +427,17 @@ def test_logging(lowheap: Callable[..., Ran]) -> None:
 def test_a_trap(lowheap: Callable[..., Ran], program: Callable[..., str], arguments: list[str], message: str) -> None:
     ran = lowheap("run", program(NUMBERS), "--invoke", *arguments, "--verify")
     assert failed(ran, 3, f"lowheap: trap: {message}", label="trap")
-    assert len(ran.err.splitlines()) == 1
+    callers = ran.err.splitlines()[1:]
+    assert callers == (["  called from function $forever (63 times)"] if arguments == ["forever"] else [])
+
+
+def test_callers_of_what_trapped(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    functions = " ".join(f"(func $f{number} (call $f{number + 1}))" for number in range(40))
+    path = program(f'(module (func (export "go") (call $f0)) {functions} (func $f40 unreachable))')
+    ran = lowheap("run", path, "--invoke", "go", "--opt-level", "0")
+    assert failed(ran, 3, "unreachable", "(in function $f40, at offset", label="trap")
+    callers = ran.err.splitlines()[1:]
+    assert callers == [*(f"  called from function $f{39 - number}" for number in range(16)), "  and 25 more"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -445,7 +467,8 @@ def test_help_and_version(lowheap: Callable[..., Ran], monkeypatch: pytest.Monke
     assert (ran.status, ran.err) == (0, "")
     for word in (
         "--invoke EXPORT", "--barriers NAME", "--runtime", "--collect-every N", "--opt-level 0-3",
-        "--initial-heap SIZE", "--max-heap SIZE", "--stats", "--verify", "--log-level", "Exit status",
+        "--initial-heap SIZE", "--max-heap SIZE", "--reserve [full|maximum]",
+        "--stats", "--verify", "--log-level", "Exit status",
     ):  # fmt: skip
         assert word in ran.out
     monkeypatch.setattr(metadata, "version", {"lowheap": "1.2.3"}.__getitem__)
@@ -729,6 +752,46 @@ def test_an_interrupt(program: Callable[..., str], text: str, runtime: str) -> N
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "lowheap: interrupted"
     assert "Traceback" not in err
+
+
+def test_an_interrupt_of_a_program_that_was_to_be_verified_and_counted(program: Callable[..., str]) -> None:
+    text = """(module
+      (type $s (struct)) (global $g (mut (ref null $s)) (ref.null $s))
+      (func (export "f") (global.set $g (struct.new $s)) (loop $again (br $again))))"""
+    with running(program(text), "--stats", "--verify", interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(r"objects allocated +│ +[01] ", err), "it may be that it was not running yet"
+    assert re.search(r"heap verified +│ +yes ", err)
+    assert err.splitlines()[-1] == "lowheap: interrupted"
+    assert "Traceback" not in err
+
+
+def test_an_interrupt_of_a_start_function(program: Callable[..., str]) -> None:
+    text = '(module (func $endless (loop $again (br $again))) (func (export "f")) (start $endless))'
+    with running(program(text), interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "lowheap: interrupted"
+
+
+def test_an_interrupt_of_code_that_is_not_interruptible(program: Callable[..., str]) -> None:
+    path = program('(module (func (export "f") (loop $again (br $again))))')
+    with running(path, "--uninterruptible", "--stats", interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines() == ["lowheap: interrupted"]
+
+
+def test_a_termination(program: Callable[..., str]) -> None:
+    path = program('(module (func (export "f") (loop $again (br $again))))')
+    with running(path, interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_an_interrupt_that_is_to_be_ignored(program: Callable[..., str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lowheap.collectors import registry
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.interface import Collector
+from lowheap.engine import Engine
 from lowheap.errors import CompilerError
 from lowheap.native import HeaderBit
 
@@ -38,6 +39,7 @@ class T:
 
 READ = "    @native\n    def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:\n        "
 WRITE = "    @native\n    def {0}(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:\n        "
+IN_READ = r"\(in the event read of the collector X\)"
 ROUND = "heap.collector.{1}(heap, owner, slot, value, shape)\n"
 
 
@@ -64,6 +66,22 @@ MISTAKES = {
     "class X(Drc):\n    parameters = ('mine',)": r"X.parameters is \('mine',\); it must be a mapping",
     "class X(Drc):\n    functions = {'mine': 3}": "the function mine of X is 3; it must be a Signature",
     "class X(Drc):\n    def __init__(self, mine):\n        pass": "without arguments: TypeError: .* 'mine'",
+    f"class X(Drc):\n{READ}return None": f"read returns u32, and here nothing {IN_READ}",
+    f"class X(Drc):\n{READ}if slot.value:\n            return 0": f"does not return u32 on every path {IN_READ}",
+    f"class X(Drc):\n{READ}return slot.valve": f"a place of u32 has no valve {IN_READ}",
+    f"class X(Drc):\n{READ}return valve": f"the name valve is not known {IN_READ}",
+    f"@native\ndef f(heap: Heap) -> None:\n    heap.g()\nclass X(Drc):\n{READ}f(heap)\n": f"heap has no g {IN_READ}",
+    f"class X(Drc):\n{READ.replace('-> Ref', '-> None')}return": "X.read is .* -> nothing; the event read is of type",
+    f"class X(Drc):\n{READ.replace('Ref, slot', 'Reff, slot')}return 0": f"the name Reff is not known {IN_READ}",
+    f"class X(Drc):\n{READ.replace('owner: Ref', 'owner')}return 0": f"the parameter owner is not annotated {IN_READ}",
+    f"class X(Drc):\n{READ.replace(', shape: Shape', '')}return 0": "X.read is of type .*; the event read is of type",
+    f"class X(Drc):\n{READ}heap.state(T).a += 1\n        return 0": f"the collector has no state T: .* {IN_READ}",
+    f"B = Buffer('b')\nclass X(Drc):\n{READ}return u32(heap.length(B).value)": rf"has no Buffer\('b'\): .* {IN_READ}",
+    f"class X(Drc):\n{READ.replace('read', 'raed')}return 0": "X.raed is no event.*; is read meant.* the collector X",
+    f"class B(Drc):\n{READ.replace('read', 'raed')}return 0\nclass X(B): pass": "B.raed is no .*; is read meant",
+    f"class X(Drc):\n{READ.replace('read', 'load')}return 0": "X.load is no event.*, and none of its functions calls",
+    "class X(Drc):\n    def on_write(self, slot): pass": "X.on_write is no event, function .*; is write meant",
+    "class X(Drc):\n    counter = ('a',)": "X.counter is no event, function or attribute .*; is counters meant",
     "X = Collector": "Collector has no event read",
     "class X(Drx): pass": r"NameError: name 'Drx' is not defined \(.*wrong_\d+.py:\d+\)",
     "class X(Drc:": "SyntaxError",
@@ -71,6 +89,28 @@ MISTAKES = {
     "@state\nclass X:\n    a: u64 = 5": "X.a has a value: a state has fields only",
     "state(3)": "3 is no class",
 }
+
+
+def test_mistakes_are_told_when_the_engine_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "late.py"
+    file.write_text(f"{HEAD}class X(Drc):\n{READ}return slot.valve\n")
+    for options in ({"collector": f"{file}:X"}, {"barriers": f"{file}:X"}):
+        with pytest.raises(CompilerError, match=r"late.py:\d+: .* valve \(in the event read of the collector X\)"):
+            Engine(**options)
+
+
+def test_what_is_a_class_s_own_affair_is_not_refused(tmp_path: Path) -> None:
+    """Helpers that are called, of Python's and of the subset; a subclass that does not call its base's."""
+    file = tmp_path / "own.py"
+    helper = READ.replace("read", "reads")
+    body = "return Drc.read(heap, owner, slot, shape)\n"
+    python = "    limit = 5\n    def report(self): return 1\n    @property\n    def reader(self): return 2\n"
+    file.write_text(
+        f"{HEAD}class B(Drc):\n{python}{helper}{body}{READ}return B.reads(heap, owner, slot, shape)\n"
+        f"class X(B):\n{READ}{body}"
+    )
+    for name in ("B", "X"):
+        assert registry.find(f"{file}:{name}").name == name
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))

@@ -25,7 +25,6 @@ from lowheap.wasm.decode import (
     Export,
     FunctionImport,
     GlobalImport,
-    GlobalType,
     Instruction,
     Names,
     Operand,
@@ -477,15 +476,15 @@ def test_a_whole_module_reads_back() -> None:
     assert [len(group) for group in decoded.rec_groups] == [2, 1, 1, 1, 1]
     assert [(entry.module, entry.name, entry.desc) for entry in decoded.imports] == [
         ("env", "log", FunctionImport(4)),
-        ("env", "seed", GlobalImport(GlobalType(t.I64, False))),
-        ("env", "cell", GlobalImport(GlobalType(t.ANYREF, True))),
+        ("env", "seed", GlobalImport(t.GlobalType(t.I64, False))),
+        ("env", "cell", GlobalImport(t.GlobalType(t.ANYREF, True))),
     ]
     for entry in decoded.imports:
         assert binary[entry.offset :].startswith(name(entry.module) + name(entry.name))
     assert decoded.functions == [5, 3]
     root, empty = decoded.globals
-    assert root.type == GlobalType(t.RefType(True, 0), True)
-    assert empty.type == GlobalType(t.RefType(False, 2), False)
+    assert root.type == t.GlobalType(t.RefType(True, 0), True)
+    assert empty.type == t.GlobalType(t.RefType(False, 2), False)
     assert binary[root.offset : root.offset + 3] == b"\x63\0\1"
     assert [(instruction.name, instruction.operands) for instruction in root.init] == [
         ("ref.null", (H.NONE,)),

@@ -7,6 +7,7 @@ reported, and does no harm.
 from __future__ import annotations
 
 import ctypes
+import gc
 import struct
 import threading
 import weakref
@@ -38,6 +39,7 @@ from lowheap.errors import (
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
     HOST_DATA_LIMIT,
     NO_SUPERTYPE,
     NULL,
@@ -47,6 +49,7 @@ from lowheap.layout import (
     VMStorage,
     i31_from_int,
 )
+from lowheap.memory import Memory
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.types import ANYREF, F32, F64, I8, I16, I32, I64, RefType
 
@@ -180,6 +183,7 @@ def python_destroys_it(w: World) -> None:
 
 @exercise("lh_error_message")
 def messages(w: World) -> None:
+    assert w.native.functions["lh_error_message"](NULLP, NULLP, 8) == 0
     assert w.c("lh_error_message", NULLP, 0) == 0
     buffer = ffi().new("char[]", b"nothing yet")
     assert w.c("lh_error_message", buffer, 8) == 0
@@ -633,6 +637,111 @@ def test_a_store_that_was_closed_or_detached(world: World) -> None:
         other.c("lh_collect")
 
 
+def detach(w: World) -> object:
+    memory = w.store.heap.detach()
+    with pytest.raises(HeapError, match="views of it exist"):
+        memory.close()  # C code has its address
+    return memory
+
+
+def move(w: World) -> object:
+    """Put other memory in the place of the heap's, with the same bytes."""
+    memory = w.store.heap.take_memory()
+    other = Memory(memory.capacity, memory.maximum)
+    other.write(0, memory.read(0, memory.capacity))
+    w.store.heap.replace_memory(other, 0)
+    return memory
+
+
+GONE: dict[str, Callable[[World], object]] = {
+    "closed": lambda w: w.store.close(),
+    "detached": detach,
+    "taken": lambda w: w.store.heap.take_memory(),
+    "moved": move,
+}
+
+
+_visit = ffi().callback("lh_visitor", lambda _argument, _object: 0)
+_write = ffi().callback("lh_writer", lambda _argument, data, size: 0 * len(bytes(ffi().buffer(data, size))))
+
+
+@pytest.mark.parametrize("way", GONE)
+def test_functions_refuse_a_heap_that_has_lost_its_memory(way: str, world: World) -> None:
+    """They were crashes: the function pointers, and the heap's, are C's, and nobody asks Python."""
+    w = World(checked=bool(world.c("lh_is_checked")))
+    kept = [w.new(), w.new("ref"), lh.ExternRef(w.store, "value")]
+    references = [NULL, 1, *(handle.reference for handle in kept)]
+    control = w.native.cdata
+    memory = GONE[way](w)
+    gc.collect()
+    if way in ("closed", "detached"):
+        assert (control.bump, control.capacity) == (0, 0)
+    result = ffi().new("uint64_t[16]")
+    for name, function in FUNCTIONS.items():
+        if not function.takes_heap or name == "lh_error_message":
+            continue
+        for reference in references:
+            args: list[Any] = []
+            for parameter in function.parameters[1:]:
+                if parameter.name == "result" or parameter.type.endswith("*"):
+                    args.append(ffi().cast(parameter.type, result))
+                elif parameter.type in ("lh_visitor", "lh_writer"):
+                    args.append({"lh_visitor": _visit, "lh_writer": _write}[parameter.type])
+                elif parameter.type in ("lh_finalizer", "lh_out_of_memory", "lh_on_error"):
+                    args.append(NULLP)
+                else:
+                    args.append(reference if parameter.type == "lh_ref" else w.everything)
+            looks = name in ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
+            allowed = (Status.OK, Status.CORRUPT) if looks else (Status.DETACHED,)
+            assert w.raw(name, *args) in allowed, name
+        if function.result == "lh_status":
+            with pytest.raises(HeapError):
+                w.native.call(name, *args[: len(args) - (function.parameters[-1].name == "result")])
+    text = ffi().new("char[]", 64)
+    assert w.native.functions["lh_error_message"](w.native.heap, text, 64) >= len(ffi().string(text))
+    del memory, kept
+
+
+def test_pointers_outlive_the_store(world: World) -> None:
+    """Who has the heap's pointer and a function's may call, when nothing of the store is left in Python."""
+    w = World(checked=bool(world.c("lh_is_checked")))
+    cell = w.new()
+    heap, control, collect = w.native.heap, w.native.cdata, w.native.lh_collect
+    inc_ref, reference, store = w.native.lh_inc_ref, cell.reference, weakref.ref(w.store.heap)
+    del w, cell
+    gc.collect()
+    assert [collect(heap), inc_ref(heap, reference)] == [Status.OK] * 2
+    assert control.collections == 1
+    found = store()
+    assert found is not None, "the heap's pointer keeps the store"
+    del found, heap
+    gc.collect()
+    assert store() is None
+    assert control.collections == 1, "the control block's keeps that"
+
+
+def test_a_finalizer_does_not_close_the_store_under_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run in the middle of an allocation by C, which has no room."""
+    w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
+    unraisable: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda it: unraisable.append(str(it.exc_value)))
+    owner = w.new("ref", 1)
+    owner[0] = None
+    externref = lh.ExternRef(w.store, "value", lambda _: w.store.close())
+    w.native.lh_expose(w.native.heap, externref.reference)  # the list is the last that counts it
+    w.c("lh_inc_ref", externref.reference)
+    externref.release()
+    result = ffi().new("lh_ref *")
+    while not w.raw("lh_alloc_array", w.arrays["i64"], 60, result):
+        w.c("lh_inc_ref", result[0])
+        if unraisable:
+            break
+    assert w.raw("lh_alloc_array", w.arrays["i64"], 60, result) in (Status.OK, Status.OUT_OF_MEMORY)
+    assert unraisable == ["cannot close a store while its compiled code is on the stack"]
+    assert not w.store.is_closed
+    w.store.close()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Compiled WebAssembly between the two
 
@@ -1074,6 +1183,72 @@ def test_a_forged_header_is_no_objects(forge: Callable[[World], int], name: str)
     w.store.close()
 
 
+def _with_forged(w: World, forged: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Every function that takes a reference, with that one in each place where it takes one, all else being right."""
+    holder, field, elements = w.new(), FIELD_OF["ref"], w.new("ref")
+    scalars = [name for name in FIELD_OF if name != "ref"]
+    for name, function in FUNCTIONS.items():
+        types = [parameter.type for parameter in function.parameters[1:]]
+        of_array, part = "_array_" in name, name.rpartition("_")[2]
+        for place in [number for number, type in enumerate(types) if type == "lh_ref"]:
+            arguments: list[Any] = []
+            for number, parameter in enumerate(function.parameters[1:]):
+                known: dict[str, Any] = {
+                    "object": elements if of_array else holder,
+                    "field": field if place else FIELD_OF.get(part, scalars.index("i32")),
+                    "type": w.everything,
+                    "slot": _registered(w),
+                }
+                value = known.get(parameter.name, 0)
+                value = forged if number == place else getattr(value, "reference", value)
+                if parameter.name != "result":
+                    arguments.append(value)
+            yield name, tuple(arguments)
+
+
+def test_every_function_refuses_a_forged_reference_wherever_it_takes_one() -> None:
+    w = World()
+    forged = FORGERIES["another size than its type's"](w)
+    tried = set()
+    for name, arguments in _with_forged(w, forged):
+        with pytest.raises(lh.HeapError, match=f"{forged:#x} names no object"):
+            w.c(name, *arguments)
+        tried.add(name)
+    assert tried == {
+        name for name, each in FUNCTIONS.items() if any(parameter.type == "lh_ref" for parameter in each.parameters)
+    }
+    w.verify()
+    w.store.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["lh_read", "lh_write", "lh_init", "lh_slot_unregister", "lh_frame_push", "lh_collect"]
+)
+def test_a_slot_that_holds_a_forged_reference_is_refused(name: str) -> None:
+    """A reference to a header that says it is on the list, as those are that frames hold."""
+    w = World()
+    forged = _forged(w, STRUCT | HEADER_IN_OVER_APPROX_LIST_BIT, w.narrow, 48)
+    before = w.bytes_at(forged, 0, 28)
+    if name in ("lh_frame_push", "lh_collect"):
+        frame, slots = ffi().new("lh_frame *"), ffi().new("lh_ref[]", [NULL, forged if name == "lh_frame_push" else 0])
+        if name == "lh_collect":
+            w.c("lh_frame_push", frame, slots, 2)
+            slots[1] = forged
+        arguments: tuple[Any, ...] = (frame, slots, 2) if name == "lh_frame_push" else ()
+    else:
+        slots = _registered(w)
+        slots[0] = forged
+        arguments = (slots, NULL) if name in ("lh_write", "lh_init") else (slots,)
+    with pytest.raises(lh.HeapError, match=f"{forged:#x}"):
+        w.c(name, *arguments)
+    assert w.bytes_at(forged, 0, 28) == before
+    slots[1 if name == "lh_collect" else 0] = NULL
+    if name == "lh_collect":
+        w.c("lh_frame_pop", frame)
+    w.verify()
+    w.store.close()
+
+
 @pytest.mark.parametrize("misuse", MISUSES, ids=str)
 def test_misuse_is_reported_and_does_no_harm(misuse: Misuse) -> None:
     w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
@@ -1095,7 +1270,8 @@ def test_misuse_is_reported_and_does_no_harm(misuse: Misuse) -> None:
 
 
 def test_every_status_is_met() -> None:
-    elsewhere = {Status.OK, Status.SYSTEM}  # the system refuses memory to heaps of C's only: test_embed_heaps.py
+    # The system refuses memory to heaps of C's only: test_embed_heaps.py. `call` does not call a heap without memory.
+    elsewhere = {Status.OK, Status.SYSTEM, Status.DETACHED}
     assert {misuse.status for misuse in MISUSES} == set(Status) - elsewhere
 
 
@@ -1107,10 +1283,34 @@ def test_a_null_pointer_as_heap_or_result() -> None:
         pointer = w.native.functions[name]
         kinds = [argument.kind for argument in ffi().typeof(pointer).args]
         rest = [NULLP if kind in ("pointer", "function") else 0 for kind in kinds]
-        if name != "lh_error_message":
-            assert pointer(NULLP, *rest[1:]) == Status.BAD_ARGUMENT, name
+        without_heap = 0 if name == "lh_error_message" else Status.BAD_ARGUMENT
+        assert pointer(NULLP, *rest[1:]) == without_heap, name
         if function.parameters[-1].name == "result":
             assert pointer(w.native.heap, *rest[1:]) == Status.BAD_ARGUMENT, name
+    w.verify()
+
+
+def test_each_null_pointer_by_itself() -> None:
+    """In the place of each pointer that is no argument when it is null, all else being something."""
+    w = World()
+    message: Any = ffi().new("char[]", 256)
+    tried = 0
+    for name, function in FUNCTIONS.items():
+        if not function.takes_heap or name == "lh_error_message":
+            continue
+        types = ffi().typeof(w.native.functions[name]).args[1:]
+        for place, parameter in enumerate(function.parameters[1:]):
+            if types[place].kind not in ("pointer", "function") or parameter.may_be_null:
+                continue
+            rest: list[Any] = [
+                ffi().cast(type, 0x1000 if type.kind in ("pointer", "function") else 0) for type in types
+            ]
+            rest[place] = NULLP
+            assert w.raw(name, *rest) == Status.BAD_ARGUMENT, (name, parameter.name)
+            w.c("lh_error_message", message, 256)
+            assert text_of(message) == f"{name}: the argument {parameter.name} is a null pointer"
+            tried += 1
+    assert tried > 30
     w.verify()
 
 

@@ -23,6 +23,7 @@ from lowheap.layout import (
     CONTROL_MAPPING_SIZE,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
+    FIRST_INDEX,
     HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     NULL,
@@ -97,6 +98,26 @@ def test_sizes(checked: bool, options: dict[str, int], capacity: int, maximum: i
                 heap.call("lh_alloc_array", type_index, 4000)
             assert raised.value.status == Status.OUT_OF_MEMORY
         assert capacity <= heap.statistics()["capacity"] <= maximum
+        heap.call("lh_verify")
+
+
+@BOTH
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), maximum=st.integers(1, 200) | st.integers((1 << 16) - 20, (1 << 16) + 20))
+def test_no_heap_goes_beyond_its_maximum(checked: bool, data: st.DataObject, maximum: int) -> None:
+    """A program gets just the objects that there is room for, whatever the sizes are."""
+    options = {"initial": data.draw(st.integers(0, maximum)), "reserve": data.draw(st.sampled_from([0, maximum + 16]))}
+    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // 32
+    with heap_of(checked, maximum=maximum, **options) as heap:
+        type_index = heap.define_struct((VMStorage.I64, FIELD_MUTABLE, 0))
+        heap.call("lh_no_gc_enter")  # whatever is allocated stays
+        for _ in range(room):
+            assert heap.call("lh_alloc_struct", type_index) + 32 <= maximum
+        for _ in range(2):
+            with pytest.raises(FailureError) as raised:
+                heap.call("lh_alloc_struct", type_index)
+            assert raised.value.status == Status.OUT_OF_MEMORY
+        assert heap.statistics()["capacity"] <= maximum
         heap.call("lh_verify")
 
 

@@ -16,6 +16,8 @@ import lowheap as lh
 from lowheap import declarations
 from lowheap.collector import GcProgress
 from lowheap.layout import VMHostDataOwner
+from lowheap.objects import lift_reference
+from lowheap.types import EXTERNREF
 
 RUNTIMES = ("native", "python")
 ENGINES = {runtime: lh.Engine(runtime=runtime) for runtime in RUNTIMES}
@@ -420,7 +422,7 @@ def test_externrefs_of_c_code(stage: Stage) -> None:
         entry.data, entry.finalizer = number, int(ffi.cast("uintptr_t", called))
         entry.owner = int(VMHostDataOwner.C)
         control.host_data_count += 1
-    handles = [lh.ExternRef._adopt(store, store.heap.alloc_externref(number)) for number in range(2)]
+    handles = [lift_reference(store, EXTERNREF, store.heap.alloc_externref(number)) for number in range(2)]
     assert [int(ffi.cast("uintptr_t", handle.value)) for handle in handles] == [0x5000, 0x6000]
     assert stage.exports["held"].value is None
     stage.exports["held"].value = handles[0]

@@ -44,7 +44,7 @@ from lowheap.layout import (
     VMTypeInfo,
     i31_from_int,
 )
-from lowheap.memory import Memory
+from lowheap.memory import RESERVATIONS, Memory
 from lowheap.native.words import TRACE
 from lowheap.roots import RootSet
 from lowheap.types import (
@@ -331,6 +331,33 @@ def test_memory_can_move_to_another_base(world: World) -> None:
     assert old.read(0, old.capacity) == bytes(old.capacity), "nobody wrote to the old place"
 
 
+@pytest.mark.parametrize("reserve", RESERVATIONS)
+def test_memory_that_grows_by_a_few_bytes(reserve: str) -> None:
+    """What lies below the first index, or is no whole unit, is of no use."""
+    world = World(0, 0)
+    heap = world.heap
+    heap.detach()
+    heap.attach(Memory(0, 100, reserve=reserve), world.host_data)
+    heap.register_type(world.cell)
+    capacity = 0
+    for delta in (1, 14, 1, 40, 7, 1, 36):
+        memory = heap.take_memory()
+        assert memory.grow(delta)
+        heap.replace_memory(memory, delta)
+        capacity += delta
+        assert heap.control.bump_end == max(16, capacity & -16)
+        heap.verify()
+    references = [heap.alloc_uninit_struct(world.cell)]
+    with pytest.raises(HeapExhaustedError):
+        heap.alloc_uninit_struct(world.cell)
+    assert references == [16]
+    memory = heap.take_memory()
+    assert not memory.grow(1)
+    heap.replace_memory(memory, 0)
+    heap.drop_gc_ref(references[0])
+    heap.verify()
+
+
 @pytest.mark.parametrize(("grown", "said"), [(0, 16), (4096, 0), (4096, 8192), (0, -16)])
 def test_replacing_with_a_wrong_delta_is_refused(world: World, grown: int, said: int) -> None:
     memory = world.heap.take_memory()
@@ -376,6 +403,38 @@ def test_closing(world: World) -> None:
     for operation in (world.heap.handles, world.heap.root_slots):
         with pytest.raises(HeapError, match="unmapped"):
             list(operation())
+
+
+def test_nobody_unmaps_the_memory_that_a_heap_has(world: World) -> None:
+    with pytest.raises(HeapError, match="views of it exist"):
+        world.memory.close()
+    taken = world.heap.take_memory()
+    world.heap.replace_memory(taken, 0)
+    with pytest.raises(HeapError, match="views of it exist"):
+        world.memory.close()
+    world.heap.detach()
+    world.memory.close()
+    assert world.memory.is_closed
+
+
+def test_views_outlive_the_heap(world: World) -> None:
+    """What has been seen once can be looked at for ever: it is mapped as long as somebody has a view of it."""
+    reference = world.heap.alloc_uninit_struct(world.cell)
+    heap, memory = world.heap, world.memory
+    views = [heap.control, heap.header(reference), heap.slot(reference, 24), heap.native.header(reference)]
+    block, native, policy = heap.cdata, heap.native, heap.policy
+    heap.detach().abandon()
+    heap.close()
+    assert not memory.is_closed
+    assert not any(any(bytes(view)) for view in views[1:])
+    assert (block.bump, block.collections, heap.cdata.bump) == (0, 0, 0)
+    assert native.type_info(world.cell).kind == 0
+    with pytest.raises(InvalidReferenceError):
+        native.header(reference)
+    assert policy.allocate(32) is None
+    del views, native, policy
+    memory.close()
+    assert memory.is_closed
 
 
 def test_arguments_of_the_wrong_type(world: World) -> None:

@@ -1115,7 +1115,7 @@ def test_a_global_owns_what_it_holds() -> None:
         assert (store.heap.stats().live_objects, len(store.host_data)) == (0, 0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(["struct", "array", "i31", "extern", "none"]), max_size=12), st.sampled_from(RUNTIMES))
 def test_references_through_any_number_of_calls_and_collections(kinds: list[str], runtime: str) -> None:
     board = Switchboard(runtime, collect_every=2)

@@ -61,6 +61,7 @@ def test_figures(world: World) -> None:
     free = inspection.free
     assert (free.blocks, free.size) == (before.blocks + 2, before.size + 176)
     assert (free.largest, free.fragmentation) == (max(before.largest, 128), pytest.approx(1 - free.largest / free.size))
+    assert free.largest <= free.largest_merged <= free.size
     control = world.store.heap.control
     assert inspection.free.beyond == control.bump_end - control.bump
     assert inspection.listed == (first,)
@@ -99,6 +100,23 @@ def test_figures_are_the_heaps(steps: list[tuple[str, int, int, int]]) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Garbage
+
+
+def test_what_merging_neighbours_would_give(world: World) -> None:
+    """Many small free blocks side by side are no fragmentation that merging leaves."""
+    for _ in range(300):
+        world.hold(NODE)
+    for name in range(100, 250):
+        world.release(name)
+    before = inspect(world.store.snapshot()).free
+    assert before.largest < before.largest_merged
+    assert before.largest_merged >= 150 * 48
+    assert before.fragmentation > before.fragmentation_merged
+    shown = rendered(world.store.snapshot())
+    assert f"if merged {before.largest_merged:,}; " in " ".join(shown.split())
+    world.store.heap.coalesce()
+    after = inspect(world.store.snapshot()).free
+    assert after.largest == after.largest_merged == before.largest_merged
 
 
 def test_cycles_are_found(world: World) -> None:

@@ -124,10 +124,10 @@ def test_arrays(storage: str) -> None:
     assert [slot.offset for slot in layout.slots if slot.part == "length"] == [VMDrcArrayHeader.length.offset]
 
 
-def test_exceptions() -> None:
+def test_exceptions_have_the_layout_of_their_tags_function_type() -> None:
     layout = layouts("(type (func (param i32 i64 externref) (result i32)))")[0]
     check_tiling(layout)
-    assert (layout.kind, layout.size) == ("exception", 56)
+    assert (layout.kind, layout.size) == ("function", 56)
     tags = [(slot.name, slot.offset) for slot in layout.slots if slot.part == "tag"]
     assert tags == [
         ("tag_instance", VMDrcExnHeader.tag_instance.offset),
@@ -179,11 +179,11 @@ def as_json(*arguments: str) -> Any:
     [
         ("(struct (field i8) (field (ref null any)))", ["struct"]),
         ("  (sub (array i16))", ["array"]),
-        ("(func (param i32))", ["exception"]),
+        ("(func (param i32))", ["function"]),
         ("(type $t (struct (field (ref null $t))))", ["struct"]),
         ("(rec (type $x (struct (field (ref null $y)))) (type $y (array (ref $x))))", ["struct", "array"]),
         ("(type (struct)) (type (array i8))", ["struct", "array"]),
-        ("(module (type (struct)) (func))", ["struct", "exception"]),
+        ("(module (type (struct)) (func))", ["struct", "function"]),
         ("(module)", []),
     ],
 )
@@ -267,6 +267,7 @@ def test_the_table() -> None:
     assert found[-1] == ["28", "4", "field 1", "(ref $base)", "no", "yes"]
     assert "32 bytes, aligned to 8; 0 more to the end of its block" in ran.stdout
     assert "28 + n × 1 bytes, aligned to 8" in command("(array i8)").stdout
+    assert "type 0: function, and the exceptions whose tag has it" in command("(func (param i32))").stdout
     assert command("(module)").stdout == "no types\n"
 
 

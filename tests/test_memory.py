@@ -240,7 +240,33 @@ def test_sizes_out_of_range(initial: int, maximum: int) -> None:
 
 @pytest.mark.parametrize("value", ["64", None, 64.0, True])
 def test_sizes_of_the_wrong_type(value: Any) -> None:
-    with pytest.raises(TypeError, match=f"initial heap size is {value!r}"):
-        Memory(value)
-    with pytest.raises(TypeError, match=f"maximum heap size is {value!r}"):
-        Memory(0, value)
+    if value is not None:
+        with pytest.raises(TypeError, match=f"initial heap size is {value!r}"):
+            Memory(value)
+    for initial in (0, None):
+        with pytest.raises(TypeError, match=f"maximum heap size is {value!r}"):
+            Memory(initial, value)
+
+
+@pytest.mark.parametrize("maximum", [0, 1, 5000, (1 << 16) + 1, 5 << 20])
+def test_a_reservation_for_the_maximum_alone(maximum: int) -> None:
+    memory = Memory(maximum=maximum, reserve="maximum")
+    assert (memory.capacity, memory.maximum) == (min(maximum, 1 << 16), maximum)
+    assert maximum <= memory.size < maximum + (1 << 17)
+    memory.view(ctypes.c_uint32, memory.size - 4).value = 1
+    with pytest.raises(HeapError, match="not within a mapping"):
+        memory.view(ctypes.c_uint32, memory.size)
+    memory.close()
+    with pytest.raises(ValueError, match="reserve is 'half'; it must be one of 'full', 'maximum'"):
+        Memory(reserve="half")
+
+
+def test_a_small_reservation_has_its_guard() -> None:
+    result = run_python(
+        "import ctypes\n"
+        "from lowheap.memory import Memory\n"
+        "memory = Memory(maximum=100, reserve='maximum')\n"
+        "print(ctypes.c_uint32.from_address(memory.base + memory.size - 4).value, flush=True)\n"
+        "print(ctypes.c_uint32.from_address(memory.base + memory.size).value, flush=True)\n"
+    )
+    assert (result.stdout, result.returncode) == ("0\n", -signal.SIGSEGV)

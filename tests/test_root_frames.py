@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
-from lowheap.jit.safepoints import StatepointModule, lower_statepoints
+from lowheap.jit import masks, root_frames
+from lowheap.jit.safepoints import lower_statepoints
+from lowheap.jit.statepoints import StatepointModule
 
 HEAD = """
 declare i32 @collect(i32)
@@ -249,24 +250,24 @@ def test_what_is_encoded_is_read_again(words: list[tuple[int, int]]) -> None:
     mask = 0
     for word in (word for word, count in words for _ in range(count)):
         mask = mask << 64 | word
-    items = root_frames.encoded(mask)
+    items = masks.encoded(mask)
     assert all(-(2**63) <= item < 2**63 for item in items)
     read = 0
-    for number, word, count in root_frames.runs(items):
+    for number, word, count in masks.runs(items):
         for each in range(number, number + count):
             read |= word << 64 * each
     assert read == mask
-    assert root_frames.live_count(items) == mask.bit_count()
+    assert masks.live_count(items) == mask.bit_count()
 
 
 @pytest.mark.parametrize("items", [[-1], [5, -1], [-1, -1], [-1, -2, 1], [2**64 - 1]])
 def test_what_is_no_mask_is_refused(items: list[int]) -> None:
     with pytest.raises(ValueError, match="not followed by a number of words"):
-        list(root_frames.runs(items))
+        list(masks.runs(items))
 
 
 def test_masks_of_references_that_stay_are_short() -> None:
-    assert [len(root_frames.encoded((1 << count) - 1)) for count in (1, 63, 64, 100, 640, 4000)] == [1, 1, 2, 3, 2, 3]
+    assert [len(masks.encoded((1 << count) - 1)) for count in (1, 63, 64, 100, 640, 4000)] == [1, 1, 2, 3, 2, 3]
 
 
 def test_code_that_cannot_be_reached_has_no_roots() -> None:
@@ -643,7 +644,7 @@ class Machine:
         elif statepoint := STATEPOINT.match(line):
             self.seen = []
             for name, mask in re.findall(r"ptr (%[\w.]+)((?:, i64 -?\d+)+)", statepoint[2]):
-                for number, word, count in root_frames.runs(map(int, re.findall(r"-?\d+(?=,|$)", mask))):
+                for number, word, count in masks.runs(map(int, re.findall(r"-?\d+(?=,|$)", mask))):
                     slots = range(64 * number, 64 * (number + count))
                     self.seen += [self.memory[name, slot] for slot in slots if word >> slot % 64 & 1]
         elif result := re.match(r"  (%\w+) = call i32 @llvm.experimental.gc.result", line):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 
 from lowheap.collector import GcProgress
 from lowheap.collectors.drc import Drc
-from lowheap.engine import Engine
+from lowheap.engine import RUNTIMES, Engine
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -23,12 +27,15 @@ from lowheap.errors import (
     HeapExhaustedError,
     NoGcScopeError,
     StaleReferenceError,
+    Trap,
 )
-from lowheap.layout import MAXIMUM_CAPACITY, NULL
-from lowheap.memory import Memory
+from lowheap.layout import BLOCK_ALIGN, FIRST_INDEX, MAXIMUM_CAPACITY, NULL
+from lowheap.memory import RESERVATIONS, Memory
 from lowheap.objects import Array, ExternRef, Struct
-from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, Store
+from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
 from lowheap.types import ANYREF, EXTERNREF, I8, I64, ArrayType, FieldType, FuncType, StructType, SubType
+from lowheap.wasm.instance import Instance
+from lowheap.wasm.module import Module
 
 CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))  # a block of 48 bytes
 HOLDER = StructType((FieldType(EXTERNREF, True),))
@@ -248,7 +255,8 @@ def test_tidy_drops_what_python_forgot(store: Rig) -> None:
 
 
 def test_handles_of_an_earlier_memory_are_not_released_twice(store: Rig) -> None:
-    store.forget_handle(0, store.heap.control.epoch)
+    store.operations.adopt(None, store.heap.alloc_uninit_struct(store.cell), store.operations.cell())
+    assert len(store.unreachable_cells) == 1
     old = store.heap.detach()
     old.close()
     store.heap.attach(Memory(), store.host_data)
@@ -625,3 +633,96 @@ def test_a_collector_is_the_engines() -> None:
         Store(Engine(), collector="null")
     with pytest.raises(CompilerError, match="there is no collector 'nope'"):
         Store(collector="nope")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sizes
+
+LIST = """(module
+  (type $cell (struct (field (mut (ref null $cell))) (field i64)))
+  (global $list (export "list") (mut (ref null $cell)) (ref.null $cell))
+  (global $made (export "made") (mut i32) (i32.const 0))
+  (func (export "more") (param $count i32)
+    (loop $next
+      (global.set $list (struct.new $cell (global.get $list) (i64.const 1)))
+      (global.set $made (i32.add (global.get $made) (i32.const 1)))
+      (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
+  (func (export "clear") (global.set $list (ref.null $cell))))"""
+LIST_CELL = 48  # a block
+
+MAXIMA = st.integers(0, 200) | st.integers(0, 5000) | st.sampled_from([(1 << 16) + each for each in (-1, 0, 1, 40)])
+
+
+@functools.cache
+def list_program(runtime: str) -> Module:
+    return Module(Engine(runtime=runtime), LIST)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), maximum=MAXIMA)
+def test_no_heap_goes_beyond_its_maximum(runtime: str, data: st.DataObject, maximum: int) -> None:
+    """Compiled code and Python get just the objects that there is room for, whatever the sizes are."""
+    module = list_program(runtime)
+    options: dict[str, Any] = {"initial_heap_size": data.draw(st.none() | st.integers(0, maximum))}
+    if runtime == "python":
+        options["allocator"] = data.draw(st.sampled_from(list(ALLOCATORS)))
+        options["growth"] = data.draw(st.sampled_from([None, *GROWTH_POLICIES]))
+    options["reserve"] = data.draw(st.sampled_from(RESERVATIONS))
+    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // LIST_CELL
+    with Store(module.engine, maximum_heap_size=maximum, **options) as store:
+        instance = Instance(store, module)
+        for _ in range(2):
+            instance.exports["made"].value = 0
+            with pytest.raises(Trap, match="out of memory"):
+                instance.exports["more"](0)
+            assert instance.exports["made"].value == room
+            with pytest.raises(HeapExhaustedError if room else AllocationTooLargeError):
+                Struct(store, CELL)
+            control = store.heap.control
+            assert control.capacity <= maximum
+            assert control.bump <= control.bump_end <= max(maximum, FIRST_INDEX)
+            store.verify()
+            instance.exports["clear"]()
+            store.collect()
+        if room:
+            instance.exports["more"](room)
+        store.verify()
+
+
+@pytest.mark.parametrize(("allocator", "expected"), [("segregated-fit", 65_536), ("first-fit", 0)])
+def test_a_heap_begins_no_larger_than_its_maximum(allocator: str, expected: int) -> None:
+    with Store(allocator=allocator, maximum_heap_size=65_536) as store:
+        assert store.stats().capacity == expected
+    with pytest.raises(ValueError, match="got initial 65537, maximum 65536"):
+        Store(initial_heap_size=65_537, maximum_heap_size=65_536)
+
+
+def test_a_small_heap_under_a_limit_of_address_space() -> None:
+    """In a process that has no room for what a heap reserves; in one of its own, for the limit stays."""
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import lowheap as lh
+from lowheap.memory import RESERVATIONS
+from test_store import LIST
+engine = lh.Engine()
+module = lh.Module(engine, LIST)
+lh.Store(engine).close()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (1 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    lh.Store(engine, maximum_heap_size=1 << 20)
+except MemoryError as error:
+    print(error)
+with lh.Store(engine, maximum_heap_size=1 << 20, reserve="maximum") as store:
+    lh.Instance(store, module).exports["more"](20_000)
+    store.verify()
+    print(store.stats().live_objects)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    refusal, live = done.stdout.splitlines()
+    assert refusal.startswith("cannot reserve 4311744512 bytes of address space")
+    assert live == "20000"

@@ -566,31 +566,6 @@ def deep_operands(count: int) -> str:
         (i32.const 7)))"""
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_large_frames_count_in_full(runtime: str) -> None:
-    """A function whose frame alone passes the limit traps at once; its caller need not."""
-    with lh.Store(engine(runtime)) as store:
-        instance = lh.Instance(store, module(runtime, deep_operands(1000)), {"host": {"value": lambda: 1.0}})
-        frames = [record.stack_size for record in instance.module.compiled.stack_map]
-        assert max(frames) > 8000, "the operands are in the frame"
-        assert instance.exports["outer"](1) == 7
-        store.runtime.context.stack_size = 8000
-        assert instance.exports["outer"](0) == 7
-        with pytest.raises(lh.Trap) as caught:
-            instance.exports["outer"](1)
-        assert (caught.value.code, caught.value.function) == (TrapCode.STACK_OVERFLOW, "$inner")
-
-        source = many_locals(700)
-        instance = lh.Instance(store, module(runtime, source), {"host": {"call": lambda n: n}})
-        assert 2000 < max(record.stack_size for record in instance.module.compiled.stack_map) < 700 * 16
-        store.runtime.context.stack_size = 2000
-        calls: list[int] = []
-        instance = lh.Instance(store, module(runtime, source), {"host": {"call": calls.append}})
-        with pytest.raises(lh.Trap, match="call stack exhausted"):
-            instance.exports["f"](0)
-        assert calls == [], "it never came to run"
-
-
 def test_one_buffer_serves_all_calls_with_several_results() -> None:
     results, calls = 200, 30
     call = "(call $many) " + "drop " * results

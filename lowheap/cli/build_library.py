@@ -21,7 +21,7 @@ _SUMMARIES = {
 }
 
 
-@click.command("build-library", short_help="Build the C library.")
+@click.command("build-library")
 @click.option("--out", "directory", metavar="DIR", required=True, help="The prefix to write to.")
 @click.option("--target", metavar="TRIPLE", help="What to build for, as LLVM names it.  [default: this machine]")
 @click.option(

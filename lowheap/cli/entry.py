@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
+import itertools
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from importlib import metadata
 
 import click
 
-from lowheap.cli.asm import asm_command
-from lowheap.cli.build_library import build_library_command
-from lowheap.cli.header import header_command
-from lowheap.cli.inspect import inspect_command
-from lowheap.cli.layout import layout_command
+from lowheap.cli.interrupts import exit_on_interrupt
 from lowheap.cli.output import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_STATUSES,
     EXIT_TRAP,
     EXIT_USAGE,
+    INTERRUPTED,
     abandon_output,
     say,
 )
-from lowheap.cli.run import run_command
-from lowheap.errors import LowheapError, Trap
+from lowheap.errors import Frame, LowheapError, Trap
 
 _log = logging.getLogger("lowheap.cli")
 
@@ -40,6 +34,8 @@ _log = logging.getLogger("lowheap.cli")
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
+        from importlib import metadata  # here, because it takes long to load
+
         try:
             version = metadata.version("lowheap")
         except metadata.PackageNotFoundError:
@@ -48,7 +44,39 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-@click.group(invoke_without_command=True, epilog=EXIT_STATUSES)
+_COMMANDS = {
+    "asm": "Print a function's machine code, barriers marked.",
+    "build-library": "Build the C library.",
+    "header": "Print the C header.",
+    "inspect": "Walk, verify and summarise IMAGE.",
+    "layout": "Print the layout of every type of a MODULE, or of one TYPE.",
+    "run": "Call an export of a WebAssembly program.",
+}
+"""What each command does, as the group's help says it. A command is loaded when it is named."""
+
+
+class _Commands(click.Group):
+    """The group, which loads the one command that is wanted: together they need all of lowheap."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None when there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = cmd_name.replace("-", "_")
+        found: click.Command = getattr(importlib.import_module(f"lowheap.cli.{module}"), f"{module}_command")
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write down what there is, without loading it."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, invoke_without_command=True, epilog=EXIT_STATUSES)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
@@ -60,10 +88,6 @@ def command(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-for _each in (asm_command, build_library_command, header_command, inspect_command, layout_command, run_command):
-    command.add_command(_each)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Entry, and what becomes of errors
 
@@ -71,7 +95,7 @@ for _each in (asm_command, build_library_command, header_command, inspect_comman
 def main() -> int:
     """Run the command with the process's arguments, and return its exit status: the `lowheap` console script."""
     logging.raiseExceptions = False  # a log that nobody reads any more is no reason to fail
-    _exit_on_interrupt()
+    exit_on_interrupt()
     return execute(sys.argv[1:])
 
 
@@ -102,9 +126,10 @@ def _report(error: Exception) -> int:
         case click.ClickException():
             text = error.format_message()
         case Trap():
-            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ")
+            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ") + _callers(error.frames)
         case click.Abort():
-            status, label, text = EXIT_INTERRUPTED, "interrupted", "Ctrl-C"
+            say(INTERRUPTED)
+            return EXIT_INTERRUPTED
         case MemoryError():
             text = f"out of memory: {text}" if text else "out of memory"
         case LowheapError():
@@ -116,16 +141,16 @@ def _report(error: Exception) -> int:
     return status
 
 
-def _exit_on_interrupt() -> None:
-    """Have a thread of its own wait for SIGINT, and end the process: Python's handler waits for compiled code."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # whoever started this process wants SIGINT ignored
+def _callers(frames: Sequence[Frame]) -> str:
+    """Who called the function that trapped, a line each; what repeats is told once."""
+    lines: list[str] = []
+    for frame, group in itertools.groupby(map(str, frames[1:])):
+        count = len(list(group))
+        lines.append(f"\n  called from {frame}" + (f" ({count} times)" if count > 1 else ""))
+    more = len(lines) - _MOST_CALLERS
+    if more > 0:
+        lines[_MOST_CALLERS:] = [f"\n  and {more} more"]
+    return "".join(lines)
 
-    def wait() -> None:
-        signal.sigwait({signal.SIGINT})
-        with contextlib.suppress(OSError):
-            os.write(2, b"lowheap: interrupted\n")
-        os._exit(EXIT_INTERRUPTED)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=wait, name="lowheap.interrupt", daemon=True).start()
+_MOST_CALLERS = 16

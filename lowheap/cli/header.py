@@ -10,7 +10,7 @@ from lowheap.embed import header as header_text
 from lowheap.errors import LowheapError
 
 
-@click.command("header", short_help="Print the C header.")
+@click.command("header")
 @click.option("--cdef", "as_cdef", is_flag=True, help="Print the declarations for cffi's cdef in place of the header.")
 @click.option("--out", "file", metavar="FILE", help="Write them to FILE in place of standard output.")
 def header_command(as_cdef: bool, file: str | None) -> None:

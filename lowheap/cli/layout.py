@@ -24,12 +24,13 @@ from lowheap.layout import (
     VMGcKind,
     block_length,
 )
+from lowheap.representation import short_repr
 from lowheap.snapshot.contents import printable
 from lowheap.types import ArrayType, CompositeType, StorageType, StructType, SubType, TypeRegistry, storage_size
 from lowheap.wasm import validate
 from lowheap.wasm.decode import Names, decode
 
-_KINDS = {VMGcKind.STRUCT_REF: "struct", VMGcKind.ARRAY_REF: "array", VMGcKind.EXN_REF: "exception"}
+_KINDS = {VMGcKind.STRUCT_REF: "struct", VMGcKind.ARRAY_REF: "array", VMGcKind.EXN_REF: "function"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -54,12 +55,14 @@ class Slot:
     traced: bool = False
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class TypeLayout:
     """One type's layout. `size` is that of an object, or of an array without elements; `block` is `size` rounded up.
 
-    `kind` is struct, array or exception: the objects of a function type are exceptions whose tag has that type. `index`
-    and `supertype` are the module's type indices. An array's element `n` is `n * element_size` behind the element slot.
+    `kind` is struct, array or function: the objects of a function type are the exceptions whose tag has that type, and
+    their layout is given. `index` and `supertype` are the module's type indices. An array's element `n` is
+    `n * element_size` behind the element slot.
     """
 
     index: int
@@ -215,7 +218,8 @@ def _table(layout: TypeLayout, names: dict[int, str | None]) -> Table:
     label = f"type {layout.index}" + (f" ${name}" if name is not None else "")
     size = f"{layout.size} bytes" if layout.element_size is None else f"{layout.size} + n × {layout.element_size} bytes"
     above = "" if layout.supertype is None else f", extends {_named(f'(ref {layout.supertype})', names)[5:-1]}"
-    table = Table(title=Text(f"{label}: {layout.kind}{above}"), title_justify="left", caption_justify="left")
+    kind = f"{layout.kind}, and the exceptions whose tag has it" if layout.kind == "function" else layout.kind
+    table = Table(title=Text(f"{label}: {kind}{above}"), title_justify="left", caption_justify="left")
     table.caption = Text(
         f"{size}, aligned to {layout.align}"
         + (f"; {layout.block - layout.size} more to the end of its block" if layout.element_size is None else "")

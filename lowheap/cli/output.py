@@ -7,16 +7,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_TRAP = 3
 EXIT_INTERRUPTED = 130
+
+INTERRUPTED = "lowheap: interrupted"
+"""The message that goes with that."""
 
 EXIT_STATUSES = """\b
 Exit status: 0; 1 for an error; 2 for a wrong command line;
@@ -46,6 +50,8 @@ def abandon_output() -> None:
 
 def report_console() -> Console:
     """Return a console on standard output, which takes every character: what it cannot encode is escaped."""
+    from rich.console import Console  # here, because it takes long to load, and only reports need it
+
     with contextlib.suppress(AttributeError):  # a stream that is closed, or replaced by one that has no encoding
         # None, and streams without this method, are what is suppressed.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -58,10 +64,13 @@ def compile_progress(delay: float = _PROGRESS_DELAY) -> Iterator[Callable[[int, 
 
     The bar is on standard error, if that is a terminal, and gone afterwards.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not os.environ.get("FORCE_COLOR") and (sys.stderr is None or not sys.stderr.isatty()):
         yield lambda done, total: None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console, transient=True)
     task = progress.add_task("compiling", total=None)

@@ -6,7 +6,6 @@ Standard output holds the results and nothing else, one a line.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import logging
 import re
@@ -18,13 +17,12 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from lowheap.cli.interrupts import stopping_the_program
 from lowheap.cli.options import (
     check_collector,
     collector_options,
+    interruptible_option,
     naming,
     opt_level_option,
     read_program,
@@ -38,6 +36,7 @@ from lowheap.engine import Engine
 from lowheap.errors import LowheapError, Trap
 from lowheap.heap import HeapStatistics
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
+from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
@@ -90,6 +89,8 @@ class _RunCommand(click.Command):
             if argument.startswith("-") and argument != "-" and not self._NEGATIVE.match(argument):
                 name = argument.partition("=")[0]
                 known = [option for parameter in self.params for option in parameter.opts]
+                import difflib  # here, because a right command line needs none of it
+
                 near = difflib.get_close_matches(name, known)
                 raise click.NoSuchOption(name, possibilities=near, ctx=ctx)
         return rest
@@ -108,7 +109,6 @@ everything is an argument.
 @click.command(
     "run",
     cls=_RunCommand,
-    short_help="Call an export of a WebAssembly program.",
     epilog=_RUN_EPILOG,
     context_settings={"ignore_unknown_options": True},
 )
@@ -142,6 +142,7 @@ everything is an argument.
     help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
 )
 @opt_level_option()
+@interruptible_option()
 @click.option(
     "--initial-heap",
     callback=_size,
@@ -155,6 +156,13 @@ everything is an argument.
     metavar="SIZE",
     default=str(MAXIMUM_CAPACITY),
     help="Heap to grow to at most.  [default: 4G less 16 bytes]",
+)
+@click.option(
+    "--reserve",
+    type=click.Choice(RESERVATIONS),
+    default=RESERVATIONS[0],
+    show_default=True,
+    help="Address space to reserve: 4G, which no reference leads out of, or what --max-heap needs.",
 )
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code in the user's cache directory.")
 @click.option("--stats", is_flag=True, help="Print figures of the heap, on standard error.")
@@ -184,15 +192,13 @@ def run_command(
         if ctx.get_parameter_source("runtime") is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--runtime native has no --allocator {allocator} with --growth {growth}", ctx)
         runtime = "python"
-    if initial_heap is None:
-        if growth == "collect-first" and max_heap < DEFAULT_INITIAL_HEAP_SIZE:
-            initial_heap = max_heap
-    elif initial_heap > max_heap:
+    if initial_heap is not None and initial_heap > max_heap:
         raise click.UsageError(f"--initial-heap {initial_heap} is more than --max-heap {max_heap}", ctx)
     engine = Engine(
         **check_collector(ctx, options["collector"], options["barriers"]),
         runtime=runtime,
         opt_level=options["opt_level"],
+        interruptible=options["interruptible"],
         cache=not options["no_cache"],
     )
     source = read_program(program)
@@ -211,6 +217,7 @@ def run_command(
         growth=growth,
         initial_heap_size=initial_heap,
         maximum_heap_size=max_heap,
+        reserve=options["reserve"],
         collect_every=options["collect_every"],
         checked=options["checked"],
     ) as store:
@@ -300,24 +307,28 @@ class _Times:
 def _call(
     store: Store, module: Module, export: str, type: FuncType, values: list[Any], *, stats: bool, verify: bool
 ) -> None:
-    """Instantiate and call; print results, then figures. What trapped is raised again behind that."""
+    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that."""
     times = _Times(compiling=module.compile_seconds)
     trapped: Trap | None = None
+    interrupted = False
     try:
-        started = time.perf_counter()
-        instance = Instance(store, module)
-        times.instantiating = time.perf_counter() - started
-        function: Func = instance.exports[export]
-        started = time.perf_counter()
-        try:
-            returned = function(*values)
-        finally:
-            times.running = time.perf_counter() - started
+        with stopping_the_program() if module.engine.interruptible else contextlib.nullcontext():
+            started = time.perf_counter()
+            instance = Instance(store, module)
+            times.instantiating = time.perf_counter() - started
+            function: Func = instance.exports[export]
+            started = time.perf_counter()
+            try:
+                returned = function(*values)
+            finally:
+                times.running = time.perf_counter() - started
         results = returned if len(type.results) > 1 else (returned,) if type.results else ()
         _print_results([format_value(each, value) for each, value in zip(type.results, results, strict=True)])
         del returned, results  # handles, which hold objects
     except Trap as error:
         trapped = error
+    except KeyboardInterrupt:
+        interrupted = True
     if verify:
         store.verify()
     if stats:
@@ -328,6 +339,8 @@ def _call(
         _print_statistics(store, module, times, before, verified=verify)
     if trapped is not None:
         raise trapped
+    if interrupted:
+        raise click.Abort
 
 
 def _print_results(lines: list[str]) -> None:
@@ -345,6 +358,10 @@ def _print_results(lines: list[str]) -> None:
 
 def _print_statistics(store: Store, module: Module, times: _Times, before: HeapStatistics, *, verified: bool) -> None:
     """Print the figures after a last collection; `before` are those before it."""
+    from rich.console import Console  # here, because they take long to load, and most calls print no table
+    from rich.table import Table
+    from rich.text import Text
+
     figures = store.heap.stats()
     table = Table(show_header=False)
     table.add_column(style="dim")

@@ -67,9 +67,12 @@ A **barrier set** is a variation of a collector: a subclass that has other event
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import difflib
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -84,6 +87,8 @@ from lowheap.native.check import (
     SLOT,
     U32,
     U64,
+    ConstantType,
+    NativeError,
     Signature,
     StaticType,
     TupleType,
@@ -118,7 +123,8 @@ class Shape:
 
     Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
     path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
-    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    next store over a reference, by this code or by a function that it calls; where interruptible code polls, a signal's
+    handler may store, too. Being the owner, or the new value, of one
     store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
     `read`, and for reads by the host and by C.
     """
@@ -324,12 +330,14 @@ class Collector:
                 raise TypeError(f"{what}; it must be of one of `lowheap.native.check`: a word, as U32, or BOOL")
             collector_parameter(name, type_)
 
-    def check(self) -> None:
+    def check(self, *, class_is_sound: bool = False) -> None:
         """Look whether the class has what a collector needs, once for each class, and whether the parameters are right.
 
-        CompilerError, naming what is missing or of another kind; NativeError for a function that is not in the subset.
+        `class_is_sound`: that of the class is known, which saves the time that it takes to check all of its functions.
+        CompilerError, naming what is missing, unknown or of another kind; NativeError for a function that is not in the
+        subset.
         """
-        if type(self) not in _SOUND:
+        if not class_is_sound and type(self) not in _SOUND:
             self._check_class()
             _SOUND.add(type(self))
         self._check_parameters()
@@ -340,19 +348,20 @@ class Collector:
         for name, signature in self.all_functions().items():
             function = getattr(type(self), name, None)
             what = f"{type(self).__qualname__}.{name}"
-            kind = "event" if name in EVENTS else "function"
+            kind = _kind(name)
             if function is None:
                 raise CompilerError(f"the collector {self.name} has no {kind} {name}: {what} must be a native function")
             if not getattr(function, "is_native", False):
                 raise CompilerError(f"{what} is {function!r}; it must be a native function: see `lowheap.native`")
-            checked = function.checked
+            with self._checking(name):
+                checked = function.checked
             if Signature.of(checked) != signature:
                 result = checked.result if checked.yields is None else f"a generator of {checked.yields}"
                 given = f"({', '.join(str(each.type) for each in checked.parameters)}) -> {result}"
                 raise CompilerError(f"{what} is of type {given}; the {kind} {name} is of type {signature}")
-        self._check_calls()
         self.area()
         self.state_offsets()
+        self._check_names(self._check_calls())
         for name in self.all_counters():
             places = [each for each in self.all_states() if name in each.__annotations__]
             if not places:
@@ -364,6 +373,15 @@ class Collector:
             if field is not ctypes.c_uint64:
                 what = f"the collector {self.name} counts {name!r}, which is no u64 of {places[0].__qualname__}"
                 raise CompilerError(f"{what}, but {places[0].__annotations__[name]}")
+
+    @contextmanager
+    def _checking(self, name: str) -> Iterator[None]:
+        """What is found wrong with a function, or with what it calls, names that and the collector."""
+        try:
+            yield
+        except NativeError as error:
+            reason = f"{error.reason} (in the {_kind(name)} {name} of the collector {self.name})"
+            raise NativeError(error.path, error.line, reason) from error
 
     def _check_parameters(self) -> None:
         """Look whether each parameter has a value, and one of its type."""
@@ -392,16 +410,25 @@ class Collector:
             if not isinstance(each, Native):
                 raise CompilerError(f"what the collector {self.name} has compiled: {each!r} is no native function")
 
-    def _check_calls(self) -> None:
-        """Look whether a function comes to itself by way of `heap.collector`, which the subset's checker cannot see."""
+    def _check_calls(self) -> set[Any]:
+        """Look at what the subset's checker cannot see: whether a function comes to itself by way of `heap.collector`,
+        and whether what it keeps in the heap is this collector's. Returns the functions that are called.
+        """
         complete: set[Any] = set()
+        kept = {*self.all_states(), *self._collected("header_bits")}
+        kept |= {*self._collected("buffers"), *self._collected("side_tables")}
 
         def visit(function: Any, callers: tuple[Any, ...]) -> None:
             if function in callers:
                 names = " calls ".join(each.name for each in (*callers[callers.index(function) :], function))
                 raise CompilerError(f"the collector {self.name} has functions that call themselves: {names}")
             if function not in complete:
-                for call in function.checked.calls.values():
+                for node, call in function.checked.calls.items():
+                    for named in _named(function.checked, node):
+                        if named not in kept:
+                            what = f"state {named.__name__}" if isinstance(named, type) else repr(named)
+                            reason = f"the collector has no {what}: its class does not name it"
+                            raise NativeError(function.checked.path, node.lineno, reason)
                     if call.kind == "native":
                         visit(call.target, (*callers, function))
                     elif call.kind == "collector":
@@ -409,7 +436,31 @@ class Collector:
                 complete.add(function)
 
         for name in self.all_functions():
-            visit(getattr(type(self), name), ())
+            with self._checking(name):
+                visit(getattr(type(self), name), ())
+        return complete
+
+    def _check_names(self, called: set[Any]) -> None:
+        """Look whether the class, or one above, has something that nobody would ask for, whose name is mistyped.
+
+        `called` are the functions that are asked for, and all that these call. What else there is of Python's is the
+        class's own affair, if its name is not next to one that means something.
+        """
+        functions, attributes = self.all_functions(), {*_ATTRIBUTES, *self.all_parameters(), "functions", "parameters"}
+        for kind in type(self).__mro__:
+            for name, value in kind.__dict__.items():
+                function = getattr(value, "__func__", value)  # of a static method
+                is_native = isinstance(function, Native)
+                is_known = name.startswith("_") or name in functions or name in attributes or hasattr(Collector, name)
+                if is_known or (is_native and (function in called or function in self.all_compiled())):
+                    continue
+                near = difflib.get_close_matches(name.lower().removeprefix("on_"), functions, 1, _NEAR_FUNCTION)
+                if not callable(function):
+                    near = difflib.get_close_matches(name, attributes, 1, _NEAR_ATTRIBUTE)
+                if near or (is_native and kind is type(self)):
+                    hint = f"; is {near[0]} meant?" if near else ", and none of its functions calls it"
+                    what = f"{kind.__qualname__}.{name} is no event, function or attribute of a collector"
+                    raise CompilerError(f"{what}{hint} (in the collector {self.name})")
 
     def reads(self, event: str) -> frozenset[str] | None:
         """Return which attributes of its shape an event looks at; None: it may be all."""
@@ -509,6 +560,9 @@ class Collector:
 _SOUND: weakref.WeakSet[type[Collector]] = weakref.WeakSet()
 """The classes that were looked at, and have what they need."""
 
+_NEAR_FUNCTION, _NEAR_ATTRIBUTE = 0.75, 0.85
+"""How like a name must be to one that is known, to be taken for that one mistyped (`difflib`'s measure)."""
+
 _ATTRIBUTES: dict[str, type[Any]] = {
     "name": str,
     "counts": bool,
@@ -521,6 +575,19 @@ _ATTRIBUTES: dict[str, type[Any]] = {
     "counters": tuple,
 }
 """What a class says of itself, and the types of that; its parameters have types of their own."""
+
+
+def _kind(name: str) -> str:
+    return "event" if name in EVENTS else "function"
+
+
+def _named(checked: Any, node: ast.Call) -> Iterator[Any]:
+    """Yield the states and the parts of storage that a call has as arguments."""
+    for argument in node.args:
+        given = checked.types.get(argument)
+        value = given.value if isinstance(given, ConstantType) else None
+        if isinstance(value, HeaderBit | Buffer | SideTable) or getattr(value, "is_native_state", False):
+            yield value
 
 
 def _declared(cls: type[Collector], attribute: str) -> Mapping[str, Any]:

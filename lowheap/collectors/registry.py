@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 import zlib
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def find(wanted: str | type[Collector] | Collector) -> Collector:
     """Return the collector that is wanted: one, a class, or a name.
 
     A name is a built-in's, an entry point's, `module:Class` or `file.py:Class`. CompilerError when there is none such,
-    naming those that there are, and when it lacks something.
+    naming those that there are, and when it lacks something, which lowheap's own do not.
     """
     found: Any = _by_name(wanted) if isinstance(wanted, str) else wanted
     if isinstance(found, type) and issubclass(found, Collector):
@@ -51,13 +50,15 @@ def find(wanted: str | type[Collector] | Collector) -> Collector:
             raise CompilerError(f"{what}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Collector):
         raise CompilerError(f"the collector {wanted!r} is {found!r}; it must be a subclass of Collector")
-    found.check()
+    found.check(class_is_sound=is_built_in(found))
     return found
 
 
 def _by_name(name: str) -> Any:
     if name in BUILT_IN:
         return BUILT_IN[name]
+    from importlib import metadata  # here, because it takes long to load
+
     points = {point.name: point for group in ENTRY_POINT_GROUPS for point in metadata.entry_points(group=group)}
     if name in points:
         try:

@@ -50,6 +50,7 @@ STATUS_MEANINGS: dict[Status, str] = {
     Status.CORRUPT: "an invariant of the heap does not hold",
     Status.UNSUPPORTED: "not possible with this heap: Python made it",
     Status.CALLBACK: "a callback reported failure, which ended the call",
+    Status.DETACHED: "the heap has no memory any more: Python has closed its store, or detached or moved it",
 }
 
 

@@ -2,7 +2,9 @@
 
 The functions are compiled into this process and called through cffi. They work on the same bytes as the store: objects
 that one side makes are seen, written and collected by the other. The `lh_heap *` may be handed to C code that was built
-against `lowheap.h`, as long as the store is open.
+against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its
+memory in another way, each function that is called here returns `LH_DETACHED`, the fast ones too, but for those that
+only look, which find an empty heap, or what is wrong with it; what C code reads by itself is zeros.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import cffi
 
 from lowheap import declarations
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.copying import NotCopied
 from lowheap.embed import native
 from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.layout import VMContext, VMHeap
 from lowheap.objects import lift_reference
+from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import ANYREF
@@ -43,13 +47,15 @@ def error(status: Status, message: str) -> LowheapError:
     return status_error(status, f"{message or STATUS_MEANINGS[status]} ({status.name})")
 
 
-class NativeHeap:
+class NativeHeap(NotCopied):
     """A store's heap, as the C interface has it.
 
     `heap` is the `lh_heap *`, `cdata` the control block. Each function of the interface is an attribute of its name: a
     cffi function pointer, typed, which takes all of its C arguments, and checks nothing but what the library that it is
     from does. `call` is for Python: it raises what went wrong, and returns the result.
     """
+
+    NOT_COPIED_BECAUSE = "it works on one store's heap; `attach` again"
 
     def __init__(self, store: Store, *, checked: bool = True) -> None:
         """Compile the interface, at its first use in this process. UnsupportedError when the store cannot have it."""
@@ -76,7 +82,7 @@ class NativeHeap:
             collect_every=store.collect_every,
         )
         runtime.keep(self._code, self._data)
-        self.heap = ffi().cast("lh_heap *", ctypes.addressof(self._data))
+        self.heap = declarations.pointer(ffi(), "lh_heap *", self._data, runtime, store.heap.mapped())
         self.cdata = store.heap.cdata
         self.functions: dict[str, Any] = {
             name: ffi().cast(function.pointer_cdecl, self._code.address(name)) for name, function in FUNCTIONS.items()
@@ -89,6 +95,7 @@ class NativeHeap:
         except KeyError:
             raise AttributeError(f"the C interface has no function {name!r}") from None
 
+    @exclusive("_store.lock")
     def call(self, name: str, *args: Any) -> Any:
         """Call a function of the interface on this heap, as `call("lh_alloc_struct", type)`.
 
@@ -99,11 +106,12 @@ class NativeHeap:
         function = FUNCTIONS.get(name)
         if function is None:
             raise HeapError(f"the C interface has no function {name!r}")
-        with self._store.lock:
-            self._store.check_open()
-            if self._store.heap.control.epoch != self._epoch or not self._store.heap.is_attached:
-                raise HeapError("the heap's memory was detached since the C interface was attached to it")
-            return self._call(function, self.functions[name], args)
+        self._store.check_open()
+        control = self._store.heap.control
+        is_the_same = control.epoch == self._epoch and control.heap_base == self._data.heap_base
+        if not is_the_same or not self._store.heap.is_attached:
+            raise HeapError("the heap's memory was detached or moved since the C interface was attached to it")
+        return self._call(function, self.functions[name], args)
 
     def _call(self, function: Function, pointer: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         has_result = bool(function.parameters) and function.parameters[-1].name == "result"
@@ -127,14 +135,14 @@ class NativeHeap:
         self.functions["lh_error_message"](self.heap, buffer, _MESSAGE_SIZE)
         return bytes(ffi().buffer(buffer)).partition(b"\0")[0].decode()
 
+    @exclusive("_store.lock")
     def adopt(self, reference: int) -> Any:
         """Return a handle of the object that a C function returned, which counts it; null is None, an i31 an `I31`.
 
         InvalidReferenceError when the reference names no object.
         """
-        with self._store.lock:
-            self._store.heap.clone_gc_ref(reference)
-            return lift_reference(self._store, ANYREF, reference)
+        self._store.heap.clone_gc_ref(reference)
+        return lift_reference(self._store, ANYREF, reference)
 
 
 def attach(store: Store, *, checked: bool = True) -> NativeHeap:

@@ -9,23 +9,37 @@ from __future__ import annotations
 
 from lowheap.embed.api import abi_hash
 from lowheap.errors import Status
-from lowheap.layout import CollectionPhase, VMHeapControl
+from lowheap.layout import CONTROL_ATTACHED, CollectionPhase, VMHeapControl
 from lowheap.native import Heap, at, compare_exchange, inline, place, u32
 
 _ABI = abi_hash()
 
 
 @inline
+def look(heap: Heap) -> u32:
+    """Return LH_OK, or LH_DETACHED: a heap of Python's may have lost its memory since C was given it."""
+    control = at(VMHeapControl, heap.interface.control)
+    if (control.flags & CONTROL_ATTACHED) == 0 or control.heap_base != heap.interface.heap_base:
+        return Status.DETACHED
+    return Status.OK
+
+
+@inline
 def enter(heap: Heap, is_at_any_time: bool) -> u32:
     """Begin a call. Returns LH_OK, or the status of a call that may not begin; then nothing has changed.
 
-    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python.
+    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python, and to a heap that has lost
+    its memory, since it trusts nothing.
     """
     interface = heap.interface
     if interface.abi != _ABI:  # so what else would be read may be anywhere
         return Status.ABI
-    if not is_at_any_time and (at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE):
-        return Status.BUSY
+    if not is_at_any_time:
+        status = look(heap)
+        if status != Status.OK:
+            return status
+        if at(VMHeapControl, interface.control).phase != CollectionPhase.IDLE:
+            return Status.BUSY
     if not compare_exchange(place(interface, "is_busy"), 0, 1):
         return Status.BUSY
     return Status.OK

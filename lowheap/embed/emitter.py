@@ -51,7 +51,7 @@ _MESSAGE_SIZE = 256
 _WITHOUT_SHELL = ("lh_error_message",)
 """What an error callback may call."""
 _AT_ANY_TIME = ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
-"""What only looks, and may do so between the trace and the sweep of a collection by Python."""
+"""What only looks, and may do so between the trace and the sweep of a collection by Python, and at what is broken."""
 
 _WORD = 8
 
@@ -118,6 +118,9 @@ class ApiEmitter(Emitter):
     """Emits one function of the interface; the methods here are the pieces that they are made of."""
 
     is_checked: ClassVar[bool] = False
+    is_attached: ClassVar[bool] = False
+    """Whether the functions are for heaps of Python's, in its process, which may lose their memory."""
+
     system: ClassVar[str]
     """The system whose libc the code calls: one of `system.SYSTEMS`."""
 
@@ -207,6 +210,8 @@ class ApiEmitter(Emitter):
             native.linkage = "internal"
         emitter = cls(native)
         emitter.api = function
+        if cls.is_attached and not has_shell and function.name not in (*_WITHOUT_SHELL, *_AT_ANY_TIME):
+            emitter.return_unless_ok(inline_call(emitter, calls.look, [WHOLE_HEAP]))
         for parameter, argument in zip(function.parameters[1:], native.args[1:], strict=True):
             if isinstance(argument.type, ir.PointerType) and not parameter.may_be_null:
                 text = f"the argument {parameter.name} is a null pointer"
@@ -228,9 +233,7 @@ class ApiEmitter(Emitter):
         builder = emitter.builder
         with builder.if_then(builder.not_(emitter.is_not_null_pointer(emitter.vmctx)), likely=False):
             builder.ret(I32(Status.BAD_ARGUMENT))
-        refused = inline_call(emitter, calls.enter, [WHOLE_HEAP, function.name in _AT_ANY_TIME])
-        with builder.if_then(emitter._compare("!=", refused, Status.OK), likely=False):
-            builder.ret(refused)
+        emitter.return_unless_ok(inline_call(emitter, calls.enter, [WHOLE_HEAP, function.name in _AT_ANY_TIME]))
         status = builder.call(body, emitter.function.args)
         # A heap that was destroyed is not there any more.
         if function.name == "lh_heap_destroy":
@@ -279,6 +282,11 @@ class ApiEmitter(Emitter):
         with self.builder.if_then(self.builder.not_(condition), likely=False):
             self.fail(status, text, *values)
 
+    def return_unless_ok(self, status: ir.Value) -> None:
+        """Return a status other than LH_OK; there is no message."""
+        with self.builder.if_then(self._compare("!=", status, Status.OK), likely=False):
+            self.builder.ret(status)
+
     def _report(self, status: ir.Value) -> None:
         """Tell the host's error callback, if there is one."""
         callback = self.load_pointer(self.vmctx, VMHeap.on_error)
@@ -301,8 +309,12 @@ class ApiEmitter(Emitter):
         return self.builder.call(snprintf, [buffer, size, text, *values])
 
     def lh_error_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
-        """See the table. Without a failure, the message is empty; without a buffer, nothing is written."""
+        """See the table. Without a failure, the message is empty; without a buffer, nothing is written, and without a
+        heap, there is no message.
+        """
         builder = self.builder
+        with builder.if_then(builder.not_(self.is_not_null_pointer(self.vmctx)), likely=False):
+            builder.ret(I64(0))
         size = builder.select(self.is_not_null_pointer(buffer), size, I64(0))
         text = self.load_pointer(self.vmctx, VMHeap.error_format)
         with builder.if_then(builder.not_(self.is_not_null_pointer(text))):

@@ -50,7 +50,6 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     FIRST_INDEX,
     HEADER_SIZE,
-    HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     MAXIMUM_CAPACITY,
     MINIMUM_OBJECT_BLOCK,
@@ -718,7 +717,7 @@ def require_known_owner(heap: Heap, slot: Slot) -> None:
     if heap.collector.needs_owner:
         address = address_of(slot)
         require(
-            wrapping_sub(address, heap.control.heap_base) >= HEAP_RESERVATION,
+            wrapping_sub(address, heap.control.heap_base) >= heap.control.capacity,
             Status.UNSUPPORTED,
             "slot {:#x} is in an object, and the heap's collector must know in which: set its field or element",
             address,
@@ -788,6 +787,8 @@ def lh_slot_register(heap: Heap, slot: Slot) -> None:
 @inline
 def lh_slot_unregister(heap: Heap, slot: Slot) -> None:
     """See the table."""
+    if heap.is_checked and roots.is_registered(heap, address_of(slot)):
+        check_reference(heap, slot.value, SLOT_VALUE)
     roots.unregister_slot(heap, address_of(slot))
     heap.collector.write(heap, NULL, slot, NULL, ANY)
     release_dead(heap)

@@ -34,6 +34,7 @@ from lowheap.embed.header import HEADER_NAME, header, package_version
 from lowheap.engine import OPT_LEVELS
 from lowheap.errors import CompilerError, LowheapError, UnsupportedError
 from lowheap.jit import engine
+from lowheap.representation import short_repr
 
 NATIVE_CPU = "native"
 """As a CPU: the one of this machine, with all that it can do."""
@@ -287,6 +288,7 @@ def _link(linker: Sequence[str], image: bytes, soname: str, directory: Path) -> 
 # Building
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class BuiltLibrary:
     """What `build` wrote into a prefix: `files`, in the order of writing, for the target triple `target`.

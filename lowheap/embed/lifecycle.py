@@ -213,7 +213,11 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_siz
     with builder.if_then(builder.not_(is_mapped), likely=False):
         unmap_memory(emitter, mapping, mapping_size)
     emitter.require(is_mapped, Status.SYSTEM, no_memory)
-    protect_memory(emitter, builder.add(memory, reserve), I64(HEAP_GUARD))
+    is_guarded = protect_memory(emitter, builder.add(memory, reserve), I64(HEAP_GUARD))
+    with builder.if_then(builder.not_(is_guarded), likely=False):
+        unmap_memory(emitter, memory, memory_size)
+        unmap_memory(emitter, mapping, mapping_size)
+    emitter.require(is_guarded, Status.SYSTEM, "the system does not protect the guard behind the heap")
     is_large = builder.icmp_unsigned(">", reserve, I64(HUGE_PAGES_FROM))
     with builder.if_then(is_large):
         rest = builder.sub(reserve, I64(HUGE_PAGES_FROM))

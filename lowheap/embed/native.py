@@ -31,16 +31,18 @@ class _CheckedInterface(_Interface):
     is_checked = True
 
 
-def emit(module: ir.Module, *, collector: Collector, checked: bool, system: str, machine: str) -> None:
+def emit(
+    module: ir.Module, *, collector: Collector, checked: bool, system: str, machine: str, attached: bool = False
+) -> None:
     """Give a module all functions of the interface, for heaps of a collector's.
 
     `system` is "linux" or "darwin", `machine` the processor, as `platform.machine()` names it: where lowheap cannot
-    compile WebAssembly, there are no frames of it to look at.
+    compile WebAssembly, there are no frames of it to look at. `attached`: for the heaps of stores, which can be closed.
     """
     if system not in SYSTEMS:
         raise UnsupportedError(f"the C interface is not for the system {system!r}; it is for {', '.join(SYSTEMS)}")
     architecture = architecture_of(system.capitalize(), machine)
-    members = {"system": system, "architecture": architecture, "collector": collector}
+    members = {"system": system, "architecture": architecture, "collector": collector, "is_attached": attached}
     kind: type[_Interface] = type("Interface", (_CheckedInterface if checked else _Interface,), members)
     kind.define_helpers(module)
     kind.define_lifecycle(module)
@@ -57,6 +59,6 @@ def load(collector: Collector, *, checked: bool) -> LoadedCode:
     if key not in _loaded:
         module = ir.Module("lowheap.embed.checked" if checked else "lowheap.embed")
         system, machine = platform.system().lower(), platform.machine()
-        emit(module, collector=collector, checked=checked, system=system, machine=machine)
+        emit(module, collector=collector, checked=checked, system=system, machine=machine, attached=True)
         _loaded[key] = LoadedCode(compile_ir(module, tuple(FUNCTIONS)), imports=IMPORTED_SYMBOLS)
     return _loaded[key]

@@ -47,10 +47,11 @@ def unmap_memory(emitter: Emitter, address: ir.Value, size: ir.Value) -> None:
     emitter.builder.call(munmap, [emitter.builder.inttoptr(address, PTR), size])
 
 
-def protect_memory(emitter: Emitter, address: ir.Value, size: ir.Value) -> None:
-    """Emit a request to have memory fault from now on."""
+def protect_memory(emitter: Emitter, address: ir.Value, size: ir.Value) -> ir.Value:
+    """Emit a request to have memory fault from now on. Returns whether the system does so, as an i1."""
     mprotect = emitter.declare("mprotect", I32, [PTR, I64, I32])
-    emitter.builder.call(mprotect, [emitter.builder.inttoptr(address, PTR), size, I32(PROT_NONE)])
+    status = emitter.builder.call(mprotect, [emitter.builder.inttoptr(address, PTR), size, I32(PROT_NONE)])
+    return emitter.builder.icmp_unsigned("==", status, I32(0))
 
 
 def advise_huge_pages(emitter: Emitter, address: ir.Value, size: ir.Value, system: str) -> None:

@@ -1,8 +1,8 @@
 """Compiled code on disk, so that a module is compiled once for each thing that its code depends on.
 
 A cache is a directory with one file for each entry, named by its key: a hash of everything that went into the code.
-That is what the caller says (the module's bytes, options), the collector's name and sources, lowheap's version and
-sources, llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
+That is what the caller says (the module's bytes, options), the collector's name and sources, lowheap's sources,
+llvmlite's and LLVM's version, and the CPU. Where a source cannot be read, or has changed since this process
 started, so that it may not be what is running, nothing is cached.
 
 An entry is a container with a checksum:
@@ -13,6 +13,8 @@ An entry is a container with a checksum:
     ...        the description: JSON, of what `_describe` says
     ...        the object file
     ...        the LLVM IR, compressed by zlib
+
+Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded.
 
 Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
 replaced. It is code that will run, so only a file that is the user's own, and that nobody else may write, is read.
@@ -32,13 +34,11 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite
 from llvmlite import binding
@@ -47,10 +47,11 @@ from lowheap.collectors.interface import Collector
 from lowheap.errors import CompilerError
 from lowheap.jit import stackmaps
 from lowheap.jit.engine import CompiledCode, target_machine
-from lowheap.jit.safepoints import Statepoint, StatepointModule
+from lowheap.jit.statepoints import Statepoint, StatepointModule
 
-MAGIC = b"lowheap\x01"
+MAGIC = b"lowheap\x02"
 SUFFIX = ".lowheap"
+BINARY_SUFFIX = ".lowheap-wasm"
 DEFAULT_LIMIT = 256 << 20
 """How many bytes the entries of a cache may take together."""
 
@@ -64,6 +65,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _LOADED_AT = time.time() - 1
 
 _log = logging.getLogger("lowheap.cache")
+
+_Entry = TypeVar("_Entry")
 
 
 def compiled(
@@ -89,12 +92,40 @@ def compiled(
     return found
 
 
+def valid_binary(directory: Path | None, source: bytes, validator: str, make: Callable[[], bytes]) -> bytes:
+    """Return the binary that `make` makes of a module's source, and has found valid, from the cache if it is there.
+
+    `validator` says which one that is. So the validator is not loaded where code comes from the cache.
+    """
+    package = None if directory is None else _package_digest()
+    if directory is None or package is None:
+        return make()
+    key = key_of({"validator": validator, "package": package, "source": hashlib.sha256(source).hexdigest()})
+    cache = CodeCache(directory)
+    found = cache.get_binary(key)
+    if found is None:
+        found = make()
+        cache.put_binary(key, found)
+    return found
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Keys
 
 
 def code_key(parts: Mapping[str, str | int | bool], collector: Collector | None = None) -> str | None:
     """Return the key of code that depends on `parts` and a collector, or None when it must not be cached."""
+    facts = code_facts(parts, collector)
+    return None if facts is None else key_of(facts)
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Return the key of code that depends on these facts, which are what JSON can hold."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def code_facts(parts: Mapping[str, str | int | bool], collector: Collector | None = None) -> dict[str, Any] | None:
+    """Return all that code which depends on `parts` and a collector depends on; None when it must not be kept."""
     package = _package_digest()
     if package is None:
         return None
@@ -106,18 +137,14 @@ def code_key(parts: Mapping[str, str | int | bool], collector: Collector | None 
             return None
         kind = type(collector)
         everything["collector"] = [f"{kind.__module__}:{kind.__qualname__}", collector.name, vars(collector), sources]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=repr).encode()).hexdigest()
+    facts: dict[str, Any] = json.loads(json.dumps(everything, default=repr))
+    return facts
 
 
 @functools.cache
 def _machine() -> dict[str, str]:
     machine = target_machine()
-    try:
-        version = metadata.version("lowheap")
-    except metadata.PackageNotFoundError:
-        version = ""  # not installed; its sources count anyway
     return {
-        "lowheap": version,
         "llvmlite": llvmlite.__version__,
         "llvm": ".".join(map(str, binding.llvm_version_info)),
         "triple": str(machine.triple),
@@ -160,12 +187,15 @@ def collector_sources(collector: Collector) -> list[str] | None:
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
     a function closes over what no source tells.
     """
+    kinds = type(collector).__mro__
+    if all(kind.__module__.partition(".")[0] in _KNOWN_PACKAGES for kind in kinds):
+        return []  # what they call is lowheap's, too
     functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
     if any(
         each.function.__closure__ and each.__module__.partition(".")[0] not in _KNOWN_PACKAGES for each in functions
     ):
         return None
-    pending = {kind.__module__ for kind in type(collector).__mro__} | {each.__module__ for each in functions}
+    pending = {kind.__module__ for kind in kinds} | {each.__module__ for each in functions}
     seen: set[str] = set()
     found: list[str] = []
     while pending:
@@ -220,13 +250,17 @@ def encode(key: str, code: CompiledCode) -> bytes:
 
 
 def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
-    """What an entry says beside the object and the IR. A statepoint is its function's number, callee and live count."""
+    """What an entry says beside the object and the IR.
+
+    A statepoint is its function's number, its callee, its live count and its places.
+    """
     numbers = {name: number for number, name in enumerate(code.statepoints.functions)}
     return {
         "key": key,
         "symbols": code.symbols,
         "functions": code.statepoints.functions,
-        "statepoints": [[numbers[s.function], s.callee, s.live_count] for s in code.statepoints.statepoints],
+        "measured": code.statepoints.measured,
+        "statepoints": [[numbers[s.function], s.callee, s.live_count, *s.places] for s in code.statepoints.statepoints],
         "seconds": code.seconds,
         "object_size": len(code.object),
         "text_size": text_size,
@@ -253,14 +287,26 @@ def decode(key: str, data: bytes) -> CompiledCode:
         image = bytes(content[:object_size])
         functions = tuple(map(str, said["functions"]))
         statepoints = tuple(
-            Statepoint(number, functions[function], str(callee), int(live_count))
-            for number, (function, callee, live_count) in enumerate(said["statepoints"])
+            Statepoint(number, functions[function], str(callee), int(live_count), tuple(map(int, places)))
+            for number, (function, callee, live_count, *places) in enumerate(said["statepoints"])
         )
-        module = StatepointModule(zlib.decompress(content[object_size:]).decode(), functions, statepoints)
+        text = zlib.decompress(content[object_size:]).decode()
+        module = StatepointModule(text, functions, statepoints, tuple(map(str, said["measured"])))
         symbols = tuple(map(str, said["symbols"]))
         return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]))
     except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:
         raise ValueError(f"it does not make sense: {error!r}") from error
+
+
+def _decode_binary(key: str, data: bytes) -> bytes:
+    """Return the binary in a file. ValueError when it is not a sound one for that key."""
+    start = len(MAGIC) + _CHECKSUM_SIZE
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError("it is no binary of this version")
+    body = data[start:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) : start] or not body.startswith(key.encode()):
+        raise ValueError("its checksum is wrong, or it is another's")
+    return body[len(key) :]
 
 
 class CodeCache:
@@ -277,9 +323,24 @@ class CodeCache:
 
     def get(self, key: str) -> CompiledCode | None:
         """Return the code of a key, or None when there is no sound entry for it."""
-        path = self.path(key)
+        return self._get(self.path(key), functools.partial(decode, key))
+
+    def put(self, key: str, code: CompiledCode) -> None:
+        """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
+        self._put(self.path(key), encode(key, code))
+
+    def get_binary(self, key: str) -> bytes | None:
+        """Return the binary of a key, or None when there is no sound one."""
+        return self._get(self.directory / f"{key}{BINARY_SUFFIX}", functools.partial(_decode_binary, key))
+
+    def put_binary(self, key: str, binary: bytes) -> None:
+        """Write a binary down, as `put` does code."""
+        body = key.encode() + binary
+        self._put(self.directory / f"{key}{BINARY_SUFFIX}", MAGIC + hashlib.sha256(body).digest() + body)
+
+    def _get(self, path: Path, read: Callable[[bytes], _Entry]) -> _Entry | None:
         try:
-            code = decode(key, _read_own(path))
+            entry = read(_read_own(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -288,18 +349,16 @@ class CodeCache:
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of its last use
         _log.debug("compiled code from %s", path)
-        return code
+        return entry
 
-    def put(self, key: str, code: CompiledCode) -> None:
-        """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
-        data = encode(key, code)
+    def _put(self, path: Path, data: bytes) -> None:
         if len(data) > self.limit:
             _log.info("not cached: %d bytes are more than the cache may have, %d", len(data), self.limit)
             return
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(self.path(key), data)
-            self._remove_old(keep=self.path(key))
+            _replace(path, data)
+            self._remove_old(keep=path)
         except OSError as error:
             _log.warning("cannot cache compiled code in %s: %s", self.directory, error.strerror or error)
 
@@ -307,13 +366,13 @@ class CodeCache:
         now = time.time()
         entries: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
-            if path.suffix not in (SUFFIX, _TEMPORARY_SUFFIX):
+            if path.suffix not in (SUFFIX, BINARY_SUFFIX, _TEMPORARY_SUFFIX):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process removes old ones, too
                 status = path.lstat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
-                if path.suffix == SUFFIX:
+                if path.suffix != _TEMPORARY_SUFFIX:
                     entries.append((status.st_mtime, status.st_size, path))
                 elif now - status.st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
@@ -340,6 +399,8 @@ def _read_own(path: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file under another name, then give it its own."""
+    import tempfile  # here, because it takes long to load, and reading needs none of it
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=_TEMPORARY_SUFFIX)
     try:
         with open(descriptor, "wb") as file:

@@ -70,6 +70,8 @@ _FRAME_ATTRIBUTES = (
     '"frame-pointer"="all"',
     # Or LLVM makes a loop of a recursion, and what should exhaust the stack goes on for ever.
     '"disable-tail-calls"="true"',
+    # Or a frame that vectors are spilled to is aligned when it is made, and has no size that LLVM can tell.
+    '"no-realign-stack"',
 )
 
 NO_MEMSET = '"no-builtin-memset"'
@@ -127,6 +129,21 @@ def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
     _attribute(function, (*_FRAME_ATTRIBUTES, *attributes))
     function.linkage = "internal"
     return Emitter(function)
+
+
+class VolatileLoad(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
+    """A load that LLVM neither moves nor replaces by a value that it knows: volatile, which llvmlite does not know."""
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction."""
+        plain: list[str] = []
+        super().descr(plain)
+        buf.append(self.volatile("".join(plain)))
+
+    @staticmethod
+    def volatile(load: str) -> str:
+        """Return the text of a load as that of one which is volatile."""
+        return load.replace("load ", "load volatile ", 1)
 
 
 class Variable:
@@ -246,6 +263,15 @@ class Emitter:
         """Load an integer field of the structure at `base`. `invariant`: nothing changes it while code runs."""
         address = self._field_address(base, field)
         return self.load_typed(address, ir.IntType(8 * field.size), invariant=invariant)
+
+    def load_volatile(self, base: ir.Value, field: Field, type: ir.Type) -> ir.Value:
+        """Load a field that another thread may change at any time; it is loaded whenever code comes here."""
+        address = self._field_address(base, field)
+        loaded = VolatileLoad(self.builder.block, address, typ=type)
+        loaded.align = alignment_of(type)
+        self.builder._insert(loaded)
+        self._annotate(loaded, address)
+        return loaded
 
     def load_pointer(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
         """Load a field that holds an address."""
@@ -415,6 +441,12 @@ class Emitter:
     def offset_value(self) -> ir.Value:
         """Return `offset` as an i32 for calls that may trap."""
         return I32(self.offset) if isinstance(self.offset, int) else self.offset
+
+
+class CheckedEmitter(Emitter):
+    """Emits functions of a checked heap."""
+
+    is_checked = True
 
 
 TRAP_FUNCTION = "lowheap.trap"

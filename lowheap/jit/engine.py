@@ -16,19 +16,22 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import binding, ir
 
+from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
-from lowheap.jit import safepoints, stackmaps
-from lowheap.jit.text import print_module
-from lowheap.jit.transitions import IMPORTED_SYMBOLS
+from lowheap.jit import large_frames, stackmaps
+from lowheap.jit.call_sites import CallSites
+from lowheap.jit.signatures import IMPORTED_SYMBOLS
+from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
+from lowheap.representation import short_repr
 
 _log = logging.getLogger("lowheap.jit")
-_lock = threading.RLock()  # llvmlite's JIT is one for the process
+_lock = threading.RLock()  # one thread at a time uses LLVM
 _library_numbers = itertools.count()
 
 LARGE_MODULE = 10_000
@@ -50,6 +53,12 @@ OFTEN_INLINED = 500
 """What is always inlined, at so many sites of one function or more, is simplified before that.
 
 Not what is inlined less often: LLVM makes slightly better code of the whole.
+"""
+
+LIBRARIES_PER_JIT = 16
+"""So many pieces of linked code share one of LLVM's JITs, which is let go of when the last of them is.
+
+A JIT keeps some 10 KB of each piece until then. One for each piece would take 130 KB more, and 0.4 ms.
 """
 
 _CODE_GENERATION = (0, 1, 1, 3)
@@ -134,8 +143,9 @@ def _own_machine(opt_level: int) -> binding.TargetMachine:
     )
 
 
-@functools.cache
-def _lljit() -> binding.LLJIT:
+@functools.lru_cache(maxsize=1)
+def _lljit(number: int) -> binding.LLJIT:
+    """The JIT of so many; those before it are kept by what is linked by them."""
     return binding.create_lljit_compiler(target_machine(), use_jit_link=True)
 
 
@@ -147,6 +157,7 @@ def _libc_address(name: str) -> int:
     return address
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class CompiledCode:
     """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
@@ -156,7 +167,7 @@ class CompiledCode:
 
     object: bytes
     symbols: tuple[str, ...]
-    statepoints: safepoints.StatepointModule
+    statepoints: StatepointModule
     stack_map: tuple[stackmaps.FunctionRecord, ...]
     seconds: float
 
@@ -166,8 +177,16 @@ class CompiledCode:
         return self.statepoints.text
 
 
-def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) -> CompiledCode:
+def compile(
+    module: ir.Module,
+    symbols: tuple[str, ...],
+    *,
+    opt_level: int = 2,
+    stack_checks: Mapping[str, int] | None = None,
+) -> CompiledCode:
     """Compile a module whose functions' safepoints are filled. `symbols` are the globals to look up after linking.
+
+    `stack_checks` are the functions that check the stack limit, each with the offset at which it traps there.
 
     Raises CompilerError when LLVM refuses the module, which is a bug in what emitted it.
     """
@@ -175,24 +194,48 @@ def compile(module: ir.Module, symbols: tuple[str, ...], *, opt_level: int = 2) 
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
         text = str(optimised)
-        lowered = _lower_text(text)
+        lowered = _lower_text(text, measure_frames=bool(stack_checks))
         # Where nothing was lowered, what is optimised is there already, and need not be read again.
         image: bytes = machine.emit_object(optimised if lowered.text == text else parse(lowered.text))
-    records = stackmaps.read(image)
+        records = stackmaps.read(image)
+        if stack_checks and (large := _large_frames(lowered, records)):
+            lowered = _lower_text(large_frames.with_checks(text, large, stack_checks))
+            image = machine.emit_object(parse(lowered.text))
+            records = stackmaps.read(image)
     seconds = time.perf_counter() - started
     _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
     return CompiledCode(image, symbols, lowered, records, seconds)
 
 
-def lower(module: ir.Module, *, opt_level: int) -> tuple[safepoints.StatepointModule, binding.TargetMachine]:
-    """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for."""
+def lower(module: ir.Module, *, opt_level: int) -> tuple[StatepointModule, binding.TargetMachine]:
+    """Optimise a module and lower its safepoints; return what to emit code of, and the machine to emit it for.
+
+    Large frames are as LLVM makes them, without what `compile` puts in front of their functions.
+    """
     with _lock:
         optimised, machine = optimise(module, opt_level=opt_level)
-        return _lower_text(str(optimised)), machine
+        return _lower_text(str(optimised), measure_frames=True), machine
 
 
-def _lower_text(text: str) -> safepoints.StatepointModule:
-    return safepoints.lower_statepoints(text, with_call_frames=stackmaps.host_needs_call_frames())
+def _lower_text(text: str, *, measure_frames: bool = False) -> StatepointModule:
+    from lowheap.jit import safepoints  # here, because code from a cache needs none of it
+
+    return safepoints.lower_statepoints(
+        text, with_call_frames=stackmaps.host_needs_call_frames(), measure_frames=measure_frames
+    )
+
+
+def _large_frames(module: StatepointModule, records: tuple[stackmaps.FunctionRecord, ...]) -> dict[str, int]:
+    """Return the functions that have large frames, and the sizes of these."""
+    found = {}
+    for function in records:
+        if function.stack_size > large_frames.LARGE_FRAME:
+            number = function.records[0].id
+            if number >= large_frames.FIRST_MEASURE:
+                found[module.measured[number - large_frames.FIRST_MEASURE]] = function.stack_size
+            else:
+                found[module.statepoints[number].function] = function.stack_size
+    return found
 
 
 def optimise(
@@ -202,6 +245,8 @@ def optimise(
 
     `named`: values keep their names, for a reader, which takes LLVM more time.
     """
+    from lowheap.jit.text import print_module  # here, because code from a cache needs none of it
+
     with _lock:
         machine = target_machine(opt_level, target)
         module.triple = machine.triple
@@ -213,8 +258,19 @@ def optimise(
         builder = binding.create_pass_builder(machine, tuning)
         if opt_level:
             _simplify_what_is_inlined(module, optimised, builder)
-        builder.getModulePassManager().run(optimised, builder)
+        with _closing(builder.getModulePassManager()) as passes:
+            passes.run(optimised, builder)
         return optimised, machine
+
+
+@contextmanager
+def _closing(passes: binding.NewPassManager) -> Iterator[binding.NewPassManager]:
+    """Free a pass manager afterwards: llvmlite's `close` finds another class's `_dispose` first, which does nothing."""
+    try:
+        yield passes
+    finally:
+        binding.newpassmanagers.NewPassManager._dispose(passes)
+        passes.detach()
 
 
 def _simplify_what_is_inlined(module: ir.Module, optimised: binding.ModuleRef, builder: binding.PassBuilder) -> None:
@@ -231,9 +287,9 @@ def _simplify_what_is_inlined(module: ir.Module, optimised: binding.ModuleRef, b
         )
         often.update((name, None) for name, count in sites.items() if count >= OFTEN_INLINED)
     if often:
-        passes = builder.getFunctionPassManager()
-        for name in often:
-            passes.run(optimised.get_function(name), builder)
+        with _closing(builder.getFunctionPassManager()) as passes:
+            for name in often:
+                passes.run(optimised.get_function(name), builder)
 
 
 def parse(text: str) -> binding.ModuleRef:
@@ -246,8 +302,10 @@ def parse(text: str) -> binding.ModuleRef:
     return module
 
 
-class LoadedCode:
+class LoadedCode(NotCopied):
     """Linked code. It stays in memory as long as this object."""
+
+    NOT_COPIED_BECAUSE = "it is linked into this process; link the CompiledCode again"
 
     def __init__(self, code: CompiledCode, *, imports: tuple[str, ...] = ()) -> None:
         """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may."""
@@ -255,16 +313,20 @@ class LoadedCode:
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name in (*code.symbols, *((safepoints.FUNCTIONS_GLOBAL,) if has_statepoints else ())):
+        for name in (*code.symbols, *((FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)
         with _lock:
-            self._tracker = builder.link(_lljit(), f"lowheap.{next(_library_numbers)}")
+            number = next(_library_numbers)
+            jit = _lljit(number // LIBRARIES_PER_JIT)
+            self._tracker = builder.link(jit, f"lowheap.{number}")
+        self._tracker.jit = jit  # on the tracker, whose finalizer needs it
         self._addresses = {name: int(self._tracker[name]) for name in code.symbols}
         functions: list[int] = []
         if has_statepoints:
             table = ctypes.c_uint64 * len(code.statepoints.functions)
-            functions = list(table.from_address(self._tracker[safepoints.FUNCTIONS_GLOBAL]))
+            functions = list(table.from_address(self._tracker[FUNCTIONS_GLOBAL]))
         self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
+        self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
 
     def address(self, symbol: str) -> int:
         """Return the address of one of the compiled code's symbols. CompilerError when it is not one."""

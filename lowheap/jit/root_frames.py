@@ -28,15 +28,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lowheap.errors import CompilerError
-
-SLOT_SIZE = 4
-"""Bytes of a slot: a reference's."""
-
-SLOTS_PER_WORD = 64
-"""How many slots one word of a mask describes."""
-
-_ALL = (1 << SLOTS_PER_WORD) - 1
-"""The word of slots that are all live."""
+from lowheap.jit.masks import SLOT_SIZE, encoded
+from lowheap.representation import short_repr
 
 FRAME = "%lowheap.statepoint.frame"
 """A function's root frame."""
@@ -86,6 +79,7 @@ def reverse_post_order(successors: Sequence[Sequence[int]]) -> list[int]:
     return order
 
 
+@short_repr
 @dataclass(slots=True)
 class RootFrame:
     """What a function's root frame is: `slot_count` slots, the `masks` of those live at each safepoint, by line.
@@ -102,49 +96,6 @@ class RootFrame:
 def operands(frame: str, mask: int) -> list[str]:
     """What a statepoint has to be given for the slots of `mask` in a root frame: its address, and the mask."""
     return [f"ptr {frame}", *(f"i64 {item}" for item in encoded(mask))] if mask else []
-
-
-def encoded(mask: int) -> list[int]:
-    """Return a mask as it stands behind the address of its root frame: as words, signed, as LLVM writes them.
-
-    A word of which all slots are live is followed by the number of further such words behind it. The references that
-    live longest have the lowest slots; so the masks of n references over n safepoints are not n * n / 64 words.
-    """
-    items: list[int] = []
-    while mask:
-        ones = (~mask & mask + 1).bit_length() - 1
-        full = ones // SLOTS_PER_WORD
-        if full:
-            items += (-1, full - 1)
-        else:
-            word = mask & _ALL
-            items.append(word - (word >> SLOTS_PER_WORD - 1 << SLOTS_PER_WORD))
-        mask >>= SLOTS_PER_WORD * (full or 1)
-    return items
-
-
-def runs(items: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """Read what `encoded` made, word by word: the number of a word with live slots, it, and how many are the same.
-
-    ValueError for what it does not make.
-    """
-    number = 0
-    rest = iter(items)
-    for item in rest:
-        word, count = item & _ALL, 1
-        if word == _ALL:
-            more = next(rest, -1)
-            if more < 0:
-                raise ValueError("a word whose slots are all live is not followed by a number of words")
-            count += more
-        if word:
-            yield number, word, count
-        number += count
-
-
-def live_count(items: Iterable[int]) -> int:
-    """How many slots are live."""
-    return sum(word.bit_count() * count for _, word, count in runs(items))
 
 
 def unlikely_targets(lines: Iterable[str]) -> dict[str, int]:
@@ -185,7 +136,7 @@ def plan(
     reached = {event.line for number in flow.order for event in blocks[number].events if event.listed}
     for line, listed in lists.items():
         frame.masks[line] = _union(slot_bits[name] for name in listed) if line in reached else 0
-    _add_lines(frame, _first_instruction(body), names, slots, _choose_stores(flow, len(names)))
+    _add_lines(frame, first_instruction(body), names, slots, _choose_stores(flow, len(names)))
     return frame
 
 
@@ -314,7 +265,8 @@ def _read_blocks(
     return blocks
 
 
-def _first_instruction(body: Sequence[str]) -> int:
+def first_instruction(body: Sequence[str]) -> int:
+    """The line of a function's first instruction, in its body."""
     return next(number for number, line in enumerate(body) if _INSTRUCTION.match(line))
 
 

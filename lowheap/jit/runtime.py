@@ -9,7 +9,8 @@ modules through the store context, they are C functions:
     bool     lh_collect(vmctx)                              collect, all at once; false: a frame is wrong
     bool     lh_trace(vmctx)                                have held what compiled code holds; false: a frame is wrong
 
-and those that the collector wants compiled even where Python comes to them (`Collector.compiled`): `symbol_of`.
+and those that the collector wants compiled even where Python comes to them (`Collector.compiled`), and the host's own
+operations on objects (`HOST_OPERATIONS`): `symbol_of`.
 
 Compiled modules emit the fast path of allocation inline, for structs and arrays whose blocks are small, and come here
 when no block is at hand.
@@ -19,26 +20,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llvmlite import ir
-
+from lowheap.collectors import host
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared import allocation, collection
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
-from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.stackmaps import Architecture, host_architecture
-from lowheap.jit.translate import declare
 from lowheap.native import Native
+
+if TYPE_CHECKING:  # what makes code is loaded when there is code to make: what is in the cache needs none of it
+    from llvmlite import ir
+
+    from lowheap.jit.emit import Emitter
 
 ALLOCATE_STRUCT = "lh_allocate_struct"
 ALLOCATE_ARRAY = "lh_allocate_array"
 DROP = "lh_drop"
 COLLECT = "lh_collect"
 TRACE = "lh_trace"
+
+HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
+    host.share,
+    host.adopt,
+    host.release,
+    host.read,
+    host.write,
+    host.lend,
+    host.free_dead,
+    host.new_struct,
+    host.new_array,
+    host.new_externref,
+)
+"""What the host does with objects; see `operations.py`."""
 
 _loaded: dict[tuple[Collector, bool], LoadedCode] = {}
 
@@ -52,12 +69,12 @@ def functions_of(collector: Collector) -> dict[str, Native[..., Any]]:
         COLLECT: collector.collect,
         TRACE: collection.trace,
     }
-    return functions | {symbol_of(each): each for each in collector.all_compiled()}
+    return functions | {symbol_of(each): each for each in (*collector.all_compiled(), *HOST_OPERATIONS)}
 
 
 def symbol_of(native: Native[..., Any]) -> str:
-    """Return the symbol of a function that the collector wants compiled."""
-    return f"lh_{native.__name__}"
+    """Return the symbol of a function that the collector or the host wants compiled."""
+    return f"lh_{'host_' * (native in HOST_OPERATIONS)}{native.__name__}"
 
 
 def emitter_for(collector: Collector, *, checked: bool = False) -> Callable[[ir.Function], Emitter]:
@@ -66,18 +83,14 @@ def emitter_for(collector: Collector, *, checked: bool = False) -> Callable[[ir.
     Those of a checked heap fill the blocks that they free with what leads nowhere.
     """
 
+    from lowheap.jit.emit import CheckedEmitter, Emitter
+
     def make(function: ir.Function) -> Emitter:
         emitter = CheckedEmitter(function) if checked else Emitter(function)
         emitter.collector = collector
         return emitter
 
     return make
-
-
-class CheckedEmitter(Emitter):
-    """Emits functions of a checked heap."""
-
-    is_checked = True
 
 
 def load(collector: Collector, cache_directory: Path | None = None, *, checked: bool = False) -> LoadedCode:
@@ -94,6 +107,8 @@ def load(collector: Collector, cache_directory: Path | None = None, *, checked: 
 
 
 def _compile(collector: Collector, *, checked: bool) -> CompiledCode:
+    from llvmlite import ir
+
     module = ir.Module("lowheap.runtime")
     define_all(module, collector, emitter_for(collector, checked=checked), frame_rules(host_architecture()))
     return compile_ir(module, tuple(functions_of(collector)))
@@ -116,6 +131,8 @@ def define_all(
     module: ir.Module, collector: Collector, emitter: Callable[[ir.Function], Emitter], rules: FrameRules
 ) -> None:
     """Give a module the whole runtime."""
+    from lowheap.jit.translate import declare
+
     for symbol, function in functions_of(collector).items():
         declare(module, function, emitter, name=symbol, statics=statics_of(function, rules))
 

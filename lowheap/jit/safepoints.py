@@ -35,14 +35,14 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
+from lowheap.jit import large_frames, root_frames
 from lowheap.jit.copies import spread_additions
+from lowheap.jit.emit import VolatileLoad
+from lowheap.jit.masks import SLOT_SIZE, live_count
+from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, Statepoint, StatepointModule
 
 GC_STRATEGY = "statepoint-example"
 """LLVM's garbage collection strategy whose stack map describes statepoints."""
-
-FUNCTIONS_GLOBAL = "lowheap.functions"
-"""The global that `lower_statepoints` appends: the addresses of the functions that contain a statepoint."""
 
 _CALL_FRAMES = "uwtable(sync)"
 """The attribute with which LLVM describes a function's frame in the object file, as it is at the function's calls."""
@@ -57,6 +57,9 @@ what is listed, and each store is put where it runs least often.
 """
 
 _ROOTS_NAME = "lowheap.roots"
+
+_PLACE_TYPE = "i33"
+"""The type of a place in a bundle: it holds any u32, and is none of a reference's, or of a mask's."""
 
 _REFERENCE_TYPE = ir.IntType(32)
 _BYTE_TYPE, _OFFSET_TYPE = ir.IntType(8), ir.IntType(64)
@@ -73,6 +76,9 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
     """
 
     _live: tuple[ir.Value, ...] = ()
+    place: int | None = None
+    """The byte offset, in its module, of the instruction that the call is for, where one is. It goes in front of the
+    bundle's list, so that inlining leaves a chain of them, the outermost first."""
     slots: tuple[ir.Value, int] | None = None
     """In place of `live` in a function that has a root frame: its address, and the mask of the slots that are live."""
 
@@ -104,15 +110,25 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         """Return the operand bundle as it is printed; `reference` is how a value is written."""
         slots = root_frames.operands(reference(self.slots[0]), self.slots[1]) if self.slots else ()
         live = (f"{value.type} {reference(value)}" for value in self._live)
-        return f'[ "deopt"({", ".join((*slots, *live))}) ]'
+        place = () if self.place is None else (f"{_PLACE_TYPE} {self.place}",)
+        return f'[ "deopt"({", ".join((*place, *slots, *live))}) ]'
 
 
-def call(builder: ir.IRBuilder, callee: ir.Value, args: Sequence[ir.Value], name: str = "") -> SafepointCall:
+def call(
+    builder: ir.IRBuilder,
+    callee: ir.Value,
+    args: Sequence[ir.Value],
+    name: str = "",
+    *,
+    place: int | ir.Value | None = None,
+) -> SafepointCall:
     """Insert a call that may collect at the builder's position, and return it.
 
     `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
+    `place` is the byte offset of the instruction that it is for; one that is no int is left out.
     """
     instruction = SafepointCall(builder.block, callee, args, name=name)
+    instruction.place = place if isinstance(place, int) else None
     builder._insert(instruction)
     return instruction
 
@@ -361,21 +377,6 @@ class Liveness:
             live |= self.uses(instruction)
 
 
-class Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
-    """A load that LLVM does not replace by the value that was stored: volatile, which llvmlite does not know."""
-
-    def descr(self, buf: list[str]) -> None:
-        """Append the printed instruction."""
-        plain: list[str] = []
-        super().descr(plain)
-        buf.append(self.volatile("".join(plain)))
-
-    @staticmethod
-    def volatile(load: str) -> str:
-        """Return the text of a load as that of one which is volatile."""
-        return load.replace("load ", "load volatile ", 1)
-
-
 class _RootFrame:
     """Gives a function a root frame: each reference is in a slot, from its definition to its last use.
 
@@ -444,7 +445,7 @@ class _RootFrame:
         rest, entry.instructions = entry.instructions, []
         builder.position_at_end(entry)
         frame = builder.alloca(ir.ArrayType(_REFERENCE_TYPE, count), name=_ROOTS_NAME)
-        frame.align = root_frames.SLOT_SIZE
+        frame.align = SLOT_SIZE
         frame.type = ir.PointerType()  # so that addresses are had without a cast, on which LLVM would spend n * n steps
         for argument in self.arguments:
             self._store(builder, frame, argument)
@@ -489,16 +490,16 @@ class _RootFrame:
 
     def _store(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> None:
         if id(reference) in self.slots:
-            builder.store(reference, self._place(builder, frame, reference), align=root_frames.SLOT_SIZE)
+            builder.store(reference, self._place(builder, frame, reference), align=SLOT_SIZE)
 
     def _load(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
-        loaded = Reload(builder.block, self._place(builder, frame, reference), typ=reference.type)
-        loaded.align = root_frames.SLOT_SIZE
+        loaded = VolatileLoad(builder.block, self._place(builder, frame, reference), typ=reference.type)
+        loaded.align = SLOT_SIZE
         builder._insert(loaded)
         return loaded
 
     def _place(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
-        offset = root_frames.SLOT_SIZE * self.slots[id(reference)]
+        offset = SLOT_SIZE * self.slots[id(reference)]
         return builder.gep(frame, [_OFFSET_TYPE(offset)], source_etype=_BYTE_TYPE)
 
 
@@ -511,35 +512,6 @@ def set_bits(mask: int) -> Iterator[int]:
 
 
 # --- Lowering: from bundles to statepoints, on LLVM's printed text ----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Statepoint:
-    """One lowered call.
-
-    `id` is the number its stack map record carries, `function` the function that contains it, `callee` the name of the
-    function called, or the printed operand of an indirect call (`%pointer`), `live_count` the number of slots of the
-    root frame that are live across it.
-    """
-
-    id: int
-    function: str
-    callee: str
-    live_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class StatepointModule:
-    """A module's text after `lower_statepoints`.
-
-    `functions` are the names of the functions that contain a statepoint, in module order, which is the order of
-    the addresses in the global `FUNCTIONS_GLOBAL` and of the functions in the object's stack map. `statepoints` are
-    in id order: statepoint number i has id i.
-    """
-
-    text: str
-    functions: tuple[str, ...]
-    statepoints: tuple[Statepoint, ...]
 
 
 _STATEPOINT = "llvm.experimental.gc.statepoint"
@@ -793,6 +765,7 @@ class _Call:
     arguments: tuple[tuple[_Type, str], ...]
     function_attributes: str  # as printed
     live: tuple[str, ...]  # the names in its list as printed, without constants and duplicates; each is an i32
+    places: tuple[int, ...]
     slots: tuple[tuple[str, tuple[int, ...]], ...]  # the root frames that it has already, and encoded masks
     debug_location: str  # ", !dbg !7", or ""
 
@@ -800,10 +773,11 @@ class _Call:
 _PLAIN_TYPE = r"(?:i(?:[1-9]|[1-5]\d|6[0-4])|float|double|ptr)"
 _PLAIN_VALUE = r"(?:[%@][-\w$.]+|-?\d+)"
 _PLAIN_ARGUMENT = rf"{_PLAIN_TYPE} (?:nonnull |noundef )*{_PLAIN_VALUE}"
+_PLAIN_ITEM = rf"i3(?:2 %[-\w$.]+|{_PLACE_TYPE[2:]} \d+)"
 _PLAIN_CALL = re.compile(
     rf"( +)(?:(%[-\w$.]+) = )?(?:tail |notail )?call (fastcc |ccc |coldcc )?(void|{_PLAIN_TYPE}) "
     rf"([%@](?!llvm\.)[-\w$.]+)\(((?:{_PLAIN_ARGUMENT}(?:, {_PLAIN_ARGUMENT})*)?)\)((?: #\d+)?) "
-    r'\[ "deopt"\((?:i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*))?\) \]$'
+    rf'\[ "deopt"\(({_PLAIN_ITEM}(?:, {_PLAIN_ITEM})*)?\) \]$'
 )
 """A call as nearly all are printed, which this takes apart in a tenth of the time that the cursor takes."""
 
@@ -813,10 +787,11 @@ def _parse_plain_call(line: str) -> _Call | None:
     found = _PLAIN_CALL.match(line)
     if found is None:
         return None
-    indent, result, convention, returned, callee, arguments, attributes, live = found.groups("")
+    indent, result, convention, returned, callee, arguments, attributes, items = found.groups("")
     if (returned == "void") != (not result):
         return None
     operands = [argument.split(" ") for argument in arguments.split(", ")] if arguments else []
+    live, places = _plain_items(items)
     return _Call(
         indent,
         result,
@@ -825,7 +800,8 @@ def _parse_plain_call(line: str) -> _Call | None:
         callee,
         tuple((_plain_type(words[0]), words[-1]) for words in operands),
         attributes.strip(),
-        tuple(dict.fromkeys(live.split(", i32 "))) if live else (),
+        live,
+        places,
         (),
         "",
     )
@@ -886,7 +862,7 @@ def _parse_call(line: str) -> _Call:
     cursor.expect("[")
     cursor.expect('"deopt"')
     cursor.expect("(")
-    live, slots = _parse_list(cursor)
+    live, places, slots = _parse_list(cursor)
     cursor.expect("]")
 
     debug_location = ""
@@ -907,23 +883,39 @@ def _parse_call(line: str) -> _Call:
         tuple(arguments),
         function_attributes,
         live,
+        places,
         slots,
         debug_location,
     )
 
 
 # Lists are long: this takes a thirtieth of the time that the cursor takes.
-_SIMPLE_LIST = re.compile(r"i32 (%[-\w$.]+(?:, i32 %[-\w$.]+)*)\)")
+_SIMPLE_LIST = re.compile(rf"({_PLAIN_ITEM}(?:, {_PLAIN_ITEM})*)\)")
 
 
-def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
-    """Take a bundle's list and the bracket behind it; return the names in it, each once, and root frames with masks.
+def _plain_items(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names and the places in a list that has nothing else."""
+    if not text:
+        return (), ()
+    start = len("i32 ")
+    items = text.split(", ")
+    places = tuple(int(item[start:]) for item in items if item.startswith(_PLACE_TYPE))
+    return tuple(dict.fromkeys(item[start:] for item in items if not item.startswith(_PLACE_TYPE))), places
+
+
+def _parse_list(
+    cursor: _Cursor,
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Take a bundle's list and the bracket behind it.
+
+    Return the names in it, each once, the places, and root frames with masks.
 
     Constants are left out. They are null, an i31 or undefined: no compiled code can know an object, so that any other
     means that something was misread.
     """
     if simple := cursor.match(_SIMPLE_LIST):
-        return tuple(dict.fromkeys(simple.group(1).split(", i32 "))), ()
+        return *_plain_items(simple.group(1)), ()
+    places: list[int] = []
     live: dict[str, None] = {}
     slots: list[tuple[str, tuple[int, ...]]] = []
     first = True
@@ -934,15 +926,19 @@ def _parse_list(cursor: _Cursor) -> tuple[tuple[str, ...], tuple[tuple[str, tupl
         if found := cursor.match(_SLOTS):
             slots.append((found.group(1), tuple(map(int, found.group(2).split(", i64 ")))))
             continue
+        if found := cursor.match(_PLACE):
+            places.append(int(found.group(1)))
+            continue
         cursor.expect("i32 ")
         value = _parse_value(cursor)
         if value.startswith("%"):
             live[value] = None
         elif value not in ("undef", "poison") and not _NULL_OR_I31.fullmatch(value):
             raise _NotUnderstoodError(f"constant reference {value}; null and i31 are the only constants")
-    return tuple(live), tuple(slots)
+    return tuple(live), tuple(places), tuple(slots)
 
 
+_PLACE = re.compile(rf"{_PLACE_TYPE} (-?\d+)")
 _SLOTS = re.compile(r"ptr (%[-\w$.]+), i64 (-?\d+(?:, i64 -?\d+)*)")
 _NULL_OR_I31 = re.compile(r"0|-?\d*[13579]")
 
@@ -1126,7 +1122,9 @@ def _has_bundle(line: str) -> bool:
     return '"deopt"' in line and not line.lstrip().startswith(";") and _DEOPT_TAG.search(line) is not None
 
 
-def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> StatepointModule:
+def lower_statepoints(
+    llvm_ir: str, *, with_call_frames: bool = False, measure_frames: bool = False
+) -> StatepointModule:
     """Rewrite every call with a `"deopt"` bundle into a statepoint, in LLVM's printed text of an optimised module.
 
     Each such call becomes `llvm.experimental.gc.statepoint`, followed by `llvm.experimental.gc.result` under the call's
@@ -1136,7 +1134,8 @@ def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> Statep
     dropped, and of metadata only `!dbg` is kept. If there are any, the constant array `FUNCTIONS_GLOBAL` of the changed
     functions' addresses is appended, so that they can be read after linking even when a function is internal; else the
     text stays as it is. `with_call_frames`: the object file is to describe their frames (`lowheap.jit.call_frames`); it
-    costs no instruction.
+    costs no instruction. `measure_frames`: the stack map is to tell the frames of functions without a bundle, too, as
+    far as these may be large.
 
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
     `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
@@ -1145,15 +1144,17 @@ def lower_statepoints(llvm_ir: str, *, with_call_frames: bool = False) -> Statep
     a bundle, for a terminator other than br, switch, ret and unreachable. Run LLVM's verifier on the text, as on any
     module.
     """
-    return _Lowering(llvm_ir, with_call_frames=with_call_frames).run()
+    return _Lowering(llvm_ir, with_call_frames=with_call_frames, measure_frames=measure_frames).run()
 
 
 class _Lowering:
     """The state of one `lower_statepoints`."""
 
-    def __init__(self, llvm_ir: str, *, with_call_frames: bool) -> None:
+    def __init__(self, llvm_ir: str, *, with_call_frames: bool, measure_frames: bool) -> None:
         """Split the text into lines and collect what calls refer to: attribute groups and function signatures."""
         self.with_call_frames = with_call_frames
+        self.measure_frames = measure_frames
+        self.measured: list[str] = []  # as printed
         self.lines = llvm_ir.split("\n")
         self.statepoints: list[Statepoint] = []
         self.functions: list[str] = []  # as printed
@@ -1194,10 +1195,13 @@ class _Lowering:
             output += self.rewrite(self.defined[line], body)
             output.append("}")
         output += self.appendix() if self.functions else ()
+        if self.measured:
+            output += (large_frames.DECLARATION, "")
         return StatepointModule(
             "\n".join(output),
             tuple(_plain_name(name) for name in self.functions),
             tuple(self.statepoints),
+            tuple(_plain_name(name) for name in self.measured),
         )
 
     def rewrite(self, header: _Header, body: Sequence[str]) -> list[str]:
@@ -1214,7 +1218,11 @@ class _Lowering:
                         f"({reason}): {line}"
                     ) from None
         if not calls:
-            return [header.line, *body]
+            if not (self.measure_frames and large_frames.may_be_large(body)):
+                return [header.line, *body]
+            self.measured.append(header.name)
+            first = root_frames.first_instruction(body)
+            return [header.line, *body[:first], large_frames.measure(len(self.measured) - 1), *body[first:]]
         if self.with_call_frames and (scalable := next((line for line in body if _SCALABLE in line), None)):
             raise CompilerError(
                 f"a scalable vector, whose place in a frame no call frame information tells: {scalable}"
@@ -1241,8 +1249,8 @@ class _Lowering:
         """The lines that take the place of one call, across which the slots of `mask` are live."""
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
-        count = mask.bit_count() + sum(root_frames.live_count(items) for _, items in call.slots)
-        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count))
+        count = mask.bit_count() + sum(live_count(items) for _, items in call.slots)
+        self.statepoints.append(Statepoint(number, _plain_name(header.name), callee, count, call.places))
         returned = call.return_type.text if call.return_type else "void"
         parameters = ", ".join(kind.text for kind, _ in call.arguments)
         operands = [

@@ -33,10 +33,11 @@ from typing import Protocol
 from llvmlite import binding
 
 from lowheap.errors import CompilerError
-from lowheap.jit import root_frames
+from lowheap.jit import large_frames, masks
 from lowheap.jit.call_frames import CallFrames
-from lowheap.jit.root_frames import SLOT_SIZE, SLOTS_PER_WORD
-from lowheap.jit.safepoints import StatepointModule
+from lowheap.jit.masks import SLOT_SIZE, SLOTS_PER_WORD
+from lowheap.jit.statepoints import StatepointModule
+from lowheap.representation import short_repr
 
 # --- What depends on the processor ------------------------------------------------------------------------------------
 
@@ -163,9 +164,10 @@ class Slots:
             yield self.offset + SLOT_SIZE * (lowest.bit_length() - 1)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class SafepointRecord:
-    """One statepoint.
+    """One statepoint, or what tells a frame's size, whose `id` is from `large_frames.FIRST_MEASURE` on.
 
     `id` is the number that `lower_statepoints` gave it, `instruction_offset` the bytes from the function's start to the
     return address of the call, and `slots` where the references are that live across it.
@@ -181,6 +183,7 @@ class SafepointRecord:
         return sum(slots.mask.bit_count() for slots in self.slots)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class FunctionRecord:
     """One function with statepoints: its address as the section has it (0 in an object file), its frame's size in
@@ -299,6 +302,8 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
     reader.align()
 
     where = f"stack map record {identifier}"
+    if identifier >= large_frames.FIRST_MEASURE and location_count == 0:
+        return SafepointRecord(identifier, instruction_offset, ())
     if location_count < _STATEPOINT_PREFIX or any(
         kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
     ):
@@ -322,11 +327,11 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
 
 
 def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:
-    """The live slots of a root frame by words, from the mask as `root_frames.encoded` writes it."""
+    """The live slots of a root frame by words, from the mask as `masks.encoded` writes it."""
     if not any(items):
         raise CompilerError(f"{where} has an empty mask; such root frames are left out")
     try:
-        for number, word, count in root_frames.runs(items):
+        for number, word, count in masks.runs(items):
             if number + count > _MOST_WORDS:
                 raise CompilerError(f"{where} has a mask of {number + count} words; at most {_MOST_WORDS} are expected")
             for each in range(number, number + count):
@@ -495,6 +500,8 @@ class StackMap:
         slots: dict[int, tuple[Slots, ...]] = {}
         previous = -1
         for function in records:
+            if any(record.id >= large_frames.FIRST_MEASURE for record in function.records):
+                continue  # of a function without statepoints
             indices = {index_of[self._statepoint_function(module, record)] for record in function.records}
             if len(indices) != 1:
                 raise CompilerError(
@@ -537,6 +544,10 @@ class StackMap:
     def by_return_address(self) -> dict[int, tuple[Slots, ...]]:
         """A copy of the whole map."""
         return dict(self._slots)
+
+    def has(self, return_address: int) -> bool:
+        """Whether a call that may collect returns there."""
+        return return_address in self._slots
 
     def lookup(self, return_address: int) -> tuple[Slots, ...]:
         """The slots of the call that returns to `return_address`; `CompilerError` if the module has none such."""

@@ -1,16 +1,25 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
-**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, a buffer for results,
-and the arguments. It puts an activation on its frame and on the store's chain, saves its registers in it (`_setjmp`),
-and calls. What it returns is 0 when there is nothing to see to; else the bits below say what there is. When the heap is
-not as compiled code needs it, it calls nothing (`REFUSED`).
+**In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of
+8-byte slots for the arguments, where the results come afterwards. It puts an activation on its frame and on the
+store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing to see to;
+else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing (`REFUSED`).
+
+References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
+among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
+nothing can come between the end of the call and that.
 
 **Out.** Compiled code calls the runtime, or the host, through a stub with a frame of its own: the stub notes its frame
 pointer in the activation, so that a frame walk can start there, and calls a C function whose address is in the store
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
 frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
-**Traps** store their code and place in the store context, and jump likewise.
+**Polls**: interruptible code compares its frame with a limit that another thread may raise (`poll_limit`), and calls
+the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
+nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
+
+**Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
+over, and jump likewise.
 
 Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
 more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
@@ -19,12 +28,12 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
+from lowheap.errors import TrapCode
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -37,9 +46,22 @@ from lowheap.jit.emit import (
     begin_internal,
     llvm_type,
 )
+from lowheap.jit.signatures import (
+    COUNTED,
+    HAS_DEAD_EXTERNREFS,
+    LETTERS,
+    LONGJMP,
+    REFUSED,
+    SETJMP,
+    TRAPPED,
+    UNCOUNTED,
+    Signature,
+)
+from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_TRAP_FRAMES,
     NULL,
     VALUE_SLOT_SIZE,
     CollectionPhase,
@@ -50,13 +72,6 @@ from lowheap.layout import (
     VMHostFunction,
     VMStoreContext,
 )
-from lowheap.types import FuncType, NumType, RefType, ValType
-
-SETJMP = "_setjmp"
-LONGJMP = "_longjmp"
-"""The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
-"""libc's functions that every module may call."""
 
 ALLOCATE_STRUCT_FUNCTION = "lowheap.allocate_struct"
 """i32(vmctx, offset, type index): a new struct with one count, that is not listed. When there is no room, it does not
@@ -65,77 +80,16 @@ return; `offset` is for the trap."""
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 """i32(vmctx, offset, type index, length): a new array, likewise."""
 
-# The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
-# null for failure; what failed is in the runtime's hands.
-ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
-ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
-DROP_CDECL = "void(void *vmctx, uint32_t reference)"
-CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
+POLL_FUNCTION = "lowheap.interrupt"
+"""void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
+called, and where that fails, this does not return."""
 
-TRAPPED = 1 << 0
-"""Bit of a trampoline's status: the code trapped, or a call out of it failed."""
-
-HAS_DEAD_EXTERNREFS = 1 << 1
-"""Bit of a trampoline's status: externrefs have died, and the host has yet to free them."""
-
-REFUSED = 1 << 2
-"""A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
-
-_LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
-_C_TYPES = {"i": "int32_t", "l": "int64_t", "f": "float", "d": "double", "r": "uint32_t"}
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A function type as far as calls are concerned: every reference is the same u32, written `r`."""
-
-    params: str
-    results: str
-
-    @staticmethod
-    def of(type: FuncType) -> Signature:
-        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
-        return Signature(_letters(type.params), _letters(type.results))
-
-    @property
-    def is_scalar(self) -> bool:
-        """Whether it is of numbers alone, with one result at most."""
-        return "r" not in self.params + self.results and len(self.results) <= 1
-
-    @property
-    def python_types(self) -> tuple[type, ...]:
-        """The Python type of each parameter of a scalar signature."""
-        return tuple(int if letter in "il" else float for letter in self.params)
-
-    @property
-    def result_cdecl(self) -> str:
-        """The C type of a pointer to the result of a scalar signature; without one, to anything."""
-        return f"{_C_TYPES[self.results]} *" if self.results else "uint64_t *"
-
-    @property
-    def entry(self) -> str:
-        """The name of the signature's trampoline."""
-        return f"lowheap.enter.{self.params}.{self.results}"
-
-    @property
-    def host_stub(self) -> str:
-        """The name of the signature's stub for host functions."""
-        return f"lowheap.host.{self.params}.{self.results}"
-
-    @property
-    def entry_cdecl(self) -> str:
-        """The trampoline's type in C: (vmctx, code, results, parameters...) -> status."""
-        params = "".join(f", {_C_TYPES[letter]}" for letter in self.params)
-        return f"uint32_t(*)(void *, void *, void *{params})"
-
-
-def _letters(types: Sequence[ValType]) -> str:
-    return "".join("r" if isinstance(type, RefType) else _LETTERS[type] for type in types)
-
-
+POLL_CONVENTION = "preserve_mostcc"
+"""How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
-    **{letter: llvm_type(type) for type, letter in _LETTERS.items()},
-    "r": REFERENCE,
+    **{letter: llvm_type(type) for type, letter in LETTERS.items()},
+    COUNTED: REFERENCE,
+    UNCOUNTED: REFERENCE,
 }
 
 
@@ -148,7 +102,7 @@ def function_type(signature: Signature) -> ir.FunctionType:
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
-    """Give a module those of the functions to trap, to drop and to allocate that are declared, for its code calls them.
+    """Give a module those of the functions to trap, drop, poll and allocate that are declared, for its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
@@ -156,17 +110,21 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
     for name, call in _ALLOCATIONS.items():
         if name in module.globals:
             _emit_allocation(call, module.globals[name], hand_over)
-    for name, emit in ((DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):  # which those may come to call
+    # Those that come later may be called by those before.
+    for name, emit in ((POLL_FUNCTION, _emit_poll), (DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):
         if name in module.globals:
             emit(module.globals[name])
 
 
 def _emit_trap(function: ir.Function) -> None:
+    """It is not internal: or LLVM may leave out a parameter that is the same in all calls (`large_frames.py`)."""
     emitter = begin_internal(function, "noinline", "cold", "noreturn")
+    function.linkage = "hidden"
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
     emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+    _note_frames(emitter)
     _leave(emitter)
 
 
@@ -185,8 +143,35 @@ def _emit_drop(function: ir.Function) -> None:
 
 
 def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
-    count = emitter.load(emitter.control, VMHeapControl.no_gc_count)
-    emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
+    _add(emitter, emitter.control, VMHeapControl.no_gc_count, difference)
+
+
+def _add(emitter: Emitter, base: ir.Value, field: Field, difference: int) -> None:
+    count = emitter.load(base, field)
+    emitter.store(emitter.builder.add(count, count.type(difference)), base, field)
+
+
+def _emit_poll(function: ir.Function) -> None:
+    """The request is met before the host is called: one that comes meanwhile is for the next time."""
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    vmctx, emitter.offset, frame = function.args
+    store = emitter.store_context
+    limit = emitter.load(store, VMStoreContext.stack_limit)
+    is_beyond = emitter.builder.icmp_unsigned("<", emitter.builder.ptrtoint(frame, I64), limit)
+    emitter.trap_if(is_beyond, TrapCode.STACK_OVERFLOW)
+    emitter.store(limit, store, VMStoreContext.poll_limit)
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)  # where code left before tells nothing now
+    pointer = emitter.load_pointer(store, VMStoreContext.poll, invariant=True)
+    _add_to_no_gc_count(emitter, 1)
+    _add(emitter, store, VMStoreContext.interrupted, 1)
+    status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
+    _add(emitter, store, VMStoreContext.interrupted, -1)
+    _add_to_no_gc_count(emitter, -1)
+    with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        _leave(emitter)
+    emitter.builder.ret_void()
 
 
 def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -198,6 +183,7 @@ def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Em
     with emitter.builder.if_then(emitter.is_null(reference), likely=False):
         emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
         emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+        _note_frames(emitter)
         _leave(emitter)
     hand_over(emitter, reference)
     emitter.builder.ret(reference)
@@ -213,15 +199,17 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     """Give a module the trampoline of a signature, once."""
     if signature.entry in module.globals:
         return
-    params = [_LLVM_OF_LETTER[letter] for letter in signature.params]
-    # The results buffer comes before the parameters, whose number varies.
-    function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR, *params]), signature.entry, "noinline")
+    function = NativeFunction(module, ir.FunctionType(I32, [PTR, PTR, PTR]), signature.entry, "noinline")
     emitter = Emitter(function)
     builder, store = emitter.builder, emitter.store_context
-    _, code, results, *args = function.args
+    vmctx, code, slots = function.args
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
 
+    args = [_load_slot(emitter, slots, number, letter) for number, letter in enumerate(signature.params)]
+    for letter, arg in zip(signature.params, args, strict=True):
+        if letter == COUNTED:
+            _lend(emitter, arg)
     activation = emitter.stack_buffer(ctypes.sizeof(VMActivation), ACTIVATION_ALIGN)
     frame = emitter.frame_address()
     previous = emitter.load_pointer(store, VMStoreContext.activation)
@@ -243,13 +231,29 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
             type = function_type(signature)
             several = len(signature.results) > 1
             callee = emitter.function_pointer(code, type.return_type, type.args)
-            result = builder.call(callee, [function.args[0], *args, *([results] if several else [])])
+            result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
             if signature.results and not several:
-                emitter.store_typed(result, results)
+                emitter.store_typed(result, slots)
+            if signature.counted_results:
+                share = emitter.load_pointer(store, VMStoreContext.share, invariant=True)
+            for place, number in enumerate(signature.counted_results, signature.slot_count):
+                reference = _load_slot(emitter, slots, number, COUNTED)
+                handle = emitter.load_typed(emitter.at(slots, place * VALUE_SLOT_SIZE), PTR)
+                emitter.call_pointer(share, VOID, [PTR, REFERENCE, PTR], [vmctx, reference, handle])
     emitter.store(previous, store, VMStoreContext.activation)
     dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
     status = [builder.select(trapped, I32(TRAPPED), I32(0)), builder.select(dead, I32(HAS_DEAD_EXTERNREFS), I32(0))]
     builder.ret(builder.or_(*status))
+
+
+def _load_slot(emitter: Emitter, slots: ir.Value, number: int, letter: str) -> ir.Value:
+    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+
+
+def _lend(emitter: Emitter, reference: ir.Value) -> None:
+    """Let compiled code have a reference that the host holds."""
+    pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.lend, invariant=True)
+    emitter.call_pointer(pointer, VOID, [PTR, REFERENCE], [emitter.vmctx, reference])
 
 
 def _is_ready(emitter: Emitter) -> ir.Value:
@@ -273,13 +277,14 @@ def _set_stack_limit(emitter: Emitter, frame: ir.Value) -> None:
     lowest = builder.call(subtract, [builder.ptrtoint(frame, I64), emitter.load(store, VMStoreContext.stack_size)])
     limit = builder.call(maximum, [lowest, emitter.load(store, VMStoreContext.stack_floor)])
     emitter.store(limit, store, VMStoreContext.stack_limit)
+    emitter.store(limit, store, VMStoreContext.poll_limit)
 
 
 def define_host_stub(module: ir.Module, signature: Signature) -> None:
     """Give a module the stub through which compiled code calls host functions of a signature, once.
 
     The stub's vmctx is a `VMHostFunction`. It passes the arguments in a buffer of 8-byte slots, from which it takes the
-    results afterwards.
+    results afterwards. References among those are borrowed, as the trampoline's arguments are.
     """
     if signature.host_stub in module.globals:
         return
@@ -287,8 +292,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     emitter = Emitter(function)
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
-    count = max(len(signature.params), len(signature.results), 1)
-    values = emitter.stack_buffer(count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+    values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for number, param in enumerate(params):
         emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
     _note_exit(emitter)
@@ -297,10 +301,10 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
-    results = [
-        emitter.load_typed(emitter.at(values, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
-        for number, letter in enumerate(signature.results)
-    ]
+    results = [_load_slot(emitter, values, number, letter) for number, letter in enumerate(signature.results)]
+    for letter, result in zip(signature.results, results, strict=True):
+        if letter == COUNTED:
+            _lend(emitter, result)
     if len(results) > 1:
         for number, result in enumerate(results):
             emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))
@@ -315,6 +319,40 @@ def _note_exit(emitter: Emitter) -> None:
     """Note in the activation that code leaves through this frame."""
     activation = emitter.load_pointer(emitter.store_context, VMStoreContext.activation)
     emitter.store(emitter.frame_address(), activation, VMActivation.exit_frame_pointer)
+
+
+def _note_frames(emitter: Emitter) -> None:
+    """Leave the return addresses of the frames of this activation, as many as there is room for, for who asks later."""
+    builder, store = emitter.builder, emitter.store_context
+    architecture = host_architecture()
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    entry = emitter.load(activation, VMActivation.entry_frame_pointer)
+    addresses = emitter.at(store, VMStoreContext.trap_frames.offset)
+    before = builder.block
+    loop, note, done = (emitter.function.append_basic_block(each) for each in ("frames", "frame", "noted"))
+    innermost = builder.ptrtoint(emitter.frame_address(), I64)
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    frame, count = builder.phi(I64), builder.phi(I64)
+    record = builder.inttoptr(frame, PTR)
+    caller = emitter.load_typed(emitter.at(record, architecture.caller_frame_pointer_offset), I64)
+    is_last = builder.icmp_unsigned("==", caller, entry)
+    is_full = builder.icmp_unsigned("==", count, I64(MOST_TRAP_FRAMES))
+    builder.cbranch(builder.or_(is_last, is_full), done, note)
+
+    builder.position_at_end(note)
+    address = emitter.load_typed(emitter.at(record, architecture.return_address_offset), I64)
+    place = builder.gep(addresses, [count], source_etype=I64)
+    emitter.store_typed(address, place)
+    following = builder.add(count, I64(1))
+    builder.branch(loop)
+    for phi, first, next in ((frame, innermost, caller), (count, I64(0), following)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next, note)
+
+    builder.position_at_end(done)
+    emitter.store(builder.trunc(count, I32), store, VMStoreContext.trap_frame_count)
 
 
 def _leave(emitter: Emitter) -> None:

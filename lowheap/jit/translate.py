@@ -73,6 +73,7 @@ from lowheap.native.check import (
 from lowheap.native.function import Native
 from lowheap.native.heap import HEADERS
 from lowheap.native.storage import ENTRIES_OFFSET, Buffer, SideTable
+from lowheap.representation import short_repr
 
 SIZE_CLASS_NAME = "size class"
 """What alias analysis calls the heads of the size classes."""
@@ -231,6 +232,7 @@ def _only_what_is_read(checked: Checked, parameter: str, value: Any, collector: 
     return value if only is None else only(checked.reads_of(parameter, collector))
 
 
+@short_repr
 @dataclass(frozen=True)
 class Shown:
     """A function and what it calls, as text: LLVM IR as translated and as optimised, and the machine's assembly.

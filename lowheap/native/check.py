@@ -30,6 +30,7 @@ from lowheap.errors import CompilerError
 from lowheap.native import words
 from lowheap.native.storage import Buffer, HeaderBit, SideTable
 from lowheap.native.words import Record, Word, constant_members, ctype_of_field
+from lowheap.representation import short_repr
 
 
 class NativeError(CompilerError):
@@ -297,6 +298,7 @@ class Call:
     target: Any
 
 
+@short_repr
 @dataclass
 class Checked:
     """A function that is in the subset.
@@ -735,9 +737,9 @@ class _Checker:
             raise self.refused(node, f"{owner.structure.__name__}.{name} does not change while code runs")
 
     def return_(self, statement: ast.Return) -> None:
-        if statement.value is None:
+        if statement.value is None or (isinstance(statement.value, ast.Constant) and statement.value.value is None):
             if self.result is not NOTHING:
-                raise self.refused(statement, f"{self.tree.name} returns {self.result}")
+                raise self.refused(statement, f"{self.tree.name} returns {self.result}, and here nothing")
         elif self.result is NOTHING:
             raise self.refused(statement, f"{self.tree.name} returns nothing")
         else:

@@ -47,6 +47,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -110,8 +111,10 @@ class HeapMemory(Protocol):
         """Return a ctypes type laid over the bytes at an offset; HeapError when it would not lie within."""
 
 
-class Heap:
+class Heap(NotCopied):
     """See the module's docstring. `host` is what `release_externrefs` calls."""
+
+    NOT_COPIED_BECAUSE = "it stands for memory that somebody else has"
 
     is_native_heap = True
     may_raise = True
@@ -135,6 +138,9 @@ class Heap:
         """Take the parts; the tables are where the control block says."""
         self.collector = collector
         self.memory, self.control = memory, control
+        self.buffer: Any = getattr(memory, "buffer", None)
+        """The memory's bytes, where it is mapped here."""
+        self.base: int = getattr(memory, "base", 0)
         self._store_context, self._host = store_context, host
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does

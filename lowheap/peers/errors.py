@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowheap.errors import LowheapError
+from lowheap.errors import LowheapError, Portable
 
 
 class PeerError(LowheapError):
@@ -33,7 +33,7 @@ class AmbiguousListError(PeerError):
     """The over-approximated list cannot be told from an image's bytes."""
 
 
-class PeerTrap(Exception):
+class PeerTrap(Portable):
     """The program trapped in wasmtime.
 
     `message` is wasmtime's sentence for it ("cast failure"), `text` all that wasmtime said, backtrace included.

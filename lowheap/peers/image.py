@@ -20,8 +20,10 @@ from lowheap.layout import (
     block_length,
 )
 from lowheap.peers.errors import AmbiguousListError
+from lowheap.representation import short_repr
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class HeapImage:
     """A copy of a whole heap mapping: `data[i]` is the byte at heap index `i`.

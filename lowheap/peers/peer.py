@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from lowheap.copying import NotCopied
 from lowheap.layout import FIRST_INDEX
 from lowheap.peers import driver, signatures
 from lowheap.peers.errors import (
@@ -58,7 +59,7 @@ def run_probe(
             call(prefix + step)
 
 
-class Peer:
+class Peer(NotCopied):
     """A wasmtime of the given release with a program in it. Not for several threads at once.
 
     `source` is the program; `imports` maps "module.name" to the host functions it needs, `companions` a module's name
@@ -69,6 +70,8 @@ class Peer:
     UnsupportedPeerError for a release before 37 or after 45, PeerInstallError if its wheel is not there and cannot be
     got, PeerError for a module that wasmtime refuses, PeerTrap for a start function that traps, HeapNotFoundError.
     """
+
+    NOT_COPIED_BECAUSE = "it is a process; start another one"
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from lowheap.peers.errors import PeerError
+from lowheap.representation import short_repr
 
 _NUMBERS = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16"}
 _HEAP_TYPES = {
@@ -60,6 +61,7 @@ class Import:
     signature: Signature | None
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Signatures:
     """All imports in the module's order; the exported functions by name; the names of all exports in order."""

@@ -25,8 +25,10 @@ from typing import Any
 import cffi
 from llvmlite import ir
 
+from lowheap import declarations
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.heap import names_object
 from lowheap.jit import transitions
@@ -34,6 +36,7 @@ from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter, NativeFunction
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.layout import VMContext
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 
@@ -79,12 +82,14 @@ def _load(collector: Collector) -> LoadedCode:
     return LoadedCode(compile_ir(module, tuple(CDECLS)))
 
 
-class NativeBarriers:
+class NativeBarriers(NotCopied):
     """The functions, compiled for one store.
 
     `functions["lh_read"]` and its kin are cffi function pointers, and `vmctx` is what they take first: they check
     nothing. The methods check what they are given, and raise what went wrong on the Python side of a drop.
     """
+
+    NOT_COPIED_BECAUSE = "they work on one store; make them for another"
 
     def __init__(self, store: Store, barrier_set: str = "drc") -> None:
         """Compile the functions with the barrier set of that name. CompilerError when there is none such."""
@@ -97,7 +102,9 @@ class NativeBarriers:
         self._store = store
         code = _load(chosen)
         runtime.keep(code)
-        self.vmctx = runtime.vmctx
+        control = store.heap.control
+        vmctx = VMContext(control.heap_base, ctypes.addressof(control), runtime.context_address)
+        self.vmctx = declarations.pointer(_ffi, "void *", vmctx, runtime, store.heap.mapped())
         self.functions: dict[str, Any] = {name: _ffi.cast(cdecl, code.address(name)) for name, cdecl in CDECLS.items()}
 
     def inc_ref(self, reference: int) -> None:

@@ -15,12 +15,19 @@ import functools
 import struct
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from threading import get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import cffi
 
+from lowheap import declarations
+from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.copying import NotCopied
+from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -32,11 +39,12 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, transitions
+from lowheap.jit import runtime, signatures
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    MOST_TRAP_FRAMES,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -54,8 +62,11 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
-from lowheap.native.check import BOOL, NOTHING, U32, U64, Type
-from lowheap.objects import Func, lift_reference, lower_reference, lower_scalar
+from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType
+from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.operations import exclusive
+from lowheap.runtime import polling
+from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 
@@ -71,98 +82,130 @@ _C_WORDS: dict[Type, str] = {BOOL: "bool", NOTHING: "void", U32: "uint32_t", U64
 """The types in C of what functions of the compiled runtime take and return."""
 
 
-class Place(Protocol):
-    """What can tell where in a module a trap happened: an instance."""
-
-    def locate(self, offset: int) -> str:
-        """Return the name of the function whose code is at a byte offset of the module."""
+_ENTRY = _ffi.typeof(signatures.ENTRY_CDECL)
+_SLOTS = _ffi.typeof("uint64_t[]")
+_ADDRESSES = _ffi.typeof("void **")
 
 
-@functools.cache
-def _c_type(cdecl: str) -> Any:
-    return _ffi.typeof(cdecl)
-
-
-def _target(trampoline: int, vmctx: int, code: int, signature: transitions.Signature) -> tuple[Any, Any, Any]:
-    """A trampoline, and what it takes first, as cffi passes them fastest."""
-    entry = _ffi.cast(_c_type(signature.entry_cdecl), trampoline)
-    return entry, _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
-
-
-class _ScalarFunc(Func):
-    """A compiled function of numbers alone, with one result at most.
-
-    A call goes a short way when there is nothing to see to first, and the arguments are of just the right Python types.
-    Everything else goes the general way, which gives its errors too.
-    """
-
-    __slots__ = ("_parts", "_result", "_result_type")
+class _Target:
+    """A compiled function as the host calls it: through which trampoline, and how its values are in the slots."""
 
     def __init__(
-        self, runtime: StoreRuntime, target: tuple[Any, Any, Any], signature: transitions.Signature, *described: Any
+        self, store: Store, trampoline: int, vmctx: int, code: int, type: FuncType, signature: signatures.Signature
     ) -> None:
+        self.entry = _ffi.cast(_ENTRY, trampoline)
+        self.vmctx, self.code = _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
+        self.signature = signature
+        self.lowerings = [lowering(store, param) for param in type.params]
+        self.pack = _slot_struct(type.params).pack_into
+        self.unpack = _slot_struct(type.results).unpack_from
+        self.counted = signature.counted_results
+        self.uncounted = [
+            (number, result)
+            for number, result in enumerate(type.results)
+            if isinstance(result, RefType) and number not in self.counted
+        ]
+        self.slot_count = signature.slot_count + len(self.counted)
+
+    def slots(self) -> tuple[Any, Any, Any]:
+        """Return a buffer of slots: as cffi has it, as Python has it, and as addresses."""
+        slots = _ffi.new(_SLOTS, self.slot_count)
+        return slots, _ffi.buffer(slots), _ffi.cast(_ADDRESSES, slots)
+
+
+class _CompiledFunc(Func):
+    """A compiled function.
+
+    A call goes a short way when there is nothing to see to first, all values are numbers, there is one result at most,
+    and the arguments are of just the right Python types. Everything else goes the general way, which gives its errors
+    too.
+    """
+
+    __slots__ = ("_parts", "_slots")
+
+    def __init__(self, runtime: StoreRuntime, target: _Target, *described: Any) -> None:
         store = runtime._store
-        super().__init__(store, *described)
+        self._bind(store, *described)
+        signature = target.signature
+        is_short = len(signature.results) <= 1 and not set(signature.params + signature.results) & set(_REFERENCES)
+        types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else _NOT_SHORT
         # In one tuple, since a call needs them all.
         self._parts = (
-            *target,
-            signature.python_types,
-            bool(signature.results),
+            types,
+            store.lock,
             runtime,
+            runtime.watched,
             runtime.binding,
             store.host_data,
             store.host_data.set_aside,
-            store.unreachable_handles,
-            store.lock.acquire,
-            store.lock.release,
+            store.unreachable_cells,
+            target,
+            target.entry,
+            target.vmctx,
+            target.code,
+            target.pack,
+            target.unpack if signature.results else None,
         )
-        self._result_type = _c_type(signature.result_cdecl)
-        self._result: Any = None
+        self._slots: tuple[Any, Any, Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         (
-            entry,
-            vmctx,
-            code,
             types,
-            has_result,
+            lock,
             runtime,
+            watched,
             binding,
             host_data,
             set_aside,
             forgotten,
-            acquire,
-            release,
+            target,
+            entry,
+            vmctx,
+            code,
+            pack,
+            unpack,
         ) = self._parts
         if len(args) == 2 == len(types):  # as below, and faster
             if type(args[0]) is not types[0] or type(args[1]) is not types[1]:
                 return self._call(args)
         elif tuple(map(type, args)) != types:
             return self._call(args)
-        if not acquire(False):
-            raise self.store.lock.refusal()
+        me, outer = get_ident(), lock.owner
+        if outer is not None and outer != me:
+            raise lock.refusal()
         try:
+            lock.owner = me
             if forgotten or set_aside or host_data.binding is not binding:
                 return self._call(args)
-            if runtime.floor != _thread_stack.floor:
+            if watched.floor != _thread_stack.floor:
                 runtime.note_thread()
-            # This call's own, should a finalizer or a signal's handler call this function before it is read.
-            result, self._result = self._result, None
-            if result is None:
-                result = _ffi.new(self._result_type)
+            # This call's own, should a finalizer or a signal's handler call this function before they are read.
+            own, self._slots = self._slots, None
+            if own is None:
+                own = target.slots()
+            slots, buffer, _ = own
             try:
-                status = entry(vmctx, code, result, *args)
-            except OverflowError:  # an int that is not the parameter's, as a signed one; nothing was called
-                status = transitions.REFUSED
-            value = result[0] if has_result else None
-            self._result = result
+                pack(buffer, 0, *args)
+            except (struct.error, OverflowError):  # a number that is not the parameter's as it stands
+                types = _NOT_SHORT
+            if types is _NOT_SHORT:
+                return self._call(args)
+            status = entry(vmctx, code, slots)
+            value = None if unpack is None else unpack(buffer)[0]
+            self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == transitions.REFUSED:
+                if status == signatures.REFUSED:
                     return self._call(args)
                 runtime.settle(status)
             return value
         finally:
-            release()
+            lock.owner = outer
+
+
+_NOT_SHORT: tuple[Any, ...] = (None,)
+"""No call has arguments of these types."""
+
+_REFERENCES = signatures.COUNTED + signatures.UNCOUNTED
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -174,8 +217,10 @@ def runtime_of(store: Store) -> StoreRuntime:
     return runtime
 
 
-class StoreRuntime:
+class StoreRuntime(NotCopied):
     """See the module's docstring. `context` is the store context that vmctxs point to."""
+
+    NOT_COPIED_BECAUSE = "it belongs to one store"
 
     def __init__(self, store: Store) -> None:
         """Make the store context, the function table with its null entry, and the functions that code calls back."""
@@ -187,25 +232,37 @@ class StoreRuntime:
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
         self._functions: list[Func | None] = [None]
-        self._host_functions: list[tuple[Callable[..., Any], FuncType, str, Callable[[Any], list[Any]]]] = []
-        self._host_contexts: list[VMHostFunction] = []
-        self._places: dict[int, Place] = {}
-        self._keep: list[Any] = []
-        self._mapped_code: set[LoadedCode] = set()
+        self._free_functions: list[int] = []
+        self._host_functions: dict[int, _HostFunction] = {}
+        self._next_host_function = 0
+        self._host_contexts: dict[int, VMHostFunction] = {}  # by their addresses, which are vmctxs
+        self.defined: WeakKeyDictionary[Any, Func] = WeakKeyDictionary()
+        """The functions made of what linkers define for every store."""
+        self.places: dict[int, Place] = {}
+        """The instances, by their vmctxs."""
+        self._keep: dict[int, Any] = {}
+        self._mapped_code: Counter[LoadedCode] = Counter()
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
+        self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
         self.floor = 0
         """The `stack_floor` that the store context has, read more often than it changes."""
+        self.watched = polling.Watched(self.context)
+        if store.engine.interruptible:
+            polling.watch(self.watched)
         self._heap_base = store.heap.control.heap_base
+        self._set_aside = store.host_data.set_aside
         self._trap_cause: Exception | None = None
         self._callbacks = {
-            "allocate_struct": self._callback(transitions.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
-            "allocate_array": self._callback(transitions.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
-            "drop": self._callback(transitions.DROP_CDECL, self._drop, None),
-            "call_host": self._callback(transitions.CALL_HOST_CDECL, self._call_host, 1),
+            "allocate_struct": self._callback(signatures.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
+            "allocate_array": self._callback(signatures.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
+            "drop": self._callback(signatures.DROP_CDECL, self._drop, None),
+            "call_host": self._callback(signatures.CALL_HOST_CDECL, self._call_host, 1),
+            "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
+            "share": self._callback(signatures.SHARE_CDECL, self._share, None),
+            "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
         }
-        for name, callback in self._callbacks.items():
-            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
+        self._call_python()
         self._vmctx = VMContext(
             heap_base=store.heap.control.heap_base,
             control=ctypes.addressof(store.heap.control),
@@ -222,6 +279,13 @@ class StoreRuntime:
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
+        context = self.context
+        store.heap.is_interrupted = lambda: bool(context.interrupted)
+
+    def _call_python(self) -> None:
+        """Have compiled code call Python for all that it asks of the store."""
+        for name, callback in self._callbacks.items():
+            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
@@ -231,6 +295,12 @@ class StoreRuntime:
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
             self.context.allocate_array = code.address(runtime.ALLOCATE_ARRAY)
+        self.context.lend = code.address(runtime.symbol_of(host.lend))
+        self.context.share = code.address(runtime.symbol_of(host.share))
+        if not heap.is_checked:
+            self._store.operations.use(
+                self.vmctx, {each.__name__: self._host_operation(code, each) for each in runtime.HOST_OPERATIONS}
+            )
         self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
         self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
         for native in heap.collector.all_compiled():
@@ -243,6 +313,21 @@ class StoreRuntime:
         function = _ffi.cast(f"{_C_WORDS[checked.result]}(*)(void *{parameters})", address)
         vmctx = self.vmctx
         return lambda *args: function(vmctx, *args)
+
+    def _host_operation(self, code: LoadedCode, native: Native[..., Any]) -> Any:
+        """Return one of the host's operations as a C function; bytes are passed as they are, handles as cells."""
+        checked = native.checked
+        parameters = [
+            "char *"
+            if each.name == "image"
+            else "VMHandle *"
+            if isinstance(each.type, ViewType)
+            else _C_WORDS[each.type]
+            for each in checked.parameters
+            if not isinstance(each.type, HeapType | StaticType)
+        ]
+        cdecl = f"{_C_WORDS[checked.result]}(*)({', '.join(['void *', *parameters])})"
+        return declarations.ffi().cast(cdecl, code.address(runtime.symbol_of(native)))
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -267,19 +352,36 @@ class StoreRuntime:
         raise CompilerError(f"return address {address:#x} is in no stack map of the compiled runtime")
 
     def close(self) -> None:
-        """Refuse while compiled code is on the stack; afterwards the store may go."""
-        if self.context.activation:
+        """Refuse while compiled code is on the stack; afterwards the store may go.
+
+        Native functions that somebody has kept find Python's functions in the place of the compiled ones, and these
+        say that the store is closed.
+        """
+        if self.context.activation or self._is_releasing:
             raise HeapError("cannot close a store while its compiled code is on the stack")
+        self._call_python()
 
     def keep(self, *owners: Any) -> None:
         """Keep linked code and vmctxs alive as long as the store; functions and globals point into them."""
-        self._keep += owners
+        self._keep.update((id(each), each) for each in owners)
+
+    def let_go(self, owner: Any) -> None:
+        """Keep something no more: nobody has got hold of what points into it."""
+        del self._keep[id(owner)]
 
     def add_stack_map(self, code: LoadedCode) -> None:
-        """Make the safepoints of linked code known to the frame walk; nothing when they are."""
-        if code not in self._mapped_code:
-            self._mapped_code.add(code)
+        """Make the safepoints of linked code known to the frame walk, until as many have taken it back."""
+        self._mapped_code[code] += 1
+        if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
+            self._write_stack_map_table()
+
+    def remove_stack_map(self, code: LoadedCode) -> None:
+        """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
+        self._mapped_code[code] -= 1
+        if not self._mapped_code[code]:
+            del self._mapped_code[code]
+            self.stack_maps.remove(code.stack_map)
             self._write_stack_map_table()
 
     def _write_stack_map_table(self) -> None:
@@ -310,7 +412,11 @@ class StoreRuntime:
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
-        self._places[vmctx] = place
+        self.places[vmctx] = place
+
+    def remove_place(self, vmctx: int) -> None:
+        """Forget whose vmctx this was."""
+        del self.places[vmctx]
 
     # ------------------------------------------------------------------------------------------------------------------
     # The function table
@@ -318,15 +424,11 @@ class StoreRuntime:
     def add_compiled_function(self, trampoline: int, vmctx: int, code: int, type_index: int, name: str) -> Func:
         """Make a compiled function one of the store. HeapError when the function table is full."""
         type = self._function_type(type_index)
-        signature = transitions.Signature.of(type)
-        target = _target(trampoline, vmctx, code, signature)
-        call = self._caller(target, type, name)
+        signature = signatures.Signature.of(type, self._store.engine.types)
+        target = _Target(self._store, trampoline, vmctx, code, type, signature)
         number = self._enter_into_table(code, vmctx, type_index)
-        if signature.is_scalar:
-            function: Func = _ScalarFunc(self, target, signature, number, type_index, name, call)
-        else:
-            function = Func(self._store, number, type_index, name, call)
-        self._functions.append(function)
+        function = _CompiledFunc(self, target, number, type_index, name, self._caller(target, name))
+        self._functions[number] = function
         return function
 
     def _function_type(self, type_index: int) -> FuncType:
@@ -335,9 +437,13 @@ class StoreRuntime:
         return type
 
     def _enter_into_table(self, code: int, vmctx: int, type_index: int) -> int:
-        number = len(self._functions)
-        if number == FUNCTION_LIMIT:
-            raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
+        if self._free_functions:
+            number = self._free_functions.pop()
+        else:
+            number = len(self._functions)
+            if number == FUNCTION_LIMIT:
+                raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
+            self._functions.append(None)
         entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
@@ -353,21 +459,56 @@ class StoreRuntime:
         """Return a function's entry in the table."""
         return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
-    def add_host_function(self, callable: Callable[..., Any], type_index: int, name: str, stub: int) -> Func:
-        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub."""
+    def add_host_function(
+        self,
+        callable: Callable[..., Any],
+        type_index: int,
+        name: str,
+        stub: int,
+        *,
+        directly: Callable[..., Any] | None = None,
+        function: Func | None = None,
+    ) -> Func:
+        """Make a Python callable a function of the store; `stub` is the address of its signature's host stub.
+
+        `directly` is what the host calls, where that is another callable. `function` becomes the function, if given.
+        """
+        vmctx = self.add_host_context(callable, type_index, name)
+        type = self._function_type(type_index)
+        call = functools.partial(self._call_host_directly, _HostFunction(self._store, directly or callable, type, name))
+        number = self._enter_into_table(stub, vmctx, type_index)
+        if function is None:
+            function = object.__new__(Func)
+        function._bind(self._store, number, type_index, name, call)
+        self._functions[number] = function
+        return function
+
+    def add_host_context(self, callable: Callable[..., Any], type_index: int, name: str) -> int:
+        """Return a vmctx with which a host stub calls a Python callable."""
         type = self._function_type(type_index)
         context = VMHostFunction()
         context.heap_base = self._store.heap.control.heap_base
         context.control = ctypes.addressof(self._store.heap.control)
         context.store = self.context_address
-        context.function = len(self._host_functions)
-        self._host_functions.append((callable, type, name, self._lifting(type.params)))
-        self._host_contexts.append(context)
-        call = functools.partial(self._call_host_directly, callable, type, name)
-        number = self._enter_into_table(stub, ctypes.addressof(context), type_index)
-        function = Func(self._store, number, type_index, name, call)
-        self._functions.append(function)
-        return function
+        self._host_contexts[address := ctypes.addressof(context)] = context
+        context.function = number = self._next_host_function
+        self._next_host_function += 1
+        self._host_functions[number] = _HostFunction(self._store, callable, type, name)
+        return address
+
+    def remove_host_context(self, address: int) -> None:
+        """Forget a vmctx that `add_host_context` returned: no code has it any more."""
+        context = self._host_contexts.pop(address, None)
+        if context is not None:
+            self._host_functions.pop(context.function, None)
+
+    def remove_function(self, function: Func) -> None:
+        """Take a function off the table; its place is given out again. Nobody may have got hold of it."""
+        number, entry = function.funcref, self.entry(function)
+        self.remove_host_context(entry.vmctx)
+        ctypes.memset(ctypes.addressof(entry), 0, ctypes.sizeof(VMFuncRef))
+        self._functions[number] = None
+        self._free_functions.append(number)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Into compiled code
@@ -376,57 +517,91 @@ class StoreRuntime:
         self, trampoline: int, vmctx: int, code: int, type: FuncType, name: str
     ) -> Callable[[Sequence[Any]], Any]:
         """Return what calls a compiled function with Python values."""
-        return self._caller(_target(trampoline, vmctx, code, transitions.Signature.of(type)), type, name)
+        signature = signatures.Signature.of(type, self._store.engine.types)
+        return self._caller(_Target(self._store, trampoline, vmctx, code, type, signature), name)
 
-    def _caller(self, target: tuple[Any, Any, Any], type: FuncType, name: str) -> Callable[[Sequence[Any]], Any]:
-        count = max(1, len(type.results))
-        lift = self._lifting(type.results)
+    def _caller(self, target: _Target, name: str) -> Callable[[Sequence[Any]], Any]:
         store = self._store
-        forgotten, set_aside = store.unreachable_handles, store.host_data.set_aside
+        lock, operations = store.lock, store.operations
+        forgotten, set_aside = store.unreachable_cells, store.host_data.set_aside
+
+        lowerings, pack, unpack = target.lowerings, target.pack, target.unpack
+        places = [(number, place) for place, number in enumerate(target.counted, target.signature.slot_count)]
+        mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
+        is_single = len(target.signature.results) == 1
+        host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
+        entry, vmctx, code = target.entry, target.vmctx, target.code
 
         def call(args: Sequence[Any]) -> Any:
-            with store.lock:
-                self._check_callable()
-                raw, owned = self._lower_all(type.params, args, name)
-                self._expose_all(owned)
-                results = _ffi.new("uint64_t[]", count)
-                status = self._enter(*target, results, *raw)
-                returned = _results(lift(_ffi.buffer(results)))
+            me, outer = get_ident(), lock.owner
+            if outer is not None and outer != me:
+                raise lock.refusal()
+            try:
+                lock.owner = me
+                if host_data.binding is not binding:
+                    self._check_callable()
+                if forgotten or set_aside or store.heap.control.dead_externrefs:
+                    store.tidy_in_use()
+                kept: list[Any] = []
+                raws = _lower_all(lowerings, args, name, kept)
+                slots, buffer, addresses = target.slots()
+                pack(buffer, 0, *raws)
+                cells = []
+                for _, place in places:
+                    cell = mind(new_cell(cell_type), forget)
+                    cells.append(cell)
+                    addresses[place] = cell
+                status = self._enter(entry, vmctx, code, slots)
+                if is_single and cells:
+                    returned: Any = lift(store, unpack(buffer)[0], cells[0])
+                    if status or forgotten or set_aside:
+                        self.settle(status)
+                    return returned
+                values = list(unpack(buffer))
+                for (number, _), cell in zip(places, cells, strict=True):
+                    values[number] = lift(store, values[number], cell)
+                for number, type in uncounted:
+                    values[number] = lift_reference(store, type, values[number])
                 if status or forgotten or set_aside:
                     self.settle(status)
-                return returned
+                return values[0] if is_single else tuple(values) if values else None
+            finally:
+                lock.owner = outer
 
         return call
 
+    @exclusive("_store.lock")
     def call_native(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a C function that may drop objects, and raise what a drop left behind."""
-        with self._store.lock:
-            result = function(*args)
-            if self.pending is not None:
-                self.settle()
-            return result
+        result = function(*args)
+        if self.pending is not None:
+            self.settle()
+        return result
 
     def _enter(self, entry: Callable[..., int], *args: Any) -> int:
         """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
-        self.note_thread()
+        if self.floor != _thread_stack.floor:
+            self.note_thread()
         self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
         status = entry(*args)
-        if status == transitions.REFUSED:
+        if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
-        if status & transitions.TRAPPED or self.pending is not None:
+        if status & signatures.TRAPPED or self.pending is not None:
             self.settle(status)
         return status
 
     def note_thread(self) -> None:
-        """Have compiled code mind the end of this thread's stack."""
-        if self.floor != _thread_stack.floor:
-            self.floor = self.context.stack_floor = _thread_stack.floor
+        """Have compiled code mind the end of this thread's stack, and be watched if it is interruptible."""
+        if self.watched.floor != _thread_stack.floor:
+            if self._store.engine.interruptible:
+                polling.wake()  # before the floor says that it was done: a signal's handler may raise
+            self.watched.floor = self.context.stack_floor = _thread_stack.floor
 
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
-        if failure is None and status & transitions.TRAPPED:
+        if failure is None and status & signatures.TRAPPED:
             failure = self._trap()
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
@@ -441,16 +616,22 @@ class StoreRuntime:
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
             self._raise_unsound_frame()
-        place = self._places.get(self.context.trap_vmctx)
+        place = self.places.get(self.context.trap_vmctx)
         offset = self.context.trap_offset
         cause, self._trap_cause = self._trap_cause, None
         code, self.context.trap_code = self.context.trap_code, 0
         if code == 0:  # interrupted while an exception was being kept; cffi has printed both
             return LowheapError("a call out of compiled code failed, and its exception was lost")
+        context = self.context
+        source = None if place is None else place.module
+        sources = {each.code: each.module for each in self.places.values()}  # no instance, which would keep the store
+        addresses = list(context.trap_frames[: context.trap_frame_count])
+        addresses += outer_addresses(context.activation, MOST_TRAP_FRAMES - len(addresses))
         trap = Trap(
             TrapCode(code),
-            function=None if place is None else place.locate(offset),
-            offset=None if place is None else offset,
+            frames=functools.partial(frames_of_trap, sources, source, offset, addresses),
+            function=None if source is None else source.locate(offset),
+            offset=None if source is None else offset,
             detail=None if cause is None else str(cause),
         )
         trap.__cause__ = cause
@@ -462,15 +643,19 @@ class StoreRuntime:
         control = store.heap.control
         if control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot call compiled code in the middle of a collection; finish it or close it first")
-        if store.unreachable_handles or store.host_data.set_aside or control.dead_externrefs != NULL:
+        if store.unreachable_cells or store.host_data.set_aside or control.dead_externrefs != NULL:
             store.tidy_in_use()
         self._check_memory()
+
+    @property
+    def owns_memory(self) -> bool:
+        """Whether the heap has the memory that it had when the runtime was made, or will have it again."""
+        return self._store.host_data.binding is self.binding
 
     def _is_memory_sound(self) -> bool:
         """Compiled code knows where the heap is, and relies on its type table."""
         heap = self._store.heap
-        is_the_same = self._store.host_data.binding is self.binding
-        return heap.is_attached and is_the_same and heap.control.heap_base == self._heap_base
+        return heap.is_attached and self.owns_memory and heap.control.heap_base == self._heap_base
 
     def _check_memory(self) -> None:
         self._store.heap.check_attached()
@@ -491,6 +676,10 @@ class StoreRuntime:
             return _ffi.callback(cdecl, function, onerror=keep)
         return _ffi.callback(cdecl, function, error=failure, onerror=keep)
 
+    def _take_back(self, reference: int) -> None:
+        self._store.heap.drop_gc_ref(reference)
+
+    @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
         try:
@@ -498,6 +687,7 @@ class StoreRuntime:
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
+    @whole_unless_unheard(_take_back)
     def _allocate_array(self, _vmctx: Any, type_index: int, length: int) -> int:
         self._store.safepoint()
         try:
@@ -518,45 +708,81 @@ class StoreRuntime:
         self._trap_cause = cause.with_traceback(None)
         return NULL
 
+    @whole
     def _drop(self, _vmctx: Any, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
 
+    def _lend(self, _vmctx: Any, reference: int) -> None:
+        operations = self._store.operations
+        operations.lend(operations.vmctx, reference)
+
+    def _share(self, _vmctx: Any, reference: int, handle: Any) -> None:
+        operations = self._store.operations
+        operations.share(operations.vmctx, reference, _ffi.cast("void *", handle))
+
     def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
-        if number == RELEASE_DEAD_EXTERNREFS:
-            self._store.tidy_in_use()
+        try:
+            if number == RELEASE_DEAD_EXTERNREFS:
+                was_releasing, self._is_releasing = self._is_releasing, True
+                try:
+                    self._store.tidy_in_use()
+                finally:
+                    self._is_releasing = was_releasing
+                return 0
+            function = self._host_functions[number]
+            buffer = _ffi.buffer(values, function.size)
+            # Handles first: what is passed may be held by nobody else when the collector next looks.
+            args = function.lift(buffer)
+            self._come_to_safepoint()
+            kept: list[Any] = []
+            raws = self._call_and_lower(function, args, kept)
+            del args
+            self._come_to_safepoint()
+            function.pack(buffer, 0, *raws)
+            # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
             return 0
-        callable, type, name, lift = self._host_functions[number]
-        count = max(len(type.params), len(type.results))
-        buffer = _ffi.buffer(values, count * VALUE_SLOT_SIZE)
-        # Handles first: what is passed may be held by nobody else when the collector next looks.
-        args = lift(buffer)
-        self._store.safepoint()
-        raw, owned = self._call_and_lower(callable, type, name, args)
-        del args
-        self._store.safepoint()
-        self._expose_all(owned)
-        for index, (result, value) in enumerate(zip(type.results, raw, strict=True)):
-            start = index * VALUE_SLOT_SIZE
-            data = bytes(_scalar(result, value))
-            buffer[start : start + len(data)] = data
+        except BaseException as error:
+            if self.pending is None:
+                self.pending = error
+            return 1
+
+    def _come_to_safepoint(self) -> None:
+        """What `Store.safepoint` does, where there is something to do."""
+        store = self._store
+        if store.collect_every or store.unreachable_cells or self._set_aside or store.heap.control.dead_externrefs:
+            store.safepoint()
+
+    @exclusive("_store.lock")
+    def _call_host_directly(self, function: _HostFunction, args: Sequence[Any]) -> Any:
+        """Call a host function from the host: its values are checked and converted as if they passed through code."""
+        self._check_callable()
+        kept: list[Any] = []
+        raws = _lower_all(function.param_lowerings, args, function.name, kept)
+        lifted = [self._lift(param, raw) for param, raw in zip(function.type.params, raws, strict=True)]
+        raws = self._call_and_lower(function, lifted, kept)
+        values = [self._lift(result, raw) for result, raw in zip(function.type.results, raws, strict=True)]
+        return values[0] if len(values) == 1 else tuple(values) if values else None
+
+    def _poll(self, _vmctx: Any) -> int:
+        """Compiled code has looked up. Python runs the handlers of signals that have come when it begins this function.
+
+        They may have done to the store what they liked, but for what needs to know the frames.
+        """
+        self._check_after("a signal handler")
         return 0
 
-    def _call_host_directly(self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]) -> Any:
-        """Call a host function from the host: its values are checked and converted as if they passed through code."""
-        with self._store.lock:
-            self._check_callable()
-            raw, _ = self._lower_all(type.params, args, name)
-            lifted = [self._lift(param, value) for param, value in zip(type.params, raw, strict=True)]
-            raw, _ = self._call_and_lower(callable, type, name, lifted)
-            return _results([self._lift(result, value) for result, value in zip(type.results, raw, strict=True)])
-
-    def _call_and_lower(
-        self, callable: Callable[..., Any], type: FuncType, name: str, args: Sequence[Any]
-    ) -> tuple[list[Any], list[int]]:
-        returned = callable(*args)
+    def _check_after(self, what: str) -> None:
+        """Compiled code is to go on, behind what Python did in between."""
         if self._store.heap.control.phase != CollectionPhase.IDLE:
-            raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
+            raise HeapError(f"{what} returned in the middle of a collection; finish it or close it first")
         self._check_memory()
+
+    def _call_and_lower(self, function: _HostFunction, args: Sequence[Any], kept: list[Any]) -> list[Any]:
+        returned = function.callable(*args)
+        kept.append(returned)
+        store, type, name = self._store, function.type, function.name
+        if store.heap.control.phase or store.heap.attached is None or not self._is_memory_sound():
+            self._check_after(f"host function {name}")
         if len(type.results) == 1:
             results: Sequence[Any] = (returned,)
         elif not type.results:
@@ -567,59 +793,18 @@ class StoreRuntime:
             results = returned
         else:
             raise TypeError(f"host function {name} returned {returned!r}; it must be a tuple of {len(type.results)}")
-        return self._lower_all(type.results, results, f"the results of host function {name}")
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Values
-
-    def _lower_all(self, types: Sequence[ValType], values: Sequence[Any], what: str) -> tuple[list[Any], list[int]]:
-        """Return values as C numbers, and those of them that are references with a count of the caller's."""
-        if len(values) != len(types):
-            raise TypeError(f"{what}: {len(values)} values were given where {len(types)} are wanted")
-        raw: list[Any] = []
-        owned: list[int] = []
-        try:
-            for number, (type, value) in enumerate(zip(types, values, strict=True)):
-                try:
-                    if isinstance(type, RefType):
-                        reference = lower_reference(self._store, type, value)
-                        raw.append(reference)
-                        if self._store.engine.types.is_traced(type):
-                            owned.append(reference)
-                    else:
-                        raw.append(lower_scalar(type, value).value)
-                except (TypeError, ValueError) as error:
-                    raise error.__class__(f"{what}, value {number}: {error}") from None
-        except BaseException:
-            for reference in owned:
-                self._store.heap.drop_gc_ref(reference)
-            raise
-        return raw, owned
-
-    def _expose_all(self, owned: Sequence[int]) -> None:
-        """Hand references over to compiled code. Nothing may collect from here until compiled code runs."""
-        for reference in owned:
-            self._store.heap.expose_gc_ref_to_wasm(reference)
-
-    def _lifting(self, types: Sequence[ValType]) -> Callable[[Any], list[Any]]:
-        """Return what makes Python values of those that compiled code handed out, in slots; references get a count."""
-        store, heap = self._store, self._store.heap
-        unpack = struct.Struct("<" + "".join(_SLOT_FORMATS[type] for type in map(_number_type, types))).unpack_from
-        references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
-        traced = [number for number, type in references if store.engine.types.is_traced(type)]
-
-        def lift(slots: Any) -> list[Any]:
-            values = list(unpack(slots))
-            for number in traced:  # all, before one of them is given to Python
-                heap.clone_gc_ref(values[number])
-            for number, type in references:
-                values[number] = lift_reference(store, type, values[number])
-            return values
-
-        return lift
+        return _lower_all(function.result_lowerings, results, function.what_it_returns, kept)
 
     def _lift(self, type: ValType, raw: Any) -> Any:
-        return lift_reference(self._store, type, raw) if isinstance(type, RefType) else raw
+        """Return a value that the host holds already as Python has it."""
+        if not isinstance(type, RefType):
+            return raw
+        if not self._store.engine.types.is_traced(type):
+            return lift_reference(self._store, type, raw)
+        operations = self._store.operations
+        cell = operations.cell()
+        operations.share(operations.vmctx, raw, cell)
+        return lift(self._store, raw, cell)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What compiled code holds
@@ -633,6 +818,10 @@ class StoreRuntime:
         while address:
             activation = VMActivation.from_address(address)
             if activation.exit_frame_pointer == 0:
+                if self.context.interrupted:
+                    raise HeapError(
+                        "what compiled code holds cannot be known in a signal handler that has interrupted it"
+                    )
                 raise LowheapError("compiled code is entered but has not left; nothing can be known of its frames")
             exit_frame, entry_frame = activation.exit_frame_pointer, activation.entry_frame_pointer
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
@@ -646,15 +835,68 @@ class StoreRuntime:
             address = frame.previous
 
 
-def _results(values: list[Any]) -> Any:
-    """One result as itself, several as a tuple, none as None."""
-    if len(values) == 1:
-        return values[0]
-    return tuple(values) if values else None
+class _HostFunction:
+    """A Python callable as compiled code calls it."""
+
+    def __init__(self, store: Store, callable: Callable[..., Any], type: FuncType, name: str) -> None:
+        self.callable, self.type, self.name = callable, type, name
+        self.what_it_returns = f"the results of host function {name}"
+        self.size = max(len(type.params), len(type.results)) * VALUE_SLOT_SIZE
+        self.param_lowerings = [lowering(store, param) for param in type.params]
+        self.result_lowerings = [lowering(store, result) for result in type.results]
+        self.pack = _slot_struct(type.results).pack_into
+        self.lift = _lifting(store, type.params)
 
 
-def _scalar(type: ValType, raw: Any) -> ctypes._SimpleCData[Any]:
-    return ctypes.c_uint32(raw) if isinstance(type, RefType) else lower_scalar(type, raw)
+def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence[Any]]:
+    """Return what makes Python values of those that compiled code passes, in slots; each object gets a handle."""
+    unpack = _slot_struct(types).unpack_from
+    references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
+    if not references:
+        return unpack
+    operations = store.operations
+    traced = [number for number, type in references if store.engine.types.is_traced(type)]
+    others = [(number, type) for number, type in references if number not in traced]
+
+    def lift_all(slots: Any) -> list[Any]:
+        values = list(unpack(slots))
+        cells = []
+        for number in traced:  # all, before one of them is given to Python
+            cells.append(cell := operations.cell())
+            operations.share(operations.vmctx, values[number], cell)
+        for number, cell in zip(traced, cells, strict=True):
+            values[number] = lift(store, values[number], cell)
+        for number, type in others:
+            values[number] = lift_reference(store, type, values[number])
+        return values
+
+    return lift_all
+
+
+def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
+    """Return values as they are put into slots; references among them are borrowed, of `values` or of `kept`."""
+    if len(values) != len(lowerings):
+        raise TypeError(f"{what}: {len(values)} values were given where {len(lowerings)} are wanted")
+    try:
+        return [lower(value, kept) for lower, value in zip(lowerings, values, strict=True)]
+    except (TypeError, ValueError):
+        pass
+    for number, (lower, value) in enumerate(zip(lowerings, values, strict=True)):  # which one is it?
+        try:
+            lower(value, kept)
+        except (TypeError, ValueError) as error:
+            raise error.__class__(f"{what}, value {number}: {error}") from None
+    raise AssertionError("a value that could not be lowered can be")
+
+
+@functools.cache
+def _slot_struct_of(formats: str) -> struct.Struct:
+    return struct.Struct("<" + formats)
+
+
+def _slot_struct(types: Sequence[ValType]) -> struct.Struct:
+    """How `struct` reads and writes values in slots."""
+    return _slot_struct_of("".join(_SLOT_FORMATS[_number_type(each)] for each in types))
 
 
 _SLOT_FORMATS: dict[NumType | None, str] = {

@@ -36,6 +36,7 @@ from lowheap.layout import (
     i31_get_s,
     is_i31,
 )
+from lowheap.representation import short_repr
 from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
@@ -128,6 +129,7 @@ def format_reference(reference: int) -> str:
     return f"i31 {i31_get_s(reference)}" if is_i31(reference) else f"{reference:#x}"
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ImageType:
     """One type, as the heap's type table has it, with names and storage types where a registry knew them.
@@ -287,6 +289,7 @@ def with_names(image_type: ImageType, registry: TypeRegistry) -> ImageType:
 # Control block and roots
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ImageControl:
     """The facts of a control block (`layout.VMHeapControl`, whose names these are), and the allocator's name."""
@@ -373,6 +376,7 @@ class ImageFormatError(LowheapError):
 # All of it
 
 
+@short_repr
 @dataclass(frozen=True)
 class Contents:
     """A heap at one moment. `data` begins at index 0; all indices are offsets in it.

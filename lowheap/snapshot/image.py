@@ -52,6 +52,7 @@ from lowheap.layout import (
     block_length,
     is_object,
 )
+from lowheap.representation import short_repr
 from lowheap.snapshot import dump, file
 from lowheap.snapshot.contents import (
     EXTERNREF_TYPE,
@@ -72,6 +73,7 @@ from lowheap.types import TypeRegistry
 _Data = TypeVar("_Data", bound=ctypes.Structure)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ImageValue:
     """One decoded field or element: what to call it, its value (see `ImageField.decode`), and its bytes."""
@@ -176,6 +178,7 @@ class ImageObject:
 # The image
 
 
+@short_repr
 @dataclass(frozen=True)
 class Image(Contents):
     """A heap at one moment, to be looked at. `contents.Contents` has its attributes."""

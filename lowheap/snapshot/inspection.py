@@ -44,6 +44,7 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.native import Heap
+from lowheap.representation import short_repr
 from lowheap.snapshot import Image, ImageObject
 from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
 from lowheap.snapshot.reopened import collector_of, reopen
@@ -67,11 +68,16 @@ class TypeSummary:
 
 @dataclass(frozen=True, slots=True)
 class FreeSummary:
-    """The free blocks below the bump pointer; sizes in bytes. `beyond` is free capacity that was never used."""
+    """The free blocks below the bump pointer; sizes in bytes. `beyond` is free capacity that was never used.
+
+    `largest` is the largest block as they are; `largest_merged` what it would be if neighbours were merged, as an
+    allocation merges them that finds no room.
+    """
 
     blocks: int
     size: int
     largest: int
+    largest_merged: int
     beyond: int
 
     @property
@@ -79,7 +85,13 @@ class FreeSummary:
         """The part of the free bytes that is not in the largest block: 0 when all could be one object."""
         return 1 - self.largest / self.size if self.size else 0.0
 
+    @property
+    def fragmentation_merged(self) -> float:
+        """The same, if neighbours were merged: what is left is between objects."""
+        return 1 - self.largest_merged / self.size if self.size else 0.0
 
+
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Cycle:
     """Objects that keep each other alive, each reachable from each, and the bytes of their blocks."""
@@ -88,6 +100,7 @@ class Cycle:
     block_bytes: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Garbage:
     """What cannot be reached from outside: cycles, what only they hold, and what has a count that nobody owns."""
@@ -101,6 +114,7 @@ class Garbage:
         return sum(len(cycle.objects) for cycle in self.cycles) + len(self.held) + len(self.leaked)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What `inspect` found.
@@ -164,8 +178,10 @@ class Inspection:
                 "blocks": self.free.blocks,
                 "size": self.free.size,
                 "largest": self.free.largest,
+                "largest_merged": self.free.largest_merged,
                 "beyond": self.free.beyond,
                 "fragmentation": self.free.fragmentation,
+                "fragmentation_merged": self.free.fragmentation_merged,
             },
             "roots": dict(Counter(root.kind for root in self.image.roots)),
             "list": list(self.listed),
@@ -211,7 +227,7 @@ def inspect(image: Image, collector: str | type[Collector] | Collector | None = 
     UnsupportedError as there.
     """
     problems = verify(image, collector)
-    objects, free = _readable(image)
+    objects, free, merged = _readable(image)
     by_type: dict[tuple[int, VMGcKind], list[ImageObject]] = {}
     for found in objects:
         by_type.setdefault((found.type_index, found.kind), []).append(found)
@@ -241,6 +257,7 @@ def inspect(image: Image, collector: str | type[Collector] | Collector | None = 
             len(free),
             sum(free),
             max(free, default=0),
+            merged,
             0 if control is None else max(0, control.bump_end - control.bump),
         ),
         listed=listed,
@@ -260,20 +277,24 @@ def _is_counted(image: Image, given: str | type[Collector] | Collector | None) -
     return image.control is None or (image.control.is_counted and _collector(image, given).counts)
 
 
-def _readable(image: Image) -> tuple[list[ImageObject], list[int]]:
-    """The objects, and the lengths of the free blocks, as far as a walk comes."""
+def _readable(image: Image) -> tuple[list[ImageObject], list[int], int]:
+    """The objects, the lengths of the free blocks, and of the longest run of them, as far as a walk comes."""
     objects: list[ImageObject] = []
     free: list[int] = []
+    longest = run = 0
     with contextlib.suppress(HeapCorruptionError):  # `verify` says where the walk ends, and why
         if image.is_walkable:
             for block in image.blocks():
                 if block.is_free:
                     free.append(block.length)
+                    run += block.length
+                    longest = max(longest, run)
                 else:
                     objects.append(image.object_at(block.index))
+                    run = 0
         else:
             objects += image.objects()
-    return objects, free
+    return objects, free, longest
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -519,8 +540,9 @@ def _render(inspection: Inspection) -> Group:
     rows["live"] = f"{inspection.objects:,} objects, {inspection.block_bytes:,} bytes of blocks"
     if image.is_walkable:
         rows["free"] = (
-            f"{free.blocks:,} blocks, {free.size:,} bytes, the largest {free.largest:,}; "
-            f"fragmentation {free.fragmentation:.0%}; {free.beyond:,} bytes never used"
+            f"{free.blocks:,} blocks, {free.size:,} bytes, the largest {free.largest:,}, if merged "
+            f"{free.largest_merged:,}; fragmentation {free.fragmentation:.0%}, if merged "
+            f"{free.fragmentation_merged:.0%}; {free.beyond:,} bytes never used"
         )
     else:
         rows["free"] = "not known: objects were found by following"

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from lowheap.collectors.shared.parts import content_at, length_of_part, size_in_use, size_of_content
 from lowheap.layout import COLLECTOR_STATE_SIZE, CONTROL_BLOCK_OFFSET, HEAP_RESERVATION, VMCollectorPart, VMPartKind
 from lowheap.native import Heap, storage
+from lowheap.representation import short_repr
 
 _ENTRY_SIZES = (1, 2, 4, 8)
 _MOST_SHIFT = HEAP_RESERVATION.bit_length() - 1
 _CHUNK = 1 << 20
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ImagePart:
     """A part of a collector's own storage: what `layout.VMCollectorPart` says of it, and what is in it.

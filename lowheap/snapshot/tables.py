@@ -22,6 +22,7 @@ from lowheap.layout import (
     VMHostData,
     VMTypeInfo,
 )
+from lowheap.representation import short_repr
 
 _WORD = ctypes.sizeof(ctypes.c_uint32)
 TABLES = (
@@ -36,6 +37,7 @@ TABLE_SIZES = {name: size for name, _, size in TABLES}
 """At most how many bytes each table has."""
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ImageTables:
     """The type table, the type data, the handles and the side table, each without the zeros at its end.

@@ -7,7 +7,6 @@ are two numbers: `canonical` turns one into the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lowheap.collectors.interface import ELEMENT, NO_FIELD, NO_TYPE, Shape
 from lowheap.jit.barriers import Barriers
@@ -15,44 +14,38 @@ from lowheap.layout import GcArrayLayout, GcStructLayout, GcTypeLayouts
 from lowheap.types import (
     ArrayType,
     FieldType,
-    FuncType,
     RefType,
     StorageType,
     StructType,
     TypeRegistry,
     storage_size,
 )
+from lowheap.wasm.decode import DecodedModule
+from lowheap.wasm.outline import ModuleOutline
 
 
-class ModuleContext:
+class ModuleContext(ModuleOutline):
     """The types of one module, and what its code is compiled with.
 
-    `type_indices` are the engine's indices of the module's types. `inline_allocation`: blocks are taken off the size
+    `inline_allocation`: blocks are taken off the size
     classes' lists without a call of the runtime, where there is one.
     """
 
     def __init__(
-        self, types: TypeRegistry, type_indices: Sequence[int], barriers: Barriers, *, inline_allocation: bool
+        self,
+        decoded: DecodedModule,
+        types: TypeRegistry,
+        type_indices: Sequence[int],
+        barriers: Barriers,
+        *,
+        inline_allocation: bool,
     ) -> None:
         """Keep what all functions of the module need to know."""
-        self.types = types
-        self.type_indices = type_indices
+        super().__init__(decoded, types, type_indices)
         self.barriers = barriers
         self.inline_allocation = inline_allocation
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcStructLayout | GcArrayLayout] = {}
-
-    def canonical(self, type: Any) -> Any:
-        """Return a storage type with the engine's type index in place of the module's."""
-        if isinstance(type, RefType) and isinstance(type.heap_type, int):
-            return RefType(type.nullable, self.type_indices[type.heap_type])
-        return type
-
-    def function_type(self, type_index: int) -> FuncType:
-        """Return the function type at one of the module's type indices."""
-        composite = self.types[self.type_indices[type_index]].composite
-        assert isinstance(composite, FuncType), "validated: a function's type is a function type"
-        return composite
 
     def fields(self, type_index: int) -> tuple[FieldType, ...]:
         """Return the fields of a struct type at one of the module's type indices."""

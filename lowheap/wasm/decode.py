@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from lowheap.errors import MalformedModuleError, UnsupportedError
+from lowheap.representation import short_repr
 from lowheap.types import (
     F32,
     F64,
@@ -41,6 +42,7 @@ from lowheap.types import (
     CompositeType,
     FieldType,
     FuncType,
+    GlobalType,
     HeapType,
     NumType,
     PackedType,
@@ -98,14 +100,6 @@ class Instruction(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalType:
-    """The type of a global."""
-
-    storage: ValType
-    mutable: bool
-
-
-@dataclass(frozen=True, slots=True)
 class FunctionImport:
     """An imported function, by the index of its type."""
 
@@ -129,6 +123,7 @@ class Import:
     offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class GlobalDefinition:
     """A global of the module's own; `init` is a constant expression and includes its final `end`."""
@@ -147,6 +142,7 @@ class Export:
     index: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ElementSegment:
     """A segment that fills no table: its use is to declare which functions `ref.func` may name.
@@ -160,6 +156,7 @@ class ElementSegment:
     offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class FunctionBody:
     """The code of one function of the module's own.
@@ -174,6 +171,7 @@ class FunctionBody:
     end_offset: int
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Names:
     """What the `name` section calls things; fields and locals by the index of their type and function first."""
@@ -186,6 +184,7 @@ class Names:
     globals: dict[int, str] = field(default_factory=dict)
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class DecodedModule:
     """A module as its binary states it. Heap types and supertypes are the module's type indices.

@@ -4,52 +4,72 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
+from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
-from lowheap.jit.transitions import Signature
+from lowheap.jit.signatures import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
-from lowheap.objects import Func, lift_reference, lift_scalar, lower_reference, lower_scalar
+from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.operations import exclusive
+from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
-from lowheap.types import FuncType, NumType, RefType, ValType, storage_size
-from lowheap.wasm.compile import FUNCTION_TABLE, INITIALISE
-from lowheap.wasm.decode import FunctionImport, GlobalType
+from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
+from lowheap.values import lift_scalar, lower_scalar
+from lowheap.wasm.decode import FunctionImport, Import
 from lowheap.wasm.module import Module
+from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE
 
 _PAGE = 1 << 12
 
+_exclusive = exclusive("store.lock")
 
-class Global:
+
+class Global(NotCopied):
     """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
 
-    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it.
+    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it, as a `GlobalType` in
+    place of the type of its value does.
     """
 
-    def __init__(self, store: Store, type: ValType, value: Any, *, mutable: bool = False) -> None:
+    NOT_COPIED_BECAUSE = "it is a cell of one store; `value` is what is in it"
+
+    def __init__(self, store: Store, type: ValType | GlobalType, value: Any, *, mutable: bool = False) -> None:
         """Make a global of the host's. TypeError when the value does not match the type."""
         if not isinstance(store, Store):
             raise TypeError(f"store is {store!r}; it must be a Store")
+        if isinstance(type, GlobalType):
+            if mutable:
+                raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
+            mutable = type.mutable
+            type = type.storage
         if not isinstance(type, NumType | RefType):
             raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
-        with store.lock:
-            runtime = runtime_of(store)
-            memory = MemoryMapping(_PAGE)
-            self._bind(store, GlobalType(type, mutable), memory.base)
-            if store.engine.types.is_traced(type):
-                store.roots.add_slot(self.address)
-            try:
-                self._set(value)
-            except BaseException:
-                self._forget()
-                raise
-            runtime.keep(memory)
+        self.store, self.type = store, GlobalType(type, mutable)
+        self._make(value)
+
+    @_exclusive
+    def _make(self, value: Any) -> None:
+        store = self.store
+        runtime = runtime_of(store)
+        memory = MemoryMapping(_PAGE)
+        self._memory = memory
+        self.address = memory.base
+        if store.engine.types.is_traced(self.type.storage):
+            store.roots.add_slot(self.address)
+        runtime.keep(memory)
+        try:
+            self._set(value)
+        except BaseException:
+            self._forget()
+            runtime.let_go(memory)
+            raise
 
     def _forget(self) -> None:
         """Give back what the cell holds, and its root slot: nobody will use it."""
-        if self.store.engine.types.is_traced(self.type.storage) and not self.store.is_closed:
+        if self.store.engine.types.is_traced(self.type.storage) and self.store.runtime.owns_memory:
             self.store.heap.write_gc_ref(ctypes.c_uint32.from_address(self.address), NULL)
             self.store.roots.remove_slot(self.address)
 
@@ -64,65 +84,92 @@ class Global:
         self.store, self.type, self.address = store, type, address
 
     @property
+    @_exclusive
     def value(self) -> Any:
         """The global's value."""
-        with self.store.lock:
-            self.store.tidy_in_use()
-            storage = self.type.storage
+        store, storage = self.store, self.type.storage
+        store.tidy_in_use()
+        if not isinstance(storage, RefType):
             data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
-            if not isinstance(storage, RefType):
-                return lift_scalar(storage, bytes(data))
-            raw = int.from_bytes(bytes(data), "little")
-            if self.store.engine.types.is_traced(storage):
-                self.store.heap.clone_gc_ref(raw)
-            return lift_reference(self.store, storage, raw)
+            return lift_scalar(storage, bytes(data))
+        if not store.engine.types.is_traced(storage):
+            return lift_reference(store, storage, ctypes.c_uint32.from_address(self.address).value)
+        operations = store.operations
+        cell = operations.cell()
+        return lift(store, operations.read(operations.vmctx, self.address, cell), cell)
 
     @value.setter
+    @_exclusive
     def value(self, value: Any) -> None:
         if not self.type.mutable:
             raise HeapError(f"cannot write a global of type {self.type.storage}: it is immutable")
-        with self.store.lock:
-            self._set(value)
+        self._set(value)
 
     def _set(self, value: Any) -> None:
-        self.store.tidy_in_use()
-        storage = self.type.storage
+        store, storage = self.store, self.type.storage
+        store.tidy_in_use()
+        kept: list[Any] = []
+        raw = lowering(store, storage)(value, kept)
         if not isinstance(storage, RefType):
-            data = bytes(lower_scalar(storage, value))
+            data = bytes(lower_scalar(storage, raw))
             ctypes.memmove(self.address, data, len(data))
-            return
-        new = lower_reference(self.store, storage, value)
-        cell = ctypes.c_uint32.from_address(self.address)
-        if self.store.engine.types.is_traced(storage):
-            self.store.heap.write_gc_ref(cell, new)
-            self.store.heap.drop_gc_ref(new)
-            self.store.tidy_in_use()
+        elif store.engine.types.is_traced(storage):
+            store.operations.write(store.operations.vmctx, NULL, self.address, raw)
+            store.tidy_in_use()
         else:
-            cell.value = new
+            ctypes.c_uint32.from_address(self.address).value = raw
 
     def __repr__(self) -> str:
         """Show the type."""
         return f"<Global {'mut ' if self.type.mutable else ''}{self.type.storage}>"
 
 
-class _Exports(dict[str, Any]):
-    """An instance's exports by name, each a `Func` or a `Global`."""
+class Exports(dict[str, Any]):
+    """An instance's exports, each a `Func` or a `Global`: `exports["run"]`, or `exports.run`. A read-only mapping.
 
-    def __missing__(self, name: str) -> Any:
+    A name that a mapping has for itself (`get`, `items`, `keys`, `values`, `copy`, ...), or that begins with two
+    underscores, is reached by subscript alone.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> NoReturn:
+        """KeyError that names those that there are."""
+        raise KeyError(self._no_export(name))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an export. AttributeError that names those that there are."""
+        if name in self and not name.startswith("__"):
+            return self[name]
+        raise AttributeError(self._no_export(name), name=name, obj=self)
+
+    def _no_export(self, name: object) -> str:
         known = ", ".join(sorted(self)) or "none"
-        raise KeyError(f"there is no export {name!r}; there are: {known}")
+        return f"there is no export {name!r}; there are: {known}"
+
+    def __dir__(self) -> list[str]:
+        """Name the exports, too."""
+        return sorted({*super().__dir__(), *self})
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("exports cannot be changed")
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
 
-class Instance:
+class Instance(NotCopied):
     """An instance of `module` on `store`.
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
     function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable. A
     callable gets and returns Python values, may call exports, and may raise: the exception comes out of the outermost
-    call. `exports` is a mapping from names to `Func` and `Global`; its KeyError names those that there are.
+    call. `exports` is a mapping from names to `Func` and `Global`, with attributes: see `Exports`.
 
-    Raises LinkError when an import is missing or does not match, and whatever the start function raises.
+    Raises a LinkError that names all imports that are missing or do not match, and whatever the start function raises.
     """
+
+    NOT_COPIED_BECAUSE = "it belongs to one store; instantiate the module again"
 
     def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
         """Link, make the globals, and run the start function."""
@@ -134,126 +181,180 @@ class Instance:
             raise LinkError("the module was compiled for another engine; use Module(store.engine, ...)")
         self.store = store
         self.module = module
-        with store.lock:
+        self._make(imports)
+
+    @_exclusive
+    def _make(self, imports: Mapping[Any, Any] | None) -> None:
+        store, module = self.store, self.module
+        self._runtime: StoreRuntime = runtime_of(store)
+        self._functions: dict[int, Func] = {}
+        self._globals: list[Global] = []
+        self._made_functions: list[Func] = []
+        self._made_globals: list[Global] = []
+        self._made_contexts: list[int] = []
+        self._is_entered = False
+        self._runtime.keep(self)
+        try:
             self._instantiate(imports)
+        except BaseException:
+            if not (self._is_entered and (module.names_functions or self._made_contexts)):
+                self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        """Give the store back what the instance has of it. Nobody has got hold of a function or a global of it.
+
+        They are for whoever has the exports, such as a host function that gets its caller, and for code of the module
+        that names functions, if some has run.
+        """
+        runtime = self._runtime
+        if runtime.owns_memory and not self.store.heap.is_attached:
+            return  # a finalizer has taken the memory, and the globals are among its roots
+        for function in self._made_functions:
+            runtime.remove_function(function)
+        for context in self._made_contexts:
+            runtime.remove_host_context(context)
+        for made in self._made_globals:
+            made._forget()
+            runtime.let_go(made._memory)
+        for own in self._globals[self.module.vmctx_layout.imported_globals :]:
+            own._forget()
+        if self._is_entered:
+            runtime.remove_place(self._vmctx.base)
+            runtime.remove_stack_map(self.code)
+        runtime.let_go(self)
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
-        self._runtime: StoreRuntime = runtime_of(store)
-        self._code = module.loaded(inline_allocation=self._runtime.allocates_inline)
-        given = _flatten(imports)
-        values = [self._find(given, i.module, i.name) for i in module.imports]
+        values = self._find_all(_flatten(imports))
+        self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         for index in module.type_indices:
             store.heap.register_type(index)
 
         layout = module.vmctx_layout
         self._vmctx = MemoryMapping((layout.size + _PAGE - 1) & -_PAGE)
         self._type_ids = (ctypes.c_uint32 * max(1, len(module.type_indices)))(*module.type_indices)
-        self._runtime.keep(self._vmctx, self._type_ids, self._code, self)
-        self._runtime.add_place(self._vmctx.base, module)
-        self._runtime.add_stack_map(self._code)
         context = self._vmctx.view(VMContext, 0)
         context.heap_base = store.heap.control.heap_base
         context.control = ctypes.addressof(store.heap.control)
         context.store = self._runtime.context_address
         context.type_ids = ctypes.addressof(self._type_ids)
 
-        self._functions: dict[int, Func] = {}
-        self._globals: list[Global] = []
         self._link(values)
         self._make_functions()
         self._make_globals()
-        # A proxy of a dict: read-only, and no Python code runs to find what there is.
-        self.exports: Mapping[str, Any] = MappingProxyType(
-            _Exports(
-                {
-                    each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
-                    for each in module.decoded.exports
-                }
-            )
+        self.exports = Exports(
+            {
+                each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
+                for each in module.decoded.exports
+            }
         )
+        self._is_entered = True
+        self._runtime.add_place(self._vmctx.base, self)
+        self._runtime.add_stack_map(self.code)
         if INITIALISE in module.compiled.symbols:
             type = FuncType((), ())
             self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self._code.address(INITIALISE), type, INITIALISE
+                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
             )(())
 
     # Imports
 
-    @staticmethod
-    def _find(given: dict[tuple[str, str], Any], module: str, name: str) -> Any:
-        try:
-            return given[module, name]
-        except KeyError:
+    def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
+        """Return the values of all imports, in order; a LinkError names all that are missing or do not match."""
+        wanted = self.module.imports
+        missing = [f"{each.module}.{each.name}" for each in wanted if (each.module, each.name) not in given]
+        problems = [
+            problem
+            for each, declared in zip(wanted, self.module.decoded.imports, strict=True)
+            if (each.module, each.name) in given
+            and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
+        ]
+        if missing:
             known = ", ".join(f"{m}.{n}" for m, n in sorted(given)) or "none"
-            raise LinkError(f"import {module}.{name} is missing; these were given: {known}") from None
+            are = f"import {missing[0]} is" if len(missing) == 1 else f"imports {', '.join(missing)} are"
+            problems.insert(0, f"{are} missing; these were given: {known}")
+        if problems:
+            raise LinkError("; ".join(problems))
+        return [given[each.module, each.name] for each in wanted]
+
+    def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
+        """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""
+        what, types = f"import {wanted.module}.{wanted.name}", self.store.engine.types
+        if isinstance(value, Func | Global) and value.store is not self.store:
+            raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
+        if isinstance(declared.desc, FunctionImport):
+            type_index = self.module.type_indices[declared.desc.type_index]
+            if isinstance(value, Func):
+                if not types.is_subtype(value.type_index, type_index):
+                    return f"{what} is {types.describe(type_index)}; {value!r} was given"
+            elif not callable(value):
+                return f"{what} is a function, {types.describe(type_index)}; {value!r} was given"
+            return None
+        type = wanted.type
+        assert isinstance(type, GlobalType), "a global import has a global type"
+        if isinstance(value, Global):
+            matches = (
+                value.type == type
+                if type.mutable
+                else not value.type.mutable and types.matches(value.type.storage, type.storage)
+            )
+            if not matches:
+                mutable = "mutable " if type.mutable else ""
+                return f"{what} is a {mutable}global of type {type.storage}; {value!r} was given"
+        elif type.mutable:
+            return f"{what} is a mutable global of type {type.storage}; not a Global: {value!r}"
+        elif not isinstance(type.storage, RefType):
+            try:
+                lower_scalar(type.storage, value)
+            except (TypeError, ValueError) as error:
+                return f"{what} is a global: {error}"
+        return None
 
     def _link(self, values: list[Any]) -> None:
-        made: list[Global] = []
-        try:
-            functions = 0
-            for declared, described, value in zip(
-                self.module.decoded.imports, self.module.imports, values, strict=True
-            ):
-                what = f"import {declared.module}.{declared.name}"
-                if isinstance(declared.desc, FunctionImport):
-                    index = self.module.type_indices[declared.desc.type_index]
-                    self._link_function(functions, self._resolve_function(what, index, value))
-                    functions += 1
-                else:
-                    assert isinstance(described.type, GlobalType), "a global import has a global type"
-                    imported = self._resolve_global(what, described.type, value)
-                    if imported is not value:
-                        made.append(imported)
-                    place = self.module.vmctx_layout.global_import(len(self._globals))
-                    self._vmctx.view(ctypes.c_uint64, place).value = imported.address
-                    self._globals.append(imported)
-        except BaseException:
-            for each in made:
-                each._forget()
-            raise
+        functions = 0
+        for declared, described, value in zip(self.module.decoded.imports, self.module.imports, values, strict=True):
+            what = f"import {declared.module}.{declared.name}"
+            if isinstance(declared.desc, FunctionImport):
+                index = self.module.type_indices[declared.desc.type_index]
+                self._link_function(functions, self._resolve_function(what, index, value))
+                functions += 1
+            else:
+                assert isinstance(described.type, GlobalType), "a global import has a global type"
+                imported = self._resolve_global(what, described.type, value)
+                if imported is not value:
+                    self._made_globals.append(imported)
+                place = self.module.vmctx_layout.global_import(len(self._globals))
+                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
+                self._globals.append(imported)
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
-        types = self.store.engine.types
         if isinstance(value, Func):
-            if value.store is not self.store:
-                raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
-            if not types.is_subtype(value.type_index, type_index):
-                raise LinkError(f"{what} is {types.describe(type_index)}; {value!r} was given")
             return value
-        if not callable(value):
-            raise LinkError(f"{what} is a function, {types.describe(type_index)}; {value!r} was given")
-        type = types[type_index].composite
+        type = self.store.engine.types[type_index].composite
         assert isinstance(type, FuncType), "a function import has a function type"
-        stub = self._code.address(Signature.of(type).host_stub)
-        return self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        stub = self.code.address(Signature.of(type, self.store.engine.types).host_stub)
+        function = self._runtime.add_host_function(value, type_index, what.removeprefix("import "), stub)
+        self._made_functions.append(function)
+        return function
 
     def _link_function(self, number: int, function: Func) -> None:
         place = self._vmctx.view(VMFunctionImport, self.module.vmctx_layout.function_import(number))
         entry = self._runtime.entry(function)
         place.code, place.vmctx, place.funcref = entry.code, entry.vmctx, function.funcref
+        own = host_functions.vmctx_for(self, function)
+        if own is not None:
+            place.vmctx = own
+            self._made_contexts.append(own)
         self._functions[number] = function
 
     def _resolve_global(self, what: str, wanted: GlobalType, value: Any) -> Global:
-        if not isinstance(value, Global):
-            if wanted.mutable:
-                raise LinkError(f"{what} is a mutable global of type {wanted.storage}; not a Global: {value!r}")
-            try:
-                return Global(self.store, wanted.storage, value)
-            except (TypeError, ValueError) as error:
-                raise LinkError(f"{what} is a global: {error}") from None
-        if value.store is not self.store:
-            raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
-        types = self.store.engine.types
-        matches = (
-            value.type == wanted
-            if wanted.mutable
-            else not value.type.mutable and types.matches(value.type.storage, wanted.storage)
-        )
-        if not matches:
-            mutable = "mutable " if wanted.mutable else ""
-            raise LinkError(f"{what} is a {mutable}global of type {wanted.storage}; {value!r} was given")
-        return value
+        if isinstance(value, Global):
+            return value
+        try:
+            return Global(self.store, wanted.storage, value)
+        except (TypeError, ValueError) as error:
+            raise LinkError(f"{what} is a global: {error}") from None
 
     # The module's own
 
@@ -261,7 +362,7 @@ class Instance:
         module = self.module
         imported = module.vmctx_layout.imported_functions
         own = [index for index in module.escaping_functions if index >= imported]
-        addresses = (ctypes.c_uint64 * len(own)).from_address(self._code.address(FUNCTION_TABLE))
+        addresses = (ctypes.c_uint64 * len(own)).from_address(self.code.address(FUNCTION_TABLE))
         names = {export.index: export.name for export in module.decoded.exports if export.kind == "function"}
         type_indices = module.decoded.functions
         for index, code in zip(own, addresses, strict=True):
@@ -270,12 +371,13 @@ class Instance:
             function = self._runtime.add_compiled_function(
                 self._trampoline(type), self._vmctx.base, code, type_index, name
             )
+            self._made_functions.append(function)
             self._functions[index] = function
             place = module.vmctx_layout.funcref(index - imported)
             self._vmctx.view(ctypes.c_uint32, place).value = function.funcref
 
     def _trampoline(self, type: FuncType) -> int:
-        return self._code.address(Signature.of(type).entry)
+        return self.code.address(Signature.of(type, self.store.engine.types).entry)
 
     def _make_globals(self) -> None:
         imported = self.module.vmctx_layout.imported_globals

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,22 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
         return bytes(package.wat2wasm(text))
     except (package.WasmtimeError, UnicodeEncodeError) as error:
         raise MalformedModuleError(f"not a WebAssembly text module: {error}") from error
+
+
+def validator() -> str:
+    """Say which validator that is, without loading it: where its package is, and since when."""
+    found = importlib.util.find_spec("wasmtime")
+    if found is None or found.origin is None:
+        return ""
+    return f"{found.origin} {os.stat(found.origin).st_mtime_ns}"
+
+
+def wat2wasm(text: str | bytes) -> bytes:
+    """Return the binary that a wat text assembles to; a binary as it is.
+
+    Raises MalformedModuleError, which says where, for what is not wat.
+    """
+    return to_binary(text)
 
 
 def validate(binary: bytes) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from lowheap.collectors.shared import free_lists, setup
 from lowheap.collectors.shared.verify import verify_free_lists_alone
 from lowheap.collectors.shared.walking import blocks, is_free, length_of_block
+from lowheap.copying import NotCopied
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     FIRST_INDEX,
@@ -52,8 +53,10 @@ def walk(control: VMHeapControl, memory: HeapMemory) -> Iterator[Block]:
         raise HeapCorruptionError(heap.problems)
 
 
-class Allocator(ABC):
+class Allocator(NotCopied, ABC):
     """What the heap asks of a policy. Indices and lengths are in bytes; `size` is an object's, unrounded."""
+
+    NOT_COPIED_BECAUSE = "it works on one heap"
 
     name: str
 

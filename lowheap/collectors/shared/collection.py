@@ -6,8 +6,9 @@ is the collector's affair.
 
 from __future__ import annotations
 
+from lowheap.collectors.shared.access import SOUND, object_problem
 from lowheap.collectors.shared.frames import FrameRules, held_by_code, held_by_hosts, host_slots
-from lowheap.collectors.shared.references import is_object, may_be_object
+from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.sizing import UNLIMITED, live_bytes, note_peak
 from lowheap.native import Heap, Ref, address_of, inline, native, u64, unlikely
 
@@ -50,7 +51,7 @@ def unsound_slot(heap: Heap) -> u64:
     for slot in host_slots(heap):
         reference = slot.value
         if is_object(reference):
-            if not may_be_object(heap, reference):
+            if object_problem(heap, reference) != SOUND:
                 return address_of(slot)
             if not heap.collector.may_be_held(heap, reference):
                 return address_of(slot)

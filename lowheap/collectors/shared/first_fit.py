@@ -20,6 +20,7 @@ from __future__ import annotations
 from sortedcontainers import SortedDict
 
 from lowheap.collectors.shared.allocator import Allocator, walk
+from lowheap.collectors.shared.references import end_of_blocks
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -53,7 +54,7 @@ class FirstFit(Allocator):
 
     def capacity_changed(self) -> None:
         """Extend the last free block to the end of the capacity, or begin one there."""
-        self.control.bump_end = max(FIRST_INDEX, min(self.control.capacity, U32_MAX) & -BLOCK_ALIGN)
+        self.control.bump_end = end_of_blocks(min(self.control.capacity, U32_MAX))
 
     def allocate(self, size: int) -> int | None:
         """Return the lowest index at which a block for `size` bytes fits, or None.

@@ -35,6 +35,12 @@ def may_be_object(heap: Heap, reference: Ref) -> bool:
 
 
 @inline
+def end_of_blocks(capacity: u64) -> u32:
+    """Where the last block may end in so much of a heap: not before the first index, at which the first would begin."""
+    return max(u32(capacity & ~(BLOCK_ALIGN - 1)), FIRST_INDEX)
+
+
+@inline
 def block_length(size: u32) -> u32:
     """How many bytes an object of `size` bytes takes in the heap."""
     return (size + (BLOCK_ALIGN - 1)) & ~(BLOCK_ALIGN - 1)

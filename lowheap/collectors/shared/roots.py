@@ -118,15 +118,27 @@ def handle(heap: Heap, number: u32) -> Slot:
 
 
 @inline
+def has_free_handle(heap: Heap) -> bool:
+    """Whether a handle is left."""
+    return (heap.control.free_handle != 0) | (heap.control.handle_count < HANDLE_LIMIT)
+
+
+@inline
 def take_handle(heap: Heap, reference: Ref) -> u32:
     """Return the number of a new handle of an object. Fails when none is left."""
+    require(has_free_handle(heap), Status.LIMIT, f"no handle is left: all {HANDLE_LIMIT} are in use")
+    return take_free_handle(heap, reference)
+
+
+@inline
+def take_free_handle(heap: Heap, reference: Ref) -> u32:
+    """Return the number of a new handle of an object; one is left."""
     control = heap.control
     number = control.handle_count
     if control.free_handle != 0:
         number = control.free_handle - 1
         control.free_handle = handle(heap, number).value >> I31_SHIFT
     else:
-        require(number < HANDLE_LIMIT, Status.LIMIT, f"no handle is left: all {HANDLE_LIMIT} are in use")
         control.handle_count = number + 1
     handle(heap, number).value = reference
     return number

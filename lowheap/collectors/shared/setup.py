@@ -6,8 +6,8 @@ once is invariant afterwards, and may not be stored to by that name.
 
 from __future__ import annotations
 
+from lowheap.collectors.shared.references import end_of_blocks
 from lowheap.layout import (
-    BLOCK_ALIGN,
     CONTROL_ATTACHED,
     FIRST_INDEX,
     HANDLES_OFFSET,
@@ -17,7 +17,7 @@ from lowheap.layout import (
     TYPE_TABLE_OFFSET,
     VMHeapControl,
 )
-from lowheap.native import at, inline, u32, u64
+from lowheap.native import at, inline, u64
 
 
 class NewHeapControl(VMHeapControl):
@@ -56,4 +56,4 @@ def set_up_bump(control: u64) -> None:
 def extend_bump(control: u64) -> None:
     """Extend the bump region to the end of the capacity."""
     new = at(NewHeapControl, control)
-    new.bump_end = max(u32(new.capacity & ~(BLOCK_ALIGN - 1)), FIRST_INDEX)
+    new.bump_end = end_of_blocks(new.capacity)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lowheap.layout import BLOCK_ALIGN, FIRST_INDEX, VMHeapStatistics
+from lowheap.collectors.shared.references import end_of_blocks
+from lowheap.layout import FIRST_INDEX, VMHeapStatistics
 from lowheap.native import Heap, inline, native, u32, u64
 
 GROWTH_GRANULE = 1 << 16
@@ -69,7 +70,7 @@ def grow_to(heap: Heap, end: u64) -> bool:
     if target == capacity:
         return False
     control.capacity = target
-    control.bump_end = u32(target & ~(BLOCK_ALIGN - 1))
+    control.bump_end = end_of_blocks(target)
     control.growths += 1
     return True
 

@@ -1,0 +1,82 @@
+"""How compiled code and the host call each other, in words: signatures, types in C, what a trampoline returns.
+
+`jit/transitions.py` emits the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
+
+SETJMP = "_setjmp"
+LONGJMP = "_longjmp"
+"""The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
+"""libc's functions that every module may call."""
+
+# The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
+# null for failure; what failed is in the runtime's hands.
+ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
+ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
+DROP_CDECL = "void(void *vmctx, uint32_t reference)"
+POLL_CDECL = "uint32_t(void *vmctx)"
+CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
+LEND_CDECL = "void(void *vmctx, uint32_t reference)"
+SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"
+ENTRY_CDECL = "uint32_t(*)(void *vmctx, void *code, void *slots)"
+
+TRAPPED = 1 << 0
+"""Bit of a trampoline's status: the code trapped, or a call out of it failed."""
+
+HAS_DEAD_EXTERNREFS = 1 << 1
+"""Bit of a trampoline's status: externrefs have died, and the host has yet to free them."""
+
+REFUSED = 1 << 2
+"""A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
+
+LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
+
+COUNTED, UNCOUNTED = "r", "u"
+"""The letters of references: those that collectors know of, and those of functions and i31s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function type as far as calls are concerned: every reference is a u32, written `r` or `u`."""
+
+    params: str
+    results: str
+
+    @staticmethod
+    def of(type: FuncType, types: TypeRegistry) -> Signature:
+        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
+        return Signature(_letters(type.params, types), _letters(type.results, types))
+
+    @property
+    def slot_count(self) -> int:
+        """How many slots the values take."""
+        return max(len(self.params), len(self.results), 1)
+
+    @property
+    def counted_results(self) -> tuple[int, ...]:
+        """The numbers of the results that come with a handle, whose addresses are in slots behind the values'."""
+        return tuple(number for number, letter in enumerate(self.results) if letter == COUNTED)
+
+    @property
+    def entry(self) -> str:
+        """The name of the signature's trampoline."""
+        return f"lowheap.enter.{self.params}.{self.results}"
+
+    @property
+    def host_stub(self) -> str:
+        """The name of the signature's stub for host functions."""
+        return f"lowheap.host.{self.params}.{self.results}"
+
+
+def _letters(values: Sequence[ValType], types: TypeRegistry) -> str:
+    return "".join(
+        (COUNTED if types.is_traced(each) else UNCOUNTED) if isinstance(each, RefType) else LETTERS[each]
+        for each in values
+    )

@@ -1,0 +1,97 @@
+"""Backtraces: which functions of which modules were being run, from the return addresses that a trap leaves.
+
+Promises: the frames are in order, the innermost first, and each is one that was there. What is missing are functions
+that were inlined into their callers, where what they called cannot collect; but never the one that trapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from lowheap.errors import CompilerError, Frame
+from lowheap.jit.call_sites import CallSite
+from lowheap.jit.engine import LoadedCode
+from lowheap.jit.stackmaps import walk_frames
+from lowheap.layout import VMActivation
+
+_FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
+"""How compiled functions of a module are named: by their indices. All others are for events, or trampolines."""
+
+
+class Source(Protocol):
+    """What can tell where in a module something happened: the module."""
+
+    def locate(self, offset: int) -> str:
+        """Return the name of the function whose code is at a byte offset of the module."""
+
+    def frame_at(self, offset: int) -> Frame | None:
+        """Return the frame of the function whose code is at a byte offset of the module; None where none is."""
+
+    def frame_of(self, index: int) -> Frame:
+        """Return a frame of a function of which no more than its index is known."""
+
+
+class Place(Protocol):
+    """What code is run for: an instance."""
+
+    code: LoadedCode
+    """The module's code, linked."""
+
+    @property
+    def module(self) -> Source:
+        """The module."""
+
+    @property
+    def exports(self) -> Mapping[str, Any]:
+        """What the instance exports."""
+
+
+def outer_addresses(activation: int, most: int) -> list[int]:
+    """Return up to `most` return addresses in an activation that has left compiled code, and in those around it.
+
+    A drop does not say where it leaves compiled code: one that has come back here by a finalizer of Python's ends them.
+    """
+    found: list[int] = []
+    with contextlib.suppress(CompilerError):
+        while activation and len(found) < most:
+            record = VMActivation.from_address(activation)
+            frames = walk_frames(record.exit_frame_pointer, record.entry_frame_pointer)
+            found += (frame.return_address for frame in itertools.islice(frames, most - len(found)))
+            activation = record.previous
+    return found
+
+
+def frames_of_trap(
+    sources: Mapping[LoadedCode, Source], innermost: Source | None, offset: int, addresses: Sequence[int]
+) -> list[Frame]:
+    """Return the frames of a trap at a byte offset of the module `innermost`, which has left these addresses."""
+    first = None if innermost is None else innermost.frame_at(offset)
+    found: list[Frame] = [] if first is None else [first]
+    is_innermost = first is not None
+    for source, site in _call_sites(sources, addresses):
+        index = _FUNCTION.match(site.function)
+        if index is None:
+            continue
+        if site.places:
+            frames = [frame for each in reversed(site.places) if (frame := source.frame_at(each)) is not None]
+        else:
+            frames = [source.frame_of(int(index[1]))]
+        if is_innermost and first is not None:  # this call's, if that was not inlined
+            is_innermost = False
+            if frames and frames[0].func_index == first.func_index and frames[0].module_offset in (None, offset):
+                frames = frames[1:]
+        found += frames
+    return found
+
+
+def _call_sites(sources: Mapping[LoadedCode, Source], addresses: Sequence[int]) -> Iterator[tuple[Source, CallSite]]:
+    for address in addresses:
+        for code, source in sources.items():
+            site = code.call_sites.find(address)
+            if site is not None:
+                yield source, site
+                break

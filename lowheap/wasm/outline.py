@@ -1,0 +1,77 @@
+"""What is known of a decoded module without compiling it: its functions' and globals' types, and what reaches them.
+
+An instance needs no more, where the code comes from a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowheap.layout import VMContextLayout
+from lowheap.types import FuncType, GlobalType, RefType, TypeRegistry
+from lowheap.wasm.decode import DecodedModule, FunctionImport, GlobalImport, Instruction
+
+INITIALISE = "lowheap.initialise"
+"""The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
+
+FUNCTION_TABLE = "lowheap.wasm_functions"
+"""The addresses of the module's functions that can be called from outside, in the order of `escaping_functions`."""
+
+
+class ModuleOutline:
+    """The outline of a module. `type_indices` are the engine's indices of the module's types."""
+
+    def __init__(self, decoded: DecodedModule, types: TypeRegistry, type_indices: Sequence[int]) -> None:
+        """Gather what is known of functions and globals."""
+        self.decoded = decoded
+        self.types = types
+        self.type_indices = type_indices
+        self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
+        self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
+        imported_globals = [i.desc.type for i in decoded.imports if isinstance(i.desc, GlobalImport)]
+        self.imported_global_count = len(imported_globals)
+        self.global_types = [
+            GlobalType(self.canonical(t.storage), t.mutable)
+            for t in (*imported_globals, *(definition.type for definition in decoded.globals))
+        ]
+        self.vmctx_layout = vmctx_layout(decoded)
+        self.escaping_functions = self._find_escaping_functions()
+
+    def canonical(self, type: Any) -> Any:
+        """Return a storage type with the engine's type index in place of the module's."""
+        if isinstance(type, RefType) and isinstance(type.heap_type, int):
+            return RefType(type.nullable, self.type_indices[type.heap_type])
+        return type
+
+    def function_type(self, type_index: int) -> FuncType:
+        """Return the function type at one of the module's type indices."""
+        composite = self.types[self.type_indices[type_index]].composite
+        assert isinstance(composite, FuncType), "validated: a function's type is a function type"
+        return composite
+
+    def _find_escaping_functions(self) -> list[int]:
+        """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""
+        escaping = {export.index for export in self.decoded.exports if export.kind == "function"}
+        escaping.update(index for segment in self.decoded.elements for index in segment.functions)
+        for definition in self.decoded.globals:
+            escaping.update(index_operand(i) for i in definition.init if i.name == "ref.func")
+        return sorted(escaping)
+
+
+def index_operand(instruction: Instruction) -> int:
+    """The index that is an instruction's only operand."""
+    (index,) = instruction.operands
+    assert isinstance(index, int), "decoded: this operand is an index"
+    return index
+
+
+def vmctx_layout(decoded: DecodedModule) -> VMContextLayout:
+    """Return how the vmctx of the module's instances is laid out."""
+    functions = sum(isinstance(i.desc, FunctionImport) for i in decoded.imports)
+    return VMContextLayout(
+        imported_functions=functions,
+        imported_globals=len(decoded.imports) - functions,
+        defined_functions=len(decoded.functions),
+        defined_globals=len(decoded.globals),
+    )

@@ -1,0 +1,203 @@
+"""Backtraces of traps: which functions were being run, in which modules, and at which instructions."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import re
+import weakref
+from typing import Any
+
+import pytest
+
+import lowheap as lh
+from lowheap.layout import MOST_TRAP_FRAMES
+from lowheap.wasm.decode import decode
+from lowheap.wasm.validate import wat2wasm
+
+SOURCE = """(module $chain
+  (type $unary (func (param i32) (result i32)))
+  (type $box (struct (field i32)))
+  (import "host" "pass" (func $pass (param i32) (result i32)))
+  (elem declare func $by_reference)
+  (func $divide (param i32) (result i32) (i32.div_s (i32.const 1) (local.get 0)))
+  (func $collecting (param i32) (result i32)
+    (drop (call $pass (i32.const 1)))
+    (call $divide (local.get 0)))
+  (func $by_reference (type $unary) (i32.add (i32.const 1) (call $collecting (local.get 0))))
+  (func $middle (param i32) (result i32)
+    (i32.sub (call_ref $unary (local.get 0) (ref.func $by_reference)) (i32.const 1)))
+  (func (export "run") (param i32) (result i32) (i32.mul (call $middle (local.get 0)) (i32.const 3)))
+  (func $calls_host (export "calls_host") (param i32) (result i32) (call $pass (local.get 0)))
+  (func $deep (export "deep") (param i32) (result i32)
+    (i32.add (call $pass (i32.const 1)) (call $deep (local.get 0))))
+  (func $fill (export "fill") (param i32) (result i32)
+    (local $all (ref null $list))
+    (loop $again (result i32)
+      (local.set $all (struct.new $list (local.get $all)))
+      (br $again)))
+  (type $list (struct (field (ref null $list))))
+  (func $cast (export "cast") (param i32) (result i32)
+    (struct.get $box 0 (ref.cast (ref $box) (ref.i31 (local.get 0)))))
+  (func $starts_cast (export "starts_cast") (param i32) (result i32)
+    (drop (call $pass (i32.const 1)))
+    (i32.add (call $cast (local.get 0)) (i32.const 1))))"""
+
+INSTRUCTIONS = {index: body.instructions for index, body in enumerate(decode(wat2wasm(SOURCE)).bodies, 1)}
+BODIES = {index: body.offset for index, body in enumerate(decode(wat2wasm(SOURCE)).bodies, 1)}
+
+
+@functools.cache
+def compiled(opt_level: int, runtime: str = "native") -> lh.Module:
+    return lh.Module(lh.Engine(opt_level=opt_level, runtime=runtime), SOURCE)
+
+
+def trap(module: lh.Module, export: str, value: int, passing: Any = lambda value: value, **store: Any) -> lh.Trap:
+    with lh.Store(module.engine, **store) as made:
+        exports = lh.Instance(made, module, {"host": {"pass": passing}}).exports
+        with pytest.raises(lh.Trap) as caught:
+            exports[export](value)
+        made.verify()
+    return caught.value
+
+
+def check(frames: list[lh.Frame]) -> None:
+    """Each frame's offset is that of an instruction of its function that calls, or traps."""
+    for frame in frames:
+        assert frame.module_name == "chain"
+        if frame.module_offset is None:
+            assert frame.func_offset is None
+            continue
+        assert frame.func_offset == frame.module_offset - BODIES[frame.func_index]
+        names = [each.name for each in INSTRUCTIONS[frame.func_index] if each.offset == frame.module_offset]
+        assert names or frame.func_offset == 0, "a prologue, or an instruction"
+        if frame is not frames[0]:
+            assert names[0] in ("call", "call_ref")
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_all_frames_are_there_when_nothing_is_inlined(runtime: str) -> None:
+    found = trap(compiled(0, runtime), "run", 0)
+    assert [each.func_name for each in found.frames] == [
+        "divide",
+        "collecting",
+        "by_reference",
+        "middle",
+        None,
+    ]
+    check(found.frames)
+    known = [each.module_offset is not None for each in found.frames]
+    assert known == [True, False, True, True, True], "a call that cannot collect tells no offset"
+    assert (found.frames[0].module_offset, f"${found.frames[0].func_name}") == (found.offset, found.function)
+
+
+@pytest.mark.parametrize("opt_level", [1, 2, 3])
+def test_what_is_inlined_has_a_frame_where_it_calls_what_may_collect(opt_level: int) -> None:
+    found = trap(compiled(opt_level), "run", 0)
+    check(found.frames)
+    names = [each.func_name for each in found.frames]
+    assert names[0] == "divide"
+    assert names[-1] is None
+    assert found.frames[-1].func_index == 5
+    assert "middle" in names, "inlined, but its call is a safepoint"
+
+
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_frames_go_on_behind_the_host(opt_level: int) -> None:
+    module = compiled(opt_level)
+    with lh.Store(module.engine) as store:
+        inner = lh.Instance(store, module, {"host": {"pass": lambda value: value}}).exports
+        for export, expected in (("cast", ["cast", "calls_host"]), ("deep", ["deep"] * MOST_TRAP_FRAMES)):
+            outer = lh.Instance(store, module, {"host": {"pass": inner[export]}}).exports
+            through_python = lh.Instance(store, module, {"host": {"pass": lambda value: inner[export](value)}}).exports  # noqa: B023
+            for exports in (outer, through_python):
+                with pytest.raises(lh.Trap) as caught:
+                    exports.calls_host(3)
+                names = [each.func_name for each in caught.value.frames]
+                assert names[: len(expected)] == expected
+                check(caught.value.frames)
+
+
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_of_a_deep_stack_the_innermost_frames_are_there(opt_level: int) -> None:
+    found = trap(compiled(opt_level), "deep", 1)
+    assert found.code is lh.TrapCode.STACK_OVERFLOW
+    check(found.frames)
+    assert MOST_TRAP_FRAMES // 2 <= len(found.frames) <= 4 * MOST_TRAP_FRAMES
+    assert {each.func_name for each in found.frames} == {"deep"}
+    assert len({each.module_offset for each in found.frames[1:]}) == 1
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_an_allocation_that_fails_is_in_the_function_that_allocates(opt_level: int, runtime: str) -> None:
+    found = trap(compiled(opt_level, runtime), "fill", 0, initial_heap_size=1 << 16, maximum_heap_size=1 << 16)
+    assert found.code is lh.TrapCode.HEAP_EXHAUSTED
+    assert [(each.func_name, each.module_offset) for each in found.frames] == [("fill", found.offset)]
+    check(found.frames)
+
+
+@pytest.mark.parametrize("opt_level", [0, 2])
+@pytest.mark.parametrize("inline", ["always", "never"])
+def test_what_an_event_calls_is_no_frame(opt_level: int, inline: str) -> None:
+    module = lh.Module(lh.Engine(opt_level=opt_level, inline=inline), SOURCE)
+    found = trap(module, "starts_cast", 1)
+    names = [each.func_name for each in found.frames]
+    assert names == ["cast", "starts_cast"]
+    check(found.frames)
+
+
+def test_frames_of_a_start_function() -> None:
+    source = "(module (func $f unreachable) (func $start (call $f)) (start $start))"
+    with lh.Store(lh.Engine(opt_level=0)) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, lh.Module(store.engine, source))
+    assert [each.func_name for each in caught.value.frames] == ["f", "start"]
+
+
+def test_frames_of_several_modules() -> None:
+    engine = lh.Engine(opt_level=0)
+    inner = lh.Module(engine, '(module $inner (func $stop (export "stop") unreachable))')
+    outer = lh.Module(engine, '(module $outer (import "m" "stop" (func $s)) (func $go (export "go") (call $s)))')
+    with lh.Store(engine) as store:
+        stop = lh.Instance(store, inner).exports.stop
+        go = lh.Instance(store, outer, {"m": {"stop": stop}}).exports.go
+        with pytest.raises(lh.Trap) as caught:
+            go()
+    assert [(each.module_name, each.func_name) for each in caught.value.frames] == [("inner", "stop"), ("outer", "go")]
+    assert [each.func_index for each in caught.value.frames] == [0, 1]
+
+
+def test_frames_are_looked_up_when_asked_and_by_code_from_a_cache(tmp_path: Any) -> None:
+    for _ in range(2):
+        module = lh.Module(lh.Engine(opt_level=0, cache=tmp_path), SOURCE)
+        found = trap(module, "run", 0)
+        assert not isinstance(found._frames, list)
+        assert len(found.frames) == 5
+        assert found.frames is found.frames
+        check(found.frames)
+
+
+def test_a_trap_keeps_no_store() -> None:
+    module = compiled(0)
+    store = lh.Store(module.engine)
+    gone = weakref.ref(store)
+    exports = lh.Instance(store, module, {"host": {"pass": lambda value: value}}).exports
+    try:
+        exports.run(0)
+    except lh.Trap as error:
+        found = error.with_traceback(None)
+    del store, exports
+    gc.collect()
+    assert gone() is None
+    assert len(found.frames) == 5
+
+
+def test_a_trap_made_by_hand_has_no_frames() -> None:
+    assert lh.Trap(lh.TrapCode.UNREACHABLE).frames == []
+
+
+def test_a_frame_says_where_it_is() -> None:
+    assert str(lh.Frame(3, "make", None, 0x49, 2)) == "function $make, at offset 0x49"
+    assert str(lh.Frame(3, None, None, None, None)) == "function 3"
+    found = trap(compiled(0), "run", 0)
+    assert re.search(r"\(in (.*)\)$", str(found))[1] == str(found.frames[0])  # type: ignore[index]
