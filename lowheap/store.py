@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -144,16 +144,13 @@ class Store(NotCopied):
         self.lowerings: dict[Any, Any] = {}
         self._is_closed = False
 
-    binder: ClassVar[Callable[[Store, Any], Any]]
-    """What `bind` does; `objects.py` sets it."""
-
     def _make_runtime(self) -> None:
-        # By its name, for it stands on this module: what nobody needs before is not loaded before.
+        # By its name, as below: it stands on this module, and what nobody needs before is not loaded before.
         import_module("lowheap.runtime.store_runtime").runtime_of(self)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
-        return Store.binder(self, type)
+        return import_module("lowheap.objects").bind(self, type)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life
