@@ -722,6 +722,9 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 MOST_TRAP_FRAMES = 64
 """How many frames a trap leaves word of: of a deep stack, the innermost."""
 
+POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
+"""The `poll_limit` with which compiled code calls the host where it next looks."""
+
 
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
@@ -735,10 +738,15 @@ class VMStoreContext(ctypes.Structure):
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
     What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
     first.
+
+    `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
+    be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
+    not returned: nothing is known of the frames that made them, so nobody may collect.
     """
 
     _fields_ = (
         ("stack_limit", ctypes.c_uint64),
+        ("poll_limit", ctypes.c_uint64),
         ("stack_size", ctypes.c_uint64),
         ("stack_floor", ctypes.c_uint64),
         ("activation", ctypes.c_uint64),
@@ -750,6 +758,7 @@ class VMStoreContext(ctypes.Structure):
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
+        ("poll", ctypes.c_uint64),
         ("stack_map_entries", ctypes.c_uint64),
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
@@ -760,8 +769,10 @@ class VMStoreContext(ctypes.Structure):
         ("unsound_root", ctypes.c_uint32),
         ("trap_frame_count", ctypes.c_uint32),
         ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
+        ("interrupted", ctypes.c_uint32),
     )
     stack_limit: Unsigned
+    poll_limit: Unsigned
     stack_size: Unsigned
     stack_floor: Unsigned
     activation: Unsigned
@@ -773,6 +784,7 @@ class VMStoreContext(ctypes.Structure):
     allocate_array: Unsigned
     drop: Unsigned
     call_host: Unsigned
+    poll: Unsigned
     stack_map_entries: Unsigned
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
@@ -783,6 +795,7 @@ class VMStoreContext(ctypes.Structure):
     unsound_root: Unsigned
     trap_frame_count: Unsigned
     trap_frames: UnsignedArray
+    interrupted: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):
