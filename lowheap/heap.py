@@ -321,7 +321,7 @@ class DrcHeap(NotCopied):
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         if not self.collector.counts:
             control.flags |= CONTROL_UNCOUNTED
-        if not registry.is_built_in(self.collector):
+        if type(self.collector) not in registry.UNNAMED:
             control.flags |= CONTROL_OTHER_COLLECTOR
         self._bind_memory(memory)
         self.policy.reset()

@@ -518,7 +518,7 @@ CONTROL_UNCOUNTED = 1 << 1
 """Control flag: a barrier set that does not count runs on this heap, so counts mean nothing and nothing is freed."""
 
 CONTROL_OTHER_COLLECTOR = 1 << 2
-"""Control flag: the collector is none of lowheap's own, so what holds for its heap is known to who has it."""
+"""Control flag: the collector is neither `drc` nor `null`, so what holds for its heap is known to who has its name."""
 
 
 class VMHeapControl(ctypes.Structure):
