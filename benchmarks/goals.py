@@ -24,6 +24,7 @@ _FASTER_THAN = (
     ("lists", (1000, 3000), programs.WASMTIME_45, 5.0),
     ("lists", (1_000_000, 3), programs.WASMTIME_43, 3.0),
     ("lists", (1_000_000, 3), programs.WASMTIME_45, 4.0),
+    ("swaps", (1_000_000, 3_000_000), programs.WASMTIME_43, 1.0),
 )
 _NEAR_YARDSTICK = (
     ("binary_trees", (10, 2000)),
@@ -39,6 +40,8 @@ _SWEEP_FACTOR = 2.0
 _SCALAR_CALL_NANOSECONDS = 1000.0
 _DOUBLING_FACTOR = 2.3
 _COMPILING_FACTOR = 20.0
+# Program, arguments, and the seconds that it should take at most.
+_WITHIN_SECONDS = (("long_lived_trees", (18,), 1.5),)
 # Kind of generated module, size, and the CPU seconds that compiling it should take at most.
 _COMPILED_WITHIN = (("chain", 1000, 1.6), ("live", 250, 0.5), ("live", 1000, 6.0))
 
@@ -79,6 +82,7 @@ def verdicts(report: Report) -> list[Verdict]:
         return []
     return [
         *_about_wasmtime(report),
+        *_about_seconds(report),
         *_about_yardstick(report),
         *_about_mixed(report),
         *_about_calls(report),
@@ -96,6 +100,14 @@ def _about_wasmtime(report: Report) -> Iterator[Verdict]:
         if measured is not None and ratio is not None:
             goal = f"{measured.program.title}: {wanted:g} times as fast as {contender}"
             yield Verdict(goal, f"{ratio:.1f} times", ratio >= wanted)
+
+
+def _about_seconds(report: Report) -> Iterator[Verdict]:
+    for name, arguments, seconds in _WITHIN_SECONDS:
+        measured = report.find(name, arguments)
+        found = None if measured is None else measured.median(programs.NATIVE)
+        if measured is not None and found is not None:
+            yield Verdict(f"{measured.program.title}: at most {seconds:g} s", f"{found:.2f} s", found <= seconds)
 
 
 def _about_yardstick(report: Report) -> Iterator[Verdict]:

@@ -35,6 +35,8 @@ MEMORY_MANAGERS = (FROM_C, BOEHM, COUNTED)
 """Who manages the memory of embed.c: lowheap's C library, Boehm's collector, or malloc with counts by hand."""
 EMBEDDING = (NATIVE, *MEMORY_MANAGERS, YARDSTICK)
 FAST = (NATIVE, OUTLINED, NULL, *WASMTIMES, V8, YARDSTICK)
+THAT_FREE = (NATIVE, OUTLINED, *WASMTIMES, V8, YARDSTICK)
+"""All fast ones but that which frees nothing: for programs whose garbage would fill gigabytes."""
 
 Step = tuple[str, tuple[int, ...]] | None
 """An export to call and its arguments; None is a collection."""
@@ -87,10 +89,13 @@ def suite(scale: str) -> list[Program]:
         trees(*at((10, 2000), (10, 100), (4, 3))),
         trees(*at((16, 20), (14, 4), (5, 2))),
         trees(*at((20, 2), (16, 2), (6, 1))),
+        long_lived_trees(*at((16,), (12,), (6,))),
+        long_lived_trees(*at((18,), (14,), (7,)), contenders=(NATIVE, WASMTIME_43, V8, YARDSTICK)),
         lists(*at((1000, 3000), (1000, 100), (20, 3))),
         lists(*at((1_000_000, 3), (50_000, 2), (100, 2))),
         linked_list(*at((1000, 1000), (1000, 30), (20, 3))),
         shuffle(*at((100_000, 1_000_000), (5000, 20_000), (50, 40))),
+        swaps(*at((1_000_000, 3_000_000), (50_000, 100_000), (50, 40))),
         hash_table(*at((200_000,), (5000,), (40,))),
         tree_of_arrays(*at((10, 6), (6, 5), (3, 3))),
         deep_drop("list", *at((1_000_000,), (30_000,), (300,))),
@@ -150,6 +155,13 @@ def trees(depth: int, iterations: int, *, contenders: tuple[str, ...] = FAST) ->
     return _run("binary_trees", _EXAMPLES, (depth, iterations), nodes, "node", contenders, iterations)
 
 
+def long_lived_trees(depth: int, *, contenders: tuple[str, ...] = THAT_FREE) -> Program:
+    """The benchmarks game's trees: a long-lived one beside many short-lived ones, made by stores."""
+    short = sum((16 << (depth - each)) * (2 ** (each + 1) - 1) for each in range(4, depth + 1, 2))
+    nodes = 2 ** (depth + 2) - 1 + 2 ** (depth + 1) - 1 + short
+    return _run("long_lived_trees", _PROGRAMS, (depth,), nodes, "node", contenders)
+
+
 def lists(length: int, iterations: int, *, contenders: tuple[str, ...] = FAST) -> Program:
     """Lists: built, summed, dropped."""
     return _run("lists", _PROGRAMS, (length, iterations), length * iterations, "cell", contenders, iterations)
@@ -163,6 +175,11 @@ def linked_list(length: int, iterations: int, *, contenders: tuple[str, ...] = F
 def shuffle(size: int, swaps: int) -> Program:
     """References moved about in arrays. All objects live to the end."""
     return _run("shuffle", _EXAMPLES, (size, swaps), swaps, "swap", FAST, 1)
+
+
+def swaps(size: int, swaps: int) -> Program:
+    """References exchanged in one large array. All objects live to the end, and die in no order."""
+    return _run("swaps", _PROGRAMS, (size, swaps), swaps, "swap", FAST, 1)
 
 
 def hash_table(keys: int, *, contenders: tuple[str, ...] = FAST) -> Program:

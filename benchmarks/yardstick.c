@@ -2,8 +2,9 @@
  *
  * The same headers of 24 bytes, the same read, write and init barriers, the same list of over-approximated stack
  * roots, the same rule of when to collect, LIFO free lists by size, a drop without recursion. What differs: the roots
- * are pushed on an array, by hand, in place of stack maps; there is no coalescing, no limit, no trap but a bounds
- * check, no counter but those that the rules need.
+ * are pushed on an array, by hand, in place of stack maps; a collection in vain does not let the list become longer; there
+ * is no coalescing, neither for room nor for order, no limit, no trap but a bounds check, no counter but those that the
+ * rules need.
  *
  *     cc -O2 -march=native yardstick.c -o yardstick
  *     ./yardstick PROGRAM ARGUMENT...
@@ -298,6 +299,32 @@ static int64_t trees(const int64_t *a) {
     return (int32_t)sum;
 }
 
+/* The same from above: a node is there before its children, which are stored into it. */
+static OUTLINED reference make_downwards(int32_t depth) {
+    reference tree = NEW(NODE, node);
+    FIELD(node, tree, left) = FIELD(node, tree, right) = 0;
+    if (depth > 0) {
+        push(tree);
+        reference child = make_downwards(depth - 1);
+        write_barrier(&FIELD(node, tree, left), child);
+        child = make_downwards(depth - 1);
+        write_barrier(&FIELD(node, tree, right), child);
+        pop();
+    }
+    return tree;
+}
+
+static int64_t long_lived_trees(const int64_t *a) {
+    int32_t depth = (int32_t)a[0];
+    uint32_t sum = check_tree(make_downwards(depth + 1));
+    reference kept = make_downwards(depth);
+    push(kept);
+    for (int32_t lesser = 4; lesser <= depth; lesser += 2)
+        for (uint32_t i = UINT32_C(16) << (depth - lesser); i > 0; i--) sum += check_tree(make_downwards(lesser));
+    pop();
+    return (int32_t)(sum + check_tree(kept));
+}
+
 /* ---- Lists -------------------------------------------------------------------------------------------------------- */
 
 static OUTLINED reference build_list(uint32_t first, int step, uint32_t length) {
@@ -424,6 +451,32 @@ static int64_t shuffle(const int64_t *a) {
     for (uint32_t i = size - quarter; i < size; i++) write_barrier(slot_of(deck, i), 0);
     root_count -= 2;
     return (int32_t)checksum_of(checksum_of(0, cut), deck);
+}
+
+/* Two random places of an array, over and over: the generator's lowest bits are left out. */
+static inline uint32_t place_below(uint32_t limit) {
+    random_state = random_state * 1664525 + 1013904223;
+    return (random_state >> 8) % limit;
+}
+
+static int64_t swaps(const int64_t *a) {
+    uint32_t size = (uint32_t)a[0], sum = 0;
+    random_state = 1;
+    reference boxes = new_references(size);
+    push(boxes);
+    for (uint32_t i = 0; i < size; i++) {
+        reference new = new_box(i, 0);
+        write_barrier(slot_of(boxes, i), new);
+    }
+    for (uint32_t n = (uint32_t)a[1]; n-- > 0;) {
+        uint32_t here = place_below(size), there = place_below(size);
+        reference held = read_barrier(slot_of(boxes, here));
+        write_barrier(slot_of(boxes, here), read_barrier(slot_of(boxes, there)));
+        write_barrier(slot_of(boxes, there), held);
+    }
+    for (uint32_t i = 0; i < size; i++) sum = sum * 31 + FIELD(box, read_barrier(slot_of(boxes, i)), label);
+    pop();
+    return (int32_t)sum;
 }
 
 /* ---- Hash table --------------------------------------------------------------------------------------------------- */
@@ -753,9 +806,11 @@ typedef int64_t step(const int64_t *arguments);
  * those of `once` are not told. */
 static const struct { const char *name; step *once, *before[3], *timed; } programs[] = {
     {"binary_trees", NULL, {NULL}, trees},
+    {"long_lived_trees", NULL, {NULL}, long_lived_trees},
     {"lists", NULL, {NULL}, lists},
     {"linked_list", NULL, {NULL}, reversed_lists},
     {"shuffle", NULL, {NULL}, shuffle},
+    {"swaps", NULL, {NULL}, swaps},
     {"hash_table", NULL, {NULL}, hash_table},
     {"tree_of_arrays", NULL, {NULL}, tree_of_arrays},
     {"deep_drop_list", NULL, {prepare_list, collect_step}, drop_globals},

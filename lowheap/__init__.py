@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lowheap.errors import TypeDefinitionError as TypeDefinitionError
     from lowheap.errors import UnsupportedError as UnsupportedError
     from lowheap.heap import DrcHeap as DrcHeap
-    from lowheap.objects import I31 as I31
     from lowheap.objects import Array as Array
     from lowheap.objects import ExternRef as ExternRef
     from lowheap.objects import Func as Func
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from lowheap.types import StructType as StructType
     from lowheap.types import SubType as SubType
     from lowheap.types import ValueTypes as ValType  # noqa: F401
+    from lowheap.values import I31 as I31
     from lowheap.wasm.instance import Global as Global
     from lowheap.wasm.instance import Instance as Instance
     from lowheap.wasm.linker import Linker as Linker
@@ -77,7 +77,7 @@ _NAMES = {
         "UnsupportedError",
     ),
     "heap": ("DrcHeap",),
-    "objects": ("I31", "Array", "ExternRef", "Struct"),
+    "objects": ("Array", "ExternRef", "Struct"),
     "runtime.host_functions": ("Caller", "Func"),
     "store": ("Store",),
     "types": (
@@ -91,6 +91,7 @@ _NAMES = {
         "StructType",
         "SubType",
     ),
+    "values": ("I31",),
     "wasm.instance": ("Global", "Instance"),
     "wasm.linker": ("Linker",),
     "wasm.module": ("Module",),

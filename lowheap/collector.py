@@ -139,6 +139,8 @@ class DrcCollection(NotCopied):
 
     def _check_allowed(self) -> None:
         self._heap.check_attached()
+        if self._heap.is_interrupted():
+            raise NoGcScopeError("cannot collect in a signal handler that has interrupted compiled code")
         if scopes := self._heap.control.no_gc_count:
             raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
 

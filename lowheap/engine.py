@@ -34,6 +34,9 @@ class Engine(NotCopied):
     them but for the tiny ones, which is slower and compiles several times faster; "auto", the default, does either
     where it is worth it, see `wasm/events.py`.
 
+    `interruptible` code looks up where a loop goes round, and where functions may call without end, so that Python runs
+    signal handlers while it runs, and Ctrl-C stops it: see `docs/webassembly.md`. False leaves that out.
+
     `cache` is where compiled modules are kept for the next time: a directory, or True for lowheap's in the user's cache
     directory; None or False, the default, for nowhere. An entry is used only when everything that its code depends on
     is the same, see `jit/cache.py`. The code in that directory is run: it must be one that only its user writes.
@@ -49,6 +52,7 @@ class Engine(NotCopied):
         runtime: str = "native",
         opt_level: int = 2,
         inline: str = "auto",
+        interruptible: bool = True,
         cache: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         """Make an engine with an empty type registry. ValueError for an option that does not exist."""
@@ -59,11 +63,14 @@ class Engine(NotCopied):
             raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
         if inline not in INLINE:
             raise ValueError(f"there is no inline {inline!r}; there are {', '.join(INLINE)}")
+        if not isinstance(interruptible, bool):
+            raise TypeError(f"interruptible is {interruptible!r}; it must be a bool")
         self.types = TypeRegistry()
         self.collector = chosen
         self.runtime = runtime
         self.opt_level = opt_level
         self.inline = inline
+        self.interruptible = interruptible
         self.cache = _cache_directory(cache)
 
 

@@ -252,6 +252,8 @@ class DrcHeap(NotCopied):
         self._host_data: HostData | None = None
         self.host: Callable[[], None] = self.release_dead_externrefs
         """What an allocation does about the externrefs that died, before it gives up; a store runs finalizers, too."""
+        self.is_interrupted: Callable[[], bool] = bool
+        """Whether code on the stack was interrupted where nothing is known of its frames; a store knows."""
         self.replacements: dict[Any, Callable[..., Any]] = {}
         """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
@@ -319,7 +321,7 @@ class DrcHeap(NotCopied):
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         if not self.collector.counts:
             control.flags |= CONTROL_UNCOUNTED
-        if not registry.is_built_in(self.collector):
+        if type(self.collector) not in registry.UNNAMED:
             control.flags |= CONTROL_OTHER_COLLECTOR
         self._bind_memory(memory)
         self.policy.reset()

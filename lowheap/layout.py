@@ -518,7 +518,7 @@ CONTROL_UNCOUNTED = 1 << 1
 """Control flag: a barrier set that does not count runs on this heap, so counts mean nothing and nothing is freed."""
 
 CONTROL_OTHER_COLLECTOR = 1 << 2
-"""Control flag: the collector is none of lowheap's own, so what holds for its heap is known to who has it."""
+"""Control flag: the collector is neither `drc` nor `null`, so what holds for its heap is known to who has its name."""
 
 
 class VMHeapControl(ctypes.Structure):
@@ -529,7 +529,8 @@ class VMHeapControl(ctypes.Structure):
     the heap has let go of: a handle of an earlier epoch is stale. `dead_externrefs` is a list, linked as the dead list
     is, of externrefs whose count is 0, and whose host data the host has yet to let go of before it frees their blocks:
     compiled code cannot. `pending_dead` is a list of the same kind: what a collection with a budget found dead and has
-    yet to free. The objects on it hold what they refer to until then.
+    yet to free. The objects on it hold what they refer to until then. `list_limit` is how many entries the list of
+    `drc` has when that alone is a reason to collect, unless the collector's own floor is higher.
     """
 
     _anonymous_ = ("drc",)
@@ -554,7 +555,7 @@ class VMHeapControl(ctypes.Structure):
         ("pending_dead", ctypes.c_uint32),
         ("host_data_count", ctypes.c_uint32),
         ("free_host_data", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("list_limit", ctypes.c_uint32),
         ("type_table", ctypes.c_uint64),
         ("type_data", ctypes.c_uint64),
         ("handles", ctypes.c_uint64),
@@ -595,6 +596,7 @@ class VMHeapControl(ctypes.Structure):
     pending_dead: Unsigned
     host_data_count: Unsigned
     free_host_data: Unsigned
+    list_limit: Unsigned
     type_table: Unsigned
     type_data: Unsigned
     handles: Unsigned
@@ -722,6 +724,9 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 MOST_TRAP_FRAMES = 64
 """How many frames a trap leaves word of: of a deep stack, the innermost."""
 
+POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
+"""The `poll_limit` with which compiled code calls the host where it next looks."""
+
 
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
@@ -735,10 +740,15 @@ class VMStoreContext(ctypes.Structure):
     trace that finds held what its collector says cannot be held leaves that reference in `unsound_root`.
     What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
     first.
+
+    `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
+    be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
+    not returned: nothing is known of the frames that made them, so nobody may collect.
     """
 
     _fields_ = (
         ("stack_limit", ctypes.c_uint64),
+        ("poll_limit", ctypes.c_uint64),
         ("stack_size", ctypes.c_uint64),
         ("stack_floor", ctypes.c_uint64),
         ("activation", ctypes.c_uint64),
@@ -750,6 +760,7 @@ class VMStoreContext(ctypes.Structure):
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
+        ("poll", ctypes.c_uint64),
         ("stack_map_entries", ctypes.c_uint64),
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
@@ -760,8 +771,10 @@ class VMStoreContext(ctypes.Structure):
         ("unsound_root", ctypes.c_uint32),
         ("trap_frame_count", ctypes.c_uint32),
         ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
+        ("interrupted", ctypes.c_uint32),
     )
     stack_limit: Unsigned
+    poll_limit: Unsigned
     stack_size: Unsigned
     stack_floor: Unsigned
     activation: Unsigned
@@ -773,6 +786,7 @@ class VMStoreContext(ctypes.Structure):
     allocate_array: Unsigned
     drop: Unsigned
     call_host: Unsigned
+    poll: Unsigned
     stack_map_entries: Unsigned
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
@@ -783,6 +797,7 @@ class VMStoreContext(ctypes.Structure):
     unsound_root: Unsigned
     trap_frame_count: Unsigned
     trap_frames: UnsignedArray
+    interrupted: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import math
 import struct
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +48,6 @@ from lowheap.layout import (
     VMDrcExternRef,
     VMGcHeader,
     VMGcKind,
-    i31_from_int,
     i31_get_s,
     is_i31,
     is_object,
@@ -72,101 +70,24 @@ from lowheap.types import (
     VectorType,
     storage_size,
 )
-
-_INTEGER_TYPES: dict[StorageType, tuple[int, type[ctypes._SimpleCData[int]]]] = {
-    PackedType.I8: (8, ctypes.c_uint8),
-    PackedType.I16: (16, ctypes.c_uint16),
-    NumType.I32: (32, ctypes.c_int32),
-    NumType.I64: (64, ctypes.c_int64),
-}
-_FLOAT_TYPES: dict[StorageType, type[ctypes._SimpleCData[float]]] = {
-    NumType.F32: ctypes.c_float,
-    NumType.F64: ctypes.c_double,
-}
-_FORMATS: dict[StorageType, str] = {
-    PackedType.I8: "B",
-    PackedType.I16: "H",
-    NumType.I32: "i",
-    NumType.I64: "q",
-    NumType.F32: "f",
-    NumType.F64: "d",
-}
-"""How `struct` and `memoryview` call the numbers, as they are read."""
-
-_REFERENCE_FORMAT = "I"
-_RANGES: dict[StorageType, tuple[int, int]] = {
-    PackedType.I8: (0, (1 << 8) - 1),
-    PackedType.I16: (0, (1 << 16) - 1),
-    NumType.I32: (-(1 << 31), (1 << 31) - 1),
-    NumType.I64: (-(1 << 63), (1 << 63) - 1),
-}
-"""The integers as they are read."""
+from lowheap.values import (
+    FLOAT_TYPES,
+    FORMATS,
+    I31,
+    NOTHING_KEPT,
+    REFERENCE_FORMAT,
+    Lowering,
+    as_index,
+    lift_scalar,
+    lower_scalar,
+    scalar_lowering,
+)
 
 _new = object.__new__
 
 
 _exclusive = exclusive("_face.store.lock")
 _alone = exclusive("store.lock")
-
-
-@functools.total_ordering
-class I31:
-    """An unboxed 31-bit integer reference. `int(i)` is the signed value, `i.unsigned` the other.
-
-    Compares and is ordered by value, signed; equal to no number that is not an `I31`.
-    """
-
-    __slots__ = ("_raw",)
-    _raw: int
-
-    def __init__(self, value: int) -> None:
-        """Take a value from -2^30 to 2^31 - 1; ValueError outside, TypeError when it is not an int."""
-        number = _as_index(value)
-        if number is None:
-            raise TypeError(f"an i31 cannot be made of {value!r}; it takes an int")
-        if not -(1 << 30) <= number < 1 << 31:
-            raise ValueError(f"an i31 cannot hold {number}; it holds {-(1 << 30)} to {(1 << 31) - 1}")
-        object.__setattr__(self, "_raw", i31_from_int(number))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refuse: an i31 is a value."""
-        raise AttributeError(f"cannot set {name!r}: an I31 does not change")
-
-    @property
-    def raw(self) -> int:
-        """The reference itself: the payload shifted left by one, and the tag."""
-        return self._raw
-
-    @property
-    def unsigned(self) -> int:
-        """The payload, zero-extended."""
-        return self._raw >> 1
-
-    def __int__(self) -> int:
-        """Return the payload, sign-extended."""
-        return i31_get_s(self._raw)
-
-    __index__ = __int__
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both are i31 of the same payload."""
-        return self._raw == other._raw if isinstance(other, I31) else NotImplemented
-
-    def __lt__(self, other: object) -> bool:
-        """Whether this one's signed payload is the lesser."""
-        return int(self) < int(other) if isinstance(other, I31) else NotImplemented
-
-    def __hash__(self) -> int:
-        """Hash by payload."""
-        return hash((I31, self._raw))
-
-    def __reduce__(self) -> tuple[type[I31], tuple[int]]:
-        """Have it made again of its payload: it is a value, and is copied and pickled as one."""
-        return type(self), (int(self),)
-
-    def __repr__(self) -> str:
-        """Show the signed payload."""
-        return f"I31({int(self)})"
 
 
 class GcObject(NotCopied):
@@ -435,7 +356,7 @@ class Array(_TypedObject):
         return start + first * self._face.element_size, start + end * self._face.element_size
 
     def _index(self, index: Any) -> int:
-        number = _as_index(index)
+        number = as_index(index)
         if number is None:
             raise TypeError(f"an element is named by an int, not by {index!r}")
         if not -self._length <= number < self._length:
@@ -457,7 +378,7 @@ class Array(_TypedObject):
 
     def _slice(self, wanted: slice) -> list[Any]:
         positions = range(*wanted.indices(self._length))
-        format = _FORMATS.get(self._face.element.storage)
+        format = FORMATS.get(self._face.element.storage)
         if format is None or abs(positions.step) != 1 or not positions:
             return [self[position] for position in positions]
         first, last = sorted((positions[0], positions[-1]))
@@ -489,7 +410,7 @@ class Array(_TypedObject):
         positions = range(*wanted.indices(self._length))
         if not self._face.element.mutable:
             self._refuse_to_write(f"elements {positions.start} to {positions.stop}")
-        if self._face.element.storage in _FORMATS:
+        if self._face.element.storage in FORMATS:
             with self._face.raw_bytes(values) as data:
                 size = self._face.element_size
                 _check_count(len(data) // size, len(positions))
@@ -535,6 +456,7 @@ class ArrayView(NotCopied):
         self._array = array
         self._memory: memoryview | None = None
         self._exporter: weakref.ref[Any] | None = None
+        self._is_entered = False
 
     @exclusive("_array._face.store.lock")
     def __enter__(self) -> memoryview:
@@ -546,16 +468,18 @@ class ArrayView(NotCopied):
         start, end = array._range(0, array._length)
         exporter = (_bytes_type(end - start)).from_buffer(face.memory(), start) if end > start else bytearray()
         as_bytes: Any = memoryview(exporter).cast("B")
-        made = as_bytes.cast(_FORMATS[face.element.storage])
+        made = as_bytes.cast(FORMATS[face.element.storage])
         face.store.heap.pins.add(self)
         self._exporter = weakref.ref(exporter) if end > start else None
         self._memory = made if face.element.mutable else made.toreadonly()
+        self._is_entered = True
         return self._memory
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the memory back. HeapError while something made of it, a numpy array for one, is still there."""
+        self._is_entered = False
         if not self.let_go():
             self._array._face.store.heap.lasting_pins.add(self)
             raise HeapError(
@@ -565,6 +489,8 @@ class ArrayView(NotCopied):
 
     def let_go(self) -> bool:
         """Give the memory back if nobody uses it any more; whether that is so."""
+        if self._is_entered:
+            return False
         if self._memory is not None:
             with contextlib.suppress(BufferError):
                 self._memory.release()
@@ -673,39 +599,15 @@ class Func(NotCopied):
 # ----------------------------------------------------------------------------------------------------------------------
 # Values
 
-Lowering = Callable[[Any, list[Any]], Any]
-"""What makes a raw value of a Python value; it appends what must be held as long as that is used to a list."""
-
-Lifting = Callable[[int, Any], Any]
-"""What makes a Python value of a raw reference and of the cell that holds it, if it is an object's."""
-
 
 def lowering(store: Store, wanted: StorageType) -> Lowering:
     """Return what lowers values of a type for a store, a reference as one that is borrowed of a handle."""
     if not isinstance(wanted, RefType):
-        return _scalar_lowering(wanted)
+        return scalar_lowering(wanted)
     made: Lowering | None = store.lowerings.get(wanted)
     if made is None:
         made = store.lowerings[wanted] = _reference_lowering(store, wanted)
     return made
-
-
-_NOTHING_KEPT: list[Any] = []
-"""What the lowering of a number is given."""
-
-
-@functools.cache
-def _scalar_lowering(storage: StorageType) -> Lowering:
-    kind = float if storage in _FLOAT_TYPES else int
-    least, most = _RANGES.get(storage, (0, 0))
-
-    def lower_float(value: Any, _: list[Any]) -> Any:
-        return value if type(value) is float and storage is NumType.F64 else lower_scalar(storage, value).value
-
-    def lower_integer(value: Any, _: list[Any]) -> Any:
-        return value if type(value) is int and least <= value <= most else lower_scalar(storage, value).value
-
-    return lower_float if kind is float else lower_integer
 
 
 def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
@@ -765,7 +667,7 @@ def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) 
     elif wanted.heap_type is AbstractHeapType.EXTERN:
         kept.append(made := ExternRef(store, value))
         return made.reference
-    elif wanted.heap_type is AbstractHeapType.I31 and (number := _as_index(value)) is not None:
+    elif wanted.heap_type is AbstractHeapType.I31 and (number := as_index(value)) is not None:
         return I31(number).raw
     raise TypeError(f"{value!r} was given where {_describe(store, wanted)} is wanted")
 
@@ -811,45 +713,6 @@ def _face_of_object(store: Store, native: Heap, raw: int) -> _Face:
 _TYPE_INDEX = struct.Struct(f"<{VMGcHeader.type_index.offset}xI").unpack_from
 _LENGTH = struct.Struct(f"<{VMDrcArrayHeader.length.offset}xI").unpack_from
 _LIFTED_KINDS = frozenset({int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)})
-
-
-def _as_index(value: Any) -> int | None:
-    """What has `__index__` as an int, a bool and an I31, which is a reference, excepted; None for what has not."""
-    if isinstance(value, bool | I31) or not hasattr(type(value), "__index__"):
-        return None
-    if type(value).__name__ == "bool_":  # numpy's
-        return None
-    return int(value.__index__())
-
-
-def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
-    """Return a Python number as the C value of a number or packed type; TypeError or ValueError if it does not fit."""
-    if storage in _FLOAT_TYPES:
-        is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
-        if isinstance(value, bool) or not is_number:
-            raise TypeError(f"{value!r} was given where {storage} is wanted; it must be a float")
-        try:
-            return _FLOAT_TYPES[storage](float(value))
-        except OverflowError:  # an int beyond any float
-            return _FLOAT_TYPES[storage](math.inf if value > 0 else -math.inf)
-    if storage in _INTEGER_TYPES:
-        bits, data = _INTEGER_TYPES[storage]
-        number = _as_index(value)
-        if number is None:
-            raise TypeError(f"{value!r} was given where {storage} is wanted; it must be an int")
-        if not -(1 << (bits - 1)) <= number < 1 << bits:
-            raise ValueError(f"{number} does not fit {storage}: {-(1 << (bits - 1))} to {(1 << bits) - 1}")
-        return data(number)
-    raise TypeError(f"values of type {storage} cannot be given from Python")
-
-
-def lift_scalar(storage: StorageType, data: bytes) -> int | float:
-    """Return the bytes of a number or packed type as a Python number. TypeError for v128."""
-    if storage in _FLOAT_TYPES:
-        return _FLOAT_TYPES[storage].from_buffer_copy(data).value
-    if storage in _INTEGER_TYPES:
-        return _INTEGER_TYPES[storage][1].from_buffer_copy(data).value
-    raise TypeError(f"values of type {storage} cannot be read from Python")
 
 
 def _dynamic_type(value: GcObject) -> HeapType:
@@ -1004,7 +867,7 @@ class _Face:
         """Return what makes the bytes of all fields, behind the header, of their raw values."""
         at, format = HEADER_SIZE, "<"
         for field, offset in zip(self.fields, offsets, strict=True):
-            code = _FORMATS.get(field.storage, _REFERENCE_FORMAT if isinstance(field.storage, RefType) else "16s")
+            code = FORMATS.get(field.storage, REFERENCE_FORMAT if isinstance(field.storage, RefType) else "16s")
             format += f"{offset - at}x{code}"
             at = offset + storage_size(field.storage)
         return struct.Struct(f"{format}{size - at}x").pack
@@ -1016,7 +879,7 @@ class _Face:
             number = self.store.engine.types.field_index(self.type_index, key)
             self.reads[key], self.writes[key] = self.reads[number], self.writes[number]
             return number
-        position = _as_index(key)
+        position = as_index(key)
         if position is None:
             raise TypeError(f"a field is named by a str or an int, not by {key!r}")
         if not -count <= position < count:
@@ -1101,7 +964,7 @@ class _Face:
 
     def require_numbers(self) -> None:
         """TypeError unless the elements are numbers."""
-        if self.element.storage not in _FORMATS:
+        if self.element.storage not in FORMATS:
             raise TypeError(
                 f"the elements of {self.label()} are {self.element.storage}, not numbers: they are no buffer"
             )
@@ -1132,7 +995,7 @@ class _Face:
                 raise ValueError("the buffer is not contiguous")
             format = buffer.format.lstrip("@=<")
             is_raw = format in ("B", "b", "c") and self.element_size != 1
-            wanted_kind = "f" if self.element.storage in _FLOAT_TYPES else "i"
+            wanted_kind = "f" if self.element.storage in FLOAT_TYPES else "i"
             kind = "f" if format in ("f", "d") else "i" if format in tuple("bBhHiIlLqQnN") else None
             if not is_raw and (kind != wanted_kind or buffer.itemsize != self.element_size):
                 raise TypeError(
@@ -1153,7 +1016,7 @@ class _Face:
         if isinstance(storage, VectorType):
             raise TypeError(f"values of type {storage} cannot be given from Python")
         (lower,) = self._lowerings
-        code = _FORMATS.get(storage, _REFERENCE_FORMAT)
+        code = FORMATS.get(storage, REFERENCE_FORMAT)
         raws = [lower(value, kept) for value in values]
         return struct.pack(f"<{len(raws)}{code}", *raws)
 
@@ -1161,8 +1024,8 @@ class _Face:
         """Make an array of these values, or of so many zeros or nulls, and return a handle of it."""
         if isinstance(values, bool):
             raise TypeError(f"values is {values!r}; it must be a sequence of values, or a number of elements")
-        if not isinstance(values, int) and not hasattr(values, "__len__") and _as_index(values) is not None:
-            values = _as_index(values)
+        if not isinstance(values, int) and not hasattr(values, "__len__") and as_index(values) is not None:
+            values = as_index(values)
         if isinstance(values, int):
             _check_defaultable([self.element.storage], f"type {self.type_index}")
             return self.new_array_of(values, None)
@@ -1252,7 +1115,7 @@ _Write = Callable[[Any, int, Any], None]
 
 
 def _scalar_reader(store: Store, storage: StorageType) -> _Read:
-    unpack = struct.Struct(f"<{_FORMATS[storage]}").unpack_from
+    unpack = struct.Struct(f"<{FORMATS[storage]}").unpack_from
     lock, heap, unreachable, host_data = store.lock, store.heap, store.unreachable_cells, store.host_data
 
     def read(handle: Any, offset: int) -> Any:
@@ -1274,8 +1137,8 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
 
 
 def _scalar_writer(store: Store, storage: StorageType) -> _Write:
-    pack = struct.Struct(f"<{_FORMATS[storage]}").pack_into
-    lower, kind = _scalar_lowering(storage), float if storage in _FLOAT_TYPES else int
+    pack = struct.Struct(f"<{FORMATS[storage]}").pack_into
+    lower, kind = scalar_lowering(storage), float if storage in FLOAT_TYPES else int
     lock, heap, host_data = store.lock, store.heap, store.host_data
 
     def write(handle: Any, offset: int, value: Any) -> None:
@@ -1288,12 +1151,12 @@ def _scalar_writer(store: Store, storage: StorageType) -> _Write:
             if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
             if type(value) is not kind:
-                value = lower(value, _NOTHING_KEPT)  # which calls the value's methods: they may close the store
+                value = lower(value, NOTHING_KEPT)  # which calls the value's methods: they may close the store
                 native = handle._check_usable()
             try:
                 pack(native.buffer, handle._reference + offset, value)
             except (struct.error, OverflowError):  # it is not in range as it stands
-                pack(native.buffer, handle._reference + offset, lower(value, _NOTHING_KEPT))
+                pack(native.buffer, handle._reference + offset, lower(value, NOTHING_KEPT))
         finally:
             lock.owner = outer
 
@@ -1398,10 +1261,7 @@ def _attribute(name: str) -> property:
     return property(get, set, doc=f"Field {name}.")
 
 
-def _bind(store: Store, type: Any) -> type[GcObject]:
+def bind(store: Store, type: Any) -> type[GcObject]:
     """What `Store.bind` does."""
     index = _resolve_type(store, type)
     return _face_of(store, index).cls
-
-
-Store.binder = staticmethod(_bind)

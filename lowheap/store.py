@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -44,16 +44,17 @@ class Store(NotCopied):
     to 43 puts it. `initial_heap_size` and `maximum_heap_size` are in bytes. `collect_every=N` collects at every Nth
     safepoint that compiled code comes to (1: at each), which is slow, and proves stack maps; 0 leaves it to `growth`:
 
-    - "collect-first": collect when the over-approximated list has doubled since the last collection; when there is no
-      room, collect if less than half of the capacity was live after the last collection, else grow, doubling the
-      capacity up to the maximum; at the maximum, collect.
+    - "collect-first": collect when the over-approximated list has doubled since the last collection, or is longer yet
+      if that one was in vain (`collectors/drc/collection.py`); when there is no room, collect if less than half of the
+      capacity was live after the last collection, else grow, doubling the capacity up to the maximum; at the maximum,
+      collect.
     - "grow-first", the rule of wasmtime 37 to 43: when there is no room, grow, doubling the capacity up to the maximum,
       and in any case by what is needed; collect only when that would go beyond the maximum.
 
     Before it collects or grows for want of room, an allocation frees what a collection with a budget has left to free
     (`DrcCollection`), `PENDING_PORTION` objects at a time, and looks for room after each. So in all: collect if the
-    list has doubled; look for room; free pending objects until there is room or they are used up; then collect or grow,
-    as `growth` says. Compiled code goes in the same order.
+    list is that long; look for room; free pending objects until there is room or they are used up; then collect or
+    grow, as `growth` says. Compiled code goes in the same order.
 
     Without `growth`, first fit goes by wasmtime's rule and segregated fit by the other. Without `initial_heap_size`, a
     heap starts with `DEFAULT_INITIAL_HEAP_SIZE`, or the maximum where that is less; by wasmtime's rule, as there, with
@@ -144,16 +145,13 @@ class Store(NotCopied):
         self.lowerings: dict[Any, Any] = {}
         self._is_closed = False
 
-    binder: ClassVar[Callable[[Store, Any], Any]]
-    """What `bind` does; `objects.py` sets it."""
-
     def _make_runtime(self) -> None:
-        # By its name, for it stands on this module: what nobody needs before is not loaded before.
+        # By its name, as below: it stands on this module, and what nobody needs before is not loaded before.
         import_module("lowheap.runtime.store_runtime").runtime_of(self)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
-        return Store.binder(self, type)
+        return import_module("lowheap.objects").bind(self, type)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life

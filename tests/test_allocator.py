@@ -10,6 +10,7 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from lowheap.collectors.shared import free_lists
 from lowheap.collectors.shared.allocator import Allocator, Block, SegregatedFit, walk
 from lowheap.collectors.shared.free_lists import size_class
 from lowheap.errors import HeapCorruptionError
@@ -287,6 +288,28 @@ def test_freed_neighbours_merge_on_either_side_and_leave_others_alone() -> None:
     assert rig.allocate(192) == indices[1]
     assert rig.control.coalescings == 1
     assert [block.index for block in rig.blocks()] == [indices[0], indices[1], indices[4], indices[5]]
+
+
+def test_free_lists_in_disorder_are_sorted() -> None:
+    """If they lead all over the heap, and a quarter of it was freed since the last pass; else they stay as they are."""
+    rig = Rig(FIRST_INDEX + 256 * 64)
+    indices = rig.fill(64)
+    scattered = [indices[7 * number % 72] for number in range(72)]
+    for index in scattered[:60]:
+        rig.free(index)
+    free_lists.put_in_order(rig.allocator.heap)
+    assert rig.control.coalescings == 0, "a pass reads the whole heap, for less than a quarter of it"
+    for index in scattered[60:]:
+        rig.free(index)
+    assert rig.free_lists()[4] == scattered[::-1]
+    free_lists.put_in_order(rig.allocator.heap)
+    assert rig.control.coalescings == 1
+    assert [rig.allocate(64) for _ in range(72)] == indices[:72]
+    for index in indices[:72]:
+        rig.free(index)
+    free_lists.put_in_order(rig.allocator.heap)
+    assert rig.control.coalescings == 1, "from one block to the next it is 64 bytes"
+    assert [rig.allocate(64) for _ in range(72)] == indices[71::-1]
 
 
 def test_coalescing_lowers_the_bump_pointer() -> None:

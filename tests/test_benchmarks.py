@@ -39,6 +39,19 @@ from lowheap.wasm import validate
 ALL = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
 
 
+@pytest.mark.parametrize(("swaps", "passes"), [(0, 0), (40_000, 2)])
+def test_what_dies_in_disorder_is_put_in_order(swaps: int, passes: int) -> None:
+    """By one pass over the heap, whenever so many boxes have died; nothing is done about those that are in order."""
+    source = next(each.source for each in programs.suite("tiny") if each.name == "swaps").read_text("utf-8")
+    with lh.Store(lh.Engine()) as store:
+        run = lh.Instance(store, lh.Module(store.engine, source)).exports["run"]
+        for _ in range(2):
+            run(40_000, swaps)
+            store.collect()
+        store.verify()
+        assert (store.stats().live_objects, store.stats().coalescings) == (0, passes)
+
+
 @pytest.mark.long
 def test_a_whole_run_at_tiny_sizes(tmp_path: Path) -> None:
     """One test, for the run takes its time, and tests that share it may be spread over processes."""
@@ -89,6 +102,7 @@ def results_are_those_of_arithmetic(tiny: Report) -> None:
 
     assert results("binary_trees") == [str(3 * (2**5 - 1))]
     assert results("lists") == [str(3 * sum(range(20)))]
+    assert results("long_lived_trees") == [str(2**8 - 1 + 2**7 - 1 + 64 * 31 + 16 * 127)]
     assert results("host_call") == ["10"]
     assert results("scalar_call") == ["42"]
     assert results("deep_drop_list") == results("deep_drop_array") == [str(sum(range(300))), "1"]

@@ -142,6 +142,7 @@ def test_what_is_no_directory_is_refused(value: Any) -> None:
         {"opt_level": 1},
         {"barriers": "outlined"},
         {"inline": "never"},
+        {"interruptible": False},
         {"runtime": "native" if lh.Engine().runtime == "python" else "python"},
     ],
 )

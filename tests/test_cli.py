@@ -754,6 +754,46 @@ def test_an_interrupt(program: Callable[..., str], text: str, runtime: str) -> N
     assert "Traceback" not in err
 
 
+def test_an_interrupt_of_a_program_that_was_to_be_verified_and_counted(program: Callable[..., str]) -> None:
+    text = """(module
+      (type $s (struct)) (global $g (mut (ref null $s)) (ref.null $s))
+      (func (export "f") (global.set $g (struct.new $s)) (loop $again (br $again))))"""
+    with running(program(text), "--stats", "--verify", interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(r"objects allocated +│ +[01] ", err), "it may be that it was not running yet"
+    assert re.search(r"heap verified +│ +yes ", err)
+    assert err.splitlines()[-1] == "lowheap: interrupted"
+    assert "Traceback" not in err
+
+
+def test_an_interrupt_of_a_start_function(program: Callable[..., str]) -> None:
+    text = '(module (func $endless (loop $again (br $again))) (func (export "f")) (start $endless))'
+    with running(program(text), interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "lowheap: interrupted"
+
+
+def test_an_interrupt_of_code_that_is_not_interruptible(program: Callable[..., str]) -> None:
+    path = program('(module (func (export "f") (loop $again (br $again))))')
+    with running(path, "--uninterruptible", "--stats", interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines() == ["lowheap: interrupted"]
+
+
+def test_a_termination(program: Callable[..., str]) -> None:
+    path = program('(module (func (export "f") (loop $again (br $again))))')
+    with running(path, interrupt=signal.SIG_DFL) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_an_interrupt_that_is_to_be_ignored(program: Callable[..., str]) -> None:
     """As a shell without job control has it for what runs in the background."""
     path = program('(module (func (export "f") (loop $again (br $again))))')

@@ -945,6 +945,17 @@ def test_dropping_is_transitive(world: World) -> None:
     heap.verify()
 
 
+def test_elements_that_refer_to_nothing_are_freed_in_their_order(world: World) -> None:
+    """While they are at hand; others wait until their owner is freed, and the last of them comes first."""
+    leaves = [world.heap.alloc_uninit_array(world.bytes, 4) for _ in range(4)]
+    cells = [world.new_cell() for _ in range(3)]
+    host = world.new_externref("data")
+    world.heap.drop_gc_ref(world.new_refs(*leaves[:2], *cells, host, 1, NULL, *leaves[2:]))
+    assert len(world.host_data) == 0
+    assert [world.heap.alloc_uninit_array(world.bytes, 4) for _ in range(5)] == [host, *leaves[::-1]]
+    assert [world.new_cell() for _ in range(3)] == cells
+
+
 def test_dropping_an_externref_lets_go_of_its_host_data(world: World) -> None:
     host = world.new_externref("value")
     host_data_id = world.heap.externref_host_data(host)

@@ -157,7 +157,7 @@ def free_a_block(heap: Heap, reference: Ref) -> u64:
 @native
 def free_an_object(heap: Heap, reference: Ref) -> u64:
     freed = Freed()
-    dead = counting.free_object(heap, reference, NULL, freed)
+    dead = counting.free_object(heap, reference, NULL, freed, False)
     return (freed.objects * 1_000_000 + freed.size) * 3 + u64(dead)
 
 
@@ -184,6 +184,8 @@ def sum_figures(heap: Heap) -> u64:
 STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     tracing.children: walk_children,
     tracing.traced_slots: move_traced_slots,
+    tracing.masked_slots: move_traced_slots,
+    tracing.slots_beyond: move_traced_slots,
     tracing.references_of: walk_references,
     drc_collection.dying: walk_dying,
     frames.host_slots: walk_host_slots,
@@ -505,7 +507,8 @@ def a_return_address(draw: Draw, made: Made) -> list[int]:
 
 
 ARGUMENTS: dict[Native[..., Any], Arguments] = {
-    drc_collection.list_has_doubled: no_arguments,
+    drc_collection.list_is_long: no_arguments,
+    drc_collection.set_limit: drawn(st.integers(0, 40) | ANY_U32, st.integers(0, 9)),
     drc_collection.is_listed: an_object,
     allocation.much_was_free: no_arguments,
     allocation.collect_if_allowed: no_arguments,
@@ -558,6 +561,9 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_lists.coalescing_pays: no_arguments,
     free_lists.find_block: a_length,
     free_lists.coalesce: no_arguments,
+    free_lists.is_far: drawn(st.integers(0, 1 << 10), st.integers(0, 1 << 10)),
+    free_lists.are_scattered: no_arguments,
+    free_lists.put_in_order: no_arguments,
     free_lists.clear_lists: no_arguments,
     references.is_object: drawn(ANY_U32),
     references.names_object: drawn(ANY_U32),
@@ -572,6 +578,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     sum_figures: no_arguments,
     walk_children: no_externref,
     move_traced_slots: no_externref,
+    tracing.is_leaf: an_object,
     walk_references: an_object,
     walk_dying: no_arguments,
     walk_host_slots: no_arguments,

@@ -767,3 +767,93 @@ def test_a_value_that_closes_the_store_while_it_is_converted(storage: Any) -> No
 
     with pytest.raises(StaleReferenceError, match="its store is closed"):
         cell[0] = Closing()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Types bound to a store
+
+
+def test_a_type_is_bound_to_a_store(store: Rig) -> None:
+    cell_type = StructType.of(left=ANYREF, right=ANYREF, value=FieldType(I32, False))
+    Cell = cell_type.bind(store)
+    leaf = Cell(None, None, 3)
+    node = Cell(left=leaf, right=None, value=4)
+    assert isinstance(node, Cell)
+    assert isinstance(node, Struct)
+    assert (node.left, node.right, node.value) == (leaf, None, 4)
+    node.right = node.left
+    assert node["right"] == leaf
+    assert isinstance(node.right, Cell)
+    assert (Cell().left, Cell().value) == (None, 0)
+    with pytest.raises(HeapError, match=f"cannot write field 'value' of type {node.type_index}: it is immutable"):
+        node.value = 5
+    assert repr(node) == (
+        f"<Struct type {node.type_index} at {node.reference:#x}: left={leaf._brief()}, right={leaf._brief()}, value=4>"
+    )
+    assert cell_type.bind(store) is Cell
+    assert StructType(cell_type.fields).bind(store) is Cell
+    assert Cell is not cell_type.bind(Rig())
+    store.verify()
+
+
+def test_bound_arrays(store: Rig) -> None:
+    Numbers = array(I32).bind(store)
+    assert list(Numbers([1, 2])) == [1, 2]
+    assert list(Numbers(2)) == [0, 0]
+    assert isinstance(Array(store, array(I32), 1), Numbers)
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "message"),
+    [
+        ((1,), {}, "needs values of all fields, or of none; missing: b"),
+        ((1, 2, 3), {}, "has 2 fields; 3 values were given"),
+        ((1,), {"a": 2}, "field 'a' of type .* was given twice"),
+    ],
+)
+def test_bound_types_want_each_field_once(
+    store: Rig, values: tuple[int, ...], named: dict[str, int], message: str
+) -> None:
+    Pair = StructType.of(a=I32, b=I32).bind(store)
+    with pytest.raises(TypeError, match=message):
+        Pair(*values, **named)
+    with pytest.raises(FieldNameError, match="no field 'c'"):
+        Pair(a=1, c=2)
+    assert store.live() == 0
+
+
+def test_what_cannot_be_bound(store: Rig) -> None:
+    with pytest.raises(HeapError, match="of which Python has no objects"):
+        store.bind(FuncType((), ()))
+    with pytest.raises(TypeError, match="type is 'cell'"):
+        store.bind("cell")
+
+
+def test_fields_that_have_the_name_of_something_else_are_reached_by_subscript(store: Rig) -> None:
+    record = Struct(store, StructType.of(store=I32, release=I32, plain=I32), [1, 2, 3])
+    assert record.store is store
+    assert callable(record.release)
+    assert (record["store"], record["release"], record.plain) == (1, 2, 3)
+    with pytest.raises(AttributeError, match="has no field 'other', and Struct no such attribute"):
+        _ = record.other
+
+
+def test_names_that_become_known_later(store: Rig) -> None:
+    record = Struct(store, structure(I64), [7])
+    with pytest.raises(AttributeError):
+        _ = record.late
+    store.engine.types.name_fields(record.type_index, {0: "late"})
+    assert record.late == record["late"] == 7
+
+
+def test_i31s_are_ordered_by_value() -> None:
+    assert I31(-1) < I31(0) < I31(1)
+    assert sorted([I31(3), I31(-2), I31(0)]) == [I31(-2), I31(0), I31(3)]
+    with pytest.raises(TypeError):
+        _ = I31(1) < 2
+
+
+def test_handles_have_no_order(store: Rig) -> None:
+    anything: Any = Struct(store, store.node)
+    with pytest.raises(TypeError):
+        _ = anything < anything

@@ -190,20 +190,3 @@ def test_there_is_something_to_run() -> None:
     assert any(command == "make run" for command, _ in runnable(ROOT / "README.md"))
     assert len(runnable(ROOT / "docs" / "embedding.md")) >= 10
     assert ("lowheap asm examples/binary_trees.wat --function check", None) in in_text(ROOT / "README.md")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_names_exists(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:lowheap|tests|examples|docs|\.ci)/[\w./-]*)`", text):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r"`(test_\w+\.py)`", text):
-        assert (ROOT / "tests" / path).exists(), path
-    anchors = {
-        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        assert anchor in anchors, anchor

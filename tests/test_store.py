@@ -369,6 +369,49 @@ def test_exposing_many_old_objects_is_noticed_too() -> None:
     assert (store.heap.stats().collections, store.heap.stats().listed) == (1, 0)
 
 
+def expose_kept(store: Rig, handles: list[int], count: int) -> None:
+    for handle in handles[:count]:
+        store.heap.expose_gc_ref_to_wasm(store.heap.clone_gc_ref(store.roots.handle(handle)))
+
+
+def test_after_a_collection_in_vain_the_list_may_become_longer() -> None:
+    """But not longer than there are live objects; and one that frees something ends that."""
+    store = Rig(1 << 20, collector=Drc(list_floor=64))
+    handles = [store.roots.create_handle(store.alloc_struct(store.cell)) for _ in range(300)]
+    for allowed, collections in ((64, 0), (128, 1), (256, 2), (302, 3)):
+        expose_kept(store, handles, allowed - 2)
+        for _ in range(2):
+            store.garbage()
+        assert store.heap.stats().collections == collections, allowed
+        store.roots.create_handle(store.alloc_struct(store.cell))  # it lives, and is not listed
+        assert (store.heap.stats().collections, store.heap.stats().listed) == (collections + 1, 0), allowed
+    assert store.heap.control.list_limit == 303, "live are the 300, and what the first three times made"
+    store.heap.verify(store.stack)
+    for _ in range(303):
+        store.garbage()
+    assert store.heap.stats().collections == 4
+    store.garbage()
+    assert (store.heap.stats().collections, store.heap.stats().listed) == (5, 1)
+    for _ in range(63):
+        store.garbage()
+    assert store.heap.stats().collections == 5
+    store.garbage()
+    assert (store.heap.stats().collections, store.heap.stats().listed) == (6, 1)
+
+
+def test_dead_externrefs_are_no_collection_in_vain() -> None:
+    """Their blocks are freed behind it, when the host has let go of what they name."""
+    store = Rig(1 << 20, collector=Drc(list_floor=64))
+    handles = [store.roots.create_handle(store.alloc_struct(store.cell)) for _ in range(300)]
+    expose_kept(store, handles, 20)
+    for number in range(44):
+        store.heap.expose_gc_ref_to_wasm(store.alloc_externref(number))
+    assert (store.heap.stats().collections, store.heap.stats().listed) == (0, 64)
+    store.alloc_struct(store.cell)
+    assert (store.heap.stats().collections, store.heap.control.list_limit) == (1, 0)
+    assert len(store.host_data) == 0
+
+
 def test_no_gc_scopes_grow_instead(store: Rig) -> None:
     with store.heap.no_gc_scope():
         for _ in range(3 * (1 << 16) // 48):

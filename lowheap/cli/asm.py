@@ -13,6 +13,7 @@ from rich.text import Text
 from lowheap.cli.options import (
     check_collector,
     collector_options,
+    interruptible_option,
     naming,
     opt_level_option,
     read_program,
@@ -34,10 +35,11 @@ _STYLES = {
     "safepoint": "cyan",
     "trap": "red",
     "stack check": "magenta",
+    "poll": "magenta",
 }
 
 # The ways into compiled code and out of it, which every module has: no part of the program's code.
-_TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|allocate_array)\b")
+_TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|interrupt|allocate_struct|allocate_array)\b")
 
 
 @click.command("asm")
@@ -46,6 +48,7 @@ _TRANSITION = re.compile(r"lowheap\.(enter|host|trap|drop|allocate_struct|alloca
 @collector_options
 @runtime_option("Compile for this runtime: with native, allocation is inline.")
 @opt_level_option()
+@interruptible_option()
 @click.option("--llvm", "as_ir", is_flag=True, help="Print LLVM's IR, optimised, in place of machine code.")
 @click.option("--sizes", "as_sizes", is_flag=True, help="Print bytes and instructions by region in place of code.")
 @click.pass_context
@@ -58,19 +61,21 @@ def asm_command(
     barriers: str | None,
     runtime: str,
     opt_level: int,
+    interruptible: bool,
     as_ir: bool,
     as_sizes: bool,
 ) -> None:
     """Print the machine code of a function of MODULE, and in front of each instruction what it is there for.
 
     MODULE is a file with WebAssembly text or binary, or - for standard input. An instruction belongs to a barrier
-    (read, write, init, inc_ref, dec_ref), to allocation, a safepoint, a trap or the stack check, or, with nothing in
-    front, to the program's own work. write/dec_ref is the decrement within a write barrier. (moved) is what LLVM merged
-    from several places. Without --function, --sizes is of the whole module.
+    (read, write, init, inc_ref, dec_ref), to allocation, a safepoint, a trap, the stack check or a poll, or, with
+    nothing in front, to the program's own work. write/dec_ref is the decrement within a write barrier. (moved) is what
+    LLVM merged from several places. Without --function, --sizes is of the whole module.
     """
     if as_ir and as_sizes:
         raise click.UsageError("--llvm and --sizes are two different outputs; give one of them", ctx)
-    engine = Engine(**check_collector(ctx, collector, barriers), runtime=runtime, opt_level=opt_level)
+    chosen = check_collector(ctx, collector, barriers)
+    engine = Engine(**chosen, runtime=runtime, opt_level=opt_level, interruptible=interruptible)
     with naming(module):
         compiled = Module(engine, read_program(module))
     code, symbols = _compile_marked(compiled)
@@ -103,6 +108,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         Barriers(module.engine.collector),
         inline_allocation=engine.runtime == "native",
         inline=engine.inline,
+        interruptible=engine.interruptible,
         marked=True,
     )
     emitted, _ = compiler.compile()

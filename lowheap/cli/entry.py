@@ -7,20 +7,19 @@ import errno
 import importlib
 import itertools
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 import click
 
+from lowheap.cli.interrupts import exit_on_interrupt
 from lowheap.cli.output import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_STATUSES,
     EXIT_TRAP,
     EXIT_USAGE,
+    INTERRUPTED,
     abandon_output,
     say,
 )
@@ -96,7 +95,7 @@ def command(ctx: click.Context) -> None:
 def main() -> int:
     """Run the command with the process's arguments, and return its exit status: the `lowheap` console script."""
     logging.raiseExceptions = False  # a log that nobody reads any more is no reason to fail
-    _exit_on_interrupt()
+    exit_on_interrupt()
     return execute(sys.argv[1:])
 
 
@@ -129,7 +128,8 @@ def _report(error: Exception) -> int:
         case Trap():
             status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ") + _callers(error.frames)
         case click.Abort():
-            status, label, text = EXIT_INTERRUPTED, "interrupted", "Ctrl-C"
+            say(INTERRUPTED)
+            return EXIT_INTERRUPTED
         case MemoryError():
             text = f"out of memory: {text}" if text else "out of memory"
         case LowheapError():
@@ -154,18 +154,3 @@ def _callers(frames: Sequence[Frame]) -> str:
 
 
 _MOST_CALLERS = 16
-
-
-def _exit_on_interrupt() -> None:
-    """Have a thread of its own wait for SIGINT, and end the process: Python's handler waits for compiled code."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # whoever started this process wants SIGINT ignored
-
-    def wait() -> None:
-        signal.sigwait({signal.SIGINT})
-        with contextlib.suppress(OSError):
-            os.write(2, b"lowheap: interrupted\n")
-        os._exit(EXIT_INTERRUPTED)
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=wait, name="lowheap.interrupt", daemon=True).start()

@@ -74,6 +74,18 @@ def runtime_option(help: str) -> Callable[[_Command], _Command]:
     return click.option("--runtime", type=click.Choice(RUNTIMES), default=RUNTIMES[0], show_default=True, help=help)
 
 
+def interruptible_option() -> Callable[[_Command], _Command]:
+    """Return the option of code that looks for signals; `interruptible` is what it gives."""
+    return click.option(
+        "--uninterruptible",
+        "interruptible",
+        flag_value=False,
+        type=bool,
+        default=True,
+        help="Have compiled code not look whether it was interrupted; Ctrl-C ends the process then.",
+    )
+
+
 def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:
     """Return the option of how hard to optimise."""
     return click.option(

@@ -19,6 +19,9 @@ EXIT_USAGE = 2
 EXIT_TRAP = 3
 EXIT_INTERRUPTED = 130
 
+INTERRUPTED = "lowheap: interrupted"
+"""The message that goes with that."""
+
 EXIT_STATUSES = """\b
 Exit status: 0; 1 for an error; 2 for a wrong command line;
 3 when the program traps; 130 when interrupted."""

@@ -18,9 +18,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from lowheap.cli.interrupts import stopping_the_program
 from lowheap.cli.options import (
     check_collector,
     collector_options,
+    interruptible_option,
     naming,
     opt_level_option,
     read_program,
@@ -140,6 +142,7 @@ everything is an argument.
     help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
 )
 @opt_level_option()
+@interruptible_option()
 @click.option(
     "--initial-heap",
     callback=_size,
@@ -195,6 +198,7 @@ def run_command(
         **check_collector(ctx, options["collector"], options["barriers"]),
         runtime=runtime,
         opt_level=options["opt_level"],
+        interruptible=options["interruptible"],
         cache=not options["no_cache"],
     )
     source = read_program(program)
@@ -303,24 +307,28 @@ class _Times:
 def _call(
     store: Store, module: Module, export: str, type: FuncType, values: list[Any], *, stats: bool, verify: bool
 ) -> None:
-    """Instantiate and call; print results, then figures. What trapped is raised again behind that."""
+    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that."""
     times = _Times(compiling=module.compile_seconds)
     trapped: Trap | None = None
+    interrupted = False
     try:
-        started = time.perf_counter()
-        instance = Instance(store, module)
-        times.instantiating = time.perf_counter() - started
-        function: Func = instance.exports[export]
-        started = time.perf_counter()
-        try:
-            returned = function(*values)
-        finally:
-            times.running = time.perf_counter() - started
+        with stopping_the_program() if module.engine.interruptible else contextlib.nullcontext():
+            started = time.perf_counter()
+            instance = Instance(store, module)
+            times.instantiating = time.perf_counter() - started
+            function: Func = instance.exports[export]
+            started = time.perf_counter()
+            try:
+                returned = function(*values)
+            finally:
+                times.running = time.perf_counter() - started
         results = returned if len(type.results) > 1 else (returned,) if type.results else ()
         _print_results([format_value(each, value) for each, value in zip(type.results, results, strict=True)])
         del returned, results  # handles, which hold objects
     except Trap as error:
         trapped = error
+    except KeyboardInterrupt:
+        interrupted = True
     if verify:
         store.verify()
     if stats:
@@ -331,6 +339,8 @@ def _call(
         _print_statistics(store, module, times, before, verified=verify)
     if trapped is not None:
         raise trapped
+    if interrupted:
+        raise click.Abort
 
 
 def _print_results(lines: list[str]) -> None:

@@ -7,8 +7,8 @@ import functools
 import re
 from typing import Any
 
-from lowheap.objects import I31
 from lowheap.types import AbstractHeapType, NumType, RefType, ValType
+from lowheap.values import I31
 
 _INTEGER_FORM = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+)")
 _FLOAT_FORM = re.compile(

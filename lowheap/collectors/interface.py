@@ -123,7 +123,8 @@ class Shape:
 
     Of what is read: `outlives_safepoint` is False if compiled code has let go of it before the next safepoint, on every
     path, and hands it to no function; a collection never sees it. `outlives_write` is False if that is so before the
-    next store over a reference, by this code or by a function that it calls. Being the owner, or the new value, of one
+    next store over a reference, by this code or by a function that it calls; where interruptible code polls, a signal's
+    handler may store, too. Being the owner, or the new value, of one
     store is no use behind it; being an array that a range is copied to or from is one. Both are True for all events but
     `read`, and for reads by the host and by C.
     """

@@ -23,6 +23,9 @@ _LOWHEAP = Path(__file__).parent.parent
 
 BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null)}
 
+UNNAMED: tuple[type[Collector], ...] = (Drc, Outlined, Null)
+"""Those whose heaps are told apart by whether they count, where nothing has the collector's name, as in a dump."""
+
 
 def is_built_in(collector: Collector) -> bool:
     """Whether a collector is one of lowheap's own, not of a class derived from one."""

@@ -131,6 +131,21 @@ def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
     return Emitter(function)
 
 
+class VolatileLoad(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
+    """A load that LLVM neither moves nor replaces by a value that it knows: volatile, which llvmlite does not know."""
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction."""
+        plain: list[str] = []
+        super().descr(plain)
+        buf.append(self.volatile("".join(plain)))
+
+    @staticmethod
+    def volatile(load: str) -> str:
+        """Return the text of a load as that of one which is volatile."""
+        return load.replace("load ", "load volatile ", 1)
+
+
 class Variable:
     """A local variable of the function that is being emitted: `v.value` reads it, `v.value = x` writes it."""
 
@@ -248,6 +263,15 @@ class Emitter:
         """Load an integer field of the structure at `base`. `invariant`: nothing changes it while code runs."""
         address = self._field_address(base, field)
         return self.load_typed(address, ir.IntType(8 * field.size), invariant=invariant)
+
+    def load_volatile(self, base: ir.Value, field: Field, type: ir.Type) -> ir.Value:
+        """Load a field that another thread may change at any time; it is loaded whenever code comes here."""
+        address = self._field_address(base, field)
+        loaded = VolatileLoad(self.builder.block, address, typ=type)
+        loaded.align = alignment_of(type)
+        self.builder._insert(loaded)
+        self._annotate(loaded, address)
+        return loaded
 
     def load_pointer(self, base: ir.Value, field: Field, *, invariant: bool = False) -> ir.Value:
         """Load a field that holds an address."""

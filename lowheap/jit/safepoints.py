@@ -37,6 +37,7 @@ from llvmlite import ir
 from lowheap.errors import CompilerError
 from lowheap.jit import large_frames, root_frames
 from lowheap.jit.copies import spread_additions
+from lowheap.jit.emit import VolatileLoad
 from lowheap.jit.masks import SLOT_SIZE, live_count
 from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, Statepoint, StatepointModule
 
@@ -376,21 +377,6 @@ class Liveness:
             live |= self.uses(instruction)
 
 
-class Reload(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
-    """A load that LLVM does not replace by the value that was stored: volatile, which llvmlite does not know."""
-
-    def descr(self, buf: list[str]) -> None:
-        """Append the printed instruction."""
-        plain: list[str] = []
-        super().descr(plain)
-        buf.append(self.volatile("".join(plain)))
-
-    @staticmethod
-    def volatile(load: str) -> str:
-        """Return the text of a load as that of one which is volatile."""
-        return load.replace("load ", "load volatile ", 1)
-
-
 class _RootFrame:
     """Gives a function a root frame: each reference is in a slot, from its definition to its last use.
 
@@ -507,7 +493,7 @@ class _RootFrame:
             builder.store(reference, self._place(builder, frame, reference), align=SLOT_SIZE)
 
     def _load(self, builder: ir.IRBuilder, frame: ir.Value, reference: ir.Value) -> ir.Value:
-        loaded = Reload(builder.block, self._place(builder, frame, reference), typ=reference.type)
+        loaded = VolatileLoad(builder.block, self._place(builder, frame, reference), typ=reference.type)
         loaded.align = SLOT_SIZE
         builder._insert(loaded)
         return loaded

@@ -21,6 +21,7 @@ IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
 ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
+POLL_CDECL = "uint32_t(void *vmctx)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
 LEND_CDECL = "void(void *vmctx, uint32_t reference)"
 SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"

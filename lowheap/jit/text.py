@@ -14,7 +14,8 @@ from collections.abc import Callable
 from llvmlite import ir
 from llvmlite.ir import instructions
 
-from lowheap.jit.safepoints import Reload, SafepointCall
+from lowheap.jit.emit import VolatileLoad
+from lowheap.jit.safepoints import SafepointCall
 
 
 def print_module(module: ir.Module) -> str:
@@ -128,7 +129,7 @@ def _load(printer: _Printer, instruction: ir.LoadInstr) -> str:
     return f"load {printer.type(instruction.type)}, ptr {printer.reference(address)}{_aligned(instruction)}"
 
 
-def _reload(printer: _Printer, instruction: Reload) -> str:
+def _volatile_load(printer: _Printer, instruction: VolatileLoad) -> str:
     return instruction.volatile(_load(printer, instruction))
 
 
@@ -194,7 +195,7 @@ _FORMATS: dict[type, Callable[..., str]] = {
     ir.FCMPInstr: _compare,
     ir.CastInstr: _cast,
     ir.LoadInstr: _load,
-    Reload: _reload,
+    VolatileLoad: _volatile_load,
     ir.StoreInstr: _store,
     ir.AllocaInstr: _alloca,
     ir.GEPInstr: _element,

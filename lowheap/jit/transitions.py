@@ -14,6 +14,10 @@ pointer in the activation, so that a frame walk can start there, and calls a C f
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
 frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
+**Polls**: interruptible code compares its frame with a limit that another thread may raise (`poll_limit`), and calls
+the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
+nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
+
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
@@ -29,6 +33,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
+from lowheap.errors import TrapCode
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -75,6 +80,12 @@ return; `offset` is for the trap."""
 ALLOCATE_ARRAY_FUNCTION = "lowheap.allocate_array"
 """i32(vmctx, offset, type index, length): a new array, likewise."""
 
+POLL_FUNCTION = "lowheap.interrupt"
+"""void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
+called, and where that fails, this does not return."""
+
+POLL_CONVENTION = "preserve_mostcc"
+"""How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
     **{letter: llvm_type(type) for type, letter in LETTERS.items()},
     COUNTED: REFERENCE,
@@ -91,7 +102,7 @@ def function_type(signature: Signature) -> ir.FunctionType:
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
-    """Give a module those of the functions to trap, to drop and to allocate that are declared, for its code calls them.
+    """Give a module those of the functions to trap, drop, poll and allocate that are declared, for its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
@@ -99,7 +110,8 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
     for name, call in _ALLOCATIONS.items():
         if name in module.globals:
             _emit_allocation(call, module.globals[name], hand_over)
-    for name, emit in ((DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):  # which those may come to call
+    # Those that come later may be called by those before.
+    for name, emit in ((POLL_FUNCTION, _emit_poll), (DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):
         if name in module.globals:
             emit(module.globals[name])
 
@@ -131,8 +143,35 @@ def _emit_drop(function: ir.Function) -> None:
 
 
 def _add_to_no_gc_count(emitter: Emitter, difference: int) -> None:
-    count = emitter.load(emitter.control, VMHeapControl.no_gc_count)
-    emitter.store(emitter.builder.add(count, count.type(difference)), emitter.control, VMHeapControl.no_gc_count)
+    _add(emitter, emitter.control, VMHeapControl.no_gc_count, difference)
+
+
+def _add(emitter: Emitter, base: ir.Value, field: Field, difference: int) -> None:
+    count = emitter.load(base, field)
+    emitter.store(emitter.builder.add(count, count.type(difference)), base, field)
+
+
+def _emit_poll(function: ir.Function) -> None:
+    """The request is met before the host is called: one that comes meanwhile is for the next time."""
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    vmctx, emitter.offset, frame = function.args
+    store = emitter.store_context
+    limit = emitter.load(store, VMStoreContext.stack_limit)
+    is_beyond = emitter.builder.icmp_unsigned("<", emitter.builder.ptrtoint(frame, I64), limit)
+    emitter.trap_if(is_beyond, TrapCode.STACK_OVERFLOW)
+    emitter.store(limit, store, VMStoreContext.poll_limit)
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)  # where code left before tells nothing now
+    pointer = emitter.load_pointer(store, VMStoreContext.poll, invariant=True)
+    _add_to_no_gc_count(emitter, 1)
+    _add(emitter, store, VMStoreContext.interrupted, 1)
+    status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
+    _add(emitter, store, VMStoreContext.interrupted, -1)
+    _add_to_no_gc_count(emitter, -1)
+    with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        _leave(emitter)
+    emitter.builder.ret_void()
 
 
 def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -238,6 +277,7 @@ def _set_stack_limit(emitter: Emitter, frame: ir.Value) -> None:
     lowest = builder.call(subtract, [builder.ptrtoint(frame, I64), emitter.load(store, VMStoreContext.stack_size)])
     limit = builder.call(maximum, [lowest, emitter.load(store, VMStoreContext.stack_floor)])
     emitter.store(limit, store, VMStoreContext.stack_limit)
+    emitter.store(limit, store, VMStoreContext.poll_limit)
 
 
 def define_host_stub(module: ir.Module, signature: Signature) -> None:

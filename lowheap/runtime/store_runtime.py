@@ -63,6 +63,7 @@ from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func, lift, lift_reference, lowering
 from lowheap.operations import exclusive
+from lowheap.runtime import polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
@@ -145,6 +146,7 @@ class _CompiledFunc(Func):
             *pair,
             store.lock,
             runtime,
+            runtime.watched,
             runtime.binding,
             store.host_data,
             store.host_data.set_aside,
@@ -165,6 +167,7 @@ class _CompiledFunc(Func):
             second_type,
             lock,
             runtime,
+            watched,
             binding,
             host_data,
             set_aside,
@@ -189,7 +192,7 @@ class _CompiledFunc(Func):
             lock.owner = me
             if forgotten or set_aside or host_data.binding is not binding:
                 return self._call(args)
-            if runtime.floor is not _thread_stack.floor:
+            if watched.floor is not _thread_stack.floor:
                 runtime.note_thread()
             # This call's own, should a finalizer or a signal's handler call this function before they are read.
             own, self._slots = self._slots, None
@@ -258,8 +261,9 @@ class StoreRuntime(NotCopied):
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
-        self.floor = 0
-        """The `stack_floor` that the store context has, read more often than it changes."""
+        self.watched = polling.Watched(self.context)
+        if store.engine.interruptible:
+            polling.watch(self.watched)
         self._heap_base = store.heap.control.heap_base
         self._host_data, self._set_aside = store.host_data, store.host_data.set_aside
         self._trap_cause: Exception | None = None
@@ -270,6 +274,7 @@ class StoreRuntime(NotCopied):
             "call_host": self._callback(signatures.CALL_HOST_CDECL, self._host_caller(), 1),
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
+            "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
         }
         self._call_python()
         self._vmctx = VMContext(
@@ -288,6 +293,8 @@ class StoreRuntime(NotCopied):
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
+        context = self.context
+        store.heap.is_interrupted = lambda: bool(context.interrupted)
 
     def _call_python(self) -> None:
         """Have compiled code call Python for all that it asks of the store."""
@@ -539,7 +546,7 @@ class StoreRuntime(NotCopied):
         is_reference, handle_place = is_single and bool(places), target.signature.slot_count
         host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
         entry, vmctx, code, spare = target.entry, target.vmctx, target.code, target.spare
-        heap = store.heap
+        heap, watched = store.heap, self.watched
 
         def call(args: Sequence[Any]) -> Any:
             me, outer = get_ident(), lock.owner
@@ -565,7 +572,7 @@ class StoreRuntime(NotCopied):
                     cells = [mind(new_cell(cell_type), forget) for _ in places]
                     for (_, place), each in zip(places, cells, strict=True):
                         addresses[place] = each
-                if self.floor is not _thread_stack.floor:
+                if watched.floor is not _thread_stack.floor:
                     self.note_thread()
                 if host_data.binding is not binding:  # a finalizer has closed the store; from here on, that is refused
                     self._check_callable()
@@ -610,8 +617,10 @@ class StoreRuntime(NotCopied):
             self.settle(status)
 
     def note_thread(self) -> None:
-        """Have compiled code mind the end of this thread's stack."""
-        self.floor = self.context.stack_floor = _thread_stack.floor
+        """Have compiled code mind the end of this thread's stack, and be watched if it is interruptible."""
+        if self._store.engine.interruptible:
+            polling.wake()  # before the floor says that it was done: a signal's handler may raise
+        self.watched.floor = self.context.stack_floor = _thread_stack.floor
 
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
@@ -785,14 +794,26 @@ class StoreRuntime(NotCopied):
         values = [self._lift(result, raw) for result, raw in zip(function.type.results, raws, strict=True)]
         return values[0] if len(values) == 1 else tuple(values) if values else None
 
+    def _poll(self, _vmctx: Any) -> int:
+        """Compiled code has looked up. Python runs the handlers of signals that have come when it begins this function.
+
+        They may have done to the store what they liked, but for what needs to know the frames.
+        """
+        self._check_after("a signal handler")
+        return 0
+
+    def _check_after(self, what: str) -> None:
+        """Compiled code is to go on, behind what Python did in between."""
+        if self._store.heap.control.phase != CollectionPhase.IDLE:
+            raise HeapError(f"{what} returned in the middle of a collection; finish it or close it first")
+        self._check_memory()
+
     def _call_and_lower(self, function: _HostFunction, args: Sequence[Any], kept: list[Any]) -> list[Any]:
         returned = function.callable(*args)
         kept.append(returned)
         type, name, control = function.type, function.name, self._store.heap.control
-        if control.phase:  # other than IDLE
-            raise HeapError(f"host function {name} returned in the middle of a collection; finish it or close it first")
-        if self._host_data.binding is not self.binding or control.heap_base != self._heap_base:
-            self._check_memory()
+        if control.phase or self._host_data.binding is not self.binding or control.heap_base != self._heap_base:
+            self._check_after(f"host function {name}")
         if len(function.result_lowerings) == 1:
             results: Sequence[Any] = (returned,)
         elif not type.results:
@@ -828,6 +849,10 @@ class StoreRuntime(NotCopied):
         while address:
             activation = VMActivation.from_address(address)
             if activation.exit_frame_pointer == 0:
+                if self.context.interrupted:
+                    raise HeapError(
+                        "what compiled code holds cannot be known in a signal handler that has interrupted it"
+                    )
                 raise LowheapError("compiled code is entered but has not left; nothing can be known of its frames")
             exit_frame, entry_frame = activation.exit_frame_pointer, activation.entry_frame_pointer
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):

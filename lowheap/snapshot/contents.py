@@ -315,6 +315,7 @@ class ImageControl:
     epoch: int
     host_data_count: int
     free_host_data: int
+    list_limit: int
     objects_allocated: int
     objects_freed: int
     bytes_allocated: int

@@ -70,6 +70,7 @@ _ADDED_TO_CONTROL = (
     "root_slot_count",
     "host_data_count",
     "free_host_data",
+    "list_limit",
     "bytes_freed_at_last_coalescing",
 )
 

@@ -94,6 +94,9 @@ _MANY_VALUES = 256
 however deep, would have the frame of both.
 """
 
+_MOST_CALLS = 10_000
+"""So many calls of functions that do not poll may come between two polls: a moment's work."""
+
 
 class ModuleCompiler(ModuleContext):
     """Compiles one decoded module. `type_indices` are the engine's indices of the module's types."""
@@ -107,12 +110,13 @@ class ModuleCompiler(ModuleContext):
         *,
         inline_allocation: bool,
         inline: str = "auto",
+        interruptible: bool = True,
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` is an
-        engine's. `marked`: keep marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
+        `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
@@ -123,7 +127,10 @@ class ModuleCompiler(ModuleContext):
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
-        self.collecting_functions = self._find_collecting_functions()
+        self.interruptible = interruptible
+        calls, leaving, allocating = self._scan_calls()
+        self.collecting_functions = _callers_of(calls, leaving | allocating)
+        self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
         """Compile everything, and return the module with the names of its globals that linking must find.
@@ -132,10 +139,18 @@ class ModuleCompiler(ModuleContext):
         """
         symbols = []
         report = _Progress(len(self.functions), progress)
-        for function, body, type in zip(
-            self.functions, self.decoded.bodies, self.function_types[len(self.imported_functions) :], strict=True
+        for index, (function, body) in enumerate(
+            zip(self.functions, self.decoded.bodies, strict=True), len(self.imported_functions)
         ):
-            FunctionCompiler(self, function, type, body.locals, body.instructions, body.offset).compile()
+            FunctionCompiler(
+                self,
+                function,
+                self.function_types[index],
+                body.locals,
+                body.instructions,
+                body.offset,
+                polls=index in self.polling_functions,
+            ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
         if self.decoded.globals or self.decoded.start is not None:
@@ -212,25 +227,29 @@ class ModuleCompiler(ModuleContext):
         if types:
             check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
 
-    def _find_collecting_functions(self) -> set[int]:
-        """The module's own functions that may come to a collection: that allocate, leave the module, or call such."""
+    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
+        """What the module's own functions do: which of one another they call; which leave the module; which allocate.
+
+        A call is there as often as it is in the code.
+        """
         imported = len(self.imported_functions)
-        callers: dict[int, list[int]] = {}
-        pending: list[int] = []
+        calls: dict[int, list[int]] = {}
+        leaving: set[int] = set()
+        allocating: set[int] = set()
         for index, body in enumerate(self.decoded.bodies, imported):
+            calls[index] = called = []
             for instruction in body.instructions:
                 if instruction.name == "call":
-                    callers.setdefault(index_operand(instruction), []).append(index)
-                elif instruction.name in _COLLECTING_INSTRUCTIONS:
-                    pending.append(index)
-        pending += [caller for callee in range(imported) for caller in callers.get(callee, ())]
-        found: set[int] = set()
-        while pending:
-            index = pending.pop()
-            if index not in found:
-                found.add(index)
-                pending += callers.get(index, ())
-        return found
+                    callee = index_operand(instruction)
+                    if callee < imported:
+                        leaving.add(index)
+                    else:
+                        called.append(callee)
+                elif instruction.name == "call_ref":
+                    leaving.add(index)
+                elif instruction.name in _ALLOCATING_INSTRUCTIONS:
+                    allocating.add(index)
+        return calls, leaving, allocating
 
     def _compile_initialiser(self) -> None:
         instructions: list[Instruction] = []
@@ -242,6 +261,51 @@ class ModuleCompiler(ModuleContext):
         instructions.append(Instruction("end", (), 0))
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
+
+
+def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:
+    """Return some functions, those that call one of them, and so on. `calls` are every function's."""
+    callers: dict[int, list[int]] = {}
+    for index, called in calls.items():
+        for callee in called:
+            callers.setdefault(callee, []).append(index)
+    reached: set[int] = set()
+    pending = list(found)
+    while pending:
+        index = pending.pop()
+        if index not in reached:
+            reached.add(index)
+            pending += callers.get(index, ())
+    return reached
+
+
+def _breaking_calls(calls: dict[int, list[int]], leaving: set[int]) -> set[int]:
+    """Choose functions so that, if these poll, no more than `_MOST_CALLS` calls are made of others between two polls.
+
+    One is chosen in each cycle of calls; all that leave the module, for nobody knows what they come to; and those that
+    would make too many calls without a cycle: each of 64 functions that calls the next one twice, say.
+    """
+    chosen = set(leaving)
+    counts: dict[int, int] = {}  # how many calls a function comes to before a poll, once all that it calls are known
+    for start in calls:
+        path = [(start, iter(calls[start]))] if start not in counts else []
+        on_path = {start}
+        while path:
+            index, rest = path[-1]
+            for callee in rest:
+                if callee in on_path:
+                    chosen.add(callee)
+                elif callee not in counts:
+                    path.append((callee, iter(calls[callee])))
+                    on_path.add(callee)
+                    break
+            else:
+                path.pop()
+                on_path.discard(index)
+                counts[index] = sum(1 + (0 if each in chosen else counts[each]) for each in calls[index])
+                if counts[index] > _MOST_CALLS:
+                    chosen.add(index)
+    return chosen
 
 
 class _Progress:
@@ -277,7 +341,8 @@ class _Label:
     """A control construct that is open: what a branch to it carries and where it goes.
 
     `assigned` are the locals that are set inside. For a loop, `target` is its header and the phis are the header's; for
-    anything else, `target` is the block behind its end, whose phis are made there from the edges.
+    anything else, `target` is the block behind its end, whose phis are made there from the edges. A loop that
+    `is_polled` has had a poll that is on every way to the branches to it that are still to come.
     """
 
     kind: str
@@ -290,6 +355,8 @@ class _Label:
     local_phis: list[ir.PhiInstr] = field(default_factory=list)
     edges: list[_Edge] = field(default_factory=list)
     otherwise: ir.Block | None = None
+    is_polled: bool = False
+    goes_round: bool = False
     entry_values: list[ir.Value] = field(default_factory=list)
     entry_locals: list[ir.Value] = field(default_factory=list)
 
@@ -301,8 +368,8 @@ class _Label:
 
 _OPENING = ("block", "loop", "if")
 
-_COLLECTING_INSTRUCTIONS = frozenset(
-    ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed", "call_ref")
+_ALLOCATING_INSTRUCTIONS = frozenset(
+    ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed")
 )
 
 _TYPED_INSTRUCTIONS = frozenset(
@@ -337,9 +404,10 @@ class FunctionCompiler(Emitter):
         instructions: Sequence[Instruction],
         offset: int = 0,
         *,
+        polls: bool = False,
         runs_once: bool = False,
     ) -> None:
-        """Start the function: its prologue, and its locals. `offset` is where its body begins in the module."""
+        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins."""
         super().__init__(function)
         self.offset = offset
         self.context = module
@@ -349,7 +417,7 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._check_stack()
+        self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
@@ -359,7 +427,7 @@ class FunctionCompiler(Emitter):
         self.stack: list[tuple[ir.Value, ValType]] = []
         self.labels: list[_Label] = []
         self.is_reachable = True
-        self.name = ""
+        self.name = self._previous = ""
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
@@ -378,7 +446,7 @@ class FunctionCompiler(Emitter):
                 if skipped or name not in ("end", "else"):
                     continue
             self.offset = instruction.offset
-            self.name = name
+            self._previous, self.name = self.name, name
             if name in _OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
@@ -410,9 +478,9 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self) -> None:
+    def _check_stack(self, event: str) -> None:
         """Trap when the frame is beyond the stack limit; what a large one has below, `jit/large_frames.py` counts."""
-        function = self.context.events.function("stack_check", VOID, [], ())
+        function = self.context.events.function(event, VOID, [], ())
         self.context.stack_checks[self.function.name] = self.offset
         with self.event("stack check"):
             self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
@@ -590,7 +658,11 @@ class FunctionCompiler(Emitter):
         self.builder.branch(label.target)
 
     def _leave_for(self, label: _Label, values: list[ir.Value]) -> None:
-        """Note what an edge from the current block to a label brings there."""
+        """Note what an edge from the current block to a label brings there. Where a loop goes round, poll first."""
+        if label.kind == "loop":
+            label.goes_round = True
+            if not label.is_polled:
+                self._poll()
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
@@ -598,6 +670,13 @@ class FunctionCompiler(Emitter):
                 phi.add_incoming(value, source)
         else:
             label.edges.append(_Edge(source, values, locals))
+
+    def _poll(self) -> None:
+        """Have a loop poll, if code is to be interruptible."""
+        if self.context.interruptible:
+            function = self.context.events.function("poll", VOID, [], ())
+            with self.event("poll"):
+                self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     def _branch_if(self, condition: ir.Value, depth: int, values: list[ir.Value]) -> None:
         """Branch to a label if an i1 holds, else go on."""
@@ -607,6 +686,13 @@ class FunctionCompiler(Emitter):
         self._branch(depth, values)
         self.builder.position_at_end(proceed)
         self.is_reachable = True
+        label = self.labels[-1]
+        is_on_null = "null" in self.name or self._previous == "ref.is_null"
+        if is_on_null and label.kind == "loop" and depth and not (label.is_polled or label.goes_round):
+            # Behind the test, rather than before the loop goes round: that there is no next cell, say, was found out
+            # when it was read, and LLVM leads from there past the test.
+            self._poll()
+            label.is_polled = True
 
     def _branch_values(self, depth: int, *, beneath: int = 0) -> list[ir.Value]:
         """Return the values that a branch to a label carries, left on the stack: those under the top `beneath`."""
@@ -654,7 +740,7 @@ class FunctionCompiler(Emitter):
         targets: dict[int, ir.Block] = {}
         for depth, count in Counter((*depths, default)).items():
             label = self.labels[-1 - depth]
-            if count == 1 and label.target is not None:
+            if count == 1 and label.target is not None and label.kind != "loop":
                 # Straight there: of a block in between for each, LLVM needs time that is quadratic in their number.
                 targets[depth] = label.target
                 self._leave_for(label, self._branch_values(depth))

@@ -41,6 +41,7 @@ from lowheap.jit.emit import (
     I64,
     PTR,
     REFERENCE,
+    VOID,
     Emitter,
     NativeFunction,
     llvm_type,
@@ -148,11 +149,35 @@ class EventEmitter(Emitter):
     def stack_check(self) -> None:
         """Trap when the frame of the function that this is inlined into lies beyond the stack limit."""
         with self.event("stack check"):
-            frame = self.builder.ptrtoint(self.frame_address(), I64)
-            # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever
-            # is inlined there.
-            limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
-            self.trap_if(self.builder.icmp_unsigned("<", frame, limit), TrapCode.STACK_OVERFLOW)
+            self.trap_if(self._is_beyond_limit(), TrapCode.STACK_OVERFLOW)
+
+    def _is_beyond_limit(self) -> ir.Value:
+        frame = self.builder.ptrtoint(self.frame_address(), I64)
+        # The limit is set at the outermost entry only. Being invariant, it is looked at once in a frame, whatever is
+        # inlined there.
+        limit = self.load(self.store_context, VMStoreContext.stack_limit, invariant=True)
+        return self.builder.icmp_unsigned("<", frame, limit)
+
+    def stack_poll(self) -> None:
+        """The same, and a poll as well, by one comparison: the poll limit is never below the stack limit."""
+        with self.event("stack check"):
+            self._poll_below_limit()
+            # The checks of functions that are inlined into this one are left out, as they are behind a stack check.
+            self.builder.assume(self.builder.not_(self._is_beyond_limit()))
+
+    def poll(self) -> None:
+        """Poll, in a loop."""
+        with self.event("poll"):
+            self._poll_below_limit()
+
+    def _poll_below_limit(self) -> None:
+        frame = self.frame_address()
+        # Two addresses, so that LLVM keeps their order, in which x86-64 compares with memory.
+        limit = self.load_volatile(self.store_context, VMStoreContext.poll_limit, PTR)
+        function = self.declare(transitions.POLL_FUNCTION, VOID, [PTR, I32, PTR])
+        with self.builder.if_then(self.builder.icmp_unsigned("<", frame, limit), likely=False):
+            args = [self.vmctx, self.offset_value(), frame]
+            self.builder.call(function, args, cconv=transitions.POLL_CONVENTION)
 
     def global_get(self, address: ir.Value, shape: Shape, name: str) -> ir.Value:
         """`global.get` of a reference."""

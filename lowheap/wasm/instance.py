@@ -11,12 +11,13 @@ from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.signatures import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
-from lowheap.objects import Func, lift, lift_reference, lift_scalar, lower_scalar, lowering
+from lowheap.objects import Func, lift, lift_reference, lowering
 from lowheap.operations import exclusive
 from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store
 from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
+from lowheap.values import lift_scalar, lower_scalar
 from lowheap.wasm.decode import FunctionImport, Import
 from lowheap.wasm.module import Module
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE

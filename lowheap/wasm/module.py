@@ -184,6 +184,7 @@ class Module(NotCopied):
                     Barriers(self.engine.collector),
                     inline_allocation=inline_allocation,
                     inline=self.engine.inline,
+                    interruptible=self.engine.interruptible,
                 )
                 module, symbols = compiler.compile(progress)
                 return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
@@ -201,6 +202,7 @@ class Module(NotCopied):
             "runtime": self.engine.runtime,
             "opt_level": self.engine.opt_level,
             "inline": self.engine.inline,
+            "interruptible": self.engine.interruptible,
             "inline_allocation": inline_allocation,
         }
 

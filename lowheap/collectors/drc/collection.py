@@ -5,6 +5,15 @@ it marks those that frames say *are* held (trace), and takes the list's count fr
 nobody else counts die then, and whatever only they held. Afterwards the list is the precise set of what is held.
 
 Dropping cannot reach into the list under the walk: whatever is still listed has the list's count.
+
+It is time for the next one when the list is twice as long as this one has left it; a short list (`list_floor`) is never
+a reason. A collection that frees next to nothing was in vain: what it took off the list is read, and listed, again, and
+then looked at again. So after one that freed less than an eighth as many objects as it looked at, the list may become
+twice as long as it was, but not longer than there are live objects. As soon as one frees more, that is over.
+
+So what floats on the list, although nobody holds it, is never more than the floor, twice what frames held, or as many
+objects as lived after the last collection, whichever is most; and what is made of blocks that allocation has at hand
+before it looks at the list: those take no room that was not there.
 """
 
 from __future__ import annotations
@@ -12,15 +21,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lowheap.collectors.drc.counting import Freed, free_chain, free_object, left_dead, note_freed
-from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL
+from lowheap.collectors.shared.free_lists import MANY, put_in_order
+from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL, U32_MAX
 from lowheap.native import Heap, Ref, inline, native, note, place, u32, u64, unlikely
+
+VAIN_FRACTION = 8
+"""A collection was in vain if it freed fewer objects than this part of those that it looked at."""
 
 
 @inline
-def list_has_doubled(heap: Heap) -> bool:
+def list_is_long(heap: Heap) -> bool:
     """Whether the list alone is a reason to collect."""
     floor: u32 = heap.collector.list_floor
-    return heap.control.current_len >= max(heap.control.len_after_last_gc * 2, floor)
+    return heap.control.current_len >= max(heap.control.list_limit, floor)
+
+
+@inline
+def set_limit(heap: Heap, looked_at: u32, freed: u64) -> None:
+    """Say how long the list may become before the next collection; dead externrefs are yet to be freed."""
+    control = heap.control
+    limit = u64(control.current_len) * 2
+    if (freed * VAIN_FRACTION < u64(looked_at)) and (control.dead_externrefs == NULL):
+        limit = max(limit, min(u64(looked_at) * 2, control.objects_allocated - control.objects_freed))
+    control.len_after_last_gc = control.current_len
+    control.list_limit = u32(min(limit, U32_MAX))
 
 
 @inline
@@ -91,15 +115,18 @@ def dying(heap: Heap) -> Iterator[Ref]:
 @native
 def sweep(heap: Heap) -> None:
     """Take the list's count from each object that is not marked; free each that dies before the walk goes on."""
+    looked_at = heap.control.current_len
     freed = Freed()
     for reference in heap.collector.dying(heap):
         if heap.may_raise:
             bury(heap, reference, left_dead(heap))
             free_chain(heap, reference, freed)
         else:  # its header is of no use any more
-            free_chain(heap, free_object(heap, reference, NULL, freed), freed)
+            free_chain(heap, free_object(heap, reference, NULL, freed, True), freed)
     note_freed(heap, freed)
-    heap.control.len_after_last_gc = heap.control.current_len
+    set_limit(heap, looked_at, freed.noted)
+    if unlikely(freed.noted >= MANY):
+        put_in_order(heap)
 
 
 @native
@@ -112,7 +139,7 @@ def sweep_pending(heap: Heap) -> None:
         if heap.may_raise:
             heap.control.pending_dead = pending
     heap.control.pending_dead = pending
-    heap.control.len_after_last_gc = heap.control.current_len
+    set_limit(heap, 0, 0)  # how much it is worth is not known yet
 
 
 @inline

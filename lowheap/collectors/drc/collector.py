@@ -38,7 +38,7 @@ class Drc(Collector):
     dec_ref = barriers.dec_ref
     expose = barriers.expose
 
-    is_due = collection.list_has_doubled
+    is_due = collection.list_is_long
     hold = collection.mark
     forget_held = collection.clear_marks
     sweep = collection.sweep

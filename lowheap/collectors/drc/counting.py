@@ -4,7 +4,8 @@ An object's count is how many owners it has: fields, elements, globals, host han
 may hold, `over_approximated_stack_roots`. When the last is gone the object is dead. A dead object is on no list, so its
 own link threads it: however long a chain dies at once, freeing it needs neither recursion nor memory.
 
-- A dead object's children lose a count each, and its block goes on a free list.
+- A dead object's children lose a count each, and its block goes on a free list. Elements that refer to nothing are
+  freed on the way, unless there is a budget.
 - A dead externref cannot be freed here: the host lets go of its host data first, so it goes on a list of those.
 """
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 from lowheap.collectors.drc.verify import verify_pending
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.collectors.shared.externrefs import bury_externref
-from lowheap.collectors.shared.free_lists import give_back
+from lowheap.collectors.shared.free_lists import MANY, give_back, put_in_order
 from lowheap.collectors.shared.references import block_length, names_object
 from lowheap.collectors.shared.sizing import count_freed, live_bytes, note_peak
-from lowheap.collectors.shared.tracing import children, references_of
+from lowheap.collectors.shared.tracing import is_leaf, masked_slots, references_of, slots_beyond
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
@@ -30,10 +31,11 @@ _MOST = (1 << 64) - 1
 
 @record
 class Freed:
-    """How much is being freed."""
+    """How much is being freed: what the heap's figures do not tell yet, and how many objects they tell already."""
 
     objects: u64 = 0
     size: u64 = 0
+    noted: u64 = 0
 
 
 @inline
@@ -112,8 +114,12 @@ def free_block(heap: Heap, reference: Ref, freed: Freed) -> None:
 
 
 @inline
-def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed) -> Ref:
-    """Free one object; those that thereby lose their last owner go in front of the dead. Returns the first of these."""
+def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed, frees_leaves: bool) -> Ref:
+    """Free one object; those that thereby lose their last owner go in front of the dead. Returns the first of these.
+
+    `frees_leaves`: of what arrays, and large structs, refer to, what dies and refers to nothing is freed at once. Its
+    header is in the cache then, and many are on their way there together; of a chain, each is waited for.
+    """
     header = heap.header(reference)
     type_index = header.type_index
     if heap.may_raise or heap.is_checked:
@@ -121,9 +127,19 @@ def free_object(heap: Heap, reference: Ref, dead: Ref, freed: Freed) -> Ref:
     if unlikely(type_index == EXTERNREF_TYPE_INDEX):  # the host frees it, when it has let go of its host data
         bury_externref(heap, reference)
     else:
-        for child in children(heap, reference, type_index):
+        for slot in masked_slots(heap, reference, type_index):
+            child = slot.value
             if names_object(child):
                 dead = heap.collector.decrement(heap, child, dead)
+        if unlikely(heap.type_info(type_index).is_beyond_mask != 0):
+            for slot in slots_beyond(heap, reference, type_index):
+                child = slot.value
+                if names_object(child):
+                    following = dead
+                    dead = heap.collector.decrement(heap, child, following)
+                    if frees_leaves and (dead != following) and is_leaf(heap, dead):
+                        free_block(heap, dead, freed)
+                        dead = following
         free_block(heap, reference, freed)
     return dead
 
@@ -136,7 +152,7 @@ def free_chain(heap: Heap, dead: Ref, freed: Freed) -> None:
         if heap.may_raise:
             heap.control.dead_list = reference
         dead = heap.header(reference).next_over_approximated_stack_root
-        dead = free_object(heap, reference, dead, freed)
+        dead = free_object(heap, reference, dead, freed, True)
         if heap.may_raise:
             heap.control.dead_list = dead
             note_freed(heap, freed)
@@ -146,6 +162,7 @@ def free_chain(heap: Heap, dead: Ref, freed: Freed) -> None:
 def note_freed(heap: Heap, freed: Freed) -> None:
     """Add to the heap's figures."""
     count_freed(heap, freed.objects, freed.size)
+    freed.noted += freed.objects
     freed.objects = 0
     freed.size = 0
 
@@ -156,6 +173,8 @@ def free_dead_from(heap: Heap, dead: Ref) -> None:
     freed = Freed()
     free_chain(heap, dead, freed)
     note_freed(heap, freed)
+    if unlikely(freed.noted >= MANY):
+        put_in_order(heap)
 
 
 @linked(DROP_FUNCTION)
@@ -192,7 +211,7 @@ def free_pending(heap: Heap, budget: u64) -> bool:
             verify_pending(heap, reference)
             heap.require_no_problem()
         pending = heap.header(reference).next_over_approximated_stack_root
-        pending = free_object(heap, reference, pending, freed)
+        pending = free_object(heap, reference, pending, freed, False)
         left -= 1
         if heap.may_raise:
             control.pending_dead = pending

@@ -4,7 +4,8 @@ Small blocks have a LIFO list for each size; larger ones share a list with all o
 off the bump region. When a list of small blocks is empty, a run of blocks is carved from fresh memory or a larger
 block, and all but the first go on the list, so that they come off it in address order. Freeing never looks at
 neighbours: a linear pass merges them (`coalesce`) when an allocation would otherwise fail and enough has been freed
-since the last pass to pay for it.
+since the last pass to pay for it; and when much was freed at once, and the lists lead all over the heap
+(`put_in_order`).
 
 All of the state is in the control block and in the free blocks themselves. From `FIRST_INDEX` up to the bump pointer,
 every block, live or free, tells its length.
@@ -42,6 +43,18 @@ from lowheap.native import (
 
 COALESCING_FRACTION = 16
 """A coalescing pass reads the whole heap, so this part of it must be free, and freed since the last one."""
+
+FAR = 1 << 8
+"""A block is far from the next on its list if so many bytes or more lie between where they start."""
+
+MANY = 1 << 15
+"""Whoever frees so many objects at once looks whether the free lists are in disorder. Fewer are in the cache yet."""
+
+SAMPLE = 1 << 10
+"""How many blocks of each list such a look takes in."""
+
+SORTING_FRACTION = 4
+"""A pass that is to sort the lists is paid for by this part of the heap, freed since the last pass."""
 
 POISON = 0xDEAD_DEAC_DEAD_DEAC
 """What a checked heap fills freed blocks with: read as references, they lead far out of most heaps."""
@@ -237,3 +250,40 @@ def clear_lists(heap: Heap) -> None:
     """Make every list empty."""
     for number in range(SIZE_CLASS_COUNT):
         heap.size_class_head(number).value = NULL
+
+
+@inline
+def is_far(index: Ref, following: Ref) -> bool:
+    """Whether going from a block to the next on its list leaves the lines of the cache around it."""
+    return max(index, following) - min(index, following) >= FAR
+
+
+@native
+def are_scattered(heap: Heap) -> bool:
+    """Whether the lists of small blocks lead all over the heap, as far as their first blocks tell."""
+    links: u32 = 0
+    far: u32 = 0
+    for number in range(SMALL_CLASS_COUNT):
+        index = heap.size_class_head(number).value
+        left: u32 = SAMPLE
+        while (index != NULL) and (left != 0):
+            following = heap.block(index).next
+            if following != NULL:
+                links += 1
+                far += u32(is_far(index, following))
+            index = following
+            left -= 1
+    return far * 2 > links
+
+
+@native
+def put_in_order(heap: Heap) -> None:
+    """Sort the free lists by a coalescing pass, if they are in disorder, and enough was freed to pay for it.
+
+    Objects that are made one after another are then beside each other again, and runs are carved, so that allocation
+    soon comes back for more: a collection that is due is not put off until a long list of blocks is used up.
+    """
+    control = heap.control
+    freed = control.bytes_freed - control.bytes_freed_at_last_coalescing
+    if (freed >= u64(control.bump) // SORTING_FRACTION) and are_scattered(heap):
+        coalesce(heap)

@@ -21,20 +21,44 @@ def traced_slots(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
 
     Those of most types are bits of one word. An array of references, and a struct that is too large, are beyond it.
     """
-    info = heap.type_info(type_index)
-    mask = info.traced_mask
+    for slot in masked_slots(heap, reference, type_index):
+        yield slot
+    if unlikely(heap.type_info(type_index).is_beyond_mask != 0):
+        for slot in slots_beyond(heap, reference, type_index):
+            yield slot
+
+
+@inline
+def masked_slots(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
+    """Yield the traced slots that are bits of the type's mask."""
+    mask = heap.type_info(type_index).traced_mask
     while mask != 0:
         yield heap.slot(reference, ctz(mask) * REFERENCE_SIZE + HEADER_SIZE)
         mask &= mask - 1
-    if unlikely(info.is_beyond_mask != 0):
-        if info.kind == VMGcKind.ARRAY_REF:
-            start = info.size_or_elements_offset
-            for number in range(heap.array(reference).length):
-                yield heap.slot(reference, start + number * REFERENCE_SIZE)
-        else:
-            first = info.traced_offsets_start
-            for number in range(info.traced_count):
-                yield heap.slot(reference, heap.type_data(first + number))
+
+
+@inline
+def slots_beyond(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
+    """Yield the traced slots of an object whose type's are beyond the mask."""
+    info = heap.type_info(type_index)
+    if info.kind == VMGcKind.ARRAY_REF:
+        start = info.size_or_elements_offset
+        for number in range(heap.array(reference).length):
+            yield heap.slot(reference, start + number * REFERENCE_SIZE)
+    else:
+        first = info.traced_offsets_start
+        for number in range(info.traced_count):
+            yield heap.slot(reference, heap.type_data(first + number))
+
+
+@inline
+def is_leaf(heap: Heap, reference: Ref) -> bool:
+    """Whether an object refers to nothing, by its type, and is no externref."""
+    type_index = heap.header(reference).type_index
+    if type_index == EXTERNREF_TYPE_INDEX:
+        return False
+    info = heap.type_info(type_index)
+    return (info.traced_mask == 0) and (info.is_beyond_mask == 0)
 
 
 @inline
