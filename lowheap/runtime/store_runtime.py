@@ -113,7 +113,7 @@ class _Target:
         ]
         self.slot_count = signature.slot_count + len(self.counted)
         self._result = _RESULTS.get(signature.results, _ADDRESSES)
-        self.spare: list[tuple[Any, Any, Any, Any]] = []
+        self.spare: tuple[Any, Any, Any, Any] | None = None
         """Slots that no call is using."""
 
     def slots(self) -> tuple[Any, Any, Any, Any]:
@@ -545,7 +545,7 @@ class StoreRuntime(NotCopied):
         is_single = len(target.signature.results) == 1
         is_reference, handle_place = is_single and bool(places), target.signature.slot_count
         host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
-        entry, vmctx, code, spare = target.entry, target.vmctx, target.code, target.spare
+        entry, vmctx, code = target.entry, target.vmctx, target.code
         heap, watched = store.heap, self.watched
 
         def call(args: Sequence[Any]) -> Any:
@@ -560,9 +560,10 @@ class StoreRuntime(NotCopied):
                     store.tidy_in_use()
                 kept: list[Any] = []
                 raws = _lower_all(lowerings, args, name, kept) if lowerings or args else ()
-                try:
-                    own = spare.pop()
-                except IndexError:
+                # This call's own; without `except`, in whose places CPython 3.11 keeps the exception for ever when a
+                # handler raises another.
+                own, target.spare = target.spare, None
+                if own is None:
                     own = target.slots()
                 slots, buffer, addresses, _ = own
                 pack(buffer, 0, *raws)
@@ -581,13 +582,13 @@ class StoreRuntime(NotCopied):
                     self._look_into(status)
                 if is_reference:
                     (raw,) = unpack(buffer)
-                    spare.append(own)
+                    target.spare = own
                     returned: Any = lift(store, raw, cell)
                     if status or forgotten or set_aside:
                         self.settle(status)
                     return returned
                 values = list(unpack(buffer))
-                spare.append(own)
+                target.spare = own
                 for (number, _), each in zip(places, cells, strict=True):
                     values[number] = lift(store, values[number], each)
                 for number, type in uncounted:
