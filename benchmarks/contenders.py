@@ -15,11 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import programs
 from benchmarks.programs import Program
@@ -257,48 +258,34 @@ class Field:
         return path, f"-O2 -march=native, {said}"
 
 
-class Process:
-    """A contender's process with a program in it. A context manager. Methods raise ContenderError when it fails."""
+class Conversation:
+    """A process that answers each line of its input by a line of JSON. A context manager.
 
-    def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
-        """Start it; `wait_until_ready` is next."""
-        self.contender = contender
-        if contender.job is None:
-            arguments = [program.yardstick, *map(str, program.arguments)]
-        else:
-            steps = {"once": program.once, "before": program.before, "timed": program.timed, "times": program.times}
-            arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(contender.path)}
+    Methods raise ContenderError when it fails.
+    """
+
+    def __init__(self, command: Sequence[str], path: Sequence[str]) -> None:
+        """Start it, with what Python finds on `path`."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes it
         self._process = subprocess.Popen(
-            [*contender.command, *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
         )
         self._unread = b""
-        self.version = ""
 
-    def wait_until_ready(self) -> None:
-        """Wait until the program is compiled and ready; then `version` tells the contender's own version."""
-        self.version = str(self._answer().get("version", ""))
-        name, _, release = self.contender.name.partition(" ")
-        if name == "wasmtime" and release != "newest" and self.version != release:
-            raise ContenderError(f"is version {self.version!r}")
-
-    def repeat(self) -> dict[str, Any]:
-        """Ask for one repetition, and return its answer: see `workers/protocol.py`."""
+    def ask(self, line: str) -> dict[str, Any]:
+        """Write a line, and return the answer."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(b"repeat\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure("has gone") from None
-        answer = self._answer()
-        if self.contender.job is None:
-            answer["resident"] = _resident_peak(self._process.pid)
-        return answer
+        return self.answer()
 
     def close(self) -> None:
         """End the process."""
@@ -315,7 +302,7 @@ class Process:
             self._process.wait()
         self._errors.close()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
@@ -325,7 +312,8 @@ class Process:
         """End the process."""
         self.close()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """Return the next line that it writes."""
         stdout = self._process.stdout
         assert stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -351,6 +339,35 @@ class Process:
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return ContenderError(f"{what} (status {status}): {said[-1] if said else 'it wrote no error'}")
+
+
+class Process(Conversation):
+    """A contender's process with a program in it."""
+
+    def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
+        """Start it; `wait_until_ready` is next."""
+        self.contender = contender
+        if contender.job is None:
+            arguments = [program.yardstick, *map(str, program.arguments)]
+        else:
+            steps = {"once": program.once, "before": program.before, "timed": program.timed, "times": program.times}
+            arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
+        super().__init__([*contender.command, *arguments], contender.path)
+        self.version = ""
+
+    def wait_until_ready(self) -> None:
+        """Wait until the program is compiled and ready; then `version` tells the contender's own version."""
+        self.version = str(self.answer().get("version", ""))
+        name, _, release = self.contender.name.partition(" ")
+        if name == "wasmtime" and release != "newest" and self.version != release:
+            raise ContenderError(f"is version {self.version!r}")
+
+    def repeat(self) -> dict[str, Any]:
+        """Ask for one repetition, and return its answer: see `workers/protocol.py`."""
+        answer = self.ask("repeat")
+        if self.contender.job is None:
+            answer["resident"] = _resident_peak(self._process.pid)
+        return answer
 
 
 def _resident_peak(process: int) -> int:

@@ -45,6 +45,27 @@ _WITHIN_SECONDS = (("long_lived_trees", (18,), 1.5),)
 # Kind of generated module, size, and the CPU seconds that compiling it should take at most.
 _COMPILED_WITHIN = (("chain", 1000, 1.6), ("live", 250, 0.5), ("live", 1000, 6.0))
 
+FROM_PYTHON = {
+    "read_number": 0.35e-6,
+    "write_number": 0.35e-6,
+    "read_reference": 1.5e-6,
+    "write_reference": 1.5e-6,
+    "make_struct": 3e-6,
+    "call_for_struct": 3e-6,
+    "call": 0.6e-6,
+    "extern": 4e-6,
+    "host_call": 1.5e-6,
+    "read_element": 0.35e-6,
+    "write_element": 0.35e-6,
+    "floats_in": 5e-3,
+    "floats_out": 5e-3,
+    "floats_view": 5e-3,
+    "import": 0.06,
+    "help": 0.08,
+    "cached_run": 0.15,
+}
+"""By the row's name in `from_python.py`, the CPU seconds that it should take at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -68,6 +89,7 @@ def verdicts(report: Report) -> list[Verdict]:
         *_about_embedding(report),
         *_about_memory(report),
         *_about_compile_times(report),
+        *_about_from_python(report),
     ]
 
 
@@ -179,6 +201,23 @@ def _about_compile_times(report: Report) -> Iterator[Verdict]:
             yield Verdict(goal, f"more than {case.exceeded:g} s", False)
         elif case.median is not None:
             yield Verdict(goal, f"{case.median:.2f} s", case.median <= wanted)
+
+
+def _about_from_python(report: Report) -> Iterator[Verdict]:
+    for taken in [] if report.from_python is None else report.from_python.taken:
+        if taken.contender == programs.NATIVE and taken.median is not None:
+            wanted = FROM_PYTHON[taken.row.name]
+            goal = f"from Python: {taken.row.title}: at most {in_unit(wanted)}"
+            yield Verdict(goal, in_unit(taken.median), taken.median <= wanted)
+
+
+def in_unit(seconds: float) -> str:
+    """A time with two or three digits, in µs, ms or s."""
+    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s")):
+        if seconds < limit:
+            value = seconds * scale
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+    raise ValueError(f"{seconds} is no time")
 
 
 def _at_most(goal: str, factor: Factor, wanted: float, where: str = "") -> Verdict:

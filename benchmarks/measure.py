@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import programs
 from benchmarks.compile_time import CompileTimes
 from benchmarks.contenders import ContenderError, Field, Process
+from benchmarks.from_python import FromPython
 from benchmarks.instructions import Instructions
 from benchmarks.programs import Program
 from lowheap.wasm import decode, validate
@@ -113,6 +114,7 @@ class Report:
     programs: list[Measured]
     instructions: Instructions | None
     compile_times: CompileTimes | None = None
+    from_python: FromPython | None = None
 
     def find(self, name: str, arguments: tuple[int, ...] | None = None) -> Measured | None:
         """The first program of that name, and of those arguments if they are given."""
@@ -129,7 +131,9 @@ class Report:
             title = measured.program.title
             found += [f"{title}: {n}: {o.failed}" for n, o in measured.outcomes.items() if o.failed is not None]
             found += [f"{title}: {name} has another result" for name in measured.disagreements]
-        return found + ([] if self.compile_times is None else self.compile_times.failures)
+        for part in (self.compile_times, self.from_python):
+            found += [] if part is None else part.failures
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -157,6 +161,7 @@ class Report:
             ],
             "instructions": None if self.instructions is None else self.instructions.as_json(),
             "compile_times": None if self.compile_times is None else self.compile_times.as_json(),
+            "from_python": None if self.from_python is None else self.from_python.as_json(),
         }
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from benchmarks import programs
 from benchmarks.compile_time import Case, CompileTimes, Factor
-from benchmarks.goals import MEBIBYTE, verdicts
+from benchmarks.from_python import CONTENDERS, ROWS, FromPython, Row
+from benchmarks.goals import FROM_PYTHON, MEBIBYTE, in_unit, verdicts
 from benchmarks.instructions import EVENTS, FUNCTIONS, Count, Instructions
 from benchmarks.measure import Measured, Outcome, Report
 
@@ -27,14 +28,6 @@ _FUNCTION_TITLES = {
     "lh_dec_ref": "decrement",
     "lh_make": "allocate and fill a struct",
 }
-
-
-def _time(seconds: float) -> str:
-    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s")):
-        if seconds < limit:
-            value = seconds * scale
-            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
-    raise ValueError(f"{seconds} is no time")
 
 
 def _ratio(ratio: float | None) -> str:
@@ -60,6 +53,8 @@ def show(report: Report, console: Console) -> None:
             console.print(f"not counted: {note}", markup=False)
     if report.compile_times is not None:
         console.print(_plain_table(_compile_table(report.compile_times)))
+    if report.from_python is not None:
+        console.print(_plain_table(_from_python_table(report.from_python)))
     found = verdicts(report)
     if found:
         table = Table("goal", "measured", "", title="Goals")
@@ -83,9 +78,9 @@ def _program_table(measured: Measured) -> Table:
             continue
         table.add_row(
             name,
-            _time(outcome.median),
+            in_unit(outcome.median),
             f"{100 * outcome.spread:.0f} %",
-            _time(outcome.median / measured.program.events)
+            in_unit(outcome.median / measured.program.events)
             if measured.program.events == 1
             else f"{measured.nanoseconds(name):.2f} ns",
             _ratio(measured.ratio(name)),
@@ -146,12 +141,35 @@ def _compile_table(times: CompileTimes) -> _Table:
 def _compile_cell(case: Case, growth: Factor | None) -> str:
     if case.failed is not None:
         return "failed"
-    seconds = f"> {case.exceeded:g} s" if case.median is None else _time(case.median)
+    seconds = f"> {case.exceeded:g} s" if case.median is None else in_unit(case.median)
     return seconds if growth is None else f"{seconds} ({_factor(growth)})"
 
 
 def _factor(factor: Factor | None) -> str:
     return "" if factor is None else "> " * factor.is_least + _ratio(factor.value)
+
+
+def _from_python_table(uses: FromPython) -> _Table:
+    """A row for each thing that people do: lowheap's time, its goal, and wasmtime's time."""
+    ours, theirs = CONTENDERS
+    rows = [
+        [
+            row.title,
+            _from_python_cell(uses, row, ours),
+            in_unit(FROM_PYTHON[row.name]),
+            _from_python_cell(uses, row, theirs),
+            _ratio(uses.ratio(row.name)),
+        ]
+        for row in ROWS
+    ]
+    return "CPU time from Python", ["", ours, "goal", theirs, "to lowheap"], rows
+
+
+def _from_python_cell(uses: FromPython, row: Row, contender: str) -> str:
+    taken = uses.find(row.name, contender)
+    if taken is None:
+        return "–"
+    return "failed" if taken.median is None else in_unit(taken.median)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -195,7 +213,7 @@ def draw(report: Report, path: Path) -> None:
             axes.text(ratio * 1.05, place, f"{ratio:.2g}", va="center", fontsize=6)
             place += 1
         ticks.append((start + place - 1) / 2)
-        labels.append(f"{measured.program.title}\n{_time(measured.outcomes[programs.NATIVE].median)}")
+        labels.append(f"{measured.program.title}\n{in_unit(measured.outcomes[programs.NATIVE].median)}")
         place += 1.5
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
@@ -306,6 +324,8 @@ def document(report: Report, notes: str, chart: str) -> str:
         parts += [*(f"Not counted: {note}" for note in report.instructions.notes)]
     if report.compile_times is not None:
         parts += _compile_part(report.compile_times)
+    if report.from_python is not None:
+        parts += _from_python_part(report.from_python)
     for failure in report.failures:
         parts += [f"Failed: {failure}", ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -329,6 +349,21 @@ def _compile_part(times: CompileTimes) -> list[str]:
     ]
 
 
+def _from_python_part(uses: FromPython) -> list[str]:
+    _, header, rows = _from_python_table(uses)
+    return [
+        "## From Python",
+        "",
+        "CPU time of one such step, the median ([from_python.py](../benchmarks/from_python.py)); of the last three, of "
+        "a process from its start to its end. In the last column wasmtime's time as a multiple of lowheap's. "
+        "wasmtime's package hardly gives GC objects to Python, so its fields and elements are those of one object that "
+        "the module holds, and an exported function reads or writes them; in lowheap any object's are. An externref "
+        "comes back as the value there, and as a handle in lowheap. – is what the package does not have.",
+        "",
+        *_markdown(header, rows),
+    ]
+
+
 def _scale_sentence(report: Report) -> str:
     counted = f"{report.rounds} repetitions count."
     return (
@@ -339,7 +374,7 @@ def _scale_sentence(report: Report) -> str:
 def _time_cell(measured: Measured, outcome: Outcome, name: str) -> str:
     ratio = measured.ratio(name)
     of_us = "" if ratio is None or name == programs.NATIVE else f" ({_ratio(ratio)})"
-    return _time(outcome.median) + of_us
+    return in_unit(outcome.median) + of_us
 
 
 def _memory_cell(outcome: Outcome) -> str:

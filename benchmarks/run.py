@@ -10,15 +10,17 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import compile_time, contenders, instructions, measure, programs, report
+from benchmarks import compile_time, contenders, from_python, instructions, measure, programs, report
 from benchmarks.contenders import Field
 
 _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
 _WIDTH = 120  # of the tables, when they go to a file
 _ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
 
-PROGRAMS, INSTRUCTIONS, COMPILE_TIME = PARTS = ("programs", "instructions", "compile-time")
-"""What a run consists of: the programs' times, the barriers' instructions, and what compiling costs."""
+PARTS = ("programs", "instructions", "compile-time", "from-python")
+"""What a run consists of: programs' times, barriers' instructions, what compiling costs, and use from Python."""
+
+PROGRAMS, INSTRUCTIONS, COMPILE_TIME, FROM_PYTHON = PARTS
 
 
 class UnknownProgramError(Exception):
@@ -55,6 +57,7 @@ def run(
             say("counting instructions")
             counted = instructions.measure(field.folder)
         compile_times = compile_time.measure(field, scale, say) if COMPILE_TIME in parts else None
+        uses = from_python.measure(field, scale, rounds, say) if FROM_PYTHON in parts else None
         return measure.Report(
             scale=scale,
             rounds=rounds,
@@ -64,6 +67,7 @@ def run(
             programs=measured,
             instructions=counted,
             compile_times=compile_times,
+            from_python=uses,
         )
 
 

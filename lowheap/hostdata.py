@@ -17,20 +17,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import cffi
-
 from lowheap.collectors.shared import host_data
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
+from lowheap.declarations import quick
 from lowheap.errors import HeapError
 from lowheap.layout import HOST_DATA_LIMIT, VMHeapControl, VMHostData, VMHostDataOwner
 from lowheap.native import tables
 
 Finalizer = Callable[[Any], object]
 
-_ffi = cffi.FFI()
 _ENTRY_SIZE = ctypes.sizeof(VMHostData)
-_CData = _ffi.CData
+_CData = quick.CData
 _POINTER_KINDS = ("pointer", "array", "function")
 _Value = tuple[Any, Finalizer | None, int | None, int]
 """A value, its finalizer, and, once it is set aside, the id to be freed afterwards and the generation that it is of."""
@@ -121,8 +119,8 @@ class ExternRefHostDataTable(NotCopied):
     @staticmethod
     def address_of(value: Any) -> int:
         """Return the address that a pointer of cffi's holds, which C is told of; 0 for any other value."""
-        if isinstance(value, _CData) and _ffi.typeof(value).kind in _POINTER_KINDS:
-            return int(_ffi.cast("uintptr_t", value))
+        if isinstance(value, _CData) and quick.typeof(value).kind in _POINTER_KINDS:
+            return int(quick.cast("uintptr_t", value))
         return 0
 
     @whole
@@ -141,7 +139,7 @@ class ExternRefHostDataTable(NotCopied):
         self._check_in_use(host_data_id)
         if self._is_of_python(host_data_id):
             return None
-        return _ffi.cast("void *", self._entry(host_data_id).data)
+        return quick.cast("void *", self._entry(host_data_id).data)
 
     @whole
     def dealloc(self, host_data_id: int) -> None:
@@ -267,5 +265,5 @@ class _Mortal:
 
 def _value_of_c(entry: VMHostData) -> tuple[Any, Finalizer | None]:
     """A C entry's data and finalizer, as what can be called when the entry is no more."""
-    finalizer = _ffi.cast("void(*)(void *)", entry.finalizer) if entry.finalizer else None
-    return _ffi.cast("void *", entry.data), finalizer
+    finalizer = quick.cast("void(*)(void *)", entry.finalizer) if entry.finalizer else None
+    return quick.cast("void *", entry.data), finalizer

@@ -41,12 +41,12 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     HANDLE_LIMIT,
     HEADER_SIZE,
-    I31_TAG,
     KIND_MASK,
     NULL,
     U32_MAX,
     VMDrcArrayHeader,
     VMDrcExternRef,
+    VMGcHeader,
     VMGcKind,
     i31_get_s,
     is_i31,
@@ -612,15 +612,19 @@ def lowering(store: Store, wanted: StorageType) -> Lowering:
 
 def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
     is_nullable, is_extern = wanted.nullable, wanted.heap_type is AbstractHeapType.EXTERN
+    host_data, faces = store.host_data, store.faces
     accepted: set[type] = set()  # classes whose objects were found to match: each is of one type, in this memory
 
     def lower(value: Any, kept: list[Any]) -> int:
         if value is None and is_nullable:
             return NULL
-        if type(value) in accepted and value._cell.number and value._face.is_current():
+        if type(value) in accepted and value._cell.number and value._face.binding is host_data.binding:
             return cast(int, value._reference)
         if is_extern and value is not None and not isinstance(value, _REFERENCE_CLASSES):
-            made: Any = _face_of(store, EXTERNREF_TYPE_INDEX).new_externref(value, None)
+            face = faces.get(EXTERNREF_TYPE_INDEX)
+            if face is None or face.binding is not host_data.binding:
+                face = _face_of(store, EXTERNREF_TYPE_INDEX)
+            made: Any = face.new_externref(value, None)
             kept.append(made)
             return cast(int, made._reference)
         raw = lower_reference(store, wanted, value, kept)
@@ -682,28 +686,32 @@ def lift_reference(store: Store, declared: RefType, raw: int) -> Any:
 
 def lift(store: Store, raw: int, cell: Any) -> Any:
     """Return a raw reference, not of a function's, as a Python value; of an object, `cell` is a handle."""
-    if raw & I31_TAG or raw == NULL:
-        return I31(i31_get_s(raw)) if is_i31(raw) else None
     if not cell.number:
+        if not is_object(raw):
+            return I31(i31_get_s(raw)) if is_i31(raw) else None
         raise HeapError(f"no handle is left: all {HANDLE_LIMIT} are in use")
-    native = store.heap.native
-    word, type_index = _HEADER(native.buffer, raw)
-    kind = word & KIND_MASK
-    if kind not in _LIFTED_KINDS:
-        raise TypeError(f"the object at {raw:#x} is of kind {VMGcKind(kind).name}, which cannot be given to Python")
-    face = store.faces.get(type_index)
-    if face is None or not face.is_current():
-        face = _face_of(store, type_index)
+    native = store.heap.attached or store.heap.native
+    face = store.faces.get(_TYPE_INDEX(native.buffer, raw)[0])
+    if face is None or face.binding is not store.host_data.binding:
+        face = _face_of_object(store, native, raw)
     made: Any = _new(face.cls)
     made._cell, made._reference = cell, raw
-    if kind == VMGcKind.ARRAY_REF:
-        made._length = _LENGTH(native.buffer, raw + VMDrcArrayHeader.length.offset)[0]
+    if face.is_array:
+        made._length = _LENGTH(native.buffer, raw)[0]
     return made
 
 
-_HEADER = struct.Struct("<II").unpack_from
-"""An object's kind and its type index: the first two words of its header."""
-_LENGTH = struct.Struct("<I").unpack_from
+def _face_of_object(store: Store, native: Heap, raw: int) -> _Face:
+    """Return the face of an object's type. TypeError when Python has no such objects; their types have no faces."""
+    header = VMGcHeader.from_buffer(native.buffer, raw)
+    kind = header.kind_and_reserved & KIND_MASK
+    if kind not in _LIFTED_KINDS:
+        raise TypeError(f"the object at {raw:#x} is of kind {VMGcKind(kind).name}, which cannot be given to Python")
+    return _face_of(store, header.type_index)
+
+
+_TYPE_INDEX = struct.Struct(f"<{VMGcHeader.type_index.offset}xI").unpack_from
+_LENGTH = struct.Struct(f"<{VMDrcArrayHeader.length.offset}xI").unpack_from
 _LIFTED_KINDS = frozenset({int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)})
 
 
@@ -790,13 +798,15 @@ _MOST_RESOLVED = 1 << 10
 class _Face:
     """A type of objects as one store's memory has it: how they are made, and how their parts are read and written.
 
-    It is current as long as the memory is that. `cls` is the class of the handles.
+    It is current as long as the memory is that: `binding` is the host data's then. `cls` is the class of the handles.
     """
+
+    is_array = False
 
     def __init__(self, store: Store, type_index: int) -> None:
         self.store, self.type_index = store, type_index
         self._host_data = store.host_data
-        self._binding = store.host_data.binding
+        self.binding = store.host_data.binding
         self._operations, self._lock, self._forget = store.operations, store.lock, store.unreachable_cells.append
         self.cls: type[GcObject]
         members: dict[str, Any] = {"__slots__": (), "_face": self}
@@ -818,7 +828,7 @@ class _Face:
 
     def is_current(self) -> bool:
         """Whether the store's heap has still the memory that this is about."""
-        return self._host_data.binding is self._binding and self._binding is not None
+        return self._host_data.binding is self.binding and self.binding is not None
 
     def label(self) -> str:
         """Return how messages call the type."""
@@ -943,6 +953,7 @@ class _Face:
 
     def _describe_array(self, composite: ArrayType, members: dict[str, Any]) -> None:
         layout = self.store.heap.array_layout(self.type_index)
+        self.is_array = True
         self.element = composite.element
         self.element_size = storage_size(composite.element.storage)
         self.elements_offset = layout.element_offset(0)
@@ -1105,7 +1116,7 @@ _Write = Callable[[Any, int, Any], None]
 
 def _scalar_reader(store: Store, storage: StorageType) -> _Read:
     unpack = struct.Struct(f"<{FORMATS[storage]}").unpack_from
-    lock, heap, unreachable = store.lock, store.heap, store.unreachable_cells
+    lock, heap, unreachable, host_data = store.lock, store.heap, store.unreachable_cells, store.host_data
 
     def read(handle: Any, offset: int) -> Any:
         me, outer = get_ident(), lock.owner
@@ -1116,7 +1127,7 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
             if unreachable:
                 store.tidy_in_use()
             native = heap.attached
-            if native is None or not handle._cell.number or not handle._face.is_current():
+            if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
             return unpack(native.buffer, handle._reference + offset)[0]
         finally:
@@ -1127,8 +1138,8 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
 
 def _scalar_writer(store: Store, storage: StorageType) -> _Write:
     pack = struct.Struct(f"<{FORMATS[storage]}").pack_into
-    lower = scalar_lowering(storage)
-    lock, heap = store.lock, store.heap
+    lower, kind = scalar_lowering(storage), float if storage in FLOAT_TYPES else int
+    lock, heap, host_data = store.lock, store.heap, store.host_data
 
     def write(handle: Any, offset: int, value: Any) -> None:
         me, outer = get_ident(), lock.owner
@@ -1137,9 +1148,15 @@ def _scalar_writer(store: Store, storage: StorageType) -> _Write:
         try:
             lock.owner = me
             native = heap.attached
-            if native is None or not handle._cell.number or not handle._face.is_current():
+            if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
-            pack(native.buffer, handle._reference + offset, lower(value, NOTHING_KEPT))
+            if type(value) is not kind:
+                value = lower(value, NOTHING_KEPT)  # which calls the value's methods: they may close the store
+                native = handle._check_usable()
+            try:
+                pack(native.buffer, handle._reference + offset, value)
+            except (struct.error, OverflowError):  # it is not in range as it stands
+                pack(native.buffer, handle._reference + offset, lower(value, NOTHING_KEPT))
         finally:
             lock.owner = outer
 
@@ -1148,6 +1165,7 @@ def _scalar_writer(store: Store, storage: StorageType) -> _Write:
 
 def _reference_reader(store: Store) -> _Read:
     lock, heap, unreachable, operations = store.lock, store.heap, store.unreachable_cells, store.operations
+    host_data = store.host_data
     mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, unreachable.append
 
     def read(handle: Any, offset: int) -> Any:
@@ -1159,7 +1177,7 @@ def _reference_reader(store: Store) -> _Read:
             if unreachable:
                 store.tidy_in_use()
             native = heap.attached
-            if native is None or not handle._cell.number or not handle._face.is_current():
+            if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
             cell = mind(new_cell(cell_type), forget)
             raw = operations.read(operations.vmctx, native.base + handle._reference + offset, cell)
@@ -1172,6 +1190,7 @@ def _reference_reader(store: Store) -> _Read:
 
 def _reference_writer(store: Store, storage: RefType) -> _Write:
     lock, heap, operations, lower = store.lock, store.heap, store.operations, lowering(store, storage)
+    host_data = store.host_data
 
     def write(handle: Any, offset: int, value: Any) -> None:
         me, outer = get_ident(), lock.owner
@@ -1179,13 +1198,13 @@ def _reference_writer(store: Store, storage: RefType) -> _Write:
             raise lock.refusal()
         try:
             lock.owner = me
-            if not handle._cell.number or not handle._face.is_current():
+            if not handle._cell.number or handle._face.binding is not host_data.binding:
                 handle._check_usable()
             store.tidy_in_use()
             kept: list[Any] = []
             raw = lower(value, kept)  # which may allocate, and so run finalizers: they may release this very handle
             native = heap.attached
-            if native is None or not handle._cell.number or not handle._face.is_current():
+            if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
             reference = handle._reference
             operations.write(operations.vmctx, reference, native.base + reference + offset, raw)

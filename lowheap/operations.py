@@ -19,12 +19,10 @@ from operator import attrgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import cffi
-
-from lowheap import declarations
 from lowheap.collectors import host
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
+from lowheap.declarations import pointer_type, quick
 from lowheap.errors import HeapError
 from lowheap.layout import VMHandle
 from lowheap.native import Native
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 COMPILE_AFTER = 200
 """Compiling takes longer than so many operations do in Python, but not much longer."""
-
-_ffi = cffi.FFI()
 
 
 class StoreLock(NotCopied):
@@ -73,6 +69,8 @@ class StoreLock(NotCopied):
         return HeapError("the store is in use by another thread; a store is used by one thread at a time")
 
 
+_CELL_TYPE = pointer_type(VMHandle)
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -98,14 +96,9 @@ def exclusive(path: str) -> Callable[[_Method], _Method]:
     return decorate
 
 
-def handle_type() -> Any:
-    """Return cffi's type of a pointer to a `VMHandle`."""
-    return declarations.ffi().typeof("VMHandle *")
-
-
 def view_of(cell: Any) -> VMHandle:
     """Return a cell as functions written once know it."""
-    return VMHandle.from_address(int(_ffi.cast("uintptr_t", cell)))
+    return VMHandle.from_address(int(quick.cast("uintptr_t", cell)))
 
 
 class HostOperations(NotCopied):
@@ -122,16 +115,17 @@ class HostOperations(NotCopied):
         """Have Python run them. `unreachable` is where the cells go that Python lets go of."""
         self._heap = heap
         self._unreachable = unreachable
-        self._taken = iter(unreachable.popleft, None)
+        self.give_back: Callable[[], Any] = self._give_all_back
+        """Gives back what the first of the unreachable cells holds, or all. IndexError when there are none."""
         self._used = 0
         self.is_compiled = False
         self.compile: Callable[[], None] | None = None
         """What makes them compiled, once they are used often; None: nothing."""
         self.vmctx: Any = None
-        self.cell_type = handle_type()
-        self.new_cell = declarations.ffi().new
-        self.mind = declarations.ffi().gc
-        self.no_image = _ffi.NULL
+        self.cell_type = _CELL_TYPE
+        self.new_cell = quick.new
+        self.mind = quick.gc
+        self.no_image = quick.NULL
         self.share = self._interpreted(host.share)
         self.adopt = self._interpreted(host.adopt)
         self.release = self._interpreted(host.release)
@@ -166,19 +160,12 @@ class HostOperations(NotCopied):
         self.vmctx = vmctx  # first: Python's functions, which may be called meanwhile, ignore it
         for name, function in functions.items():
             setattr(self, name, function)
+        # In one step of Python's: a cell that was taken out of the queue has nobody but us.
+        self.give_back = map(self.release, repeat(vmctx), iter(self._unreachable.popleft, None)).__next__
         self.is_compiled = True
 
-    def drain(self) -> None:
-        """Give back what the unreachable cells hold."""
-        if self.is_compiled:
-            # In one step of Python's: a cell that was taken out of the queue has nobody but us. What `release` returns
-            # is None, so `any` goes through all of them.
-            any(map(self.release, repeat(self.vmctx, len(self._unreachable)), self._taken))
-        else:
-            self._drain()
-
     @whole
-    def _drain(self) -> None:
+    def _give_all_back(self) -> None:
         while self._unreachable:
             self.release(self.vmctx, self._unreachable.popleft())
 
@@ -188,4 +175,4 @@ def _not_compiled(*_: Any) -> Any:
 
 
 def _as_known_to_natives(value: Any) -> Any:
-    return view_of(value) if isinstance(value, _ffi.CData) else value
+    return view_of(value) if isinstance(value, quick.CData) else value

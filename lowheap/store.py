@@ -258,9 +258,15 @@ class Store(NotCopied):
         """`tidy`, for who has the lock."""
         if self._is_closed:
             self.check_open()
-        if self.unreachable_cells and self.heap.attached is not None:
-            self.operations.drain()
-        if self.heap.control.dead_externrefs != NULL:
+        heap, unreachable = self.heap, self.unreachable_cells
+        if unreachable and heap.attached is not None:
+            give_back = self.operations.give_back
+            while unreachable:
+                try:
+                    give_back()
+                except IndexError:  # a signal's handler has used the store since we looked, so nothing is left
+                    break
+        if heap.control.dead_externrefs != NULL:
             self._release_dead_externrefs()
         if self._set_aside:
             self.host_data.release()
@@ -273,7 +279,8 @@ class Store(NotCopied):
                 if not self.host_data.set_value_aside(host_data_id):
                     break  # C's, which the general way sees to
                 operations.free_dead(operations.vmctx)
-        self.heap.release_dead_externrefs()
+        if control.dead_externrefs != NULL:
+            self.heap.release_dead_externrefs()
 
     def raise_pending(self) -> None:
         """Raise what a host function or a finalizer raised, if compiled code has ended since and nobody did."""

@@ -15,9 +15,21 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import lowheap as lh
-from benchmarks import compile_time, contenders, generated, goals, instructions, measure, programs, report, run
+from benchmarks import (
+    compile_time,
+    contenders,
+    from_python,
+    generated,
+    goals,
+    instructions,
+    measure,
+    programs,
+    report,
+    run,
+)
 from benchmarks.compile_time import Case, CompileTimes
 from benchmarks.contenders import ContenderError, Field
+from benchmarks.from_python import FromPython, Taken
 from benchmarks.generated import Kind
 from benchmarks.instructions import CountError
 from benchmarks.measure import Measured, Outcome, Report
@@ -51,6 +63,7 @@ def test_a_whole_run_at_tiny_sizes(tmp_path: Path) -> None:
     the_largest_live_size_is_known(tiny)
     instructions_are_counted(tiny)
     every_kind_is_compiled_at_every_size(tiny)
+    everything_is_done_from_python(tiny)
     the_report_has_everything(tiny, tmp_path)
 
 
@@ -147,6 +160,19 @@ def every_kind_is_compiled_at_every_size(tiny: Report) -> None:
     assert all(times.ratio(kind.name) for kind in generated.KINDS)
 
 
+def everything_is_done_from_python(tiny: Report) -> None:
+    uses = tiny.from_python
+    assert uses is not None
+    for row in from_python.ROWS:
+        ours, theirs = (uses.find(row.name, name) for name in from_python.CONTENDERS)
+        assert ours is not None
+        assert len(ours.seconds) == 2, row.title
+        assert all(seconds > 0 for seconds in ours.seconds), row.title
+        assert (theirs is None) == (uses.ratio(row.name) is None), row.title
+    in_wasmtime = {each.row.name for each in uses.taken if each.contender == programs.WASMTIME_NEWEST}
+    assert {"read_number", "call", "extern", "host_call", "read_element", "import"} <= in_wasmtime
+
+
 def the_report_has_everything(tiny: Report, tmp_path: Path) -> None:
     written = json.loads(json.dumps(tiny.as_json()))
     assert [entry["title"] for entry in written["programs"]] == [m.program.title for m in tiny.programs]
@@ -168,6 +194,8 @@ def the_report_has_everything(tiny: Report, tmp_path: Path) -> None:
         assert f"- {kind.name}: {kind.description}" in text
         for name in compile_time.CONTENDERS:
             assert f"| {kind.name}: {name} |" in text
+    for row in from_python.ROWS:
+        assert f"| {row.title} | " in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
     path.write_text(text.replace(report.NOTES_START, f"{report.NOTES_START}\nA reason.\n"), "utf-8")
@@ -409,6 +437,60 @@ def test_the_table_of_compile_times_leaves_nothing_out() -> None:
         None,
         60,
     ]
+
+
+def _uses(**seconds: tuple[float | str, float | None]) -> FromPython:
+    """lowheap's and wasmtime's times by row; a text is a failure, None is what wasmtime does not have."""
+    taken = []
+    for row in from_python.ROWS:
+        for name, each in zip(from_python.CONTENDERS, seconds.get(row.name, ()), strict=False):
+            if isinstance(each, str):
+                taken.append(Taken(row, name, failed=each))
+            elif each is not None:
+                taken.append(Taken(row, name, [each] * 3))
+    return FromPython(taken)
+
+
+def test_use_from_python_has_goals_and_a_table() -> None:
+    assert list(goals.FROM_PYTHON) == [row.name for row in from_python.ROWS]
+    found = _report("full")
+    found.from_python = _uses(call=(0.5e-6, 20e-6), make_struct=(4e-6, None), floats_in=("broken", None))
+    assert [(verdict.goal, verdict.measured, verdict.is_met) for verdict in goals.verdicts(found)] == [
+        ("from Python: `lh.Struct(store, type, values)`: at most 3.00 µs", "4.00 µs", False),
+        ("from Python: call of `add(i32, i32)`: at most 0.60 µs", "0.50 µs", True),
+    ]
+    text = report.document(found, "\n", "chart.png")
+    for line in (
+        "| call of `add(i32, i32)` | 0.50 µs | 0.60 µs | 20.0 µs | 40.0× |",
+        "| `lh.Struct(store, type, values)` | 4.00 µs | 3.00 µs | – |  |",
+        "| 1,000,000 f64 from a buffer, `Array.from_buffer` | failed | 5.00 ms | – |  |",
+    ):
+        assert line in text
+    assert found.failures == [
+        "from Python: 1,000,000 f64 from a buffer, `Array.from_buffer`: lowheap: broken",
+    ]
+
+
+def test_a_use_from_python_with_another_result_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [replace(row, result="9") if row.name == "call" else row for row in from_python.ROWS if not row.commands]
+    failing = from_python.Row("fail", "start and fail", commands={programs.NATIVE: ("-c", "raise SystemExit(3)")})
+    monkeypatch.setattr(from_python, "ROWS", (*rows, failing))
+    with Field((programs.NATIVE,)) as field:
+        uses = from_python.measure(field, "tiny", 1, lambda text: None)
+    assert uses.failures == [
+        "from Python: call of `add(i32, i32)`: lowheap: gave 7, not 9",
+        "from Python: start and fail: lowheap: ended (status 3)",
+    ]
+    assert len(uses.taken) == len(rows) + 1
+
+
+def test_a_user_from_python_that_ends_is_told_for_each_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_python, "CONTENDERS", {programs.NATIVE: "nobody"})
+    monkeypatch.setattr(from_python, "ROWS", from_python.ROWS[:2])
+    with Field((programs.NATIVE,)) as field:
+        uses = from_python.measure(field, "tiny", 1, lambda text: None)
+    assert len(uses.failures) == 2
+    assert all("status 1" in failure for failure in uses.failures)
 
 
 def test_goals_about_embedding() -> None:

@@ -42,6 +42,8 @@ ADD = """(module
   (func (export "four") (result i32) (i32.const 4))
   (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
   (func (export "call") (param i32) (result i32) (call $call (local.get 0)))
+  (func (export "same") (param externref) (result externref) (local.get 0))
+  (func (export "swap") (param externref i32) (result i32 externref) (local.get 1) (local.get 0))
   (func (export "divide") (param i64 i64) (result i64) (i64.div_s (local.get 0) (local.get 1))))"""
 
 
@@ -159,6 +161,35 @@ def test_a_result_is_not_another_call_s() -> None:
     store.close()
 
 
+def test_a_reference_is_not_another_call_s() -> None:
+    """The same on the general way: what a call keeps for the next one is nobody else's meanwhile."""
+    store, all_exports = instance("native")
+    same, swap = all_exports["same"], all_exports["swap"]
+    inner: list[Any] = []
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_qualname != "StoreRuntime._caller.<locals>.call":
+            return None
+        if event == "line":
+            number = len(inner)
+            inner.append(None)
+            inner[number] = (same(number).value, swap(number, -number)[1].value)
+        return trace
+
+    for function, args, wanted in ((same, ("outer",), "outer"), (swap, ("outer", 1), (1, "outer"))):
+        inner.clear()
+        sys.settrace(trace)
+        try:
+            result = function(*args)
+        finally:
+            sys.settrace(None)
+        found = result.value if function is same else (result[0], result[1].value)
+        assert found == wanted
+        assert len(inner) > 10
+        assert inner == [(number, number) for number in range(len(inner))]
+    store.close()
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_recursion_through_the_host(runtime: str) -> None:
     def call(number: int) -> int:
@@ -253,8 +284,8 @@ def test_what_was_forgotten_before_a_call_is_gone_after_it(runtime: str) -> None
 
 def test_exports_are_a_mapping_that_nobody_changes() -> None:
     store, all_exports = instance("native")
-    assert list(all_exports) == ["nothing", "four", "add", "call", "divide"]
-    assert (len(all_exports), "add" in all_exports, "sub" in all_exports) == (5, True, False)
+    assert list(all_exports) == ["nothing", "four", "add", "call", "same", "swap", "divide"]
+    assert (len(all_exports), "add" in all_exports, "sub" in all_exports) == (7, True, False)
     assert all_exports.get("sub") is None
     with pytest.raises(KeyError, match="there is no export 'sub'; there are: add, call, divide, four, nothing"):
         all_exports["sub"]

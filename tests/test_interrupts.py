@@ -111,11 +111,15 @@ class Interruption:
 
     def __init__(self) -> None:
         self.is_armed = False
+        self.act: Callable[[], Any] = self.interrupt
+
+    def interrupt(self) -> None:
+        raise Interrupted
 
     def handle(self, *_: Any) -> None:
         if self.is_armed:
             self.is_armed = False
-            raise Interrupted
+            self.act()
 
     def run(self, operation: Callable[[], Any], wanted: int) -> int:
         """Return how many opcodes were run."""
@@ -177,6 +181,26 @@ def test_nothing_is_lost(interruption: Interruption, name: str, runtime: str) ->
             found = scene.figures()
         assert found == expected, f"at opcode {wanted} of {places}"
     assert raised
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_a_handler_may_use_the_store(interruption: Interruption, runtime: str) -> None:
+    """It may give back what the operation that it interrupts was about to give back."""
+    scene = Scene(runtime)
+    interruption.act = scene.store.tidy
+
+    def operation() -> None:
+        handles = [lh.Struct(scene.store, CELL) for _ in range(3)]
+        handles.append(scene.exports["extern"]("value"))
+        del handles
+        scene.store.tidy()
+
+    operation()
+    expected = scene.figures()
+    places = interruption.run(operation, 0)
+    for wanted in range(1, places + 1, max(1, places // PLACES)):
+        interruption.run(operation, wanted)
+        assert scene.figures() == expected, f"at opcode {wanted} of {places}"
 
 
 def test_what_is_whole_is_not_ended_half_way(interruption: Interruption) -> None:

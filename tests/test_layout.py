@@ -21,7 +21,7 @@ from llvmlite import binding, ir
 from lowheap import layout
 from lowheap.collectors.shared import references
 from lowheap.collectors.shared.free_lists import size_class
-from lowheap.declarations import c_declarations
+from lowheap.declarations import c_declarations, pointer_type, quick
 from lowheap.jit.emit import llvm_structure
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -43,6 +43,7 @@ from lowheap.layout import (
     VMFunctionImport,
     VMGcHeader,
     VMGcKind,
+    VMHandle,
     VMHeapControl,
     block_length,
     i31_from_int,
@@ -551,3 +552,13 @@ def test_the_parts_of_a_vmctx_do_not_overlap(
         assert offset % align == 0
         end = offset + size
     assert end <= place.size < end + 16
+
+
+@pytest.mark.parametrize("data", [VMHandle, VMGcHeader], ids=lambda data: data.__name__)
+def test_the_quick_type_of_a_structure_has_its_bytes(data: Structure) -> None:
+    made = quick.new(pointer_type(data))
+    assert quick.sizeof(made[0]) == ctypes.sizeof(data)
+    for number, (name, *_) in enumerate(data._fields_, 1):
+        setattr(made, name, number)
+    seen = data.from_buffer_copy(bytes(quick.buffer(made)))
+    assert [getattr(seen, name) for name, *_ in data._fields_] == list(range(1, len(data._fields_) + 1))

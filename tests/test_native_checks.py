@@ -9,6 +9,7 @@ import pytest
 from llvmlite import ir
 
 import lowheap as lh
+from lowheap.collectors import registry
 from lowheap.collectors.shared import access, roots, types
 from lowheap.embed.api import FUNCTIONS
 from lowheap.embed.emitter import ApiEmitter, ApiFunction, function_type
@@ -25,6 +26,7 @@ from lowheap.errors import (
     TypeDefinitionError,
     UnsupportedError,
 )
+from lowheap.jit.runtime import HOST_OPERATIONS
 from lowheap.layout import (
     FIELD_MUTABLE,
     FIELD_NULLABLE,
@@ -40,6 +42,7 @@ from lowheap.layout import (
     VMTypeInfo,
 )
 from lowheap.native import Heap, NativeError, Ref, Text, check, inline, native, require, tables, u32
+from lowheap.native.check import U32, declared
 from lowheap.types import ANYREF, I8, I32, I64, AbstractHeapType, RefType
 
 MOST = 5
@@ -302,3 +305,27 @@ def test_a_reference_is_checked_where_it_stands_in_a_message() -> None:
 
     with lh.Store(lh.Engine()) as store, pytest.raises(InvalidReferenceError, match=r"^value is null$"):
         refused(tables(store.heap.control), NULL, access.VALUE)
+
+
+def test_what_annotations_tell_of_a_function_is_what_its_source_tells() -> None:
+    """Who calls machine code has it from there: `declared` looks at no source."""
+    for function in (*HOST_OPERATIONS, *registry.find("drc").all_compiled()):
+        parameters, result = declared(function)
+        assert (parameters, result) == (list(function.checked.parameters), function.checked.result), function.name
+
+
+def test_annotations_that_are_not_texts_are_looked_up_in_the_source() -> None:
+    def own(heap: Heap, number: u32) -> u32:
+        return number
+
+    own.__annotations__ = {"heap": Heap, "number": u32, "return": u32}
+    function = native(own)
+    assert declared(function) == (function.checked.parameters, U32)
+
+
+def test_an_annotation_that_is_none_of_the_subset_s() -> None:
+    def own(heap: Heap, number: float) -> u32:
+        return u32(0)
+
+    with pytest.raises(NativeError, match="float"):
+        declared(native(own))

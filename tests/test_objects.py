@@ -755,6 +755,20 @@ def test_a_slot_that_is_not_traced_is_written_without_counting(store: Rig) -> No
     store.verify()
 
 
+@pytest.mark.parametrize("storage", [I8, I32, F32, F64])
+def test_a_value_that_closes_the_store_while_it_is_converted(storage: Any) -> None:
+    store = Store()
+    cell = Struct(store, structure(storage))
+
+    class Closing:
+        def __index__(self) -> int:
+            store.close()
+            return 1
+
+    with pytest.raises(StaleReferenceError, match="its store is closed"):
+        cell[0] = Closing()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Types bound to a store
 

@@ -65,6 +65,11 @@ class Signature:
         return tuple(number for number, letter in enumerate(self.results) if letter == COUNTED)
 
     @property
+    def is_numeric(self) -> bool:
+        """Whether no value is a reference."""
+        return not {COUNTED, UNCOUNTED} & {*self.params, *self.results}
+
+    @property
     def entry(self) -> str:
         """The name of the signature's trampoline."""
         return f"lowheap.enter.{self.params}.{self.results}"

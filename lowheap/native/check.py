@@ -444,6 +444,26 @@ def check(native: Function) -> Checked:
     return _Checker(native, tree, path).check()
 
 
+def declared(native: Function) -> tuple[list[Parameter], Type]:
+    """Return a function's parameters, and what it returns, without a look at its source: for who calls machine code.
+
+    NativeError when an annotation is none of the subset's, or is missing.
+    """
+    code, annotations = native.function.__code__, native.function.__annotations__
+    names = code.co_varnames[: code.co_argcount]
+    texts = [annotations.get(each) for each in (*names, "return")]
+    if not all(
+        isinstance(each, str) for each in texts
+    ):  # without `from __future__ import annotations`: the source tells
+        return native.checked.parameters, native.checked.result
+    place: Any = {"lineno": code.co_firstlineno, "col_offset": 0}
+    *given, returned = [ast.Constant(each, **place) for each in texts]
+    arguments = [ast.arg(name, annotation, **place) for name, annotation in zip(names, given, strict=True)]
+    signature = ast.arguments([], arguments, None, [], [], None, [])
+    checker = _Checker(native, ast.FunctionDef(code.co_name, signature, [], [], returned, **place), code.co_filename)
+    return [checker.parameter(argument) for argument in arguments], checker.result_annotation(returned)
+
+
 def parsed(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
     """Return a function's syntax tree, with the lines and columns that it has in its file, and the file's path."""
     code = function.__code__

@@ -21,13 +21,11 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import cffi
-
-from lowheap import declarations
 from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
+from lowheap.declarations import quick
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -62,7 +60,7 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
-from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType
+from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func, lift, lift_reference, lowering
 from lowheap.operations import exclusive
 from lowheap.runtime import polling
@@ -76,15 +74,23 @@ MAX_WASM_STACK = 512 * 1024
 _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
 
-_ffi = cffi.FFI()
-
 _C_WORDS: dict[Type, str] = {BOOL: "bool", NOTHING: "void", U32: "uint32_t", U64: "uint64_t"}
 """The types in C of what functions of the compiled runtime take and return."""
 
 
-_ENTRY = _ffi.typeof(signatures.ENTRY_CDECL)
-_SLOTS = _ffi.typeof("uint64_t[]")
-_ADDRESSES = _ffi.typeof("void **")
+_ENTRY = quick.typeof(signatures.ENTRY_CDECL)
+_SLOTS = quick.typeof("uint64_t[]")
+_ADDRESSES = quick.typeof("void **")
+_RESULTS = {
+    signatures.LETTERS[number]: quick.typeof(cdecl)
+    for number, cdecl in {
+        NumType.I32: "int32_t *",
+        NumType.I64: "int64_t *",
+        NumType.F32: "float *",
+        NumType.F64: "double *",
+    }.items()
+}
+"""By the letter of a number, how cffi reads it in a slot."""
 
 
 class _Target:
@@ -93,8 +99,8 @@ class _Target:
     def __init__(
         self, store: Store, trampoline: int, vmctx: int, code: int, type: FuncType, signature: signatures.Signature
     ) -> None:
-        self.entry = _ffi.cast(_ENTRY, trampoline)
-        self.vmctx, self.code = _ffi.cast("void *", vmctx), _ffi.cast("void *", code)
+        self.entry = quick.cast(_ENTRY, trampoline)
+        self.vmctx, self.code = quick.cast("void *", vmctx), quick.cast("void *", code)
         self.signature = signature
         self.lowerings = [lowering(store, param) for param in type.params]
         self.pack = _slot_struct(type.params).pack_into
@@ -106,19 +112,24 @@ class _Target:
             if isinstance(result, RefType) and number not in self.counted
         ]
         self.slot_count = signature.slot_count + len(self.counted)
+        self._result = _RESULTS.get(signature.results, _ADDRESSES)
+        self.spare: list[tuple[Any, Any, Any, Any]] = []
+        """Slots that no call is using."""
 
-    def slots(self) -> tuple[Any, Any, Any]:
-        """Return a buffer of slots: as cffi has it, as Python has it, and as addresses."""
-        slots = _ffi.new(_SLOTS, self.slot_count)
-        return slots, _ffi.buffer(slots), _ffi.cast(_ADDRESSES, slots)
+    def slots(self) -> tuple[Any, Any, Any, Any]:
+        """Return a buffer of slots, for one call: as cffi has it, as Python has it, as addresses, and as results.
+
+        The last is for the result if there is just one, a number.
+        """
+        slots = quick.new(_SLOTS, self.slot_count)
+        return slots, quick.buffer(slots), quick.cast(_ADDRESSES, slots), quick.cast(self._result, slots)
 
 
 class _CompiledFunc(Func):
-    """A compiled function.
+    """A compiled function of numbers, with one result at most.
 
-    A call goes a short way when there is nothing to see to first, all values are numbers, there is one result at most,
-    and the arguments are of just the right Python types. Everything else goes the general way, which gives its errors
-    too.
+    A call goes a short way when there is nothing to see to first, and the arguments are of just the right Python types.
+    Everything else goes the general way, which gives its errors too.
     """
 
     __slots__ = ("_parts", "_slots")
@@ -127,11 +138,12 @@ class _CompiledFunc(Func):
         store = runtime._store
         self._bind(store, *described)
         signature = target.signature
-        is_short = len(signature.results) <= 1 and not set(signature.params + signature.results) & set(_REFERENCES)
-        types = tuple(int if letter in "il" else float for letter in signature.params) if is_short else _NOT_SHORT
+        types = tuple(int if letter in "il" else float for letter in signature.params)
+        pair = types if len(types) == 2 else (None, None)
         # In one tuple, since a call needs them all.
         self._parts = (
             types,
+            *pair,
             store.lock,
             runtime,
             runtime.watched,
@@ -144,13 +156,15 @@ class _CompiledFunc(Func):
             target.vmctx,
             target.code,
             target.pack,
-            target.unpack if signature.results else None,
+            bool(signature.results),
         )
-        self._slots: tuple[Any, Any, Any] | None = None
+        self._slots: tuple[Any, Any, Any, Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         (
             types,
+            first_type,
+            second_type,
             lock,
             runtime,
             watched,
@@ -163,10 +177,11 @@ class _CompiledFunc(Func):
             vmctx,
             code,
             pack,
-            unpack,
+            has_result,
         ) = self._parts
-        if len(args) == 2 == len(types):  # as below, and faster
-            if type(args[0]) is not types[0] or type(args[1]) is not types[1]:
+        if is_pair := len(args) == 2:  # as below, and faster
+            first, second = args
+            if type(first) is not first_type or type(second) is not second_type:
                 return self._call(args)
         elif tuple(map(type, args)) != types:
             return self._call(args)
@@ -177,21 +192,24 @@ class _CompiledFunc(Func):
             lock.owner = me
             if forgotten or set_aside or host_data.binding is not binding:
                 return self._call(args)
-            if watched.floor != _thread_stack.floor:
+            if watched.floor is not _thread_stack.floor:
                 runtime.note_thread()
             # This call's own, should a finalizer or a signal's handler call this function before they are read.
             own, self._slots = self._slots, None
             if own is None:
                 own = target.slots()
-            slots, buffer, _ = own
+            slots, buffer, _, result = own
             try:
-                pack(buffer, 0, *args)
+                if is_pair:
+                    pack(buffer, 0, first, second)
+                else:
+                    pack(buffer, 0, *args)
             except (struct.error, OverflowError):  # a number that is not the parameter's as it stands
                 types = _NOT_SHORT
             if types is _NOT_SHORT:
                 return self._call(args)
             status = entry(vmctx, code, slots)
-            value = None if unpack is None else unpack(buffer)[0]
+            value = result[0] if has_result else None
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
                 if status == signatures.REFUSED:
@@ -204,8 +222,6 @@ class _CompiledFunc(Func):
 
 _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
-
-_REFERENCES = signatures.COUNTED + signatures.UNCOUNTED
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -245,19 +261,17 @@ class StoreRuntime(NotCopied):
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
-        self.floor = 0
-        """The `stack_floor` that the store context has, read more often than it changes."""
         self.watched = polling.Watched(self.context)
         if store.engine.interruptible:
             polling.watch(self.watched)
         self._heap_base = store.heap.control.heap_base
-        self._set_aside = store.host_data.set_aside
+        self._host_data, self._set_aside = store.host_data, store.host_data.set_aside
         self._trap_cause: Exception | None = None
         self._callbacks = {
             "allocate_struct": self._callback(signatures.ALLOCATE_STRUCT_CDECL, self._allocate_struct, NULL),
             "allocate_array": self._callback(signatures.ALLOCATE_ARRAY_CDECL, self._allocate_array, NULL),
             "drop": self._callback(signatures.DROP_CDECL, self._drop, None),
-            "call_host": self._callback(signatures.CALL_HOST_CDECL, self._call_host, 1),
+            "call_host": self._callback(signatures.CALL_HOST_CDECL, self._host_caller(), 1),
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
@@ -269,7 +283,7 @@ class StoreRuntime(NotCopied):
             store=self.context_address,
         )
         self.vmctx_address = ctypes.addressof(self._vmctx)
-        self.vmctx = _ffi.cast("void *", self.vmctx_address)
+        self.vmctx = quick.cast("void *", self.vmctx_address)
         """A vmctx of the store itself, for native functions that belong to no instance."""
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
@@ -285,7 +299,7 @@ class StoreRuntime(NotCopied):
     def _call_python(self) -> None:
         """Have compiled code call Python for all that it asks of the store."""
         for name, callback in self._callbacks.items():
-            setattr(self.context, name, int(_ffi.cast("uintptr_t", callback)))
+            setattr(self.context, name, int(quick.cast("uintptr_t", callback)))
 
     def _use_native_runtime(self) -> None:
         """Put the compiled runtime in the place of Python's, as far as this store allows."""
@@ -301,33 +315,29 @@ class StoreRuntime(NotCopied):
             self._store.operations.use(
                 self.vmctx, {each.__name__: self._host_operation(code, each) for each in runtime.HOST_OPERATIONS}
             )
-        self._collect = _ffi.cast("bool(*)(void *)", code.address(runtime.COLLECT))
-        self._trace = _ffi.cast("bool(*)(void *)", code.address(runtime.TRACE))
+        self._collect = quick.cast("bool(*)(void *)", code.address(runtime.COLLECT))
+        self._trace = quick.cast("bool(*)(void *)", code.address(runtime.TRACE))
         for native in heap.collector.all_compiled():
             heap.replacements[native] = self._compiled(native, code.address(runtime.symbol_of(native)))
 
     def _compiled(self, native: Native[..., Any], address: int) -> Callable[..., Any]:
         """Return what calls a function of the compiled runtime, which takes numbers, and returns one, or nothing."""
-        checked = native.checked
-        parameters = "".join(f", {_C_WORDS[each.type]}" for each in checked.parameters[1:])
-        function = _ffi.cast(f"{_C_WORDS[checked.result]}(*)(void *{parameters})", address)
+        (_, *others), result = declared(native)
+        parameters = "".join(f", {_C_WORDS[each.type]}" for each in others)
+        function = quick.cast(f"{_C_WORDS[result]}(*)(void *{parameters})", address)
         vmctx = self.vmctx
         return lambda *args: function(vmctx, *args)
 
     def _host_operation(self, code: LoadedCode, native: Native[..., Any]) -> Any:
         """Return one of the host's operations as a C function; bytes are passed as they are, handles as cells."""
-        checked = native.checked
+        declared_parameters, result = declared(native)
         parameters = [
-            "char *"
-            if each.name == "image"
-            else "VMHandle *"
-            if isinstance(each.type, ViewType)
-            else _C_WORDS[each.type]
-            for each in checked.parameters
+            "char *" if each.name == "image" else "void *" if isinstance(each.type, ViewType) else _C_WORDS[each.type]
+            for each in declared_parameters
             if not isinstance(each.type, HeapType | StaticType)
         ]
-        cdecl = f"{_C_WORDS[checked.result]}(*)({', '.join(['void *', *parameters])})"
-        return declarations.ffi().cast(cdecl, code.address(runtime.symbol_of(native)))
+        cdecl = f"{_C_WORDS[result]}(*)({', '.join(['void *', *parameters])})"
+        return quick.cast(cdecl, code.address(runtime.symbol_of(native)))
 
     def collect(self) -> bool:
         """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
@@ -427,7 +437,11 @@ class StoreRuntime(NotCopied):
         signature = signatures.Signature.of(type, self._store.engine.types)
         target = _Target(self._store, trampoline, vmctx, code, type, signature)
         number = self._enter_into_table(code, vmctx, type_index)
-        function = _CompiledFunc(self, target, number, type_index, name, self._caller(target, name))
+        described = (number, type_index, name, self._caller(target, name))
+        if signature.is_numeric and len(signature.results) <= 1:
+            function: Func = _CompiledFunc(self, target, *described)
+        else:
+            function = Func._of(self._store, *described)
         self._functions[number] = function
         return function
 
@@ -529,8 +543,10 @@ class StoreRuntime(NotCopied):
         places = [(number, place) for place, number in enumerate(target.counted, target.signature.slot_count)]
         mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
         is_single = len(target.signature.results) == 1
+        is_reference, handle_place = is_single and bool(places), target.signature.slot_count
         host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
-        entry, vmctx, code = target.entry, target.vmctx, target.code
+        entry, vmctx, code, spare = target.entry, target.vmctx, target.code, target.spare
+        heap, watched = store.heap, self.watched
 
         def call(args: Sequence[Any]) -> Any:
             me, outer = get_ident(), lock.owner
@@ -540,26 +556,40 @@ class StoreRuntime(NotCopied):
                 lock.owner = me
                 if host_data.binding is not binding:
                     self._check_callable()
-                if forgotten or set_aside or store.heap.control.dead_externrefs:
+                if forgotten or set_aside or heap.control.dead_externrefs:
                     store.tidy_in_use()
                 kept: list[Any] = []
-                raws = _lower_all(lowerings, args, name, kept)
-                slots, buffer, addresses = target.slots()
+                raws = _lower_all(lowerings, args, name, kept) if lowerings or args else ()
+                try:
+                    own = spare.pop()
+                except IndexError:
+                    own = target.slots()
+                slots, buffer, addresses, _ = own
                 pack(buffer, 0, *raws)
-                cells = []
-                for _, place in places:
-                    cell = mind(new_cell(cell_type), forget)
-                    cells.append(cell)
-                    addresses[place] = cell
-                status = self._enter(entry, vmctx, code, slots)
-                if is_single and cells:
-                    returned: Any = lift(store, unpack(buffer)[0], cells[0])
+                if is_reference:
+                    addresses[handle_place] = cell = mind(new_cell(cell_type), forget)
+                else:
+                    cells = [mind(new_cell(cell_type), forget) for _ in places]
+                    for (_, place), each in zip(places, cells, strict=True):
+                        addresses[place] = each
+                if watched.floor is not _thread_stack.floor:
+                    self.note_thread()
+                if host_data.binding is not binding:  # a finalizer has closed the store; from here on, that is refused
+                    self._check_callable()
+                status = entry(vmctx, code, slots)
+                if status or self.pending is not None:
+                    self._look_into(status)
+                if is_reference:
+                    (raw,) = unpack(buffer)
+                    spare.append(own)
+                    returned: Any = lift(store, raw, cell)
                     if status or forgotten or set_aside:
                         self.settle(status)
                     return returned
                 values = list(unpack(buffer))
-                for (number, _), cell in zip(places, cells, strict=True):
-                    values[number] = lift(store, values[number], cell)
+                spare.append(own)
+                for (number, _), each in zip(places, cells, strict=True):
+                    values[number] = lift(store, values[number], each)
                 for number, type in uncounted:
                     values[number] = lift_reference(store, type, values[number])
                 if status or forgotten or set_aside:
@@ -578,25 +608,19 @@ class StoreRuntime(NotCopied):
             self.settle()
         return result
 
-    def _enter(self, entry: Callable[..., int], *args: Any) -> int:
-        """Call a trampoline, and raise what came of it: an exception from the host's side, or a trap."""
-        if self.floor != _thread_stack.floor:
-            self.note_thread()
-        self._store.check_open()  # a finalizer may have closed it; from here on, that is refused
-        status = entry(*args)
+    def _look_into(self, status: int) -> None:
+        """Raise what came of a call of a trampoline: an exception from the host's side, or a trap."""
         if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
         if status & signatures.TRAPPED or self.pending is not None:
             self.settle(status)
-        return status
 
     def note_thread(self) -> None:
         """Have compiled code mind the end of this thread's stack, and be watched if it is interruptible."""
-        if self.watched.floor != _thread_stack.floor:
-            if self._store.engine.interruptible:
-                polling.wake()  # before the floor says that it was done: a signal's handler may raise
-            self.watched.floor = self.context.stack_floor = _thread_stack.floor
+        if self._store.engine.interruptible:
+            polling.wake()  # before the floor says that it was done: a signal's handler may raise
+        self.watched.floor = self.context.stack_floor = _thread_stack.floor
 
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
@@ -673,8 +697,8 @@ class StoreRuntime(NotCopied):
                 self.pending = value.with_traceback(traceback)
 
         if failure is None:
-            return _ffi.callback(cdecl, function, onerror=keep)
-        return _ffi.callback(cdecl, function, error=failure, onerror=keep)
+            return quick.callback(cdecl, function, onerror=keep)
+        return quick.callback(cdecl, function, error=failure, onerror=keep)
 
     def _take_back(self, reference: int) -> None:
         self._store.heap.drop_gc_ref(reference)
@@ -718,39 +742,46 @@ class StoreRuntime(NotCopied):
 
     def _share(self, _vmctx: Any, reference: int, handle: Any) -> None:
         operations = self._store.operations
-        operations.share(operations.vmctx, reference, _ffi.cast("void *", handle))
+        operations.share(operations.vmctx, reference, quick.cast("void *", handle))
 
-    def _call_host(self, _vmctx: Any, number: int, values: Any) -> int:
-        try:
-            if number == RELEASE_DEAD_EXTERNREFS:
-                was_releasing, self._is_releasing = self._is_releasing, True
-                try:
-                    self._store.tidy_in_use()
-                finally:
-                    self._is_releasing = was_releasing
+    def _host_caller(self) -> Callable[[Any, int, Any], int]:
+        """Return what compiled code calls a host function by, and has it release what has died."""
+        store, functions, buffer_of = self._store, self._host_functions, quick.buffer
+        heap, forgotten, set_aside = store.heap, store.unreachable_cells, self._set_aside
+
+        def call_host(_vmctx: Any, number: int, values: Any) -> int:
+            try:
+                if number == RELEASE_DEAD_EXTERNREFS:
+                    self._release_dead_externrefs()
+                    return 0
+                function = functions[number]
+                buffer = buffer_of(values, function.size)
+                # Handles first: what is passed may be held by nobody else when the collector next looks.
+                args = function.lift(buffer)
+                # A safepoint, where there is something to do at one.
+                if store.collect_every or forgotten or set_aside or heap.control.dead_externrefs:
+                    store.safepoint()
+                kept: list[Any] = []
+                raws = self._call_and_lower(function, args, kept)
+                del args
+                if store.collect_every or forgotten or set_aside or heap.control.dead_externrefs:
+                    store.safepoint()
+                function.pack(buffer, 0, *raws)
+                # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
                 return 0
-            function = self._host_functions[number]
-            buffer = _ffi.buffer(values, function.size)
-            # Handles first: what is passed may be held by nobody else when the collector next looks.
-            args = function.lift(buffer)
-            self._come_to_safepoint()
-            kept: list[Any] = []
-            raws = self._call_and_lower(function, args, kept)
-            del args
-            self._come_to_safepoint()
-            function.pack(buffer, 0, *raws)
-            # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
-            return 0
-        except BaseException as error:
-            if self.pending is None:
-                self.pending = error
-            return 1
+            except BaseException as error:
+                if self.pending is None:
+                    self.pending = error
+                return 1
 
-    def _come_to_safepoint(self) -> None:
-        """What `Store.safepoint` does, where there is something to do."""
-        store = self._store
-        if store.collect_every or store.unreachable_cells or self._set_aside or store.heap.control.dead_externrefs:
-            store.safepoint()
+        return call_host
+
+    def _release_dead_externrefs(self) -> None:
+        was_releasing, self._is_releasing = self._is_releasing, True
+        try:
+            self._store.tidy_in_use()
+        finally:
+            self._is_releasing = was_releasing
 
     @exclusive("_store.lock")
     def _call_host_directly(self, function: _HostFunction, args: Sequence[Any]) -> Any:
@@ -780,10 +811,10 @@ class StoreRuntime(NotCopied):
     def _call_and_lower(self, function: _HostFunction, args: Sequence[Any], kept: list[Any]) -> list[Any]:
         returned = function.callable(*args)
         kept.append(returned)
-        store, type, name = self._store, function.type, function.name
-        if store.heap.control.phase or store.heap.attached is None or not self._is_memory_sound():
+        type, name, control = function.type, function.name, self._store.heap.control
+        if control.phase or self._host_data.binding is not self.binding or control.heap_base != self._heap_base:
             self._check_after(f"host function {name}")
-        if len(type.results) == 1:
+        if len(function.result_lowerings) == 1:
             results: Sequence[Any] = (returned,)
         elif not type.results:
             results = ()
@@ -878,6 +909,8 @@ def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept:
     if len(values) != len(lowerings):
         raise TypeError(f"{what}: {len(values)} values were given where {len(lowerings)} are wanted")
     try:
+        if len(values) == 1:
+            return [lowerings[0](values[0], kept)]
         return [lower(value, kept) for lower, value in zip(lowerings, values, strict=True)]
     except (TypeError, ValueError):
         pass
