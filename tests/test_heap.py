@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lowheap.collector import DrcCollection
+from lowheap.collectors.shared import free_lists
 from lowheap.collectors.shared.allocator import walk
 from lowheap.errors import (
     AllocationTooLargeError,
@@ -1142,6 +1143,8 @@ def shallow_stack() -> Iterator[None]:
     """Leave no room for more than a few dozen frames."""
     warm = World(1 << 12)
     warm.heap.drop_gc_ref(big_array(warm, 2))  # a function that runs for the first time is checked, which takes some
+    for function in (free_lists.put_in_order, free_lists.are_scattered, free_lists.coalesce):
+        function(warm.heap.native)
     with contextlib.suppress(HeapExhaustedError):
         while True:
             warm.new_cell()
