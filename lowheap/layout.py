@@ -724,6 +724,9 @@ RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
 MOST_TRAP_FRAMES = 64
 """How many frames a trap leaves word of: of a deep stack, the innermost."""
 
+TRAP_ADDRESS_LIMIT = MOST_TRAP_FRAMES + 1
+"""How many return addresses that takes: the innermost may be that of what polls, which is no frame of a program's."""
+
 POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
 """The `poll_limit` with which compiled code calls the host where it next looks."""
 
@@ -770,7 +773,7 @@ class VMStoreContext(ctypes.Structure):
         ("share", ctypes.c_uint64),
         ("unsound_root", ctypes.c_uint32),
         ("trap_frame_count", ctypes.c_uint32),
-        ("trap_frames", ctypes.c_uint64 * MOST_TRAP_FRAMES),
+        ("trap_frames", ctypes.c_uint64 * TRAP_ADDRESS_LIMIT),
         ("interrupted", ctypes.c_uint32),
     )
     stack_limit: Unsigned

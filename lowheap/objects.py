@@ -75,6 +75,7 @@ from lowheap.values import (
     FORMATS,
     I31,
     NOTHING_KEPT,
+    RANGES,
     REFERENCE_FORMAT,
     Lowering,
     as_index,
@@ -1138,7 +1139,10 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
 
 def _scalar_writer(store: Store, storage: StorageType) -> _Write:
     pack = struct.Struct(f"<{FORMATS[storage]}").pack_into
-    lower, kind = scalar_lowering(storage), float if storage in FLOAT_TYPES else int
+    lower = scalar_lowering(storage)
+    kind = int if storage in RANGES else float if storage is NumType.F64 else None  # what needs no lowering
+    is_integer = storage in RANGES  # a number that is not in range must not come to `pack`: it clears the bytes first
+    least, most = RANGES.get(storage, (0, 0))
     lock, heap, host_data = store.lock, store.heap, store.host_data
 
     def write(handle: Any, offset: int, value: Any) -> None:
@@ -1150,13 +1154,10 @@ def _scalar_writer(store: Store, storage: StorageType) -> _Write:
             native = heap.attached
             if native is None or not handle._cell.number or handle._face.binding is not host_data.binding:
                 native = handle._check_usable()
-            if type(value) is not kind:
+            if type(value) is not kind or (is_integer and not least <= value <= most):
                 value = lower(value, NOTHING_KEPT)  # which calls the value's methods: they may close the store
                 native = handle._check_usable()
-            try:
-                pack(native.buffer, handle._reference + offset, value)
-            except (struct.error, OverflowError):  # it is not in range as it stands
-                pack(native.buffer, handle._reference + offset, lower(value, NOTHING_KEPT))
+            pack(native.buffer, handle._reference + offset, value)
         finally:
             lock.owner = outer
 

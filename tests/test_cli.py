@@ -207,8 +207,8 @@ def test_every_type_of_value_goes_in_and_out(lowheap: Callable[..., Ran], progra
 def test_references_are_shown(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
     ran = lowheap("run", program(NUMBERS), "--invoke", "references", "--stats")
     struct_line, array_line, *others = ran.out.splitlines()
-    assert re.fullmatch(r"<Struct \$pair at 0x[0-9a-f]+>", struct_line)
-    assert re.fullmatch(r"<Array \$bytes of 3 at 0x[0-9a-f]+>", array_line)
+    assert re.fullmatch(r"<Struct \$pair at 0x[0-9a-f]+: 0=0, 1=0\.0>", struct_line)
+    assert re.fullmatch(r"<Array \$bytes of 3 at 0x[0-9a-f]+: \[0, 0, 0\]>", array_line)
     assert others == ["I31(-5)", "<Func nothing (func)>", "null"]
     assert figures(ran)["objects live after a last collection"] == "0", "the results' handles are dropped"
 

@@ -565,6 +565,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_lists.are_scattered: no_arguments,
     free_lists.put_in_order: no_arguments,
     free_lists.clear_lists: no_arguments,
+    references.end_of_blocks: drawn(st.integers(0, 100) | ANY_U32),
     references.is_object: drawn(ANY_U32),
     references.names_object: drawn(ANY_U32),
     references.may_be_object: lambda draw, made: [draw(st.sampled_from([*made.objects, 8]) | ANY_U32)],
@@ -594,6 +595,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
 ELSEWHERE = {
     "drc.barriers",
     "drc.verify",
+    "host",
     "null.collector",
     "shared.access",
     "shared.casts",

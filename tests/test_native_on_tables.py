@@ -27,6 +27,7 @@ from native_sides import c_type, mixed, sum_of_copied, sum_of_filled
 from test_native_collectors import ANY_U32, ANY_U64, ELSEWHERE, RULES, STEPS, Copy, Frames, Made
 
 from lowheap import collectors
+from lowheap.collectors import host
 from lowheap.collectors.drc import Drc, barriers
 from lowheap.collectors.drc import verify as drc_verify
 from lowheap.collectors.interface import ANY, OBJECT, Shape
@@ -34,6 +35,7 @@ from lowheap.collectors.null import collector as null
 from lowheap.collectors.shared import access, casts, host_data, parts, ranges, roots, setup, types, verify, walking
 from lowheap.collectors.shared.access import Storages
 from lowheap.collectors.shared.casts import TypeTest
+from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed.emitter import ApiFunction
 from lowheap.embed.lifecycle import LifecycleEmitter
@@ -52,6 +54,7 @@ from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIRST_INDEX,
     HANDLES_OFFSET,
+    HEADER_SIZE,
     HOST_DATA_OFFSET,
     NO_SUPERTYPE,
     NULL,
@@ -63,6 +66,7 @@ from lowheap.layout import (
     VMFieldInfo,
     VMFuncRef,
     VMGcKind,
+    VMHandle,
     VMHeap,
     VMHeapControl,
     VMHeapType,
@@ -244,6 +248,12 @@ def sizes_of_parts(heap: Heap, length: u64) -> u64:
     return total
 
 
+@native
+def free_buried(heap: Heap, reference: Ref) -> None:
+    bury_externref(heap, reference)
+    host.free_dead(heap)
+
+
 STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     roots.held_by_handles: sum_of_handles,
     roots.held_by_slots: sum_of_slots,
@@ -275,9 +285,13 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     parts.length_of_part: sizes_of_parts,
     parts.content_at: sizes_of_parts,
     parts.size_of_content: sizes_of_parts,
+    host.free_dead: free_buried,
 }
 
 NOT_HERE: dict[Native[..., Any], str] = {
+    host.new_struct: "allocation and `host.dress`, both compared: test_objects.py makes structs on both runtimes",
+    host.new_array: "likewise",
+    host.new_externref: "likewise, with `host_data.take_id`",
     parts.size_in_use: "it takes a part of a collector's, and `drc` has none: test_collector_images.py compares it",
 }
 """What is not compared here, and why."""
@@ -336,6 +350,7 @@ class Side:
         self.heap.lh_heap = self.lh_heap
         self.notes = ctypes.create_string_buffer(notes, NOTES)
         self.frame = VMRootFrame(self.context.root_frames, 0, 0, 0)
+        self.handle = VMHandle()
         self.visited: list[bytes] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
         self.visitor = prototype(self._visit)
@@ -376,7 +391,16 @@ class Side:
             frame.heap = 1
         whole = Copy.state(SimpleNamespace(control=self.control, context=self.context, memory=self.memory))[0]  # type: ignore[arg-type]
         tables = [self.mapping.read(start, size) for start, size in self.tables(self.control)[1:]]
-        return [whole, bytes(copied), bytes(context), bytes(frame), self.notes.raw, *tables, *self.visited]
+        return [
+            whole,
+            bytes(copied),
+            bytes(context),
+            bytes(frame),
+            bytes(self.handle),
+            self.notes.raw,
+            *tables,
+            *self.visited,
+        ]
 
     def close(self) -> None:
         self.heap = self.control = self.context = None  # type: ignore[assignment]
@@ -709,6 +733,50 @@ def new_frame(draw: Draw, made: Made) -> list[Argument]:
     return [frame_at, ctypes.addressof(SLOTS), draw(st.integers(0, 8))]
 
 
+def handle_at(side: Side) -> tuple[VMHandle, int]:
+    return side.handle, ctypes.addressof(side.handle)
+
+
+def with_handle(arguments: Arguments) -> Arguments:
+    return lambda draw, made: [*arguments(draw, made), handle_at]
+
+
+def a_filled_handle(draw: Draw, made: Made) -> list[Argument]:
+    """One of the heap's handles, or what is none any more."""
+    number, reference = draw(st.sampled_from([*made.heap.handles(), (0, 8)]))
+    epoch = made.heap.control.epoch + draw(st.integers(0, 1))
+
+    def fill(side: Side) -> tuple[VMHandle, int]:
+        side.handle = VMHandle(draw_number, reference, epoch, 0)
+        return handle_at(side)
+
+    draw_number = number + draw(st.integers(0, 1))
+    return [fill]
+
+
+def address_of_a_slot(draw: Draw, made: Made) -> list[Argument]:
+    """An object, and the address of a slot of its."""
+    holder, find = a_slot(draw, made)
+    return [holder, lambda side: (find(side)[1],) * 2]
+
+
+def an_image(draw: Draw, made: Made) -> list[Argument]:
+    """A struct without references, and the address of bytes for it: i31s all of them, or none."""
+    structs = [each for each in made.objects if made.heap.kind(each) is VMGcKind.STRUCT_REF]
+    holders = [each for each in structs if all(slot.value == NULL for slot in made.slots(each))]
+    assume(holders)
+    return [draw(st.sampled_from(holders)), draw(st.sampled_from([0, ctypes.addressof(IMAGE)])), HEADER_SIZE]
+
+
+IMAGE = ctypes.create_string_buffer(b"\1" * 4096)
+
+
+def an_externref(draw: Draw, made: Made) -> list[Argument]:
+    found = [each for each in made.objects if made.heap.kind(each) is VMGcKind.EXTERN_REF]
+    assume(found)
+    return [draw(st.sampled_from(found))]
+
+
 HEAP_AND_OBJECT = an_object
 
 ARGUMENTS: dict[Native[..., Any], Arguments] = {
@@ -724,6 +792,15 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     ],
     barriers.read: a_slot,
     barriers.write: slot_and_value,
+    host.fill: with_handle(an_object),
+    host.share: with_handle(a_reference),
+    host.adopt: with_handle(an_owned_object),
+    host.release: a_filled_handle,
+    host.read: with_handle(lambda draw, made: address_of_a_slot(draw, made)[1:]),
+    host.write: then(address_of_a_slot, a_reference),
+    host.lend: a_reference,
+    host.dress: with_handle(an_image),
+    free_buried: an_externref,
     drc_verify.verify_bits: then(an_object, NOTE),
     drc_verify.verify_held: with_notes(drawn(st.integers(0, 1) | ANY_U64), a_reference),
     drc_verify.verify_listed: with_notes(an_object),
@@ -795,6 +872,8 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     roots.unregister_slot: a_shared_slot,
     roots.free_handle: a_handle,
     roots.take_handle: an_object,
+    roots.take_free_handle: an_object,
+    roots.has_free_handle: nothing,
     roots.push_frame: new_frame,
     roots.pop_frame: lambda draw, made: [frame_at],
     setup.extend_bump: lambda draw, made: [control_at],

@@ -239,7 +239,7 @@ def test_what_the_host_holds_lives_and_what_it_lets_go_of_dies(collector: Other,
         second.release()
         assert live() == 3, "the global holds it"
         again = exports["held_now"]()
-        assert [type(each) for each in again] == [lh.Struct, lh.I31, type(None), lh.Struct]
+        assert all(map(isinstance, again, (lh.Struct, lh.I31, type(None), lh.Struct)))
         assert again[0][1].value == "a value"
         again[0][0] = again  # a cycle
         exports["hold"](None)

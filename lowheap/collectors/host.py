@@ -17,7 +17,7 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.tracing import traced_slots
 from lowheap.layout import ARRAY_HEADER_END, HEADER_SIZE, NULL, VMHandle, VMHostDataOwner
-from lowheap.native import Heap, Ref, address_of, copy_memory, inline, native, u32, u64, unlikely, zero_memory
+from lowheap.native import Heap, Ref, address_of, cell, copy_memory, inline, native, u32, u64, unlikely, zero_memory
 
 
 @inline
@@ -99,10 +99,12 @@ def dress(heap: Heap, reference: Ref, image: u64, start: u32, handle: VMHandle) 
         zero_memory(place, length)
     else:
         copy_memory(place, image, length)
-    for slot in traced_slots(heap, reference, header.type_index):
-        value = slot.value
-        slot.value = NULL
-        heap.collector.init(heap, reference, slot, value, ANY)
+        for unset in traced_slots(heap, reference, header.type_index):
+            unset.value = NULL  # all of them first: a barrier may look at the whole object
+        for slot in traced_slots(heap, reference, header.type_index):
+            value = cell(u32, image + (address_of(slot) - place)).value
+            if value != NULL:
+                heap.collector.write(heap, reference, slot, value, ANY)  # not `init`: compiled code did not make it
     adopt(heap, reference, handle)
 
 

@@ -21,6 +21,7 @@ from llvmlite.ir._utils import NameScope
 
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import PLAIN, MarkedModule
+from lowheap.jit.signatures import TRAP_FUNCTION
 from lowheap.layout import (
     I31_TAG,
     NULL,
@@ -447,10 +448,6 @@ class CheckedEmitter(Emitter):
     """Emits functions of a checked heap."""
 
     is_checked = True
-
-
-TRAP_FUNCTION = "lowheap.trap"
-"""void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
 
 def alignment_of(type: ir.Type) -> int:

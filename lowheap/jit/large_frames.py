@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lowheap.errors import CompilerError, TrapCode
-from lowheap.jit.emit import TRAP_FUNCTION
+from lowheap.jit.signatures import TRAP_FUNCTION
 from lowheap.layout import VMContext, VMStoreContext
 
 LARGE_FRAME = 16 << 10

@@ -16,6 +16,9 @@ LONGJMP = "_longjmp"
 IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 """libc's functions that every module may call."""
 
+TRAP_FUNCTION = "lowheap.trap"
+"""void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
+
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
 ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"

@@ -39,7 +39,6 @@ from lowheap.jit.emit import (
     I64,
     PTR,
     REFERENCE,
-    TRAP_FUNCTION,
     VOID,
     Emitter,
     NativeFunction,
@@ -53,6 +52,7 @@ from lowheap.jit.signatures import (
     LONGJMP,
     REFUSED,
     SETJMP,
+    TRAP_FUNCTION,
     TRAPPED,
     UNCOUNTED,
     Signature,
@@ -61,8 +61,8 @@ from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
-    MOST_TRAP_FRAMES,
     NULL,
+    TRAP_ADDRESS_LIMIT,
     VALUE_SLOT_SIZE,
     CollectionPhase,
     Field,
@@ -338,7 +338,7 @@ def _note_frames(emitter: Emitter) -> None:
     record = builder.inttoptr(frame, PTR)
     caller = emitter.load_typed(emitter.at(record, architecture.caller_frame_pointer_offset), I64)
     is_last = builder.icmp_unsigned("==", caller, entry)
-    is_full = builder.icmp_unsigned("==", count, I64(MOST_TRAP_FRAMES))
+    is_full = builder.icmp_unsigned("==", count, I64(TRAP_ADDRESS_LIMIT))
     builder.cbranch(builder.or_(is_last, is_full), done, note)
 
     builder.position_at_end(note)

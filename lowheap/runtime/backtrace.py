@@ -16,7 +16,7 @@ from lowheap.errors import CompilerError, Frame
 from lowheap.jit.call_sites import CallSite
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import walk_frames
-from lowheap.layout import VMActivation
+from lowheap.layout import MOST_TRAP_FRAMES, VMActivation
 
 _FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
 """How compiled functions of a module are named: by their indices. All others are for events, or trampolines."""
@@ -85,7 +85,7 @@ def frames_of_trap(
             if frames and frames[0].func_index == first.func_index and frames[0].module_offset in (None, offset):
                 frames = frames[1:]
         found += frames
-    return found
+    return found[:MOST_TRAP_FRAMES]
 
 
 def _call_sites(sources: Mapping[LoadedCode, Source], addresses: Sequence[int]) -> Iterator[tuple[Source, CallSite]]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lowheap.copying import NotCopied
 from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
@@ -30,12 +31,14 @@ from lowheap.store import Store
 from lowheap.types import FuncType, SubType
 
 
-class Caller:
+class Caller(NotCopied):
     """Who called a host function: `caller["name"]` is an export of that instance, `caller.store` its store.
 
     Without exports where the host itself called, or where nothing tells the instance: `get` returns None, and a
     subscript is a KeyError. It is of use until the host function returns, and tells nothing afterwards.
     """
+
+    NOT_COPIED_BECAUSE = "it is of use until the host function returns, and no longer"
 
     __slots__ = ("_place", "_store")
 

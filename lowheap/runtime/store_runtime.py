@@ -42,11 +42,11 @@ from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
-    MOST_TRAP_FRAMES,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
     STACK_MAP_HASH_SHIFT,
+    TRAP_ADDRESS_LIMIT,
     VALUE_SLOT_SIZE,
     CollectionPhase,
     VMActivation,
@@ -651,7 +651,7 @@ class StoreRuntime(NotCopied):
         source = None if place is None else place.module
         sources = {each.code: each.module for each in self.places.values()}  # no instance, which would keep the store
         addresses = list(context.trap_frames[: context.trap_frame_count])
-        addresses += outer_addresses(context.activation, MOST_TRAP_FRAMES - len(addresses))
+        addresses += outer_addresses(context.activation, TRAP_ADDRESS_LIMIT - len(addresses))
         trap = Trap(
             TrapCode(code),
             frames=functools.partial(frames_of_trap, sources, source, offset, addresses),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.errors import ForeignReferenceError, LinkError
 from lowheap.objects import Func
@@ -34,13 +35,15 @@ class _HostFunction:
         return found
 
 
-class Linker:
+class Linker(NotCopied):
     """Gives modules of one engine what they import, by name.
 
     `define` names a thing of a store, `define_func` a host function that is every store's, `define_instance` all that
     an instance exports. `instantiate` makes an instance out of these; a LinkError names all imports that are missing or
     do not match. A name that is defined already is a LinkError, unless `allow_shadowing` is True.
     """
+
+    NOT_COPIED_BECAUSE = "it has things of stores; another linker can be given the same"
 
     def __init__(self, engine: Engine) -> None:
         """Begin without names."""

@@ -16,6 +16,7 @@ from conformance_run import COLLECT, Call, Mismatch, Program, Recording, check, 
 
 import lowheap.store
 from lowheap import layout
+from lowheap.collectors import host
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.null import Null
 from lowheap.collectors.shared import sizing
@@ -153,20 +154,20 @@ def a_count_given_back_too_late(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_dropped_list_link(patch: pytest.MonkeyPatch) -> None:
-    def then(heap: DrcHeap, _: None, reference: int) -> None:
+    def then(heap: Heap, _: None, reference: int) -> None:
         if is_object(reference):
-            header(heap, reference).next_over_approximated_stack_root = NULL
+            heap.header(reference).next_over_approximated_stack_root = NULL
 
-    after(patch, DrcHeap, "expose_gc_ref_to_wasm", then)
+    after(patch, host, "lend", then)
 
 
 @mutation
 def an_in_list_bit_lost(patch: pytest.MonkeyPatch) -> None:
-    def then(heap: DrcHeap, _: None, reference: int) -> None:
+    def then(heap: Heap, _: None, reference: int) -> None:
         if is_object(reference):
-            header(heap, reference).kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
+            heap.header(reference).kind_and_reserved &= ~HEADER_IN_OVER_APPROX_LIST_BIT
 
-    after(patch, DrcHeap, "expose_gc_ref_to_wasm", then)
+    after(patch, host, "lend", then)
 
 
 @mutation
