@@ -256,7 +256,7 @@ class Own(Drc):
 def closing_over(step):
     @native
     def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:
-        heap.control.reserved += step
+        heap.control.coalescings += step
         return Drc.read(heap, owner, slot, shape)
     return read
 

@@ -1418,9 +1418,9 @@ HOST = {"give": lambda: (None, None, None, None), "take": lambda a, x, b, y: Non
 class CollectsWhenItAllocates(WatchedStore):
     """A store whose policy would have it collect at every allocation, those of the host too."""
 
-    def alloc_externref(self, value: Any) -> int:
+    def alloc_externref(self, value: Any, finalizer: Any = None) -> int:
         self.collect()
-        reference = super().alloc_externref(value)
+        reference = super().alloc_externref(value, finalizer)
         self.collect()
         return reference
 
