@@ -711,14 +711,15 @@ def a_depth_of_type(draw: Draw, made: Made) -> list[Argument]:
 
 
 def a_handle(draw: Draw, made: Made) -> list[Argument]:
-    assume(made.handles)
+    if not made.handles:
+        made.step("cell", 0, 0, 0)
     return [draw(st.sampled_from(made.handles))]
 
 
 def an_id(draw: Draw, made: Made) -> list[Argument]:
-    used = [each for each in range(10) if each in made.world.host_data]
-    assume(used)
-    return [draw(st.sampled_from(used))]
+    if 0 not in made.world.host_data:
+        made.step("externref", 0, 0, 3)
+    return [draw(st.sampled_from([each for each in range(10) if each in made.world.host_data]))]
 
 
 def a_visitor(draw: Draw, made: Made) -> list[Argument]:
@@ -764,7 +765,9 @@ def an_image(draw: Draw, made: Made) -> list[Argument]:
     """A struct without references, and the address of bytes for it: i31s all of them, or none."""
     structs = [each for each in made.objects if made.heap.kind(each) is VMGcKind.STRUCT_REF]
     holders = [each for each in structs if all(slot.value == NULL for slot in made.slots(each))]
-    assume(holders)
+    if not holders:
+        made.step("cell", 0, 0, 0)
+        return an_image(draw, made)
     return [draw(st.sampled_from(holders)), draw(st.sampled_from([0, ctypes.addressof(IMAGE)])), HEADER_SIZE]
 
 
@@ -772,9 +775,7 @@ IMAGE = ctypes.create_string_buffer(b"\1" * 4096)
 
 
 def an_externref(draw: Draw, made: Made) -> list[Argument]:
-    found = [each for each in made.objects if made.heap.kind(each) is VMGcKind.EXTERN_REF]
-    assume(found)
-    return [draw(st.sampled_from(found))]
+    return [draw(st.sampled_from(of_kind(made, VMGcKind.EXTERN_REF, "externref", 0)))]
 
 
 HEAP_AND_OBJECT = an_object
