@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lowheap.types import RefType as RefType
     from lowheap.types import StructType as StructType
     from lowheap.types import SubType as SubType
-    from lowheap.types import ValueTypes as ValType  # noqa: F401
+    from lowheap.types import ValueTypes as ValType  # noqa: F401  # exported, by another name than its own
     from lowheap.values import I31 as I31
     from lowheap.wasm.instance import Global as Global
     from lowheap.wasm.instance import Instance as Instance

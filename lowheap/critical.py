@@ -58,7 +58,7 @@ class _Section:
     def enter(self) -> None:
         """Hold back every handler that is Python's. Those that come meanwhile are called, and may raise."""
         for number, handler in zip(_SIGNALS, map(_signal.getsignal, _SIGNALS), strict=True):
-            if callable(handler) and not isinstance(handler, int):
+            if callable(handler):  # not SIG_DFL, SIG_IGN, or what was installed by C
                 deferral = handler if isinstance(handler, _Deferral) else _Deferral(handler)
                 self.deferrals.append((number, deferral))
                 _signal.signal(number, deferral)

@@ -343,11 +343,9 @@ class Array(_TypedObject):
         """
         return ArrayView(self)
 
-    @_exclusive
     def tobytes(self) -> bytes:
         """Return a copy of the elements' bytes, little-endian. TypeError for an array of references."""
-        start, end = self._range(0, self._length)
-        return bytes(self._face.memory()[start:end])
+        return self._bytes(0, self._length)
 
     def _range(self, first: int, end: int) -> tuple[int, int]:
         """Where the bytes of elements are in the heap."""
@@ -773,22 +771,18 @@ def _face_of(store: Store, type_index: int) -> _Face:
 def _face_for(store: Store, type: Any, wanted: type[StructType] | type[ArrayType]) -> _Face:
     """Return the face of a type that was given as an index or a definition, and must be of a sort."""
     known = store.resolved.get(id(type)) if isinstance(store, Store) else None
-    if known is not None and known[0] is type and known[1].is_current():
-        face: _Face = known[1]
-    else:
-        index = _resolve_type(store, type)
-        composite = store.engine.types[index].composite
-        if not isinstance(composite, wanted):
-            sort = "a struct" if wanted is StructType else "an array"
-            raise HeapError(f"type {index} is {composite}, not {sort} type")
+    face: _Face | None = known[1] if known is not None and known[0] is type and known[1].is_current() else None
+    index = _resolve_type(store, type) if face is None else face.type_index
+    composite = store.engine.types[index].composite
+    if not isinstance(composite, wanted):
+        sort = "a struct" if wanted is StructType else "an array"
+        raise HeapError(f"type {index} is {composite}, not {sort} type")
+    if face is None:
         face = _face_of(store, index)
         if not isinstance(type, int):
             if len(store.resolved) >= _MOST_RESOLVED:
                 store.resolved.clear()
             store.resolved[id(type)] = (type, face)
-    if not isinstance(face.type.composite, wanted):
-        sort = "a struct" if wanted is StructType else "an array"
-        raise HeapError(f"type {face.type_index} is {face.type.composite}, not {sort} type")
     return face
 
 
@@ -989,7 +983,7 @@ class _Face:
                 raise TypeError(
                     f"{type(values).__name__} was given where a buffer or a sequence of numbers is wanted"
                 ) from None
-            yield memoryview(self._image_of(values))
+            yield memoryview(self._lowered(values, []))
             return
         with buffer:
             if not buffer.c_contiguous:
@@ -1008,11 +1002,8 @@ class _Face:
             with buffer.cast("B") as data:
                 yield data
 
-    def _image_of(self, values: Sequence[Any]) -> bytes:
-        """Return the bytes of elements of these values; references are borrowed."""
-        return self._lowered(values, [])
-
     def _lowered(self, values: Sequence[Any], kept: list[Any]) -> bytes:
+        """Return the bytes of elements of these values; references are borrowed, of the values or of `kept`."""
         storage = self.element.storage
         if isinstance(storage, VectorType):
             raise TypeError(f"values of type {storage} cannot be given from Python")
@@ -1043,8 +1034,8 @@ class _Face:
         """Make an array of the bytes of its elements, or of so many zeros."""
         store = self.store
         store.tidy_in_use()
-        operations = store.operations
-        cell: Any = operations.mind(operations.new_cell(operations.cell_type), store.unreachable_cells.append)
+        operations = self._operations
+        cell = operations.cell()
         if operations.is_compiled and 0 <= length <= U32_MAX:
             given = operations.no_image if image is None else image
             operations.new_array(operations.vmctx, self.type_index, length, given, self.elements_offset, cell)

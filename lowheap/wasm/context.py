@@ -27,8 +27,7 @@ from lowheap.wasm.outline import ModuleOutline
 class ModuleContext(ModuleOutline):
     """The types of one module, and what its code is compiled with.
 
-    `inline_allocation`: blocks are taken off the size
-    classes' lists without a call of the runtime, where there is one.
+    `inline_allocation`: blocks are taken off the size classes' lists without a call of the runtime, where there is one.
     """
 
     def __init__(
