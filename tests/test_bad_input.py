@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import wasmtime
-import wasmtime_peer
+from support import wasmtime_peer
 
 import lowheap as lh
 from lowheap.types import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_sides import Compiled, sum_of_copied, sum_of_filled
+from support.native_sides import Compiled, sum_of_copied, sum_of_filled
 
 import lowheap as lh
 from lowheap.collectors.shared import casts, ranges

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from example_programs import EXAMPLES, Example
 from hypothesis import given
 from hypothesis import strategies as st
+from support.example_programs import EXAMPLES, Example
 
 import lowheap as lh
 from lowheap import cli

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from faults import FAULTS, Saved, Scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_heaps import NODE, STEPS, World
-from native_sides import Compiled, mixed
+from support.faults import FAULTS, Saved, Scene
+from support.image_heaps import NODE, STEPS, World
+from support.native_sides import Compiled, mixed
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_sides import Compiled, mixed
+from support.native_sides import Compiled, mixed
 
 import lowheap as lh
 from lowheap.collectors.drc import Drc

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from embed_heaps import CHeap, FailureError, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embed_heaps import CHeap, FailureError, text_of
 
 import lowheap as lh
 from lowheap.embed import Status, abi_hash, attach, ffi

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from faults import SLOT, Saved, populate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_heaps import BYTES, NODE, STEPS, TYPES, World
+from support.faults import SLOT, Saved, populate
+from support.image_heaps import BYTES, NODE, STEPS, TYPES, World
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, functions, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, functions, text_of
 
 from lowheap.embed import Status, abi_hash, ffi, lifecycle
 from lowheap.embed.calls import enter, leave

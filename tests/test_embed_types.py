@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from embed_heaps import ANY_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, Field
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embed_heaps import ANY_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, Field
 
 from lowheap.embed import Status, ffi
 from lowheap.errors import TypeDefinitionError

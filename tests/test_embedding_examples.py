@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from embed_library import WARNINGS, built_library
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lisp_model import run as run_model
+from support.embed_library import WARNINGS, built_library
+from support.lisp_model import run as run_model
 
 from lowheap.embed.api import Status
 
@@ -365,7 +365,7 @@ def test_a_function_without_its_frame_is_found_out(name: str, tmp_path: Path) ->
 def test_misuse_in_c_is_reported(options: tuple[str, ...], tmp_path: Path) -> None:
     if len(options) > 1:
         need_sanitizers(tmp_path)
-    program = compile_c(ROOT / "tests" / "embed_misuse.c", tmp_path / "misuse", *options)
+    program = compile_c(ROOT / "tests/support/embed_misuse.c", tmp_path / "misuse", *options)
     ran = subprocess.run([program], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     count, _, names = ran.stdout.partition(" cases: ")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from example_programs import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.example_programs import (
     EXAMPLES,
     EXAMPLES_DIRECTORY,
     Example,
@@ -23,9 +25,7 @@ from example_programs import (
     linked_list,
     shuffle,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from wasmtime_peer import Peer, PeerTrap, compile_module, run, validates
+from support.wasmtime_peer import Peer, PeerTrap, compile_module, run, validates
 
 # wasmtime's package cannot host a function over struct references, so another module is the host of callbacks_refs.wat.
 # It differs from `callbacks_refs_host` in language only.

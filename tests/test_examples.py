@@ -10,8 +10,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import wasmtime_peer
-from example_programs import EXAMPLES, Example, HostFunction
+from support import wasmtime_peer
+from support.example_programs import EXAMPLES, Example, HostFunction
 
 import lowheap as lh
 from lowheap.collectors import registry

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import FAULTS, Saved, Scene, pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.faults import FAULTS, Saved, Scene, pattern
 
 import lowheap as lh
 from lowheap.embed import NativeHeap, attach, ffi

@@ -7,10 +7,10 @@ import functools
 from typing import Any
 
 import pytest
-from example_programs import EXAMPLES, Example
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.example_programs import EXAMPLES, Example
 from test_heap import World
 from test_heap_model import HeapMachine, Model
 

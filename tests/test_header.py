@@ -12,9 +12,9 @@ from typing import Any
 
 import cffi
 import pytest
-from embed_library import WARNINGS, built_library, compile_program, run
 from hypothesis import given
 from hypothesis import strategies as st
+from support.embed_library import WARNINGS, built_library, compile_program, run
 
 from lowheap import cli, layout
 from lowheap.embed import api

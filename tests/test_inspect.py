@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, World
 from rich.console import Console
+from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, World
 
 import lowheap as lh
 from lowheap import cli

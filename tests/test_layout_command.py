@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from example_programs import EXAMPLES_DIRECTORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.example_programs import EXAMPLES_DIRECTORY
 
 import lowheap as lh
 from lowheap import cli

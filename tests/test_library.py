@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from embed_library import built_library, compile_program, run
 from llvmlite import binding
+from support.embed_library import built_library, compile_program, run
 
 from lowheap import cli
 from lowheap.embed import api, library

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from native_sides import Compiled, words
+from support.native_sides import Compiled, words
 
 from lowheap.native import (
     Native,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from native_sides import Compiled, mixed
+from support.native_sides import Compiled, mixed
 from test_both_sides import RETURN_ADDRESS, FakeStack
 from test_heap import World, fields
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from llvmlite import ir
-from native_sides import Compiled
+from support.native_sides import Compiled
 
 import lowheap.native as subset
 from lowheap.errors import CompilerError, HeapCorruptionError, HeapError, LowheapError, Status

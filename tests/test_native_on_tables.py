@@ -23,7 +23,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
-from native_sides import c_type, mixed, sum_of_copied, sum_of_filled
+from support.native_sides import c_type, mixed, sum_of_copied, sum_of_filled
 from test_native_collectors import ANY_U32, ANY_U64, ELSEWHERE, RULES, STEPS, Copy, Frames, Made
 
 from lowheap import collectors

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from example_programs import EXAMPLES, Example
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,7 +28,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from program_generator import generate
+from support.example_programs import EXAMPLES, Example
+from support.program_generator import generate
 from test_examples import host_callable, results
 from test_random_programs import Configuration, LowheapRun
 from test_wrong_barriers import MISSING, run, without

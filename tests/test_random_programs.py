@@ -22,8 +22,8 @@ from random import Random
 from typing import Any
 
 import pytest
-import wasmtime_peer
-from program_generator import HOST_FUNCTIONS, Program, generate, reduce
+from support import wasmtime_peer
+from support.program_generator import HOST_FUNCTIONS, Program, generate, reduce
 
 import lowheap as lh
 from lowheap.collectors.shared.allocator import walk

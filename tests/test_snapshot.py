@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
 from rich.console import Console
+from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
 
 import lowheap as lh
 from lowheap.collectors.shared.allocator import walk

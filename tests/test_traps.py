@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import wasmtime_peer
+from support import wasmtime_peer
 
 import lowheap as lh
 from lowheap.engine import RUNTIMES

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-import wasmtime_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import wasmtime_peer
 
 import lowheap as lh
 

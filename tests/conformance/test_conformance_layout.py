@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import conformance_types as types
 import pytest
-from conformance_types import DrawnType, batches
 from hypothesis import HealthCheck, given, note, seed, settings
 from llvmlite import ir
+from support import conformance_types as types
+from support.conformance_types import DrawnType, batches
 from test_layout import members, print_numbers, run_c
 
 from lowheap import layout

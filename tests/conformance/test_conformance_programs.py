@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from conformance_module import SOURCE, steps
-from conformance_run import (
+from hypothesis import HealthCheck, given, note, seed, settings
+from support.conformance_module import SOURCE, steps
+from support.conformance_run import (
     COLLECT,
     Call,
     Moment,
@@ -31,8 +32,7 @@ from conformance_run import (
     same_bytes,
     wasmtime_image,
 )
-from example_programs import EXAMPLES, Example
-from hypothesis import HealthCheck, given, note, seed, settings
+from support.example_programs import EXAMPLES, Example
 from test_example_sources import SWAP_IN_WASM
 
 import lowheap as lh

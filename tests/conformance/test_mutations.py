@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conformance_module import SOURCE
-from conformance_run import COLLECT, Call, Mismatch, Program, Recording, check, engine, module, record
+from support.conformance_module import SOURCE
+from support.conformance_run import COLLECT, Call, Mismatch, Program, Recording, check, engine, module, record
 
 import lowheap.store
 from lowheap import layout

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from image_heaps import BYTES, MIXED, NODE, REFERENCES, TYPES, VECTORS, World
-
 import lowheap as lh
 from lowheap.layout import (
     BLOCK_ALIGN,
@@ -41,6 +39,7 @@ from lowheap.layout import (
     i31_from_int,
 )
 from lowheap.types import ANYREF, EXTERNREF, F32, FUNCREF, I16, I31REF, I32, NULLREF, V128, StorageType
+from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, TYPES, VECTORS, World
 
 EXTERN = len(TYPES)
 WIDE_FIELDS = 70

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conformance_run import COLLECT, Call, Step
 from hypothesis import strategies as st
+
+from support.conformance_run import COLLECT, Call, Step
 
 SLOTS = 16
 EXTERN_SLOTS = 4

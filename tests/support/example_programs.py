@@ -18,7 +18,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
-EXAMPLES_DIRECTORY = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES_DIRECTORY = Path(__file__).resolve().parents[2] / "examples"
 
 Function = Callable[..., Any]
 ExportLookup = Callable[[str], Function]
