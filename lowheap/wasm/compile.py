@@ -517,7 +517,8 @@ class FunctionCompiler(Emitter):
         name, operands = instruction.name, instruction.operands
         if name == "struct.set":
             type_index, number = operands
-            assert isinstance(type_index, int) and isinstance(number, int), "decoded: a type and a field"
+            assert isinstance(type_index, int), "decoded: a type"
+            assert isinstance(number, int), "decoded: a field"
             return isinstance(self.context.fields(type_index)[number].storage, RefType)
         if name == "array.set":
             return isinstance(self.context.element(index_operand(instruction)).storage, RefType)
@@ -662,12 +663,16 @@ class FunctionCompiler(Emitter):
         if label.kind == "loop":
             self._end_loop(label)
             return
-        if self.is_reachable:
+        falls_through = self.is_reachable
+        if falls_through:
             self._branch(0, self.pop_many(len(label.results)))
         if label.otherwise is not None:  # an if without an else: parameters are its results
             self._start_otherwise(label)
             self._branch(0, self.pop_many(len(label.results)))
+            falls_through = True
         self.labels.pop()
+        if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
+            self.labels[-1].conditions += label.conditions
         self._join_edges(label)
 
     def _join_edges(self, label: _Label) -> None:
@@ -719,7 +724,7 @@ class FunctionCompiler(Emitter):
 
     def _find_counting(self, label: _Label) -> Counting | None:
         """How a loop counts, now that it is complete. If it does not, or has polled, it is entered as any other is."""
-        assert label.rounds is not None and label.before is not None, "prepared"
+        assert label.rounds is not None, "prepared"
         inside = set(map(id, self.function.blocks[label.first_block :]))
 
         def is_fixed(value: ir.Value) -> bool:

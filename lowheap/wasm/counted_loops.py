@@ -1,12 +1,12 @@
 """Which loops end by counting, and when soon: such a loop need not poll.
 
-A loop is counted where one integer that it carries from round to round changes by the same constant whichever way it
-goes round, and where it goes round only if a comparison of that integer, or of the integer and a constant, with
-something that the loop does not change has come out one way. This is looked for in the SSA form of a loop that has been
-compiled, so it matters neither how a program writes it, as `while` or as `do`, nor through how many locals.
+A loop counts where one integer that it carries from round to round changes by the same constant whichever way it goes
+round, and where it goes round only if a comparison has come out one way: of that integer, or of it and a constant, with
+something that the loop does not change. This is looked for in the SSA form of a loop that has been compiled, so it
+matters neither how a program writes it, as `while` or as `do`, nor through how many locals.
 
-That alone is no bound: `i <= n` holds for ever where n is the largest number, `i != n` where the step passes over n, and
-2^32 rounds are too many. So `ends_soon` emits a test for before the loop, of where the integer begins and what it is
+That alone is no bound: `i <= n` holds for ever where n is the largest number, `i != n` where the step passes over n;
+and 2^32 rounds are too many. So `ends_soon` emits a test for before the loop, of where the integer begins and what it is
 compared with. Where that holds, the loop certainly goes round no more often than said; arithmetic wraps round, and the
 test allows for it. `wasm/compile.py` has such a loop twice, with polls and without, and lets the test choose.
 
