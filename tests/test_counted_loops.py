@@ -182,7 +182,8 @@ COUNTED = {
     "wide": """(loop $again (local.set $w (i64.add (local.get $w) (i64.const 2)))
         (br_if $again (i64.lt_s (local.get $w) (local.get $m))))""",
     "a_parameter": f"""(local.set $h {AT} (loop $again (param i32) (result i32)
-        (local.set $h) (i32.sub (local.get $h) (i32.const 1)) (br_if $again (i32.gt_s (local.get $h) (i32.const 0)))))""",
+        (local.set $h) (i32.sub (local.get $h) (i32.const 1))
+        (br_if $again (i32.gt_s (local.get $h) (i32.const 0)))))""",
     "the_inner_of_two": f"(loop $around {while_loop(f'(i32.lt_s {AT} {N})')} (br_if $around (local.get $h)))",
 }
 OTHERS = {

@@ -6,9 +6,9 @@ something that the loop does not change. This is looked for in the SSA form of a
 matters neither how a program writes it, as `while` or as `do`, nor through how many locals.
 
 That alone is no bound: `i <= n` holds for ever where n is the largest number, `i != n` where the step passes over n;
-and 2^32 rounds are too many. So `ends_soon` emits a test for before the loop, of where the integer begins and what it is
-compared with. Where that holds, the loop certainly goes round no more often than said; arithmetic wraps round, and the
-test allows for it. `wasm/compile.py` has such a loop twice, with polls and without, and lets the test choose.
+and 2^32 rounds are too many. So `ends_soon` emits a test for before the loop, of where the integer begins and what it
+is compared with. Where that holds, the loop certainly goes round no more often than said; arithmetic wraps round, and
+the test allows for it. `wasm/compile.py` has such a loop twice, with polls and without, and lets the test choose.
 
 `short_loops` tells which are worth it: innermost loops with a small body whose every round takes a moment.
 """
