@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
-from test_heap import World
+from support.heap_world import World
 from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 
 import lowheap as lh

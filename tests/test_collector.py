@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_heap import NEXT, World
+from support.heap_world import NEXT, World
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.errors import HeapCorruptionError, HeapError, NoGcScopeError

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from test_heap import World
+from support.heap_world import World
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.layout import NULL, VMDrcArrayHeader, VMDrcExternRef, i31_from_int, is_object

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.heap_world import World, fields
 from support.native_sides import Compiled, mixed
 from test_both_sides import RETURN_ADDRESS, FakeStack
-from test_heap import World, fields
 
 import lowheap as lh
 from lowheap import collectors
