@@ -1,6 +1,6 @@
 """Python and compiled code take turns on one heap, operation by operation and collection by collection.
 
-The machine of test_heap_model.py, with more sides: the barriers of each counting barrier set as native functions, and
+The machine of support/heap_model.py, with more sides: the barriers of each counting barrier set as native functions, and
 the compiled runtime for allocation and collections, whole ones and those with a budget. What compiled code holds at a
 collection is laid out as frames on a stack that the test makes, with a stack map to match.
 """
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
+from support.heap_model import HeapMachine, Model, PythonSide, Side, Thing
 from support.heap_world import World
-from test_heap_model import HeapMachine, Model, PythonSide, Side, Thing
 
 import lowheap as lh
 from lowheap.collector import DrcCollection, GcProgress
