@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.heap_world import World, fields
 from support.native_sides import Compiled, mixed
-from test_both_sides import RETURN_ADDRESS, FakeStack
+from support.store_world import RETURN_ADDRESS, FakeStack
 
 import lowheap as lh
 from lowheap import collectors

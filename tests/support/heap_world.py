@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lowheap.collector import DrcCollection
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
 from lowheap.layout import MAXIMUM_CAPACITY, NULL
@@ -86,3 +87,25 @@ class World:
 
     def live(self) -> list[int]:
         return [found.index for found in self.heap.objects()]
+
+
+class Collecting(World):
+    """A heap, and compiled code that holds what is in `stack`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[int] = []
+        self.roots.add_stack_walker(lambda: list(self.stack))
+
+    def exposed(self, count: int) -> list[int]:
+        """Cells that only the list owns."""
+        cells = [self.new_cell() for _ in range(count)]
+        for cell in cells:
+            self.heap.expose_gc_ref_to_wasm(cell)
+        return cells
+
+    def collection(self) -> DrcCollection:
+        return DrcCollection(self.heap, self.roots)
+
+    def marked(self) -> list[int]:
+        return [found.index for found in self.heap.objects() if found.is_marked]
