@@ -29,10 +29,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support.example_programs import EXAMPLES, Example
+from support.example_runs import host_callable, results
 from support.program_generator import generate
-from test_examples import host_callable, results
-from test_random_programs import Configuration, LowheapRun
-from test_wrong_barriers import MISSING, run, without
+from support.random_runs import Configuration, LowheapRun
+from support.wrong_barriers import MISSING, run, without
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command
@@ -150,7 +150,7 @@ class Run:
         return dict(self._known)
 
     def _import(self, name: str) -> Callable[..., Any]:
-        function = host_callable(self._known[name])
+        function = host_callable(self._known[name].call)
 
         def call(*args: Any) -> Any:
             self.told.append((name, *map(shown, args)))
