@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.embed_reports import message_of
 from support.example_programs import EXAMPLES, Example
 from support.example_runs import host_callable, results
 from support.program_generator import generate
@@ -785,9 +786,7 @@ class Scene:
         except HeapCorruptionError as error:
             said["python"] = error.problems
         if self.native.lh_verify(self.native.heap) != Status.OK:
-            buffer = ffi().new("char[]", 512)
-            self.native.lh_error_message(self.native.heap, buffer, 512)
-            said["c"] = [ffi().string(buffer).decode()]
+            said["c"] = [message_of(self.native)]
         said["image"] = verify(Image.from_bytes(self.image().to_bytes()), self.collector.wanted)
         return said
 
