@@ -19,6 +19,7 @@ PACKAGE = ROOT / "lowheap"
 DESIGN = ROOT / "docs" / "design.md"
 
 ROOM = re.compile(r"(?<![\w./])(?:[a-z_]+/)*[a-z_]+(?:/|\.py)(?![\w/])")
+BY_NAME = ("importlib.import_module", "later.place", "__import__")
 ENTRANCES = ("__init__.py", "__main__.py")
 """Files that are nobody's to import, and may import everything, where they are in no room."""
 
@@ -132,6 +133,18 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_each_module_imports_what_stands_above_it() -> None:
     assert runs_back(imports(PACKAGE), picture(DESIGN.read_text(encoding="utf-8"))) == []
+
+
+def test_only_entrances_import_by_name() -> None:
+    """What is imported by a name in a string leads where it likes, unseen by the tests above."""
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"place", "import_module", *BY_NAME}:
+                names = [ast.unparse(each) for each in node.args]
+                if any("lowheap" in each or "_places" in each for each in names):
+                    importers.add(str(path.relative_to(PACKAGE)))
+    assert importers == {"__init__.py", "cli/entry.py", "later.py"}
 
 
 def test_the_picture_shows_every_room_and_no_other() -> None:

@@ -21,6 +21,7 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
@@ -61,7 +62,7 @@ from lowheap.layout import (
 from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
-from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime import polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
