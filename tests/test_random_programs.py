@@ -33,15 +33,6 @@ IS_THOROUGH = os.environ.get("LOWHEAP_RANDOM_THOROUGH", "0") != "0"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run shows
-
-
-@functools.cache
-def engine(barriers: str, opt_level: int, runtime: str) -> lh.Engine:
-    return lh.Engine(barriers=barriers, opt_level=opt_level, runtime=runtime)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # Comparing
 
 
@@ -50,6 +41,11 @@ BARRIERS = ("drc", "outlined")
 OPT_LEVELS = (0, 2)
 RUNTIMES = ("python", "native")
 ENGINES = list(itertools.product(BARRIERS, OPT_LEVELS, RUNTIMES))
+
+
+@functools.cache
+def engine(barriers: str, opt_level: int, runtime: str) -> lh.Engine:
+    return lh.Engine(barriers=barriers, opt_level=opt_level, runtime=runtime)
 
 
 def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
