@@ -9,6 +9,25 @@ from collections.abc import Iterator
 import pytest
 
 pytest.register_assert_rewrite("support")  # assertions there tell as much as those of the tests themselves
+from support import combinations  # noqa: E402  # only now, for that
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`, which `make test-full` gives."""
+    parser.addoption("--full", action="store_true", help="run every combination, and more random examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell those who draw examples, before they are read."""
+    if config.getoption("full"):
+        combinations.run_all()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a full run runs, unless it was asked for."""
+    if not config.getoption("full"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,7 +44,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """Nor at what a file has left, which are caches: tests that call `gc.collect()` would take seconds in a long run."""
+    """Nor at what a file has left, which are caches: else each `gc.collect()` of a test takes most of a second."""
     if nextitem is None or nextitem.path not in _begun:
         _freeze()
         _begun.add(nextitem.path if nextitem is not None else None)
