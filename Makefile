@@ -6,11 +6,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.lowheap-installed
 
+# Bytecode is kept, whatever the environment says: tests start hundreds of processes, which would each compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help run peers test bench lint clean
+.PHONY: help run peers test test-full coverage bench lint clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: $(INSTALLED) ## build and drop binary trees on the heap, and print its figures
 	$(BIN)/lowheap run examples/binary_trees.wat --invoke run 16 20 --stats
@@ -21,6 +24,15 @@ peers: $(INSTALLED) ## install the wasmtime wheels that tests compare with, in .
 test: $(INSTALLED) peers ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+test-full: $(INSTALLED) peers ## run every combination, and more random examples (an hour or so)
+	$(BIN)/python -m pytest -n auto --dist worksteal --full
+
+coverage: $(INSTALLED) peers ## run all tests and report which lines and branches of lowheap/ Python ran
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 bench: $(INSTALLED) ## measure lowheap beside wasmtime, V8 and C, and write docs/performance.md (some minutes)
 	$(BIN)/python -m benchmarks --provide --docs
 
@@ -30,7 +42,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy --strict
 
 clean: ## remove .venv, caches and what was built
-	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that only a change of the dependencies calls for a new installation.

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lowheap.interpreter import check_interpreter
+from lowheap.later import place
 
 if TYPE_CHECKING:
     from lowheap.engine import Engine as Engine
@@ -77,8 +78,8 @@ _NAMES = {
         "UnsupportedError",
     ),
     "heap": ("DrcHeap",),
-    "objects": ("Array", "ExternRef", "Struct"),
-    "runtime.host_functions": ("Caller", "Func"),
+    "objects": ("Array", "ExternRef", "Func", "Struct"),
+    "runtime.host_functions": ("Caller",),
     "store": ("Store",),
     "types": (
         "ArrayType",
@@ -97,7 +98,7 @@ _NAMES = {
     "wasm.module": ("Module",),
     "wasm.validate": ("wat2wasm",),
 }
-"""The public names, by the modules that they come from; `Func` by the one that lets it be called."""
+"""The public names, by the modules that they come from."""
 
 _PLACES = {name: (module, name) for module, names in _NAMES.items() for name in names}
 _PLACES["ValType"] = ("types", "ValueTypes")
@@ -130,3 +131,6 @@ def __dir__() -> list[str]:
 
 
 check_interpreter()
+place("lowheap.bound_types", "bind", "bound_type_for", "new_externref")
+place("lowheap.runtime.store_runtime", "runtime_of")
+place("lowheap.runtime.host_functions", "make_host_function")

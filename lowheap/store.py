@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from lowheap.engine import Engine
 from lowheap.errors import HeapError, UnsupportedError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
+from lowheap.later import later
 from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, VMDrcExternRef, block_length
 from lowheap.memory import RESERVATIONS, Memory, default_initial
 from lowheap.operations import HostOperations, StoreLock, exclusive
@@ -139,19 +139,18 @@ class Store(NotCopied):
         self.operations = HostOperations(self.heap, self.unreachable_cells)
         if engine.runtime == "native" and not checked:
             self.operations.compile = self._make_runtime
-        self.faces: dict[int, Any] = {}
-        """What handles know of each type, by type index; `objects.py` fills this, and the next two."""
+        self.bound_types: dict[int, Any] = {}
+        """What handles know of each type, by type index; `bound_types.py` fills this, and the next two."""
         self.resolved: dict[int, Any] = {}
         self.lowerings: dict[Any, Any] = {}
         self._is_closed = False
 
     def _make_runtime(self) -> None:
-        # By its name, as below: it stands on this module, and what nobody needs before is not loaded before.
-        import_module("lowheap.runtime.store_runtime").runtime_of(self)
+        later("runtime_of")(self)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
-        return import_module("lowheap.objects").bind(self, type)
+        return later("bind")(self, type)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life
@@ -361,6 +360,12 @@ class Store(NotCopied):
         """What the policy does when it has to collect."""
         self.collect()
         return True
+
+
+def check_store(store: Any) -> None:
+    """TypeError for what is no store."""
+    if not isinstance(store, Store):
+        raise TypeError(f"store is {store!r}; it must be a Store")
 
 
 _HOST_DATA_ID = struct.Struct(f"<{VMDrcExternRef.host_data_id.offset}xI").unpack_from

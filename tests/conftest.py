@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
 import pytest
+
+pytest.register_assert_rewrite("support")  # assertions there tell as much as those of the tests themselves
+from support import combinations  # noqa: E402  # only now, for that
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`, which `make test-full` gives."""
+    parser.addoption("--full", action="store_true", help="run every combination, and more random examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell those who draw examples, before they are read."""
+    if config.getoption("full"):
+        combinations.run_all()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a full run runs, unless it was asked for."""
+    if not config.getoption("full"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,3 +36,23 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's garbage collector not look again at what the tests themselves are: a hundred megabytes of them."""
+    _freeze()
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Nor at what a file has left, which are caches: else each `gc.collect()` of a test takes most of a second."""
+    if nextitem is None or nextitem.path not in _begun:
+        _freeze()
+        _begun.add(nextitem.path if nextitem is not None else None)
+
+
+_begun: set[object] = set()
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()

@@ -5,33 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_heap import NEXT, World
+from support.heap_world import NEXT, Collecting
 
-from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collector import GcProgress
 from lowheap.errors import HeapCorruptionError, HeapError, NoGcScopeError
 from lowheap.layout import NULL, CollectionPhase, i31_from_int
-
-
-class Collecting(World):
-    """A heap, and compiled code that holds what is in `stack`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack: list[int] = []
-        self.roots.add_stack_walker(lambda: list(self.stack))
-
-    def exposed(self, count: int) -> list[int]:
-        """Cells that only the list owns."""
-        cells = [self.new_cell() for _ in range(count)]
-        for cell in cells:
-            self.heap.expose_gc_ref_to_wasm(cell)
-        return cells
-
-    def collection(self) -> DrcCollection:
-        return DrcCollection(self.heap, self.roots)
-
-    def marked(self) -> list[int]:
-        return [found.index for found in self.heap.objects() if found.is_marked]
 
 
 @pytest.fixture

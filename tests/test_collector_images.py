@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embed_reports import dump_of
 from support.faults import FAULTS, Saved, Scene
 from support.image_heaps import NODE, STEPS, World
 from support.native_sides import Compiled, mixed
@@ -29,7 +30,7 @@ from lowheap.collectors import registry
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.interface import Collector, Shape
 from lowheap.collectors.shared import parts as shared_parts
-from lowheap.embed import NativeHeap, Status, attach, ffi
+from lowheap.embed import NativeHeap, attach
 from lowheap.errors import HeapCorruptionError, HeapError, UnsupportedError
 from lowheap.layout import NULL, VMCollectorPart, VMDump, VMDumpPart, VMPartKind
 from lowheap.native import (
@@ -130,26 +131,6 @@ collectors = pytest.mark.parametrize("name", WANTED)
 @functools.cache
 def found(name: str) -> Collector:
     return registry.find(WANTED[name])
-
-
-def dump_of(native_heap: NativeHeap) -> bytes | list[str]:
-    """What C writes, or why it does not."""
-    pieces: list[bytes] = []
-
-    @ffi().callback("lh_writer")
-    def write(argument: Any, data: Any, size: int) -> int:
-        pieces.append(bytes(ffi().buffer(data, size)))
-        return 0
-
-    status = native_heap.lh_dump(native_heap.heap, write, ffi().NULL)
-    if status == Status.CORRUPT:
-        buffer = ffi().new("char[]", 512)
-        native_heap.lh_error_message(native_heap.heap, buffer, 512)
-        text = ffi().string(buffer)
-        assert isinstance(text, bytes)
-        return [text.decode().removeprefix("lh_dump: ")]
-    assert status == Status.OK
-    return b"".join(pieces)
 
 
 def images_of(store: lh.Store, native_heap: NativeHeap, held: list[int] | None = None) -> Iterator[Image]:

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.embed_heaps import CHeap, FailureError, text_of
+from support.embed_heaps import CHeap, FailureError
+from support.embed_reports import Pieces, text_of
 
 import lowheap as lh
 from lowheap.embed import Status, abi_hash, attach, ffi
@@ -241,14 +242,8 @@ def walks(w: World) -> None:
 @exercise("lh_dump")
 def dumps(w: World) -> None:
     kept = w.new()
-    pieces: list[bytes] = []
-
-    @ffi().callback("lh_writer")
-    def write(_: Any, data: Any, size: int) -> int:
-        pieces.append(bytes(ffi().buffer(data, size)))
-        return 0
-
-    w.c("lh_dump", write, NULLP)
+    pieces = Pieces()
+    w.c("lh_dump", pieces.write, NULLP)
     bump = w.store.heap.control.bump
     assert b"".join(pieces).endswith(ctypes.string_at(w.store.heap.control.heap_base, bump))
     assert kept.is_valid

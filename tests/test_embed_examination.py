@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.embed_reports import Pieces, message_of, text_of
 from support.faults import SLOT, Saved, populate
 from support.image_heaps import BYTES, NODE, STEPS, TYPES, World
 
@@ -69,12 +70,6 @@ from lowheap.types import (
 EXTERN = len(TYPES)
 
 
-def text_of(characters: Any) -> str:
-    found = ffi().string(characters)
-    assert isinstance(found, bytes)
-    return found.decode()
-
-
 class Examined:
     """The C interface on a world's heap."""
 
@@ -83,11 +78,7 @@ class Examined:
         self.native: NativeHeap = attach(world.store, checked=checked)
 
     def message(self) -> str:
-        buffer = ffi().new("char[]", 512)
-        length = self.native.lh_error_message(self.native.heap, buffer, 512)
-        text = text_of(buffer)
-        assert len(text) == length
-        return text
+        return message_of(self.native)
 
     def verify(self) -> str | None:
         """What `lh_verify` finds, or None."""
@@ -107,17 +98,9 @@ class Examined:
         return Status(self.native.lh_walk(self.native.heap, visit, ffi().cast("void *", 0x1234))), found
 
     def dump(self, *, refused_piece: int = -1) -> tuple[Status, bytes]:
-        pieces: list[bytes] = []
-
-        @ffi().callback("lh_writer")
-        def write(argument: Any, data: Any, size: int) -> int:
-            assert size
-            if len(pieces) == refused_piece:
-                return 7
-            pieces.append(bytes(ffi().buffer(data, size)))
-            return 0
-
-        status = Status(self.native.lh_dump(self.native.heap, write, ffi().NULL))
+        pieces = Pieces(refused=refused_piece)
+        status = Status(self.native.lh_dump(self.native.heap, pieces.write, ffi().NULL))
+        assert all(pieces)
         return status, b"".join(pieces)
 
     def image(self) -> Image:
@@ -302,15 +285,8 @@ def test_python_and_c_do_the_same(
         if broken is not None and store.heap.control.bump > FIRST_INDEX:
             header.object_size = broken
 
-        pieces: list[bytes] = []
+        pieces = Pieces(refused=refused)
         seen: list[bytes] = []
-
-        @ffi().callback("lh_writer")
-        def write(argument: Any, data: Any, size: int) -> int:
-            if len(pieces) == refused:
-                return 7
-            pieces.append(bytes(ffi().buffer(data, size)))
-            return 0
 
         @ffi().callback("lh_visitor")
         def visit(argument: Any, info: Any) -> int:
@@ -320,7 +296,7 @@ def test_python_and_c_do_the_same(
             return 0
 
         native = examined.native
-        for name, arguments in (("lh_dump", [write]), ("lh_walk", [visit]), ("lh_verify", [])):
+        for name, arguments in (("lh_dump", [pieces.write]), ("lh_walk", [visit]), ("lh_verify", [])):
             in_c, there = [*arguments, *[ffi().NULL] * len(arguments)], (pieces, seen)
             status = Status(getattr(native, name)(native.heap, *in_c))
             expected, message = tuple(map(list, there)), examined.message() if status != Status.OK else ""

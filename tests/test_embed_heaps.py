@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, functions, text_of
+from support.embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, CHeap, FailureError, functions
+from support.embed_reports import text_of
 
 from lowheap.embed import Status, abi_hash, ffi, lifecycle
 from lowheap.embed.calls import enter, leave

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.example_programs import (
     EXAMPLES,
     EXAMPLES_DIRECTORY,
+    SWAP_IN_WASM,
     Example,
     ExportLookup,
     HostFunction,
@@ -26,26 +27,6 @@ from support.example_programs import (
     shuffle,
 )
 from support.wasmtime_peer import Peer, PeerTrap, compile_module, run, validates
-
-# wasmtime's package cannot host a function over struct references, so another module is the host of callbacks_refs.wat.
-# It differs from `callbacks_refs_host` in language only.
-SWAP_IN_WASM = """
-(module
-  (rec (type $pair (struct
-    (field $first (mut i32)) (field $second (mut i32)) (field $link (mut (ref null $pair))))))
-  (func (export "swap") (param $pair (ref null $pair)) (result (ref null $pair))
-    (local $first i32)
-    (if (ref.is_null (local.get $pair)) (then (return (ref.null none))))
-    (local.set $first (struct.get $pair $first (local.get $pair)))
-    (struct.set $pair $first (local.get $pair) (struct.get $pair $second (local.get $pair)))
-    (struct.set $pair $second (local.get $pair) (local.get $first))
-    (select (result (ref null $pair))
-      (struct.get $pair $link (local.get $pair))
-      (local.get $pair)
-      (i32.gt_s
-        (struct.get $pair $first (local.get $pair))
-        (struct.get $pair $second (local.get $pair))))))
-"""
 
 FILES = sorted(EXAMPLES_DIRECTORY.glob("*.wat"))
 PROGRAMS = {name: tuple(rows) for name, rows in itertools.groupby(EXAMPLES, key=lambda example: example.name)}

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from support import wasmtime_peer
-from support.example_programs import EXAMPLES, Example, HostFunction
+from support.example_programs import EXAMPLES, Example
+from support.example_runs import SHORT_LIVED_READS, host_callable, results
 
 import lowheap as lh
 from lowheap.collectors import registry
 from lowheap.jit import stackmaps
 
 RUNTIMES = ("native", "python")
-_COLLECTORS = Path(__file__).resolve().parent.parent / "examples" / "collectors"
-SHORT_LIVED_READS = f"{_COLLECTORS / 'short_lived_reads.py'}:ShortLivedReads"
 BARRIERS = ("drc", "outlined", "null")
 COLLECTORS = {type(registry.find(name)): name for name in BARRIERS}
 EVERY = (0, 1, 7)
@@ -35,15 +33,6 @@ def module(on: lh.Engine, source: str) -> lh.Module:
     return lh.Module(on, source)
 
 
-def host_callable(function: HostFunction) -> Any:
-    """The neutral host function as lowheap's imports want it: externrefs unwrapped, structs as handles."""
-
-    def call(*args: Any) -> Any:
-        return function.call(*(arg.value if isinstance(arg, lh.ExternRef) else arg for arg in args))
-
-    return call
-
-
 def instantiate(example: Example, store: lh.Store) -> lh.Instance:
     instance: lh.Instance
 
@@ -54,13 +43,9 @@ def instantiate(example: Example, store: lh.Store) -> lh.Instance:
     if example.imports is not None:
         for name, function in example.imports(export).items():
             module_name, _, field = name.partition(".")
-            imports[module_name, field] = host_callable(function)
+            imports[module_name, field] = host_callable(function.call)
     instance = lh.Instance(store, module(store.engine, example.source), imports)
     return instance
-
-
-def results(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def run(example: Example, runtime: str, barriers: str, every: int, inline: str = "auto") -> None:

@@ -7,15 +7,15 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.embed_reports import dump_of, message_of
 from support.faults import FAULTS, Saved, Scene, pattern
 
 import lowheap as lh
-from lowheap.embed import NativeHeap, attach, ffi
+from lowheap.embed import NativeHeap, attach
 from lowheap.embed.api import Status
 from lowheap.layout import FIRST_INDEX, OBJECT_KINDS, VMHeapControl, VMHostData, VMTypeInfo
 from lowheap.snapshot import Image, read_dump
@@ -28,12 +28,6 @@ def from_python(scene: Scene) -> list[str]:
     except lh.HeapCorruptionError as error:
         return error.problems
     return []
-
-
-def message_of(native: NativeHeap) -> str:
-    buffer = ffi().new("char[]", 512)
-    native.lh_error_message(native.heap, buffer, 512)
-    return bytes(ffi().buffer(buffer)).partition(b"\0")[0].decode()
 
 
 @functools.cache
@@ -74,19 +68,8 @@ def from_file(scene: Scene, path: Path) -> list[str]:
 
 
 def from_dump(scene: Scene) -> list[str]:
-    native = interface(checked=True)
-    pieces: list[bytes] = []
-
-    @ffi().callback("lh_writer")
-    def write(argument: Any, data: Any, size: int) -> int:
-        pieces.append(bytes(ffi().buffer(data, size)))
-        return 0
-
-    status = native.lh_dump(native.heap, write, ffi().NULL)
-    if status == Status.CORRUPT:
-        return [message_of(native).removeprefix("lh_dump: ")]
-    assert status == Status.OK
-    return verify(read_dump(b"".join(pieces)))
+    dump = dump_of(interface(checked=True))
+    return dump if isinstance(dump, list) else verify(read_dump(dump))
 
 
 @pytest.fixture(scope="module")

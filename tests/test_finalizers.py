@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap import declarations
+from lowheap.bound_types import lift_reference
 from lowheap.collector import GcProgress
 from lowheap.layout import VMHostDataOwner
-from lowheap.objects import lift_reference
 from lowheap.types import EXTERNREF
 
 RUNTIMES = ("native", "python")

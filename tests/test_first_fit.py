@@ -11,8 +11,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.example_programs import EXAMPLES, Example
-from test_heap import World
-from test_heap_model import HeapMachine, Model
+from support.heap_model import HeapMachine, Model
+from support.heap_world import World
 
 import lowheap as lh
 from lowheap.collectors.drc import Drc

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.heap_world import CAPACITY, NEXT, RIGHT, World, fields
 
 from lowheap.collector import DrcCollection
 from lowheap.collectors.shared import free_lists
@@ -48,84 +49,7 @@ from lowheap.layout import (
 from lowheap.memory import RESERVATIONS, Memory
 from lowheap.native.words import TRACE
 from lowheap.roots import RootSet
-from lowheap.types import (
-    ANYREF,
-    EXTERNREF,
-    FUNCREF,
-    I8,
-    I31REF,
-    I32,
-    I64,
-    ArrayType,
-    FieldType,
-    FuncType,
-    RefType,
-    StorageType,
-    StructType,
-    SubType,
-    TypeRegistry,
-    UnknownTypeError,
-)
-
-CAPACITY = 1 << 16
-NEXT, LEFT, RIGHT = 24, 24, 28  # offsets of a cell's and a pair's references
-
-
-def fields(*storages: StorageType) -> StructType:
-    return StructType(tuple(FieldType(storage, True) for storage in storages))
-
-
-class World:
-    """A heap with memory, a side table and roots, and the types that the tests use."""
-
-    def __init__(self, capacity: int = CAPACITY, maximum: int = MAXIMUM_CAPACITY, *, collector: Any = None) -> None:
-        self.types = TypeRegistry()
-        register = self.types.register
-        (self.cell,) = register([SubType(fields(RefType(True, 0), I64), final=False)])
-        (self.pair,) = register([SubType(fields(ANYREF, EXTERNREF, I31REF, FUNCREF, I8))])
-        (self.refs,) = register([SubType(ArrayType(FieldType(ANYREF, True)))])
-        (self.bytes,) = register([SubType(ArrayType(FieldType(I8, True)))])
-        (self.longs,) = register([SubType(ArrayType(FieldType(I64, True)))])
-        (self.tag,) = register([SubType(FuncType((ANYREF, I32), ()))])
-        outer = tuple(self.types)
-        longer = fields(RefType(True, self.cell), I64, ANYREF)
-        (self.long_cell,) = register([SubType(longer, self.cell)], outer=outer)
-        self.host_data = ExternRefHostDataTable()
-        self.memory = Memory(capacity, maximum)
-        self.heap = DrcHeap(self.types, collector=collector)
-        self.heap.attach(self.memory, self.host_data)
-        self.roots = RootSet(self.heap)
-        for index in self.types:
-            self.heap.register_type(index)
-
-    def new_cell(self, following: int = NULL) -> int:
-        """A new cell that takes over the caller's count of `following`."""
-        cell = self.heap.alloc_uninit_struct(self.cell)
-        self.heap.slot(cell, NEXT).value = following
-        return cell
-
-    def new_refs(self, *references: int) -> int:
-        """A new array that takes over the caller's counts."""
-        array = self.heap.alloc_uninit_array(self.refs, len(references))
-        for number, reference in enumerate(references):
-            self.heap.slot(array, 28 + 4 * number).value = reference
-        return array
-
-    def new_externref(self, value: object) -> int:
-        return self.heap.alloc_externref(self.host_data.alloc(value))
-
-    def count(self, reference: int) -> int:
-        return self.heap.header(reference).ref_count
-
-    def on_list(self) -> list[int]:
-        return list(self.heap.over_approximated_stack_roots())
-
-    def image(self) -> tuple[bytes, bytes]:
-        """All of the heap's state: the control block, and the heap up to the bump pointer."""
-        return bytes(self.heap.control), self.memory.read(0, self.heap.control.bump)
-
-    def live(self) -> list[int]:
-        return [found.index for found in self.heap.objects()]
+from lowheap.types import ANYREF, SubType, UnknownTypeError
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The house: no module imports in a circle, and each only what stands above it in the picture of `docs/design.md`.
 
-The imports are all that the sources have: those inside of functions, and those for type checkers only, as well.
+The imports are all that the sources have: those inside of functions, and those for type checkers only, as well. No test
+file imports another: what several use is in `tests/support/`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PACKAGE = ROOT / "lowheap"
 DESIGN = ROOT / "docs" / "design.md"
 
 ROOM = re.compile(r"(?<![\w./])(?:[a-z_]+/)*[a-z_]+(?:/|\.py)(?![\w/])")
+BY_NAME = ("importlib.import_module", "later.place", "__import__")
 ENTRANCES = ("__init__.py", "__main__.py")
 """Files that are nobody's to import, and may import everything, where they are in no room."""
 
@@ -133,10 +135,40 @@ def test_each_module_imports_what_stands_above_it() -> None:
     assert runs_back(imports(PACKAGE), picture(DESIGN.read_text(encoding="utf-8"))) == []
 
 
+def test_only_entrances_import_by_name() -> None:
+    """What is imported by a name in a string leads where it likes, unseen by the tests above."""
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"place", "import_module", *BY_NAME}:
+                names = [ast.unparse(each) for each in node.args]
+                if any("lowheap" in each or "_places" in each for each in names):
+                    importers.add(str(path.relative_to(PACKAGE)))
+    assert importers == {"__init__.py", "cli/entry.py", "later.py"}
+
+
 def test_the_picture_shows_every_room_and_no_other() -> None:
     rooms = picture(DESIGN.read_text(encoding="utf-8"))
     there = {room_of(str(path.relative_to(PACKAGE)), rooms) for path in modules(PACKAGE).values()} - {None}
     assert there == set(rooms)
+
+
+def imports_of_tests(files: Iterable[Path]) -> list[str]:
+    """Each import of a test file, by a test file or by what such files share."""
+    found = []
+    for path in sorted(files):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(each.name for each in node.names)]
+            else:
+                names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            named = {part for name in names for part in name.split(".")}
+            found += [f"{path.name}:{node.lineno} imports {name}" for name in sorted(named) if name.startswith("test_")]
+    return found
+
+
+def test_no_test_file_imports_another() -> None:
+    assert imports_of_tests((ROOT / "tests").rglob("*.py")) == []
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -203,3 +235,18 @@ def test_a_circle_is_named(tmp_path: Path, files: dict[str, str], expected: list
 def test_a_room_stands_once_in_the_picture() -> None:
     with pytest.raises(AssertionError, match="hall/ stands in two lines"):
         picture("```\nhall/\nground.py   hall/\n```")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from test_b import World", ["test_a.py:1 imports test_b"]),
+        ("import pytest\nimport test_b as b, test_c", ["test_a.py:2 imports test_b", "test_a.py:2 imports test_c"]),
+        ("def f():\n    from conformance.test_b import run", ["test_a.py:2 imports test_b"]),
+        ("from . import test_b", ["test_a.py:1 imports test_b"]),
+        ("from support.heap_world import World\nSCRIPT = 'import test_a'", []),
+    ],
+)
+def test_a_test_file_that_imports_another_is_named(tmp_path: Path, text: str, expected: list[str]) -> None:
+    (tmp_path / "test_a.py").write_text(text, encoding="utf-8")
+    assert imports_of_tests(tmp_path.glob("*.py")) == expected

@@ -21,9 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_both_sides import StoreWorld, allocators
-from test_collector import Collecting
-from test_heap import CAPACITY, NEXT
+from support.heap_world import CAPACITY, NEXT, Collecting
+from support.store_world import StoreWorld, allocators
 
 import lowheap as lh
 from lowheap.collector import DrcCollection, GcProgress

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
-import pkgutil
 import platform
 import re
 from collections.abc import Callable
@@ -23,10 +22,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
+from support.native_heaps import ANY_U32, ANY_U64, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import c_type, mixed, sum_of_copied, sum_of_filled
-from test_native_collectors import ANY_U32, ANY_U64, ELSEWHERE, RULES, STEPS, Copy, Frames, Made
 
-from lowheap import collectors
 from lowheap.collectors import host
 from lowheap.collectors.drc import Drc, barriers
 from lowheap.collectors.drc import verify as drc_verify
@@ -976,19 +974,7 @@ READS_NOTES = ("notes",)
 LOOKS_FOR_PROBLEMS = ("drc.verify", "shared.verify", "shared.walking")
 """The modules whose functions trust nothing: they are given broken heaps, too."""
 
-
-def natives() -> list[Native[..., Any]]:
-    """All native functions of the modules that are left here."""
-    found: dict[int, Native[..., Any]] = {}
-    prefix = f"{collectors.__name__}."
-    for module in pkgutil.walk_packages(collectors.__path__, prefix):
-        for each in vars(importlib.import_module(module.name)).values():
-            if isinstance(each, Native) and each.__module__.removeprefix(prefix) in ELSEWHERE:
-                found[id(each)] = each
-    return sorted(found.values(), key=lambda each: each.symbol)
-
-
-FUNCTIONS = natives()
+FUNCTIONS = natives(on_tables=True)
 
 
 def name_of(function: Native[..., Any]) -> str:

@@ -13,20 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowheap.bound_types import lift_reference, lower_reference
 from lowheap.errors import AllocationTooLargeError, ForeignReferenceError, HeapError, StaleReferenceError
 from lowheap.layout import NULL, i31_from_int
 from lowheap.memory import Memory
 from lowheap.objects import (
-    I31,
     Array,
     ExternRef,
     Func,
     GcObject,
     Struct,
-    lift_reference,
-    lift_scalar,
-    lower_reference,
-    lower_scalar,
 )
 from lowheap.store import Store
 from lowheap.types import (
@@ -58,6 +54,7 @@ from lowheap.types import (
     SubType,
     UnknownTypeError,
 )
+from lowheap.values import I31, lift_scalar, lower_scalar
 
 
 def structure(*storages: StorageType, mutable: bool = True) -> StructType:

@@ -28,11 +28,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.embed_reports import message_of
 from support.example_programs import EXAMPLES, Example
+from support.example_runs import host_callable, results
 from support.program_generator import generate
-from test_examples import host_callable, results
-from test_random_programs import Configuration, LowheapRun
-from test_wrong_barriers import MISSING, run, without
+from support.random_runs import Configuration, LowheapRun
+from support.wrong_barriers import MISSING, run, without
 
 import lowheap as lh
 from lowheap.cli.inspect import inspect_command
@@ -150,7 +151,7 @@ class Run:
         return dict(self._known)
 
     def _import(self, name: str) -> Callable[..., Any]:
-        function = host_callable(self._known[name])
+        function = host_callable(self._known[name].call)
 
         def call(*args: Any) -> Any:
             self.told.append((name, *map(shown, args)))
@@ -785,9 +786,7 @@ class Scene:
         except HeapCorruptionError as error:
             said["python"] = error.problems
         if self.native.lh_verify(self.native.heap) != Status.OK:
-            buffer = ffi().new("char[]", 512)
-            self.native.lh_error_message(self.native.heap, buffer, 512)
-            said["c"] = [ffi().string(buffer).decode()]
+            said["c"] = [message_of(self.native)]
         said["image"] = verify(Image.from_bytes(self.image().to_bytes()), self.collector.wanted)
         return said
 

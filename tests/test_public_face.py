@@ -32,6 +32,7 @@ def test_importing_the_package_loads_nothing_else_of_it() -> None:
     assert {each for each in found if each.partition(".")[0] in ("lowheap", "llvmlite", "cffi", "wasmtime")} == {
         "lowheap",
         "lowheap.interpreter",
+        "lowheap.later",
     }
     assert not (found - loaded("")) & {"dataclasses", "logging", "importlib.metadata"}
 
@@ -44,6 +45,7 @@ def test_help_loads_no_command() -> None:
         "lowheap.cli.entry",
         "lowheap.cli.interrupts",
         "lowheap.interpreter",
+        "lowheap.later",
         "lowheap.cli.output",
         "lowheap.errors",
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from test_heap import World
+from support.heap_world import World
 
 from lowheap.errors import HeapError, InvalidReferenceError
 from lowheap.layout import HANDLE_LIMIT, NULL, ROOT_SLOT_LIMIT, i31_from_int

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.example_runs import SHORT_LIVED_READS
 
 import lowheap as lh
 from lowheap.collectors import registry
@@ -24,7 +24,6 @@ from lowheap.native import Heap, Ref, Slot, Text, inline, native, prefetch, requ
 from lowheap.wasm.compile import ModuleCompiler
 
 INLINE = ("always", "never")
-SHORT_LIVED_READS = f"{Path(__file__).resolve().parent.parent}/examples/collectors/short_lived_reads.py:ShortLivedReads"
 
 TYPES = """
   (type $node (sub (struct

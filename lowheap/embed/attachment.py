@@ -17,6 +17,7 @@ from typing import Any
 import cffi
 
 from lowheap import declarations
+from lowheap.bound_types import lift_reference
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.embed import native
@@ -24,7 +25,6 @@ from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.layout import VMContext, VMHeap
-from lowheap.objects import lift_reference
 from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store

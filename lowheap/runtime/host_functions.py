@@ -27,7 +27,7 @@ from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime.backtrace import Place
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
-from lowheap.store import Store
+from lowheap.store import Store, check_store
 from lowheap.types import FuncType, SubType
 
 
@@ -90,8 +90,7 @@ def add(
     store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool, *, function: Func | None = None
 ) -> Func:
     """Make a Python callable a function of a store, and of `function`, if given. TypeError for a wrong argument."""
-    if not isinstance(store, Store):
-        raise TypeError(f"store is {store!r}; it must be a Store")
+    check_store(store)
     check(type, callable, access_caller)
     return _add(store, type, callable, access_caller, function)
 
@@ -167,8 +166,8 @@ def _stub(signature: Signature, directory: Path | None) -> LoadedCode:
     return LoadedCode(cache.compiled(directory, {"host stub": signature.host_stub}, compile_now))
 
 
-def _make(function: Func, store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool) -> None:
+def make_host_function(
+    function: Func, store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool
+) -> None:
+    """Make `function` a new host function of a store; what `Func(…)` does."""
     add(store, type, callable, access_caller, function=function)
-
-
-Func._make = _make

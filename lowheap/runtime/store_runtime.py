@@ -21,6 +21,7 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.collectors import host
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
@@ -61,7 +62,7 @@ from lowheap.layout import (
 from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
-from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime import polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
@@ -569,7 +570,7 @@ class StoreRuntime(NotCopied):
                 pack(buffer, 0, *raws)
                 if is_reference:
                     addresses[handle_place] = cell = mind(new_cell(cell_type), forget)
-                else:
+                elif places:
                     cells = [mind(new_cell(cell_type), forget) for _ in places]
                     for (_, place), each in zip(places, cells, strict=True):
                         addresses[place] = each
@@ -587,15 +588,19 @@ class StoreRuntime(NotCopied):
                     if status or forgotten or set_aside:
                         self.settle(status)
                     return returned
-                values = list(unpack(buffer))
+                results = unpack(buffer)
                 target.spare = own
-                for (number, _), each in zip(places, cells, strict=True):
-                    values[number] = lift(store, values[number], each)
-                for number, type in uncounted:
-                    values[number] = lift_reference(store, type, values[number])
+                if places or uncounted:
+                    values = list(results)
+                    if places:
+                        for (number, _), each in zip(places, cells, strict=True):
+                            values[number] = lift(store, values[number], each)
+                    for number, type in uncounted:
+                        values[number] = lift_reference(store, type, values[number])
+                    results = tuple(values)
                 if status or forgotten or set_aside:
                     self.settle(status)
-                return values[0] if is_single else tuple(values) if values else None
+                return results[0] if is_single else results or None
             finally:
                 lock.owner = outer
 

@@ -6,16 +6,17 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, HeapError, LinkError
 from lowheap.jit.signatures import Signature
 from lowheap.layout import NULL, VMContext, VMFunctionImport
 from lowheap.memory import Mapping as MemoryMapping
-from lowheap.objects import Func, lift, lift_reference, lowering
+from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
-from lowheap.store import Store
+from lowheap.store import Store, check_store
 from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
 from lowheap.values import lift_scalar, lower_scalar
 from lowheap.wasm.decode import FunctionImport, Import
@@ -38,8 +39,7 @@ class Global(NotCopied):
 
     def __init__(self, store: Store, type: ValType | GlobalType, value: Any, *, mutable: bool = False) -> None:
         """Make a global of the host's. TypeError when the value does not match the type."""
-        if not isinstance(store, Store):
-            raise TypeError(f"store is {store!r}; it must be a Store")
+        check_store(store)
         if isinstance(type, GlobalType):
             if mutable:
                 raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
@@ -173,8 +173,7 @@ class Instance(NotCopied):
 
     def __init__(self, store: Store, module: Module, imports: Mapping[Any, Any] | None = None) -> None:
         """Link, make the globals, and run the start function."""
-        if not isinstance(store, Store):
-            raise TypeError(f"store is {store!r}; it must be a Store")
+        check_store(store)
         if not isinstance(module, Module):
             raise TypeError(f"module is {module!r}; it must be a Module")
         if module.engine is not store.engine:

@@ -12,7 +12,7 @@ from lowheap.errors import ForeignReferenceError, LinkError
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import runtime_of
-from lowheap.store import Store
+from lowheap.store import Store, check_store
 from lowheap.types import FuncType
 from lowheap.wasm.instance import Global, Instance
 from lowheap.wasm.module import Module
@@ -124,8 +124,7 @@ class Linker(NotCopied):
                 raise LinkError(f"{module}.{name} is defined already; allow_shadowing is False")
         self._items.update(items)
 
-    def _check_store(self, store: object) -> None:
-        if not isinstance(store, Store):
-            raise TypeError(f"store is {store!r}; it must be a Store")
+    def _check_store(self, store: Store) -> None:
+        check_store(store)
         if store.engine is not self.engine:
             raise LinkError("the store has another engine than the linker; use Store(linker.engine)")

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, note, seed, settings
 from llvmlite import ir
 from support import conformance_types as types
+from support.c_layouts import members, print_numbers, run_c
 from support.conformance_types import DrawnType, batches
-from test_layout import members, print_numbers, run_c
 
 from lowheap import layout
 from lowheap.jit.emit import llvm_structure

@@ -32,8 +32,7 @@ from support.conformance_run import (
     same_bytes,
     wasmtime_image,
 )
-from support.example_programs import EXAMPLES, Example
-from test_example_sources import SWAP_IN_WASM
+from support.example_programs import EXAMPLES, SWAP_IN_WASM, Example
 
 import lowheap as lh
 from lowheap.layout import (

@@ -16,6 +16,7 @@ from typing import Any
 import lowheap as lh
 from lowheap.peers import PROBE_WAT, HeapImage, Peer, PeerTrap, run_probe
 from lowheap.snapshot import Difference, Image, diff
+from support.example_runs import host_callable, results
 
 HostFactory = Callable[[Callable[[str], Callable[..., Any]], Callable[[int], None]], Mapping[str, Callable[..., Any]]]
 """Makes host functions by "module.name" for one side, given what finds its exports, and its `host.pause`."""
@@ -186,7 +187,7 @@ class InLowheap:
         def call(*arguments: Any) -> Any:
             handles = [each for each in arguments if isinstance(each, lh.ExternRef)]
             self._held.extend(handles)
-            returned = function(*(each.value if isinstance(each, lh.ExternRef) else each for each in arguments))
+            returned = host_callable(function)(*arguments)
             if returned is None or isinstance(returned, int | float):
                 return returned
             self._held.append(lh.ExternRef(self.store, returned))
@@ -213,7 +214,7 @@ class InLowheap:
                 except lh.Trap:
                     returned = "trap"
                 else:
-                    returned = () if value is None else value if isinstance(value, tuple) else (value,)
+                    returned = () if value is None else results(value)
                 del first
             else:
                 self._collect()

@@ -20,6 +20,7 @@ from lowheap.layout import (
     VMHeapType,
     VMStorage,
 )
+from support.embed_reports import message_of
 
 Field = tuple[int, int, int]
 """A field's storage, flags and heap type, as in an `lh_field`."""
@@ -36,13 +37,6 @@ class FailureError(Exception):
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(f"{status.name}: {message}")
         self.status, self.message = status, message
-
-
-def text_of(characters: Any) -> str:
-    """A C string."""
-    found = ffi().string(characters)
-    assert isinstance(found, bytes)
-    return found.decode()
 
 
 @functools.cache
@@ -82,11 +76,7 @@ class CHeap:
 
     def message(self) -> str:
         """What the last call that failed said."""
-        buffer = ffi().new("char[]", 1024)
-        length = self.functions["lh_error_message"](self.heap, buffer, 1024)
-        text = text_of(buffer)
-        assert len(text) == length
-        return text
+        return message_of(self)
 
     def define_struct(self, *fields: Field, supertype: int = NO_SUPERTYPE, flags: int = 0) -> int:
         """Define a struct type, and return its index."""
