@@ -9,6 +9,7 @@ import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.combinations import examples
 
 from lowheap.collectors.shared import free_lists
 from lowheap.collectors.shared.allocator import Allocator, Block, SegregatedFit, walk
@@ -209,7 +210,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase
-TestAllocatorMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAllocatorMachine.settings = settings(max_examples=examples(60, 150), stateful_step_count=40, deadline=None)
 
 
 def problems(rig: Rig) -> list[str]:
