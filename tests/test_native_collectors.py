@@ -417,7 +417,7 @@ def test_arguments_are_of_functions_that_there_are() -> None:
     assert set(STAND_INS) <= set(FUNCTIONS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 60), deadline=None)
 @given(
     st.lists(
         st.tuples(
