@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import allocator_rig
 from support.allocator_rig import MAPPED
+from support.combinations import examples
 
 from lowheap.collectors.shared import free_lists
 from lowheap.collectors.shared.allocator import Allocator, Block, SegregatedFit, walk
@@ -182,7 +183,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase
-TestAllocatorMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAllocatorMachine.settings = settings(max_examples=examples(60, 150), stateful_step_count=40, deadline=None)
 
 
 def problems(rig: Rig) -> list[str]:
