@@ -91,7 +91,7 @@ class Switchboard:
     """An instance of `IDENTITY`, whose host functions do what `behaviour` says; by default, return what they get."""
 
     def __init__(self, runtime: str, **options: Any) -> None:
-        self.store = lh.Store(engine(runtime), **options)
+        self.store = lh.Store(engine(runtime), initial_heap_size=1 << 16, **options)  # few blocks, to verify
         self.behaviour: dict[str, Callable[..., Any]] = {}
         self.received: list[tuple[str, tuple[Any, ...]]] = []
         names = [entry.name for entry in module(runtime, IDENTITY).imports]

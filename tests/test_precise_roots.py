@@ -51,11 +51,12 @@ def live(store: lh.Store) -> list[Label]:
 class WatchedStore(lh.Store):
     """A store that notes what is left after the collection at a safepoint, while the program has its `armed` set.
 
-    Looks by host functions are noted too, in the same list.
+    Looks by host functions are noted too, in the same list. The heap is small, unless told: a larger one carves memory
+    into hundreds of blocks at once, all of which a look would go through.
     """
 
-    def __init__(self, engine: lh.Engine, **options: Any) -> None:
-        super().__init__(engine, **options)
+    def __init__(self, engine: lh.Engine, *, initial_heap_size: int = 1 << 16, **options: Any) -> None:
+        super().__init__(engine, initial_heap_size=initial_heap_size, **options)
         self.looks: list[list[Label]] = []
         self.is_armed: Callable[[], bool] = lambda: False
 

@@ -267,7 +267,7 @@ class Trapping:
     """An instance of the module on lowheap, whose host function re-enters as often as it is told."""
 
     def __init__(self, runtime: str) -> None:
-        self.store = lh.Store(engine(runtime))
+        self.store = lh.Store(engine(runtime), initial_heap_size=SMALL_HEAP)  # few blocks, to verify
         self.depth = 0
         self.seen: list[lh.Trap] = []
         self.instance = lh.Instance(self.store, module(runtime, SOURCE), {"host": {"reenter": self.reenter}})
