@@ -84,7 +84,7 @@ class TwoHosts(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.store = lh.Store(lh.Engine(), initial_heap_size=1 << 14)
+        self.store = lh.Store(lh.Engine(), initial_heap_size=1 << 14)  # few blocks, to verify
         types = self.store.engine.types
         (self.struct,) = types.register([lh.SubType(lh.StructType(FIELDS))])
         (self.array,) = types.register([lh.SubType(lh.ArrayType(FIELDS[0]))])
