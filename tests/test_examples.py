@@ -10,8 +10,9 @@ from unittest import mock
 
 import pytest
 from support import wasmtime_peer
-from support.example_programs import EXAMPLES, Example
-from support.example_runs import SHORT_LIVED_READS, host_callable, results
+from support.combinations import examples, pairwise, sample
+from support.example_programs import EXAMPLES, LAST_SMALL, Example
+from support.example_runs import SHORT_LIVED_READS, SMALL_ROWS, host_callable, results
 
 import lowheap as lh
 from lowheap.collectors import registry
@@ -69,10 +70,9 @@ def run(example: Example, runtime: str, barriers: str, every: int, inline: str =
 SMALL = [example for example in EXAMPLES if not example.large]
 
 
-@pytest.mark.parametrize("every", EVERY)
-@pytest.mark.parametrize("barriers", BARRIERS)
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("example", SMALL, ids=str)
+@pytest.mark.parametrize(
+    ("example", "runtime", "barriers", "every"), pairwise(SMALL, RUNTIMES, BARRIERS, EVERY), ids=str
+)
 def test_the_program_gives_its_result_and_leaves_nothing_behind(
     example: Example, runtime: str, barriers: str, every: int
 ) -> None:
@@ -91,7 +91,7 @@ def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
     with architectures, compiled_runtime:
         engine.cache_clear()
         module.cache_clear()
-        for example in SMALL:
+        for example in LAST_SMALL[:: examples(2, 1)]:
             run(example, runtime, "drc", 1)
             functions = module(engine(runtime, "drc"), example.source).compiled.stack_map
             slots += [slots for function in functions for each in function.records for slots in each.slots]
@@ -101,15 +101,18 @@ def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
     assert {each.register for each in slots} == {host.frame_pointer_register}
 
 
-@pytest.mark.parametrize(("runtime", "inline"), [("native", "auto"), ("python", "never")])
-@pytest.mark.parametrize("example", SMALL, ids=str)
+@pytest.mark.parametrize(
+    ("example", "runtime", "inline"),
+    pairwise(SMALL_ROWS, [pytest.param("native", "auto"), pytest.param("python", "never")]),
+    ids=str,
+)
 def test_what_is_held_for_short_needs_no_list(example: Example, runtime: str, inline: str) -> None:
     run(example, runtime, SHORT_LIVED_READS, 1, inline)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("barriers", ["drc"])
-@pytest.mark.parametrize("example", [example for example in EXAMPLES if example.large], ids=str)
+@pytest.mark.parametrize("example", sample([example for example in EXAMPLES if example.large], 4), ids=str)
 def test_large_sizes_too(example: Example, barriers: str) -> None:
     run(example, "native", barriers, 0)
 

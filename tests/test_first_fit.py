@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import allocator_rig
 from support.allocator_rig import MAPPED
+from support.combinations import examples
 from support.example_programs import EXAMPLES, Example
 from support.heap_model import HeapMachine, Model
 from support.heap_world import World
@@ -166,7 +167,7 @@ class FirstFitMachine(RuleBasedStateMachine):
 
 
 TestFirstFitMachine = FirstFitMachine.TestCase
-TestFirstFitMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestFirstFitMachine.settings = settings(max_examples=examples(40, 100), stateful_step_count=30, deadline=None)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -370,7 +371,7 @@ huge_sizes = st.sampled_from([1 << 28, 1 << 30, (1 << 31) - 16, 1 << 31, (1 << 3
     capacity=st.sampled_from([PAGE, (1 << 31) + 5, MAXIMUM_CAPACITY, (1 << 32) + 7]),
     moves=st.lists(st.tuples(st.sampled_from(["allocate", "free", "grow"]), huge_sizes), max_size=25),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60, 150), deadline=None)
 def test_huge_blocks(region: Memory, capacity: int, moves: list[tuple[str, int]]) -> None:
     """The model here: the objects in a sorted list, and the room between each two of them."""
     rig = HugeRig(region, capacity)
@@ -534,7 +535,7 @@ class FirstFitHeapMachine(HeapMachine):
 
 
 TestFirstFitHeap = FirstFitHeapMachine.TestCase
-TestFirstFitHeap.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestFirstFitHeap.settings = settings(max_examples=examples(20, 50), stateful_step_count=30, deadline=None)
 
 
 def test_the_heap_goes_on_after_its_memory_moved() -> None:

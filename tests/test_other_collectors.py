@@ -28,9 +28,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.combinations import by_turns, examples, pairwise, sample
 from support.embed_reports import message_of
-from support.example_programs import EXAMPLES, Example
-from support.example_runs import host_callable, results
+from support.example_programs import Example
+from support.example_runs import SMALL_ROWS, host_callable, results
 from support.program_generator import generate
 from support.random_runs import Configuration, LowheapRun
 from support.wrong_barriers import MISSING, run, without
@@ -81,7 +82,6 @@ OTHERS = (
 DRC, NULL_COLLECTOR = Other("drc", "drc"), Other("null", "null")
 ALL = (DRC, NULL_COLLECTOR, *OTHERS)
 RUNTIMES = ("native", "python")
-SMALL = [example for example in EXAMPLES if not example.large]
 
 others = pytest.mark.parametrize("collector", OTHERS, ids=str)
 all_collectors = pytest.mark.parametrize("collector", ALL, ids=str)
@@ -163,9 +163,15 @@ class Run:
         return call
 
 
-@pytest.mark.parametrize("options", [{}, {"collect_every": 1, "initial_heap_size": 4096}], ids=["as usual", "always"])
-@others
-@pytest.mark.parametrize("example", SMALL, ids=str)
+AS_USUAL: dict[str, int] = {}
+ALWAYS = {"collect_every": 1, "initial_heap_size": 4096}
+
+
+@pytest.mark.parametrize(
+    ("example", "collector", "options"),
+    pairwise(SMALL_ROWS, OTHERS, [AS_USUAL, ALWAYS]),
+    ids=lambda each: ("always" if each else "as usual") if isinstance(each, dict) else str(each),
+)
 def test_an_example_does_what_it_does_with_drc(example: Example, collector: Other, options: dict[str, int]) -> None:
     """On both runtimes; and what the collector counts is the same on both."""
     expected = Run(example, DRC, "native", options)
@@ -177,11 +183,11 @@ def test_an_example_does_what_it_does_with_drc(example: Example, collector: Othe
     assert runs[0].counters == runs[1].counters
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", sample(range(24), 6))
 @others
 def test_random_programs_do_what_they_do_with_drc(collector: Other, seed: int) -> None:
     program = generate(Random(seed))
-    runtime = RUNTIMES[seed % 2]
+    runtime = RUNTIMES[seed // 4 % 2]  # of six seeds, each has three
     source = str(program)
     runs = [
         LowheapRun(
@@ -194,9 +200,7 @@ def test_random_programs_do_what_they_do_with_drc(collector: Other, seed: int) -
         assert (each.objects_allocated, each.cyclic) == (runs[0].objects_allocated, runs[0].cyclic)
 
 
-@pytest.mark.parametrize("missing", MISSING)
-@others
-@runtimes
+@pytest.mark.parametrize(("collector", "missing", "runtime"), pairwise(OTHERS, list(MISSING), RUNTIMES), ids=str)
 def test_a_barrier_that_is_missing_is_found_out(collector: Other, missing: str, runtime: str) -> None:
     changed = without(collector.kind, missing)
     if missing in collector.idle:
@@ -358,8 +362,11 @@ def frame(native: Any, count: int) -> Iterator[Any]:
     native.call("lh_frame_pop", pushed)
 
 
-@pytest.mark.parametrize("checked", [True, False], ids=["checked", "fast"])
-@all_collectors
+@pytest.mark.parametrize(
+    ("collector", "checked"),
+    by_turns(ALL, [True, False]),
+    ids=lambda each: ("checked" if each else "fast") if isinstance(each, bool) else str(each),
+)
 def test_c_works_on_it(collector: Other, checked: bool) -> None:
     with lh.Store(engine(collector, "native")) as store:
         (cell,) = store.engine.types.register([lh.SubType(CELL)])
@@ -732,7 +739,7 @@ class Machine(RuleBasedStateMachine):
 def test_random_operations_leave_what_the_model_has(collector: Other, runtime: str) -> None:
     run_state_machine_as_test(
         lambda: Machine(collector, runtime),
-        settings=settings(max_examples=15, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=examples(8, 15), stateful_step_count=30, deadline=None),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from support.combinations import by_turns
 from support.example_runs import SHORT_LIVED_READS
 
 import lowheap as lh
@@ -311,8 +312,7 @@ def call(made: lh.Instance, case: str, number: int) -> None:
     exports[f"f{list(HELD).index(case)}"](exports["make"](), exports["array"](), number)
 
 
-@pytest.mark.parametrize("inline_events", INLINE)
-@pytest.mark.parametrize("case", HELD)
+@pytest.mark.parametrize(("case", "inline_events"), by_turns(HELD, INLINE))
 def test_a_read_is_told_how_long_the_reference_is_held(case: str, inline_events: str) -> None:
     made = instance(Told, inline_events)
     before = made.store.stats().counters
@@ -323,8 +323,7 @@ def test_a_read_is_told_how_long_the_reference_is_held(case: str, inline_events:
     made.store.verify()
 
 
-@pytest.mark.parametrize("runtime", ["native", "python"])
-@pytest.mark.parametrize("case", HELD)
+@pytest.mark.parametrize(("case", "runtime"), by_turns(HELD, ["native", "python"]))
 def test_a_load_is_enough_for_what_is_held_for_short(case: str, runtime: str) -> None:
     """Each of the programs, with a read barrier that relies on what it is told."""
     made = instance(SHORT_LIVED_READS, runtime=runtime)

@@ -7,7 +7,7 @@ three is what the full run is for.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,18 @@ def pairwise(*axes: Sequence[Any]) -> list[ParameterSet]:
     combinations = list(itertools.product(*numbers))
     needed = {tuple(each) for each in AllPairs([list(each) for each in numbers])} if len(axes) > 1 else {*combinations}
     return [_parameters(axes, each, is_full=each not in needed) for each in combinations]
+
+
+def by_turns(values: Iterable[Any], ways: Sequence[Any]) -> list[ParameterSet]:
+    """Return every value in every way, for `parametrize`; but for one way of each value, by turns, all are `full`.
+
+    For many values, where what goes wrong does so with one value or with one way, not where two certain ones meet.
+    """
+    return [
+        _parameters([[value], ways], (0, number), is_full=number != turn % len(ways))
+        for turn, value in enumerate(values)
+        for number in range(len(ways))
+    ]
 
 
 def sample(values: Sequence[Any], count: int) -> list[ParameterSet]:

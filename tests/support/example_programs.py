@@ -566,3 +566,6 @@ EXAMPLES: tuple[Example, ...] = (
         "globals_and_calls", globals_and_calls, [(0,), (1,), (12,), (150,)], [(50_000,)], reset="reset", survivors=5
     ),
 )
+
+LAST_SMALL = tuple({each.name: each for each in EXAMPLES if not each.large}.values())
+"""One row of each program, the small one that does most."""
