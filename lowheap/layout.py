@@ -246,9 +246,6 @@ class FreeBlock(ctypes.Structure):
 FREE_BLOCK_COALESCED = 1 << 0
 """Free-block flag: a coalescing pass has seen this block, so no neighbour that carries the flag too is free."""
 
-MINIMUM_OBJECT_BLOCK = 32
-"""The smallest block that an object can have: a bare header, rounded up."""
-
 
 def align_up(value: int, alignment: int) -> int:
     """Round `value` up to a multiple of `alignment`, a power of two."""
@@ -261,6 +258,10 @@ def block_length(object_size: int) -> int:
     For objects that there can be, it is what `collectors/shared/references.py` says, for collectors.
     """
     return align_up(object_size, BLOCK_ALIGN)
+
+
+MINIMUM_OBJECT_BLOCK = block_length(HEADER_SIZE)
+"""The smallest block that an object can have: a bare header, rounded up."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.heap_world import NEXT, Collecting
+from support.heap_world import CELL, NEXT, Collecting
 
 from lowheap.collector import GcProgress
 from lowheap.errors import HeapCorruptionError, HeapError, NoGcScopeError
-from lowheap.layout import NULL, CollectionPhase, i31_from_int
+from lowheap.layout import NULL, CollectionPhase, block_length, i31_from_int
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_figures_of_a_collection(world: Collecting) -> None:
     world.collection().collect()
     control = world.heap.control
     assert (control.collections, control.current_len, control.len_after_last_gc) == (1, 2, 2)
-    assert control.live_bytes_after_last_collection == 2 * 48
+    assert control.live_bytes_after_last_collection == 2 * block_length(CELL.size)
     world.stack = []
     world.collection().collect()
     assert (control.collections, control.len_after_last_gc, control.live_bytes_after_last_collection) == (2, 0, 0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import allocator_rig
+from support import allocator_rig, heap_world
 from support.allocator_rig import MAPPED
 from support.combinations import examples
 from support.example_programs import EXAMPLES, Example
@@ -24,13 +24,18 @@ from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError, HeapExhaustedError, NoGcScopeError
 from lowheap.heap import DrcHeap
 from lowheap.layout import (
+    ARRAY_HEADER_END,
+    BLOCK_ALIGN,
     FREE_BLOCK_COALESCED,
+    HEADER_SIZE,
     MAXIMUM_CAPACITY,
+    MINIMUM_OBJECT_BLOCK,
     FreeBlock,
     VMDrcArrayHeader,
     VMDrcHeader,
     VMGcKind,
     VMHeapControl,
+    block_length,
 )
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
@@ -39,8 +44,9 @@ from lowheap.types import I8, I64, ArrayType, FieldType, StructType, SubType
 
 PAGE = 1 << 16
 
-edges = [24, 31, 32, 33, 47, 48, 49, 1008, 1024, 1025]
-sizes = st.sampled_from(edges) | st.integers(24, 200) | st.integers(24, 5000)
+edges = [HEADER_SIZE, *(MINIMUM_OBJECT_BLOCK + each for each in (0, 1, 15, 16, 17)), 1008, 1024, 1025]
+edges += {MINIMUM_OBJECT_BLOCK - 1} - set(range(HEADER_SIZE))
+sizes = st.sampled_from(edges) | st.integers(HEADER_SIZE, 200) | st.integers(HEADER_SIZE, 5000)
 
 
 class Units:
@@ -109,7 +115,7 @@ class FirstFitMachine(RuleBasedStateMachine):
         assert self.rig.allocate(size) == expected
         if expected is not None:
             filler = self.names % 255 + 1
-            self.rig.memory.write(expected + 24, bytes([filler]) * (size - 24))
+            self.rig.memory.write(expected + HEADER_SIZE, bytes([filler]) * (size - HEADER_SIZE))
             self.live[self.names] = (expected, size, filler)
 
     @rule(size=sizes, count=st.integers(2, 40))
@@ -132,8 +138,8 @@ class FirstFitMachine(RuleBasedStateMachine):
 
     def free_one(self, name: int) -> None:
         index, size, filler = self.live.pop(name)
-        contents = self.rig.memory.read(index + 24, size - 24)
-        assert contents == bytes([filler]) * (size - 24), "something wrote to an object"
+        contents = self.rig.memory.read(index + HEADER_SIZE, size - HEADER_SIZE)
+        assert contents == bytes([filler]) * (size - HEADER_SIZE), "something wrote to an object"
         self.model.free(name)
         self.rig.free(index)
 
@@ -183,7 +189,7 @@ def filled(*object_sizes: int, room: int = 0) -> tuple[Rig, list[int]]:
 
 def test_the_first_index_and_the_order() -> None:
     rig = Rig(4096)
-    assert [rig.allocate(size) for size in (24, 33, 112, 32)] == [16, 48, 96, 208]
+    assert [rig.allocate(size) for size in (HEADER_SIZE, 33, 112, 32)] == [16, 48, 96, 208]
 
 
 def test_the_lowest_block_that_is_long_enough_is_taken_not_the_best() -> None:
@@ -271,7 +277,7 @@ def test_growth_lengthens_the_last_free_block() -> None:
 
 def test_growth_behind_an_object_makes_a_block() -> None:
     rig, _ = filled(64, 64)
-    assert rig.allocate(24) is None
+    assert rig.allocate(HEADER_SIZE) is None
     rig.grow(32)
     assert rig.gaps() == [(144, 32)]
 
@@ -279,7 +285,7 @@ def test_growth_behind_an_object_makes_a_block() -> None:
 @pytest.mark.parametrize("capacity", [0, 15, 16, 17, 31, 47])
 def test_capacities_too_small_for_anything(capacity: int) -> None:
     rig = Rig(capacity)
-    assert rig.allocate(24) is None
+    assert rig.allocate(HEADER_SIZE) is None
     assert rig.allocator.verify() == []
 
 
@@ -307,7 +313,7 @@ def test_reset_forgets_everything() -> None:
     rig.allocator.reset()
     assert (rig.blocks(), rig.gaps()) == ([], [(16, 256)])
     assert rig.allocator.verify() == []
-    assert rig.allocate(24) == 16
+    assert rig.allocate(HEADER_SIZE) == 16
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -346,11 +352,11 @@ def test_no_block_ends_beyond_the_last_index(region: Memory, capacity: int) -> N
         assert rig.allocate(size) is None, "it rounds to a u32, and there is no room for it"
     assert rig.allocate((1 << 32) - 32) == 16
     assert rig.control.bump == (1 << 32) - 16
-    assert rig.allocate(24) is None
+    assert rig.allocate(HEADER_SIZE) is None
     assert rig.blocks() == [Block(16, (1 << 32) - 32, False)]
     rig.free(16)
     assert rig.gaps() == [(16, (1 << 32) - 32)]
-    assert rig.allocate(24) == 16
+    assert rig.allocate(HEADER_SIZE) == 16
 
 
 def test_growth_beyond_the_last_index_gains_nothing(region: Memory) -> None:
@@ -363,7 +369,7 @@ def test_growth_beyond_the_last_index_gains_nothing(region: Memory) -> None:
 
 
 huge_sizes = st.sampled_from([1 << 28, 1 << 30, (1 << 31) - 16, 1 << 31, (1 << 32) - 32]) | st.integers(
-    24, (1 << 32) - 16
+    HEADER_SIZE, (1 << 32) - 16
 )
 
 
@@ -551,7 +557,7 @@ def test_the_heap_goes_on_after_its_memory_moved() -> None:
     assert world.new_cell() == cells[4]
     assert world.new_cell() == cells[5], "the three that were free in a row are one block now"
     array = world.heap.alloc_uninit_array(world.bytes, 15_000)
-    assert array == cells[-1] + 48
+    assert array == cells[-1] + block_length(heap_world.CELL.size)
     assert {each.index for each in world.heap.objects()} == {*cells, array} - {*cells[6:12:2]}
 
 
@@ -587,10 +593,10 @@ def test_a_checked_heap_finds_a_broken_free_block_at_the_next_allocation(make_wo
 @pytest.mark.parametrize(
     ("offset", "value", "expected"),
     [
-        (0, VMGcKind.STRUCT_REF | 1 << 9, "unknown reserved bits"),
-        (0, VMGcKind.ARRAY_REF, "has kind 0xa8000000"),
-        (4, 9999, "type index 9999"),
-        (20, 64, "has size 64"),
+        (VMDrcHeader.kind_and_reserved.offset, VMGcKind.STRUCT_REF | 1 << 9, "unknown reserved bits"),
+        (VMDrcHeader.kind_and_reserved.offset, VMGcKind.ARRAY_REF, "has kind 0xa8000000"),
+        (VMDrcHeader.type_index.offset, 9999, "type index 9999"),
+        (VMDrcHeader.object_size.offset, 64, "has size 64"),
     ],
 )
 def test_a_checked_heap_finds_a_broken_header_when_it_comes_by(offset: int, value: int, expected: str) -> None:
@@ -616,8 +622,10 @@ def test_a_heap_is_not_checked_unless_asked() -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 # In a store
 
-CELL = StructType((FieldType(I64, True),))  # a block of 32 bytes
+CELL = StructType((FieldType(I64, True),))
 BYTES = ArrayType(FieldType(I8, True))
+CELL_BLOCK = block_length(HEADER_SIZE + 8)
+SMALLEST_ARRAY = block_length(ARRAY_HEADER_END)
 
 
 class StoreRig(Store):
@@ -636,7 +644,7 @@ class StoreRig(Store):
 
     def keep(self, size: int) -> int:
         """Allocate an array of `size` bytes, all told, that a handle holds."""
-        reference = self.alloc_array(self.bytes, size - 28)
+        reference = self.alloc_array(self.bytes, size - ARRAY_HEADER_END)
         self.roots.create_handle(reference)
         return reference
 
@@ -700,7 +708,11 @@ def wasmtime_pages(pages: int, bytes_needed: int, maximum: int) -> int | None:
 
 
 @given(
-    blocks=st.lists(st.integers(2, 40_000).map(lambda units: 16 * units), min_size=1, max_size=30),
+    blocks=st.lists(
+        st.integers(SMALLEST_ARRAY // BLOCK_ALIGN, 40_000).map(lambda units: BLOCK_ALIGN * units),
+        min_size=1,
+        max_size=30,
+    ),
     maximum=st.integers(1, 64),
 )
 @settings(max_examples=100, deadline=None)
@@ -741,10 +753,15 @@ def test_free_room_at_the_end_does_not_count() -> None:
     assert store.heap.stats().capacity == 3 * PAGE
 
 
+def cells_of(capacity: int) -> int:
+    """How many cells a heap of so many bytes has room for."""
+    return (capacity - 16) // CELL_BLOCK
+
+
 def test_grow_first_does_not_collect_before_the_maximum() -> None:
     store = StoreRig(allocator="first-fit", maximum_heap_size=4 * PAGE)
-    references = [store.garbage() for _ in range(4 * PAGE // 32 - 1)]
-    assert references == list(range(16, 4 * PAGE - 16, 32))
+    references = [store.garbage() for _ in range(cells_of(4 * PAGE))]
+    assert references == list(range(16, 16 + cells_of(4 * PAGE) * CELL_BLOCK, CELL_BLOCK))
     stats = store.heap.stats()
     assert (stats.collections, stats.growths, stats.capacity) == (0, 3, 4 * PAGE)
     assert store.garbage() == 16, "the heap was swept"
@@ -763,7 +780,7 @@ def test_grow_first_does_not_mind_a_long_list() -> None:
 
 def test_grow_first_collects_no_more_than_it_may() -> None:
     store = StoreRig(allocator="first-fit", maximum_heap_size=PAGE)
-    for _ in range(PAGE // 32 - 1):
+    for _ in range(cells_of(PAGE)):
         store.garbage()
     with store.heap.no_gc_scope():
         with pytest.raises(HeapExhaustedError):
@@ -776,11 +793,11 @@ def test_grow_first_collects_no_more_than_it_may() -> None:
 @pytest.mark.parametrize("maximum", [100, PAGE + 100, 2 * PAGE + 5])
 def test_a_maximum_that_is_no_number_of_pages_is_used_up(maximum: int) -> None:
     store = StoreRig(allocator="first-fit", maximum_heap_size=maximum)
-    count = (maximum // 16 * 16 - 16) // 32
+    count = (maximum // 16 * 16 - 16) // SMALLEST_ARRAY
     for number in range(count):
-        assert store.keep(32) == 16 + 32 * number
+        assert store.keep(SMALLEST_ARRAY) == 16 + SMALLEST_ARRAY * number
     with pytest.raises(HeapExhaustedError):
-        store.keep(32)
+        store.keep(SMALLEST_ARRAY)
     assert store.heap.stats().capacity == maximum
 
 
@@ -790,22 +807,22 @@ def test_the_largest_heap_there_is() -> None:
     def keep_unwritten(size: int) -> int:
         """As `keep`, without zeroing gigabytes."""
         reference = store._allocate(lambda find: store.heap.alloc_raw(VMGcKind.ARRAY_REF, store.bytes, size, find=find))
-        store.heap.memory.view(VMDrcArrayHeader, reference).length = size - 28
+        store.heap.memory.view(VMDrcArrayHeader, reference).length = size - ARRAY_HEADER_END
         store.roots.create_handle(reference)
         return reference
 
     assert keep_unwritten((1 << 31) - 16) == 16
-    assert store.keep(32) == 1 << 31
+    assert store.keep(SMALLEST_ARRAY) == 1 << 31
     assert store.heap.stats().capacity == MAXIMUM_CAPACITY
-    assert keep_unwritten((1 << 31) - 48) == (1 << 31) + 32
+    assert keep_unwritten((1 << 31) - 16 - SMALLEST_ARRAY) == (1 << 31) + SMALLEST_ARRAY
     with pytest.raises(HeapExhaustedError):
-        store.keep(32)
+        store.keep(SMALLEST_ARRAY)
     store.heap.verify()
 
 
 def test_segregated_fit_may_grow_first_too() -> None:
     store = StoreRig(growth="grow-first", maximum_heap_size=4 * PAGE)
-    for _ in range(4 * PAGE // 32 - 1):
+    for _ in range(cells_of(4 * PAGE)):
         store.garbage()
     assert (store.heap.stats().collections, store.heap.stats().capacity) == (0, 4 * PAGE)
     store.garbage()

@@ -13,7 +13,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.heap_world import CAPACITY, NEXT, RIGHT, World, fields
+from support.heap_world import (
+    BYTES,
+    CAPACITY,
+    CELL,
+    LONG_CELL,
+    LONGS,
+    NEXT,
+    PAIR,
+    REFS,
+    RIGHT,
+    TAG,
+    World,
+    fields,
+)
 
 from lowheap.collector import DrcCollection
 from lowheap.collectors.shared import free_lists
@@ -29,8 +42,10 @@ from lowheap.errors import (
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
 from lowheap.layout import (
+    ARRAY_HEADER_END,
     CONTROL_ATTACHED,
     EXTERNREF_TYPE_INDEX,
+    HEADER_ALIGN,
     HEADER_MARK_BIT,
     HEADER_SIZE,
     MAXIMUM_CAPACITY,
@@ -40,16 +55,22 @@ from lowheap.layout import (
     GcArrayLayout,
     GcStructLayout,
     VMDrcArrayHeader,
+    VMDrcExnHeader,
+    VMDrcExternRef,
     VMDrcHeader,
     VMGcKind,
     VMHeapControl,
     VMTypeInfo,
+    align_up,
+    block_length,
     i31_from_int,
 )
 from lowheap.memory import RESERVATIONS, Memory
 from lowheap.native.words import TRACE
 from lowheap.roots import RootSet
 from lowheap.types import ANYREF, SubType, UnknownTypeError
+
+CELL_BLOCK = block_length(CELL.size)
 
 
 @pytest.fixture
@@ -78,12 +99,12 @@ def needs_memory(world: World) -> dict[str, Callable[[], Any]]:
         "object_size": lambda: heap.object_size(16),
         "array_len": lambda: heap.array_len(16),
         "externref_host_data": lambda: heap.externref_host_data(16),
-        "slot": lambda: heap.slot(16, 24),
+        "slot": lambda: heap.slot(16, NEXT),
         "clone_gc_ref": lambda: heap.clone_gc_ref(16),
         "write_gc_ref": lambda: heap.write_gc_ref(ctypes.c_uint32(), 16),
         "drop_gc_ref": lambda: heap.drop_gc_ref(16),
         "expose_gc_ref_to_wasm": lambda: heap.expose_gc_ref_to_wasm(16),
-        "alloc_raw": lambda: heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, 40),
+        "alloc_raw": lambda: heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, CELL.size),
         "alloc_uninit_struct": lambda: heap.alloc_uninit_struct(world.cell),
         "alloc_uninit_exn": lambda: heap.alloc_uninit_exn(world.tag),
         "alloc_uninit_array": lambda: heap.alloc_uninit_array(world.refs, 1),
@@ -153,7 +174,7 @@ def test_detaching_forgets_everything(world: World) -> None:
         return [control.type_table, control.type_data, control.handles, control.root_slots, control.host_data]
 
     before = tables()
-    type_table = ctypes.string_at(heap.control.type_table, 32 * heap.control.type_count)
+    type_table = ctypes.string_at(heap.control.type_table, ctypes.sizeof(VMTypeInfo) * heap.control.type_count)
     assert type_table.count(0) < len(type_table)
     assert heap.detach() is world.memory
 
@@ -265,7 +286,7 @@ def test_memory_that_grows_by_a_few_bytes(reserve: str) -> None:
     heap.attach(Memory(0, 100, reserve=reserve), world.host_data)
     heap.register_type(world.cell)
     capacity = 0
-    for delta in (1, 14, 1, 40, 7, 1, 36):
+    for delta in (1, 14, 1, CELL_BLOCK - 8, 7, 1, 36):
         memory = heap.take_memory()
         assert memory.grow(delta)
         heap.replace_memory(memory, delta)
@@ -346,7 +367,7 @@ def test_views_outlive_the_heap(world: World) -> None:
     """What has been seen once can be looked at for ever: it is mapped as long as somebody has a view of it."""
     reference = world.heap.alloc_uninit_struct(world.cell)
     heap, memory = world.heap, world.memory
-    views = [heap.control, heap.header(reference), heap.slot(reference, 24), heap.native.header(reference)]
+    views = [heap.control, heap.header(reference), heap.slot(reference, NEXT), heap.native.header(reference)]
     block, native, policy = heap.cdata, heap.native, heap.policy
     heap.detach().abandon()
     heap.close()
@@ -356,7 +377,7 @@ def test_views_outlive_the_heap(world: World) -> None:
     assert native.type_info(world.cell).kind == 0
     with pytest.raises(InvalidReferenceError):
         native.header(reference)
-    assert policy.allocate(32) is None
+    assert policy.allocate(HEADER_SIZE) is None
     del views, native, policy
     memory.close()
     assert memory.is_closed
@@ -415,20 +436,28 @@ def test_leaving_a_scope_that_was_not_entered(heap: DrcHeap) -> None:
 def test_layouts(world: World) -> None:
     heap = world.heap
     cell = heap.struct_layout(world.cell)
-    assert [(field.offset, field.size, field.is_traced) for field in cell.fields] == [(24, 4, True), (32, 8, False)]
+    assert cell == CELL
+    assert [(field.size, field.is_traced) for field in cell.fields] == [(4, True), (8, False)]
+    assert cell.fields[0].offset == HEADER_SIZE
     pair = heap.struct_layout(world.pair)
+    assert pair == PAIR
+    start = HEADER_SIZE
     assert [(field.offset, field.is_traced) for field in pair.fields] == [
-        (24, True),
-        (28, True),
-        (32, False),  # an i31 is no object
-        (36, False),  # a function is not in the heap
-        (40, False),
+        (start, True),
+        (start + 4, True),
+        (start + 8, False),  # an i31 is no object
+        (start + 12, False),  # a function is not in the heap
+        (start + 16, False),
     ]
-    assert heap.array_layout(world.refs) == GcArrayLayout(28, 4, 8, True)
-    assert heap.array_layout(world.longs) == GcArrayLayout(32, 8, 8, False)
-    tag = heap.exception_layout(world.tag)
-    assert [(field.offset, field.is_traced) for field in tag.fields] == [(32, True), (36, False)]
-    assert (tag.size, tag.is_exception) == (40, True)
+    assert heap.struct_layout(world.long_cell) == LONG_CELL
+    assert heap.array_layout(world.refs) == REFS == GcArrayLayout(ARRAY_HEADER_END, 4, HEADER_ALIGN, True)
+    assert heap.array_layout(world.bytes) == BYTES == GcArrayLayout(ARRAY_HEADER_END, 1, HEADER_ALIGN, False)
+    longs = GcArrayLayout(align_up(ARRAY_HEADER_END, 8), 8, HEADER_ALIGN, False)
+    assert heap.array_layout(world.longs) == LONGS == longs
+    tag, start = heap.exception_layout(world.tag), ctypes.sizeof(VMDrcExnHeader)
+    assert tag == TAG
+    assert [(field.offset, field.is_traced) for field in tag.fields] == [(start, True), (start + 4, False)]
+    assert (tag.size, tag.is_exception) == (start + 8, True)
     assert heap.layout(world.tag) is tag
     assert isinstance(heap.layout(world.cell), GcStructLayout)
 
@@ -477,23 +506,24 @@ def type_data(heap: DrcHeap, start: int, count: int) -> list[int]:
 def test_the_type_table(world: World) -> None:
     heap = world.heap
     cell = type_info(heap, world.cell)
-    assert (cell.kind, cell.size_or_elements_offset, cell.traced_count, cell.depth) == (VMGcKind.STRUCT_REF, 40, 1, 0)
-    assert type_data(heap, cell.traced_offsets_start, 1) == [24]
+    assert (cell.kind, cell.size_or_elements_offset) == (VMGcKind.STRUCT_REF, CELL.size)
+    assert (cell.traced_count, cell.depth) == (1, 0)
+    assert type_data(heap, cell.traced_offsets_start, 1) == [CELL.fields[0].offset]
     assert type_data(heap, cell.supertypes_start, 1) == [world.cell]
     longer = type_info(heap, world.long_cell)
-    assert (longer.size_or_elements_offset, longer.traced_count, longer.depth) == (48, 2, 1)
-    assert type_data(heap, longer.traced_offsets_start, 2) == [24, 40]
+    assert (longer.size_or_elements_offset, longer.traced_count, longer.depth) == (LONG_CELL.size, 2, 1)
+    assert type_data(heap, longer.traced_offsets_start, 2) == [LONG_CELL.fields[n].offset for n in (0, 2)]
     assert type_data(heap, longer.supertypes_start, 2) == [world.cell, world.long_cell]
     pair = type_info(heap, world.pair)
-    assert type_data(heap, pair.traced_offsets_start, pair.traced_count) == [24, 28]
+    assert type_data(heap, pair.traced_offsets_start, pair.traced_count) == [PAIR.fields[n].offset for n in (0, 1)]
     for index, element, traced in ((world.refs, 4, 1), (world.bytes, 1, 0), (world.longs, 8, 0)):
         info = type_info(heap, index)
         assert (info.kind, info.element_size, info.traced_count) == (VMGcKind.ARRAY_REF, element, traced)
         assert info.size_or_elements_offset == heap.array_layout(index).elements_offset
         assert type_data(heap, info.supertypes_start, 1) == [index]
     tag = type_info(heap, world.tag)
-    assert (tag.kind, tag.size_or_elements_offset) == (VMGcKind.EXN_REF, 40)
-    assert type_data(heap, tag.traced_offsets_start, tag.traced_count) == [32]
+    assert (tag.kind, tag.size_or_elements_offset) == (VMGcKind.EXN_REF, TAG.size)
+    assert type_data(heap, tag.traced_offsets_start, tag.traced_count) == [TAG.fields[0].offset]
     assert heap.control.type_count == len(world.types)
 
 
@@ -522,25 +552,33 @@ def test_a_full_type_table_refuses(world: World) -> None:
 # Allocating
 
 
-def test_headers_are_wasmtimes_byte_for_byte(world: World) -> None:
+def headed(kind: VMGcKind, type_index: int, size: int, length: int | None = None) -> bytes:
+    """The bytes of a new object: its header, an array's length, and nothing in its fields."""
+    header = VMDrcHeader(ref_count=1, object_size=size)
+    header.kind_and_reserved, header.type_index = kind, type_index
+    return (bytes(header) + (b"" if length is None else struct.pack("<I", length))).ljust(size, b"\0")
+
+
+def test_headers_are_as_laid_out_byte_for_byte(world: World) -> None:
+    """`tests/test_layout.py` has what they are in wasmtime."""
     heap, memory = world.heap, world.memory
     cell = heap.alloc_uninit_struct(world.cell)
-    assert memory.read(cell, 40) == struct.pack("<IIQII", 0xB000_0000, world.cell, 1, 0, 40) + bytes(16)
-    array = heap.alloc_uninit_array(world.bytes, 5)
-    expected = struct.pack("<IIQII", 0xA800_0000, world.bytes, 1, 0, 33) + struct.pack("<I", 5) + bytes(5)
-    assert memory.read(array, 33) == expected
+    assert memory.read(cell, CELL.size) == headed(VMGcKind.STRUCT_REF, world.cell, CELL.size)
+    array, size = heap.alloc_uninit_array(world.bytes, 5), BYTES.size(5)
+    assert memory.read(array, size) == headed(VMGcKind.ARRAY_REF, world.bytes, size, 5)
     exception = heap.alloc_uninit_exn(world.tag)
-    assert memory.read(exception, 40) == struct.pack("<IIQII", 0x0400_0000, world.tag, 1, 0, 40) + bytes(16)
-    host = world.new_externref("host")
-    expected = struct.pack("<IIQII", 0x4000_0000, 0xFFFF_FFFF, 1, 0, 32)
-    assert memory.read(host, 28) == expected + struct.pack("<I", heap.externref_host_data(host))
+    assert memory.read(exception, TAG.size) == headed(VMGcKind.EXN_REF, world.tag, TAG.size)
+    host, host_size = world.new_externref("host"), ctypes.sizeof(VMDrcExternRef)
+    expected = bytearray(headed(VMGcKind.EXTERN_REF, EXTERNREF_TYPE_INDEX, host_size))
+    struct.pack_into("<I", expected, VMDrcExternRef.host_data_id.offset, heap.externref_host_data(host))
+    assert memory.read(host, host_size) == expected
     assert [heap.kind(each) for each in (cell, array, exception, host)] == [
         VMGcKind.STRUCT_REF,
         VMGcKind.ARRAY_REF,
         VMGcKind.EXN_REF,
         VMGcKind.EXTERN_REF,
     ]
-    assert [heap.object_size(each) for each in (cell, array, exception, host)] == [40, 33, 40, 32]
+    assert [heap.object_size(each) for each in (cell, array, exception, host)] == [CELL.size, size, TAG.size, host_size]
     assert heap.array_len(array) == 5
 
 
@@ -548,22 +586,22 @@ def test_a_block_that_is_used_again_is_zero(world: World) -> None:
     heap = world.heap
     first = heap.alloc_uninit_array(world.bytes, 100)
     guard = heap.alloc_uninit_array(world.bytes, 4)
-    world.memory.write(first + 28, b"\xff" * 100)
+    world.memory.write(first + BYTES.elements_offset, b"\xff" * 100)
     heap.drop_gc_ref(first)
     again = heap.alloc_uninit_array(world.bytes, 97)
     assert again == first
-    assert world.memory.read(again + 28, 97) == bytes(97)
+    assert world.memory.read(again + BYTES.elements_offset, 97) == bytes(97)
     heap.drop_gc_ref(again)
     heap.drop_gc_ref(guard)
 
 
 def test_alloc_raw_leaves_the_rest_alone(world: World) -> None:
     heap = world.heap
-    first = heap.alloc_uninit_array(world.longs, 1)
-    world.memory.write(first + 32, b"remnants")
+    first, place = heap.alloc_uninit_array(world.longs, 1), LONGS.element_offset(0)
+    world.memory.write(first + place, b"remnants")
     heap.drop_gc_ref(first)
-    assert heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, 40) == first
-    assert world.memory.read(first + 32, 8) == b"remnants"
+    assert heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, CELL.size) == first
+    assert world.memory.read(first + place, 8) == b"remnants"
 
 
 def test_figures(world: World) -> None:
@@ -576,43 +614,45 @@ def test_figures(world: World) -> None:
     heap.expose_gc_ref_to_wasm(array)
     stats = heap.stats()
     assert (stats.objects_allocated, stats.objects_freed, stats.live_objects) == (2, 1, 1)
-    assert (stats.bytes_allocated, stats.bytes_freed, stats.live_bytes, stats.peak_live_bytes) == (96, 48, 48, 96)
+    left = block_length(BYTES.size(5))
+    assert (stats.bytes_allocated, stats.bytes_freed) == (CELL_BLOCK + left, CELL_BLOCK)
+    assert (stats.live_bytes, stats.peak_live_bytes) == (left, CELL_BLOCK + left)
     assert (stats.listed, stats.capacity, stats.maximum) == (1, CAPACITY, MAXIMUM_CAPACITY)
 
 
 @pytest.mark.parametrize("kind", [VMGcKind.ANY_REF, VMGcKind.EQ_REF, 0, 7, "struct", None])
 def test_kinds_that_no_object_has(world: World, kind: Any) -> None:
     with pytest.raises(HeapError, match=re.escape(f"cannot be of kind {kind!r}; it must be one of ['EXTERN_REF'")):
-        world.heap.alloc_raw(kind, world.cell, 40)
+        world.heap.alloc_raw(kind, world.cell, CELL.size)
 
 
 def test_kinds_and_types_must_agree(world: World) -> None:
     heap, before = world.heap, world.image()
     with pytest.raises(HeapError, match=f"type index {EXTERNREF_TYPE_INDEX:#x} does not go with kind STRUCT_REF"):
-        heap.alloc_raw(VMGcKind.STRUCT_REF, EXTERNREF_TYPE_INDEX, 40)
+        heap.alloc_raw(VMGcKind.STRUCT_REF, EXTERNREF_TYPE_INDEX, CELL.size)
     with pytest.raises(HeapError, match="type index 0x0 does not go with kind EXTERN_REF"):
-        heap.alloc_raw(VMGcKind.EXTERN_REF, world.cell, 32)
+        heap.alloc_raw(VMGcKind.EXTERN_REF, world.cell, ctypes.sizeof(VMDrcExternRef))
     with pytest.raises(HeapError, match=f"objects of type {world.refs} are of kind ARRAY_REF"):
-        heap.alloc_raw(VMGcKind.STRUCT_REF, world.refs, 40)
+        heap.alloc_raw(VMGcKind.STRUCT_REF, world.refs, CELL.size)
     with pytest.raises(HeapError, match=f"objects of type {world.tag} are of kind EXN_REF"):
-        heap.alloc_raw(VMGcKind.STRUCT_REF, world.tag, 40)
+        heap.alloc_raw(VMGcKind.STRUCT_REF, world.tag, TAG.size)
     assert world.image() == before
 
 
-@pytest.mark.parametrize("size", [-1, 0, 23])
+@pytest.mark.parametrize("size", [-1, 0, HEADER_SIZE - 1])
 def test_objects_smaller_than_their_header(world: World, size: int) -> None:
-    with pytest.raises(HeapError, match=f"an object of {size} bytes is smaller than its header of 24"):
+    with pytest.raises(HeapError, match=f"an object of {size} bytes is smaller than its header of {HEADER_SIZE}"):
         world.heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, size)
 
 
 @pytest.mark.parametrize(
     ("what", "length"),
     [
-        ("bytes", (1 << 32) - 59),
-        ("bytes", (1 << 32) - 28),
+        ("bytes", MAXIMUM_CAPACITY - 16 - ARRAY_HEADER_END + 1),
+        ("bytes", (1 << 32) - ARRAY_HEADER_END),
         ("bytes", (1 << 32) - 1),
         ("bytes", 1 << 32),
-        ("refs", (1 << 30) - 7),
+        ("refs", (1 << 30) - ARRAY_HEADER_END // 4),
         ("refs", 1 << 30),
         ("longs", 1 << 29),
         ("longs", (1 << 32) - 1),
@@ -633,12 +673,12 @@ def test_raw_sizes_near_2_to_the_32_do_not_overflow(world: World, size: int) -> 
 
 
 def test_the_largest_array_of_all(world: World) -> None:
-    """2^32 - 60 bytes of elements fill the largest heap to its last block; its elements are never touched here."""
+    """One whose elements fill the largest heap to its last block; they are never touched here."""
     world.heap.detach()
     world.heap.attach(Memory(MAXIMUM_CAPACITY), world.host_data)
     size = MAXIMUM_CAPACITY - 16
     array = world.heap.alloc_raw(VMGcKind.ARRAY_REF, world.bytes, size)
-    world.heap.memory.view(VMDrcArrayHeader, array).length = size - 28
+    world.heap.memory.view(VMDrcArrayHeader, array).length = size - ARRAY_HEADER_END
     world.roots.create_handle(array)
     world.heap.verify()
     assert world.heap.stats().live_bytes == size
@@ -651,25 +691,29 @@ def test_the_largest_array_of_all(world: World) -> None:
 
 def test_an_object_larger_than_the_maximum_is_too_large() -> None:
     world = World(4096, 8192)
+    length = 8192 - 4 - ARRAY_HEADER_END
     with pytest.raises(AllocationTooLargeError, match="8188 bytes does not fit the largest heap allowed, of 8192"):
-        world.heap.alloc_uninit_array(world.bytes, 8160)
+        world.heap.alloc_uninit_array(world.bytes, length)
     with pytest.raises(HeapExhaustedError):  # this one does, once the heap has grown
-        world.heap.alloc_uninit_array(world.bytes, 8192 - 16 - 28)
+        world.heap.alloc_uninit_array(world.bytes, 8192 - 16 - ARRAY_HEADER_END)
 
 
 def test_exhaustion_leaves_a_heap_that_verifies() -> None:
-    world = World(4096)
+    fit = 85
+    full = fit * CELL_BLOCK
+    world = World(full + 16)
     cells = []
-    while world.heap.stats().live_bytes < 4080:
+    while world.heap.stats().live_bytes < full:
         cells.append(world.new_cell())
         world.roots.create_handle(cells[-1])
     with pytest.raises(
-        HeapExhaustedError, match="no room for an object of 40 bytes in a heap of 4096 of which 4080"
+        HeapExhaustedError,
+        match=f"no room for an object of {CELL.size} bytes in a heap of {full + 16} of which {full}",
     ) as caught:
         world.new_cell()
-    assert caught.value.bytes_needed == 48
+    assert caught.value.bytes_needed == CELL_BLOCK
     world.heap.verify()
-    assert len(cells) == 4080 // 48
+    assert len(cells) == fit
     before = world.image()
     with pytest.raises(HeapExhaustedError):
         world.new_cell()
@@ -692,7 +736,7 @@ def test_lengths_and_sizes_of_the_wrong_type(world: World, value: Any) -> None:
     with pytest.raises((TypeError, HeapError)):
         world.heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, value)
     with pytest.raises(TypeError):
-        world.heap.alloc_raw(VMGcKind.STRUCT_REF, value, 40)
+        world.heap.alloc_raw(VMGcKind.STRUCT_REF, value, CELL.size)
     assert world.image() == before
 
 
@@ -706,10 +750,10 @@ def test_externrefs_need_host_data(world: World, host_data_id: Any) -> None:
 
 def test_freeing_what_was_never_initialised(world: World) -> None:
     heap = world.heap
-    cell = heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, 40)
-    exception = heap.alloc_raw(VMGcKind.EXN_REF, world.tag, 40)
-    array = heap.alloc_raw(VMGcKind.ARRAY_REF, world.refs, 28 + 40)
-    for reference, size in ((cell, 40), (exception, 40), (array, 68)):
+    cell = heap.alloc_raw(VMGcKind.STRUCT_REF, world.cell, CELL.size)
+    exception = heap.alloc_raw(VMGcKind.EXN_REF, world.tag, TAG.size)
+    array = heap.alloc_raw(VMGcKind.ARRAY_REF, world.refs, REFS.size(10))
+    for reference, size in ((cell, CELL.size), (exception, TAG.size), (array, REFS.size(10))):
         world.memory.write(reference + HEADER_SIZE, b"\x40" * (size - HEADER_SIZE))  # no references
     for reference, wrong, right in (
         (cell, heap.dealloc_uninit_array, heap.dealloc_uninit_struct_or_exn),
@@ -750,7 +794,7 @@ def on_references(world: World) -> dict[str, Callable[[Any], Any]]:
         "object_size": heap.object_size,
         "array_len": heap.array_len,
         "externref_host_data": heap.externref_host_data,
-        "slot": lambda reference: heap.slot(reference, 24),
+        "slot": lambda reference: heap.slot(reference, NEXT),
         "clone_gc_ref": heap.clone_gc_ref,
         "write_gc_ref": lambda reference: heap.write_gc_ref(ctypes.c_uint32(), reference),
         "drop_gc_ref": heap.drop_gc_ref,
@@ -786,7 +830,7 @@ def test_references_that_name_nothing(operation: str) -> None:
             with pytest.raises(InvalidReferenceError, match=f"{reference:#x}"):
                 call(reference)
     assert world.image() == before
-    assert last == freed + 48
+    assert last == freed + CELL_BLOCK
 
 
 def test_an_object_without_a_count_is_not_live(world: World) -> None:
@@ -804,17 +848,19 @@ def test_asking_the_wrong_kind(world: World) -> None:
         world.heap.externref_host_data(array)
 
 
-@pytest.mark.parametrize("offset", [-4, 0, 20, 23, 37, 40, 1 << 40])
+@pytest.mark.parametrize("offset", [-4, 0, NEXT - 4, NEXT - 1, CELL.size - 3, CELL.size, 1 << 40])
 def test_slots_outside_of_the_object(world: World, offset: int) -> None:
     cell = world.new_cell()
-    with pytest.raises(HeapError, match=f"offset {offset} is not a slot of the object at {cell:#x}.* 24 to 40 bytes"):
+    limits = f"{HEADER_SIZE} to {CELL.size} bytes"
+    with pytest.raises(HeapError, match=f"offset {offset} is not a slot of the object at {cell:#x}.* {limits}"):
         world.heap.slot(cell, offset)
 
 
 def test_slots_are_views(world: World) -> None:
     cell = world.new_cell()
-    world.heap.slot(cell, 36).value = 0x1234_5678
-    assert world.memory.read(cell + 36, 4) == bytes.fromhex("78563412")
+    last = CELL.size - 4
+    world.heap.slot(cell, last).value = 0x1234_5678
+    assert world.memory.read(cell + last, 4) == bytes.fromhex("78563412")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -873,12 +919,12 @@ def test_dropping_is_transitive(world: World) -> None:
 def test_elements_that_refer_to_nothing_are_freed_in_their_order(world: World) -> None:
     """While they are at hand; others wait until their owner is freed, and the last of them comes first."""
     leaves = [world.heap.alloc_uninit_array(world.bytes, 4) for _ in range(4)]
-    cells = [world.new_cell() for _ in range(3)]
+    cells = [world.heap.alloc_uninit_struct(world.long_cell) for _ in range(3)]  # not in a leaf's blocks
     host = world.new_externref("data")
     world.heap.drop_gc_ref(world.new_refs(*leaves[:2], *cells, host, 1, NULL, *leaves[2:]))
     assert len(world.host_data) == 0
     assert [world.heap.alloc_uninit_array(world.bytes, 4) for _ in range(5)] == [host, *leaves[::-1]]
-    assert [world.new_cell() for _ in range(3)] == cells
+    assert [world.heap.alloc_uninit_struct(world.long_cell) for _ in range(3)] == cells
 
 
 def test_dropping_an_externref_lets_go_of_its_host_data(world: World) -> None:
@@ -895,8 +941,8 @@ def test_dropping_an_externref_lets_go_of_its_host_data(world: World) -> None:
 def test_untraced_references_are_left_alone(world: World) -> None:
     """An i31ref field and a funcref field are not followed, whatever is in them."""
     cell, pair = world.new_cell(), world.heap.alloc_uninit_struct(world.pair)
-    world.heap.slot(pair, 32).value = cell
-    world.heap.slot(pair, 36).value = cell
+    for number in (2, 3):
+        world.heap.slot(pair, PAIR.fields[number].offset).value = cell
     assert world.heap.references(pair) == []
     world.heap.drop_gc_ref(pair)
     assert world.count(cell) == 1
@@ -904,7 +950,7 @@ def test_untraced_references_are_left_alone(world: World) -> None:
 
 def test_an_exceptions_fields_are_traced(world: World) -> None:
     exception = world.heap.alloc_uninit_exn(world.tag)
-    world.heap.slot(exception, 32).value = world.new_cell()
+    world.heap.slot(exception, TAG.fields[0].offset).value = world.new_cell()
     assert len(world.live()) == 2
     world.heap.drop_gc_ref(exception)
     assert world.live() == []
@@ -1046,8 +1092,10 @@ def chain(world: World, count: int) -> int:
     """A chain of cells, the first at its head."""
 
     def cell(number: int, index: int) -> bytes:
-        following = index + 48 if number < count - 1 else NULL
-        return struct.pack("<IIQIIII16x", VMGcKind.STRUCT_REF, world.cell, 1, 0, 40, following, 0)
+        following = index + CELL_BLOCK if number < count - 1 else NULL
+        made = bytearray(headed(VMGcKind.STRUCT_REF, world.cell, CELL.size).ljust(CELL_BLOCK, b"\0"))
+        struct.pack_into("<I", made, NEXT, following)
+        return bytes(made)
 
     return image_of(world, count, cell)
 
@@ -1055,10 +1103,11 @@ def chain(world: World, count: int) -> int:
 def big_array(world: World, count: int) -> int:
     """An array of `count` cells that only it holds."""
     first = chain(world, count)
-    for offset in range(first + NEXT, world.heap.control.bump, 48):
+    for offset in range(first + NEXT, world.heap.control.bump, CELL_BLOCK):
         world.memory.write(offset, bytes(4))
     array = world.heap.alloc_uninit_array(world.refs, count)
-    world.memory.write(array + 28, struct.pack(f"<{count}I", *range(first, first + 48 * count, 48)))
+    cells = range(first, first + CELL_BLOCK * count, CELL_BLOCK)
+    world.memory.write(array + REFS.elements_offset, struct.pack(f"<{count}I", *cells))
     return array
 
 
@@ -1153,14 +1202,14 @@ def test_objects(world: World) -> None:
         collection.collect_increment()
         first, second = heap.objects()
     assert (first.index, first.kind, first.type_index, first.ref_count) == (cell, VMGcKind.STRUCT_REF, world.cell, 1)
-    assert (first.size, first.is_listed, first.is_marked) == (40, False, False)
+    assert (first.size, first.is_listed, first.is_marked) == (CELL.size, False, False)
     assert (second.index, second.kind, second.type_index, second.ref_count) == (
         array,
         VMGcKind.ARRAY_REF,
         world.refs,
         2,
     )
-    assert (second.size, second.is_listed, second.is_marked) == (32, True, True)
+    assert (second.size, second.is_listed, second.is_marked) == (REFS.size(1), True, True)
 
 
 def test_references(world: World) -> None:
@@ -1182,12 +1231,12 @@ def test_trace_messages(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.heap.sweep()
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
-        f"new object {cell:#x}: kind 0xb0000000, 40 bytes",
+        f"new object {cell:#x}: kind 0xb0000000, {CELL.size} bytes",
         f"count of {cell:#x} up to 2",
         f"count of {cell:#x} down to 1",
         f"{cell:#x} is not held any more: off the list",
         f"count of {cell:#x} down to 0",
-        f"freeing {cell:#x}, 40 bytes",
+        f"freeing {cell:#x}, {CELL.size} bytes",
     ]
     assert {record.levelname for record in caplog.records} == {"TRACE"}
     caplog.clear()
@@ -1267,14 +1316,23 @@ def test_verify_changes_nothing() -> None:
     assert scene.image() == before
 
 
+FIELDS_THAT_VERIFY_READS = (
+    VMDrcHeader.kind_and_reserved,
+    VMDrcHeader.type_index,
+    VMDrcHeader.ref_count,
+    VMDrcHeader.object_size,
+)
+
+
 def test_every_byte_of_an_objects_header_matters() -> None:
     """Whatever bit of a header is flipped, verify notices. (`next` of what is not listed means nothing.)"""
     scene = Scene()
     unnoticed = []
     for reference in (scene.inner, scene.array, scene.fence, scene.listed[1]):
-        for byte in range(HEADER_SIZE):
-            if 16 <= byte < 20 and reference != scene.listed[1]:
-                continue
+        meant = set(FIELDS_THAT_VERIFY_READS)
+        if reference == scene.listed[1]:
+            meant.add(VMDrcHeader.next_over_approximated_stack_root)
+        for byte in sorted(field.offset + byte for field in meant for byte in range(field.size)):
             for bit in range(8):
                 cell = scene.memory.view(ctypes.c_uint8, reference + byte)
                 cell.value ^= 1 << bit

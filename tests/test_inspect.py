@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import io
 import json
@@ -19,7 +20,7 @@ from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, Wo
 import lowheap as lh
 from lowheap import cli
 from lowheap.cli.inspect import inspect_command
-from lowheap.layout import VMDrcHeader, VMGcKind
+from lowheap.layout import GcTypeLayouts, VMDrcExternRef, VMDrcHeader, VMGcKind, block_length
 from lowheap.snapshot import Image
 from lowheap.snapshot.inspection import inspect, strongly_connected_components, verify
 
@@ -31,6 +32,11 @@ def world() -> Iterator[World]:
     made = World()
     with made.store:
         yield made
+
+
+def node_block(world: World) -> int:
+    """How long a node's block is, in bytes."""
+    return block_length(world.store.heap.struct_layout(world.types[NODE]).size)
 
 
 def drop_all(world: World) -> None:
@@ -46,21 +52,28 @@ def test_figures(world: World) -> None:
     first, second, array, _data = world.hold(NODE), world.hold(NODE), world.hold(REFERENCES, 3), world.hold(BYTES, 100)
     world.hold(EXTERNREF)
     before = inspect(world.store.snapshot()).free  # small blocks are carved several at a time
-    for name in (1, 3):  # a block of 48 bytes, one of 128
+    layouts = GcTypeLayouts()
+    node = layouts.struct_layout([(4, True), (1, False), (8, False), (4, True)]).size
+    array_size, data_size = layouts.array_layout((4, True)).size(3), layouts.array_layout((1, False)).size(100)
+    external = ctypes.sizeof(VMDrcExternRef)
+    for name in (1, 3):
         world.release(name)
     world.expose(first)
     world.link(array, 0, first)
     inspection = inspect(world.store.snapshot())
     assert inspection.problems == ()
     assert [(each.label, each.kind, each.objects, each.size, each.block_bytes) for each in inspection.types] == [
-        ("$node", "struct", 1, 48, 48),
-        (f"type {world.types[REFERENCES]}", "array", 1, 40, 48),
-        ("externref", "externref", 1, 32, 32),
+        ("$node", "struct", 1, node, block_length(node)),
+        (f"type {world.types[REFERENCES]}", "array", 1, array_size, block_length(array_size)),
+        ("externref", "externref", 1, external, block_length(external)),
     ]
-    assert (inspection.objects, inspection.block_bytes) == (3, 128)
+    assert (inspection.objects, inspection.block_bytes) == (3, sum(map(block_length, (node, array_size, external))))
     free = inspection.free
-    assert (free.blocks, free.size) == (before.blocks + 2, before.size + 176)
-    assert (free.largest, free.fragmentation) == (max(before.largest, 128), pytest.approx(1 - free.largest / free.size))
+    assert (free.blocks, free.size) == (before.blocks + 2, before.size + block_length(node) + block_length(data_size))
+    assert (free.largest, free.fragmentation) == (
+        max(before.largest, block_length(data_size)),
+        pytest.approx(1 - free.largest / free.size),
+    )
     assert free.largest <= free.largest_merged <= free.size
     control = world.store.heap.control
     assert inspection.free.beyond == control.bump_end - control.bump
@@ -110,7 +123,7 @@ def test_what_merging_neighbours_would_give(world: World) -> None:
         world.release(name)
     before = inspect(world.store.snapshot()).free
     assert before.largest < before.largest_merged
-    assert before.largest_merged >= 150 * 48
+    assert before.largest_merged >= 150 * node_block(world)
     assert before.fragmentation > before.fragmentation_merged
     shown = rendered(world.store.snapshot())
     assert f"if merged {before.largest_merged:,}; " in " ".join(shown.split())
@@ -134,7 +147,7 @@ def test_cycles_are_found(world: World) -> None:
     garbage = inspect(world.store.snapshot()).garbage
     assert garbage is not None
     assert [cycle.objects for cycle in garbage.cycles] == [tuple(ring), (loop,)]
-    assert [cycle.block_bytes for cycle in garbage.cycles] == [144, 48]
+    assert [cycle.block_bytes for cycle in garbage.cycles] == [3 * node_block(world), node_block(world)]
     assert garbage.held == (tail, end)
     assert garbage.leaked == ()
     assert len(garbage) == 6
@@ -281,8 +294,8 @@ def test_types_that_are_not_those_of_the_type_table(world: World) -> None:
     assert node.fields is not None
     moved = (dataclasses.replace(node.fields[0], offset=76), *node.fields[1:])
     for changed in (
-        dataclasses.replace(node, traced_offsets=(24,)),
-        dataclasses.replace(node, size_or_elements_offset=40),
+        dataclasses.replace(node, traced_offsets=node.traced_offsets[:1]),
+        dataclasses.replace(node, size_or_elements_offset=node.size_or_elements_offset - 8),
         dataclasses.replace(node, fields=moved),
         dataclasses.replace(array, elements_are_traced=False),
         dataclasses.replace(array, index=99),
@@ -298,10 +311,11 @@ def test_an_image_without_tables(world: World) -> None:
     image = dataclasses.replace(world.store.snapshot(), tables=None)
     assert Image.from_bytes(image.to_bytes()) == image
     assert verify(image) == []
+    size = world.store.heap.struct_layout(world.types[NODE]).size
     for change, message in (
         ({"ref_count": 1}, "has count 1, but at least 3 owners"),
         ({"kind_and_reserved": VMGcKind.STRUCT_REF}, "has its in-list bit clear, wrongly"),
-        ({"object_size": 40}, "has size 40; its type and length make it 48"),
+        ({"object_size": size - 8}, f"has size {size - 8}; its type and length make it {size}"),
         ({"kind_and_reserved": VMGcKind.STRUCT_REF | 64}, "has unknown reserved bits 0x40"),
         ({"kind_and_reserved": VMGcKind.EXN_REF}, "of $node has kind exception"),
         ({"type_index": 0xFFFF_FFFF}, "of kind struct has type index 4294967295"),

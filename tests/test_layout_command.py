@@ -15,13 +15,23 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.c_layouts import members
 from support.example_programs import EXAMPLES_DIRECTORY
 
 import lowheap as lh
 from lowheap import cli
 from lowheap.cli.layout import TypeLayout, layout_command, type_layouts
 from lowheap.heap import DrcHeap
-from lowheap.layout import VMDrcArrayHeader, VMDrcExnHeader, VMDrcHeader, align_up
+from lowheap.layout import (
+    ARRAY_HEADER_END,
+    HEADER_ALIGN,
+    HEADER_SIZE,
+    VMDrcArrayHeader,
+    VMDrcExnHeader,
+    VMDrcHeader,
+    align_up,
+    block_length,
+)
 from lowheap.wasm import validate
 
 # Storage type: its width in bytes, and whether the collector follows it.
@@ -49,6 +59,7 @@ STORAGES = {
     "(ref $a)": (4, True),
 }
 PACKED = ("i8", "i16")
+HEADER_SLOTS = len([path for path, _, _ in members(VMDrcHeader) if path != ("header",)])
 
 
 class V128(ctypes.Structure):
@@ -98,7 +109,7 @@ def test_structs_are_laid_out_as_c_would(fields: list[tuple[str, bool]]) -> None
         offsets: list[int] = [getattr(Expected, f"f{n}").offset for n in range(len(fields))]
         assert (layout.size, layout.align) == (ctypes.sizeof(Expected), ctypes.alignment(Expected))
     else:
-        offsets, end = [], 24
+        offsets, end = [], HEADER_SIZE
         for each, _ in fields:
             width = STORAGES[each][0]
             offsets.append((end + width - 1) // width * width)
@@ -119,24 +130,31 @@ def test_arrays(storage: str) -> None:
     check_tiling(layout)
     element = layout.slots[-1]
     assert (element.part, element.width, element.traced, element.mutable) == ("element", width, traced, True)
-    assert element.offset == layout.size == (28 if width <= 4 else 32)
-    assert (layout.kind, layout.element_size, layout.align) == ("array", width, max(8, width))
+    assert element.offset == layout.size == align_up(ARRAY_HEADER_END, width)
+    assert (layout.kind, layout.element_size, layout.align) == ("array", width, max(HEADER_ALIGN, width))
     assert [slot.offset for slot in layout.slots if slot.part == "length"] == [VMDrcArrayHeader.length.offset]
 
 
 def test_exceptions_have_the_layout_of_their_tags_function_type() -> None:
+    class Expected(ctypes.Structure):
+        _fields_ = (
+            ("header", VMDrcExnHeader),
+            ("number", ctypes.c_uint32),
+            ("wide", ctypes.c_uint64),
+            ("reference", ctypes.c_uint32),
+        )
+
     layout = layouts("(type (func (param i32 i64 externref) (result i32)))")[0]
     check_tiling(layout)
-    assert (layout.kind, layout.size) == ("function", 56)
+    assert (layout.kind, layout.size) == ("function", ctypes.sizeof(Expected))
     tags = [(slot.name, slot.offset) for slot in layout.slots if slot.part == "tag"]
     assert tags == [
         ("tag_instance", VMDrcExnHeader.tag_instance.offset),
         ("tag_defined", VMDrcExnHeader.tag_defined.offset),
     ]
+    offsets: list[int] = [getattr(Expected, name).offset for name in ("number", "wide", "reference")]
     assert [(slot.offset, slot.traced, slot.mutable) for slot in layout.slots if slot.part == "field"] == [
-        (32, False, None),
-        (40, False, None),
-        (48, True, None),
+        (offset, traced, None) for offset, traced in zip(offsets, (False, False, True), strict=True)
     ]
 
 
@@ -193,10 +211,10 @@ def test_types_on_the_command_line(text: str, kinds: list[str]) -> None:
 
 def test_json_has_everything() -> None:
     (layout,) = as_json("(struct (field $tag i8) (field (mut (ref null any))))")
-    assert layout["slots"][5:] == [
+    assert layout["slots"][HEADER_SLOTS:] == [
         {
             "part": "field",
-            "offset": 24,
+            "offset": HEADER_SIZE,
             "width": 1,
             "number": 0,
             "name": "tag",
@@ -206,7 +224,7 @@ def test_json_has_everything() -> None:
         },
         {
             "part": "padding",
-            "offset": 25,
+            "offset": HEADER_SIZE + 1,
             "width": 3,
             "number": None,
             "name": None,
@@ -216,7 +234,7 @@ def test_json_has_everything() -> None:
         },
         {
             "part": "field",
-            "offset": 28,
+            "offset": HEADER_SIZE + 4,
             "width": 4,
             "number": 1,
             "name": None,
@@ -233,9 +251,9 @@ def test_json_has_everything() -> None:
         "supertype": None,
         "final": True,
         "kind": "struct",
-        "size": 32,
-        "align": 8,
-        "block": 32,
+        "size": HEADER_SIZE + 8,
+        "align": HEADER_ALIGN,
+        "block": block_length(HEADER_SIZE + 8),
         "element_size": None,
     }
 
@@ -253,20 +271,21 @@ def test_the_table() -> None:
     assert "type 0 $base: struct" in ran.stdout
     assert "type 1: struct, extends $base" in ran.stdout
     found = rows(ran.stdout)
-    assert found[:5] == [
-        [str(field.offset), str(field.size), name, "", "", ""]
-        for name, field in (
-            ("kind_and_reserved", VMDrcHeader.kind_and_reserved),
-            ("type_index", VMDrcHeader.type_index),
-            ("ref_count", VMDrcHeader.ref_count),
-            ("next_over_approximated_stack_root", VMDrcHeader.next_over_approximated_stack_root),
-            ("object_size", VMDrcHeader.object_size),
-        )
+    assert found[:HEADER_SLOTS] == [
+        [str(offset), str(size), path[-1], "", "", ""]
+        for path, offset, size in members(VMDrcHeader)
+        if path != ("header",)  # its parts are there
     ]
-    assert found[5:7] == [["24", "1", "field 0 $x", "i8", "no", "no"], ["25", "7", "padding", "", "", ""]]
-    assert found[-1] == ["28", "4", "field 1", "(ref $base)", "no", "yes"]
-    assert "32 bytes, aligned to 8; 0 more to the end of its block" in ran.stdout
-    assert "28 + n × 1 bytes, aligned to 8" in command("(array i8)").stdout
+    start, more = HEADER_SIZE, align_up(HEADER_SIZE + 1, HEADER_ALIGN) - HEADER_SIZE - 1
+    assert found[HEADER_SLOTS : HEADER_SLOTS + 2] == [
+        [str(start), "1", "field 0 $x", "i8", "no", "no"],
+        [str(start + 1), str(more), "padding", "", "", ""],
+    ]
+    assert found[-1] == [str(start + 4), "4", "field 1", "(ref $base)", "no", "yes"]
+    size = start + 8
+    rest = block_length(size) - size
+    assert f"{size} bytes, aligned to {HEADER_ALIGN}; {rest} more to the end of its block" in ran.stdout
+    assert f"{ARRAY_HEADER_END} + n × 1 bytes, aligned to {HEADER_ALIGN}" in command("(array i8)").stdout
     assert "type 0: function, and the exceptions whose tag has it" in command("(func (param i32))").stdout
     assert command("(module)").stdout == "no types\n"
 
@@ -291,7 +310,7 @@ def test_a_file_and_standard_input(tmp_path: Path) -> None:
         check=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
-    assert b"28 + n \\xd7 1 bytes" in ran.stdout
+    assert b"%d + n \\xd7 1 bytes" % ARRAY_HEADER_END in ran.stdout
 
 
 @pytest.mark.parametrize(

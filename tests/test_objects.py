@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lowheap.bound_types import lift_reference, lower_reference
 from lowheap.errors import AllocationTooLargeError, ForeignReferenceError, HeapError, StaleReferenceError
-from lowheap.layout import NULL, i31_from_int
+from lowheap.layout import HEADER_SIZE, NULL, block_length, i31_from_int
 from lowheap.memory import Memory
 from lowheap.objects import (
     Array,
@@ -112,8 +112,9 @@ def test_fields_by_name_and_number(store: Rig) -> None:
 
 def test_a_field_is_where_the_layout_says(store: Rig) -> None:
     record = Struct(store, structure(I8, I16, I32, I64, F32, F64), [0x11, 0x2222, 0x33333333, 0x44 << 56, 1.5, -2.25])
-    data = store.heap.memory.read(record.reference + 24, 40)
-    assert data == struct.pack("<BxHIQfxxxxd8x", 0x11, 0x2222, 0x33333333, 0x44 << 56, 1.5, -2.25)
+    expected = struct.pack("<BxHIQfxxxxd", 0x11, 0x2222, 0x33333333, 0x44 << 56, 1.5, -2.25)
+    room = block_length(HEADER_SIZE + len(expected)) - HEADER_SIZE
+    assert store.heap.memory.read(record.reference + HEADER_SIZE, room) == expected.ljust(room, b"\0")
 
 
 def test_without_values_fields_are_zero(store: Rig) -> None:
@@ -487,7 +488,7 @@ def test_exceptions_are_not_for_python(store: Rig) -> None:
     (tag,) = store.engine.types.register([SubType(FuncType((), ()))])
     holder = Struct(store, structure(EXNREF))
     exception = store.alloc_exn(tag)
-    store.heap.slot(holder.reference, 24).value = exception
+    store.heap.slot(holder.reference, HEADER_SIZE).value = exception
     with pytest.raises(TypeError, match=f"{exception:#x} is of kind EXN_REF, which cannot be given to Python"):
         holder[0]
     store.verify()
@@ -746,7 +747,7 @@ def test_a_slot_that_is_not_traced_is_written_without_counting(store: Rig) -> No
     record = Struct(store, structure(I31REF, FUNCREF))
     record[0] = I31(3)
     record[1] = Func._of(store, 9, store.engine.types.register([SubType(FuncType((), ()))])[0], "f", len)
-    data = ctypes.string_at(store.heap.control.heap_base + record.reference + 24, 8)
+    data = ctypes.string_at(store.heap.control.heap_base + record.reference + HEADER_SIZE, 8)
     assert data == struct.pack("<II", 7, 9)
     record[0] = record[1] = None
     store.verify()

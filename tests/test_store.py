@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import subprocess
@@ -30,7 +31,16 @@ from lowheap.errors import (
     StaleReferenceError,
     Trap,
 )
-from lowheap.layout import BLOCK_ALIGN, FIRST_INDEX, MAXIMUM_CAPACITY, NULL
+from lowheap.layout import (
+    ARRAY_HEADER_END,
+    BLOCK_ALIGN,
+    FIRST_INDEX,
+    MAXIMUM_CAPACITY,
+    NULL,
+    GcTypeLayouts,
+    VMDrcExternRef,
+    block_length,
+)
 from lowheap.memory import RESERVATIONS, Memory
 from lowheap.objects import Array, ExternRef, Struct
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
@@ -38,9 +48,10 @@ from lowheap.types import ANYREF, EXTERNREF, I8, I64, ArrayType, FieldType, Func
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.module import Module
 
-CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))  # a block of 48 bytes
+CELL = StructType((FieldType(ANYREF, True), FieldType(I64, True)))
 HOLDER = StructType((FieldType(EXTERNREF, True),))
 BYTES = ArrayType(FieldType(I8, True))
+CELL_BLOCK = block_length(GcTypeLayouts().struct_layout([(4, True), (8, False)]).size)
 
 
 class Rig(Store):
@@ -62,7 +73,7 @@ class Rig(Store):
 
     def keep(self, size: int) -> int:
         """Allocate an array of `size` bytes, all told, and hold it by a handle, whose number is returned."""
-        return self.roots.create_handle(self.alloc_array(self.bytes, size - 28))
+        return self.roots.create_handle(self.alloc_array(self.bytes, size - ARRAY_HEADER_END))
 
     def drop(self, handle: int) -> None:
         self.heap.drop_gc_ref(self.roots.release_handle(handle))
@@ -290,7 +301,7 @@ def test_handles_may_be_forgotten_on_any_thread(store: Rig) -> None:
 
 def test_garbage_does_not_make_the_heap_grow(store: Rig) -> None:
     """wasmtime's heap grew to its maximum before the first collection."""
-    for _ in range(5 * (1 << 16) // 48):
+    for _ in range(5 * (1 << 16) // CELL_BLOCK):
         store.garbage()
     stats = store.heap.stats()
     assert stats.growths == 0
@@ -316,7 +327,7 @@ def test_collect_or_grow_depends_on_what_was_live(store: Rig) -> None:
     store.keep(33 * 1024)
     store.collect()
     collections = store.heap.stats().collections
-    for _ in range(31 * 1024 // 48):
+    for _ in range(31 * 1024 // CELL_BLOCK):
         store.garbage()
     assert (store.heap.stats().collections, store.heap.stats().growths) == (collections, 0)
     while store.heap.stats().growths == 0:
@@ -415,7 +426,7 @@ def test_dead_externrefs_are_no_collection_in_vain() -> None:
 
 def test_no_gc_scopes_grow_instead(store: Rig) -> None:
     with store.heap.no_gc_scope():
-        for _ in range(3 * (1 << 16) // 48):
+        for _ in range(3 * (1 << 16) // CELL_BLOCK):
             store.garbage()
     assert (store.heap.stats().collections, store.heap.stats().growths) == (0, 2)
     store.verify()
@@ -443,7 +454,7 @@ def test_exhaustion_collects_first_and_leaves_a_sound_heap() -> None:
 def test_a_full_heap_in_a_no_gc_scope() -> None:
     store = Rig(4096, 4096)
     with store.heap.no_gc_scope():
-        for _ in range(4080 // 48):
+        for _ in range(4080 // CELL_BLOCK):
             store.garbage()
         with pytest.raises(HeapExhaustedError):
             store.garbage()
@@ -463,7 +474,8 @@ def test_an_object_too_large_for_the_maximum() -> None:
 
 
 def test_an_externref_without_room_keeps_no_host_data() -> None:
-    store = Rig(64, 64)
+    capacity = FIRST_INDEX + block_length(ctypes.sizeof(VMDrcExternRef)) + BLOCK_ALIGN
+    store = Rig(capacity, capacity)
     value = type("Value", (), {})()
     watched = weakref.ref(value)
     store.roots.create_handle(store.alloc_externref("first"))
@@ -490,8 +502,8 @@ def test_before_giving_up_free_neighbours_are_merged() -> None:
     """Even if so little was freed that reading the whole heap for it does not pay."""
     store = Rig(1 << 16, 1 << 16)
     handles = [store.keep(1008) for _ in range((1 << 16) // 1008)]
-    while store.heap.control.bump_end - store.heap.control.bump >= 32:
-        store.keep(28)
+    while store.heap.control.bump_end - store.heap.control.bump >= block_length(ARRAY_HEADER_END):
+        store.keep(ARRAY_HEADER_END)
     store.collect()
     for handle in handles[20:22]:
         store.drop(handle)
@@ -501,9 +513,9 @@ def test_before_giving_up_free_neighbours_are_merged() -> None:
 
 
 def test_a_heap_of_no_bytes_grows_to_what_is_needed() -> None:
-    for size in (24, 65_504, 65_536, 100_000):
+    for size in (ARRAY_HEADER_END, 65_504, 65_536, 100_000):
         store = Rig(0)
-        store.keep(max(size, 28))
+        store.keep(size)
         store.verify()
     with pytest.raises(AllocationTooLargeError):
         Rig(0, 0).alloc_struct(0)
@@ -513,7 +525,7 @@ def test_a_heap_of_no_bytes_grows_to_what_is_needed() -> None:
 @given(
     st.integers(0, 5000),
     st.integers(0, 20_000),
-    st.lists(st.integers(28, 9000) | st.integers(-12, -1), min_size=5, max_size=30),
+    st.lists(st.integers(ARRAY_HEADER_END, 9000) | st.integers(-12, -1), min_size=5, max_size=30),
 )
 def test_whatever_fits_is_found(initial: int, more: int, steps: list[int]) -> None:
     """An allocation is refused only when no gap between live objects, up to the maximum, is long enough."""
@@ -649,7 +661,6 @@ LIST = """(module
       (global.set $made (i32.add (global.get $made) (i32.const 1)))
       (br_if $next (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
   (func (export "clear") (global.set $list (ref.null $cell))))"""
-LIST_CELL = 48  # a block
 
 MAXIMA = st.integers(0, 200) | st.integers(0, 5000) | st.sampled_from([(1 << 16) + each for each in (-1, 0, 1, 40)])
 
@@ -670,7 +681,7 @@ def test_no_heap_goes_beyond_its_maximum(runtime: str, data: st.DataObject, maxi
         options["allocator"] = data.draw(st.sampled_from(list(ALLOCATORS)))
         options["growth"] = data.draw(st.sampled_from([None, *GROWTH_POLICIES]))
     options["reserve"] = data.draw(st.sampled_from(RESERVATIONS))
-    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // LIST_CELL
+    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // CELL_BLOCK
     with Store(module.engine, maximum_heap_size=maximum, **options) as store:
         instance = Instance(store, module)
         for _ in range(2):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 from rich.console import Group
@@ -15,6 +17,8 @@ from rich.text import Text
 from lowheap.cli.options import naming, read_program
 from lowheap.cli.output import report_console
 from lowheap.layout import (
+    HEADER_SIZE,
+    Field,
     GcArrayLayout,
     GcLayout,
     GcTypeLayouts,
@@ -115,17 +119,19 @@ def _storages(composite: CompositeType) -> list[tuple[StorageType, bool | None]]
     return [(param, None) for param in composite.params]
 
 
+def _words(part: str, structure: type[ctypes.Structure], start: int = 0) -> Iterator[Slot]:
+    """The fields of a structure of `layout`, and in place of those that are structures, theirs."""
+    fields: Sequence[tuple[Any, ...]] = structure._fields_
+    for name, kind, *_ in fields:
+        place: Field = getattr(structure, name)
+        if issubclass(kind, ctypes.Structure):
+            yield from _words(part, kind, start + place.offset)
+        else:
+            yield Slot(part, start + place.offset, place.size, name=name)
+
+
 def _type_layout(number: int, definition: SubType, layout: GcLayout, names: Names) -> TypeLayout:
-    slots = [
-        Slot("header", place.offset, place.size, name=name)
-        for name, place in (
-            ("kind_and_reserved", VMDrcHeader.kind_and_reserved),
-            ("type_index", VMDrcHeader.type_index),
-            ("ref_count", VMDrcHeader.ref_count),
-            ("next_over_approximated_stack_root", VMDrcHeader.next_over_approximated_stack_root),
-            ("object_size", VMDrcHeader.object_size),
-        )
-    ]
+    slots = list(_words("header", VMDrcHeader))
     element_size = None
     if isinstance(layout, GcArrayLayout):
         slots.append(Slot("length", VMDrcArrayHeader.length.offset, VMDrcArrayHeader.length.size))
@@ -133,11 +139,7 @@ def _type_layout(number: int, definition: SubType, layout: GcLayout, names: Name
         places = [(layout.elements_offset, layout.element_size, layout.elements_are_traced)]
     else:
         if layout.is_exception:
-            for name, place in (
-                ("tag_instance", VMDrcExnHeader.tag_instance),
-                ("tag_defined", VMDrcExnHeader.tag_defined),
-            ):
-                slots.append(Slot("tag", place.offset, place.size, name=name))
+            slots += (slot for slot in _words("tag", VMDrcExnHeader) if slot.offset >= HEADER_SIZE)
         size = layout.size
         places = [(field.offset, field.size, field.is_traced) for field in layout.fields]
     field_names = names.fields.get(number, {})

@@ -16,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.layout import NULL, VMDrcArrayHeader, VMDrcExternRef, i31_from_int, is_object
-from support.heap_world import World
+from support.heap_world import LONG_CELL, REFS, World
+
+PAYLOAD = LONG_CELL.fields[1].offset
 
 
 class Side(Protocol):
@@ -177,16 +179,17 @@ class HeapMachine(RuleBasedStateMachine):
     @rule(payload=st.integers(0, (1 << 64) - 1), expose=st.booleans(), side=st.integers(0, 7))
     def allocate_struct(self, payload: int, expose: bool, side: int) -> None:
         reference = self.world.heap.alloc_uninit_struct(self.world.long_cell)
-        self.world.memory.view(ctypes.c_uint64, reference + 32).value = payload
+        self.world.memory.view(ctypes.c_uint64, reference + PAYLOAD).value = payload
         assert reference not in self.model.things
-        self.model.things[reference] = Thing("struct", {24: NULL, 40: NULL}, payload)
+        self.model.things[reference] = Thing("struct", dict.fromkeys(LONG_CELL.traced_offsets, NULL), payload)
         self.hand_over(side, reference, expose=expose)
 
     @rule(length=st.integers(0, 9), expose=st.booleans(), side=st.integers(0, 7))
     def allocate_array(self, length: int, expose: bool, side: int) -> None:
         reference = self.world.heap.alloc_uninit_array(self.world.refs, length)
         assert reference not in self.model.things
-        self.model.things[reference] = Thing("array", {28 + 4 * index: NULL for index in range(length)}, length)
+        slots = {REFS.element_offset(index): NULL for index in range(length)}
+        self.model.things[reference] = Thing("array", slots, length)
         self.hand_over(side, reference, expose=expose)
 
     @rule(value=st.integers(), expose=st.booleans(), side=st.integers(0, 7))
@@ -349,7 +352,7 @@ class HeapMachine(RuleBasedStateMachine):
             slots = {offset: memory.view(ctypes.c_uint32, reference + offset).value for offset in thing.slots}
             assert slots == thing.slots
             if thing.kind == "struct":
-                assert memory.view(ctypes.c_uint64, reference + 32).value == thing.payload
+                assert memory.view(ctypes.c_uint64, reference + PAYLOAD).value == thing.payload
             elif thing.kind == "array":
                 assert memory.view(VMDrcArrayHeader, reference).length == thing.payload
             else:

@@ -7,7 +7,7 @@ from typing import Any
 from lowheap.collector import DrcCollection
 from lowheap.heap import DrcHeap
 from lowheap.hostdata import ExternRefHostDataTable
-from lowheap.layout import MAXIMUM_CAPACITY, NULL
+from lowheap.layout import MAXIMUM_CAPACITY, NULL, REFERENCE_SIZE, GcTypeLayouts
 from lowheap.memory import Memory
 from lowheap.roots import RootSet
 from lowheap.types import (
@@ -29,7 +29,19 @@ from lowheap.types import (
 )
 
 CAPACITY = 1 << 16
-NEXT, RIGHT = 24, 28  # offsets of a cell's reference, and of a pair's second
+
+_layouts = GcTypeLayouts()
+_TRACED, _UNTRACED, _LONG = (REFERENCE_SIZE, True), (REFERENCE_SIZE, False), (8, False)
+
+# The layouts of a world's types, by their names there, and the offsets of a cell's reference and of a pair's second.
+CELL = _layouts.struct_layout([_TRACED, _LONG])
+LONG_CELL = _layouts.struct_layout([_TRACED, _LONG, _TRACED])
+PAIR = _layouts.struct_layout([_TRACED, _TRACED, _UNTRACED, _UNTRACED, (1, False)])
+REFS = _layouts.array_layout(_TRACED)
+BYTES = _layouts.array_layout((1, False))
+LONGS = _layouts.array_layout(_LONG)
+TAG = _layouts.exception_layout([_TRACED, (4, False)])
+NEXT, RIGHT = CELL.fields[0].offset, PAIR.fields[1].offset
 
 
 def fields(*storages: StorageType) -> StructType:
@@ -69,7 +81,7 @@ class World:
         """A new array that takes over the caller's counts."""
         array = self.heap.alloc_uninit_array(self.refs, len(references))
         for number, reference in enumerate(references):
-            self.heap.slot(array, 28 + 4 * number).value = reference
+            self.heap.slot(array, REFS.element_offset(number)).value = reference
         return array
 
     def new_externref(self, value: object) -> int:

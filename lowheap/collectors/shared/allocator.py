@@ -21,8 +21,6 @@ from lowheap.copying import NotCopied
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
     FIRST_INDEX,
-    HEADER_SIZE,
-    MINIMUM_OBJECT_BLOCK,
     NULL,
     VMHeapControl,
     block_length,
@@ -132,6 +130,3 @@ class SegregatedFit(Allocator):
         heap = Heap(self.memory, self.control)
         verify_free_lists_alone(heap)
         return heap.problems
-
-
-assert block_length(HEADER_SIZE) == MINIMUM_OBJECT_BLOCK
