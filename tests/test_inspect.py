@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, World
+from support.image_heaps import BYTES, MIXED, NODE, NODE_SIZE, REFERENCES, STEPS, TYPES, World
 
 import lowheap as lh
 from lowheap import cli
@@ -25,6 +25,7 @@ from lowheap.snapshot import Image
 from lowheap.snapshot.inspection import inspect, strongly_connected_components, verify
 
 EXTERNREF = len(TYPES)
+NODE_BLOCK = block_length(NODE_SIZE)
 
 
 @pytest.fixture
@@ -32,11 +33,6 @@ def world() -> Iterator[World]:
     made = World()
     with made.store:
         yield made
-
-
-def node_block(world: World) -> int:
-    """How long a node's block is, in bytes."""
-    return block_length(world.store.heap.struct_layout(world.types[NODE]).size)
 
 
 def drop_all(world: World) -> None:
@@ -53,7 +49,6 @@ def test_figures(world: World) -> None:
     world.hold(EXTERNREF)
     before = inspect(world.store.snapshot()).free  # small blocks are carved several at a time
     layouts = GcTypeLayouts()
-    node = layouts.struct_layout([(4, True), (1, False), (8, False), (4, True)]).size
     array_size, data_size = layouts.array_layout((4, True)).size(3), layouts.array_layout((1, False)).size(100)
     external = ctypes.sizeof(VMDrcExternRef)
     for name in (1, 3):
@@ -63,13 +58,16 @@ def test_figures(world: World) -> None:
     inspection = inspect(world.store.snapshot())
     assert inspection.problems == ()
     assert [(each.label, each.kind, each.objects, each.size, each.block_bytes) for each in inspection.types] == [
-        ("$node", "struct", 1, node, block_length(node)),
+        ("$node", "struct", 1, NODE_SIZE, NODE_BLOCK),
         (f"type {world.types[REFERENCES]}", "array", 1, array_size, block_length(array_size)),
         ("externref", "externref", 1, external, block_length(external)),
     ]
-    assert (inspection.objects, inspection.block_bytes) == (3, sum(map(block_length, (node, array_size, external))))
+    assert (inspection.objects, inspection.block_bytes) == (
+        3,
+        sum(map(block_length, (NODE_SIZE, array_size, external))),
+    )
     free = inspection.free
-    assert (free.blocks, free.size) == (before.blocks + 2, before.size + block_length(node) + block_length(data_size))
+    assert (free.blocks, free.size) == (before.blocks + 2, before.size + NODE_BLOCK + block_length(data_size))
     assert (free.largest, free.fragmentation) == (
         max(before.largest, block_length(data_size)),
         pytest.approx(1 - free.largest / free.size),
@@ -123,7 +121,7 @@ def test_what_merging_neighbours_would_give(world: World) -> None:
         world.release(name)
     before = inspect(world.store.snapshot()).free
     assert before.largest < before.largest_merged
-    assert before.largest_merged >= 150 * node_block(world)
+    assert before.largest_merged >= 150 * NODE_BLOCK
     assert before.fragmentation > before.fragmentation_merged
     shown = rendered(world.store.snapshot())
     assert f"if merged {before.largest_merged:,}; " in " ".join(shown.split())
@@ -147,7 +145,7 @@ def test_cycles_are_found(world: World) -> None:
     garbage = inspect(world.store.snapshot()).garbage
     assert garbage is not None
     assert [cycle.objects for cycle in garbage.cycles] == [tuple(ring), (loop,)]
-    assert [cycle.block_bytes for cycle in garbage.cycles] == [3 * node_block(world), node_block(world)]
+    assert [cycle.block_bytes for cycle in garbage.cycles] == [3 * NODE_BLOCK, NODE_BLOCK]
     assert garbage.held == (tail, end)
     assert garbage.leaked == ()
     assert len(garbage) == 6
@@ -311,11 +309,10 @@ def test_an_image_without_tables(world: World) -> None:
     image = dataclasses.replace(world.store.snapshot(), tables=None)
     assert Image.from_bytes(image.to_bytes()) == image
     assert verify(image) == []
-    size = world.store.heap.struct_layout(world.types[NODE]).size
     for change, message in (
         ({"ref_count": 1}, "has count 1, but at least 3 owners"),
         ({"kind_and_reserved": VMGcKind.STRUCT_REF}, "has its in-list bit clear, wrongly"),
-        ({"object_size": size - 8}, f"has size {size - 8}; its type and length make it {size}"),
+        ({"object_size": NODE_SIZE - 1}, f"has size {NODE_SIZE - 1}; its type and length make it {NODE_SIZE}"),
         ({"kind_and_reserved": VMGcKind.STRUCT_REF | 64}, "has unknown reserved bits 0x40"),
         ({"kind_and_reserved": VMGcKind.EXN_REF}, "of $node has kind exception"),
         ({"type_index": 0xFFFF_FFFF}, "of kind struct has type index 4294967295"),

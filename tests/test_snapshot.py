@@ -15,17 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, STEPS, TYPES, VECTORS, World
+from support.image_heaps import BYTES, MIXED, NODE, NODE_SIZE, REFERENCES, STEPS, TYPES, VECTORS, World
 
 import lowheap as lh
 from lowheap.collectors.shared.allocator import walk
 from lowheap.layout import (
+    ARRAY_HEADER_END,
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
+    HEADER_SIZE,
+    MINIMUM_OBJECT_BLOCK,
+    Field,
     VMDrcArrayHeader,
+    VMDrcExternRef,
     VMDrcHeader,
     VMGcKind,
+    block_length,
     i31_from_int,
 )
 from lowheap.peers import PROBE_WAT, Peer, run_probe
@@ -42,6 +48,7 @@ from lowheap.snapshot import file as image_file
 from lowheap.snapshot.inspection import inspect
 
 EXTERNREF = len(TYPES)
+EXTERNREF_END = VMDrcExternRef.host_data_id.offset + VMDrcExternRef.host_data_id.size
 
 
 @pytest.fixture
@@ -452,7 +459,7 @@ def test_a_size(world: World) -> None:
     def change(world: World) -> None:
         header(world, data).object_size += 1  # within the same block
 
-    assert injected(world, change) == [Difference(data, "size", 33, 34)]
+    assert injected(world, change) == [Difference(data, "size", ARRAY_HEADER_END + 5, ARRAY_HEADER_END + 6)]
 
 
 def test_a_length(world: World) -> None:
@@ -560,7 +567,7 @@ def test_an_object_that_one_side_has_not(world: World) -> None:
     *_, data = small(world)
     (found,) = injected(world, lambda world: world.release(4))
     assert (found.index, found.what, found.right) == (data, "object", None)
-    assert found.left == f"array type {world.types[BYTES]} of 33 bytes with count 1"
+    assert found.left == f"array type {world.types[BYTES]} of {ARRAY_HEADER_END + 5} bytes with count 1"
     assert str(found).endswith("on the left, nothing on the right")
 
 
@@ -572,9 +579,14 @@ def test_padding_is_not_compared(world: World) -> None:
         memory, heap = world.store.heap.memory, world.store.heap
         tag = heap.struct_layout(world.types[NODE]).fields[1].offset
         memory.write(first + tag + 1, b"\xaa" * 3)
-        memory.write(vectors + 28, b"\xaa" * 4)  # between length and elements
-        memory.write(extern + 28, b"\xaa" * 4)
-        memory.write(data + 33, b"\xaa" * 15)  # behind the object, in its block
+        elements = heap.array_layout(world.types[VECTORS]).elements_offset
+        unused = ((vectors, ARRAY_HEADER_END, elements), (extern, EXTERNREF_END, ctypes.sizeof(VMDrcExternRef)))
+        for index, start, end in unused:
+            assert start < end
+            memory.write(index + start, b"\xaa" * (end - start))
+        size = heap.object_size(data)
+        assert size < block_length(size)
+        memory.write(data + size, b"\xaa" * (block_length(size) - size))
         header(world, data).next_over_approximated_stack_root = array  # it is not listed
 
     assert injected(world, change) == []
@@ -588,8 +600,11 @@ def test_layouts_of_types_that_meet(world: World) -> None:
     (found,) = diff(image, dataclasses.replace(image, types={**image.types, node.index: wrong}))
     assert found.what == "type layout"
     assert found.index == FIRST_INDEX
-    assert str(found.left) == "$node: 48 bytes, traced offsets 24, 40, fields at 24, 28, 32, 40"
-    assert "traced offsets 24, fields" in str(found.right)
+    layout = world.store.heap.struct_layout(node.index)
+    places = [field.offset for field in layout.fields]
+    fields = ", ".join(map(str, places))
+    assert str(found.left) == f"$node: {layout.size} bytes, traced offsets {places[0]}, {places[3]}, fields at {fields}"
+    assert f"traced offsets {places[0]}, fields" in str(found.right)
 
 
 def test_ids_are_compared_up_to_a_renaming(world: World) -> None:
@@ -603,7 +618,7 @@ def test_ids_are_compared_up_to_a_renaming(world: World) -> None:
         for index, function in zip((one, two, three), functions, strict=True):
             memory.write(index + place, function.to_bytes(4, "little"))
         for index, number in zip(extern, host_data, strict=True):
-            memory.write(index + 24, number.to_bytes(4, "little"))
+            memory.write(index + VMDrcExternRef.host_data_id.offset, number.to_bytes(4, "little"))
         return world.store.heap.snapshot()
 
     image = write((0, 5, 5), (0, 1))
@@ -665,13 +680,13 @@ def test_a_changed_byte_of_a_live_object_is_found(steps: list[tuple[str, int, in
 
 def meaningful_bytes(found: Any) -> Iterator[int]:
     """Positions of an object's bytes that mean something; ids and the links and types of unlisted loners do not."""
-    yield from range(found.index, found.index + 4)
-    yield from range(found.index + 8, found.index + 16)
+    words = [VMDrcHeader.kind_and_reserved, VMDrcHeader.ref_count, VMDrcHeader.object_size]
     if found.is_listed:
-        yield from range(found.index + 16, found.index + 20)
-    yield from range(found.index + 20, found.index + 24)
+        words.append(VMDrcHeader.next_over_approximated_stack_root)
     if found.length is not None:
-        yield from range(found.index + 24, found.index + 28)
+        words.append(VMDrcArrayHeader.length)
+    for word in words:
+        yield from range(found.index + word.offset, found.index + word.offset + word.size)
     for value in found.fields():
         if not value.field.is_opaque_id:
             yield from range(found.index + value.field.offset, found.index + value.field.offset + value.field.size)
@@ -692,19 +707,25 @@ def wasmtime_free_blocks(image: Image, length: int) -> tuple[Any, ...]:
     return (*image.free_blocks(), *behind)
 
 
-def wasmtime_like(image: Image, store: lh.Store, stale: int = 48) -> Image:
+def wasmtime_like(image: Image, store: lh.Store, stale: int = NODE_SIZE) -> Image:
     """The image as a copy of a wasmtime mapping would be: no control block, and stale headers where blocks are free."""
     data = bytearray(image.data) + bytes(4096)
     for block in image.free_blocks():
-        if block.length >= 32:
+        if block.length >= MINIMUM_OBJECT_BLOCK:
             dead = VMDrcHeader()
             dead.kind_and_reserved = VMGcKind.STRUCT_REF
             dead.object_size = min(stale, block.length)
-            data[block.index : block.index + 24] = bytes(dead)
+            data[block.index : block.index + HEADER_SIZE] = bytes(dead)
         else:
             data[block.index : block.index + 16] = bytes(16)
     assert store is not None
     return Image.from_wasmtime(bytes(data), list_head=image.list_head)
+
+
+def set_word(data: bytearray, index: int, word: Field, value: int) -> None:
+    """Write a word of the header of the object at `index`."""
+    place = index + word.offset
+    data[place : place + word.size] = value.to_bytes(word.size, "little")
 
 
 def test_a_wasmtime_image_is_followed(world: World) -> None:
@@ -748,32 +769,32 @@ def test_an_extra_object_of_wasmtime(world: World) -> None:
     """One that is listed or held is reported; one that merely looks like an object only when asked for."""
     first, *_ = small(world)
     image = world.store.snapshot()
-    hole = next(each for each in image.free_blocks() if each.length == 48)
-    extra = VMDrcHeader(ref_count=1, object_size=48)
+    hole = next(each for each in image.free_blocks() if each.length == block_length(NODE_SIZE))
+    extra = VMDrcHeader(ref_count=1, object_size=hole.length)
     extra.kind_and_reserved = VMGcKind.STRUCT_REF
     extra.type_index = 77
     raw = wasmtime_like(image, world.store)
     data = bytearray(raw.data)
-    data[hole.index : hole.index + 24] = bytes(extra)
+    data[hole.index : hole.index + HEADER_SIZE] = bytes(extra)
     leaked = dataclasses.replace(raw, data=bytes(data))
     assert diff(image, leaked) == []
     (found,) = diff(image, leaked, include_unconfirmed=True)
     assert (found.index, found.what, found.left) == (hole.index, "possible extra object", None)
-    assert found.right == "struct type 77 of 48 bytes with count 1"
+    assert found.right == f"struct type 77 of {hole.length} bytes with count 1"
     # An element of the array refers to it: then it is confirmed, and so is the difference in that element.
     left = image.object_at(first).fields()[0].field.offset
     data[first + left : first + left + 4] = hole.index.to_bytes(4, "little")
     held = diff(image, dataclasses.replace(raw, data=bytes(data)))
     assert [(each.index, each.what) for each in held] == [(first, "field left"), (hole.index, "possible extra object")]
     extra.ref_count = 0
-    data[hole.index : hole.index + 24] = bytes(extra)
+    data[hole.index : hole.index + HEADER_SIZE] = bytes(extra)
     assert [each.what for each in diff(image, dataclasses.replace(raw, data=bytes(data)))] == ["field left"]
 
 
 def test_an_object_that_wasmtime_has_freed(world: World) -> None:
     *_, data = small(world)
     raw = bytearray(wasmtime_like(world.store.snapshot(), world.store).data)
-    raw[data + 8 : data + 16] = bytes(8)
+    set_word(raw, data, VMDrcHeader.ref_count, 0)
     freed = Image.from_wasmtime(bytes(raw))
     (found,) = diff(world.store.snapshot(), freed)
     assert (found.index, found.what, found.right) == (data, "object", "a freed object")
@@ -782,13 +803,13 @@ def test_an_object_that_wasmtime_has_freed(world: World) -> None:
 def test_a_list_whose_order_cannot_be_told(world: World) -> None:
     first, second, array, _ = small(world)
     data = bytearray(world.store.snapshot().data)
-    data[second + 16 : second + 20] = first.to_bytes(4, "little")  # nothing leads to the array any more
+    set_word(data, second, VMDrcHeader.next_over_approximated_stack_root, first)  # nothing leads to the array any more
     raw = Image.from_wasmtime(bytes(data))
     with pytest.raises(lh.HeapCorruptionError, match=f"these could be the first: {second:#x}, {array:#x}"):
         raw.over_approximated_list()
     (found,) = diff(world.store.snapshot(), raw)
     assert found.what == "the list"
-    data[first + 16 : first + 20] = second.to_bytes(4, "little")
+    set_word(data, first, VMDrcHeader.next_over_approximated_stack_root, second)
     with pytest.raises(lh.HeapCorruptionError, match="cannot be told"):
         Image.from_wasmtime(bytes(data)).over_approximated_list()
 
@@ -798,9 +819,9 @@ def test_two_images_without_types(world: World) -> None:
     first, *_ = small(world)
     raw = wasmtime_like(world.store.snapshot(), world.store)
     data = bytearray(raw.data)
-    data[first + 33] ^= 0xFF
+    data[first + HEADER_SIZE + 9] ^= 0xFF
     (found,) = diff(raw, dataclasses.replace(raw, data=bytes(data)))
-    assert (found.index, found.what) == (first, "bytes at +32")
+    assert (found.index, found.what) == (first, f"bytes at +{HEADER_SIZE + 8}")
     assert diff(raw, raw) == []
 
 
@@ -905,12 +926,12 @@ def test_side_by_side(world: World) -> None:
     after = dataclasses.replace(world.store.snapshot(), source="after\x1b[31m")
     text = side_by_side(before, after)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
-    assert [f"{first:#x}", *["struct $node, count 3, 48 bytes, listed"] * 2] != rows[0]
+    assert [f"{first:#x}", *[f"struct $node, count 3, {NODE_SIZE} bytes, listed"] * 2] != rows[0]
     assert rows[0] == [
         f"{first:#x}",
-        "struct $node, count 2, 48 bytes, listed",
+        f"struct $node, count 2, {NODE_SIZE} bytes, listed",
         "≠",
-        "struct $node, count 3, 48 bytes, listed",
+        f"struct $node, count 3, {NODE_SIZE} bytes, listed",
     ]
     assert ["", f"left = {second:#x}", "≠", f"left = {first:#x}"] in rows
     assert ["", "value = 73588229205", "", "value = 73588229205"] in rows

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 import lowheap as lh
+from lowheap.layout import GcTypeLayouts
 from lowheap.types import ANYREF, EXTERNREF, F64, FUNCREF, I8, I32, I64, V128
 
 MUTABLE_ANY = lh.FieldType(ANYREF, True)
@@ -19,6 +20,7 @@ TYPES = (
     lh.ArrayType(lh.FieldType(V128, True)),
 )
 NODE, MIXED, REFERENCES, BYTES, VECTORS = range(len(TYPES))
+NODE_SIZE = GcTypeLayouts().struct_layout([(4, True), (1, False), (8, False), (4, True)]).size
 NODE_NAMES = {0: "left", 1: "tag", 2: "value", 3: "right"}
 
 
