@@ -22,6 +22,7 @@ from lowheap.layout import (
     FIRST_INDEX,
     FREE_BLOCK_COALESCED,
     HEADER_SIZE,
+    MINIMUM_OBJECT_BLOCK,
     NULL,
     SIZE_CLASS_COUNT,
     SMALL_BLOCK_LIMIT,
@@ -34,7 +35,8 @@ from lowheap.layout import (
 from lowheap.memory import Mapping, Memory
 
 # Around every edge that there is: a bare header, multiples of a block, the last exact class, powers of two.
-edges = [24, 31, 32, 33, 47, 48, 49]
+edges = [HEADER_SIZE, *(MINIMUM_OBJECT_BLOCK + each for each in (0, 1, 15, 16, 17))]
+edges += {MINIMUM_OBJECT_BLOCK - 1} - set(range(HEADER_SIZE))
 edges += [SMALL_BLOCK_LIMIT + offset for offset in (-33, -32, -17, -16, -15, -1, 0, 1, 16, 17)]
 edges += [(1 << power) + offset for power in (11, 12, 13) for offset in (-16, -1, 0, 1, 16)]
 sizes = st.sampled_from(edges) | st.integers(HEADER_SIZE, 200) | st.integers(HEADER_SIZE, 5000)
@@ -205,7 +207,7 @@ def problems(rig: Rig) -> list[str]:
 def test_fresh_memory_comes_in_order() -> None:
     rig = Rig(4096)
     """Small blocks are carved in runs, here of 64 bytes; the second of a run is on its list until it is asked for."""
-    assert [rig.allocate(24), rig.allocate(33), rig.allocate(16 * 7), rig.allocate(32)] == [16, 80, 128, 48]
+    assert [rig.allocate(HEADER_SIZE), rig.allocate(33), rig.allocate(16 * 7), rig.allocate(32)] == [16, 80, 128, 48]
 
 
 def test_small_blocks_come_back_last_in_first_out() -> None:
@@ -313,7 +315,7 @@ def test_large_blocks_are_used_again_before_fresh_memory() -> None:
     rig = Rig(1 << 18)
     large = rig.allocate(40_000)
     assert large is not None
-    assert rig.allocate(24) is not None
+    assert rig.allocate(HEADER_SIZE) is not None
     rig.free(large)
     bump = rig.control.bump
     assert rig.allocate(30_000) == large
@@ -340,17 +342,17 @@ def test_a_large_list_is_searched_for_one_that_fits() -> None:
 @pytest.mark.parametrize("capacity", [0, 15, 16, 17, 31, 47])
 def test_capacities_too_small_for_anything(capacity: int) -> None:
     rig = Rig(capacity)
-    assert rig.allocate(24) is None
+    assert rig.allocate(HEADER_SIZE) is None
     assert rig.blocks() == []
     assert problems(rig) == []
 
 
 def test_the_unaligned_end_of_the_capacity_is_not_used() -> None:
     rig = Rig(16 + 32 + 15)
-    assert rig.allocate(24) == 16
-    assert rig.allocate(24) is None
+    assert rig.allocate(HEADER_SIZE) == 16
+    assert rig.allocate(HEADER_SIZE) is None
     rig.grow(17)
-    assert rig.allocate(24) == 48
+    assert rig.allocate(HEADER_SIZE) == 48
 
 
 def test_growth_extends_the_last_block() -> None:
@@ -374,7 +376,7 @@ def test_the_end_of_the_largest_heap() -> None:
     index = allocator.allocate((1 << 32) - 32)
     assert index == FIRST_INDEX
     assert control.bump == control.bump_end == (1 << 32) - 16
-    assert allocator.allocate(24) is None
+    assert allocator.allocate(HEADER_SIZE) is None
     memory.view(VMDrcHeader, 16).kind_and_reserved = VMGcKind.STRUCT_REF
     memory.view(VMDrcHeader, 16).object_size = (1 << 32) - 32
     assert list(walk(control, memory)) == [Block(16, (1 << 32) - 32, False)]
@@ -382,7 +384,7 @@ def test_the_end_of_the_largest_heap() -> None:
     allocator.free(16, (1 << 32) - 32)
     assert list(walk(control, memory)) == [Block(16, (1 << 32) - 32, True)]
     assert allocator.check_integrity() == []
-    assert allocator.allocate(24) == 16
+    assert allocator.allocate(HEADER_SIZE) == 16
     memory.view(VMDrcHeader, 16).kind_and_reserved = VMGcKind.STRUCT_REF
     memory.view(VMDrcHeader, 16).object_size = 24
     assert allocator.check_integrity() == []
@@ -395,7 +397,7 @@ def test_reset_forgets_everything() -> None:
     rig.allocator.reset()
     assert rig.blocks() == []
     assert rig.free_lists() == {}
-    assert rig.allocate(24) == FIRST_INDEX
+    assert rig.allocate(HEADER_SIZE) == FIRST_INDEX
 
 
 def test_no_state_is_outside_of_the_bytes() -> None:

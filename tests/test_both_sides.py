@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
-from support.heap_model import HeapMachine, Model, PythonSide, Side, Thing
-from support.heap_world import World
+from support.heap_model import PAYLOAD, HeapMachine, Model, PythonSide, Side, Thing
+from support.heap_world import LONG_CELL, NEXT, REFS, World
 from support.store_world import RETURN_ADDRESS, FakeStack, StoreWorld, allocators
 
 import lowheap as lh
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.shared import tracing
 from lowheap.collectors.shared.allocator import Block, walk
-from lowheap.layout import NULL, VMStackMapEntry
+from lowheap.layout import HEADER_SIZE, NULL, VMStackMapEntry
 from lowheap.roots import RootSet
 from lowheap.runtime.natives import NativeBarriers
 
@@ -76,10 +76,10 @@ class BothSidesMachine(HeapMachine):
         assert reference != NULL
         self.notice_an_allocation()
         assert reference not in self.model.things
-        for offset in (24, 40):
+        for offset in LONG_CELL.traced_offsets:
             self.world.heap.slot(reference, offset).value = NULL
-        self.world.memory.view(ctypes.c_uint64, reference + 32).value = payload
-        self.model.things[reference] = Thing("struct", {24: NULL, 40: NULL}, payload)
+        self.world.memory.view(ctypes.c_uint64, reference + PAYLOAD).value = payload
+        self.model.things[reference] = Thing("struct", dict.fromkeys(LONG_CELL.traced_offsets, NULL), payload)
         self.hand_over(side, reference, expose=expose)
 
     @rule(length=st.integers(0, 400), expose=st.booleans(), side=st.integers(0, 7))
@@ -89,7 +89,7 @@ class BothSidesMachine(HeapMachine):
         assert reference != NULL
         self.notice_an_allocation()
         assert reference not in self.model.things
-        slots = {28 + 4 * index: NULL for index in range(length)}
+        slots = {REFS.element_offset(index): NULL for index in range(length)}
         for offset in slots:
             self.world.heap.slot(reference, offset).value = NULL
         self.model.things[reference] = Thing("array", slots, length)
@@ -239,7 +239,7 @@ def test_a_barrier_after_the_store_s_end_finds_zeros(runtime: str) -> None:
     reference = cell.reference
     barriers = NativeBarriers(store)
     functions, vmctx = barriers.functions, barriers.vmctx
-    slot = cffi.FFI().from_buffer("uint32_t *", store.heap.slot(reference, 24))
+    slot = cffi.FFI().from_buffer("uint32_t *", store.heap.slot(reference, HEADER_SIZE))
     store.close()
     del barriers, cell, store
     gc.collect()
@@ -274,7 +274,7 @@ def test_a_long_chain_and_a_large_array_drop_natively_in_constant_space() -> Non
         chain = world.store.alloc_struct(world.cell) if chain == NULL else link(world, chain)
     array = world.store.alloc_array(world.refs, 30_000)
     for number in range(30_000):
-        world.heap.slot(array, 28 + 4 * number).value = world.store.alloc_struct(world.cell)
+        world.heap.slot(array, REFS.element_offset(number)).value = world.store.alloc_struct(world.cell)
     capacity = world.heap.control.capacity
     barriers = NativeBarriers(world.store)
     barriers.dec_ref(chain)
@@ -286,7 +286,7 @@ def test_a_long_chain_and_a_large_array_drop_natively_in_constant_space() -> Non
 
 def link(world: StoreWorld, following: int) -> int:
     cell = world.store.alloc_struct(world.cell)
-    world.heap.slot(cell, 24).value = following
+    world.heap.slot(cell, NEXT).value = following
     return cell
 
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from support.combinations import examples
-from support.heap_world import CAPACITY, NEXT, Collecting
+from support.heap_world import CAPACITY, CELL, NEXT, REFS, Collecting
 from support.store_world import StoreWorld, allocators
 
 import lowheap as lh
@@ -33,12 +33,14 @@ from lowheap.hostdata import ExternRefHostDataTable
 from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
+    HEADER_SIZE,
     NULL,
     CollectionPhase,
     VMDrcArrayHeader,
     VMDrcHeader,
     VMRootFrame,
     VMStoreContext,
+    block_length,
     i31_from_int,
 )
 from lowheap.memory import Memory
@@ -47,7 +49,8 @@ from lowheap.snapshot import Image, file
 from lowheap.snapshot.inspection import find_garbage, inspect, verify
 
 CONTINUE, COMPLETE = GcProgress.CONTINUE, GcProgress.COMPLETE
-ELEMENTS = 28  # the offset of an array's first reference
+ELEMENTS = REFS.elements_offset
+CELL_BLOCK = block_length(CELL.size)
 
 
 class RootFrame:
@@ -159,7 +162,7 @@ def test_trace_then_sweep_then_so_many_at_a_time(world: Incremental) -> None:
         assert world.heap.stats().live_objects == 2
         assert collection.collect_increment(3) is COMPLETE
         assert (world.freed, world.pending(), world.live()) == (10, [], [cells[4]])
-        assert control.live_bytes_after_last_collection == 48
+        assert control.live_bytes_after_last_collection == CELL_BLOCK
         before = world.image()
         assert collection.collect_increment(3) is COMPLETE
         assert collection.collect_increment() is COMPLETE
@@ -516,7 +519,7 @@ def test_the_peak_is_noted_before_anything_is_freed(world: Incremental) -> None:
         world.heap.slot(cell, NEXT).value = NULL
         world.heap.expose_gc_ref_to_wasm(cell)
     world.swept(1).collect()
-    assert world.heap.stats().peak_live_bytes == 50 * 48
+    assert world.heap.stats().peak_live_bytes == 50 * CELL_BLOCK
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -711,7 +714,7 @@ def test_an_allocation_without_room_frees_what_is_pending_before_all_else(length
     outcomes = []
     for side in ("python", "native"):
         world = Incremental(side, 1 << 17)
-        count = ((1 << 17) - 32) // 48
+        count = ((1 << 17) - 32) // CELL_BLOCK
         world.garbage(count)
         world.swept(1)
         control = world.heap.control
@@ -738,7 +741,7 @@ def test_an_allocation_without_room_frees_what_is_pending_before_all_else(length
 def test_every_policy_frees_what_is_pending_before_it_grows(allocator: str) -> None:
     with lh.Store(allocator=allocator, initial_heap_size=1 << 16) as store:
         (cell,) = store.engine.types.register([lh.SubType(lh.StructType((lh.FieldType(lh.types.I64, True),)))])
-        while store.heap.control.bump + 32 <= store.heap.control.bump_end:
+        while store.heap.control.bump + block_length(HEADER_SIZE + 8) <= store.heap.control.bump_end:
             store.heap.expose_gc_ref_to_wasm(store.heap.alloc_uninit_struct(cell))
         collection = store.collection()
         for _ in range(2):

@@ -13,6 +13,7 @@ from typing import Any
 
 import lowheap as lh
 from lowheap.layout import (
+    ARRAY_HEADER_END,
     BLOCK_ALIGN,
     CONTROL_ATTACHED,
     FIELD_TRACED,
@@ -25,6 +26,7 @@ from lowheap.layout import (
     SIZE_CLASS_COUNT,
     TYPE_LIMIT,
     FreeBlock,
+    GcTypeLayouts,
     VMDrcArrayHeader,
     VMDrcExternRef,
     VMDrcHeader,
@@ -36,14 +38,29 @@ from lowheap.layout import (
     VMHostDataOwner,
     VMStorage,
     VMTypeInfo,
+    block_length,
     i31_from_int,
 )
 from lowheap.types import ANYREF, EXTERNREF, F32, FUNCREF, I16, I31REF, I32, NULLREF, V128, StorageType
-from support.image_heaps import BYTES, MIXED, NODE, REFERENCES, TYPES, VECTORS, World
+from support.image_heaps import BYTES, MIXED, NODE, NODE_LAYOUT, NODE_SIZE, REFERENCES, TYPES, VECTORS, World
 
 EXTERN = len(TYPES)
 WIDE_FIELDS = 70
 """So many references of a struct are not all within the mask of its type."""
+
+HOLE, ARRAY_LENGTH, DATA_LENGTH = 40, 3, 5
+"""How many elements there are in the array of bytes that is freed, in the array of references, and in the data."""
+
+_layouts = GcTypeLayouts()
+_references, _bytes, _vectors = (_layouts.array_layout(each) for each in ((4, True), (1, False), (16, False)))
+TAG_SIZE = _layouts.exception_layout([(4, True), (4, False), (4, True)]).size
+EXTERN_SIZE = ctypes.sizeof(VMDrcExternRef)
+DATA_SIZE = _bytes.size(DATA_LENGTH)
+ARRAY_SIZE, HUGE_SIZE = _references.size(ARRAY_LENGTH), _references.element_offset(0xFFFF_FFFF)
+VECTORS_START = _vectors.elements_offset
+LEFT, _, VALUE, RIGHT = (each.offset for each in NODE_LAYOUT.fields)
+SPARE_LIST = block_length(_bytes.size(HOLE)) // BLOCK_ALIGN
+"""The free list that the freed array's block is on."""
 
 SLOT = ctypes.c_uint32()
 """A root slot."""
@@ -52,8 +69,12 @@ SLOT = ctypes.c_uint32()
 def populate(world: World) -> dict[str, int]:
     """Fill a heap with something of each sort; return where it is."""
     store, heap = world.store, world.store.heap
-    places = {"first": world.hold(NODE), "hole": world.hold(BYTES, 40), "second": world.hold(NODE)}
-    places |= {"array": world.hold(REFERENCES, 3), "data": world.hold(BYTES, 5), "mixed": world.hold(MIXED)}
+    places = {"first": world.hold(NODE), "hole": world.hold(BYTES, HOLE), "second": world.hold(NODE)}
+    places |= {
+        "array": world.hold(REFERENCES, ARRAY_LENGTH),
+        "data": world.hold(BYTES, DATA_LENGTH),
+        "mixed": world.hold(MIXED),
+    }
     places["extern"] = world.hold(EXTERN)
     left, right = world.hold(BYTES, 8), world.hold(BYTES, 8)
     places |= {"left": left, "right": right, "listed only": world.hold(VECTORS, 1)}
@@ -70,7 +91,7 @@ def populate(world: World) -> dict[str, int]:
     store.roots.add_slot(ctypes.addressof(SLOT))
     heap.write_gc_ref(SLOT, places["data"])
     heap.coalesce()
-    places["spare"] = world.hold(BYTES, 40)  # where the hole was
+    places["spare"] = world.hold(BYTES, HOLE)  # where the hole was
     world.release(max(world.handles))
     return places
 
@@ -100,7 +121,7 @@ class Scene:
             store.heap.drop_gc_ref(reference)
         store.tidy()
         store.roots.create_handle(dead[2])
-        spare, number = self._hold(BYTES, 40)
+        spare, number = self._hold(BYTES, HOLE)
         self._hold(NODE)
         self._release(number)  # a free block in the middle
         for _, number in [self._hold(BYTES, 1) for _ in range(3)][1:]:  # and handles that are free
@@ -353,7 +374,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     # The four that three verifiers saw differently, when there were three
     "a traced offset of 4096": (
         in_type_data("node", "traced_offsets_start", 0, constant(4096)),
-        "type {node} has a traced field at 24; traced offset 0 is 4096",
+        f"type {{node}} has a traced field at {LEFT}; traced offset 0 is 4096",
     ),
     "traced_count 0": (in_type("node", "traced_count", constant(0)), "type {node} has 2 traced fields; .* says 0"),
     "traced_mask 0": (in_type("node", "traced_mask", constant(0)), "type {node} has the traced mask 0x0; its fields"),
@@ -423,8 +444,11 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "too many traced fields": (in_type("node", "traced_count", constant(0xFFFF_FFFF)), "the types up to {node} have"),
     "one traced field more": (in_type("node", "traced_count", plus(1)), "type {node} has 2 traced .* says 3"),
     "traced offset 0": (in_type_data("node", "traced_offsets_start", 1, constant(0)), "traced offset 1 is 0"),
-    "odd traced offset": (in_type_data("node", "traced_offsets_start", 0, plus(2)), "traced offset 0 is 26"),
-    "traced offsets descend": (swap_traced_offsets, "type {node} has a traced field at 24; traced offset 0 is 40"),
+    "odd traced offset": (in_type_data("node", "traced_offsets_start", 0, plus(2)), f"traced offset 0 is {LEFT + 2}"),
+    "traced offsets descend": (
+        swap_traced_offsets,
+        f"type {{node}} has a traced field at {LEFT}; traced offset 0 is {RIGHT}",
+    ),
     "traced mask": (in_type("node", "traced_mask", with_bits(2)), "type {node} has the traced mask 0x13; .* 0x11"),
     "mask of a wide type": (in_type("wide", "traced_mask", constant(1)), "type {wide} has the traced mask 0x1; .* 0x0"),
     "mask of an array": (
@@ -447,23 +471,33 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "elements' start": (
         in_type("bytes", "size_or_elements_offset", constant(0)),
-        "array type {bytes} has elements from 0 on; its element is at 28, and has to be at 28",
+        f"array type {{bytes}} has elements from 0 on; its element is at {ARRAY_HEADER_END}, and has to be at "
+        f"{ARRAY_HEADER_END}",
     ),
-    "element's place": (in_field("vectors", 0, "offset", constant(28)), "its element is at 28, and has to be at 32"),
+    "element's place": (
+        in_field("vectors", 0, "offset", constant(ARRAY_HEADER_END)),
+        f"its element is at {ARRAY_HEADER_END}, and has to be at {VECTORS_START}",
+    ),
     "no element": (in_type("bytes", "field_count", constant(0)), "array type {bytes} has 0 elements' descriptions"),
     "struct's size": (
         in_type("node", "size_or_elements_offset", constant(8)),
-        "type {node} has 8 bytes; .* make it 48",
+        f"type {{node}} has 8 bytes; .* make it {NODE_SIZE}",
     ),
     "struct's elements": (in_type("node", "element_size", constant(4)), "type {node} has no elements, but says that"),
-    "exception's size": (in_type("tag", "size_or_elements_offset", plus(8)), "type {tag} has 56 bytes; .* make it 48"),
+    "exception's size": (
+        in_type("tag", "size_or_elements_offset", plus(8)),
+        f"type {{tag}} has {TAG_SIZE + 8} bytes; .* make it {TAG_SIZE}",
+    ),
     "fields beyond": (in_type("node", "fields_start", constant(1 << 20)), "type {node} has 4 fields from word 1048576"),
     "too many fields": (in_type("node", "field_count", constant(1 << 30)), "the types up to {node} have"),
     "a field less": (
         in_type("node", "field_count", plus(-1)),
         "type {node} has 1 traced fields; the type table says 2",
     ),
-    "a field's place": (in_field("node", 2, "offset", plus(8)), "field 2 of type {node} is at 40; it has to be at 32"),
+    "a field's place": (
+        in_field("node", 2, "offset", plus(8)),
+        f"field 2 of type {{node}} is at {VALUE + 8}; it has to be at {VALUE}",
+    ),
     "a field's storage": (
         in_field("node", 0, "storage", constant(8)),
         "field 0 of type {node} has storage 8; storages",
@@ -541,8 +575,14 @@ FAULTS: dict[str, tuple[Fault, str]] = {
         f"has type index {TYPE_LIMIT + 3}, which",
     ),
     "type that is not there": (in_type("node", "kind", constant(0)), "has type index {node}, which is not in the type"),
-    "size": (in_header("first", "object_size", plus(-4)), "object {first} has size 44; its type and length make it 48"),
-    "block's length": (in_header("first", "object_size", plus(16)), "object {first} has size 64; its type and length"),
+    "size": (
+        in_header("first", "object_size", plus(-4)),
+        f"object {{first}} has size {NODE_SIZE - 4}; its type and length make it {NODE_SIZE}",
+    ),
+    "block's length": (
+        in_header("first", "object_size", plus(16)),
+        f"object {{first}} has size {NODE_SIZE + 16}; its type and length",
+    ),
     "size 0": (
         in_header("first", "object_size", constant(0)),
         "object at {first} claims 0 bytes; the bump pointer is at",
@@ -552,9 +592,18 @@ FAULTS: dict[str, tuple[Fault, str]] = {
         in_header("first", "object_size", constant(0xFFFF_FFFF)),
         "object at {first} claims 4294967296 bytes",
     ),
-    "length": (in_header("data", "length", plus(1)), "object {data} has size 33; its type and length make it 34"),
-    "huge length": (in_header("array", "length", constant(0xFFFF_FFFF)), "{array} has size 40; .* make it 17179869208"),
-    "externref's size": (in_header("extern", "object_size", constant(28)), "externref {extern} has size 28"),
+    "length": (
+        in_header("data", "length", plus(1)),
+        f"object {{data}} has size {DATA_SIZE}; its type and length make it {DATA_SIZE + 1}",
+    ),
+    "huge length": (
+        in_header("array", "length", constant(0xFFFF_FFFF)),
+        f"{{array}} has size {ARRAY_SIZE}; .* make it {HUGE_SIZE}",
+    ),
+    "externref's size": (
+        in_header("extern", "object_size", plus(-4)),
+        f"externref {{extern}} has size {EXTERN_SIZE - 4}",
+    ),
     "externref's type": (in_header("extern", "type_index", constant(0)), "externref {extern} has type index 0"),
     "host data": (in_header("extern", "host_data_id", constant(1 << 20)), "{extern} has host data 1048576, which the"),
     "host data beyond": (
@@ -573,10 +622,22 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "free length beyond": (in_free_block("length", constant(0xFFFF_FFF0)), "{spare} claims 4294967280 bytes; the bump"),
     "shorter free block": (in_free_block("length", plus(-16)), "."),
-    "free link": (in_free_block("next", constant(0xFFFF_FFF0)), "free list 5 holds 0xfffffff0, where no free block st"),
-    "odd free link": (in_free_block("next", constant(3)), "free list 5 holds 0x3, where no free block starts"),
-    "an object on a free list": (linked("spare", "first"), "free list 5 holds {first}, where no free block starts"),
-    "in a free block": (linked("spare", "spare", 16), "free list 5 holds 0x[0-9a-f]+, where no free block starts"),
+    "free link": (
+        in_free_block("next", constant(0xFFFF_FFF0)),
+        f"free list {SPARE_LIST} holds 0xfffffff0, where no free block st",
+    ),
+    "odd free link": (
+        in_free_block("next", constant(3)),
+        f"free list {SPARE_LIST} holds 0x3, where no free block starts",
+    ),
+    "an object on a free list": (
+        linked("spare", "first"),
+        f"free list {SPARE_LIST} holds {{first}}, where no free block starts",
+    ),
+    "in a free block": (
+        linked("spare", "spare", 16),
+        f"free list {SPARE_LIST} holds 0x[0-9a-f]+, where no free block starts",
+    ),
     "cyclic free list": (linked("spare", "spare"), "free block at {spare} is on a free list twice"),
     "on two free lists": (
         list_the_free_block_in(SIZE_CLASS_COUNT - 1),

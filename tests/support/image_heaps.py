@@ -20,7 +20,8 @@ TYPES = (
     lh.ArrayType(lh.FieldType(V128, True)),
 )
 NODE, MIXED, REFERENCES, BYTES, VECTORS = range(len(TYPES))
-NODE_SIZE = GcTypeLayouts().struct_layout([(4, True), (1, False), (8, False), (4, True)]).size
+NODE_LAYOUT = GcTypeLayouts().struct_layout([(4, True), (1, False), (8, False), (4, True)])
+NODE_SIZE = NODE_LAYOUT.size
 NODE_NAMES = {0: "left", 1: "tag", 2: "value", 3: "right"}
 
 
