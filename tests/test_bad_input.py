@@ -23,6 +23,7 @@ import wasmtime
 from support import wasmtime_peer
 
 import lowheap as lh
+from lowheap.layout import HEADER_SIZE
 from lowheap.types import (
     ANYREF,
     EXTERNREF,
@@ -818,10 +819,10 @@ for raw in RAW:
         "dealloc_uninit_array",
     ):
         bad(f"{method} {raw!r}", lambda w, m=method, r=raw: getattr(w.store.heap, m)(r), expected, said)
-    bad(f"slot {raw!r}", lambda w, r=raw: w.store.heap.slot(r, 24), expected, said)
+    bad(f"slot {raw!r}", lambda w, r=raw: w.store.heap.slot(r, HEADER_SIZE), expected, said)
 for method in ("header", "kind", "object_size", "array_len", "references", "slot"):
     for null in (0, 1, 0xFFFFFFFF):
-        extra = (24,) if method == "slot" else ()
+        extra = (HEADER_SIZE,) if method == "slot" else ()
         bad(
             f"{method} {null}",
             lambda w, m=method, r=null, e=extra: getattr(w.store.heap, m)(r, *e),
@@ -835,7 +836,7 @@ bad(
     lh.InvalidReferenceError,
     "ARRAY_REF",
 )
-for offset in (0, 16, 23, 10**6, -4):
+for offset in (0, 16, HEADER_SIZE - 1, 10**6, -4):
     bad(
         f"slot at {offset}",
         lambda w, o=offset: w.store.heap.slot(w.node.reference, o),
@@ -851,7 +852,7 @@ bad(
 bad("write_gc_ref", lambda w: w.store.heap.write_gc_ref(w.node, 0), TypeError, "it must be a slot")
 bad(
     "write_gc_ref wrong",
-    lambda w: w.store.heap.write_gc_ref(w.store.heap.slot(w.node.reference, 28), 0x7FFFFFF0),
+    lambda w: w.store.heap.write_gc_ref(w.store.heap.slot(w.node.reference, HEADER_SIZE + 4), 0x7FFFFFF0),
     lh.InvalidReferenceError,
     "0x7ffffff0",
 )
@@ -955,6 +956,7 @@ faulthandler.enable()
 sys.path.insert(0, {tests!r})
 import lowheap as lh
 import test_bad_input as t
+from lowheap.layout import VMDrcArrayHeader
 
 # Compiled code believes a length that lies, and reads all over the 4 GiB, but not outside of the reservation.
 generator = random.Random({seed})
@@ -972,13 +974,13 @@ traps = 0
 for _ in range(300):
     array = lh.Array(store, types[0], 20)
     length = generator.choice((generator.randrange(1 << 32), (1 << 32) - 1))
-    store.heap.memory.write(array.reference + 24, length.to_bytes(4, "little"))
+    store.heap.memory.write(array.reference + VMDrcArrayHeader.length.offset, length.to_bytes(4, "little"))
     try:
         exports["sum"](array)
     except lh.Trap as trap:
         assert trap.code is lh.TrapCode.ARRAY_OUT_OF_BOUNDS
         traps += 1
-    store.heap.memory.write(array.reference + 24, (20).to_bytes(4, "little"))
+    store.heap.memory.write(array.reference + VMDrcArrayHeader.length.offset, (20).to_bytes(4, "little"))
     array.release()
 store.verify()
 assert 0 < traps < 300

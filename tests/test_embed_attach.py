@@ -38,16 +38,21 @@ from lowheap.errors import (
     UnsupportedError,
 )
 from lowheap.layout import (
+    ARRAY_HEADER_END,
+    BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     HEADER_IN_OVER_APPROX_LIST_BIT,
+    HEADER_SIZE,
     HOST_DATA_LIMIT,
     NO_SUPERTYPE,
     NULL,
     TYPE_LIMIT,
+    VMDrcExternRef,
     VMDrcHeader,
     VMGcKind,
     VMStorage,
+    align_up,
     i31_from_int,
 )
 from lowheap.memory import Memory
@@ -927,6 +932,9 @@ def test_finalizers_use_the_interface_in_the_middle_of_an_allocation(checked: bo
 # Misuse, in the checked form
 
 
+LONGS_START = align_up(ARRAY_HEADER_END, 8)
+
+
 @dataclass
 class Misuse:
     """What is done wrong, and what comes of it."""
@@ -1018,7 +1026,7 @@ MISUSES = [
         *("lh_alloc_array", lambda w: (w.arrays["i64"], 10_000)),
     ),
     Misuse(
-        *(Status.TOO_LARGE, AllocationTooLargeError, "34359738368 bytes", "lh_alloc_array"),
+        *(Status.TOO_LARGE, AllocationTooLargeError, f"{LONGS_START + 8 * (2**32 - 4)} bytes", "lh_alloc_array"),
         lambda w: (w.arrays["i64"], 2**32 - 4),
     ),
     Misuse(Status.BAD_ARGUMENT, HeapError, "budget is 0", "lh_collect_increment", lambda w: (0,)),
@@ -1095,11 +1103,11 @@ MISUSES = [
     ),
     Misuse(
         *(Status.BAD_SLOT, HeapError, "is not a multiple of 4", "lh_init"),
-        lambda w: (ffi().cast("lh_ref *", int(ffi().cast("uintptr_t", w.slot(_r(w), 24))) + 2), NULL),
+        lambda w: (ffi().cast("lh_ref *", int(ffi().cast("uintptr_t", w.slot(_r(w), HEADER_SIZE))) + 2), NULL),
     ),
     Misuse(
         *(Status.BAD_SLOT, HeapError, "holds the object at 0x[0-9a-f]+ already", "lh_init"),
-        lambda w: (w.slot(_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 24), NULL),
+        lambda w: (w.slot(_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, HEADER_SIZE), NULL),
     ),
     Misuse(Status.BAD_SLOT, HeapError, "is registered already", "lh_slot_register", lambda w: (_registered(w),)),
     Misuse(
@@ -1145,21 +1153,24 @@ MISUSES = [
 def _forged(w: World, kind: int, type_index: int, size: int, behind: int = 0, count: int = 1) -> int:
     """A reference to what somebody wrote inside of an array: a header like an object's, and the word behind it."""
     holder = _keep(w, w.new("i8", 96))
-    inside = 32 if w.offset("i8") <= 32 else 48
-    w.put(holder.reference, inside, struct.pack("<IIQIII", kind, type_index, count, NULL, size, behind))
+    inside = align_up(w.offset("i8"), BLOCK_ALIGN)
+    header = VMDrcHeader(ref_count=count, object_size=size)
+    header.kind_and_reserved, header.type_index = kind, type_index
+    w.put(holder.reference, inside, bytes(header) + struct.pack("<I", behind))
     return int(holder.reference) + inside
 
 
 STRUCT, ARRAY, EXTERN = int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)
+SMALL, EXTERN_SIZE = HEADER_SIZE + 8, ctypes.sizeof(VMDrcExternRef)
 FORGERIES: dict[str, Callable[[World], int]] = {
-    "a type that there is not": lambda w: _forged(w, STRUCT, 99, 32),
-    "an index beyond the table": lambda w: _forged(w, STRUCT, (1 << 31) + w.everything, 32),
-    "a type of another kind": lambda w: _forged(w, ARRAY, w.everything, 32),
-    "another size than its type's": lambda w: _forged(w, STRUCT, w.narrow, 48),
-    "a length that is not its size's": lambda w: _forged(w, ARRAY, w.arrays["i8"], 31, 4),
-    "an end beyond the heap": lambda w: _forged(w, ARRAY, w.arrays["i8"], (1 << 30) + 28, 1 << 30),
-    "an externref of a type": lambda w: _forged(w, EXTERN, w.everything, 32),
-    "an externref without host data": lambda w: _forged(w, EXTERN, EXTERNREF_TYPE_INDEX, 32, 7),
+    "a type that there is not": lambda w: _forged(w, STRUCT, 99, SMALL),
+    "an index beyond the table": lambda w: _forged(w, STRUCT, (1 << 31) + w.everything, SMALL),
+    "a type of another kind": lambda w: _forged(w, ARRAY, w.everything, SMALL),
+    "another size than its type's": lambda w: _forged(w, STRUCT, w.narrow, SMALL + 16),
+    "a length that is not its size's": lambda w: _forged(w, ARRAY, w.arrays["i8"], ARRAY_HEADER_END + 3, 4),
+    "an end beyond the heap": lambda w: _forged(w, ARRAY, w.arrays["i8"], (1 << 30) + ARRAY_HEADER_END, 1 << 30),
+    "an externref of a type": lambda w: _forged(w, EXTERN, w.everything, EXTERN_SIZE),
+    "an externref without host data": lambda w: _forged(w, EXTERN, EXTERNREF_TYPE_INDEX, EXTERN_SIZE, 7),
 }
 
 
@@ -1222,8 +1233,8 @@ def test_every_function_refuses_a_forged_reference_wherever_it_takes_one() -> No
 def test_a_slot_that_holds_a_forged_reference_is_refused(name: str) -> None:
     """A reference to a header that says it is on the list, as those are that frames hold."""
     w = World()
-    forged = _forged(w, STRUCT | HEADER_IN_OVER_APPROX_LIST_BIT, w.narrow, 48)
-    before = w.bytes_at(forged, 0, 28)
+    forged = _forged(w, STRUCT | HEADER_IN_OVER_APPROX_LIST_BIT, w.narrow, SMALL + 16)
+    before = w.bytes_at(forged, 0, HEADER_SIZE + 4)
     if name in ("lh_frame_push", "lh_collect"):
         frame, slots = ffi().new("lh_frame *"), ffi().new("lh_ref[]", [NULL, forged if name == "lh_frame_push" else 0])
         if name == "lh_collect":
@@ -1236,7 +1247,7 @@ def test_a_slot_that_holds_a_forged_reference_is_refused(name: str) -> None:
         arguments = (slots, NULL) if name in ("lh_write", "lh_init") else (slots,)
     with pytest.raises(lh.HeapError, match=f"{forged:#x}"):
         w.c(name, *arguments)
-    assert w.bytes_at(forged, 0, 28) == before
+    assert w.bytes_at(forged, 0, HEADER_SIZE + 4) == before
     slots[1 if name == "lh_collect" else 0] = NULL
     if name == "lh_collect":
         w.c("lh_frame_pop", frame)
@@ -1366,7 +1377,8 @@ def test_what_looks_like_a_header_where_none_can_be() -> None:
     array = w.new("i64", 20)
     header = VMDrcHeader(ref_count=1, object_size=64)
     header.kind_and_reserved, header.type_index = VMGcKind.STRUCT_REF, w.everything
-    for offset in (40, 44, 50):
+    inside = align_up(w.offset("i64"), BLOCK_ALIGN)
+    for offset in (inside + 8, inside + 12, inside + 18):
         w.put(array.reference, offset, bytes(header))
         with pytest.raises(InvalidReferenceError, match="names no live object"):
             w.c("lh_type_of", array.reference + offset)

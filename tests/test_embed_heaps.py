@@ -20,22 +20,28 @@ from lowheap.embed import Status, abi_hash, ffi, lifecycle
 from lowheap.embed.calls import enter, leave
 from lowheap.errors import LowheapError, status_error
 from lowheap.layout import (
+    ARRAY_HEADER_END,
     BLOCK_ALIGN,
     CONTROL_MAPPING_SIZE,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
     FIRST_INDEX,
+    HEADER_ALIGN,
+    HEADER_SIZE,
     HEAP_RESERVATION,
     HOST_DATA_LIMIT,
     NULL,
     CollectionPhase,
     VMDrcArrayHeader,
+    VMDrcExternRef,
     VMDrcHeader,
     VMGcKind,
     VMHeap,
     VMHeapConfiguration,
     VMHeapControl,
     VMStorage,
+    align_up,
+    block_length,
     i31_from_int,
 )
 from lowheap.native import Heap
@@ -45,6 +51,8 @@ from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 NULLP = ffi().NULL
 BYTES: tuple[int, int, int] = (VMStorage.I8, FIELD_MUTABLE, 0)
 KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
+CELL_BLOCK = block_length(HEADER_SIZE + 8)
+"""What a struct of one field takes, in bytes."""
 
 BOTH = pytest.mark.parametrize("checked", [True, False], ids=["checked", "fast"])
 
@@ -108,12 +116,12 @@ def test_sizes(checked: bool, options: dict[str, int], capacity: int, maximum: i
 def test_no_heap_goes_beyond_its_maximum(checked: bool, data: st.DataObject, maximum: int) -> None:
     """A program gets just the objects that there is room for, whatever the sizes are."""
     options = {"initial": data.draw(st.integers(0, maximum)), "reserve": data.draw(st.sampled_from([0, maximum + 16]))}
-    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // 32
+    room = max(0, (maximum & -BLOCK_ALIGN) - FIRST_INDEX) // CELL_BLOCK
     with heap_of(checked, maximum=maximum, **options) as heap:
         type_index = heap.define_struct((VMStorage.I64, FIELD_MUTABLE, 0))
         heap.call("lh_no_gc_enter")  # whatever is allocated stays
         for _ in range(room):
-            assert heap.call("lh_alloc_struct", type_index) + 32 <= maximum
+            assert heap.call("lh_alloc_struct", type_index) + CELL_BLOCK <= maximum
         for _ in range(2):
             with pytest.raises(FailureError) as raised:
                 heap.call("lh_alloc_struct", type_index)
@@ -329,15 +337,17 @@ def test_new_objects_are_zero_and_their_headers_right(
             for number, size in enumerate(sizes):
                 type_index = structs[size]
                 reference = heap.call("lh_alloc_struct", type_index)
-                expected.append((reference, VMGcKind.STRUCT_REF, type_index, -(-(24 + 2 * size) // 8) * 8, 0))
+                expected.append(
+                    (reference, VMGcKind.STRUCT_REF, type_index, align_up(HEADER_SIZE + 2 * size, HEADER_ALIGN), 0)
+                )
                 array_type, storage = arrays[number % len(arrays)]
                 length = lengths[number % len(lengths)]
                 reference = heap.call("lh_alloc_array", array_type, length)
-                start = max(28, -(-28 // width[storage]) * width[storage])
+                start = align_up(ARRAY_HEADER_END, width[storage])
                 expected.append((reference, VMGcKind.ARRAY_REF, array_type, start + width[storage] * length, length))
                 assert ctypes.c_uint32.from_address(base + reference + VMDrcArrayHeader.length.offset).value == length
             for reference, kind, type_index, size, _ in expected:
-                body = 28 if kind is VMGcKind.ARRAY_REF else 24
+                body = ARRAY_HEADER_END if kind is VMGcKind.ARRAY_REF else HEADER_SIZE
                 content = ctypes.string_at(base + reference + body, size - body)
                 assert content == bytes(size - body)
                 ctypes.memset(base + reference + body, 0xFF, size - body)
@@ -402,7 +412,10 @@ def fill(heap: CHeap, slot: Any, type_index: int) -> int:
         try:
             made = heap.call("lh_alloc_struct", type_index)
         except FailureError as error:
-            if error.status != Status.OUT_OF_MEMORY or "lh_alloc_struct: no room for 32 bytes" not in error.message:
+            if (
+                error.status != Status.OUT_OF_MEMORY
+                or f"lh_alloc_struct: no room for {HEADER_SIZE + 8} bytes" not in error.message
+            ):
                 raise
             return number
         heap.call("lh_struct_set_ref", made, 0, slot[0])
@@ -417,7 +430,7 @@ def test_exhaustion_and_recovery(checked: bool) -> None:
         slot = ffi().new("lh_ref *")
         heap.call("lh_slot_register", slot)
         for _ in range(3):
-            assert fill(heap, slot, type_index) == (64 * KIBIBYTE - BLOCK_ALIGN) // 32
+            assert fill(heap, slot, type_index) == (64 * KIBIBYTE - BLOCK_ALIGN) // CELL_BLOCK
             heap.call("lh_verify")
             assert heap.statistics()["capacity"] == 64 * KIBIBYTE
             heap.call("lh_write", slot, NULL)
@@ -431,11 +444,12 @@ def test_exhaustion_and_recovery(checked: bool) -> None:
 def test_what_is_too_large(checked: bool) -> None:
     with heap_of(checked) as heap:
         words = heap.define_array((VMStorage.I64, FIELD_MUTABLE, 0))
-        for length, needed in ((2**32 - 1, 32 + 8 * (2**32 - 1)), (2**29, 32 + 2**32), (2**29 - 5, 32 + 2**32 - 40)):
+        start = align_up(ARRAY_HEADER_END, 8)
+        for length in (2**32 - 1, 2**29, 2**29 - 5):
             with pytest.raises(FailureError) as raised:
                 heap.call("lh_alloc_array", words, length)
             assert raised.value.status == Status.TOO_LARGE
-            assert f"an object of {needed} bytes" in raised.value.message
+            assert f"an object of {start + 8 * length} bytes" in raised.value.message
         assert heap.objects() == []
 
 
@@ -460,13 +474,13 @@ def test_the_out_of_memory_callback(checked: bool) -> None:
     type_index, large = heap.define_struct(SELF_FIELD), heap.define_array(BYTES)
     slot = ffi().new("lh_ref *")
     heap.call("lh_slot_register", slot)
-    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // 32):
+    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // CELL_BLOCK):
         made = heap.call("lh_alloc_struct", type_index)
         heap.call("lh_struct_set_ref", made, 0, slot[0])
         heap.call("lh_write", slot, made)
     assert asked == []
     assert heap.call("lh_alloc_array", large, 1000)
-    assert asked == [1028]
+    assert asked == [ARRAY_HEADER_END + 1000]
     for times in (2, 3):  # it refuses; it promises, and does nothing
         with pytest.raises(FailureError) as raised:
             heap.call("lh_alloc_array", large, 16 * KIBIBYTE)
@@ -483,7 +497,7 @@ def test_the_last_host_data_id_is_taken_meanwhile(checked: bool) -> None:
 
     @ffi().callback("lh_out_of_memory")
     def make_room(_: Any, needed: int) -> int:
-        assert needed == 32
+        assert needed == ctypes.sizeof(VMDrcExternRef)
         heap.call("lh_write", slot, NULL)
         heap.call("lh_collect")
         taken.append(heap.call("lh_alloc_externref", NULLP, NULLP))
@@ -492,7 +506,7 @@ def test_the_last_host_data_id_is_taken_meanwhile(checked: bool) -> None:
     heap = heap_of(checked, maximum=16 * KIBIBYTE, out_of_memory=make_room)
     type_index, slot = heap.define_struct(SELF_FIELD), ffi().new("lh_ref *")
     heap.call("lh_slot_register", slot)
-    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // 32):
+    for _ in range((16 * KIBIBYTE - BLOCK_ALIGN) // CELL_BLOCK):
         made = heap.call("lh_alloc_struct", type_index)
         heap.call("lh_struct_set_ref", made, 0, slot[0])
         heap.call("lh_write", slot, made)
@@ -540,7 +554,7 @@ def test_nothing_is_collected_inside_a_scope(checked: bool) -> None:
         heap.call("lh_no_gc_enter")
         heap.call("lh_no_gc_enter")
         heap.call("lh_no_gc_exit")
-        made = [heap.call("lh_alloc_struct", type_index) for _ in range((32 * KIBIBYTE - BLOCK_ALIGN) // 32)]
+        made = [heap.call("lh_alloc_struct", type_index) for _ in range((32 * KIBIBYTE - BLOCK_ALIGN) // CELL_BLOCK)]
         assert len(set(made)) == len(made)
         with pytest.raises(FailureError) as raised:
             heap.call("lh_alloc_struct", type_index)

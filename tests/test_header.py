@@ -48,17 +48,21 @@ lh_status use(lh_heap **heap, int32_t number);
 lh_status use(lh_heap **heap, int32_t number) {
     lh_config config = LH_CONFIG;
     lh_type type;
+    uint32_t place;
     lh_status status = lh_heap_create(&config, heap);
     if (status == LH_OK) {
         status = lh_define_struct(*heap, fields, sizeof fields / sizeof *fields, LH_NO_SUPERTYPE, LH_FINAL, &type);
     }
     if (status == LH_OK) {
+        status = lh_field_offset(*heap, type, 2, &place);
+    }
+    if (status == LH_OK) {
         LH_FRAME(*heap, outer, 2);
         LH_FRAME(*heap, inner, 1);
         status = lh_alloc_struct(*heap, type, &outer[0]);
-        *(int32_t *)lh_address(*heap, outer[0], 28) = lh_i31_value(lh_i31(number));
+        *(int32_t *)lh_address(*heap, outer[0], place) = lh_i31_value(lh_i31(number));
         inner[0] = lh_is_object(outer[0]) ? LH_NULL : lh_i31(lh_is_i31(outer[1]));
-        *(uint32_t *)lh_address(*heap, outer[0], 28) = lh_i31_value_u(inner[0]);
+        *(uint32_t *)lh_address(*heap, outer[0], place) = lh_i31_value_u(inner[0]);
     }
     return status;
 }

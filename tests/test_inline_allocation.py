@@ -15,7 +15,14 @@ from support.combinations import examples, pairwise
 
 import lowheap as lh
 from lowheap.collectors.drc import Drc
-from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, SMALL_BLOCK_LIMIT, VMGcKind, block_length
+from lowheap.layout import (
+    ARRAY_HEADER_END,
+    HEADER_IN_OVER_APPROX_LIST_BIT,
+    SMALL_BLOCK_LIMIT,
+    VMGcKind,
+    align_up,
+    block_length,
+)
 from lowheap.native import Heap, Ref, native, state, u64
 
 ELEMENTS = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8, "(ref null $node)": 4}
@@ -61,7 +68,7 @@ def module(runtime: str, element: str, barriers: str = "drc") -> lh.Module:
 def array_size(element: str, length: int) -> int:
     """An array's size in bytes."""
     width = ELEMENTS[element]
-    return (28 + width - 1) // width * width + length * width
+    return align_up(ARRAY_HEADER_END, width) + length * width
 
 
 def longest_small(element: str) -> int:

@@ -41,6 +41,7 @@ from lowheap.errors import HeapCorruptionError, HeapError
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
+    HEADER_SIZE,
     NULL,
     SIZE_CLASS_COUNT,
     SMALL_CLASS_COUNT,
@@ -178,7 +179,7 @@ Draw = Callable[..., Any]
 Arguments = Callable[[Draw, Made], list[int]]
 
 LENGTHS = st.integers(2, 80).map(lambda n: n * BLOCK_ALIGN) | st.sampled_from([1 << 12, 1 << 13, 1 << 14, 1 << 20])
-SIZES = st.integers(24, 1200) | st.sampled_from([1 << 13, 1 << 20])
+SIZES = st.integers(HEADER_SIZE, 1200) | st.sampled_from([1 << 13, 1 << 20])
 
 
 def no_arguments(draw: Draw, made: Made) -> list[int]:
@@ -259,7 +260,7 @@ def a_header(draw: Draw, made: Made) -> list[int]:
 
 
 def an_object_at_once(draw: Draw, made: Made) -> list[int]:
-    size = draw(st.integers(24, 400))
+    size = draw(st.integers(HEADER_SIZE, 400))
     return [int(VMGcKind.STRUCT_REF), draw(ANY_U32), size, block_length(size)]
 
 

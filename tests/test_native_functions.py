@@ -27,7 +27,7 @@ from lowheap.errors import CompilerError, HeapCorruptionError, HeapError, Lowhea
 from lowheap.jit.emit import Emitter
 from lowheap.jit.engine import Target
 from lowheap.jit.translate import declare, show
-from lowheap.layout import FreeBlock, VMDrcHeader, VMHeapControl
+from lowheap.layout import HEADER_SIZE, FreeBlock, VMDrcHeader, VMHeapControl
 from lowheap.memory import Memory
 from lowheap.native import (
     Heap,
@@ -625,7 +625,7 @@ def fixed_places(heap: Heap, reference: Ref) -> None:
     following = place(heap.header(reference), "next_over_approximated_stack_root")
     dead.value = following.value
     heap.block(reference).next = 5
-    heap.slot(reference, 24).value = 6
+    heap.slot(reference, HEADER_SIZE).value = 6
 
 
 @native
@@ -702,12 +702,12 @@ def test_two_stores_are_one_where_they_are_aligned() -> None:
 
 @native
 def near_slot(heap: Heap, reference: Ref, mask: u64) -> u32:
-    return heap.slot(reference, ctz(mask) * 4 + 24).value
+    return heap.slot(reference, ctz(mask) * 4 + HEADER_SIZE).value
 
 
 @native
 def far_slot(heap: Heap, reference: Ref, number: u32) -> u32:
-    return heap.slot(reference, number * 4 + 24).value
+    return heap.slot(reference, number * 4 + HEADER_SIZE).value
 
 
 @native

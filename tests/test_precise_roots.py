@@ -21,7 +21,7 @@ from support.combinations import pairwise
 
 import lowheap as lh
 from lowheap.collectors.shared.sizing import LIST_FLOOR
-from lowheap.layout import HEADER_SIZE, VMGcKind
+from lowheap.layout import HEADER_SIZE, VMGcKind, block_length
 
 Label = int | str
 """An object as a look notes it: a struct's marker, "array LENGTH", or "extern VALUE"."""
@@ -1488,7 +1488,7 @@ def test_a_heap_that_is_full_is_collected_in_the_middle_of_lowering_arguments_an
         """Leave room for two objects; what fills the heap is on the list, and garbage."""
         figures = store.heap.stats()
         room = size - figures.live_bytes - 16  # the first index is 16
-        for _ in range(room // 32 - 2):
+        for _ in range(room // block_length(HEADER_SIZE + 4) - 2):
             exports["make"](-1)
         assert store.heap.stats().collections == figures.collections
 

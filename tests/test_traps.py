@@ -6,6 +6,7 @@ failure too: what could cause one runs in a process of its own.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import re
@@ -25,10 +26,13 @@ from support.combinations import examples
 import lowheap as lh
 from lowheap.engine import RUNTIMES
 from lowheap.errors import TrapCode
+from lowheap.layout import FIRST_INDEX, GcTypeLayouts, VMDrcExternRef, block_length
 from lowheap.runtime import store_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_HEAP = 1 << 16
+LAYOUTS = GcTypeLayouts()
+LONGS, REFS = LAYOUTS.array_layout((8, False)), LAYOUTS.array_layout((4, True))
 
 
 @functools.cache
@@ -815,13 +819,13 @@ def exhaustion(runtime: str, store: lh.Store) -> lh.Instance:
 @pytest.mark.parametrize(
     ("export", "size"),
     [
-        ("struct.new", 32),
-        ("struct.new_default", 64),
-        ("global", 32),
-        ("array.new", 32 + 400),
-        ("array.new_default", 32 + 2400),
-        ("array.new_fixed", 48),
-        ("too_long", 80032),
+        ("struct.new", LAYOUTS.struct_layout([(4, False), (4, True)]).size),
+        ("struct.new_default", LAYOUTS.struct_layout([*[(8, False)] * 3, (4, True)]).size),
+        ("global", LAYOUTS.struct_layout([(4, False), (4, True)]).size),
+        ("array.new", LONGS.size(50)),
+        ("array.new_default", LONGS.size(300)),
+        ("array.new_fixed", REFS.size(3)),
+        ("too_long", LONGS.size(10_000)),
     ],
 )
 def test_a_full_heap_traps_and_works_again(runtime: str, export: str, size: int, every: int) -> None:
@@ -836,8 +840,10 @@ def test_a_full_heap_traps_and_works_again(runtime: str, export: str, size: int,
             assert instance.module.locate(caught.value.offset) == f"${export}"
             store.verify()
             if export != "too_long":
-                used = instance.exports["made"].value * size + (4032 if size > 400 else 0)
-                assert used <= SMALL_HEAP < used + 2 * size, "no room was left"
+                block = block_length(size)
+                all_of_them = block_length(REFS.size(1000)) if size > 400 else 0  # the array that holds the others
+                used = instance.exports["made"].value * block + all_of_them
+                assert used <= SMALL_HEAP < used + 2 * block, "no room was left"
             instance.exports["clear"]()
             store.collect()
             store.verify()
@@ -850,10 +856,12 @@ def test_externrefs_that_fill_the_heap_are_an_error_of_the_host(runtime: str) ->
     with small_store(runtime) as store:
         instance = exhaustion(runtime, store)
         for _ in range(2):
-            with pytest.raises(lh.HeapExhaustedError, match="no room for an object of 32 bytes") as caught:
+            size = ctypes.sizeof(VMDrcExternRef)
+            with pytest.raises(lh.HeapExhaustedError, match=f"no room for an object of {size} bytes") as caught:
                 instance.exports["extern"]()
-            assert caught.value.bytes_needed == 32
-            assert 1300 < instance.exports["made"].value < 2048
+            assert caught.value.bytes_needed == block_length(size)
+            room = SMALL_HEAP - FIRST_INDEX - block_length(REFS.size(4000))
+            assert instance.exports["made"].value == room // block_length(size)
             instance.exports["clear"]()
             del caught
             store.collect()

@@ -32,7 +32,8 @@ def test_what_compiled_code_frees_is_poisoned_on_a_checked_heap() -> None:
         with lh.Store(checked=checked) as store:
             exports: Any = lh.Instance(store, lh.Module(store.engine, PROGRAM)).exports
             node = exports["make"]()
-            place = node.reference + 28  # its value
+            value = store.heap.struct_layout(store.heap.header(node.reference).type_index).fields[1]
+            place = node.reference + value.offset
             del node
             store.tidy()
             store.collect()
