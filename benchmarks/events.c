@@ -5,7 +5,7 @@
  * `none of 2` and `none of 3` call a function of so many arguments that does nothing: the difference per call between
  * that and an event is the event's own.
  * Linked with lowheap's functions (`lowheap.runtime.natives`), compiled with -DLOWHEAP and its header; or with the C
- * yardstick's, yardstick.c compiled with -DEVENTS. Both have the same headers in the same kind of heap.
+ * yardstick's, yardstick.c compiled with -DEVENTS. Each makes objects as its own headers are.
  */
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -37,8 +37,16 @@ static void *lh_open(uint8_t **heap) {
     context.store = (uintptr_t)&store;
     return &context;
 }
+
+static void put_object(uint8_t *heap, uint32_t reference) {
+    VMDrcHeader *header = (VMDrcHeader *)(heap + reference);
+    header->kind_and_reserved = LOWHEAP_VM_GC_KIND_STRUCT_REF | LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT;
+    header->ref_count = UINT64_C(1) << 40;
+    header->object_size = sizeof *header + 2 * sizeof(uint32_t);
+}
 #else
 void *lh_open(uint8_t **heap);
+void put_object(uint8_t *heap, uint32_t reference);
 #endif
 
 static __attribute__((noinline)) void nothing(void *vmctx, uint32_t *slot) {
@@ -49,16 +57,8 @@ static __attribute__((noinline)) void nothing_of_three(void *vmctx, uint32_t *sl
     __asm__ volatile("" : : "r"(vmctx), "r"(slot), "r"(reference) : "memory");
 }
 
-/* Two objects, listed and with counts that no event uses up. */
-enum { FIRST = 16, SECOND = 64, SLOT = 256 };
-
-static void put_object(uint8_t *heap, uint32_t reference) {
-    const uint32_t kind_and_listed = 0xb0000002u, size = 32;
-    const uint64_t count = UINT64_C(1) << 40;
-    memcpy(heap + reference, &kind_and_listed, 4);
-    memcpy(heap + reference + 8, &count, 8);
-    memcpy(heap + reference + 20, &size, 4);
-}
+/* Two objects, listed and with counts that no event uses up, which `put_object` makes on either side; and a slot. */
+enum { FIRST = 1024, SECOND = 2048, SLOT = 4096 };
 
 int main(int argc, char **argv) {
     uint8_t *heap;

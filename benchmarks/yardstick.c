@@ -1,6 +1,6 @@
 /* The heap's design written by hand in C: what a C compiler makes of it, for compiled WebAssembly to be measured by.
  *
- * The same headers of 24 bytes, the same read, write and init barriers, the same list of over-approximated stack
+ * Headers of the same fields, the same read, write and init barriers, the same list of over-approximated stack
  * roots, the same rule of when to collect, LIFO free lists by size, a drop without recursion. What differs: the roots
  * are pushed on an array, by hand, in place of stack maps; a collection in vain does not let the list become longer; there
  * is no coalescing, neither for room nor for order, no limit, no trap but a bounds check, no counter but those that the
@@ -16,6 +16,7 @@
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,13 +59,24 @@ enum type { NODE, CELL, BOX, HOLDER, ENTRY, TABLE, ITEM, COUNTED, WRAPPER, REFER
 
 /* Where a type's references are: at up to two offsets, or in every element. */
 static const struct { uint8_t references, offsets[2], is_array; } types[] = {
-    [NODE] = {2, {24, 28}, 0}, [CELL] = {1, {28}, 0},  [BOX] = {0, {0}, 0},     [HOLDER] = {1, {24}, 0},
-    [ENTRY] = {1, {40}, 0},    [TABLE] = {1, {24}, 0}, [ITEM] = {0, {0}, 0},    [COUNTED] = {0, {0}, 0},
-    [WRAPPER] = {1, {36}, 0},  [REFERENCES] = {0, {0}, 1}, [NUMBERS] = {0, {0}, 0}, [BYTES] = {0, {0}, 0},
+    [NODE] = {2, {offsetof(node, left), offsetof(node, right)}, 0},
+    [CELL] = {1, {offsetof(cell, next)}, 0},
+    [BOX] = {0, {0}, 0},
+    [HOLDER] = {1, {offsetof(holder, held)}, 0},
+    [ENTRY] = {1, {offsetof(entry, next)}, 0},
+    [TABLE] = {1, {offsetof(table, buckets)}, 0},
+    [ITEM] = {0, {0}, 0},
+    [COUNTED] = {0, {0}, 0},
+    [WRAPPER] = {1, {offsetof(wrapper, child)}, 0},
+    [REFERENCES] = {0, {0}, 1},
+    [NUMBERS] = {0, {0}, 0},
+    [BYTES] = {0, {0}, 0},
     [SHORTS] = {0, {0}, 0},
 };
-_Static_assert(sizeof(header) == 24 && sizeof(node) == 32 && sizeof(wrapper) == 40 && sizeof(entry) == 48, "layout");
-#define ELEMENTS 28 /* where an array's elements start, of whatever type here */
+_Static_assert(sizeof(node) == sizeof(header) + 8 && sizeof(wrapper) == sizeof(header) + 16
+               && sizeof(entry) == sizeof(header) + 24, "no padding but what is named");
+/* Where an array's elements start, of whatever type here. */
+enum { ELEMENTS = offsetof(array_header, length) + sizeof(uint32_t) };
 
 /* ---- The heap ----------------------------------------------------------------------------------------------------- */
 
@@ -245,6 +257,9 @@ void lh_write(void *vmctx, uint32_t *slot, uint32_t r) { (void)vmctx, write_barr
 void lh_init(void *vmctx, uint32_t *slot, uint32_t r) { (void)vmctx, init_barrier(slot, r); }
 void lh_inc_ref(void *vmctx, uint32_t r) { (void)vmctx, count_up(r); }
 void lh_dec_ref(void *vmctx, uint32_t r) { (void)vmctx, count_down(r); }
+void put_object(uint8_t *heap, uint32_t r) {
+    *(header *)(heap + r) = (header){.word = STRUCT_KIND | LISTED, .count = UINT64_C(1) << 40, .size = sizeof(node)};
+}
 uint32_t lh_make(void *vmctx, uint32_t label) {
     (void)vmctx;
     reference r = NEW(BOX, box);

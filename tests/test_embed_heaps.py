@@ -99,9 +99,10 @@ def test_sizes(checked: bool, options: dict[str, int], capacity: int, maximum: i
         heap.call("lh_no_gc_enter")  # whatever is allocated stays
         type_index, enough = heap.define_array(BYTES), 400
         made: list[int] = []
-        expected = min(enough, (maximum - BLOCK_ALIGN) // 4032)
+        size = ARRAY_HEADER_END + 4000
+        expected = min(enough, (maximum - BLOCK_ALIGN) // block_length(size))
         made += [heap.call("lh_alloc_array", type_index, 4000) for _ in range(expected)]
-        assert all(reference + 4028 <= maximum for reference in made)
+        assert all(reference + size <= maximum for reference in made)
         if expected < enough:
             with pytest.raises(FailureError) as raised:
                 heap.call("lh_alloc_array", type_index, 4000)

@@ -263,8 +263,10 @@ def zero_block(heap: Heap, reference: Ref, length: u32) -> None:
     making it one.
     """
     start = address_of(heap.block(reference))
-    cell(u64, start + HEADER_SIZE).value = 0  # up to the smallest block's end
-    place: u64 = MINIMUM_OBJECT_BLOCK
+    place: u64 = HEADER_SIZE
+    while place < MINIMUM_OBJECT_BLOCK:  # none or one, as the header's size is
+        cell(u64, start + place).value = 0
+        place += 8
     while place < u64(length):
         cell(u64, start + place).value = 0
         cell(u64, start + place + 8).value = 0
