@@ -26,7 +26,7 @@ from support.combinations import examples
 import lowheap as lh
 from lowheap.engine import RUNTIMES
 from lowheap.errors import TrapCode
-from lowheap.layout import FIRST_INDEX, GcTypeLayouts, VMDrcExternRef, block_length
+from lowheap.layout import FIRST_INDEX, REFERENCE_SIZE, GcTypeLayouts, VMDrcExternRef, block_length
 from lowheap.runtime import store_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -886,10 +886,11 @@ def test_garbage_never_fills_the_heap(runtime: str, every: int, live: int) -> No
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_room_of_dead_externrefs_is_found(runtime: str) -> None:
+    most = SMALL_HEAP // (block_length(ctypes.sizeof(VMDrcExternRef)) + REFERENCE_SIZE)  # each, and the array's element
     with small_store(runtime) as store:
         instance = exhaustion(runtime, store)
         for _ in range(3):
-            assert instance.exports["after_externs"](1700) == 1
+            assert instance.exports["after_externs"](most * 14 // 15) == 1
             store.verify()
             store.collect()
             assert (store.heap.stats().live_objects, len(store.host_data), Host.alive) == (0, 0, 0)
