@@ -6,6 +6,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.lowheap-installed
 
+# Bytecode is kept, whatever the environment says: tests start hundreds of processes, which would each compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run peers test test-full coverage bench lint clean
 

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import allocator_rig
+from support.allocator_rig import MAPPED
+from support.combinations import examples
 
 from lowheap.collectors.shared import free_lists
 from lowheap.collectors.shared.allocator import Allocator, Block, SegregatedFit, walk
@@ -30,8 +33,6 @@ from lowheap.layout import (
 )
 from lowheap.memory import Mapping, Memory
 
-MAPPED = 1 << 20
-
 # Around every edge that there is: a bare header, multiples of a block, the last exact class, powers of two.
 edges = [24, 31, 32, 33, 47, 48, 49]
 edges += [SMALL_BLOCK_LIMIT + offset for offset in (-33, -32, -17, -16, -15, -1, 0, 1, 16, 17)]
@@ -39,25 +40,10 @@ edges += [(1 << power) + offset for power in (11, 12, 13) for offset in (-16, -1
 sizes = st.sampled_from(edges) | st.integers(HEADER_SIZE, 200) | st.integers(HEADER_SIZE, 5000)
 
 
-class Rig:
-    """A control block, memory and an allocator, and what the heap does around the allocator's calls."""
+class Rig(allocator_rig.Rig):
+    """One with the free lists of segregated fit."""
 
-    def __init__(self, capacity: int, mapped: int = MAPPED) -> None:
-        self.control = VMHeapControl()
-        self.memory = Mapping(mapped)
-        self.control.capacity = capacity
-        self.allocator = SegregatedFit(self.control, self.memory)
-        self.allocator.reset()
-
-    def allocate(self, size: int) -> int | None:
-        """Allocate, and write the header that makes the block an object."""
-        index = self.allocator.allocate(size)
-        if index is not None:
-            header = self.memory.view(VMDrcHeader, index)
-            header.kind_and_reserved = VMGcKind.STRUCT_REF
-            header.object_size = size
-            self.control.bytes_allocated += block_length(size)
-        return index
+    policy = SegregatedFit
 
     def fill(self, size: int) -> list[int]:
         """Allocate objects of one size until there is no room."""
@@ -65,18 +51,6 @@ class Rig:
         while (index := self.allocate(size)) is not None:
             indices.append(index)
         return indices
-
-    def free(self, index: int) -> None:
-        size = self.memory.view(VMDrcHeader, index).object_size
-        self.control.bytes_freed += block_length(size)
-        self.allocator.free(index, size)
-
-    def grow(self, delta: int) -> None:
-        self.control.capacity += delta
-        self.allocator.capacity_changed()
-
-    def blocks(self) -> list[Block]:
-        return list(walk(self.control, self.memory))
 
     def free_lists(self) -> dict[int, list[int]]:
         """The indices on each list that is not empty, in its order."""
@@ -209,7 +183,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocatorMachine = AllocatorMachine.TestCase
-TestAllocatorMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAllocatorMachine.settings = settings(max_examples=examples(60, 150), stateful_step_count=40, deadline=None)
 
 
 def problems(rig: Rig) -> list[str]:
@@ -430,7 +404,7 @@ def test_no_state_is_outside_of_the_bytes() -> None:
     for each in (rig, twin):
         for index in each.fill(48)[::3]:
             each.free(index)
-    rig.allocator = SegregatedFit(rig.control, rig.memory)
+    rig.replace_allocator()
     for size in (40, 48, 24, 100, 96):
         assert rig.allocate(size) == twin.allocate(size)
 

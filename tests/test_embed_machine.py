@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.combinations import examples
 
 import lowheap as lh
 from lowheap.embed import attach, ffi
@@ -83,7 +84,7 @@ class TwoHosts(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.store = lh.Store(lh.Engine())
+        self.store = lh.Store(lh.Engine(), initial_heap_size=1 << 14)  # few blocks, to verify
         types = self.store.engine.types
         (self.struct,) = types.register([lh.SubType(lh.StructType(FIELDS))])
         (self.array,) = types.register([lh.SubType(lh.ArrayType(FIELDS[0]))])
@@ -418,6 +419,6 @@ class FastTwoHosts(TwoHosts):
 
 
 TestChecked = CheckedTwoHosts.TestCase
-TestChecked.settings = settings(max_examples=45, stateful_step_count=40, deadline=None)
+TestChecked.settings = settings(max_examples=examples(30, 45), stateful_step_count=40, deadline=None)
 TestFast = FastTwoHosts.TestCase
 TestFast.settings = TestChecked.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,9 +34,15 @@ NAMES_ITSELF = """(module
   (start $start))"""
 
 
+@functools.cache
+def engine(runtime: str) -> lh.Engine:
+    return lh.Engine(runtime=runtime)
+
+
 @pytest.fixture(params=["native", "python"])
 def store(request: pytest.FixtureRequest) -> Iterator[lh.Store]:
-    with lh.Store(lh.Engine(runtime=request.param)) as store:
+    # A small heap has few blocks to verify.
+    with lh.Store(engine(request.param), initial_heap_size=1 << 16) as store:
         yield store
 
 

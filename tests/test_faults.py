@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.combinations import examples
 from support.embed_reports import dump_of, message_of
 from support.faults import FAULTS, Saved, Scene, pattern
 
@@ -140,7 +141,7 @@ WORDS = (
 CHANGES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**20), st.booleans(), WORDS), min_size=1, max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80, 200), deadline=None)
 @given(changes=CHANGES)
 def test_all_sides_agree_on_random_words(directory: Path, changes: list[tuple[int, int, bool, int]]) -> None:
     """No side crashes, or goes on for ever, and all say the same: Python all that there is, C the first of it."""

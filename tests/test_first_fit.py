@@ -10,6 +10,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import allocator_rig
+from support.allocator_rig import MAPPED
 from support.combinations import examples
 from support.example_programs import EXAMPLES, Example
 from support.heap_model import HeapMachine, Model
@@ -17,7 +19,7 @@ from support.heap_world import World
 
 import lowheap as lh
 from lowheap.collectors.drc import Drc
-from lowheap.collectors.shared.allocator import Block, SegregatedFit, walk
+from lowheap.collectors.shared.allocator import Block, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.errors import AllocationTooLargeError, HeapCorruptionError, HeapExhaustedError, NoGcScopeError
 from lowheap.heap import DrcHeap
@@ -30,13 +32,12 @@ from lowheap.layout import (
     VMGcKind,
     VMHeapControl,
 )
-from lowheap.memory import Mapping, Memory
+from lowheap.memory import Memory
 from lowheap.roots import RootSet
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE, Store
 from lowheap.types import I8, I64, ArrayType, FieldType, StructType, SubType
 
 PAGE = 1 << 16
-MAPPED = 1 << 20
 
 edges = [24, 31, 32, 33, 47, 48, 49, 1008, 1024, 1025]
 sizes = st.sampled_from(edges) | st.integers(24, 200) | st.integers(24, 5000)
@@ -77,39 +78,10 @@ class Units:
         self.units = [None if owner == name else owner for owner in self.units]
 
 
-class Rig:
-    """A control block, memory and first fit, and what the heap does around the allocator's calls."""
+class Rig(allocator_rig.Rig):
+    """One with first fit."""
 
-    def __init__(self, capacity: int, mapped: int = MAPPED) -> None:
-        self.control = VMHeapControl()
-        self.memory = Mapping(mapped)
-        self.control.capacity = capacity
-        self.allocator = FirstFit(self.control, self.memory)
-        self.allocator.reset()
-
-    def allocate(self, size: int) -> int | None:
-        """Allocate, and write the header that makes the block an object."""
-        index = self.allocator.allocate(size)
-        if index is not None:
-            header = self.memory.view(VMDrcHeader, index)
-            header.kind_and_reserved = VMGcKind.STRUCT_REF
-            header.object_size = size
-        return index
-
-    def free(self, index: int) -> None:
-        self.allocator.free(index, self.memory.view(VMDrcHeader, index).object_size)
-
-    def grow(self, delta: int) -> None:
-        self.control.capacity += delta
-        self.allocator.capacity_changed()
-
-    def replace_allocator(self) -> None:
-        """Forget all that is not in the bytes."""
-        self.allocator = FirstFit(self.control, self.memory)
-        self.allocator.capacity_changed()
-
-    def blocks(self) -> list[Block]:
-        return list(walk(self.control, self.memory))
+    policy = FirstFit
 
     def gaps(self) -> list[tuple[int, int]]:
         """What is free, as the bytes tell it: the free blocks, and the bump region."""

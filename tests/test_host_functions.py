@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.combinations import examples
 
 import lowheap as lh
 from lowheap.engine import RUNTIMES
@@ -91,7 +92,7 @@ class Switchboard:
     """An instance of `IDENTITY`, whose host functions do what `behaviour` says; by default, return what they get."""
 
     def __init__(self, runtime: str, **options: Any) -> None:
-        self.store = lh.Store(engine(runtime), **options)
+        self.store = lh.Store(engine(runtime), initial_heap_size=1 << 16, **options)  # few blocks, to verify
         self.behaviour: dict[str, Callable[..., Any]] = {}
         self.received: list[tuple[str, tuple[Any, ...]]] = []
         names = [entry.name for entry in module(runtime, IDENTITY).imports]
@@ -460,7 +461,7 @@ def nest(runtime: str, store: lh.Store, down: Callable[[int], int]) -> lh.Func:
 @pytest.mark.parametrize("exception", EXCEPTIONS, ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_an_exception_comes_out_as_itself(runtime: str, exception: BaseException, depth: int) -> None:
-    with lh.Store(engine(runtime)) as store:
+    with lh.Store(engine(runtime), initial_heap_size=1 << 16) as store:
         function: lh.Func
 
         def down(level: int) -> int:
@@ -508,7 +509,7 @@ def test_cause_and_context_and_notes_are_kept(runtime: str) -> None:
 @pytest.mark.parametrize("every", [0, 1])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_host_function_in_between_can_catch_and_go_on(runtime: str, every: int) -> None:
-    with lh.Store(engine(runtime), collect_every=every) as store:
+    with lh.Store(engine(runtime), initial_heap_size=1 << 16, collect_every=every) as store:
         caught: list[BaseException] = []
         function: lh.Func
 
@@ -939,7 +940,7 @@ IMPORTER = """(module
 @pytest.mark.parametrize("every", [0, 1])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_exports_of_one_instance_are_imports_of_another(runtime: str, every: int) -> None:
-    with lh.Store(engine(runtime), collect_every=every) as store:
+    with lh.Store(engine(runtime), initial_heap_size=1 << 16, collect_every=every) as store:
         first = lh.Instance(store, module(runtime, EXPORTER))
         second = lh.Instance(store, module(runtime, IMPORTER), {"a": first.exports})
         assert second.exports["run"](7) == 7
@@ -1115,7 +1116,7 @@ def test_a_global_owns_what_it_holds() -> None:
         assert (store.heap.stats().live_objects, len(store.host_data)) == (0, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10, 30), deadline=None)
 @given(st.lists(st.sampled_from(["struct", "array", "i31", "extern", "none"]), max_size=12), st.sampled_from(RUNTIMES))
 def test_references_through_any_number_of_calls_and_collections(kinds: list[str], runtime: str) -> None:
     board = Switchboard(runtime, collect_every=2)

@@ -7,6 +7,7 @@ file imports another: what several use is in `tests/support/`.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def modules(package: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(package: Path) -> list[Import]:
     """Each import between a package's modules; files are named from the package on."""
     files = modules(package)

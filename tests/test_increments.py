@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from support.combinations import examples
 from support.heap_world import CAPACITY, NEXT, Collecting
 from support.store_world import StoreWorld, allocators
 
@@ -541,7 +542,7 @@ def reachable(graph: dict[int, list[int]], starts: set[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("side", ["python", "native", "both"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 60), deadline=None)
 @given(graphs(), st.data())
 def test_what_is_reachable_is_what_is_left(side: str, shape: list[list[int]], data: st.DataObject) -> None:
     world = Incremental("native" if side == "native" else "python")
@@ -679,15 +680,15 @@ def test_a_chain_of_a_million_cells_does_not_stall() -> None:
 def test_programs_run_between_increments(runtime: str, checked: bool) -> None:
     """In a heap so small that what they allocate needs the room of what is pending."""
     engine = lh.Engine(runtime=runtime)
-    cells = 300
-    with lh.Store(engine, initial_heap_size=1 << 16, maximum_heap_size=1 << 16, checked=checked) as store:
+    cells = 150
+    with lh.Store(engine, initial_heap_size=1 << 15, maximum_heap_size=1 << 15, checked=checked) as store:
         exports = instance_of(store).exports
         progress, most = COMPLETE, 0
         for turn in range(10 if checked else 25):
             if progress is COMPLETE:
                 collection = store.collection()
-                collection.collect_increment(37)
-            progress = collection.collect_increment(37)
+                collection.collect_increment(19)
+            progress = collection.collect_increment(19)
             most = max(most, len(list(store.heap.pending_dead())))
             let_go(store, exports["chain"](cells))
             exports["keep"](cells + turn)

@@ -49,7 +49,8 @@ class Scene:
     """A store with a program, and an object that is held."""
 
     def __init__(self, runtime: str) -> None:
-        self.store = lh.Store(lh.Engine(runtime=runtime))
+        # In a small heap few blocks are carved at once: `verify`, which comes after every place, reads them all.
+        self.store = lh.Store(lh.Engine(runtime=runtime), initial_heap_size=8192)
         module = lh.Module(self.store.engine, PROGRAM)
         imports = {"host": {"wrap": lambda value: lh.Struct(self.store, CELL, [value])}}
         self.exports: Any = lh.Instance(self.store, module, imports).exports

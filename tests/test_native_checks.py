@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import inspect
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from llvmlite import ir
+from support.native_heaps import natives
 
 import lowheap as lh
 from lowheap.collectors import registry
@@ -42,7 +47,7 @@ from lowheap.layout import (
     VMTypeInfo,
 )
 from lowheap.native import Heap, NativeError, Ref, Text, check, inline, native, require, tables, u32
-from lowheap.native.check import U32, declared
+from lowheap.native.check import U32, declared, parsed
 from lowheap.types import ANYREF, I8, I32, I64, AbstractHeapType, RefType
 
 MOST = 5
@@ -329,3 +334,54 @@ def test_an_annotation_that_is_none_of_the_subset_s() -> None:
 
     with pytest.raises(NativeError, match="float"):
         declared(native(own))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sources
+
+
+def as_inspect_has_it(function: Callable[..., Any]) -> str:
+    lines, line = inspect.getsourcelines(function)
+    source = "".join(lines)
+    tree = ast.parse(f"if True:\n{source}" if source[0].isspace() else source)
+    ast.increment_lineno(tree, line - 1 - source[0].isspace())
+    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return ast.dump(found, include_attributes=True)
+
+
+def test_functions_of_the_package_are_read_as_inspect_reads_them() -> None:
+    functions = [*natives(on_tables=False), *natives(on_tables=True), *HOST_OPERATIONS]
+    assert len(functions) > 100
+    for function in functions:
+        tree, path = parsed(function.function)
+        assert ast.dump(tree, include_attributes=True) == as_inspect_has_it(function.function), function.symbol
+        assert path == inspect.getsourcefile(function.function)
+
+
+ODD_SOURCES = """
+def ends_in_text(heap, number):
+    number = number + 1
+# which stands where no function is
+    return number
+    '''Text that is no code,
+and of which a line begins as the next function might.
+'''
+
+class Owner:
+    @staticmethod
+    def of_text_only(heap):
+        '''Text,
+and more of it.
+        '''
+after = 1
+"""
+
+
+def test_functions_whose_code_does_not_tell_where_they_end(tmp_path: Path) -> None:
+    path = tmp_path / "odd_sources.py"
+    path.write_text(ODD_SOURCES)
+    scope: dict[str, Any] = {}
+    exec(compile(ODD_SOURCES, str(path), "exec"), scope)
+    for function in (scope["ends_in_text"], scope["Owner"].of_text_only):
+        tree, _ = parsed(function)
+        assert ast.dump(tree, include_attributes=True) == as_inspect_has_it(function)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.combinations import examples
 from support.native_heaps import ANY_U32, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import Compiled, mixed
 from support.store_world import RETURN_ADDRESS
@@ -374,21 +375,26 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
 FUNCTIONS = natives(on_tables=False)
 
 
+def takes(function: Native[..., Any], name: str) -> bool:
+    return any(each.name == name for each in function.checked.parameters)
+
+
 @functools.cache
-def compiled(rules: FrameRules, opt_level: int = 2) -> Compiled:
-    natives = [each for each in ARGUMENTS if each in FUNCTIONS or each in STAND_INS.values()]
-    return Compiled(natives, opt_level, {"rules": rules}, Drc())
+def compiled(rules: FrameRules | None, opt_level: int = 2) -> Compiled:
+    """The functions that take these rules, or those that take none."""
+    there = [each for each in ARGUMENTS if each in FUNCTIONS or each in STAND_INS.values()]
+    wanted = [each for each in there if takes(each, "rules") == (rules is not None)]
+    return Compiled(wanted, opt_level, {"rules": rules}, Drc())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.symbol)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(10, 20), deadline=None)
 @given(data=st.data())
 def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: st.DataObject) -> None:
     function = STAND_INS.get(function, function)
     assert function in ARGUMENTS, f"there are no arguments here for {function.symbol}"
     made = Made(data.draw(STEPS, "steps"))
-    rules = data.draw(st.sampled_from(RULES), "rules")
-    takes = [each.name for each in function.checked.parameters]
+    rules = data.draw(st.sampled_from(RULES), "rules") if takes(function, "rules") else None
     arguments = ARGUMENTS[function](data.draw, made)
     held = st.lists(st.sampled_from([NULL, 1, *made.listed]), max_size=4)
     hosts = held if made.listed and data.draw(st.booleans()) else st.lists(st.sampled_from([NULL, 3, *made.objects]))
@@ -397,10 +403,10 @@ def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: s
     assert python.state() == machine.state()
     assert python.memory.base != machine.memory.base
     try:
-        expected = function(*[python.heap] * ("heap" in takes), *[rules] * ("rules" in takes), *arguments)
+        expected = function(*[python.heap] * takes(function, "heap"), *([rules] if rules else []), *arguments)
     except (OutOfRange, HeapCorruptionError, HeapError):  # not what a heap could be asked
         assume(False)
-    opt_level = data.draw(st.sampled_from([2, 0]), "opt level") if rules == RULES[0] else 2
+    opt_level = data.draw(st.sampled_from([2, 0]), "opt level") if rules in (None, RULES[0]) else 2
     found = compiled(rules, opt_level)[function](ctypes.addressof(machine.vmctx), *arguments)
     assert found == expected
     assert machine.state() == python.state()
@@ -411,7 +417,7 @@ def test_arguments_are_of_functions_that_there_are() -> None:
     assert set(STAND_INS) <= set(FUNCTIONS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 60), deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -428,20 +434,19 @@ def test_equal_allocations_are_at_equal_indices(steps: list[tuple[str, int, int]
     types = [made.world.cell, made.pair, made.wide]
     nothing = Frames([], [], is_known=True)
     python, machine = Copy(made, nothing.context), Copy(made, nothing.context)
-    code = compiled(rules)
     live: list[int] = []
     for what, number, which in steps:
         if what == "drop" and live:
             reference = live.pop(which % len(live))
             counting.drop_last(python.heap, reference)
-            code[counting.drop_last](ctypes.addressof(machine.vmctx), reference)
+            compiled(None)[counting.drop_last](ctypes.addressof(machine.vmctx), reference)
             continue
         if what == "struct":
             function, arguments = allocation.allocate_struct, [types[which % 3]]
         else:
             function, arguments = allocation.allocate_array, [made.world.bytes, number * (which + 1)]  # type: ignore[assignment]
         expected = function(python.heap, rules, *arguments)
-        assert code[function](ctypes.addressof(machine.vmctx), *arguments) == expected
+        assert compiled(rules)[function](ctypes.addressof(machine.vmctx), *arguments) == expected
         if expected != NULL:
             live.append(expected)
             for each in (python, machine):  # fields are not initialised

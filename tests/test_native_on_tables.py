@@ -22,6 +22,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
+from support.combinations import examples
 from support.native_heaps import ANY_U32, ANY_U64, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import c_type, mixed, sum_of_copied, sum_of_filled
 
@@ -1030,7 +1031,7 @@ def some_roots(draw: Draw, made: Made) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(7, 15), deadline=None)
 @given(data=st.data())
 def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: st.DataObject) -> None:
     if function in NOT_HERE:

@@ -51,6 +51,23 @@ SOURCE = """
   (func (export "table") (param $which i32)
     (call $signal)
     (loop $outer (loop $inner (br_table $inner $outer (local.get $which)))))
+  (func (export "up_to") (param $limit i32) (result i32)  ;; without end, where that is the largest number
+    (local $at i32) (local $sum i32)
+    (call $signal)
+    (loop $again
+      (local.set $sum (i32.xor (i32.mul (local.get $sum) (i32.const 31)) (local.get $at)))
+      (br_if $again (i32.le_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (local.get $limit))))
+    (local.get $sum))
+  (func (export "all_pairs") (param $limit i32) (result i32)
+    (local $at i32) (local $other i32) (local $sum i32)
+    (call $signal)
+    (loop $outer
+      (local.set $other (i32.const 0))
+      (loop $inner
+        (local.set $sum (i32.xor (i32.mul (local.get $sum) (i32.const 31)) (local.get $other)))
+        (br_if $inner (i32.lt_u (local.tee $other (i32.add (local.get $other) (i32.const 1))) (local.get $limit))))
+      (br_if $outer (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (local.get $limit))))
+    (local.get $sum))
   (func $fibonacci (export "fibonacci") (param i64) (result i64)
     (if (i64.lt_u (local.get 0) (i64.const 2)) (then (return (local.get 0))))
     (i64.add (call $fibonacci (i64.sub (local.get 0) (i64.const 1)))
@@ -186,6 +203,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         ("while_go", ()),
         ("table", (0,)),
         ("table", (1,)),
+        ("up_to", (-1,)),
+        ("all_pairs", (1 << 22,)),
         ("fibonacci", (90,)),
         ("pong", (62,)),
         ("by_reference", (62,)),

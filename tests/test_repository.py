@@ -103,7 +103,7 @@ def commands(page: Path) -> list[str]:
 
 def test_commands_for_those_who_carry_on_are_of_files_and_targets_that_there_are() -> None:
     found = commands(CONTRIBUTING)
-    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for command in found:
         words = command.split()
         if words[0] == "make":
@@ -151,7 +151,7 @@ def minor(version: str) -> int:
 
 def test_the_workflow_runs_all_on_each_python_that_is_supported() -> None:
     workflow = loaded(ROOT / ".github/workflows/ci.yml")
-    (job,) = workflow["jobs"].values()
+    job = workflow["jobs"]["ci"]
     pythons = job["strategy"]["matrix"]["python"]
     language = "Programming Language :: Python :: "
     classifiers = [each.removeprefix(language) for each in PROJECT["project"]["classifiers"] if language in each]
@@ -162,6 +162,21 @@ def test_the_workflow_runs_all_on_each_python_that_is_supported() -> None:
     assert PROJECT["tool"]["ruff"]["target-version"] == f"py{pythons[0].replace('.', '')}"
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_workflow_s_other_jobs_run_targets_on_the_newest_python() -> None:
+    workflow = loaded(ROOT / ".github/workflows/ci.yml")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    newest = workflow["jobs"].pop("ci")["strategy"]["matrix"]["python"][-1]
+    targets = []
+    for job in workflow["jobs"].values():
+        assert [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")] == [
+            newest
+        ]
+        targets += [step["run"] for step in job["steps"] if step.get("run", "").startswith("make ")]
+    assert targets == ["make coverage", "make test-full"]
+    for target in targets:
+        assert re.search(rf"^{target.removeprefix('make ')}:", makefile, re.MULTILINE)
 
 
 def test_the_workflow_may_only_read() -> None:

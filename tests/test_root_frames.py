@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import binding
+from support.combinations import examples
 
 from lowheap.errors import CompilerError
 from lowheap.jit import masks, root_frames
@@ -685,7 +686,7 @@ def most_alive(nodes: Sequence[Node]) -> int:
     return most
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(150, 500), deadline=None)
 @given(graphs(), st.integers(0, 1 << 30))
 def test_random_graphs_hold_exactly_what_is_listed_in_the_fewest_slots(nodes: list[Node], seed: int) -> None:
     lowered = lower(print_graph(nodes))

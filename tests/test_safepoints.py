@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import binding, ir
+from support.combinations import examples
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints
@@ -477,7 +478,7 @@ def random_functions(draw: st.DrawFn) -> Sketch:
     return sketch
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(150, 400), deadline=None)
 @given(random_functions(), st.data())
 def test_random_graphs_against_path_search(sketch: Sketch, data: st.DataObject) -> None:
     references = [value for value in sketch.values.values() if data.draw(st.booleans())]
@@ -850,7 +851,7 @@ def test_lowering_twice_is_refused() -> None:
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40, 100), deadline=None)
 @given(st.lists(NAMES, min_size=3, max_size=3, unique=True))
 def test_any_name_survives(names: list[str]) -> None:
     """Whatever a front end calls its functions and values, in LLVM's own printing and back."""
@@ -872,7 +873,7 @@ def test_any_name_survives(names: list[str]) -> None:
     assert point.live_count == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(150, 300), deadline=None)
 @given(st.sampled_from(UNDERSTOOD), st.data())
 def test_damaged_lines_are_refused_or_verified(line: str, data: st.DataObject) -> None:
     """Cut and splice understood lines. What LLVM accepts must come out valid, with a statepoint for each bundle, or be

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llvmlite import binding, ir
+from support.combinations import examples
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
@@ -1032,7 +1033,7 @@ class Compiler:
         return carried
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(60, 120), deadline=None)
 @given(programs(), st.integers(0, 255), st.integers(16, 1 << 31), st.integers(16, 1 << 31))
 def test_random_programs_report_exactly_the_live_references(
     functions: list[Function], flags: int, first: int, second: int
@@ -1040,7 +1041,7 @@ def test_random_programs_report_exactly_the_live_references(
     report_exactly_the_live_references(functions, flags, first, second)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(30, 80), deadline=None)
 @given(programs(), st.integers(0, 255), st.integers(16, 1 << 31), st.integers(16, 1 << 31))
 def test_so_they_do_where_frames_do_not_tell_the_stack_pointer(
     functions: list[Function], flags: int, first: int, second: int
@@ -1054,7 +1055,7 @@ def test_so_do_functions_with_root_frames_from_the_start(most: int) -> None:
 
     argument_lives_on = Function((Call("p", 0, ("p", "p")),), "q", "")
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=examples(30, 80), deadline=None)
     @given(programs(), st.integers(0, 255), st.integers(16, 1 << 31), st.integers(16, 1 << 31))
     @example([Function((Copy("p", "p"),), "p", ""), argument_lives_on], 0, 16, 32)
     def check(functions: list[Function], flags: int, first: int, second: int) -> None:

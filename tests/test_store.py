@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.combinations import examples
 
 from lowheap.collector import GcProgress
 from lowheap.collectors.drc import Drc
@@ -659,7 +660,7 @@ def list_program(runtime: str) -> Module:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10, 25), deadline=None)
 @given(data=st.data(), maximum=MAXIMA)
 def test_no_heap_goes_beyond_its_maximum(runtime: str, data: st.DataObject, maximum: int) -> None:
     """Compiled code and Python get just the objects that there is room for, whatever the sizes are."""

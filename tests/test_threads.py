@@ -49,7 +49,7 @@ class Stage:
     """A store with an instance of the program; `pause` is what its host function does."""
 
     def __init__(self, runtime: str) -> None:
-        self.store = lh.Store(ENGINES[runtime])
+        self.store = lh.Store(ENGINES[runtime], initial_heap_size=1 << 16)
         self.pause: Callable[[], object] = lambda: None
         imports = {"host": {"pause": lambda: [self.pause(), None][1]}}
         self.instance = lh.Instance(self.store, MODULES[runtime], imports)

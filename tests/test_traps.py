@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from support import wasmtime_peer
+from support.combinations import examples
 
 import lowheap as lh
 from lowheap.engine import RUNTIMES
@@ -267,7 +268,7 @@ class Trapping:
     """An instance of the module on lowheap, whose host function re-enters as often as it is told."""
 
     def __init__(self, runtime: str) -> None:
-        self.store = lh.Store(engine(runtime))
+        self.store = lh.Store(engine(runtime), initial_heap_size=SMALL_HEAP)  # few blocks, to verify
         self.depth = 0
         self.seen: list[lh.Trap] = []
         self.instance = lh.Instance(self.store, module(runtime, SOURCE), {"host": {"reenter": self.reenter}})
@@ -373,7 +374,7 @@ def test_the_small_functions_were_inlined(runtime: str) -> None:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_host_function_can_catch_a_trap_and_the_program_goes_on(runtime: str) -> None:
-    with lh.Store(engine(runtime)) as store:
+    with lh.Store(engine(runtime), initial_heap_size=SMALL_HEAP) as store:
         codes: list[TrapCode] = []
 
         def reenter(number: int) -> None:
@@ -490,15 +491,15 @@ def test_endless_recursion_traps(runtime: str, export: str) -> None:
     with lh.Store(engine(runtime)) as store:
         instance = lh.Instance(store, module(runtime, RECURSION), {"host": {"call": lambda n: n}})
         functions = {"mutual": ("$even", "$odd")}.get(export, (f"${export}",))
-        for _ in range(2 if runtime == "python" else 5):
+        for _ in range(2):
             with pytest.raises(lh.Trap, match="call stack exhausted") as caught:
                 instance.exports[export](0)
             assert caught.value.code is TrapCode.STACK_OVERFLOW
             assert caught.value.function in functions
             assert caught.value.offset is not None
             assert instance.module.locate(caught.value.offset) == caught.value.function
-            store.verify()
             assert instance.exports["down"](1000) == 1000
+        store.verify()
         store.collect()
         assert store.heap.stats().live_objects == 0
 
@@ -628,9 +629,9 @@ sources = [
     (wide(), "f", {{"host": {{"many": lambda n: (n,) * 1000}}}}),
     (t.deep_operands(1000), "outer", {{"host": {{"value": lambda: 1.0}}}}),
 ]
-runtime, sizes = {runtime!r}, [256, 300, 420, 512, 700, 1024, 4096]
+runtime, sizes = {runtime!r}, {sizes!r}
 if runtime == "python":  # how large frames are, it shares with the other
-    del sources[2:], sizes[4:]
+    del sources[2:]
 store = lh.Store(lh.Engine(runtime=runtime))
 def instance(source, imports):
     return lh.Instance(store, lh.Module(store.engine, source), imports)
@@ -647,7 +648,6 @@ def run():
             outcomes.append(type(error).__name__)
         else:
             outcomes.append("result")
-    store.verify()
 
 run()
 sys.setrecursionlimit(1_000_000)
@@ -673,15 +673,20 @@ for kilobytes in sizes:
         thread.start()
         thread.join()
 assert len(outcomes) == len(programs) * (1 + 2 * len(sizes)), len(outcomes)
+store.verify()  # once: it takes seconds, for the deepest recursion has filled the heap
 store.collect()
 assert store.heap.stats().live_objects == 0
 print("alive", sorted(set(outcomes)))
 """
 
 
+KILOBYTES = [256, 300, 420, 512, 700, 1024, 4096]
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_no_stack_is_overrun_in_threads_of_any_size(runtime: str) -> None:
-    script = THREADS_SCRIPT.format(tests=str(ROOT / "tests"), runtime=runtime)
+    sizes = KILOBYTES[: 4 if runtime == "python" else None : examples(2, 1)]
+    script = THREADS_SCRIPT.format(tests=str(ROOT / "tests"), runtime=runtime, sizes=sizes)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
     )

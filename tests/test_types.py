@@ -13,6 +13,7 @@ import pytest
 import wasmtime
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from support.combinations import examples
 
 from lowheap import types
 from lowheap.errors import LowheapError, TypeDefinitionError
@@ -349,7 +350,7 @@ def test_subtyping_is_a_partial_order(universe: Universe) -> None:
         assert {other for other in below[index] if isinstance(other, int)} == set(chain)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30, 60))
 @given(universes())
 def test_matching_agrees_with_wasmtime(universe: Universe) -> None:
     """All pairs of heap types of a module with repeated groups: so this tests equality of groups, too."""
@@ -387,7 +388,7 @@ def candidates(draw: st.DrawFn) -> list[Group]:
     return groups
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(60, 150))
 @given(candidates())
 def test_well_formed_iff_wasmtime_validates(groups: list[Group]) -> None:
     universe = Universe()

@@ -43,7 +43,8 @@ class Both:
         host = host or {}
         self.peer = wasmtime_peer.Peer(source, host)
         imports = {tuple(name.split(".")): function[2] for name, function in host.items()}
-        self.stores = {configuration: lh.Store(engine(configuration)) for configuration in ALL}
+        # Small heaps, in which few blocks are carved at once: `verify` reads them all.
+        self.stores = {configuration: lh.Store(engine(configuration), initial_heap_size=8192) for configuration in ALL}
         self.instances = {
             configuration: lh.Instance(store, module(configuration, source), imports)
             for configuration, store in self.stores.items()

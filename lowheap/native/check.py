@@ -21,6 +21,7 @@ import builtins
 import ctypes
 import enum
 import inspect
+import linecache
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -469,19 +470,14 @@ def parsed(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
     code = function.__code__
     path, line = code.co_filename, code.co_firstlineno
     try:
-        lines, line = inspect.getsourcelines(function)
-        path = inspect.getsourcefile(function) or path
-    except (OSError, TypeError, SyntaxError) as error:
-        raise NativeError(path, line, f"the source of {function.__qualname__} cannot be read: {error}") from error
-    source = "".join(lines)
-    is_indented = source[:1].isspace()
-    try:
-        # Not dedented, so that columns stay, and what strings of several lines hold.
-        module = ast.parse(f"if True:\n{source}" if is_indented else source)
-    except SyntaxError as error:
-        raise NativeError(path, line, f"the source of {function.__qualname__} cannot be read: {error}") from error
-    ast.increment_lineno(module, line - 1 - is_indented)
-    (tree,) = module.body[:1]
+        tree = _tree_at(_lines_of(code), line)
+    except (SyntaxError, IndexError):  # the way that takes much longer, and that nothing misleads
+        try:
+            lines, line = inspect.getsourcelines(function)
+            path = inspect.getsourcefile(function) or path
+            tree = _tree_at(lines, line)
+        except (OSError, TypeError, SyntaxError) as error:
+            raise NativeError(path, line, f"the source of {function.__qualname__} cannot be read: {error}") from error
     if isinstance(tree, ast.If):
         tree = tree.body[0]
     if not isinstance(tree, ast.FunctionDef):
@@ -490,6 +486,31 @@ def parsed(function: Callable[..., Any]) -> tuple[ast.FunctionDef, str]:
     if tree.name != code.co_name or names != list(code.co_varnames[: code.co_argcount]):
         raise NativeError(path, line, f"the source of {function.__qualname__} is not what was loaded: it has changed")
     return tree, path
+
+
+def _tree_at(lines: Sequence[str], line: int) -> ast.stmt:
+    """Return the syntax tree of a statement's lines, which begin in that one of their file."""
+    source = "".join(lines)
+    is_indented = source[0].isspace()
+    # Not dedented, so that columns stay, and what strings of several lines hold.
+    module = ast.parse(f"if True:\n{source}" if is_indented else source)
+    ast.increment_lineno(module, line - 1 - is_indented)
+    return module.body[0]
+
+
+def _lines_of(code: types.CodeType) -> list[str]:
+    """Return the lines of a function: as far as its code goes, and all after that, more indented, or of no code."""
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename)
+    first = code.co_firstlineno - 1
+    end = max(end or line or 0 for line, end, _, _ in code.co_positions())
+    indentation = len(lines[first]) - len(lines[first].lstrip())
+    while end < len(lines):
+        text = lines[end].lstrip()
+        if text and not text.startswith("#") and len(lines[end]) - len(text) <= indentation:
+            break
+        end += 1
+    return lines[first:end]
 
 
 class _Checker:

@@ -570,7 +570,7 @@ class StoreRuntime(NotCopied):
                 pack(buffer, 0, *raws)
                 if is_reference:
                     addresses[handle_place] = cell = mind(new_cell(cell_type), forget)
-                else:
+                elif places:
                     cells = [mind(new_cell(cell_type), forget) for _ in places]
                     for (_, place), each in zip(places, cells, strict=True):
                         addresses[place] = each
@@ -588,15 +588,19 @@ class StoreRuntime(NotCopied):
                     if status or forgotten or set_aside:
                         self.settle(status)
                     return returned
-                values = list(unpack(buffer))
+                results = unpack(buffer)
                 target.spare = own
-                for (number, _), each in zip(places, cells, strict=True):
-                    values[number] = lift(store, values[number], each)
-                for number, type in uncounted:
-                    values[number] = lift_reference(store, type, values[number])
+                if places or uncounted:
+                    values = list(results)
+                    if places:
+                        for (number, _), each in zip(places, cells, strict=True):
+                            values[number] = lift(store, values[number], each)
+                    for number, type in uncounted:
+                        values[number] = lift_reference(store, type, values[number])
+                    results = tuple(values)
                 if status or forgotten or set_aside:
                     self.settle(status)
-                return values[0] if is_single else tuple(values) if values else None
+                return results[0] if is_single else results or None
             finally:
                 lock.owner = outer
 

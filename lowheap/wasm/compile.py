@@ -5,6 +5,9 @@ locals hold SSA values at compile time, and where control joins, phis are made f
 end leaves an edge (where from, which values, which locals); the block's `end` turns its edges into phis. A loop's
 header gets a phi for each of its parameters and for each local that is set inside, which a scan beforehand has found.
 
+A small loop that turns out to count (`counted_loops.py`) is compiled a second time. The first has no polls, and is for
+when it ends soon; the second has.
+
 References are i32 values like any other, but remembered as such: when the function is complete, the liveness pass of
 `jit/safepoints.py` finds out which of them live across which call. What a validator guarantees is relied on here; code
 that cannot be reached is skipped.
@@ -65,6 +68,7 @@ from lowheap.types import (
 )
 from lowheap.wasm import numeric
 from lowheap.wasm.context import ModuleContext
+from lowheap.wasm.counted_loops import Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
     BlockType,
     DecodedModule,
@@ -96,6 +100,10 @@ however deep, would have the frame of both.
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
+
+_MOST_UNPOLLED = 1 << 28
+"""So many instructions of a function may run in loops that count, between two polls: mostly a tenth of a second, and
+some seconds where each fetches from memory what is in no cache."""
 
 
 class ModuleCompiler(ModuleContext):
@@ -337,12 +345,24 @@ class _Edge:
 
 
 @dataclass(slots=True)
+class _Round:
+    """A way on which a loop goes round: where from, at which instruction, and what holds there."""
+
+    source: ir.Block
+    offset: ir.Value | int
+    conditions: list[Condition]
+
+
+@dataclass(slots=True, eq=False)
 class _Label:
     """A control construct that is open: what a branch to it carries and where it goes.
 
     `assigned` are the locals that are set inside. For a loop, `target` is its header and the phis are the header's; for
     anything else, `target` is the block behind its end, whose phis are made there from the edges. A loop that
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
+
+    `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
+    has `rounds`, the ways on which it goes round, without polls as yet. One that is had twice goes on at `joined`.
     """
 
     kind: str
@@ -359,6 +379,13 @@ class _Label:
     goes_round: bool = False
     entry_values: list[ir.Value] = field(default_factory=list)
     entry_locals: list[ir.Value] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+    rounds: list[_Round] | None = None
+    number: int = 0
+    first_block: int = 0
+    before: ir.Block | None = None
+    entry: ir.Block | None = None
+    joined: _Label | None = None
 
     @property
     def arity(self) -> tuple[ValType, ...]:
@@ -367,6 +394,8 @@ class _Label:
 
 
 _OPENING = ("block", "loop", "if")
+
+_LONG_INSTRUCTIONS = frozenset(("call", "call_ref", "array.fill", "array.copy"))
 
 _ALLOCATING_INSTRUCTIONS = frozenset(
     ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed")
@@ -417,13 +446,15 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
-        self._check_stack("stack_poll" if polls else "stack_check")
+        self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
         self.locals: list[ir.Value] = [
             *(self._tag(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
             *(zero(t) for t in self.local_types[len(type.params) :]),
         ]
+        self._next = 0  # the number of the instruction that is compiled next
+        self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
         self.stack: list[tuple[ir.Value, ValType]] = []
         self.labels: list[_Label] = []
         self.is_reachable = True
@@ -431,10 +462,13 @@ class FunctionCompiler(Emitter):
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
-        assigned = self._scan_assigned_locals()
+        self._assigned = self._scan_assigned_locals()
+        self._short_loops = short_loops(self.instructions, self._takes_long) if self.context.interruptible else set()
         self.labels.append(_Label("function", (), self.type.results, 0, [], None))
         skipped = 0  # how many constructs that open in unreachable code are still open
-        for number, instruction in enumerate(self.instructions):
+        while self._next < len(self.instructions):
+            number, instruction = self._next, self.instructions[self._next]
+            self._next += 1
             name = instruction.name
             if not self.is_reachable:
                 if name in _OPENING:
@@ -450,7 +484,7 @@ class FunctionCompiler(Emitter):
             if name in _OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
-                self._open(name, block_type, assigned[number])
+                self._open(name, block_type, number)
             elif (signature := numeric.SIGNATURES.get(name)) is not None:
                 params, result = signature
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
@@ -478,12 +512,26 @@ class FunctionCompiler(Emitter):
                 open_constructs[-1][1].update(inside)
         return found
 
-    def _check_stack(self, event: str) -> None:
+    def _takes_long(self, instruction: Instruction) -> bool:
+        """Whether an instruction may take more than a moment: where calls lead, nobody knows, nor how much dies."""
+        name, operands = instruction.name, instruction.operands
+        if name == "struct.set":
+            type_index, number = operands
+            assert isinstance(type_index, int), "decoded: a type"
+            assert isinstance(number, int), "decoded: a field"
+            return isinstance(self.context.fields(type_index)[number].storage, RefType)
+        if name == "array.set":
+            return isinstance(self.context.element(index_operand(instruction)).storage, RefType)
+        if name == "global.set":
+            return isinstance(self.context.global_types[index_operand(instruction)].storage, RefType)
+        return name in _LONG_INSTRUCTIONS or name in _ALLOCATING_INSTRUCTIONS
+
+    def _check_stack(self, event: str) -> ir.CallInstr:
         """Trap when the frame is beyond the stack limit; what a large one has below, `jit/large_frames.py` counts."""
         function = self.context.events.function(event, VOID, [], ())
         self.context.stack_checks[self.function.name] = self.offset
         with self.event("stack check"):
-            self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
+            return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     @functools.cached_property
     def _most_results(self) -> int:
@@ -556,8 +604,10 @@ class FunctionCompiler(Emitter):
     # ------------------------------------------------------------------------------------------------------------------
     # Control
 
-    def _open(self, kind: str, block_type: BlockType, assigned: list[int]) -> None:
-        condition = self.pop() if kind == "if" else None
+    def _open(self, kind: str, block_type: BlockType, number: int, joined: _Label | None = None) -> None:
+        """Open a construct, at the instruction with this number. A loop's second version goes on at `joined`."""
+        condition = self._truth(self.pop()) if kind == "if" else None
+        assigned = self._assigned[number]
         params = tuple(self.context.canonical(t) for t in block_type.params)
         results = tuple(self.context.canonical(t) for t in block_type.results)
         values = self.pop_many(len(params))
@@ -565,6 +615,9 @@ class FunctionCompiler(Emitter):
         self.labels.append(label)
         if kind == "loop":
             self._loops += 1
+            label.joined = joined
+            if joined is None and number in self._short_loops:
+                self._prepare_to_count(label, values, number)
             before = self.builder.block
             self.builder.branch(label.target)
             self.builder.position_at_end(label.target)
@@ -577,8 +630,9 @@ class FunctionCompiler(Emitter):
             label.entry_locals = self._get_locals(assigned)
             label.otherwise = self.function.append_basic_block("else")
             then = self.function.append_basic_block("then")
-            self.builder.cbranch(self._truth(condition), then, label.otherwise)
+            self.builder.cbranch(condition, then, label.otherwise)
             self.builder.position_at_end(then)
+            label.conditions = [(condition, True)]
         self._push_all(values, params)
 
     @_instruction("else")
@@ -592,6 +646,7 @@ class FunctionCompiler(Emitter):
         """Go on in the else branch of an if, with everything as it was before the if."""
         self.builder.position_at_end(label.otherwise)
         label.otherwise = None
+        label.conditions = [(label.conditions[0][0], False)]
         self.is_reachable = True
         del self.stack[label.height :]
         self._push_all(label.entry_values, label.params)
@@ -605,16 +660,23 @@ class FunctionCompiler(Emitter):
                 self._return(self.pop_many(len(label.results)))
             self.labels.pop()
             return
-        if label.kind == "loop":  # its end is no label; what fell through goes on
-            self._loops -= 1
-            self.labels.pop()
+        if label.kind == "loop":
+            self._end_loop(label)
             return
-        if self.is_reachable:
+        falls_through = self.is_reachable
+        if falls_through:
             self._branch(0, self.pop_many(len(label.results)))
         if label.otherwise is not None:  # an if without an else: parameters are its results
             self._start_otherwise(label)
             self._branch(0, self.pop_many(len(label.results)))
+            falls_through = True
         self.labels.pop()
+        if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
+            self.labels[-1].conditions += label.conditions
+        self._join_edges(label)
+
+    def _join_edges(self, label: _Label) -> None:
+        """Go on behind a construct."""
         self.builder.position_at_end(label.target)
         del self.stack[label.height :]
         if not label.edges:
@@ -632,6 +694,85 @@ class FunctionCompiler(Emitter):
         ]
         self._push_all(values, label.results)
         self._set_locals(label.assigned, locals)
+
+    # A loop's end is no label; what fell through goes on. If it is had twice, it goes on where both meet.
+
+    def _end_loop(self, label: _Label) -> None:
+        self._loops -= 1
+        self.labels.pop()
+        counting = None if label.rounds is None else self._find_counting(label)
+        if counting is not None:
+            target = self.function.append_basic_block("loop end")
+            label.joined = _Label("block", (), label.results, label.height, label.assigned, target)
+        if label.joined is not None:
+            if self.is_reachable:
+                self._leave_for(label.joined, self.pop_many(len(label.results)))
+                self.builder.branch(label.joined.target)
+            if counting is None:
+                self._join_edges(label.joined)
+            else:
+                self._begin_second(label, counting)
+
+    def _prepare_to_count(self, label: _Label, values: list[ir.Value], number: int) -> None:
+        """Before a loop that may turn out to count, leave a place to decide that it does."""
+        label.rounds, label.number = [], number
+        label.entry_values, label.entry_locals = values, self._get_locals(label.assigned)
+        label.first_block = len(self.function.blocks) - 1
+        label.before = self.builder.block
+        label.entry = self.function.append_basic_block("loop entry")
+        self.builder.position_at_end(label.entry)
+
+    def _find_counting(self, label: _Label) -> Counting | None:
+        """How a loop counts, now that it is complete. If it does not, or has polled, it is entered as any other is."""
+        assert label.rounds is not None, "prepared"
+        inside = set(map(id, self.function.blocks[label.first_block :]))
+
+        def is_fixed(value: ir.Value) -> bool:
+            array = self._length_of(value)
+            value = value if array is None else array
+            return not isinstance(value, ir.Instruction) or id(value.parent) not in inside
+
+        conditions = [each.conditions for each in label.rounds]
+        counting = find_counting((*label.value_phis, *label.local_phis), conditions, is_fixed)
+        if counting is None:
+            block, offset = self.builder.block, self.offset
+            for each in label.rounds:
+                self.builder.position_before(each.source.terminator)
+                self.offset = each.offset
+                self._poll()
+            self.builder.position_at_end(label.before)
+            self.builder.branch(label.entry)
+            self.builder.position_at_end(block)
+            self.offset = offset
+        return counting
+
+    def _length_of(self, value: ir.Value) -> ir.Value | None:
+        """The array that a value is the length of."""
+        return self._lengths.get(id(value))
+
+    def _begin_second(self, label: _Label, counting: Counting) -> None:
+        """Have a loop that counts a second time, with polls, for when it does not end soon."""
+        second = self.function.append_basic_block("long loop")
+        self.builder.position_at_end(label.before)
+        limit, array = counting.limit, self._length_of(counting.limit)
+        if array is not None:
+            is_array = self.function.append_basic_block()
+            self.builder.cbranch(self.is_null(array), second, is_array)
+            self.builder.position_at_end(is_array)
+            limit = self._call_event("array_len", I32, [array], False)
+        soon = ends_soon(self.builder, counting, limit, _MOST_UNPOLLED // len(self.instructions))
+        self.builder.cbranch(soon, label.entry, second)
+        self.builder.position_at_end(second)
+        self.is_reachable = True
+        del self.stack[label.height :]
+        self._push_all(label.entry_values, label.params)
+        self._set_locals(label.assigned, label.entry_locals)
+        block_type = self.instructions[label.number].operands[0]
+        assert isinstance(block_type, BlockType), "decoded: a loop has a block type"
+        self._open("loop", block_type, label.number, label.joined)
+        self.name, self._next = "loop", label.number + 1
+        # So that there is no end of calls of this function, each with loops that end soon.
+        self._stack_check.replace_callee(self.context.events.function("stack_poll", VOID, [], ()))
 
     def _join(self, type: ValType, incoming: list[tuple[ir.Value, ir.Block]]) -> ir.Value:
         """Return the value where edges meet: the one that all bring, or a phi."""
@@ -661,8 +802,13 @@ class FunctionCompiler(Emitter):
         """Note what an edge from the current block to a label brings there. Where a loop goes round, poll first."""
         if label.kind == "loop":
             label.goes_round = True
-            if not label.is_polled:
+            if label.is_polled:
+                pass
+            elif label.rounds is None:
                 self._poll()
+            else:
+                conditions = [each for inside in self.labels[self.labels.index(label) :] for each in inside.conditions]
+                label.rounds.append(_Round(self.builder.block, self.offset, conditions))
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
@@ -683,10 +829,12 @@ class FunctionCompiler(Emitter):
         taken, proceed = self.function.append_basic_block(), self.function.append_basic_block()
         self.builder.cbranch(condition, taken, proceed)
         self.builder.position_at_end(taken)
+        label = self.labels[-1]
+        label.conditions.append((condition, True))
         self._branch(depth, values)
+        label.conditions[-1] = condition, False
         self.builder.position_at_end(proceed)
         self.is_reachable = True
-        label = self.labels[-1]
         is_on_null = "null" in self.name or self._previous == "ref.is_null"
         if is_on_null and label.kind == "loop" and depth and not (label.is_polled or label.goes_round):
             # Behind the test, rather than before the loop goes round: that there is no next cell, say, was found out
@@ -809,7 +957,10 @@ class FunctionCompiler(Emitter):
     def _call_function(self, index: int) -> None:
         type = self.context.function_types[index]
         imported = len(self.context.imported_functions)
+        label = self.labels[-1]
         if index >= imported:
+            if index in self.context.polling_functions and label.kind == "loop" and not label.goes_round:
+                label.is_polled = True
             callee = self.context.functions[index - imported]
             self._call(callee, self.vmctx, type, may_collect=index in self.context.collecting_functions)
             return
@@ -1108,7 +1259,9 @@ class FunctionCompiler(Emitter):
     @_instruction("array.len")
     def _array_len(self) -> None:
         array, may_be_null = self._pop_nullable()
-        self.push(self._call_event("array_len", I32, [array], may_be_null), NumType.I32)
+        length = self._call_event("array_len", I32, [array], may_be_null)
+        self._lengths[id(length)] = array
+        self.push(length, NumType.I32)
 
     @_instruction("array.fill")
     def _array_fill(self, type_index: int) -> None:

@@ -26,11 +26,11 @@ NODE_NAMES = {0: "left", 1: "tag", 2: "value", 3: "right"}
 class World:
     """A store whose types are registered behind `shift` others, so that equal types have other indices.
 
-    In a heap of few bytes, few blocks are carved at once, so that what is in it lies close together.
+    In a heap of few bytes, few blocks are carved at once, so that what is in it lies close together, and little else.
     """
 
     shift: int = 0
-    initial_heap_size: int | None = None
+    initial_heap_size: int = 1 << 14
     collector: Any = None
     store: lh.Store = field(init=False)
     types: list[int] = field(init=False)
