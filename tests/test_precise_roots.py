@@ -1463,7 +1463,8 @@ def test_values_on_their_way_live(barriers: str, opt_level: int, runtime: str, e
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_list_that_has_grown_long_is_swept_in_the_middle_of_lowering_arguments(runtime: str) -> None:
-    with scene(PASSING, HOST, on=engine(runtime=runtime), initial_heap_size=1 << 20) as stage:
+    size = 2 * LIST_FLOOR * block_length(HEADER_SIZE + 4)  # so that the list is what a collection is for, not the room
+    with scene(PASSING, HOST, on=engine(runtime=runtime), initial_heap_size=size) as stage:
         exports = stage.exports
         structs = [exports["make"](1), exports["make"](2)]
         exports["lengthen_list"](LIST_FLOOR)
