@@ -362,8 +362,8 @@ class _Label:
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
 
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
-    has `rounds`, the ways on which it goes round, without polls as yet; when complete, the ids of its `blocks`. One that
-    is had twice goes on at `joined`.
+    has `rounds`, the ways on which it goes round, without polls as yet; when complete, the ids of its `blocks`. One
+    that is had twice goes on at `joined`.
     """
 
     kind: str
