@@ -19,7 +19,9 @@
 ;;
 ;; `latest` returns the payload of the newest record, and `reset` clears the globals.
 ;;
-;;     lowheap run examples/callbacks.wat --invoke run 10     (needs the host functions: see tests/support/example_programs.py)
+;;     lowheap run examples/callbacks.wat --invoke run 10
+;;
+;; That needs the host functions; tests/support/example_programs.py has them.
 (module $callbacks
   (import "host" "fetch" (func $fetch (param $number i32) (result externref)))
   (import "host" "log" (func $log (param $value externref)))

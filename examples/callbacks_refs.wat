@@ -14,7 +14,9 @@
 ;; anew, though it may be on the list already), the same object in wasm's frames and in the host's hands, writes by
 ;; the host.
 ;;
-;;     lowheap run examples/callbacks_refs.wat --invoke run 10     (needs `swap`: see tests/support/example_programs.py)
+;;     lowheap run examples/callbacks_refs.wat --invoke run 10
+;;
+;; That needs `swap`; tests/support/example_programs.py has it.
 (module $callbacks_refs
   (rec
     (type $pair (struct

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from support.combinations import examples
 
 import lowheap as lh
 from benchmarks import (
@@ -52,15 +53,37 @@ def test_what_dies_in_disorder_is_put_in_order(swaps: int, passes: int) -> None:
         assert (store.stats().live_objects, store.stats().coalescings) == (0, passes)
 
 
+def by_some(suite: list[programs.Program]) -> list[programs.Program]:
+    """Each program with lowheap and the one of its other contenders that has had the fewest; with all in a full run."""
+    used = dict.fromkeys(ALL, 0)
+    chosen = []
+    for program in suite:
+        others = sorted((name for name in program.contenders if name != programs.NATIVE), key=used.__getitem__)
+        for name in others[:1]:
+            used[name] += 1
+        kept = {programs.NATIVE, *others[: examples(1, len(ALL))]}
+        contenders = tuple(name for name in program.contenders if name in kept)
+        chosen.append(replace(program, contenders=contenders))
+    assert all(used[name] for name in ALL if name != programs.NATIVE)
+    return chosen
+
+
 @pytest.mark.long
-def test_a_whole_run_at_tiny_sizes(tmp_path: Path) -> None:
-    """One test, for the run takes its time, and tests that share it may be spread over processes."""
-    tiny = run.run("tiny", rounds=2)
+def test_all_programs_at_tiny_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = by_some(programs.suite("tiny"))
+    monkeypatch.setattr(programs, "suite", lambda scale: suite)
+    tiny = run.run("tiny", rounds=2, parts=(run.PROGRAMS,))
     every_contender_agrees_and_none_is_missing(tiny)
     lowheap_and_the_wheels_that_make_test_installs_take_part(tiny)
     results_are_those_of_arithmetic(tiny)
     a_deep_drop_frees_everything(tiny)
     the_largest_live_size_is_known(tiny)
+
+
+@pytest.mark.long
+def test_a_whole_run_at_tiny_sizes_of_one_program(tmp_path: Path) -> None:
+    """One test, for the run takes its time, and tests that share it may be spread over processes."""
+    tiny = run.run("tiny", rounds=2, only=("scalar_call",))
     instructions_are_counted(tiny)
     every_kind_is_compiled_at_every_size(tiny)
     everything_is_done_from_python(tiny)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import combinations
-from support.combinations import pairwise, sample
+from support.combinations import by_turns, pairwise, sample
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +38,21 @@ def test_names_and_marks_of_parameters_are_kept() -> None:
     slow = pytest.mark.long
     (one, *_) = pairwise([pytest.param(1, 2, id="one", marks=slow)], [pytest.param(3, id="three")])
     assert (one.values, one.id, list(one.marks)) == ((1, 2, 3), "one-three", [slow])
+
+
+def test_every_pair_of_what_is_not_left_to_a_full_run_is_needed() -> None:
+    rows = [pytest.param(number, marks=() if number % 5 == 0 else pytest.mark.full) for number in range(20)]
+    found = pairwise(rows, "abcd", "xy")
+    assert len(found) == 20 * 4 * 2
+    for (i, one), (j, other) in itertools.combinations(enumerate([range(0, 20, 5), "abcd", "xy"]), 2):
+        assert {(each[i], each[j]) for each in needed(found)} == set(itertools.product(one, other))
+    assert needed(pairwise([pytest.param(1, marks=pytest.mark.full)], "ab")) == []
+
+
+def test_every_value_has_one_way_by_turns() -> None:
+    found = by_turns(range(5), "ab")
+    assert [each.values for each in found] == list(itertools.product(range(5), "ab"))
+    assert needed(found) == [(0, "a"), (1, "b"), (2, "a"), (3, "b"), (4, "a")]
 
 
 @given(st.integers(0, 30), st.integers(1, 40))

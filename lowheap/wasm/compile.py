@@ -713,7 +713,7 @@ class FunctionCompiler(Emitter):
         self.labels.pop()
         counting = None if label.rounds is None else self._find_counting(label)
         if counting is not None:
-            target = self.function.append_basic_block("loop end")
+            target = self.function.append_basic_block("loop_end")
             label.joined = _Label("block", (), label.results, label.height, label.assigned, target)
         if label.joined is not None:
             if self.is_reachable:
@@ -730,7 +730,7 @@ class FunctionCompiler(Emitter):
         label.entry_values, label.entry_locals = values, self._get_locals(label.assigned)
         label.first_block = len(self.function.blocks) - 1
         label.before = self.builder.block
-        label.entry = self.function.append_basic_block("loop entry")
+        label.entry = self.function.append_basic_block("loop_entry")
         self.builder.position_at_end(label.entry)
 
     def _find_counting(self, label: _Label) -> Counting | None:
@@ -762,7 +762,7 @@ class FunctionCompiler(Emitter):
 
     def _begin_second(self, label: _Label, counting: Counting) -> None:
         """Have a loop that counts a second time, with polls, for when it does not end soon."""
-        second = self.function.append_basic_block("long loop")
+        second = self.function.append_basic_block("long_loop")
         self.builder.position_at_end(label.before)
         self._twice += 1
         limit, array = counting.limit, self._length_of(counting.limit)

@@ -18,12 +18,21 @@ from allpairspy import AllPairs
 def pairwise(*axes: Sequence[Any]) -> list[ParameterSet]:
     """Return every combination of a value of each axis, for `parametrize`; those that no pair needs are marked `full`.
 
-    Axes may hold `pytest.param`s.
+    Axes may hold `pytest.param`s. Pairs with one that is itself marked `full` are not needed.
     """
     numbers = [range(len(axis)) for axis in axes]
     combinations = list(itertools.product(*numbers))
-    needed = {tuple(each) for each in AllPairs([list(each) for each in numbers])} if len(axes) > 1 else {*combinations}
+    common = [
+        [number for number in each if not _is_left_out(axis[number])] for axis, each in zip(axes, numbers, strict=True)
+    ]
+    needed = (
+        {tuple(each) for each in AllPairs(common)} if len(axes) > 1 and all(common) else {*itertools.product(*common)}
+    )
     return [_parameters(axes, each, is_full=each not in needed) for each in combinations]
+
+
+def _is_left_out(value: Any) -> bool:
+    return isinstance(value, ParameterSet) and any(getattr(mark, "name", "") == "full" for mark in value.marks)
 
 
 def by_turns(values: Iterable[Any], ways: Sequence[Any]) -> list[ParameterSet]:

@@ -785,6 +785,8 @@ class Generator:
             options.append((1.5, lambda: self.array_statement(depth)))
         if knots := self.knots():
             options.append((1, lambda: self.tie(*self.pick(knots), depth)))
+        if losses := self.losses():
+            options.append((1, lambda: self.lose(*self.pick(losses), depth)))
         if self.labels:
             options.append((1.5, lambda: self.branch(depth)))
         return self.choose(options)
@@ -826,6 +828,25 @@ class Generator:
         if definition.is_struct:
             return Node("", [made, Node(f"struct.set {definition.name} {number}", [target, value])])
         return Node("", [made, Node(f"array.set {definition.name}", [target, self.index(depth), value])])
+
+    def losses(self) -> list[tuple[Global, str, TypeDefinition]]:
+        """Globals that can be cleared, with locals that can have what is in them, and the type of that."""
+        return [
+            (each, name, self.by_name[each.type.heap])
+            for each in self.globals
+            if each.mutable and isinstance(each.type, Ref) and each.type.nullable and each.type.heap in self.by_name
+            for name, local in self.function.locals
+            if local == each.type
+        ]
+
+    def lose(self, source: Global, name: str, definition: TypeDefinition, depth: int) -> Node:
+        """Read a global that alone holds an object, and clear it: from then on only a frame holds the object."""
+        assert isinstance(source.type, Ref), "chosen so"
+        made = Node(f"global.set {source.name}", [self.new(definition, depth, source.type)])
+        take = Node(f"local.set {name}", [Node(f"global.get {source.name}")])
+        clear = Node(f"global.set {source.name}", [self.null(source.type)])
+        collect = [Node("call $host_tick") for _ in range(2)]
+        return Node("", [made, collect[0], take, clear, collect[1], self.look_at(name, definition)])
 
     def array_statement(self, depth: int) -> Node:
         arrays = [each for each in self.types if not each.is_struct and each.fields[0][1]]
