@@ -18,7 +18,7 @@ from llvmlite import ir
 
 import lowheap as lh
 from lowheap.wasm import compile as compile_module
-from lowheap.wasm import counted_loops
+from lowheap.wasm import counted_loops, events
 from lowheap.wasm import module as wasm_module
 from lowheap.wasm.counted_loops import LONGEST_BODY, Counting, ends_soon
 
@@ -444,3 +444,35 @@ def test_a_loop_that_calls_what_polls_does_not_poll_itself() -> None:
     functions = emitted(source).split("\ndefine ")
     polls = [each.count('call void @"lowheap.poll"') for each in functions if '@"wasm.' in each.split("\n")[0]]
     assert polls == [0, 0, 1, 2]
+
+
+def test_what_a_loop_has_twice_counts_once() -> None:
+    """Two loops that read a reference, where no more are inlined: each of both versions inlines it all the same."""
+    loops = while_loop(f"(i32.lt_u {AT} {N})", f"(drop (array.get $cells (local.get $a) {AT})) {UP}", "") * 2
+    source = f"""(module (type $cells (array (mut anyref)))
+      (func (export "f") (param $i i32) (param $n i32) (param $a (ref $cells)) {loops}))"""
+    with mock.patch.object(events, "MOST_INLINED", 2), mock.patch.object(events, "MOST_IN_LOOPS", 2):
+        reads = [line for line in emitted(source).splitlines() if 'call i32 @"lowheap.array_get' in line]
+    assert [("alwaysinline" in line, "noinline" in line) for line in reads] == [(True, False)] * 4
+
+
+def test_of_many_loops_only_some_are_had_twice() -> None:
+    """What LLVM needs for a function grows with more than its length."""
+    loops = while_loop(f"(i32.lt_u {AT} {N})") * 3
+    source = f"""(module (func (export "f") (param $i i32) (param $n i32) (local $h i32) {loops})
+      (func (export "g") (param $i i32) (param $n i32) (local $h i32) {loops}))"""
+    with finding() as found, mock.patch.object(compile_module, "MOST_TWICE", 2):
+        text = emitted(source)
+    assert [name for name, *_ in found] == ["0", "0", "1", "1"]
+    assert text.count('call void @"lowheap.poll"') == 6
+
+
+def test_an_array_is_not_held_for_a_length_that_is_known() -> None:
+    """The length was read, and the array let go of, before the loop."""
+    source = f"""(module (type $numbers (array (mut i32)))
+      (func (export "before") (param $i i32) (param $a (ref null $numbers)) (local $h i32) (local $n i32)
+        (local.set $n (array.len (local.get $a))) {while_loop(f"(i32.lt_u {AT} {N})")})
+      (func (export "inside") (param $i i32) (param $a (ref null $numbers)) (local $h i32)
+        {while_loop(f"(i32.lt_u {AT} (array.len (local.get $a)))")}))"""
+    functions = [each for each in emitted(source).split("\ndefine ") if '@"wasm.' in each.split("\n")[0]]
+    assert [each.count('call i32 @"lowheap.array_len') for each in functions] == [1, 3]

@@ -24,7 +24,7 @@ from llvmlite import binding, ir
 
 from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
-from lowheap.jit import large_frames, stackmaps
+from lowheap.jit import large_frames, stackmaps, wide_division
 from lowheap.jit.call_sites import CallSites
 from lowheap.jit.signatures import IMPORTED_SYMBOLS
 from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
@@ -147,6 +147,14 @@ def _own_machine(opt_level: int) -> binding.TargetMachine:
 def _lljit(number: int) -> binding.LLJIT:
     """The JIT of so many; those before it are kept by what is linked by them."""
     return binding.create_lljit_compiler(target_machine(), use_jit_link=True)
+
+
+@functools.cache
+def _wide_divisions() -> LoadedCode:
+    """Compile 128-bit division, once in this process."""
+    module = ir.Module("lowheap.wide_division")
+    wide_division.emit(module)
+    return LoadedCode(compile(module, wide_division.WIDE_DIVISIONS))
 
 
 @functools.cache
@@ -313,6 +321,9 @@ class LoadedCode(NotCopied):
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
+        for name in wide_division.WIDE_DIVISIONS:
+            if name.encode() in code.object and name not in code.symbols:
+                builder.import_symbol(name, _wide_divisions().address(name))
         for name in (*code.symbols, *((FUNCTIONS_GLOBAL,) if has_statepoints else ())):
             builder.export_symbol(name)
         with _lock:

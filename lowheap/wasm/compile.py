@@ -68,7 +68,7 @@ from lowheap.types import (
 )
 from lowheap.wasm import numeric
 from lowheap.wasm.context import ModuleContext
-from lowheap.wasm.counted_loops import Condition, Counting, ends_soon, find_counting, short_loops
+from lowheap.wasm.counted_loops import MOST_TWICE, Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
     BlockType,
     DecodedModule,
@@ -362,7 +362,8 @@ class _Label:
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
 
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
-    has `rounds`, the ways on which it goes round, without polls as yet. One that is had twice goes on at `joined`.
+    has `rounds`, the ways on which it goes round, without polls as yet; when complete, the ids of its `blocks`. One
+    that is had twice goes on at `joined`.
     """
 
     kind: str
@@ -383,6 +384,7 @@ class _Label:
     rounds: list[_Round] | None = None
     number: int = 0
     first_block: int = 0
+    blocks: frozenset[int] = frozenset()
     before: ir.Block | None = None
     entry: ir.Block | None = None
     joined: _Label | None = None
@@ -391,6 +393,10 @@ class _Label:
     def arity(self) -> tuple[ValType, ...]:
         """The types of what a branch to the label carries."""
         return self.params if self.kind == "loop" else self.results
+
+    def is_before(self, value: ir.Value) -> bool:
+        """Whether a value is there before the loop, which is complete."""
+        return not isinstance(value, ir.Instruction) or id(value.parent) not in self.blocks
 
 
 _OPENING = ("block", "loop", "if")
@@ -442,6 +448,8 @@ class FunctionCompiler(Emitter):
         self.context = module
         self._sites = module.events.begin(runs_once=runs_once)
         self._loops = 0  # how many are open
+        self._twice = 0  # how many loops are had twice
+        self._again = False  # whether this is in a loop's second version
         self.type = type
         self.instructions = instructions
         self.references: list[ir.Value] = []
@@ -598,6 +606,7 @@ class FunctionCompiler(Emitter):
                 args,
                 static,
                 in_loop=self._loops > 0,
+                again=self._again,
                 is_one_of_many=is_one_of_many,
             )
 
@@ -616,7 +625,8 @@ class FunctionCompiler(Emitter):
         if kind == "loop":
             self._loops += 1
             label.joined = joined
-            if joined is None and number in self._short_loops:
+            self._again = joined is not None
+            if joined is None and number in self._short_loops and self._twice < MOST_TWICE:
                 self._prepare_to_count(label, values, number)
             before = self.builder.block
             self.builder.branch(label.target)
@@ -699,6 +709,7 @@ class FunctionCompiler(Emitter):
 
     def _end_loop(self, label: _Label) -> None:
         self._loops -= 1
+        self._again = False
         self.labels.pop()
         counting = None if label.rounds is None else self._find_counting(label)
         if counting is not None:
@@ -725,12 +736,11 @@ class FunctionCompiler(Emitter):
     def _find_counting(self, label: _Label) -> Counting | None:
         """How a loop counts, now that it is complete. If it does not, or has polled, it is entered as any other is."""
         assert label.rounds is not None, "prepared"
-        inside = set(map(id, self.function.blocks[label.first_block :]))
+        label.blocks = frozenset(map(id, self.function.blocks[label.first_block :]))
 
         def is_fixed(value: ir.Value) -> bool:
             array = self._length_of(value)
-            value = value if array is None else array
-            return not isinstance(value, ir.Instruction) or id(value.parent) not in inside
+            return label.is_before(value) or (array is not None and label.is_before(array))
 
         conditions = [each.conditions for each in label.rounds]
         counting = find_counting((*label.value_phis, *label.local_phis), conditions, is_fixed)
@@ -754,8 +764,10 @@ class FunctionCompiler(Emitter):
         """Have a loop that counts a second time, with polls, for when it does not end soon."""
         second = self.function.append_basic_block("long_loop")
         self.builder.position_at_end(label.before)
+        self._twice += 1
         limit, array = counting.limit, self._length_of(counting.limit)
-        if array is not None:
+        # A length that was read before is not read again: the array may live no longer.
+        if array is not None and not label.is_before(limit):
             is_array = self.function.append_basic_block()
             self.builder.cbranch(self.is_null(array), second, is_array)
             self.builder.position_at_end(is_array)

@@ -25,6 +25,9 @@ from lowheap.wasm.decode import Instruction
 LONGEST_BODY = 100
 """A loop of more instructions is not had twice: a poll is next to nothing in it."""
 
+MOST_TWICE = 100
+"""So many loops of one function are had twice at most: the time that LLVM needs is more than linear in their number."""
+
 _NEGATED = {"eq": "ne", "ne": "eq"}
 _SWAPPED = {"eq": "eq", "ne": "ne"}
 for _sign in "su":

@@ -533,17 +533,18 @@ def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type
 
 @dataclass(slots=True)
 class _Read:
-    """A call of an event that reads a reference: what its function was made for, and whether it is in a loop."""
+    """A call of an event that reads a reference: what its function was made for, and where it is, see `_Sites`."""
 
     call: ir.CallInstr
     event: str
     static: Sequence[Static]
     in_loop: bool
+    again: bool
 
 
 @dataclass(slots=True)
 class _Sites:
-    """The calls of events in one function: of tiny ones, in its loops, and all others.
+    """The calls of events in one function: of tiny ones, in its loops, in a loop's second version, and all others.
 
     Where the collector asks how long a reference that it reads is held: the reads, and what each call writes, by id.
     """
@@ -551,6 +552,7 @@ class _Sites:
     runs_once: bool
     tiny: list[ir.CallInstr] = field(default_factory=list)
     in_loops: list[ir.CallInstr] = field(default_factory=list)
+    again: list[ir.CallInstr] = field(default_factory=list)
     others: list[ir.CallInstr] = field(default_factory=list)
     reads: list[_Read] = field(default_factory=list)
     writes: dict[int, Writes] = field(default_factory=dict)
@@ -588,10 +590,12 @@ class EventFunctions:
         static: Sequence[Static],
         *,
         in_loop: bool,
+        again: bool = False,
         is_one_of_many: bool = False,
     ) -> ir.CallInstr:
         """Emit a call of an event's function, which is made at its first use.
 
+        `again`: in the second version of a loop that is had twice.
         `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
         """
         if event in _SHAPED:
@@ -610,17 +614,19 @@ class EventFunctions:
             sites.writes[id(call)] = _WRITING.get(event, Writes.NONE) if is_reference else Writes.NONE
             if event in _READING and is_reference:
                 # Which function it calls, and where it belongs, is known when the caller is complete.
-                sites.reads.append(_Read(call, event, static, in_loop))
+                sites.reads.append(_Read(call, event, static, in_loop, again))
                 return call
         if is_one_of_many:
             call.attributes.add("noinline")
         else:
-            self._add(sites, call, in_loop)
+            self._add(sites, call, in_loop, again)
         return call
 
-    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool) -> None:
+    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool, again: bool) -> None:
         if call.callee.name in self._tiny:
             sites.tiny.append(call)
+        elif again:
+            sites.again.append(call)
         else:
             (sites.in_loops if in_loop else sites.others).append(call)
 
@@ -652,7 +658,7 @@ class EventFunctions:
             if lifetime != UNKNOWN:
                 types = [arg.type for arg in read.call.args[2:]]
                 read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
-            self._add(sites, read.call, read.in_loop)
+            self._add(sites, read.call, read.in_loop, read.again)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
@@ -662,6 +668,7 @@ class EventFunctions:
         - A barrier set whose `called` is true has the larger ones called everywhere.
         - In a function with no more than `MOST_INLINED` of them they are inlined. If there are more, those in its loops
           are inlined, if they are not too many themselves, and the rest is called.
+        - What a loop's second version has is not counted: it is inlined where the loops of its function have theirs.
         - If that leaves more than `MOST_OUTSIDE_LOOPS` to be inlined outside of the loops of the module's functions,
           all those are called instead; likewise with `MOST_IN_LOOPS`.
 
@@ -670,6 +677,7 @@ class EventFunctions:
         never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.collector.called)
         always = self._inline == "always"
         in_loops: list[ir.CallInstr] = []
+        again: list[ir.CallInstr] = []
         others: list[ir.CallInstr] = []
         for sites in self._functions_with_sites:
             _mark(sites.tiny, always or not sites.runs_once)
@@ -680,13 +688,14 @@ class EventFunctions:
                 may_inline_loops = may_inline = always
             for calls, may, chosen in (
                 (sites.in_loops, may_inline_loops, in_loops),
+                (sites.again, may_inline_loops, again),
                 (sites.others, may_inline, others),
             ):
                 if may:
                     chosen += calls
                 else:
                     _mark(calls, False)
-        _mark(in_loops, always or len(in_loops) <= MOST_IN_LOOPS)
+        _mark(in_loops + again, always or len(in_loops) <= MOST_IN_LOOPS)
         _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
 
     def function(
