@@ -24,9 +24,9 @@ from llvmlite import binding, ir
 
 from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
-from lowheap.jit import large_frames, stackmaps, wide_division
+from lowheap.jit import large_frames, stackmaps
 from lowheap.jit.call_sites import CallSites
-from lowheap.jit.signatures import IMPORTED_SYMBOLS
+from lowheap.jit.signatures import IMPORTED_SYMBOLS, WIDE_DIVISIONS
 from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
 from lowheap.representation import short_repr
 
@@ -152,9 +152,11 @@ def _lljit(number: int) -> binding.LLJIT:
 @functools.cache
 def _wide_divisions() -> LoadedCode:
     """Compile 128-bit division, once in this process."""
+    from lowheap.jit import wide_division  # here, because hardly any code from a cache needs it
+
     module = ir.Module("lowheap.wide_division")
     wide_division.emit(module)
-    return LoadedCode(compile(module, wide_division.WIDE_DIVISIONS))
+    return LoadedCode(compile(module, WIDE_DIVISIONS))
 
 
 @functools.cache
@@ -321,7 +323,7 @@ class LoadedCode(NotCopied):
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name in wide_division.WIDE_DIVISIONS:
+        for name in WIDE_DIVISIONS:
             if name.encode() in code.object and name not in code.symbols:
                 builder.import_symbol(name, _wide_divisions().address(name))
         for name in (*code.symbols, *((FUNCTIONS_GLOBAL,) if has_statepoints else ())):

@@ -15,6 +15,8 @@ LONGJMP = "_longjmp"
 """The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
 IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
 """libc's functions that every module may call."""
+WIDE_DIVISIONS = ("__udivti3", "__umodti3")
+"""LLVM's names for division of 128-bit integers, quotient and remainder: see `wide_division.py`."""
 
 TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""

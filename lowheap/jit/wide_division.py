@@ -9,17 +9,16 @@ from __future__ import annotations
 from llvmlite import ir
 
 from lowheap.jit.emit import I1, I64, NativeFunction
-
-WIDE_DIVISIONS = QUOTIENT, REMAINDER = "__udivti3", "__umodti3"
-"""LLVM's names for the functions, on every system."""
+from lowheap.jit.signatures import WIDE_DIVISIONS
 
 _I128 = ir.IntType(128)
 
 
 def emit(module: ir.Module) -> None:
     """Define the two functions in a module."""
-    _define(module, QUOTIENT, is_remainder=False)
-    _define(module, REMAINDER, is_remainder=True)
+    quotient, remainder = WIDE_DIVISIONS
+    _define(module, quotient, is_remainder=False)
+    _define(module, remainder, is_remainder=True)
 
 
 def _define(module: ir.Module, name: str, *, is_remainder: bool) -> None:
