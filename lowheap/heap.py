@@ -84,7 +84,8 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.memory import Mapping, Memory
-from lowheap.native import Heap, note, tables
+from lowheap.native import Heap, Native, note, tables
+from lowheap.native.function import Replacements
 from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
 from lowheap.verification import problems_of
 
@@ -254,7 +255,7 @@ class DrcHeap(NotCopied):
         """What an allocation does about the externrefs that died, before it gives up; a store runs finalizers, too."""
         self.is_interrupted: Callable[[], bool] = bool
         """Whether code on the stack was interrupted where nothing is known of its frames; a store knows."""
-        self.replacements: dict[Any, Callable[..., Any]] = {}
+        self.replacements = Replacements()
         """What stands in the place of the collector's functions on this heap; see `native.Heap.replacements`."""
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -333,12 +334,13 @@ class DrcHeap(NotCopied):
         self.attached.replacements = self.replacements
         policy = self._allocator
         if not isinstance(policy, SegregatedFit):
-            self.replacements |= {  # lengths are rounded, and stay so
+            replaced: dict[Native[..., Any], Callable[..., Any]] = {  # lengths are rounded, and stay so
                 free_lists.give_back: policy.free,
                 free_lists.find_block: lambda length: policy.allocate(length) or NULL,
                 free_lists.carve: lambda length: policy.allocate(length) or NULL,
                 free_lists.coalesce: policy.coalesce,
             }
+            self.replacements.update(replaced)
 
     @property
     def policy(self) -> Allocator:

@@ -17,11 +17,13 @@ import functools
 import mmap
 import os
 import sys
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.layout import HEAP_GUARD, HEAP_RESERVATION, MAXIMUM_CAPACITY
+
+_sizeof = ctypes.sizeof
 
 _Data = TypeVar("_Data", bound="ctypes._CData")
 
@@ -73,11 +75,14 @@ class Mapping(NotCopied):
 
         Raises HeapError when it would not lie within the mapping.
         """
-        if not 0 <= offset <= self.size - ctypes.sizeof(data):
+        if not 0 <= offset <= self.size - _sizeof(data):
             raise HeapError(f"{data.__name__} at {offset:#x} is not within a mapping of {self.size:#x} bytes")
-        if self._mmap.closed:
-            raise HeapError(f"{data.__name__} at {offset:#x} cannot be seen: the memory is unmapped")
-        return cast(_Data, cast(Any, data).from_buffer(self._mmap, offset))
+        laid: Any = data
+        try:
+            view: _Data = laid.from_buffer(self._mmap, offset)
+        except ValueError:
+            raise HeapError(f"{data.__name__} at {offset:#x} cannot be seen: the memory is unmapped") from None
+        return view
 
     def read(self, offset: int, length: int) -> bytes:
         """Return a copy of `length` bytes at `offset`. HeapError when they are not within the mapping."""

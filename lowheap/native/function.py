@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from lowheap.native.check import Checked, HeapType, NativeError, check
+from lowheap.native.check import Checked, NativeError, check
 from lowheap.native.run import python_function
 
 _P = ParamSpec("_P")
@@ -62,6 +62,8 @@ class Native(Generic[_P, _R]):
         self._checked: Checked | None = None
         self._is_being_checked = False
         self._run: Callable[..., Any] = self._first_run
+        self._python: Callable[..., Any] | None = None
+        self._is_replaced = False
 
     @property
     def checked(self) -> Checked:
@@ -113,14 +115,16 @@ class Native(Generic[_P, _R]):
 
     def _first_run(self, *args: Any) -> Any:
         with _checking:  # CPython up to 3.12 counts the depth of syntax trees in one place for all threads
-            python = python_function(self.checked)
-        self._run = self._replaceable(python) if self._takes_heap else python
+            self._python = python_function(self.checked)
+        self._run = self._replaceable(self._python) if self._is_replaced else self._python
         return self._run(*args)
 
-    @property
-    def _takes_heap(self) -> bool:
-        parameters = self.checked.parameters
-        return bool(parameters) and isinstance(parameters[0].type, HeapType)
+    def expect_replacement(self) -> None:
+        """From now on, some heap has something else in the place of this function, which takes a heap."""
+        if not self._is_replaced:
+            self._is_replaced = True
+            if self._python is not None:
+                self._run = self._replaceable(self._python)
 
     def _replaceable(self, python: Callable[..., Any]) -> Callable[..., Any]:
         """Have `Heap.replacements` looked at first."""
@@ -148,6 +152,20 @@ class Native(Generic[_P, _R]):
     def __repr__(self) -> str:
         """Return the function's full name."""
         return f"<native {self.__module__}.{self.name}>"
+
+
+class Replacements(dict[Native[..., Any], Callable[..., Any]]):
+    """What stands in the place of functions on one heap. Only functions that are in one are looked up in them."""
+
+    def __setitem__(self, function: Native[..., Any], replacement: Callable[..., Any]) -> None:
+        """Have a function replaced by what takes its arguments without the heap."""
+        function.expect_replacement()
+        super().__setitem__(function, replacement)
+
+    def update(self, others: Mapping[Native[..., Any], Callable[..., Any]]) -> None:  # type: ignore[override]  # one way
+        """Have several functions replaced."""
+        for function, replacement in others.items():
+            self[function] = replacement
 
 
 def native(function: Callable[_P, _R]) -> Native[_P, _R]:

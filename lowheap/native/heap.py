@@ -84,6 +84,7 @@ from lowheap.native.check import (
     ViewType,
     heap_method,
 )
+from lowheap.native.function import Replacements
 from lowheap.native.storage import ENTRIES_OFFSET, Buffer, HeaderBit, SideTable
 from lowheap.native.words import C_TYPES
 
@@ -142,7 +143,7 @@ class Heap(NotCopied):
         """The memory's bytes, where it is mapped here."""
         self.base: int = getattr(memory, "base", 0)
         self._store_context, self._host = store_context, host
-        self.replacements: dict[Any, Callable[..., Any]] = {}
+        self.replacements = Replacements()
         """What Python calls in the place of a native function on this heap: code that was compiled of it, or what does
         something else. It is called without the heap."""
         self.problems: list[str] = []
