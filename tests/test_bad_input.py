@@ -403,7 +403,7 @@ class World:
     """A store with an instance and objects of every kind, and another store beside it."""
 
     def __init__(self) -> None:
-        self.store = lh.Store(engine())
+        self.store = lh.Store(engine(), initial_heap_size=1 << 14)  # few blocks, to verify
         self.module = lh.Module(engine(), PROGRAM)
         self.instance = lh.Instance(self.store, self.module, {"host": {"f": lambda value: value}})
         self.exports = self.instance.exports

@@ -55,6 +55,13 @@ def test_every_value_has_one_way_by_turns() -> None:
     assert needed(found) == [(0, "a"), (1, "b"), (2, "a"), (3, "b"), (4, "a")]
 
 
+def test_by_turns_takes_as_many_ways_as_are_wanted() -> None:
+    wanted = needed(by_turns(range(6), "abcd", count=2))
+    assert {value: [way for each, way in wanted if each == value] for value in range(6)} == {
+        value: ["a", "b"] if value % 2 == 0 else ["c", "d"] for value in range(6)
+    }
+
+
 @given(st.integers(0, 30), st.integers(1, 40))
 def test_a_sample_is_as_large_as_it_is_to_be(size: int, count: int) -> None:
     found = sample(range(size), count)

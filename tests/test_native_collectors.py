@@ -389,7 +389,7 @@ def compiled(rules: FrameRules | None, opt_level: int = 2) -> Compiled:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.symbol)
-@settings(max_examples=examples(10, 20), deadline=None)
+@settings(max_examples=examples(6, 20), deadline=None)
 @given(data=st.data())
 def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: st.DataObject) -> None:
     function = STAND_INS.get(function, function)

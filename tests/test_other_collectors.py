@@ -739,7 +739,7 @@ class Machine(RuleBasedStateMachine):
 def test_random_operations_leave_what_the_model_has(collector: Other, runtime: str) -> None:
     run_state_machine_as_test(
         lambda: Machine(collector, runtime),
-        settings=settings(max_examples=examples(8, 15), stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=examples(5, 15), stateful_step_count=30, deadline=None),
     )
 
 

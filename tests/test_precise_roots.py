@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.combinations import pairwise
+from support.combinations import by_turns, pairwise
 
 import lowheap as lh
 from lowheap.collectors.shared.sizing import LIST_FLOOR
@@ -896,9 +896,9 @@ def test_every_way_is_taken() -> None:
     assert {way for *_, way in MATRIX} == set(SAFEPOINTS)
 
 
-@pytest.mark.parametrize("each", CASES, ids=str)
-@pytest.mark.parametrize(("barriers", "opt_level", "runtime", "way"), MATRIX)
-def test_exactly_what_is_needed_lives(barriers: str, opt_level: int, runtime: str, way: str, each: Case) -> None:
+@pytest.mark.parametrize(("each", "configuration"), by_turns(CASES, MATRIX, count=6), ids=str)
+def test_exactly_what_is_needed_lives(each: Case, configuration: tuple[str, int, str, str]) -> None:
+    barriers, opt_level, runtime, way = configuration
     if "new" in way:
         everies: tuple[int, ...] = (1,)
     else:

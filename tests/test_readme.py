@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.combinations import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -159,7 +158,7 @@ def test_commands(page: Path, directory: Path) -> None:
     environ = {**environment(), "PATH": path, "XDG_CACHE_HOME": str(cache)}
     compiled: list[list[Path]] = []
     said: dict[str, str] = {}
-    for _ in range(examples(2, 3) if page.name == "README.md" else 1):
+    for _ in range(3 if page.name == "README.md" else 1):
         for command, expected in (*runnable(page), *in_text(page)):
             if command == "make run":
                 recipe = recipe_of_run()

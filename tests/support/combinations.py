@@ -35,13 +35,13 @@ def _is_left_out(value: Any) -> bool:
     return isinstance(value, ParameterSet) and any(getattr(mark, "name", "") == "full" for mark in value.marks)
 
 
-def by_turns(values: Iterable[Any], ways: Sequence[Any]) -> list[ParameterSet]:
-    """Return every value in every way, for `parametrize`; but for one way of each value, by turns, all are `full`.
+def by_turns(values: Iterable[Any], ways: Sequence[Any], count: int = 1) -> list[ParameterSet]:
+    """Return every value in every way, for `parametrize`; but for `count` ways of each value, by turns, all are `full`.
 
     For many values, where what goes wrong does so with one value or with one way, not where two certain ones meet.
     """
     return [
-        _parameters([[value], ways], (0, number), is_full=number != turn % len(ways))
+        _parameters([[value], ways], (0, number), is_full=(number - turn * count) % len(ways) >= count)
         for turn, value in enumerate(values)
         for number in range(len(ways))
     ]
