@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
+
+from lowheap.collectors.interface import Collector
+from lowheap.jit import cache
+from lowheap.jit.engine import CompiledCode
 
 pytest.register_assert_rewrite("support")  # assertions there tell as much as those of the tests themselves
 from support import combinations  # noqa: E402  # only now, for that
@@ -28,6 +33,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("full"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
         items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+@pytest.fixture(scope="session")
+def shared_code(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompiledCode]:
+    """What compiles once for all workers what has no cache of its own: runtimes, modules that several tests have."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared code"
+    compiled = cache.compiled
+
+    def compiled_once(
+        directory: Path | None,
+        parts: Mapping[str, str | int | bool],
+        compile: Callable[[], CompiledCode],
+        collector: Collector | None = None,
+    ) -> CompiledCode:
+        return compiled(shared if directory is None else directory, parts, compile, collector)
+
+    return compiled_once
+
+
+@pytest.fixture(autouse=True)
+def compiled_code(request: pytest.FixtureRequest, shared_code: Callable[..., CompiledCode]) -> Iterator[None]:
+    """Share compiled code, except with tests of the compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("compiler") is None:
+            patch.setattr(cache, "compiled", shared_code)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

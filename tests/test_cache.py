@@ -25,6 +25,8 @@ from lowheap.jit.cache import CodeCache, code_key
 from lowheap.wasm import compile as wasm_compile
 from lowheap.wasm import module as wasm_module
 
+pytestmark = pytest.mark.compiler
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = """
 (module $cached

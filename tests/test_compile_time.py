@@ -12,6 +12,8 @@ import lowheap as lh
 from lowheap.jit import copies, engine, safepoints
 from lowheap.wasm.compile import INITIALISE
 
+pytestmark = pytest.mark.compiler
+
 BOX = "(type $box (struct (field (mut i32))))"
 
 

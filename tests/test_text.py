@@ -16,6 +16,8 @@ from lowheap.jit.stackmaps import host_architecture
 from lowheap.jit.text import print_module
 from lowheap.wasm import module as wasm_module
 
+pytestmark = pytest.mark.compiler
+
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.wat"))
 
 
