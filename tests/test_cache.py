@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.wrong_barriers import without
 
 import lowheap as lh
 from lowheap.cli.output import compile_progress
@@ -649,3 +650,13 @@ def test_a_bar_is_shown_on_a_terminal_when_compiling_takes_long(
     assert slow.rindex("\x1b[?25h") > slow.find("\x1b[?25l")  # the cursor is there at the end
     assert shown(terminal=True, delay=60) == ""
     assert shown(terminal=False, delay=0.01) == ""
+
+
+def test_collectors_of_one_name_with_other_functions_have_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the sources tells them apart: classes that are made by a call, as `without` makes them."""
+    monkeypatch.setattr(cache, "_LOADED_AT", time.time() + 1e6)
+    one, other = (without(Drc, missing) for missing in ("count up", "drop"))
+    assert one.__qualname__ == other.__qualname__
+    keys = [code_key({}, each()) for each in (one, other, without(Drc, "count up"))]
+    assert None not in keys
+    assert (keys[0] == keys[2], keys[0] == keys[1]) == (True, False)

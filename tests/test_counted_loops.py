@@ -22,6 +22,8 @@ from lowheap.wasm import counted_loops, events
 from lowheap.wasm import module as wasm_module
 from lowheap.wasm.counted_loops import LONGEST_BODY, Counting, ends_soon
 
+pytestmark = pytest.mark.compiler
+
 PREDICATES = ["ne", "ult", "ule", "ugt", "uge", "slt", "sle", "sgt", "sge"]
 WASM = {"ult": "lt_u", "ule": "le_u", "ugt": "gt_u", "uge": "ge_u", "slt": "lt_s", "sle": "le_s", "sgt": "gt_s"}
 WASM |= {"sge": "ge_s", "ne": "ne", "eq": "eq"}

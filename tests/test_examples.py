@@ -80,6 +80,7 @@ def test_the_program_gives_its_result_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.compiler
 def test_frames_that_do_not_tell_the_stack_pointer(runtime: str) -> None:
     """As on AArch64 Linux: this machine's, walked by that rule, with collections at every safepoint."""
     host = stackmaps.host_architecture()

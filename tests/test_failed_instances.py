@@ -14,6 +14,8 @@ import lowheap as lh
 from lowheap.errors import ForeignReferenceError
 from lowheap.jit import engine as jit_engine
 
+pytestmark = pytest.mark.compiler
+
 TYPES = '(type $t (struct (field $f (mut (ref null $t))))) (import "h" "f" (func $f)) (import "h" "g" (global anyref))'
 GOOD = f"""(module {TYPES} (func (export "f") (call $f)) (global (export "o") (mut (ref null $t)) (struct.new $t
   (ref.null $t))))"""

@@ -20,6 +20,8 @@ from lowheap.errors import CompilerError
 from lowheap.jit import safepoints
 from lowheap.jit.safepoints import SafepointCall, Statepoint, fill_safepoints, lower_statepoints
 
+pytestmark = pytest.mark.compiler
+
 I1 = ir.IntType(1)
 I32 = ir.IntType(32)
 VOID = ir.VoidType()

@@ -14,6 +14,8 @@ from lowheap.jit import cache
 from lowheap.wasm import module as module_file
 from lowheap.wasm import serialization, validate
 
+pytestmark = pytest.mark.compiler
+
 SOURCE = """(module $lists
   (type $cell (struct (field $next (ref null $cell)) (field $value i32)))
   (import "host" "seen" (func $seen (param (ref null $cell))))

@@ -24,6 +24,8 @@ from lowheap.jit.barriers import Barriers
 from lowheap.native import Heap, Ref, Slot, Text, inline, native, prefetch, require, state, u64
 from lowheap.wasm.compile import ModuleCompiler
 
+pytestmark = pytest.mark.compiler
+
 INLINE = ("always", "never")
 
 TYPES = """

@@ -28,6 +28,8 @@ from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
 from lowheap.jit.stackmaps import Architecture, FunctionRecord, SafepointRecord, Slots, StackMap, StackMapRegistry
 
+pytestmark = pytest.mark.compiler
+
 binding.initialize_native_target()
 binding.initialize_native_asmprinter()
 

@@ -137,6 +137,12 @@ def code_facts(parts: Mapping[str, str | int | bool], collector: Collector | Non
             return None
         kind = type(collector)
         everything["collector"] = [f"{kind.__module__}:{kind.__qualname__}", collector.name, vars(collector), sources]
+        # A class that is made by a call may have the name of another, and other functions.
+        everything["functions"] = {
+            name: f"{function.__module__}:{function.__qualname__}"
+            for name in collector.all_functions()
+            for function in [getattr(collector, name)]
+        }
     facts: dict[str, Any] = json.loads(json.dumps(everything, default=repr))
     return facts
 

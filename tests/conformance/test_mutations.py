@@ -41,6 +41,8 @@ from lowheap.layout import (
 from lowheap.native import Heap
 from lowheap.peers import Peer
 
+pytestmark = pytest.mark.compiler
+
 STEPS = (
     Call("new_base", (0, 1, 5)),
     Call("new_derived", (1, 0, 0, -7)),
