@@ -1147,14 +1147,14 @@ def test_large_structures_drop_without_recursion(make: Callable[[World, int], in
 @pytest.mark.parametrize("make", [chain, big_array])
 def test_a_drop_takes_the_same_memory_whatever_it_drops(make: Callable[[World, int], int]) -> None:
     peaks = []
-    for count in (100, 5_000):
+    for count in (5_000, 100, 5_000):  # the first brings in what Python runs of each function
         world = World(1 << 21)
         head = make(world, count)
         tracemalloc.start()
         world.heap.drop_gc_ref(head)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 4096
+    assert peaks[2] < peaks[1] + 4096
 
 
 def test_the_images_above_are_sound() -> None:
