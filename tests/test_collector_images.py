@@ -162,7 +162,7 @@ def kept_by_python(store: lh.Store) -> list[tuple[str, list[int]]]:
 
 
 @collectors
-@settings(max_examples=examples(3, 25), deadline=None)
+@settings(max_examples=examples(2, 25), deadline=None)
 @given(steps=STEPS)
 def test_images_at_random_states_are_sound(name: str, steps: list[tuple[str, int, int, int]]) -> None:
     world = World(initial_heap_size=4096, collector=found(name))

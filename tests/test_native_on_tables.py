@@ -1031,7 +1031,7 @@ def some_roots(draw: Draw, made: Made) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
-@settings(max_examples=examples(4, 15), deadline=None)
+@settings(max_examples=examples(3, 15), deadline=None)
 @given(data=st.data())
 def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: st.DataObject) -> None:
     if function in NOT_HERE:
