@@ -75,9 +75,7 @@ from lowheap.values import (
     scalar_lowering,
 )
 
-_new = object.__new__
-
-
+_new = object.__new__  # looked up once: handles are made often
 _alone = exclusive("store.lock")
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -405,11 +403,12 @@ class BoundType:
                 operations.new_struct(operations.vmctx, self.type_index, image, cell)
             if not cell.number:
                 self._make_slowly(lambda: store.alloc_struct(self.type_index), image, HEADER_SIZE, cell)
-            return self._handle(cell)
+            return self.handle(cell)
         finally:
             lock.owner = outer
 
-    def _handle(self, cell: Any) -> Any:
+    def handle(self, cell: Any) -> Any:
+        """Return a handle whose cell is filled in; of an array, without its length."""
         made: Any = _new(self.cls)
         made._cell, made._reference = cell, cell.reference
         return made
@@ -523,7 +522,7 @@ class BoundType:
             operations.new_array(operations.vmctx, self.type_index, length, given, self.elements_offset, cell)
         if not cell.number:
             self._make_slowly(lambda: store.alloc_array(self.type_index, length), image, self.elements_offset, cell)
-        made: Any = self._handle(cell)
+        made: Any = self.handle(cell)
         made._length = length
         return cast(GcObject, made)
 
@@ -546,7 +545,7 @@ class BoundType:
                 self._host_data.put(number - 1, value, finalizer)
             else:
                 self._make_externref_slowly(value, finalizer, cell)
-            return self._handle(cell)
+            return self.handle(cell)
         finally:
             lock.owner = outer
 

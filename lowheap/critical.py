@@ -11,8 +11,8 @@ a handler's (`PyThreadState_SetAsyncExc`, a debugger's) are not held back.
 
 from __future__ import annotations
 
-# What `signal` wraps in enumerations, which would take most of a section's time; so typeshed does not know it.
-import _signal  # type: ignore[import-not-found]
+# What `signal` wraps in enumerations, which would take most of a section's time.
+import _signal  # type: ignore[import-not-found]  # CPython's own, which typeshed has not
 import functools
 import signal
 import threading

@@ -70,9 +70,7 @@ class GcObject(NotCopied):
         operations.share(operations.vmctx, self.reference, cell)
         if not cell.number:
             raise no_handle_left()
-        made: Any = object.__new__(type(self))
-        made._cell, made._reference = cell, self._reference
-        return made
+        return self._bound_type.handle(cell)
 
     @_exclusive
     def release(self) -> None:

@@ -22,7 +22,7 @@ def short_repr(cls: type[_T]) -> type[_T]:
         shown = ", ".join(f"{each.name}={brief(getattr(self, each.name))}" for each in fields)
         return f"{type(self).__qualname__}({shown})"
 
-    cls.__repr__ = __repr__  # type: ignore[method-assign]
+    cls.__repr__ = __repr__  # type: ignore[method-assign]  # what a decorator of classes does
     return cls
 
 

@@ -31,8 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only a full run runs, unless it was asked for."""
     if not config.getoption("full"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        left_out = {item for item in items if item.get_closest_marker("full")}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +78,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """Nor at what a file has left, which are caches: else each `gc.collect()` of a test takes most of a second."""
-    if nextitem is None or nextitem.path not in _begun:
+    if nextitem is not None and nextitem.path not in _begun:
         _freeze()
-        _begun.add(nextitem.path if nextitem is not None else None)
+        _begun.add(nextitem.path)
 
 
-_begun: set[object] = set()
+_begun: set[Path] = set()
 
 
 def _freeze() -> None:

@@ -53,8 +53,7 @@ def report_console() -> Console:
     from rich.console import Console  # here, because it takes long to load, and only reports need it
 
     with contextlib.suppress(AttributeError):  # a stream that is closed, or replaced by one that has no encoding
-        # None, and streams without this method, are what is suppressed.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # None and others: suppressed
     return Console(highlight=False)
 
 

@@ -138,11 +138,7 @@ def code_facts(parts: Mapping[str, str | int | bool], collector: Collector | Non
         kind = type(collector)
         everything["collector"] = [f"{kind.__module__}:{kind.__qualname__}", collector.name, vars(collector), sources]
         # A class that is made by a call may have the name of another, and other functions.
-        everything["functions"] = {
-            name: f"{function.__module__}:{function.__qualname__}"
-            for name in collector.all_functions()
-            for function in [getattr(collector, name)]
-        }
+        everything["functions"] = {name: getattr(collector, name) for name in collector.all_functions()}
     facts: dict[str, Any] = json.loads(json.dumps(everything, default=repr))
     return facts
 

@@ -570,8 +570,8 @@ class StoreRuntime(NotCopied):
                 pack(buffer, 0, *raws)
                 if is_reference:
                     addresses[handle_place] = cell = mind(new_cell(cell_type), forget)
-                elif places:
-                    cells = [mind(new_cell(cell_type), forget) for _ in places]
+                else:
+                    cells = [mind(new_cell(cell_type), forget) for _ in places] if places else []
                     for (_, place), each in zip(places, cells, strict=True):
                         addresses[place] = each
                 if watched.floor is not _thread_stack.floor:
@@ -592,9 +592,8 @@ class StoreRuntime(NotCopied):
                 target.spare = own
                 if places or uncounted:
                     values = list(results)
-                    if places:
-                        for (number, _), each in zip(places, cells, strict=True):
-                            values[number] = lift(store, values[number], each)
+                    for (number, _), each in zip(places, cells, strict=True):
+                        values[number] = lift(store, values[number], each)
                     for number, type in uncounted:
                         values[number] = lift_reference(store, type, values[number])
                     results = tuple(values)

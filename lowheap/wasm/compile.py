@@ -354,6 +354,26 @@ class _Round:
 
 
 @dataclass(slots=True, eq=False)
+class _Candidate:
+    """What is kept of a loop that may turn out to count: the `rounds` on which it goes round, without polls as yet.
+
+    `number` is that of the instruction that opens it, `first_block` of its first block in the function. It is entered
+    through `entry`, which nothing leads to yet from `before`. `blocks` are the ids of its blocks, when it is complete.
+    """
+
+    number: int
+    before: ir.Block
+    first_block: int
+    entry: ir.Block
+    rounds: list[_Round] = field(default_factory=list)
+    blocks: frozenset[int] = frozenset()
+
+    def is_before(self, value: ir.Value) -> bool:
+        """Whether a value is there before the loop, which is complete."""
+        return not isinstance(value, ir.Instruction) or id(value.parent) not in self.blocks
+
+
+@dataclass(slots=True, eq=False)
 class _Label:
     """A control construct that is open: what a branch to it carries and where it goes.
 
@@ -362,8 +382,7 @@ class _Label:
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
 
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
-    has `rounds`, the ways on which it goes round, without polls as yet; when complete, the ids of its `blocks`. One
-    that is had twice goes on at `joined`.
+    is a `candidate`; one that is had twice goes on at `joined`.
     """
 
     kind: str
@@ -381,22 +400,13 @@ class _Label:
     entry_values: list[ir.Value] = field(default_factory=list)
     entry_locals: list[ir.Value] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
-    rounds: list[_Round] | None = None
-    number: int = 0
-    first_block: int = 0
-    blocks: frozenset[int] = frozenset()
-    before: ir.Block | None = None
-    entry: ir.Block | None = None
+    candidate: _Candidate | None = None
     joined: _Label | None = None
 
     @property
     def arity(self) -> tuple[ValType, ...]:
         """The types of what a branch to the label carries."""
         return self.params if self.kind == "loop" else self.results
-
-    def is_before(self, value: ir.Value) -> bool:
-        """Whether a value is there before the loop, which is complete."""
-        return not isinstance(value, ir.Instruction) or id(value.parent) not in self.blocks
 
 
 _OPENING = ("block", "loop", "if")
@@ -711,7 +721,8 @@ class FunctionCompiler(Emitter):
         self._loops -= 1
         self._again = False
         self.labels.pop()
-        counting = None if label.rounds is None else self._find_counting(label)
+        candidate = label.candidate
+        counting = None if candidate is None else self._find_counting(label, candidate)
         if counting is not None:
             target = self.function.append_basic_block("loop_end")
             label.joined = _Label("block", (), label.results, label.height, label.assigned, target)
@@ -719,39 +730,37 @@ class FunctionCompiler(Emitter):
             if self.is_reachable:
                 self._leave_for(label.joined, self.pop_many(len(label.results)))
                 self.builder.branch(label.joined.target)
-            if counting is None:
+            if candidate is None or counting is None:
                 self._join_edges(label.joined)
             else:
-                self._begin_second(label, counting)
+                self._begin_second(label, candidate, counting)
 
     def _prepare_to_count(self, label: _Label, values: list[ir.Value], number: int) -> None:
         """Before a loop that may turn out to count, leave a place to decide that it does."""
-        label.rounds, label.number = [], number
         label.entry_values, label.entry_locals = values, self._get_locals(label.assigned)
-        label.first_block = len(self.function.blocks) - 1
-        label.before = self.builder.block
-        label.entry = self.function.append_basic_block("loop_entry")
-        self.builder.position_at_end(label.entry)
+        first_block = len(self.function.blocks) - 1  # the header
+        entry = self.function.append_basic_block("loop_entry")
+        label.candidate = _Candidate(number, self.builder.block, first_block, entry)
+        self.builder.position_at_end(entry)
 
-    def _find_counting(self, label: _Label) -> Counting | None:
+    def _find_counting(self, label: _Label, candidate: _Candidate) -> Counting | None:
         """How a loop counts, now that it is complete. If it does not, or has polled, it is entered as any other is."""
-        assert label.rounds is not None, "prepared"
-        label.blocks = frozenset(map(id, self.function.blocks[label.first_block :]))
+        candidate.blocks = frozenset(map(id, self.function.blocks[candidate.first_block :]))
 
         def is_fixed(value: ir.Value) -> bool:
             array = self._length_of(value)
-            return label.is_before(value) or (array is not None and label.is_before(array))
+            return candidate.is_before(value) or (array is not None and candidate.is_before(array))
 
-        conditions = [each.conditions for each in label.rounds]
+        conditions = [each.conditions for each in candidate.rounds]
         counting = find_counting((*label.value_phis, *label.local_phis), conditions, is_fixed)
         if counting is None:
             block, offset = self.builder.block, self.offset
-            for each in label.rounds:
+            for each in candidate.rounds:
                 self.builder.position_before(each.source.terminator)
                 self.offset = each.offset
                 self._poll()
-            self.builder.position_at_end(label.before)
-            self.builder.branch(label.entry)
+            self.builder.position_at_end(candidate.before)
+            self.builder.branch(candidate.entry)
             self.builder.position_at_end(block)
             self.offset = offset
         return counting
@@ -760,29 +769,29 @@ class FunctionCompiler(Emitter):
         """The array that a value is the length of."""
         return self._lengths.get(id(value))
 
-    def _begin_second(self, label: _Label, counting: Counting) -> None:
+    def _begin_second(self, label: _Label, candidate: _Candidate, counting: Counting) -> None:
         """Have a loop that counts a second time, with polls, for when it does not end soon."""
         second = self.function.append_basic_block("long_loop")
-        self.builder.position_at_end(label.before)
+        self.builder.position_at_end(candidate.before)
         self._twice += 1
         limit, array = counting.limit, self._length_of(counting.limit)
         # A length that was read before is not read again: the array may live no longer.
-        if array is not None and not label.is_before(limit):
+        if array is not None and not candidate.is_before(limit):
             is_array = self.function.append_basic_block()
             self.builder.cbranch(self.is_null(array), second, is_array)
             self.builder.position_at_end(is_array)
             limit = self._call_event("array_len", I32, [array], False)
         soon = ends_soon(self.builder, counting, limit, _MOST_UNPOLLED // len(self.instructions))
-        self.builder.cbranch(soon, label.entry, second)
+        self.builder.cbranch(soon, candidate.entry, second)
         self.builder.position_at_end(second)
         self.is_reachable = True
         del self.stack[label.height :]
         self._push_all(label.entry_values, label.params)
         self._set_locals(label.assigned, label.entry_locals)
-        block_type = self.instructions[label.number].operands[0]
+        block_type = self.instructions[candidate.number].operands[0]
         assert isinstance(block_type, BlockType), "decoded: a loop has a block type"
-        self._open("loop", block_type, label.number, label.joined)
-        self.name, self._next = "loop", label.number + 1
+        self._open("loop", block_type, candidate.number, label.joined)
+        self.name, self._next = "loop", candidate.number + 1
         # So that there is no end of calls of this function, each with loops that end soon.
         self._stack_check.replace_callee(self.context.events.function("stack_poll", VOID, [], ()))
 
@@ -816,11 +825,11 @@ class FunctionCompiler(Emitter):
             label.goes_round = True
             if label.is_polled:
                 pass
-            elif label.rounds is None:
+            elif label.candidate is None:
                 self._poll()
             else:
                 conditions = [each for inside in self.labels[self.labels.index(label) :] for each in inside.conditions]
-                label.rounds.append(_Round(self.builder.block, self.offset, conditions))
+                label.candidate.rounds.append(_Round(self.builder.block, self.offset, conditions))
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
