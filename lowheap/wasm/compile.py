@@ -27,7 +27,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from lowheap.errors import TrapCode, UnsupportedError
+from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
@@ -55,16 +55,13 @@ from lowheap.layout import (
 )
 from lowheap.types import (
     AbstractHeapType,
-    ArrayType,
     FuncType,
     NumType,
     PackedType,
     RefType,
     StorageType,
-    StructType,
     TypeRegistry,
     ValType,
-    VectorType,
 )
 from lowheap.wasm import numeric
 from lowheap.wasm.context import ModuleContext
@@ -84,7 +81,6 @@ from lowheap.wasm.events import (
     type_test,
     zero,
 )
-from lowheap.wasm.opcodes import OPCODES
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
@@ -121,14 +117,12 @@ class ModuleCompiler(ModuleContext):
         interruptible: bool = True,
         marked: bool = False,
     ) -> None:
-        """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
-
+        """Gather what all functions of the module need to know.
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
         `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
-        self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
@@ -197,43 +191,6 @@ class ModuleCompiler(ModuleContext):
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
-
-    def _check_value_types(self) -> None:
-        """Refuse v128 wherever compiled code would have to carry it."""
-
-        def check(types: Sequence[StorageType], what: str, offset: int) -> None:
-            if any(isinstance(type, VectorType) for type in types):
-                raise UnsupportedError(f"unsupported value type v128 in {what}, at offset {offset:#x}")
-
-        count = len(self.imported_functions)
-        for index, type in enumerate(self.function_types):
-            offset = 0 if index < count else self.decoded.bodies[index - count].offset
-            check((*type.params, *type.results), f"the type of function {self.function_label(index)}", offset)
-        for index, body in enumerate(self.decoded.bodies, count):
-            check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
-            for instruction in body.instructions:
-                if instruction.name in _TYPED_INSTRUCTIONS:
-                    self._check_instruction(instruction, index, check)
-        for index, global_type in enumerate(self.global_types):
-            number = index - self.imported_global_count
-            check([global_type.storage], f"global {index}", self.decoded.globals[number].offset if number >= 0 else 0)
-
-    def _check_instruction(self, instruction: Instruction, index: int, check: Callable[..., None]) -> None:
-        types: list[StorageType] = []
-        for operand in instruction.operands:
-            if isinstance(operand, BlockType):
-                types += (*operand.params, *operand.results)
-            elif isinstance(operand, VectorType):
-                types.append(operand)
-        type_index = instruction.operands[0] if instruction.operands else None
-        if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
-            composite = self.types[self.type_indices[type_index]].composite
-            if isinstance(composite, StructType):
-                types += (each.storage for each in composite.fields)
-            elif isinstance(composite, ArrayType):
-                types.append(composite.element.storage)
-        if types:
-            check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
 
     def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
         """What the module's own functions do: which of one another they call; which leave the module; which allocate.
@@ -417,11 +374,6 @@ _ALLOCATING_INSTRUCTIONS = frozenset(
     ("struct.new", "struct.new_default", "array.new", "array.new_default", "array.new_fixed")
 )
 
-_TYPED_INSTRUCTIONS = frozenset(
-    (*_OPENING, "select", *(each.name for each in OPCODES.values() if each.name.startswith(("struct.", "array."))))
-)
-"""The instructions whose operands are value types, or types with fields."""
-
 _Handler = Callable[..., None]
 _HANDLERS: dict[str, _Handler] = {}
 
@@ -552,21 +504,21 @@ class FunctionCompiler(Emitter):
             return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     @functools.cached_property
-    def _most_results(self) -> int:
-        """How many results the calls of the function have at most."""
+    def _most_slots(self) -> int:
+        """How many slots the values of the function's calls take at most."""
         most = 0
         for instruction in self.instructions:
             if instruction.name in ("call", "call_ref"):
                 index = index_operand(instruction)
                 by_type = instruction.name == "call_ref"
                 type = self.context.function_type(index) if by_type else self.context.function_types[index]
-                most = max(most, len(type.results))
+                most = max(most, Signature.of(type, self.context.types).slot_count)
         return most
 
     @functools.cached_property
     def _results_buffer(self) -> ir.Value:
         """The address of the frame's one buffer for several results, which are read at once after each call."""
-        return self.stack_buffer(self._most_results * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+        return self.stack_buffer(self._most_slots * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The operand stack
@@ -885,8 +837,8 @@ class FunctionCompiler(Emitter):
     def _return(self, values: Sequence[ir.Value]) -> None:
         if len(values) > 1:
             buffer = self.function.args[-1]
-            for number, value in enumerate(values):
-                self.store_typed(value, self.at(buffer, number * VALUE_SLOT_SIZE))
+            for slot, value in zip(Signature.of(self.type, self.context.types).result_slots, values, strict=True):
+                self.store_slot(value, buffer, slot)
             self.builder.ret_void()
         elif values:
             self.builder.ret(values[0])
@@ -966,9 +918,9 @@ class FunctionCompiler(Emitter):
                 self.push(result, type.results[0])
             return
         buffer = self._results_buffer
-        for number, result_type in enumerate(type.results):
-            place = self.at(buffer, number * VALUE_SLOT_SIZE)
-            self.push(self.load_typed(place, llvm_type(result_type)), result_type)
+        slots = Signature.of(type, self.context.types).result_slots
+        for slot, result_type in zip(slots, type.results, strict=True):
+            self.push(self.load_slot(buffer, slot, llvm_type(result_type)), result_type)
 
     def _call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
         shape = transitions.function_type(Signature.of(type, self.context.types))
@@ -1052,7 +1004,7 @@ class FunctionCompiler(Emitter):
             shape = self.context.shape(declared.storage, is_mutable=declared.mutable)
             self._call_event(event, VOID, [cell, value], shape, name, mark=mark)
         elif event == "global_init":
-            self._call_event("global_init_number", VOID, [cell, value], str(value.type), name)
+            self._call_event("global_init_number", VOID, [cell, value], declared.storage.value, name)
         else:
             self.store_typed(value, cell)
 

@@ -17,7 +17,7 @@ from lowheap.operations import exclusive
 from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
+from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, VectorType, storage_size
 from lowheap.values import lift_scalar, lower_scalar
 from lowheap.wasm.decode import FunctionImport, Import
 from lowheap.wasm.module import Module
@@ -45,8 +45,8 @@ class Global(NotCopied):
                 raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
             mutable = type.mutable
             type = type.storage
-        if not isinstance(type, NumType | RefType):
-            raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
+        if not isinstance(type, NumType | VectorType | RefType):
+            raise TypeError(f"type is {type!r}; it must be the type of a value")
         self.store, self.type = store, GlobalType(type, mutable)
         self._make(value)
 
