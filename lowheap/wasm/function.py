@@ -226,9 +226,10 @@ class FunctionCompiler(Emitter):
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
+        zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
-            *(zero(t) for t in self.local_types[len(type.params) :]),
+            *(zeros[t] for t in self.local_types[len(type.params) :]),
         ]
         self._next = 0  # the number of the instruction that is compiled next
         self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
