@@ -279,9 +279,11 @@ class Emitter:
         """Load a field that holds an address."""
         return self.load_typed(self._field_address(base, field), PTR, invariant=invariant)
 
-    def load_typed(self, address: ir.Value, type: ir.Type, *, invariant: bool = False) -> ir.Value:
-        """Load a value of an LLVM type, aligned to its size."""
-        loaded = self.builder.load(address, typ=type, align=alignment_of(type))
+    def load_typed(
+        self, address: ir.Value, type: ir.Type, *, invariant: bool = False, alignment: int | None = None
+    ) -> ir.Value:
+        """Load a value of an LLVM type, aligned to its size unless an alignment is given."""
+        loaded = self.builder.load(address, typ=type, align=alignment or alignment_of(type))
         if invariant:
             loaded.set_metadata("invariant.load", self.module.add_metadata([]))
         else:
@@ -294,17 +296,17 @@ class Emitter:
             value = ir.IntType(8 * field.size)(value)
         self.store_typed(value, self._field_address(base, field))
 
-    def store_typed(self, value: ir.Value, address: ir.Value) -> None:
-        """Store a value, aligned to its size."""
-        self._annotate(self.builder.store(value, address, align=alignment_of(value.type)), address)
+    def store_typed(self, value: ir.Value, address: ir.Value, *, alignment: int | None = None) -> None:
+        """Store a value, aligned to its size unless an alignment is given."""
+        self._annotate(self.builder.store(value, address, align=alignment or alignment_of(value.type)), address)
 
     def load_slot(self, slots: ir.Value, number: int, type: ir.Type) -> ir.Value:
         """Load a value from the slots at `slots` in which the host and compiled code exchange values."""
-        return self.builder.load(self._slot(slots, number), typ=type, align=_slot_alignment(type))
+        return self.load_typed(self._slot(slots, number), type, alignment=_slot_alignment(type))
 
     def store_slot(self, value: ir.Value, slots: ir.Value, number: int) -> None:
         """Store a value to its slot."""
-        self.builder.store(value, self._slot(slots, number), align=_slot_alignment(value.type))
+        self.store_typed(value, self._slot(slots, number), alignment=_slot_alignment(value.type))
 
     def _slot(self, slots: ir.Value, number: int) -> ir.Value:
         return self.at(slots, number * VALUE_SLOT_SIZE)

@@ -9,9 +9,11 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llvmlite import ir
 
+from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
@@ -21,9 +23,10 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import Signature
 from lowheap.types import FuncType, TypeRegistry
+from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
-from lowheap.wasm.function import FunctionCompiler, ModuleState
+from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
 
@@ -58,6 +61,7 @@ class ModuleCompiler(ModuleState):
         `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
+        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
@@ -91,7 +95,7 @@ class ModuleCompiler(ModuleState):
             ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
-        if self.decoded.globals or self.decoded.start is not None:
+        if self.decoded.globals or self.decoded.data or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
             entered.append(INITIALISE_SIGNATURE)
@@ -128,6 +132,20 @@ class ModuleCompiler(ModuleState):
         function.linkage = "internal"
         return function
 
+    def _refuse_unsupported(self) -> None:
+        """Refuse what no instruction shows: tables, tags, and segments for tables."""
+        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
+        for kind, found in kinds:
+            if found:
+                raise UnsupportedError(f"unsupported {kind} 0")
+        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
+            for each in body.instructions:
+                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
+                    function = self.function_label(index)
+                    raise UnsupportedError(
+                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
+                    )
+
     def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
         """What the module's own functions do: which of one another they call; which leave the module; which allocate.
 
@@ -158,6 +176,15 @@ class ModuleCompiler(ModuleState):
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
             instructions += definition.init[:-1]
             instructions.append(Instruction("global.init", (index,), definition.offset))
+        for index, segment in enumerate(self.decoded.data):
+            if segment.memory is not None:
+                instructions += segment.place[:-1]
+                instructions += (
+                    Instruction("i32.const", (0,), segment.offset),
+                    Instruction("i32.const", (len(segment.data),), segment.offset),
+                    Instruction("memory.init", (index, segment.memory), segment.offset),
+                    Instruction("data.drop", (index,), segment.offset),
+                )
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))
