@@ -26,6 +26,7 @@ from lowheap.layout import (
     I31_TAG,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
+    VALUE_SLOT_SIZE,
     Field,
     VMContext,
     VMStoreContext,
@@ -299,6 +300,17 @@ class Emitter:
         """Store a value, aligned to its size unless an alignment is given."""
         self._annotate(self.builder.store(value, address, align=alignment or alignment_of(value.type)), address)
 
+    def load_slot(self, slots: ir.Value, number: int, type: ir.Type) -> ir.Value:
+        """Load a value from the slots at `slots` in which the host and compiled code exchange values."""
+        return self.load_typed(self._slot(slots, number), type, alignment=_slot_alignment(type))
+
+    def store_slot(self, value: ir.Value, slots: ir.Value, number: int) -> None:
+        """Store a value to its slot."""
+        self.store_typed(value, self._slot(slots, number), alignment=_slot_alignment(value.type))
+
+    def _slot(self, slots: ir.Value, number: int) -> ir.Value:
+        return self.at(slots, number * VALUE_SLOT_SIZE)
+
     def named(self, address: ir.Value, name: str) -> ir.Value:
         """Return `address`, having told LLVM that nothing is accessed there but under this name."""
         self._names[id(address)] = (address, name)
@@ -463,3 +475,8 @@ def alignment_of(type: ir.Type) -> int:
     if isinstance(type, ir.DoubleType):
         return ctypes.sizeof(ctypes.c_double)
     return 2 * ctypes.sizeof(ctypes.c_uint64)  # a v128
+
+
+def _slot_alignment(type: ir.Type) -> int:
+    """Return the alignment of a value in a slot, or two for a v128: that of a slot at most."""
+    return min(alignment_of(type), VALUE_SLOT_SIZE)

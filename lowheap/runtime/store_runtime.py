@@ -68,6 +68,7 @@ from lowheap.runtime import polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
+from lowheap.values import VECTOR_FORMAT, lift_vector
 
 MAX_WASM_STACK = 512 * 1024
 """Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
@@ -107,10 +108,10 @@ class _Target:
         self.pack = _slot_struct(type.params).pack_into
         self.unpack = _slot_struct(type.results).unpack_from
         self.counted = signature.counted_results
-        self.uncounted = [
-            (number, result)
+        self.lifted = [
+            (number, _lift_of(store, result))
             for number, result in enumerate(type.results)
-            if isinstance(result, RefType) and number not in self.counted
+            if not isinstance(result, NumType) and number not in self.counted
         ]
         self.slot_count = signature.slot_count + len(self.counted)
         self._result = _RESULTS.get(signature.results, _ADDRESSES)
@@ -545,7 +546,7 @@ class StoreRuntime(NotCopied):
         mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
         is_single = len(target.signature.results) == 1
         is_reference, handle_place = is_single and bool(places), target.signature.slot_count
-        host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
+        host_data, binding, lifted = store.host_data, self.binding, target.lifted
         entry, vmctx, code = target.entry, target.vmctx, target.code
         heap, watched = store.heap, self.watched
 
@@ -590,12 +591,12 @@ class StoreRuntime(NotCopied):
                     return returned
                 results = unpack(buffer)
                 target.spare = own
-                if places or uncounted:
+                if places or lifted:
                     values = list(results)
                     for (number, _), each in zip(places, cells, strict=True):
                         values[number] = lift(store, values[number], each)
-                    for number, type in uncounted:
-                        values[number] = lift_reference(store, type, values[number])
+                    for number, lift_raw in lifted:
+                        values[number] = lift_raw(values[number])
                     results = tuple(values)
                 if status or forgotten or set_aside:
                     self.settle(status)
@@ -833,10 +834,10 @@ class StoreRuntime(NotCopied):
 
     def _lift(self, type: ValType, raw: Any) -> Any:
         """Return a value that the host holds already as Python has it."""
-        if not isinstance(type, RefType):
+        if isinstance(type, NumType):
             return raw
         if not self._store.engine.types.is_traced(type):
-            return lift_reference(self._store, type, raw)
+            return _lift_of(self._store, type)(raw)
         operations = self._store.operations
         cell = operations.cell()
         operations.share(operations.vmctx, raw, cell)
@@ -877,7 +878,7 @@ class _HostFunction:
     def __init__(self, store: Store, callable: Callable[..., Any], type: FuncType, name: str) -> None:
         self.callable, self.type, self.name = callable, type, name
         self.what_it_returns = f"the results of host function {name}"
-        self.size = max(len(type.params), len(type.results)) * VALUE_SLOT_SIZE
+        self.size = max(_slot_struct(type.params).size, _slot_struct(type.results).size)
         self.param_lowerings = [lowering(store, param) for param in type.params]
         self.result_lowerings = [lowering(store, result) for result in type.results]
         self.pack = _slot_struct(type.results).pack_into
@@ -887,12 +888,12 @@ class _HostFunction:
 def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence[Any]]:
     """Return what makes Python values of those that compiled code passes, in slots; each object gets a handle."""
     unpack = _slot_struct(types).unpack_from
-    references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
-    if not references:
+    no_numbers = [(number, type) for number, type in enumerate(types) if not isinstance(type, NumType)]
+    if not no_numbers:
         return unpack
     operations = store.operations
-    traced = [number for number, type in references if store.engine.types.is_traced(type)]
-    others = [(number, type) for number, type in references if number not in traced]
+    traced = [number for number, type in no_numbers if store.engine.types.is_traced(type)]
+    others = [(number, _lift_of(store, type)) for number, type in no_numbers if number not in traced]
 
     def lift_all(slots: Any) -> list[Any]:
         values = list(unpack(slots))
@@ -902,11 +903,16 @@ def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence
             operations.share(operations.vmctx, values[number], cell)
         for number, cell in zip(traced, cells, strict=True):
             values[number] = lift(store, values[number], cell)
-        for number, type in others:
-            values[number] = lift_reference(store, type, values[number])
+        for number, lift_raw in others:
+            values[number] = lift_raw(values[number])
         return values
 
     return lift_all
+
+
+def _lift_of(store: Store, type: ValType) -> Callable[[Any], Any]:
+    """Return what makes a Python value of a raw v128, or of a raw reference that no collector knows of."""
+    return functools.partial(lift_reference, store, type) if isinstance(type, RefType) else lift_vector
 
 
 def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
@@ -934,23 +940,19 @@ def _slot_struct_of(formats: str) -> struct.Struct:
 
 def _slot_struct(types: Sequence[ValType]) -> struct.Struct:
     """How `struct` reads and writes values in slots."""
-    return _slot_struct_of("".join(_SLOT_FORMATS[_number_type(each)] for each in types))
+    return _slot_struct_of("".join(_SLOT_FORMATS[None if isinstance(each, RefType) else each] for each in types))
 
 
-_SLOT_FORMATS: dict[NumType | None, str] = {
+_SLOT_FORMATS: dict[ValType | None, str] = {
     NumType.I32: "i4x",
     NumType.I64: "q",
     NumType.F32: "f4x",
     NumType.F64: "d",
+    VectorType.V128: VECTOR_FORMAT,
     None: "I4x",
 }
-"""How `struct` reads a value in a slot of 8 bytes; None is a reference."""
-assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORMATS.values())
-
-
-def _number_type(type: ValType) -> NumType | None:
-    assert not isinstance(type, VectorType), "compiled code has no v128"
-    return None if isinstance(type, RefType) else type
+"""How `struct` reads a value in its slot, or in its slots; None is a reference."""
+assert all(struct.calcsize("<" + each) % VALUE_SLOT_SIZE == 0 for each in _SLOT_FORMATS.values())
 
 
 def _round_to_page(size: int) -> int:

@@ -64,9 +64,19 @@ from lowheap.layout import (
     block_length,
 )
 from lowheap.native import Native
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, TypeRegistry, storage_size
+from lowheap.types import (
+    AbstractHeapType,
+    NumType,
+    PackedType,
+    RefType,
+    StorageType,
+    TypeRegistry,
+    VectorType,
+    storage_size,
+)
 from lowheap.wasm import memory_ranges
 from lowheap.wasm.context import ModuleContext
+from lowheap.wasm.opaque import float_constant
 
 SMALL_BODY = 24
 """So many instructions of LLVM's, or fewer, make an event that is inlined everywhere: a call would take as many."""
@@ -322,7 +332,7 @@ class EventEmitter(Emitter):
 
     def struct_new_default(self, type_index: int) -> ir.Value:
         """`struct.new_default`."""
-        return self.struct_new(*(zero(each.storage) for each in self.context.fields(type_index)), type_index)
+        return self.struct_new(*(zero(self, each.storage) for each in self.context.fields(type_index)), type_index)
 
     def struct_get(
         self, reference: ir.Value, type_index: int, number: int, may_be_null: bool, is_signed: bool
@@ -377,7 +387,7 @@ class EventEmitter(Emitter):
 
     def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
         """`array.new_default`."""
-        return self.array_new(zero(self.context.element(type_index).storage), length, type_index)
+        return self.array_new(zero(self, self.context.element(type_index).storage), length, type_index)
 
     def array_get(
         self, array: ir.Value, index: ir.Value, type_index: int, may_be_null: bool, is_signed: bool
@@ -616,11 +626,13 @@ def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest
     )
 
 
-def zero(storage: StorageType) -> ir.Constant:
+def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
     """Return a storage type's default value, as it is on the operand stack: packed types are i32 there."""
     if isinstance(storage, PackedType):
         return I32(0)
-    return ir.Constant(llvm_type(storage), 0)
+    if storage in (NumType.F32, NumType.F64):
+        return float_constant(emitter, llvm_type(storage), 0)
+    return ir.Constant(llvm_type(storage), None if isinstance(storage, VectorType) else 0)
 
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:

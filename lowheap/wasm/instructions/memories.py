@@ -17,6 +17,7 @@ from lowheap.layout import VMMemory
 from lowheap.types import NumType
 from lowheap.wasm.function import FunctionCompiler, instruction
 from lowheap.wasm.instructions.objects import push_new
+from lowheap.wasm.opaque import opaque
 
 CONTENT = "memory"
 """What alias analysis calls all that is in linear memories: two of a module's may be one."""
@@ -107,6 +108,8 @@ def _load(compiler: FunctionCompiler, memory: int, _: int, offset: int) -> None:
 
 def _extended(compiler: FunctionCompiler, value: ir.Value, how: _Access) -> ir.Value:
     wanted = llvm_type(how.type)
+    if value.type in (F32, F64):
+        return opaque(compiler, value)  # an integer that was stored there might be one that LLVM knows
     if value.type == wanted:
         return value
     return compiler.builder.sext(value, wanted) if how.is_signed else compiler.builder.zext(value, wanted)
