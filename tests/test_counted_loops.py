@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 import lowheap as lh
-from lowheap.wasm import compile as compile_module
+from lowheap.wasm import function as function_module
 from lowheap.wasm import counted_loops, events
 from lowheap.wasm import module as wasm_module
 from lowheap.wasm.counted_loops import LONGEST_BODY, Counting, ends_soon
@@ -126,7 +126,7 @@ def finding() -> Iterator[Found]:
         found.append((builder.function.name.split(".")[-1], counting, most, builder.function))
         return counted_loops.ends_soon(builder, counting, limit, most)
 
-    with mock.patch.object(compile_module, "ends_soon", note):
+    with mock.patch.object(function_module, "ends_soon", note):
         yield found
 
 
@@ -358,7 +358,7 @@ def test_random_loops_that_are_said_to_end_soon_do() -> None:
         parameters = "(param $i i32) (param $n i32) (param $j i32)"
         inside = " ".join(map(text_of, body))
         source = f"(module (func $f {parameters} (block $end (loop $again {inside}))))"
-        with mock.patch.object(compile_module, "_MOST_UNPOLLED", 400), finding() as found:
+        with mock.patch.object(function_module, "_MOST_UNPOLLED", 400), finding() as found:
             emitted(source)
         for _, counting, most, function in found:
             builder = ir.IRBuilder(function.append_basic_block())
@@ -402,7 +402,7 @@ def test_both_ways_come_to_the_same() -> None:
 
     expected = results(interruptible=False)
     assert len(set(expected)) > len(expected) // 3
-    with mock.patch.object(compile_module, "_MOST_UNPOLLED", 1000):
+    with mock.patch.object(function_module, "_MOST_UNPOLLED", 1000):
         assert results() == expected
 
 
@@ -463,7 +463,7 @@ def test_of_many_loops_only_some_are_had_twice() -> None:
     loops = while_loop(f"(i32.lt_u {AT} {N})") * 3
     source = f"""(module (func (export "f") (param $i i32) (param $n i32) (local $h i32) {loops})
       (func (export "g") (param $i i32) (param $n i32) (local $h i32) {loops}))"""
-    with finding() as found, mock.patch.object(compile_module, "MOST_TWICE", 2):
+    with finding() as found, mock.patch.object(function_module, "MOST_TWICE", 2):
         text = emitted(source)
     assert [name for name, *_ in found] == ["0", "0", "1", "1"]
     assert text.count('call void @"lowheap.poll"') == 6

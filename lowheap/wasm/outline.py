@@ -18,6 +18,9 @@ INITIALISE = "lowheap.initialise"
 FUNCTION_TABLE = "lowheap.wasm_functions"
 """The addresses of the module's functions that can be called from outside, in the order of `escaping_functions`."""
 
+CALLS_BY_TYPE = ("call_ref", "call_indirect", "return_call_ref", "return_call_indirect")
+"""The instructions that call a function of which only the type is known, by the type's index, which comes first."""
+
 
 class ModuleOutline:
     """The outline of a module. `type_indices` are the engine's indices of the module's types."""
@@ -49,6 +52,16 @@ class ModuleOutline:
         composite = self.types[self.type_indices[type_index]].composite
         assert isinstance(composite, FuncType), "validated: a function's type is a function type"
         return composite
+
+    def called_type(self, instruction: Instruction) -> FuncType | None:
+        """Return the type of what an instruction calls; None for one that calls nothing."""
+        if instruction.name in ("call", "return_call"):
+            return self.function_types[index_operand(instruction)]
+        if instruction.name in CALLS_BY_TYPE:
+            type_index = instruction.operands[0]
+            assert isinstance(type_index, int), "decoded: a type index comes first"
+            return self.function_type(type_index)
+        return None
 
     def _find_escaping_functions(self) -> list[int]:
         """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""

@@ -1,0 +1,126 @@
+"""Structs and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from lowheap.jit.emit import I32, I64, REFERENCE, VOID, llvm_type
+from lowheap.types import NumType, PackedType, RefType, StorageType
+from lowheap.wasm.events import MOST_INLINED, Static
+from lowheap.wasm.function import FunctionCompiler, instruction
+
+
+def _push_new(compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], type_index: int) -> None:
+    """Push the new object that an event makes."""
+    reference = compiler.call_event(event, REFERENCE, args, type_index, mark="allocate")
+    compiler.push(reference, RefType(False, compiler.context.type_indices[type_index]))
+
+
+def _push_read(
+    compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static
+) -> None:
+    """Push what an event reads from a field or an element, extended as the instruction's name says."""
+    is_packed = isinstance(storage, PackedType)
+    type = NumType.I32 if isinstance(storage, PackedType) else storage
+    is_signed = is_packed and compiler.name.endswith("_s")
+    value = compiler.call_event(event, llvm_type(type), args, *static, is_signed, mark=_mark("read", storage))
+    compiler.push(value, type)
+
+
+@instruction("struct.new", allocates=True)
+def _struct_new(compiler: FunctionCompiler, type_index: int) -> None:
+    _push_new(compiler, "struct_new", compiler.pop_many(len(compiler.context.fields(type_index))), type_index)
+
+
+@instruction("struct.new_default", allocates=True)
+def _struct_new_default(compiler: FunctionCompiler, type_index: int) -> None:
+    _push_new(compiler, "struct_new_default", [], type_index)
+
+
+@instruction("struct.get", "struct.get_s", "struct.get_u")
+def _struct_get(compiler: FunctionCompiler, type_index: int, number: int) -> None:
+    reference, may_be_null = compiler.pop_nullable()
+    storage = compiler.context.fields(type_index)[number].storage
+    _push_read(compiler, "struct_get", [reference], storage, type_index, number, may_be_null)
+
+
+@instruction("struct.set")
+def _struct_set(compiler: FunctionCompiler, type_index: int, number: int) -> None:
+    value = compiler.pop()
+    reference, may_be_null = compiler.pop_nullable()
+    mark = _mark("write", compiler.context.fields(type_index)[number].storage)
+    compiler.call_event("struct_set", VOID, [reference, value], type_index, number, may_be_null, mark=mark)
+
+
+@instruction("array.new", allocates=True)
+def _array_new(compiler: FunctionCompiler, type_index: int) -> None:
+    _push_new(compiler, "array_new", compiler.pop_many(2), type_index)
+
+
+@instruction("array.new_default", allocates=True)
+def _array_new_default(compiler: FunctionCompiler, type_index: int) -> None:
+    _push_new(compiler, "array_new_default", compiler.pop_many(1), type_index)
+
+
+@instruction("array.new_fixed", allocates=True)
+def _array_new_fixed(compiler: FunctionCompiler, type_index: int, length: int) -> None:
+    values = compiler.pop_many(length)
+    _push_new(compiler, "array_allocate", [I32(length)], type_index)
+    array, mark = compiler.stack[-1][0], _mark("init", compiler.context.element(type_index).storage)
+    layout = compiler.context.array_layout(type_index)
+    many = length > MOST_INLINED  # stores in a row, which LLVM would compare in pairs to merge them
+    for number, value in enumerate(values):
+        offset = I64(layout.elements_offset + number * layout.element_size)
+        compiler.call_event("array_init", VOID, [array, offset, value], type_index, mark=mark, is_one_of_many=many)
+
+
+@instruction("array.get", "array.get_s", "array.get_u")
+def _array_get(compiler: FunctionCompiler, type_index: int) -> None:
+    index = compiler.pop()
+    array, may_be_null = compiler.pop_nullable()
+    storage = compiler.context.element(type_index).storage
+    _push_read(compiler, "array_get", [array, index], storage, type_index, may_be_null)
+
+
+@instruction("array.set")
+def _array_set(compiler: FunctionCompiler, type_index: int) -> None:
+    index, value = compiler.pop_many(2)
+    array, may_be_null = compiler.pop_nullable()
+    mark = _mark("write", compiler.context.element(type_index).storage)
+    compiler.call_event("array_set", VOID, [array, index, value], type_index, may_be_null, mark=mark)
+
+
+@instruction("array.len")
+def _array_len(compiler: FunctionCompiler) -> None:
+    array, may_be_null = compiler.pop_nullable()
+    length = compiler.call_event("array_len", I32, [array], may_be_null)
+    compiler._lengths[id(length)] = array
+    compiler.push(length, NumType.I32)
+
+
+@instruction("array.fill", takes_long=True)
+def _array_fill(compiler: FunctionCompiler, type_index: int) -> None:
+    start, value, count = compiler.pop_many(3)
+    array, may_be_null = compiler.pop_nullable()
+    mark = _mark("write", compiler.context.element(type_index).storage)
+    compiler.call_event("array_fill", VOID, [array, start, value, count], type_index, may_be_null, mark=mark)
+
+
+@instruction("array.copy", takes_long=True)
+def _array_copy(compiler: FunctionCompiler, target_type: int, source_type: int) -> None:
+    count = compiler.pop()
+    source_start = compiler.pop()
+    source, source_may_be_null = compiler.pop_nullable()
+    target_start = compiler.pop()
+    target, target_may_be_null = compiler.pop_nullable()
+    args = [target, target_start, source, source_start, count]
+    mark = _mark("write", compiler.context.element(target_type).storage)
+    static = target_type, source_type, target_may_be_null, source_may_be_null
+    compiler.call_event("array_copy", VOID, args, *static, mark=mark)
+
+
+def _mark(event: str, storage: StorageType) -> str | None:
+    """What to mark an access as: a barrier's event, or, of a number, nothing."""
+    return event if isinstance(storage, RefType) else None
