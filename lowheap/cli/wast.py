@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections import deque
@@ -218,11 +219,12 @@ def _report(results: list[ScriptResult], seconds: float, most: int) -> None:
     console = report_console()
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(result.path)) for result in results])
     for column in ("commands", "passed", "failed", "skipped"):
         table.add_column(column, justify="right")
     for result in results:
         table.add_row(
-            Text(_shown(result.path)),
+            Text(_shown(os.path.relpath(result.path, folder))),
             f"{result.commands:,}",
             f"{result.passed:,}",
             Text(f"{len(result.failures):,}", "red" if result.failures else ""),

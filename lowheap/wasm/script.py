@@ -29,9 +29,10 @@ from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import F32, F64, I32, I64, FuncType, NumType, ValType
 from lowheap.values import I31
+from lowheap.wasm import wat
 from lowheap.wasm.instance import Global, Instance
 from lowheap.wasm.module import Module
-from lowheap.wasm.wasm_tools import run_wasm_tools
+from lowheap.wasm.wasm_tools import WasmToolsError, run_wasm_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,12 @@ def _read(path: Path, folder: Path) -> tuple[list[dict[str, Any]], Path]:
     if path.suffix == ".json":
         text, folder = path.read_bytes(), path.parent
     else:
-        path.read_bytes()  # says what is wrong in Python's words
-        what_for = f"reading {path}"
-        text = run_wasm_tools(["json-from-wast", path.absolute(), "--wasm-dir", folder], what_for=what_for)
+        read = folder / path.name
+        read.write_text(wat.assemblable(path.read_text(encoding="utf-8")), encoding="utf-8")
+        try:
+            text = run_wasm_tools(["json-from-wast", read, "--wasm-dir", folder], what_for=f"reading {path}")
+        except WasmToolsError as error:
+            raise WasmToolsError(str(error).replace(str(read), str(path))) from None
     found = json.loads(text)
     if not isinstance(found, dict) or not isinstance(found.get("commands"), list):
         raise ValueError(f"{path} has no commands: it is not what wasm-tools json-from-wast writes")
@@ -128,8 +132,8 @@ class _Script:
         """By name; the last one as None too."""
         self._registered: dict[str, Mapping[str, Any]] = {}
         self._harness = _Harness(store)
-        self._broken: str | None = None
-        """Why there is no last instance, if its module could not be made."""
+        self._broken: int | None = None
+        """In which line the last module is, if it could not be made an instance."""
 
     def run(self, command: dict[str, Any]) -> None:
         """Run a command, and note what it came to."""
@@ -174,8 +178,8 @@ class _Script:
             module = Module(self._store.engine, self._source(command))
             self._definitions[None] = self._definitions[name] = module
             self._instances[None] = self._instances[name] = self._instantiate(module)
-        except Exception as error:
-            self._broken = f"{type(error).__name__}: {error}"
+        except Exception:
+            self._broken = command.get("line")
             raise
 
     def _define(self, command: dict[str, Any]) -> None:
@@ -193,7 +197,7 @@ class _Script:
     def _instance(self, name: str | None) -> Instance:
         found = self._instances.get(name)
         if found is None:
-            why = f": {self._broken}" if self._broken else ""
+            why = "" if self._broken is None else f": the module in line {self._broken} has failed"
             raise _CommandFailed(f"there is no instance{'' if name is None else f' {name!r}'}{why}")
         return found
 
