@@ -299,7 +299,7 @@ _COMMANDS: dict[str, Callable[[_Script, dict[str, Any]], None]] = {
     "assert_invalid": _Script._assert_not_valid,
     "assert_malformed": _Script._assert_not_valid,
     "assert_invalid_custom": _Script._refuse_custom,
-    "assert_malformed_custom": _Script._refuse_custom,
+    "assert_malformed_custom": _Script._assert_not_valid,
     "assert_suspension": _Script._refuse_suspension,
     "thread": _Script._refuse_threads,
     "wait": _Script._refuse_threads,
