@@ -278,9 +278,11 @@ class Emitter:
         """Load a field that holds an address."""
         return self.load_typed(self._field_address(base, field), PTR, invariant=invariant)
 
-    def load_typed(self, address: ir.Value, type: ir.Type, *, invariant: bool = False) -> ir.Value:
-        """Load a value of an LLVM type, aligned to its size."""
-        loaded = self.builder.load(address, typ=type, align=alignment_of(type))
+    def load_typed(
+        self, address: ir.Value, type: ir.Type, *, invariant: bool = False, alignment: int | None = None
+    ) -> ir.Value:
+        """Load a value of an LLVM type, aligned to its size unless an alignment is given."""
+        loaded = self.builder.load(address, typ=type, align=alignment or alignment_of(type))
         if invariant:
             loaded.set_metadata("invariant.load", self.module.add_metadata([]))
         else:
@@ -293,9 +295,9 @@ class Emitter:
             value = ir.IntType(8 * field.size)(value)
         self.store_typed(value, self._field_address(base, field))
 
-    def store_typed(self, value: ir.Value, address: ir.Value) -> None:
-        """Store a value, aligned to its size."""
-        self._annotate(self.builder.store(value, address, align=alignment_of(value.type)), address)
+    def store_typed(self, value: ir.Value, address: ir.Value, *, alignment: int | None = None) -> None:
+        """Store a value, aligned to its size unless an alignment is given."""
+        self._annotate(self.builder.store(value, address, align=alignment or alignment_of(value.type)), address)
 
     def named(self, address: ir.Value, name: str) -> ir.Value:
         """Return `address`, having told LLVM that nothing is accessed there but under this name."""

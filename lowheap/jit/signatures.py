@@ -13,7 +13,8 @@ from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
 SETJMP = "_setjmp"
 LONGJMP = "_longjmp"
 """The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
+NANOSLEEP = "nanosleep"
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP)
 """libc's functions that every module may call."""
 WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 """LLVM's names for division of 128-bit integers, quotient and remainder: see `wide_division.py`."""

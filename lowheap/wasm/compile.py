@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llvmlite import ir
 
@@ -29,6 +30,7 @@ from lowheap.types import (
     TypeRegistry,
     VectorType,
 )
+from lowheap.wasm import numeric
 from lowheap.wasm.decode import (
     BlockType,
     DecodedModule,
@@ -72,6 +74,7 @@ class ModuleCompiler(ModuleState):
         `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
+        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
@@ -106,7 +109,7 @@ class ModuleCompiler(ModuleState):
             ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
-        if self.decoded.globals or self.decoded.start is not None:
+        if self.decoded.globals or self.decoded.data or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
             entered.append(INITIALISE_SIGNATURE)
@@ -142,6 +145,20 @@ class ModuleCompiler(ModuleState):
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
+
+    def _refuse_unsupported(self) -> None:
+        """Refuse what no instruction shows: tables, tags, and segments for tables."""
+        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
+        for kind, found in kinds:
+            if found:
+                raise UnsupportedError(f"unsupported {kind} 0")
+        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
+            for each in body.instructions:
+                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
+                    function = self.function_label(index)
+                    raise UnsupportedError(
+                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
+                    )
 
     def _check_value_types(self) -> None:
         """Refuse v128 wherever compiled code would have to carry it."""
@@ -210,6 +227,15 @@ class ModuleCompiler(ModuleState):
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
             instructions += definition.init[:-1]
             instructions.append(Instruction("global.init", (index,), definition.offset))
+        for index, segment in enumerate(self.decoded.data):
+            if segment.memory is not None:
+                instructions += segment.place[:-1]
+                instructions += (
+                    Instruction("i32.const", (0,), segment.offset),
+                    Instruction("i32.const", (len(segment.data),), segment.offset),
+                    Instruction("memory.init", (index, segment.memory), segment.offset),
+                    Instruction("data.drop", (index,), segment.offset),
+                )
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))
