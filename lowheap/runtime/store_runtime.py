@@ -10,6 +10,7 @@ its trampoline, and the exception is raised again behind that, itself.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import struct
@@ -118,6 +119,16 @@ class _Target:
         self.spare: tuple[Any, Any, Any, Any] | None = None
         """Slots that no call is using."""
 
+    def with_floats_as_bits(self, store: Store, type: FuncType) -> _Target:
+        """Return the same function, called with integers that have the bits of its floats, and returning such."""
+        found = copy.copy(self)
+        params, results = (tuple(map(_bits_type, each)) for each in (type.params, type.results))
+        found.lowerings = [lowering(store, param) for param in params]
+        found.pack = _slot_struct(params).pack_into
+        found.unpack = _slot_struct(results).unpack_from
+        found.spare = None
+        return found
+
     def slots(self) -> tuple[Any, Any, Any, Any]:
         """Return a buffer of slots, for one call: as cffi has it, as Python has it, as addresses, and as results.
 
@@ -125,6 +136,16 @@ class _Target:
         """
         slots = quick.new(_SLOTS, self.slot_count)
         return slots, quick.buffer(slots), quick.cast(_ADDRESSES, slots), quick.cast(self._result, slots)
+
+
+def _bits_type(type: ValType) -> ValType:
+    """The integer type that has as many bits as a float; any other type as it is."""
+    return {NumType.F32: NumType.I32, NumType.F64: NumType.I64}.get(type, type) if isinstance(type, NumType) else type
+
+
+def _reread(type: ValType, wanted: ValType, value: Any) -> Any:
+    """Return a value whose bytes are those of `value`; itself, where the types are the same."""
+    return value if type is wanted else _slot_struct((wanted,)).unpack(_slot_struct((type,)).pack(value))[0]
 
 
 class _CompiledFunc(Func):
@@ -444,8 +465,27 @@ class StoreRuntime(NotCopied):
             function: Func = _CompiledFunc(self, target, *described)
         else:
             function = Func._of(self._store, *described)
+        function._target = target
         self._functions[number] = function
         return function
+
+    def call_bits(self, function: Func, args: Sequence[Any]) -> Any:
+        """Call a function with signed integers that have the bits of its floats, and return such.
+
+        A NaN of an f32 keeps its bits so, which it does not in a float of Python's. A host function, which has no other
+        floats than those, is given those.
+        """
+        target, type = function._target, self._function_type(function.type_index)
+        if isinstance(target, _Target):
+            if function._call_bits is None:
+                function._call_bits = self._caller(target.with_floats_as_bits(self._store, type), function.name)
+            return function._call_bits(args)
+        given = [_reread(_bits_type(each), each, arg) for each, arg in zip(type.params, args, strict=True)]
+        returned = function(*given)
+        if len(type.results) == 1:
+            return _reread(type.results[0], _bits_type(type.results[0]), returned)
+        pairs = zip(type.results, returned or (), strict=True)
+        return tuple(_reread(each, _bits_type(each), value) for each, value in pairs) or None
 
     def _function_type(self, type_index: int) -> FuncType:
         type = self._store.engine.types[type_index].composite
