@@ -44,6 +44,7 @@ from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    NO_FUNCTION_TYPE,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -314,6 +315,7 @@ class StoreRuntime(NotCopied):
         if self.is_native:
             self._use_native_runtime()
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
+        self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
         context = self.context

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
@@ -28,7 +27,7 @@ from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
-from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
+from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -95,8 +94,8 @@ class ModuleCompiler(ModuleState):
             ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
-        if self.decoded.globals or self.decoded.data or self.decoded.start is not None:
-            self._compile_initialiser()
+        if initialising := list(self._initialising()):
+            self._compile_initialiser(initialising)
             symbols.append(INITIALISE)
             entered.append(INITIALISE_SIGNATURE)
         elif not entered:
@@ -133,11 +132,9 @@ class ModuleCompiler(ModuleState):
         return function
 
     def _refuse_unsupported(self) -> None:
-        """Refuse what no instruction shows: tables, tags, and segments for tables."""
-        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
-        for kind, found in kinds:
-            if found:
-                raise UnsupportedError(f"unsupported {kind} 0")
+        """Refuse instructions that are not compiled, and what no instruction shows: tags."""
+        if self.tags:
+            raise UnsupportedError("unsupported tag 0")
         for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
             for each in body.instructions:
                 if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
@@ -171,25 +168,48 @@ class ModuleCompiler(ModuleState):
                         allocating.add(index)
         return calls, leaving, allocating
 
-    def _compile_initialiser(self) -> None:
-        instructions: list[Instruction] = []
+    def _initialising(self) -> Iterator[Instruction]:
+        """Yield what gives an instance's parts their first values, in the order of the standard, and starts it.
+
+        Elements of segments that are no more than a function are the instance's to fill in.
+        """
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
-            instructions += definition.init[:-1]
-            instructions.append(Instruction("global.init", (index,), definition.offset))
-        for index, segment in enumerate(self.decoded.data):
-            if segment.memory is not None:
-                instructions += segment.place[:-1]
-                instructions += (
-                    Instruction("i32.const", (0,), segment.offset),
-                    Instruction("i32.const", (len(segment.data),), segment.offset),
-                    Instruction("memory.init", (index, segment.memory), segment.offset),
-                    Instruction("data.drop", (index,), segment.offset),
-                )
+            yield from definition.init[:-1]
+            yield Instruction("global.init", (index,), definition.offset)
+        for index, table in enumerate(self.decoded.tables, self.imported_table_count):
+            if table.init is not None:
+                yield from table.init[:-1]
+                yield Instruction("table.first", (index,), table.offset)
+        for index, elements in enumerate(self.decoded.elements):
+            for number, expression in enumerate(elements.expressions or () if elements.mode != "declarative" else ()):
+                if function_of(expression) is None and expression[0].name != "ref.null":
+                    yield from expression[:-1]
+                    yield Instruction("elem.first", (index, number), elements.offset)
+        for index, elements in enumerate(self.decoded.elements):
+            if elements.table is not None:
+                count = len(elements.functions if elements.expressions is None else elements.expressions)
+                yield from _activating(elements.place, count, elements.offset)
+                yield Instruction("table.init", (index, elements.table), elements.offset)
+                yield Instruction("elem.drop", (index,), elements.offset)
+        for index, data in enumerate(self.decoded.data):
+            if data.memory is not None:
+                yield from _activating(data.place, len(data.data), data.offset)
+                yield Instruction("memory.init", (index, data.memory), data.offset)
+                yield Instruction("data.drop", (index,), data.offset)
         if self.decoded.start is not None:
-            instructions.append(Instruction("call", (self.decoded.start,), 0))
-        instructions.append(Instruction("end", (), 0))
+            yield Instruction("call", (self.decoded.start,), 0)
+
+    def _compile_initialiser(self, instructions: Sequence[Instruction]) -> None:
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
+        whole = [*instructions, Instruction("end", (), 0)]
+        FunctionCompiler(self, function, FuncType((), ()), (), whole, runs_once=True).compile()
+
+
+def _activating(place: Sequence[Instruction], count: int, offset: int) -> Iterator[Instruction]:
+    """Yield what puts on the stack which of a segment's `count` entries are copied, and where to: all of them."""
+    yield from place[:-1]
+    yield Instruction("i32.const", (0,), offset)
+    yield Instruction("i32.const", (count,), offset)
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:

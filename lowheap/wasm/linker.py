@@ -18,6 +18,7 @@ from lowheap.wasm.globals import Global
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
+from lowheap.wasm.tables import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -67,9 +68,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func`, a `Global` or a `Memory` of a store, or whatever else `Instance` takes for an import."""
+        """Name a `Func`, `Global`, `Memory` or `Table` of a store, or whatever else `Instance` takes for an import."""
         self._check_store(store)
-        if isinstance(item, Func | Global | Memory) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -114,7 +115,7 @@ class Linker(NotCopied):
             raise LinkError(f"{module}.{name} is not defined; these are: {known}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global | Memory) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
 
