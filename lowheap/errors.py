@@ -118,6 +118,8 @@ class TrapCode(enum.IntEnum):
     ALLOCATION_TOO_LARGE = 8
     CAST_FAILURE = 9
     HEAP_EXHAUSTED = 10
+    OUT_OF_FUEL = 17
+    INTERRUPT = 18
 
     @property
     def message(self) -> str:
@@ -136,6 +138,8 @@ _TRAP_MESSAGES = {
     TrapCode.ALLOCATION_TOO_LARGE: "allocation size too large",
     TrapCode.CAST_FAILURE: "cast failure",
     TrapCode.HEAP_EXHAUSTED: "GC heap out of memory",
+    TrapCode.OUT_OF_FUEL: "all fuel consumed by WebAssembly",
+    TrapCode.INTERRUPT: "interrupt",
 }
 
 

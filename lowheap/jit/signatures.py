@@ -41,6 +41,10 @@ HAS_DEAD_EXTERNREFS = 1 << 1
 REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
+PAST_DEADLINE = 1 << 3
+"""A trampoline's status: nothing was called, for the store's epoch deadline has passed. Also what the host answers to a
+poll: so the code is to trap."""
+
 LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
 
 COUNTED, UNCOUNTED = "r", "u"

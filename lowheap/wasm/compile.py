@@ -37,6 +37,7 @@ from lowheap.wasm.decode import (
 from lowheap.wasm.events import (
     EventFunctions,
 )
+from lowheap.wasm.fuel import is_static
 from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
@@ -64,12 +65,14 @@ class ModuleCompiler(ModuleState):
         inline_allocation: bool,
         inline: str = "auto",
         interruptible: bool = True,
+        consume_fuel: bool = False,
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
-        `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
+        `interruptible` and `consume_fuel` are an engine's. `marked`: keep marks of what is emitted for which
+        event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
@@ -81,6 +84,7 @@ class ModuleCompiler(ModuleState):
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
         self.interruptible = interruptible
+        self.consumes_fuel = consume_fuel
         calls, leaving, allocating = self._scan_calls()
         self.collecting_functions = _callers_of(calls, leaving | allocating)
         self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
@@ -206,15 +210,21 @@ class ModuleCompiler(ModuleState):
         return calls, leaving, allocating
 
     def _compile_initialiser(self) -> None:
+        static: list[Instruction] = []
         instructions: list[Instruction] = []
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
-            instructions += definition.init[:-1]
-            instructions.append(Instruction("global.init", (index,), definition.offset))
+            part = static if is_static(definition.init) else instructions
+            part += definition.init[:-1]
+            part.append(Instruction("global.init", (index,), definition.offset))
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))
+        unmetered = len(static) + (len(instructions) == 1)  # where there is nothing else, all of it
+        instructions = static + instructions
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
+        FunctionCompiler(
+            self, function, FuncType((), ()), (), instructions, runs_once=True, unmetered=unmetered
+        ).compile()
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:
