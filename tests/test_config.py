@@ -96,7 +96,7 @@ def test_an_engine_has_what_its_config_says() -> None:
 def test_options_are_given_once() -> None:
     with pytest.raises(TypeError, match=r"^opt_level, inline cannot be given beside a config"):
         lh.Engine(lh.Config(), opt_level=1, inline="auto")
-    with pytest.raises(TypeError, match="^config is 3; it must be a Config"):
+    with pytest.raises(TypeError, match=r"^config is 3; it must be a Config"):
         lh.Engine(3)  # type: ignore[arg-type]
 
 

@@ -17,6 +17,9 @@ PROGRAM = """
   (type $cell (struct (field $next (mut (ref null $cell)))))
   (type $task (func (param i32)))
   (import "host" "pause" (func $pause))
+  (memory 1)
+  (data (i32.const 8) "an image")
+  (data $later "not yet")
   (global $limit (mut i32) (i32.const 3))
   (global $numbers (mut (ref null $numbers)) (array.new $numbers (i32.const 7) (i32.const 5)))
   (elem declare func $spend)
@@ -51,6 +54,12 @@ PROGRAM = """
     (array.copy $numbers $numbers
       (array.new $numbers (i32.const 1) (i32.const 300)) (i32.const 1) (local.get $array) (i32.const 0) (local.get 0))
     (drop (array.new_fixed $numbers 3 (i32.const 1) (i32.const 2) (i32.const 3))))
+  (func (export "memories") (param i32)
+    (memory.fill (i32.const 100) (i32.const 1) (local.get 0))
+    (memory.copy (i32.const 300) (i32.const 100) (local.get 0))
+    (memory.init $later (i32.const 0) (i32.const 0) (i32.const 7))
+    (i32.store (i32.const 4) (i32.load (i32.const 0)))
+    (drop (memory.grow (i32.const 1))))
   (func (export "calls_host") (param i32) (drop (i32.const 1)) (call $pause) (loop (drop (i32.const 1))))
   (func (export "divides") (param i32) (block (drop (i32.div_s (i32.const 1) (local.get 0)))))
   (func (export "traps") (param i32) (drop (i32.const 1)) unreachable)
@@ -69,6 +78,8 @@ EVERY = [
     ("through_reference", 1),
     ("arrays", 2),
     ("arrays", 200),
+    ("memories", 5),
+    ("memories", 5000),
     ("calls_host", 0),
     ("traps", 0),
 ]
@@ -167,6 +178,35 @@ def test_a_trap_takes_what_was_run_up_to_the_last_branch(module: lh.Module) -> N
     side = side_of(module)
     assert side.run("divides", 0, 100) == ("INTEGER_DIVISION_BY_ZERO", 99)
     assert side.run("divides", 1, 100) == ("", 96)
+
+
+MADE = {
+    '(memory 1) (data (i32.const 65532) "abcd")': 0,
+    '(memory 1) (data (i32.add (i32.const 0) (i32.const 1)) "abcd")': 8,
+    '(memory 1) (data (i32.const 9) "xyz") (data (global.get $g) "abcd") (global $g i32 (i32.const 3))': 10,
+    '(memory (import "host" "memory") 1) (data (i32.const 0) "abcd") (data (i32.const 0) "abcdef")': 13,
+    "(global i64 (i64.const -1)) (global f32 (f32.const 1))": 0,
+    "(global i64 (i64.const -1)) (global i31ref (ref.i31 (i32.const 1)))": 3,
+    "(start $f) (func $f)": 3,
+}
+
+
+def test_what_making_an_instance_takes() -> None:
+    """As in wasmtime, where it is known beforehand what is in globals and memories."""
+    config = wasmtime.Config()
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
+    peer = wasmtime.Store(wasmtime.Engine(config))
+    memory = wasmtime.Memory(peer, wasmtime.MemoryType(wasmtime.Limits(1, None)))
+    store = lh.Store(lh.Engine(consume_fuel=True))
+    imports = {"host": {"memory": lh.Memory(store, lh.MemoryType(lh.Limits(1, None)))}}
+    for text, taken in MADE.items():
+        peer.set_fuel(1000)
+        binary = lh.wat2wasm(f"(module {text})")
+        wasmtime.Instance(peer, wasmtime.Module(peer.engine, binary), [memory] if "import" in text else [])
+        assert 1000 - peer.get_fuel() == taken, text
+        store.set_fuel(1000)
+        lh.Instance(store, lh.Module(store.engine, binary), imports)
+        assert 1000 - store.get_fuel() == taken, text
 
 
 def test_a_host_function_sees_and_sets_it(module: lh.Module) -> None:

@@ -15,6 +15,7 @@ Behind a trap it is less by what wasmtime does not write back then: see `docs/we
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from llvmlite import ir
 
@@ -49,33 +50,52 @@ def _ends_stretch(name: str) -> bool:
     return name in _ENDS or name.startswith(_ENDING)
 
 
-def is_static(init: Sequence[Instruction]) -> bool:
-    """Whether an initialiser is nothing but a number: such a one takes no fuel."""
-    return len(init) == 2 and init[0].name.endswith(".const")
+def number_of(init: Sequence[Instruction]) -> int | None:
+    """Return the number that is all that an initialiser is, the bits of a float; None where it is something else.
+
+    What has such a one takes no fuel.
+    """
+    if len(init) != 2 or not init[0].name.endswith(".const"):
+        return None
+    (number,) = init[0].operands
+    assert isinstance(number, int), "decoded: a constant"
+    width = 64 if init[0].name.startswith(("i64", "f64")) else 32
+    return number & ((1 << width) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exempt:
+    """Those instructions of an initialiser, by their numbers, that take nothing; and those that take no flat unit."""
+
+    wholly: set[int] = field(default_factory=set)
+    but_range: set[int] = field(default_factory=set)
 
 
 class FuelMeter:
     """Has one function count: `emitter`'s.
 
-    The first `unmetered` instructions take nothing, and nor does the function's call where there are no others.
+    With `exempt`, it is an initialiser's: where all is exempt, its call takes nothing either.
     """
 
-    def __init__(self, emitter: Emitter, unmetered: int) -> None:
+    def __init__(self, emitter: Emitter, exempt: Exempt | None) -> None:
         """Start at a function's beginning, behind its prologue."""
-        self._emitter, self._unmetered = emitter, unmetered
+        self._emitter, self._exempt = emitter, exempt
         self._untaken = 0
         """What the stretch so far takes."""
-        if not unmetered:
+        self._is_entered = False
+        if exempt is None:
             self._enter()
 
     def before(self, number: int, instruction: Instruction, stack: Sequence[tuple[ir.Value, ValType]]) -> None:
         """Count an instruction that is about to be compiled, and can be reached; `stack` has its operands on top."""
-        if number < self._unmetered:
+        exempt, name = self._exempt, instruction.name
+        if exempt is not None and number in exempt.wholly:
+            if _ends_stretch(name):
+                self._take()
             return
-        if self._unmetered and number == self._unmetered:
+        if not self._is_entered:
             self._enter()
-        name = instruction.name
-        if name not in FREE:
+        if name not in FREE and (exempt is None or number not in exempt.but_range):
             self._untaken += 1
         if name in BULK:
             self._count_range(stack[-1][0])
@@ -94,6 +114,7 @@ class FuelMeter:
                 builder.call(function, args, cconv=transitions.POLL_CONVENTION)
 
     def _enter(self) -> None:
+        self._is_entered = True
         self._untaken += 1
         self._take()
         self.check()
