@@ -18,7 +18,6 @@ PROGRAM = """
   (type $task (func (param i32)))
   (import "host" "pause" (func $pause))
   (memory 1)
-  (data (i32.const 8) "an image")
   (data $later "not yet")
   (global $limit (mut i32) (i32.const 3))
   (global $numbers (mut (ref null $numbers)) (array.new $numbers (i32.const 7) (i32.const 5)))

@@ -1,7 +1,7 @@
 """Fuel: compiled code counts the instructions that it runs, by wasmtime's rule, and traps when there is none left.
 
 An instruction takes one unit; what only opens, closes or leaves a construct, `nop` and `drop` take none (`FREE`). The
-call of a function takes one more. What works on ranges takes a unit for each element or byte besides (`BULK`).
+call of a function takes one more. What works on ranges takes a unit for each element, byte or page besides (`BULK`).
 
 What a straight stretch of code takes is known when it is compiled, and is taken off `VMStoreContext.fuel` at once,
 where the stretch ends: before control goes elsewhere. Whether any is left is looked up where a function begins, in each
@@ -30,13 +30,13 @@ FREE = frozenset(("nop", "drop", "block", "loop", "unreachable", "return", "else
 
 BULK = frozenset(
     (
-        *(f"memory.{each}" for each in ("copy", "fill", "init")),
+        *(f"memory.{each}" for each in ("copy", "fill", "init", "grow")),
         *(f"table.{each}" for each in ("copy", "fill", "init", "grow")),
         *(f"array.{each}" for each in ("copy", "fill", "init_data", "init_elem")),
         *(f"array.{each}" for each in ("new", "new_default", "new_data", "new_elem")),
     )
 )
-"""The instructions that take a unit more for each element or byte. Of each, how many is on top of the stack."""
+"""The instructions that take a unit more for each element, byte or page. Of each, how many is on top of the stack."""
 
 _SHORT = 128
 """Work on a range takes no longer than other instructions, if it is known to take so many units at most."""
