@@ -30,7 +30,8 @@ from lowheap.store import Store
 from lowheap.types import F32, F64, I32, I64, FuncType, NumType, ValType
 from lowheap.values import I31
 from lowheap.wasm import wat
-from lowheap.wasm.instance import Global, Instance
+from lowheap.wasm.globals import Global
+from lowheap.wasm.instance import Instance
 from lowheap.wasm.module import Module
 from lowheap.wasm.wasm_tools import WasmToolsError, run_wasm_tools
 
