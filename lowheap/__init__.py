@@ -44,14 +44,19 @@ if TYPE_CHECKING:
     from lowheap.types import FuncType as FuncType
     from lowheap.types import GlobalType as GlobalType
     from lowheap.types import ImportType as ImportType
+    from lowheap.types import Limits as Limits
+    from lowheap.types import MemoryType as MemoryType
     from lowheap.types import RefType as RefType
     from lowheap.types import StructType as StructType
     from lowheap.types import SubType as SubType
+    from lowheap.types import TableType as TableType
+    from lowheap.types import TagType as TagType
     from lowheap.types import ValueTypes as ValType  # noqa: F401  # exported, by another name than its own
     from lowheap.values import I31 as I31
-    from lowheap.wasm.instance import Global as Global
+    from lowheap.wasm.globals import Global as Global
     from lowheap.wasm.instance import Instance as Instance
     from lowheap.wasm.linker import Linker as Linker
+    from lowheap.wasm.memories import Memory as Memory
     from lowheap.wasm.module import Module as Module
     from lowheap.wasm.validate import wat2wasm as wat2wasm
 
@@ -88,13 +93,19 @@ _NAMES = {
         "FuncType",
         "GlobalType",
         "ImportType",
+        "Limits",
+        "MemoryType",
         "RefType",
         "StructType",
         "SubType",
+        "TableType",
+        "TagType",
     ),
     "values": ("I31",),
-    "wasm.instance": ("Global", "Instance"),
+    "wasm.globals": ("Global",),
+    "wasm.instance": ("Instance",),
     "wasm.linker": ("Linker",),
+    "wasm.memories": ("Memory",),
     "wasm.module": ("Module",),
     "wasm.validate": ("wat2wasm",),
 }

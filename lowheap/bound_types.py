@@ -5,6 +5,7 @@ Python values and WebAssembly values correspond like this:
 - i32, i64: an int, signed when read; written, anything from the least signed to the greatest unsigned value;
 - i8, i16 (fields and elements only): an int, unsigned when read; written as above;
 - f32, f64: a float;
+- v128: an int, unsigned when read; written, as above, or 16 bytes;
 - a reference: None for null, `Struct`, `Array`, `I31`, `ExternRef`, `Func`. Where an externref is wanted, any other
   Python value is wrapped in a new `ExternRef`; where an i31ref is wanted, an int will do.
 
@@ -70,8 +71,8 @@ from lowheap.values import (
     REFERENCE_FORMAT,
     Lowering,
     as_index,
-    lift_scalar,
-    lower_scalar,
+    lift_vector,
+    number_format,
     scalar_lowering,
 )
 
@@ -230,8 +231,6 @@ def _check_defaultable(storages: Sequence[StorageType], what: str) -> None:
     for number, storage in enumerate(storages):
         if isinstance(storage, RefType) and not storage.nullable:
             raise TypeError(f"{what} needs values: part {number} is {storage}, which has no default")
-        if isinstance(storage, VectorType):
-            raise TypeError(f"{what} cannot be made from Python: part {number} is {storage}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -329,7 +328,7 @@ class BoundType:
             read, write = self._access(field)
             for key in (number, number - count):
                 self.reads[key], self.writes[key] = (read, place.offset), (write, place.offset)
-        self._lowerings = [self._lowering(field.storage) for field in self.fields]
+        self._lowerings = [lowering(self.store, field.storage) for field in self.fields]
         self._image = self._image_format([place.offset for place in layout.fields], layout.size)
         members["__new__"] = lambda cls, *values, **named: self.new_struct(self._in_order(values, named))
         self.cls = type("Struct", (Struct,), members)
@@ -342,7 +341,7 @@ class BoundType:
         """Return what makes the bytes of all fields, behind the header, of their raw values."""
         at, format = HEADER_SIZE, "<"
         for field, offset in zip(self.fields, offsets, strict=True):
-            code = FORMATS.get(field.storage, REFERENCE_FORMAT if isinstance(field.storage, RefType) else "16s")
+            code = REFERENCE_FORMAT if isinstance(field.storage, RefType) else number_format(field.storage)
             format += f"{offset - at}x{code}"
             at = offset + storage_size(field.storage)
         return struct.Struct(f"{format}{size - at}x").pack
@@ -434,7 +433,7 @@ class BoundType:
         self.element_size = storage_size(composite.element.storage)
         self.elements_offset = layout.element_offset(0)
         self.read, self.write = self._access(self.element)
-        self._lowerings = [self._lowering(self.element.storage)]
+        self._lowerings = [lowering(self.store, self.element.storage)]
         members["__new__"] = lambda cls, values: self.new_array(values)
         self.cls = type("Array", (Array,), members)
 
@@ -486,11 +485,11 @@ class BoundType:
     def _lowered(self, values: Sequence[Any], kept: list[Any]) -> bytes:
         """Return the bytes of elements of these values; references are borrowed, of the values or of `kept`."""
         storage = self.element.storage
-        if isinstance(storage, VectorType):
-            raise TypeError(f"values of type {storage} cannot be given from Python")
         (lower,) = self._lowerings
-        code = FORMATS.get(storage, REFERENCE_FORMAT)
         raws = [lower(value, kept) for value in values]
+        if isinstance(storage, VectorType):
+            return b"".join(raws)
+        code = FORMATS.get(storage, REFERENCE_FORMAT)
         return struct.pack(f"<{len(raws)}{code}", *raws)
 
     def new_array(self, values: Any) -> GcObject:
@@ -561,17 +560,13 @@ class BoundType:
 
     # Parts
 
-    def _lowering(self, storage: StorageType) -> Lowering:
-        if isinstance(storage, VectorType):
-            return lambda value, _: lower_scalar(storage, value)  # which refuses it
-        return lowering(self.store, storage)
-
     def _access(self, field: FieldType) -> tuple[_Read, _Write | None]:
         """Return what reads and what writes a field or an element, given the handle and an offset into the object."""
         storage, store = field.storage, self.store
+        read: _Read
+        write: _Write
         if isinstance(storage, VectorType):
-            read: _Read = _refuse_to_lift(storage)
-            write: _Write = _refuse_to_lower(storage)
+            read, write = _vector_reader(store, storage), _scalar_writer(store, storage)
         elif not isinstance(storage, RefType):
             read, write = _scalar_reader(store, storage), _scalar_writer(store, storage)
         elif store.engine.types.is_traced(storage):
@@ -588,7 +583,7 @@ _Write = Callable[[Any, int, Any], None]
 
 
 def _scalar_reader(store: Store, storage: StorageType) -> _Read:
-    unpack = struct.Struct(f"<{FORMATS[storage]}").unpack_from
+    unpack = struct.Struct(f"<{number_format(storage)}").unpack_from
     lock, heap, unreachable, host_data = store.lock, store.heap, store.unreachable_cells, store.host_data
 
     def read(handle: Any, offset: int) -> Any:
@@ -610,7 +605,7 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
 
 
 def _scalar_writer(store: Store, storage: StorageType) -> _Write:
-    pack = struct.Struct(f"<{FORMATS[storage]}").pack_into
+    pack = struct.Struct(f"<{number_format(storage)}").pack_into
     lower = scalar_lowering(storage)
     kind = int if storage in RANGES else float if storage is NumType.F64 else None  # what needs no lowering
     is_integer = storage in RANGES  # a number that is not in range must not come to `pack`: it clears the bytes first
@@ -706,20 +701,13 @@ def _untraced_writer(store: Store, storage: RefType) -> _Write:
     return write
 
 
-def _refuse_to_lift(storage: StorageType) -> _Read:
-    def read(handle: Any, _offset: int) -> Any:
-        handle._check_usable()
-        return lift_scalar(storage, b"")
+def _vector_reader(store: Store, storage: VectorType) -> _Read:
+    read_bytes = _scalar_reader(store, storage)
+
+    def read(handle: Any, offset: int) -> Any:
+        return lift_vector(read_bytes(handle, offset))
 
     return read
-
-
-def _refuse_to_lower(storage: StorageType) -> _Write:
-    def write(handle: Any, _offset: int, value: Any) -> None:
-        handle._check_usable()
-        lower_scalar(storage, value)
-
-    return write
 
 
 def _attribute(name: str) -> property:

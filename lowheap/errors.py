@@ -118,6 +118,14 @@ class TrapCode(enum.IntEnum):
     ALLOCATION_TOO_LARGE = 8
     CAST_FAILURE = 9
     HEAP_EXHAUSTED = 10
+    MEMORY_OUT_OF_BOUNDS = 11
+    TABLE_OUT_OF_BOUNDS = 12
+    INDIRECT_CALL_TO_NULL = 13
+    BAD_SIGNATURE = 14
+    HEAP_MISALIGNED = 15
+    ATOMIC_WAIT_NON_SHARED_MEMORY = 16
+    OUT_OF_FUEL = 17
+    INTERRUPT = 18
 
     @property
     def message(self) -> str:
@@ -136,6 +144,14 @@ _TRAP_MESSAGES = {
     TrapCode.ALLOCATION_TOO_LARGE: "allocation size too large",
     TrapCode.CAST_FAILURE: "cast failure",
     TrapCode.HEAP_EXHAUSTED: "GC heap out of memory",
+    TrapCode.MEMORY_OUT_OF_BOUNDS: "out of bounds memory access",
+    TrapCode.TABLE_OUT_OF_BOUNDS: "undefined element: out of bounds table access",
+    TrapCode.INDIRECT_CALL_TO_NULL: "uninitialized element",
+    TrapCode.BAD_SIGNATURE: "indirect call type mismatch",
+    TrapCode.HEAP_MISALIGNED: "unaligned atomic",
+    TrapCode.ATOMIC_WAIT_NON_SHARED_MEMORY: "atomic wait on non-shared memory",
+    TrapCode.OUT_OF_FUEL: "all fuel consumed by WebAssembly",
+    TrapCode.INTERRUPT: "interrupt",
 }
 
 

@@ -954,6 +954,45 @@ class VMFunctionImport(ctypes.Structure):
     funcref: Unsigned
 
 
+class VMMemory(ctypes.Structure):
+    """A linear memory: where it begins, which never changes, and how many bytes it has now (these two as in wasmtime,
+    `VMMemoryDefinition`), and may have at most.
+    """
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64), ("maximum", ctypes.c_uint64))
+    base: Unsigned
+    length: Unsigned
+    maximum: Unsigned
+
+
+class VMTable(ctypes.Structure):
+    """A table, or an element segment: where its references begin, which never changes, and how many it has now
+    (wasmtime, `VMTableDefinition`).
+
+    A reference of a table is a u32, as everywhere.
+    """
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+    base: Unsigned
+    length: Unsigned
+
+
+class VMDataSegment(ctypes.Structure):
+    """A data segment: where its bytes are, and how many they are; 0 once it was dropped."""
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+    base: Unsigned
+    length: Unsigned
+
+
+class VMTag(ctypes.Structure):
+    """What tells a tag from all others of a store: the two words that its exceptions have in their headers."""
+
+    _fields_ = (("tag_instance", ctypes.c_uint32), ("tag_defined", ctypes.c_uint32))
+    tag_instance: Unsigned
+    tag_defined: Unsigned
+
+
 class VMHostFunction(ctypes.Structure):
     """The vmctx of a host function: enough of a `VMContext` for its stub, and the number the runtime knows it by."""
 
@@ -1247,14 +1286,24 @@ VALUE_SLOT_SIZE = 8
 class VMContextLayout:
     """Where an instance's parts stand behind its `VMContext`, in bytes; the counts are the module's.
 
-    In order: a `VMFunctionImport` for each imported function, the address of each imported global's cell, the funcref
-    of each defined function (u32, filled in when the instance is made), and the cells of the defined globals.
+    In order: a `VMFunctionImport` for each imported function; the address of each imported global's cell, of each
+    imported memory's `VMMemory`, and of each imported table's `VMTable`; the memories and tables that are the module's
+    own; a `VMDataSegment` and a `VMTable` for each data and element segment; a `VMTag` for each tag, imported or not;
+    the funcref of each defined function (u32, filled in when the instance is made); the cells of the defined globals.
+    Indices of what is the module's own are counted without what is imported.
     """
 
     imported_functions: int
     imported_globals: int
     defined_functions: int
     defined_globals: int
+    imported_memories: int = 0
+    imported_tables: int = 0
+    defined_memories: int = 0
+    defined_tables: int = 0
+    data_segments: int = 0
+    element_segments: int = 0
+    tags: int = 0
 
     def function_import(self, index: int) -> int:
         """Offset of the `VMFunctionImport` of imported function `index`."""
@@ -1264,12 +1313,40 @@ class VMContextLayout:
         """Offset of the address (u64) of imported global `index`."""
         return self.function_import(self.imported_functions) + index * ctypes.sizeof(ctypes.c_uint64)
 
+    def memory_import(self, index: int) -> int:
+        """Offset of the address (u64) of the `VMMemory` of imported memory `index`."""
+        return self.global_import(self.imported_globals) + index * ctypes.sizeof(ctypes.c_uint64)
+
+    def table_import(self, index: int) -> int:
+        """Offset of the address (u64) of the `VMTable` of imported table `index`."""
+        return self.memory_import(self.imported_memories) + index * ctypes.sizeof(ctypes.c_uint64)
+
+    def memory(self, index: int) -> int:
+        """Offset of the `VMMemory` of defined memory `index`."""
+        return self.table_import(self.imported_tables) + index * ctypes.sizeof(VMMemory)
+
+    def table(self, index: int) -> int:
+        """Offset of the `VMTable` of defined table `index`."""
+        return self.memory(self.defined_memories) + index * ctypes.sizeof(VMTable)
+
+    def data_segment(self, index: int) -> int:
+        """Offset of the `VMDataSegment` of data segment `index`."""
+        return self.table(self.defined_tables) + index * ctypes.sizeof(VMDataSegment)
+
+    def element_segment(self, index: int) -> int:
+        """Offset of the `VMTable` that has the references of element segment `index`."""
+        return self.data_segment(self.data_segments) + index * ctypes.sizeof(VMTable)
+
+    def tag(self, index: int) -> int:
+        """Offset of the `VMTag` of tag `index`, imported or not."""
+        return self.element_segment(self.element_segments) + index * ctypes.sizeof(VMTag)
+
     def funcref(self, index: int) -> int:
-        """Offset of the funcref (u32) of defined function `index`, counted without the imported ones."""
-        return self.global_import(self.imported_globals) + index * ctypes.sizeof(ctypes.c_uint32)
+        """Offset of the funcref (u32) of defined function `index`."""
+        return self.tag(self.tags) + index * ctypes.sizeof(ctypes.c_uint32)
 
     def global_cell(self, index: int) -> int:
-        """Offset of the cell of defined global `index`, counted without the imported ones."""
+        """Offset of the cell of defined global `index`."""
         return align_up(self.funcref(self.defined_functions), GLOBAL_CELL_SIZE) + index * GLOBAL_CELL_SIZE
 
     @property
@@ -1304,6 +1381,10 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMSavedRegister,
     VMContext,
     VMFunctionImport,
+    VMMemory,
+    VMTable,
+    VMDataSegment,
+    VMTag,
     VMHostFunction,
     VMRootFrame,
     VMHandle,

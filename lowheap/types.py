@@ -236,12 +236,86 @@ class GlobalType:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a memory or a table is at first, and at most: pages or elements; `max` is None where nothing says."""
+
+    min: int
+    max: int | None = None
+
+    def __str__(self) -> str:
+        """Text format: `1`, `1 2`."""
+        return str(self.min) if self.max is None else f"{self.min} {self.max}"
+
+
+PAGE_SIZE_LOG2 = 16
+"""A page of a memory has 2 to the power of this many bytes, where its type does not say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryType:
+    """A linear memory: its limits, in pages; whether addresses are i64; whether it is shared; the size of its pages."""
+
+    limits: Limits
+    is_64: bool = False
+    is_shared: bool = False
+    page_size_log2: int = PAGE_SIZE_LOG2
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return 1 << self.page_size_log2
+
+    @property
+    def address(self) -> NumType:
+        """The type of its addresses."""
+        return NumType.I64 if self.is_64 else NumType.I32
+
+    def __str__(self) -> str:
+        """Text format: `i64 1 2 shared (pagesize 1)`."""
+        wide, shared = "i64 " * self.is_64, " shared" * self.is_shared
+        page = "" if self.page_size_log2 == PAGE_SIZE_LOG2 else f" (pagesize {self.page_size})"
+        return f"{wide}{self.limits}{shared}{page}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableType:
+    """A table: the type of its elements, its limits, in elements, and whether indices are i64."""
+
+    element: RefType
+    limits: Limits
+    is_64: bool = False
+
+    @property
+    def address(self) -> NumType:
+        """The type of its indices."""
+        return NumType.I64 if self.is_64 else NumType.I32
+
+    def __str__(self) -> str:
+        """Text format: `i64 1 2 funcref`."""
+        return f"{'i64 ' * self.is_64}{self.limits} {self.element}"
+
+
+@dataclass(frozen=True, slots=True)
+class TagType:
+    """A tag: the function type whose parameters are the fields of its exceptions."""
+
+    functype: FuncType
+
+    def __str__(self) -> str:
+        """Text format, of the function type."""
+        return str(self.functype)
+
+
+ExternType: TypeAlias = FuncType | GlobalType | MemoryType | TableType | TagType
+
+
+@dataclass(frozen=True, slots=True)
 class ImportType:
     """One import of a module: its two names, and what must be given for it."""
 
     module: str
     name: str
-    type: FuncType | GlobalType
+    type: ExternType
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +323,7 @@ class ExportType:
     """One export of a module: its name, and what it is."""
 
     name: str
-    type: FuncType | GlobalType
+    type: ExternType
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
-from lowheap.types import FuncType, TypeRegistry, ValType
+from lowheap.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType, TypeRegistry, ValType
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.module import Module
 
@@ -247,18 +247,26 @@ def _find_export(module: Module, program: str, name: str | None, ctx: click.Cont
         if export.name == name:
             if isinstance(export.type, FuncType):
                 return export.type
-            what = _describe(types, export.type.storage)
-            raise click.UsageError(f"{program} exports {name!r} as a global of type {what}, not as a function", ctx)
+            kind = _KINDS[type(export.type)]
+            text = _describe(types, export.type.storage if isinstance(export.type, GlobalType) else export.type)
+            what = f"{kind} of type {text}"
+            raise click.UsageError(f"{program} exports {name!r} as a {what}, not as a function", ctx)
     problem = "--invoke is missing: it names the export to call" if name is None else f"there is no export {name!r}"
-    listed = [
-        f"  {export.name!r}: {_describe(types, export.type)}"
-        if isinstance(export.type, FuncType)
-        else f"  {export.name!r}: (global {'mut ' * export.type.mutable}{_describe(types, export.type.storage)})"
-        for export in module.exports
-    ]
+    listed = [f"  {export.name!r}: {_describe_external(types, export.type)}" for export in module.exports]
     if not listed:
         raise click.UsageError(f"{problem}; {program} exports nothing", ctx)
     raise click.UsageError("\n".join([f"{problem}; {program} exports:", *listed]), ctx)
+
+
+_KINDS: dict[type, str] = {MemoryType: "memory", TableType: "table", GlobalType: "global", TagType: "tag"}
+
+
+def _describe_external(types: TypeRegistry, type: ExternType) -> str:
+    if isinstance(type, FuncType):
+        return _describe(types, type)
+    if isinstance(type, GlobalType):
+        return f"(global {'mut ' * type.mutable}{_describe(types, type.storage)})"
+    return f"({_KINDS[type.__class__]} {_describe(types, type)})"
 
 
 def _describe(types: TypeRegistry, type: ValType | FuncType | Any) -> str:

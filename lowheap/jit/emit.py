@@ -26,6 +26,7 @@ from lowheap.layout import (
     I31_TAG,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
+    VALUE_SLOT_SIZE,
     Field,
     VMContext,
     VMStoreContext,
@@ -323,9 +324,11 @@ class Emitter:
         """Load a field that holds an address."""
         return self.load_typed(self._field_address(base, field), PTR, invariant=invariant)
 
-    def load_typed(self, address: ir.Value, type: ir.Type, *, invariant: bool = False) -> ir.Value:
-        """Load a value of an LLVM type, aligned to its size."""
-        loaded = self.builder.load(address, typ=type, align=alignment_of(type))
+    def load_typed(
+        self, address: ir.Value, type: ir.Type, *, invariant: bool = False, alignment: int | None = None
+    ) -> ir.Value:
+        """Load a value of an LLVM type, aligned to its size unless an alignment is given."""
+        loaded = self.builder.load(address, typ=type, align=alignment or alignment_of(type))
         if invariant:
             loaded.set_metadata("invariant.load", self.module.add_metadata([]))
         else:
@@ -338,9 +341,20 @@ class Emitter:
             value = ir.IntType(8 * field.size)(value)
         self.store_typed(value, self._field_address(base, field))
 
-    def store_typed(self, value: ir.Value, address: ir.Value) -> None:
-        """Store a value, aligned to its size."""
-        self._annotate(self.builder.store(value, address, align=alignment_of(value.type)), address)
+    def store_typed(self, value: ir.Value, address: ir.Value, *, alignment: int | None = None) -> None:
+        """Store a value, aligned to its size unless an alignment is given."""
+        self._annotate(self.builder.store(value, address, align=alignment or alignment_of(value.type)), address)
+
+    def load_slot(self, slots: ir.Value, number: int, type: ir.Type) -> ir.Value:
+        """Load a value from the slots at `slots` in which the host and compiled code exchange values."""
+        return self.load_typed(self._slot(slots, number), type, alignment=_slot_alignment(type))
+
+    def store_slot(self, value: ir.Value, slots: ir.Value, number: int) -> None:
+        """Store a value to its slot."""
+        self.store_typed(value, self._slot(slots, number), alignment=_slot_alignment(value.type))
+
+    def _slot(self, slots: ir.Value, number: int) -> ir.Value:
+        return self.at(slots, number * VALUE_SLOT_SIZE)
 
     def named(self, address: ir.Value, name: str) -> ir.Value:
         """Return `address`, having told LLVM that nothing is accessed there but under this name."""
@@ -506,3 +520,8 @@ def alignment_of(type: ir.Type) -> int:
     if isinstance(type, ir.DoubleType):
         return ctypes.sizeof(ctypes.c_double)
     return 2 * ctypes.sizeof(ctypes.c_uint64)  # a v128
+
+
+def _slot_alignment(type: ir.Type) -> int:
+    """Return the alignment of a value in a slot, or two for a v128: that of a slot at most."""
+    return min(alignment_of(type), VALUE_SLOT_SIZE)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
+from lowheap.layout import VALUE_SLOT_SIZE
+from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType, VectorType, storage_size
 
 SETJMP = "_setjmp"
 LONGJMP = "_longjmp"
 """The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP)
+NANOSLEEP = "nanosleep"
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP)
 """libc's functions that every module may call."""
 WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 """LLVM's names for division of 128-bit integers, quotient and remainder: see `wide_division.py`."""
@@ -48,7 +50,15 @@ REFUSED = 1 << 2
 THROWN = 2
 """What a call of the host returns in place of 1, for failure, when compiled code may catch what it has thrown."""
 
-LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
+VECTOR = "v"
+"""The letter of v128."""
+LETTERS: dict[ValType, str] = {
+    NumType.I32: "i",
+    NumType.I64: "l",
+    NumType.F32: "f",
+    NumType.F64: "d",
+    VectorType.V128: VECTOR,
+}
 
 COUNTED, UNCOUNTED = "r", "u"
 """The letters of references: those that collectors know of, and those of functions and i31s."""
@@ -63,13 +73,23 @@ class Signature:
 
     @staticmethod
     def of(type: FuncType, types: TypeRegistry) -> Signature:
-        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
+        """Return the signature of a function type."""
         return Signature(_letters(type.params, types), _letters(type.results, types))
 
     @property
     def slot_count(self) -> int:
         """How many slots the values take."""
-        return max(len(self.params), len(self.results), 1)
+        return max(_slot_count(self.params), _slot_count(self.results), 1)
+
+    @property
+    def param_slots(self) -> tuple[int, ...]:
+        """The number of each parameter's slot: of a v128, of its first."""
+        return _slots(self.params)
+
+    @property
+    def result_slots(self) -> tuple[int, ...]:
+        """The number of each result's slot, likewise."""
+        return _slots(self.results)
 
     @property
     def counted_results(self) -> tuple[int, ...]:
@@ -78,8 +98,8 @@ class Signature:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether no value is a reference."""
-        return not {COUNTED, UNCOUNTED} & {*self.params, *self.results}
+        """Whether all values are numbers, each in a slot: none is a reference or a v128."""
+        return not {COUNTED, UNCOUNTED, VECTOR} & {*self.params, *self.results}
 
     @property
     def entry(self) -> str:
@@ -90,6 +110,17 @@ class Signature:
     def host_stub(self) -> str:
         """The name of the signature's stub for host functions."""
         return f"lowheap.host.{self.params}.{self.results}"
+
+
+_VECTOR_SLOTS = storage_size(VectorType.V128) // VALUE_SLOT_SIZE
+
+
+def _slot_count(letters: str) -> int:
+    return len(letters) + letters.count(VECTOR) * (_VECTOR_SLOTS - 1)
+
+
+def _slots(letters: str) -> tuple[int, ...]:
+    return tuple(_slot_count(letters[:number]) for number in range(len(letters)))
 
 
 def _letters(values: Sequence[ValType], types: TypeRegistry) -> str:

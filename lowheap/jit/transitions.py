@@ -1,9 +1,10 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
 **In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of
-8-byte slots for the arguments, where the results come afterwards. It puts an activation on its frame and on the
-store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing to see to;
-else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing (`REFUSED`).
+8-byte slots for the arguments, where the results come afterwards; a v128 takes two. It puts an activation on its frame
+and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing
+to see to; else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing
+(`REFUSED`).
 
 References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
 among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
@@ -33,7 +34,7 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
@@ -214,7 +215,7 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
 
-    args = [_load_slot(emitter, slots, number, letter) for number, letter in enumerate(signature.params)]
+    args = _load_slots(emitter, slots, signature.params, signature.param_slots)
     for letter, arg in zip(signature.params, args, strict=True):
         if letter == COUNTED:
             _lend(emitter, arg)
@@ -241,12 +242,12 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
             callee = emitter.function_pointer(code, type.return_type, type.args)
             result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
             if signature.results and not several:
-                emitter.store_typed(result, slots)
+                emitter.store_slot(result, slots, 0)
             if signature.counted_results:
                 share = emitter.load_pointer(store, VMStoreContext.share, invariant=True)
             for place, number in enumerate(signature.counted_results, signature.slot_count):
-                reference = _load_slot(emitter, slots, number, COUNTED)
-                handle = emitter.load_typed(emitter.at(slots, place * VALUE_SLOT_SIZE), PTR)
+                reference = emitter.load_slot(slots, signature.result_slots[number], REFERENCE)
+                handle = emitter.load_slot(slots, place, PTR)
                 emitter.call_pointer(share, VOID, [PTR, REFERENCE, PTR], [vmctx, reference, handle])
     emitter.store(previous, store, VMStoreContext.activation)
     dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
@@ -254,8 +255,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     builder.ret(builder.or_(*status))
 
 
-def _load_slot(emitter: Emitter, slots: ir.Value, number: int, letter: str) -> ir.Value:
-    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+def _load_slots(emitter: Emitter, slots: ir.Value, letters: str, numbers: Sequence[int]) -> list[ir.Value]:
+    return [
+        emitter.load_slot(slots, number, _LLVM_OF_LETTER[letter])
+        for letter, number in zip(letters, numbers, strict=True)
+    ]
 
 
 def _lend(emitter: Emitter, reference: ir.Value) -> None:
@@ -302,8 +306,8 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
     values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
-    for number, param in enumerate(params):
-        emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
+    for slot, param in zip(signature.param_slots, params, strict=True):
+        emitter.store_slot(param, values, slot)
     _note_exit(emitter)
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.call_host, invariant=True)
     number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
@@ -312,13 +316,13 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
         with builder.if_then(builder.icmp_unsigned("==", status, I32(THROWN))):
             throw(emitter)
         _leave(emitter)
-    results = [_load_slot(emitter, values, number, letter) for number, letter in enumerate(signature.results)]
+    results = _load_slots(emitter, values, signature.results, signature.result_slots)
     for letter, result in zip(signature.results, results, strict=True):
         if letter == COUNTED:
             _lend(emitter, result)
     if len(results) > 1:
-        for number, result in enumerate(results):
-            emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))
+        for slot, result in zip(signature.result_slots, results, strict=True):
+            emitter.store_slot(result, function.args[-1], slot)
         builder.ret_void()
     elif results:
         builder.ret(results[0])

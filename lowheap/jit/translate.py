@@ -1245,6 +1245,11 @@ class Translator:
         fill = self.e.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
         self.b.call(fill, [self._pointer(to), I8(0), self._typed(length, _U64), I1(0)])
 
+    def _w_fill_memory(self, frame: _Frame, n: ast.Call) -> None:
+        to, value, length = (self._x(frame, each) for each in n.args)
+        fill = self.e.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
+        self.b.call(fill, [self._pointer(to), self._typed(value, _U8), self._typed(length, _U64), I1(0)])
+
     def _w_compare_exchange(self, frame: _Frame, n: ast.Call) -> ir.Value:
         where = self._x(frame, n.args[0])
         expected, new = (self._value(frame, each, where.word) for each in n.args[1:])
@@ -1255,7 +1260,7 @@ class Translator:
 HEAP = _HEAP
 """The heap, as an argument of `Translator.inlined`."""
 
-_U64 = WordType(64)
+_U8, _U64 = WordType(8), WordType(64)
 
 _NEAR = HEAP_GUARD // 2
 """How far behind an index an address is formed without u32 arithmetic: it cannot leave the guard."""

@@ -1471,6 +1471,12 @@ class _Checker:
             self.fits(each, U64, "an argument of zero_memory")
         return NOTHING
 
+    def word_fill_memory(self, node: ast.Call) -> Type:
+        to, value, length = self.count(node, 3)
+        for each, type in ((to, U64), (value, U8), (length, U64)):
+            self.fits(each, type, "an argument of fill_memory")
+        return NOTHING
+
     def word_compare_exchange(self, node: ast.Call) -> Type:
         where, *values = self.count(node, 3)
         type = self.expression(where)
@@ -1543,6 +1549,7 @@ LOCAL_ARRAY_LIMIT = 1 << 16
 _EFFECTFUL = {
     ("word", "copy_memory"),
     ("word", "zero_memory"),
+    ("word", "fill_memory"),
     ("word", "compare_exchange"),
     ("word", "require"),
     ("word", "check"),

@@ -251,6 +251,11 @@ def zero_memory(to: int, length: int) -> None:
     ctypes.memset(to, 0, length)
 
 
+def fill_memory(to: int, value: int, length: int) -> None:
+    """Set so many bytes at an address to a `u8`."""
+    ctypes.memset(to, value, length)
+
+
 def compare_exchange(place: Any, expected: int, new: int) -> bool:
     """Set a place to a number if it holds the expected one, in one step that no thread sees half of; whether it did."""
     held = place.value == expected
@@ -441,8 +446,8 @@ WORDS: dict[str, Callable[..., Any]] = {
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
         ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
-        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, compare_exchange, sound, require,
-        check, problem,
+        at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, fill_memory, compare_exchange,
+        sound, require, check, problem,
     )
 }  # fmt: skip
 """The words that are functions, by name."""

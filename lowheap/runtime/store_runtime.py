@@ -10,6 +10,7 @@ its trampoline, and the exception is raised again behind that, itself.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import struct
@@ -71,6 +72,7 @@ from lowheap.runtime import polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
+from lowheap.values import VECTOR_FORMAT, lift_vector
 
 MAX_WASM_STACK = 512 * 1024
 """Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
@@ -110,15 +112,25 @@ class _Target:
         self.pack = _slot_struct(type.params).pack_into
         self.unpack = _slot_struct(type.results).unpack_from
         self.counted = signature.counted_results
-        self.uncounted = [
-            (number, result)
+        self.lifted = [
+            (number, _lift_of(store, result))
             for number, result in enumerate(type.results)
-            if isinstance(result, RefType) and number not in self.counted
+            if not isinstance(result, NumType) and number not in self.counted
         ]
         self.slot_count = signature.slot_count + len(self.counted)
         self._result = _RESULTS.get(signature.results, _ADDRESSES)
         self.spare: tuple[Any, Any, Any, Any] | None = None
         """Slots that no call is using."""
+
+    def with_floats_as_bits(self, store: Store, type: FuncType) -> _Target:
+        """Return the same function, called with integers that have the bits of its floats, and returning such."""
+        found = copy.copy(self)
+        params, results = (tuple(map(_bits_type, each)) for each in (type.params, type.results))
+        found.lowerings = [lowering(store, param) for param in params]
+        found.pack = _slot_struct(params).pack_into
+        found.unpack = _slot_struct(results).unpack_from
+        found.spare = None
+        return found
 
     def slots(self) -> tuple[Any, Any, Any, Any]:
         """Return a buffer of slots, for one call: as cffi has it, as Python has it, as addresses, and as results.
@@ -127,6 +139,16 @@ class _Target:
         """
         slots = quick.new(_SLOTS, self.slot_count)
         return slots, quick.buffer(slots), quick.cast(_ADDRESSES, slots), quick.cast(self._result, slots)
+
+
+def _bits_type(type: ValType) -> ValType:
+    """The integer type that has as many bits as a float; any other type as it is."""
+    return {NumType.F32: NumType.I32, NumType.F64: NumType.I64}.get(type, type) if isinstance(type, NumType) else type
+
+
+def _reread(type: ValType, wanted: ValType, value: Any) -> Any:
+    """Return a value whose bytes are those of `value`; itself, where the types are the same."""
+    return value if type is wanted else _slot_struct((wanted,)).unpack(_slot_struct((type,)).pack(value))[0]
 
 
 class _CompiledFunc(Func):
@@ -496,8 +518,27 @@ class StoreRuntime(NotCopied):
             function: Func = _CompiledFunc(self, target, *described)
         else:
             function = Func._of(self._store, *described)
+        function._target = target
         self._functions[number] = function
         return function
+
+    def call_bits(self, function: Func, args: Sequence[Any]) -> Any:
+        """Call a function with signed integers that have the bits of its floats, and return such.
+
+        A NaN of an f32 keeps its bits so, which it does not in a float of Python's. A host function, which has no other
+        floats than those, is given those.
+        """
+        target, type = function._target, self._function_type(function.type_index)
+        if isinstance(target, _Target):
+            if function._call_bits is None:
+                function._call_bits = self._caller(target.with_floats_as_bits(self._store, type), function.name)
+            return function._call_bits(args)
+        given = [_reread(_bits_type(each), each, arg) for each, arg in zip(type.params, args, strict=True)]
+        returned = function(*given)
+        if len(type.results) == 1:
+            return _reread(type.results[0], _bits_type(type.results[0]), returned)
+        pairs = zip(type.results, returned or (), strict=True)
+        return tuple(_reread(each, _bits_type(each), value) for each, value in pairs) or None
 
     def _function_type(self, type_index: int) -> FuncType:
         type = self._store.engine.types[type_index].composite
@@ -598,7 +639,7 @@ class StoreRuntime(NotCopied):
         mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
         is_single = len(target.signature.results) == 1
         is_reference, handle_place = is_single and bool(places), target.signature.slot_count
-        host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
+        host_data, binding, lifted = store.host_data, self.binding, target.lifted
         entry, vmctx, code = target.entry, target.vmctx, target.code
         heap, watched = store.heap, self.watched
 
@@ -643,12 +684,12 @@ class StoreRuntime(NotCopied):
                     return returned
                 results = unpack(buffer)
                 target.spare = own
-                if places or uncounted:
+                if places or lifted:
                     values = list(results)
                     for (number, _), each in zip(places, cells, strict=True):
                         values[number] = lift(store, values[number], each)
-                    for number, type in uncounted:
-                        values[number] = lift_reference(store, type, values[number])
+                    for number, lift_raw in lifted:
+                        values[number] = lift_raw(values[number])
                     results = tuple(values)
                 if status or forgotten or set_aside:
                     self.settle(status)
@@ -896,10 +937,10 @@ class StoreRuntime(NotCopied):
 
     def _lift(self, type: ValType, raw: Any) -> Any:
         """Return a value that the host holds already as Python has it."""
-        if not isinstance(type, RefType):
+        if isinstance(type, NumType):
             return raw
         if not self._store.engine.types.is_traced(type):
-            return lift_reference(self._store, type, raw)
+            return _lift_of(self._store, type)(raw)
         operations = self._store.operations
         cell = operations.cell()
         operations.share(operations.vmctx, raw, cell)
@@ -941,7 +982,7 @@ class _HostFunction:
     def __init__(self, store: Store, callable: Callable[..., Any], type: FuncType, name: str) -> None:
         self.callable, self.type, self.name = callable, type, name
         self.what_it_returns = f"the results of host function {name}"
-        self.size = max(len(type.params), len(type.results)) * VALUE_SLOT_SIZE
+        self.size = max(_slot_struct(type.params).size, _slot_struct(type.results).size)
         self.param_lowerings = [lowering(store, param) for param in type.params]
         self.result_lowerings = [lowering(store, result) for result in type.results]
         self.pack = _slot_struct(type.results).pack_into
@@ -951,12 +992,12 @@ class _HostFunction:
 def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence[Any]]:
     """Return what makes Python values of those that compiled code passes, in slots; each object gets a handle."""
     unpack = _slot_struct(types).unpack_from
-    references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
-    if not references:
+    no_numbers = [(number, type) for number, type in enumerate(types) if not isinstance(type, NumType)]
+    if not no_numbers:
         return unpack
     operations = store.operations
-    traced = [number for number, type in references if store.engine.types.is_traced(type)]
-    others = [(number, type) for number, type in references if number not in traced]
+    traced = [number for number, type in no_numbers if store.engine.types.is_traced(type)]
+    others = [(number, _lift_of(store, type)) for number, type in no_numbers if number not in traced]
 
     def lift_all(slots: Any) -> list[Any]:
         values = list(unpack(slots))
@@ -966,11 +1007,16 @@ def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence
             operations.share(operations.vmctx, values[number], cell)
         for number, cell in zip(traced, cells, strict=True):
             values[number] = lift(store, values[number], cell)
-        for number, type in others:
-            values[number] = lift_reference(store, type, values[number])
+        for number, lift_raw in others:
+            values[number] = lift_raw(values[number])
         return values
 
     return lift_all
+
+
+def _lift_of(store: Store, type: ValType) -> Callable[[Any], Any]:
+    """Return what makes a Python value of a raw v128, or of a raw reference that no collector knows of."""
+    return functools.partial(lift_reference, store, type) if isinstance(type, RefType) else lift_vector
 
 
 def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
@@ -998,23 +1044,19 @@ def _slot_struct_of(formats: str) -> struct.Struct:
 
 def _slot_struct(types: Sequence[ValType]) -> struct.Struct:
     """How `struct` reads and writes values in slots."""
-    return _slot_struct_of("".join(_SLOT_FORMATS[_number_type(each)] for each in types))
+    return _slot_struct_of("".join(_SLOT_FORMATS[None if isinstance(each, RefType) else each] for each in types))
 
 
-_SLOT_FORMATS: dict[NumType | None, str] = {
+_SLOT_FORMATS: dict[ValType | None, str] = {
     NumType.I32: "i4x",
     NumType.I64: "q",
     NumType.F32: "f4x",
     NumType.F64: "d",
+    VectorType.V128: VECTOR_FORMAT,
     None: "I4x",
 }
-"""How `struct` reads a value in a slot of 8 bytes; None is a reference."""
-assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORMATS.values())
-
-
-def _number_type(type: ValType) -> NumType | None:
-    assert not isinstance(type, VectorType), "compiled code has no v128"
-    return None if isinstance(type, RefType) else type
+"""How `struct` reads a value in its slot, or in its slots; None is a reference."""
+assert all(struct.calcsize("<" + each) % VALUE_SLOT_SIZE == 0 for each in _SLOT_FORMATS.values())
 
 
 def _round_to_page(size: int) -> int:

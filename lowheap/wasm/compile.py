@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llvmlite import ir
 
@@ -21,22 +22,10 @@ from lowheap.jit.emit import (
 )
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import Signature
-from lowheap.types import (
-    ArrayType,
-    FuncType,
-    StorageType,
-    StructType,
-    TypeRegistry,
-    VectorType,
-)
-from lowheap.wasm.decode import (
-    BlockType,
-    DecodedModule,
-    Instruction,
-)
-from lowheap.wasm.events import (
-    EventFunctions,
-)
+from lowheap.types import FuncType, TypeRegistry
+from lowheap.wasm import numeric
+from lowheap.wasm.decode import DecodedModule, Instruction
+from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
@@ -66,14 +55,14 @@ class ModuleCompiler(ModuleState):
         interruptible: bool = True,
         marked: bool = False,
     ) -> None:
-        """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
+        """Gather what all functions of the module need to know.
 
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
         `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
+        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
-        self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
@@ -106,7 +95,7 @@ class ModuleCompiler(ModuleState):
             ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
-        if self.decoded.globals or self.decoded.start is not None:
+        if self.decoded.globals or self.decoded.data or self.decoded.start is not None:
             self._compile_initialiser()
             symbols.append(INITIALISE)
             entered.append(INITIALISE_SIGNATURE)
@@ -143,42 +132,19 @@ class ModuleCompiler(ModuleState):
         function.linkage = "internal"
         return function
 
-    def _check_value_types(self) -> None:
-        """Refuse v128 wherever compiled code would have to carry it."""
-
-        def check(types: Sequence[StorageType], what: str, offset: int) -> None:
-            if any(isinstance(type, VectorType) for type in types):
-                raise UnsupportedError(f"unsupported value type v128 in {what}, at offset {offset:#x}")
-
-        count = len(self.imported_functions)
-        for index, type in enumerate(self.function_types):
-            offset = 0 if index < count else self.decoded.bodies[index - count].offset
-            check((*type.params, *type.results), f"the type of function {self.function_label(index)}", offset)
-        for index, body in enumerate(self.decoded.bodies, count):
-            check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
-            for instruction in body.instructions:
-                if instruction.name in (*OPENING, "select") or instruction.name.startswith(("struct.", "array.")):
-                    self._check_instruction(instruction, index, check)
-        for index, global_type in enumerate(self.global_types):
-            number = index - self.imported_global_count
-            check([global_type.storage], f"global {index}", self.decoded.globals[number].offset if number >= 0 else 0)
-
-    def _check_instruction(self, instruction: Instruction, index: int, check: Callable[..., None]) -> None:
-        types: list[StorageType] = []
-        for operand in instruction.operands:
-            if isinstance(operand, BlockType):
-                types += (*operand.params, *operand.results)
-            elif isinstance(operand, VectorType):
-                types.append(operand)
-        type_index = instruction.operands[0] if instruction.operands else None
-        if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
-            composite = self.types[self.type_indices[type_index]].composite
-            if isinstance(composite, StructType):
-                types += (each.storage for each in composite.fields)
-            elif isinstance(composite, ArrayType):
-                types.append(composite.element.storage)
-        if types:
-            check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
+    def _refuse_unsupported(self) -> None:
+        """Refuse what no instruction shows: tables, tags, and segments for tables."""
+        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
+        for kind, found in kinds:
+            if found:
+                raise UnsupportedError(f"unsupported {kind} 0")
+        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
+            for each in body.instructions:
+                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
+                    function = self.function_label(index)
+                    raise UnsupportedError(
+                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
+                    )
 
     def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
         """What the module's own functions do: which of one another they call; which leave the module; which allocate.
@@ -210,6 +176,15 @@ class ModuleCompiler(ModuleState):
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
             instructions += definition.init[:-1]
             instructions.append(Instruction("global.init", (index,), definition.offset))
+        for index, segment in enumerate(self.decoded.data):
+            if segment.memory is not None:
+                instructions += segment.place[:-1]
+                instructions += (
+                    Instruction("i32.const", (0,), segment.offset),
+                    Instruction("i32.const", (len(segment.data),), segment.offset),
+                    Instruction("memory.init", (index, segment.memory), segment.offset),
+                    Instruction("data.drop", (index,), segment.offset),
+                )
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         instructions.append(Instruction("end", (), 0))

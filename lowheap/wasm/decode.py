@@ -21,8 +21,8 @@ fields are those of the GC proposal.
 
 from __future__ import annotations
 
-import functools
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -36,6 +36,7 @@ from lowheap.types import (
     I16,
     I32,
     I64,
+    PAGE_SIZE_LOG2,
     V128,
     AbstractHeapType,
     ArrayType,
@@ -44,16 +45,32 @@ from lowheap.types import (
     FuncType,
     GlobalType,
     HeapType,
+    Limits,
+    MemoryType,
     NumType,
     PackedType,
     RefType,
     StorageType,
     StructType,
     SubType,
+    TableType,
     ValType,
     VectorType,
 )
-from lowheap.wasm.opcodes import BLOCK, ELSE, END, GENERIC_PREFIXES, IF, LOOP, OPCODES, Immediate, Opcode
+from lowheap.wasm.opcodes import (
+    CATCH,
+    CLOSING,
+    DELEGATE,
+    ELSE,
+    END,
+    GENERIC_PREFIXES,
+    IF,
+    OPCODES,
+    OPENING,
+    TRY,
+    Immediate,
+    Opcode,
+)
 
 # Implementation limits. The first is wasmtime's. The second keeps a small module from expanding to gigabytes of locals.
 MAX_FUNCTION_LOCALS = 50_000
@@ -75,7 +92,18 @@ class BlockType:
     results: tuple[ValType, ...]
 
 
-Operand: TypeAlias = int | tuple[int, ...] | ValType | HeapType | BlockType
+class Catch(NamedTuple):
+    """One clause of a `try_table`: its kind, the tag's index (None: any exception), and the label's depth.
+
+    One whose kind ends in `_ref` gives the exception itself to the label, too.
+    """
+
+    kind: Literal["catch", "catch_ref", "catch_all", "catch_all_ref"]
+    tag: int | None
+    label: int
+
+
+Operand: TypeAlias = int | tuple[int, ...] | tuple[Catch, ...] | ValType | HeapType | BlockType
 
 
 class Instruction(NamedTuple):
@@ -83,7 +111,12 @@ class Instruction(NamedTuple):
 
     The operands, for instructions that have any:
 
-    - block, loop, if: a `BlockType`
+    - block, loop, if, try: a `BlockType`; try_table: that, and a tuple of `Catch`
+    - loads, stores, atomic instructions: the memory's index, the alignment's exponent, the offset
+    - call_indirect, return_call_indirect: the type's and the table's index
+    - memory.init: the segment's and the memory's index; memory.copy: the target's and the source's
+    - table.init: the segment's and the table's index; table.copy: the target's and the source's
+    - array.new_data, array.new_elem, array.init_data, array.init_elem: the type's and the segment's index
     - br, br_if, br_on_null, br_on_non_null: the label's depth; br_table: a tuple of depths, and the default
     - br_on_cast, br_on_cast_fail: the label's depth, the source and the target `RefType`
     - ref.test, ref.cast: a `RefType`; ref.null: a `HeapType`; select with a type: a `ValType`
@@ -114,12 +147,33 @@ class GlobalImport:
 
 
 @dataclass(frozen=True, slots=True)
+class TableImport:
+    """An imported table."""
+
+    type: TableType
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryImport:
+    """An imported memory."""
+
+    type: MemoryType
+
+
+@dataclass(frozen=True, slots=True)
+class TagImport:
+    """An imported tag, by the index of its function type."""
+
+    type_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Import:
     """An import under its two names; `offset` is where its entry begins."""
 
     module: str
     name: str
-    desc: FunctionImport | GlobalImport
+    desc: FunctionImport | GlobalImport | TableImport | MemoryImport | TagImport
     offset: int
 
 
@@ -133,27 +187,63 @@ class GlobalDefinition:
     offset: int
 
 
+@short_repr
+@dataclass(frozen=True, slots=True)
+class TableDefinition:
+    """A table of the module's own; `init` is a constant expression for its elements, None where they are null."""
+
+    type: TableType
+    init: tuple[Instruction, ...] | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDefinition:
+    """A memory of the module's own."""
+
+    type: MemoryType
+    offset: int
+
+
+ExternalKind: TypeAlias = Literal["function", "table", "memory", "global", "tag"]
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An exported function or global, by its index (imports come first)."""
+    """An export, by its index among what is of its kind (imports come first)."""
 
     name: str
-    kind: Literal["function", "global"]
+    kind: ExternalKind
     index: int
 
 
 @short_repr
 @dataclass(frozen=True, slots=True)
 class ElementSegment:
-    """A segment that fills no table: its use is to declare which functions `ref.func` may name.
+    """References for tables and arrays, or, where it is declarative, for nothing but to say what `ref.func` may name.
 
-    `functions` are the functions that the segment lists, or that its expressions refer to by `ref.func`, in order.
+    `functions` are the functions that the segment lists, or that its `expressions`, which are None then, refer to by
+    `ref.func`, in order. An active one has a `table` and a constant expression for the index there, `place`.
     """
 
-    mode: Literal["passive", "declarative"]
+    mode: Literal["active", "passive", "declarative"]
     type: RefType
     functions: tuple[int, ...]
     offset: int
+    expressions: tuple[tuple[Instruction, ...], ...] | None = None
+    table: int | None = None
+    place: tuple[Instruction, ...] = ()
+
+
+@short_repr
+@dataclass(frozen=True, slots=True)
+class DataSegment:
+    """Bytes for memories and arrays. An active one has a `memory`, and a constant expression for the address there."""
+
+    data: bytes
+    offset: int
+    memory: int | None = None
+    place: tuple[Instruction, ...] = ()
 
 
 @short_repr
@@ -182,6 +272,11 @@ class Names:
     types: dict[int, str] = field(default_factory=dict)
     fields: dict[int, dict[int, str]] = field(default_factory=dict)
     globals: dict[int, str] = field(default_factory=dict)
+    tables: dict[int, str] = field(default_factory=dict)
+    memories: dict[int, str] = field(default_factory=dict)
+    elements: dict[int, str] = field(default_factory=dict)
+    data: dict[int, str] = field(default_factory=dict)
+    tags: dict[int, str] = field(default_factory=dict)
 
 
 @short_repr
@@ -190,7 +285,8 @@ class DecodedModule:
     """A module as its binary states it. Heap types and supertypes are the module's type indices.
 
     A type that is defined outside a recursion group is a group of one. `functions` are type indices, one for each of
-    `bodies`; a function's index is its position there after the imported functions, and so with globals.
+    `bodies`; a function's index is its position there after the imported functions, and so with all other kinds. `tags`
+    are type indices, too.
     """
 
     rec_groups: list[list[SubType]]
@@ -202,6 +298,10 @@ class DecodedModule:
     elements: list[ElementSegment]
     bodies: list[FunctionBody]
     names: Names
+    tables: list[TableDefinition] = field(default_factory=list)
+    memories: list[MemoryDefinition] = field(default_factory=list)
+    tags: list[int] = field(default_factory=list)
+    data: list[DataSegment] = field(default_factory=list)
 
 
 # --- Bytes, numbers, names -------------------------------------------------------------------------------------------
@@ -274,6 +374,19 @@ class Reader:
         if byte > 0x0F:
             malformed("an unsigned LEB128 number does not fit 32 bits", start)
         return result | byte << 28
+
+    def u64(self) -> int:
+        """An unsigned LEB128 number of at most 64 bits in at most 10 bytes."""
+        start = self.position
+        result = 0
+        for shift in range(0, 64, 7):
+            byte = self.u8()
+            if shift == 63 and byte > 1:
+                malformed("an unsigned LEB128 number does not fit 64 bits", start)
+            result |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+        return result
 
     def signed(self, bits: int) -> int:
         """A signed LEB128 number of `bits` bits, more than 7 and no multiple of it, in at most ceil(bits / 7) bytes."""
@@ -437,6 +550,44 @@ def _global_type(reader: Reader) -> GlobalType:
     return GlobalType(storage, _mutability(reader))
 
 
+_HAS_MAXIMUM, _SHARED, _WIDE, _CUSTOM_PAGE_SIZE = 1, 2, 4, 8
+"""The flags of limits."""
+
+
+def _limits(reader: Reader, flags: int) -> Limits:
+    read = reader.u64 if flags & _WIDE else reader.u32
+    least = read()
+    return Limits(least, read() if flags & _HAS_MAXIMUM else None)
+
+
+def _memory_type(reader: Reader) -> MemoryType:
+    offset = reader.position
+    flags = reader.u8()
+    if flags > _HAS_MAXIMUM | _SHARED | _WIDE | _CUSTOM_PAGE_SIZE:
+        malformed(f"the flags of a memory's limits are at most 15, not {flags}", offset)
+    limits = _limits(reader, flags)
+    page = reader.u32() if flags & _CUSTOM_PAGE_SIZE else PAGE_SIZE_LOG2
+    return MemoryType(limits, is_64=bool(flags & _WIDE), is_shared=bool(flags & _SHARED), page_size_log2=page)
+
+
+def _table_type(reader: Reader) -> TableType:
+    element = _reference_type(reader)
+    offset = reader.position
+    flags = reader.u8()
+    if flags & _SHARED:
+        unsupported("shared table", offset)
+    if flags > _HAS_MAXIMUM | _WIDE:
+        malformed(f"the flags of a table's limits are at most 5, not {flags}", offset)
+    return TableType(element, _limits(reader, flags), is_64=bool(flags & _WIDE))
+
+
+def _tag_type(reader: Reader) -> int:
+    offset = reader.position
+    if attribute := reader.u8():
+        malformed(f"the attribute of a tag is 0, not {attribute}", offset)
+    return reader.u32()
+
+
 def _composite_type(reader: Reader) -> CompositeType:
     offset = reader.position
     code = reader.u8()
@@ -492,9 +643,23 @@ _SECTIONS = {
 _SECTION_ORDER = {number: position for position, number in enumerate(_SECTIONS)}
 _CUSTOM_SECTION = 0
 
-# The flags of an element segment. The second bit has another meaning in active segments, which are not read.
-_NOT_ACTIVE, _DECLARATIVE, _EXPRESSIONS = 1, 2, 4
+# The flags of an element segment. The second bit says of an active one that its table, and what it holds, is named.
+_NOT_ACTIVE, _DECLARATIVE, _NAMED, _EXPRESSIONS = 1, 2, 2, 4
 
+# In front of a table's type: an initialiser follows that.
+_HAS_INITIALISER = 0x40
+
+_HAS_MEMORY_INDEX = 0x40
+"""In the alignment of a load or a store: the memory's index follows."""
+
+_CATCHES: tuple[Literal["catch", "catch_ref", "catch_all", "catch_all_ref"], ...] = (
+    "catch",
+    "catch_ref",
+    "catch_all",
+    "catch_all_ref",
+)
+
+_BYTE_NAMES = {code[0]: opcode.name for code, opcode in OPCODES.items() if len(code) == 1}
 _BYTE_OPCODES = [OPCODES.get((code,)) for code in range(256)]
 _PREFIXES = {code[0] for code in OPCODES if len(code) == 2} | GENERIC_PREFIXES.keys()
 
@@ -553,7 +718,12 @@ _NAME_SUBSECTIONS: dict[int, tuple[str, Callable[[Reader], object]]] = {
     1: ("functions", _name_map),
     2: ("locals", _indirect_name_map),
     4: ("types", _name_map),
+    5: ("tables", _name_map),
+    6: ("memories", _name_map),
     7: ("globals", _name_map),
+    8: ("elements", _name_map),
+    9: ("data", _name_map),
+    11: ("tags", _name_map),
     10: ("fields", _indirect_name_map),
 }
 
@@ -591,11 +761,13 @@ class _ModuleDecoder:
         self.sections, names = _frame(data)
         self.names = _decode_names(names)
         self.types: list[SubType] = []
-        self.imported_functions = 0
-        self.imported_globals = 0
+        self.imported: Counter[type] = Counter()  # how many, by the class of what is imported
         self.total_locals = 0  # of the bodies read so far
         self.read_immediate: dict[Immediate, Callable[[Reader], tuple[Operand, ...]]] = {
             Immediate.INDEX: lambda reader: (reader.u32(),),
+            Immediate.MEMORY_ARGUMENT: self.memory_argument,
+            Immediate.CATCHES: lambda reader: (tuple(reader.vector("catch clauses", self.catch)),),
+            Immediate.ZERO: self.zero,
             Immediate.BLOCK_TYPE: self.block_type,
             Immediate.LABEL_TABLE: lambda reader: (tuple(reader.vector("labels", Reader.u32)), reader.u32()),
             Immediate.VALUE_TYPES: self.select_type,
@@ -612,11 +784,11 @@ class _ModuleDecoder:
     def module(self) -> DecodedModule:
         rec_groups = self.section("type", "type definitions", self.recursion_group)
         imports = self.section("import", "imports", self.import_)
-        self.imported_functions = sum(isinstance(entry.desc, FunctionImport) for entry in imports)
-        self.imported_globals = len(imports) - self.imported_functions
+        self.imported = Counter(type(entry.desc) for entry in imports)
         functions = self.section("function", "functions", lambda _, reader: reader.u32())
-        for kind, plural in (("table", "tables"), ("memory", "memories"), ("tag", "tags")):
-            self.section(kind, plural, functools.partial(self.unsupported_entry, kind))
+        tables = self.section("table", "tables", self.table)
+        memories = self.section("memory", "memories", self.memory)
+        tags = self.section("tag", "tags", lambda _, reader: _tag_type(reader))
         global_definitions = self.section("global", "globals", self.global_)
         exports = self.section("export", "exports", self.export)
         start = self.single_number("start")
@@ -626,9 +798,24 @@ class _ModuleDecoder:
         if len(bodies) != len(functions):
             place = self.sections.get("code") or self.sections["function"]
             malformed(f"{len(functions)} functions are declared, {len(bodies)} have a body", place.position)
-        self.data(data_count)
+        data = self.section("data", "data segments", self.data_segment)
+        if data_count is not None and data_count != len(data):
+            position = self.sections["data count"].position
+            malformed(f"{data_count} data segments are declared, {len(data)} are there", position)
         return DecodedModule(
-            rec_groups, imports, functions, global_definitions, exports, start, elements, bodies, self.names
+            rec_groups,
+            imports,
+            functions,
+            global_definitions,
+            exports,
+            start,
+            elements,
+            bodies,
+            self.names,
+            tables,
+            memories,
+            tags,
+            data,
         )
 
     def section(self, name: str, entries: str, read_entry: Callable[[int, Reader], _T]) -> list[_T]:
@@ -649,9 +836,6 @@ class _ModuleDecoder:
         reader.expect_end(f"the {name} section")
         return number
 
-    def unsupported_entry(self, kind: str, index: int, reader: Reader) -> NoReturn:
-        unsupported(f"{kind} {index}", reader.position)
-
     def recursion_group(self, _: int, reader: Reader) -> list[SubType]:
         group = _recursion_group(reader)
         self.types.extend(group)
@@ -660,12 +844,18 @@ class _ModuleDecoder:
     def import_(self, _: int, reader: Reader) -> Import:
         offset = reader.position
         module, name = reader.name(), reader.name()
-        desc: FunctionImport | GlobalImport
+        desc: FunctionImport | GlobalImport | TableImport | MemoryImport | TagImport
         match self.external_kind(reader, f'import "{module}" "{name}"', offset):
             case "function":
                 desc = FunctionImport(reader.u32())
+            case "table":
+                desc = TableImport(_table_type(reader))
+            case "memory":
+                desc = MemoryImport(_memory_type(reader))
             case "global":
                 desc = GlobalImport(_global_type(reader))
+            case "tag":
+                desc = TagImport(_tag_type(reader))
         return Import(module, name, desc, offset)
 
     def export(self, _: int, reader: Reader) -> Export:
@@ -674,15 +864,30 @@ class _ModuleDecoder:
         kind = self.external_kind(reader, f'export "{name}"', offset)
         return Export(name, kind, reader.u32())
 
-    def external_kind(self, reader: Reader, what: str, offset: int) -> Literal["function", "global"]:
+    def external_kind(self, reader: Reader, what: str, offset: int) -> ExternalKind:
         """What kind of thing the import or export `what`, which begins at `offset`, is of."""
         kind_offset = reader.position
         kind = _EXTERNAL_KINDS.get(reader.u8())
         if kind is None:
             malformed(f"{what} is of no kind that there is", kind_offset)
-        if kind not in ("function", "global"):
+        if kind == "exact function":
             unsupported(f"{kind} {what}", offset)
         return kind
+
+    def table(self, index: int, reader: Reader) -> TableDefinition:
+        offset = reader.position
+        if reader.peek() != _HAS_INITIALISER:
+            return TableDefinition(_table_type(reader), None, offset)
+        reader.skip(1)
+        if reserved := reader.u8():
+            malformed(f"a table's initialiser is announced by 0x40 0, not 0x40 {reserved}", offset)
+        type = _table_type(reader)
+        place = "the initialiser of " + _named("table", self.imported[TableImport] + index, self.names.tables)
+        return TableDefinition(type, self.expression(reader, place), offset)
+
+    def memory(self, _: int, reader: Reader) -> MemoryDefinition:
+        offset = reader.position
+        return MemoryDefinition(_memory_type(reader), offset)
 
     def global_(self, index: int, reader: Reader) -> GlobalDefinition:
         offset = reader.position
@@ -690,51 +895,57 @@ class _ModuleDecoder:
         return GlobalDefinition(global_type, self.expression(reader, self.global_place(index)), offset)
 
     def global_place(self, index: int) -> str:
-        return "the initialiser of " + _named("global", self.imported_globals + index, self.names.globals)
+        return "the initialiser of " + _named("global", self.imported[GlobalImport] + index, self.names.globals)
 
     def element(self, index: int, reader: Reader) -> ElementSegment:
         offset = reader.position
         flags = reader.u32()
         if flags > 7:
             malformed(f"the flags of an element segment are at most 7, not {flags}", offset)
-        if not flags & _NOT_ACTIVE:
-            unsupported(f"active element segment {index}", offset)
+        name = _named("element segment", index, self.names.elements)
+        table: int | None = None
+        place: tuple[Instruction, ...] = ()
+        is_active, is_named = not flags & _NOT_ACTIVE, bool(flags & (_NOT_ACTIVE | _NAMED))
+        if is_active:
+            table = reader.u32() if flags & _NAMED else 0
+            place = self.expression(reader, f"the offset of {name}")
         functions: tuple[int, ...]
+        expressions: tuple[tuple[Instruction, ...], ...] | None = None
         if flags & _EXPRESSIONS:
-            element_type = _reference_type(reader)
-            place = f"element segment {index}"
-            items = reader.vector("elements", lambda reader: self.expression(reader, place))
-            references = [instruction for item in items for instruction in item if instruction.name == "ref.func"]
+            element_type = _reference_type(reader) if is_named else RefType(True, AbstractHeapType.FUNC)
+            expressions = tuple(reader.vector("elements", lambda reader: self.expression(reader, name)))
+            references = [each for expression in expressions for each in expression if each.name == "ref.func"]
             functions = tuple(
                 index for reference in references for index in reference.operands if isinstance(index, int)
             )
         else:
             kind_offset = reader.position
-            if kind := reader.u8():
+            if is_named and (kind := reader.u8()):
                 malformed(f"the kind of an element segment is 0, not {kind}", kind_offset)
             element_type = RefType(False, AbstractHeapType.FUNC)
             functions = tuple(reader.vector("elements", Reader.u32))
-        return ElementSegment("declarative" if flags & _DECLARATIVE else "passive", element_type, functions, offset)
+        mode: Literal["active", "passive", "declarative"] = "active"
+        if not is_active:
+            mode = "declarative" if flags & _DECLARATIVE else "passive"
+        return ElementSegment(mode, element_type, functions, offset, expressions, table, place)
 
-    def data(self, declared: int | None) -> None:
-        """Check the data section against the data count, and that there is no segment."""
-        reader = self.sections.get("data")
-        if reader is None:
-            if declared:
-                position = self.sections["data count"].position
-                malformed(f"{declared} data segments are declared, 0 are there", position)
-            return
-        count = reader.count("data segments")
-        if declared is not None and declared != count:
-            malformed(f"{declared} data segments are declared, {count} are there", reader.position)
-        if count:
-            self.unsupported_entry("data segment", 0, reader)
-        reader.expect_end("the data section")
+    def data_segment(self, index: int, reader: Reader) -> DataSegment:
+        offset = reader.position
+        flags = reader.u32()
+        if flags > 2:
+            malformed(f"the flags of a data segment are at most 2, not {flags}", offset)
+        memory: int | None = None
+        place: tuple[Instruction, ...] = ()
+        if flags != 1:
+            memory = reader.u32() if flags == 2 else 0
+            place = self.expression(reader, "the offset of " + _named("data segment", index, self.names.data))
+        content = reader.part(reader.u32())
+        return DataSegment(bytes(content.data[content.position : content.end]), offset, memory, place)
 
     def body(self, index: int, reader: Reader) -> FunctionBody:
         body = reader.part(reader.u32())
         offset = body.position
-        place = _named("function", self.imported_functions + index, self.names.functions)
+        place = _named("function", self.imported[FunctionImport] + index, self.names.functions)
         local_types = self.locals(body, place)
         instructions = self.expression(body, place)
         body.expect_end(f"the body of {place}")
@@ -780,12 +991,46 @@ class _ModuleDecoder:
                 if not nesting:
                     return tuple(instructions)
                 nesting.pop()
-            elif code in (BLOCK, LOOP, IF):
+            elif code in OPENING:
                 nesting.append(code)
+            elif code in CLOSING:
+                self.close_try(code, nesting, place, offset)
             elif code == ELSE:
                 if not nesting or nesting[-1] != IF:
                     malformed(f"an else without an if in {place}", offset)
                 nesting[-1] = ELSE
+
+    def close_try(self, code: int, nesting: list[int], place: str, offset: int) -> None:
+        """Go on to the next part of a legacy try, or behind it: at a `catch`, a `catch_all` or a `delegate`."""
+        is_open = bool(nesting) and nesting[-1] in ((TRY,) if code == DELEGATE else (TRY, CATCH))
+        if not is_open:
+            malformed(f"a {_BYTE_NAMES[code]} without a try in {place}", offset)
+        if code == DELEGATE:
+            nesting.pop()
+        else:
+            nesting[-1] = code
+
+    def memory_argument(self, reader: Reader) -> tuple[Operand, ...]:
+        offset = reader.position
+        alignment = reader.u32()
+        if alignment >= 2 * _HAS_MEMORY_INDEX:
+            malformed(f"the flags of a memory access are at most 127, not {alignment}", offset)
+        memory = reader.u32() if alignment & _HAS_MEMORY_INDEX else 0
+        return memory, alignment & ~_HAS_MEMORY_INDEX, reader.u64()
+
+    def catch(self, reader: Reader) -> Catch:
+        offset = reader.position
+        number = reader.u8()
+        if number >= len(_CATCHES):
+            malformed(f"the kind of a catch clause is at most 3, not {number}", offset)
+        kind = _CATCHES[number]
+        return Catch(kind, None if "all" in kind else reader.u32(), reader.u32())
+
+    def zero(self, reader: Reader) -> tuple[Operand, ...]:
+        offset = reader.position
+        if reserved := reader.u8():
+            malformed(f"a zero byte was expected, not {reserved}", offset)
+        return ()
 
     def block_type(self, reader: Reader) -> tuple[Operand, ...]:
         offset = reader.position

@@ -37,6 +37,7 @@ from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.emit import (
+    I8,
     I32,
     I64,
     PTR,
@@ -48,19 +49,34 @@ from lowheap.jit.emit import (
 )
 from lowheap.jit.lifetimes import UNKNOWN, Lifetime, Writes, lifetimes
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.translate import HEAP, inline_call, inline_loop
+from lowheap.jit.signatures import NANOSLEEP
+from lowheap.jit.translate import HEAP, View, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     SMALL_BLOCK_LIMIT,
     VMContext,
+    VMDataSegment,
     VMDrcArrayHeader,
     VMFuncRef,
     VMGcKind,
+    VMMemory,
     VMStoreContext,
     block_length,
 )
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, TypeRegistry, storage_size
+from lowheap.native import Native
+from lowheap.types import (
+    AbstractHeapType,
+    NumType,
+    PackedType,
+    RefType,
+    StorageType,
+    TypeRegistry,
+    VectorType,
+    storage_size,
+)
+from lowheap.wasm import memory_ranges
 from lowheap.wasm.context import ModuleContext
+from lowheap.wasm.opaque import float_constant
 
 SMALL_BODY = 24
 """So many instructions of LLVM's, or fewer, make an event that is inlined everywhere: a call would take as many."""
@@ -74,6 +90,12 @@ MOST_OUTSIDE_LOOPS, MOST_IN_LOOPS = 500, 2000
 GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
+
+WAIT_NOT_EQUAL, WAIT_TIMED_OUT = 1, 2
+"""What the instructions that wait return, where nobody can notify them."""
+
+NANOSECONDS, WAITS_PER_SECOND = 1_000_000_000, 100
+"""Who waits looks up so often in a second, for interrupts."""
 
 Static = bool | int | str | Shape | TypeTest
 """A static argument of an event."""
@@ -310,7 +332,7 @@ class EventEmitter(Emitter):
 
     def struct_new_default(self, type_index: int) -> ir.Value:
         """`struct.new_default`."""
-        return self.struct_new(*(zero(each.storage) for each in self.context.fields(type_index)), type_index)
+        return self.struct_new(*(zero(self, each.storage) for each in self.context.fields(type_index)), type_index)
 
     def struct_get(
         self, reference: ir.Value, type_index: int, number: int, may_be_null: bool, is_signed: bool
@@ -365,7 +387,7 @@ class EventEmitter(Emitter):
 
     def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
         """`array.new_default`."""
-        return self.array_new(zero(self.context.element(type_index).storage), length, type_index)
+        return self.array_new(zero(self, self.context.element(type_index).storage), length, type_index)
 
     def array_get(
         self, array: ir.Value, index: ir.Value, type_index: int, may_be_null: bool, is_signed: bool
@@ -442,6 +464,99 @@ class EventEmitter(Emitter):
 
         inline_loop(self, ranges.copied, [target_start, source_start, count], write)
 
+    # ------------------------------------------------------------------------------------------------------------------
+    # Linear memories and data segments
+
+    def memory_grow(self, memory: ir.Value, pages: ir.Value, page_bits: int) -> ir.Value:
+        """`memory.grow`, of an i64."""
+        return inline_call(self, memory_ranges.grow, [View(memory, VMMemory), pages, page_bits])
+
+    def memory_fill(self, memory: ir.Value, start: ir.Value, value: ir.Value, count: ir.Value) -> None:
+        """`memory.fill`, of i64s, as the following are."""
+        byte = self.builder.trunc(value, I8)
+        self._require_range(memory_ranges.fill, [View(memory, VMMemory), start, byte, count])
+
+    def memory_copy(self, target: ir.Value, source: ir.Value, to: ir.Value, start: ir.Value, count: ir.Value) -> None:
+        """`memory.copy`."""
+        self._require_range(memory_ranges.copy, [View(target, VMMemory), View(source, VMMemory), to, start, count])
+
+    def memory_init(self, memory: ir.Value, segment: ir.Value, to: ir.Value, start: ir.Value, count: ir.Value) -> None:
+        """`memory.init`."""
+        views = View(memory, VMMemory), View(segment, VMDataSegment)
+        self._require_range(memory_ranges.init, [*views, to, start, count])
+
+    def data_drop(self, segment: ir.Value) -> None:
+        """`data.drop`."""
+        self.store(0, segment, VMDataSegment.length)
+
+    def _require_range(self, native: Native[..., Any], args: Sequence[Any]) -> None:
+        """Trap when a function says that a range was out of bounds."""
+        self.trap_if(self.builder.not_(inline_call(self, native, args)), TrapCode.MEMORY_OUT_OF_BOUNDS)
+
+    def array_new_data(self, segment: ir.Value, start: ir.Value, count: ir.Value, type_index: int) -> ir.Value:
+        """`array.new_data`."""
+        view, size = View(segment, VMDataSegment), self.context.array_layout(type_index).element_size
+        self._require_range(memory_ranges.has_elements, [view, start, count, size])
+        array = self.array_allocate(count, type_index)
+        self._init_elements(array, I32(0), view, start, count, type_index)
+        return array
+
+    def array_init_data(
+        self,
+        array: ir.Value,
+        to: ir.Value,
+        segment: ir.Value,
+        start: ir.Value,
+        count: ir.Value,
+        type_index: int,
+        may_be_null: bool,
+    ) -> None:
+        """`array.init_data`."""
+        view, size = View(segment, VMDataSegment), self.context.array_layout(type_index).element_size
+        self._check(array, may_be_null)
+        self._check_range(array, to, count)
+        self._require_range(memory_ranges.has_elements, [view, start, count, size])
+        self._init_elements(array, to, view, start, count, type_index)
+
+    def _init_elements(
+        self, array: ir.Value, to: ir.Value, segment: View, start: ir.Value, count: ir.Value, type_index: int
+    ) -> None:
+        address = self.builder.ptrtoint(self._element_address(array, type_index, to), I64)
+        size = self.context.array_layout(type_index).element_size
+        inline_call(self, memory_ranges.init_elements, [address, segment, start, count, size])
+
+    def atomic_wait(self, is_equal: ir.Value, timeout: ir.Value, interruptible: bool) -> ir.Value:
+        """`memory.atomic.wait32` and `wait64`, on shared memory, given whether it has what is expected.
+
+        Nobody can notify who waits, so that it ends by the timeout, of so many nanoseconds, if that is not negative.
+        """
+        builder = self.builder
+        seconds = NANOSECONDS // WAITS_PER_SECOND
+        time = self.stack_buffer(2 * ctypes.sizeof(ctypes.c_uint64), ctypes.sizeof(ctypes.c_uint64))
+        before = builder.block
+        loop, sleep, done = (self.function.append_basic_block(each) for each in ("wait", "sleep", "waited"))
+        builder.cbranch(is_equal, loop, done)
+        builder.position_at_end(loop)
+        left = builder.phi(I64)
+        left.add_incoming(timeout, before)
+        builder.cbranch(builder.icmp_unsigned("==", left, I64(0)), done, sleep)
+        builder.position_at_end(sleep)
+        shorter = self.intrinsic("llvm.umin.i64", I64, [I64, I64])
+        slice = builder.call(shorter, [left, I64(seconds)])
+        self.store_typed(I64(0), time)
+        self.store_typed(slice, self.at(time, ctypes.sizeof(ctypes.c_uint64)))
+        builder.call(self.declare(NANOSLEEP, I32, [PTR, PTR]), [time, PTR(None)])
+        if interruptible:
+            self.poll()
+        is_endless = builder.icmp_signed("<", left, I64(0))
+        left.add_incoming(builder.select(is_endless, left, builder.sub(left, slice)), builder.block)
+        builder.branch(loop)
+        builder.position_at_end(done)
+        result = builder.phi(I32)
+        result.add_incoming(I32(WAIT_NOT_EQUAL), before)
+        result.add_incoming(I32(WAIT_TIMED_OUT), loop)
+        return result
+
     def _element_address(self, array: ir.Value, type_index: int, index: ir.Value) -> ir.Value:
         layout = self.context.array_layout(type_index)
         scaled = self.builder.mul(index, I32(layout.element_size))
@@ -465,7 +580,9 @@ class EventEmitter(Emitter):
         self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
 
-_COLLECTING = frozenset(("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default"))
+_COLLECTING = frozenset(
+    ("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default", "array_new_data")
+)
 """The events that are safepoints."""
 
 _READING = frozenset(("struct_get", "array_get", "global_get"))
@@ -509,11 +626,13 @@ def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest
     )
 
 
-def zero(storage: StorageType) -> ir.Constant:
+def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
     """Return a storage type's default value, as it is on the operand stack: packed types are i32 there."""
     if isinstance(storage, PackedType):
         return I32(0)
-    return ir.Constant(llvm_type(storage), 0)
+    if storage in (NumType.F32, NumType.F64):
+        return float_constant(emitter, llvm_type(storage), 0)
+    return ir.Constant(llvm_type(storage), None if isinstance(storage, VectorType) else 0)
 
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:

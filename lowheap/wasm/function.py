@@ -226,9 +226,10 @@ class FunctionCompiler(Emitter):
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
+        zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
-            *(zero(t) for t in self.local_types[len(type.params) :]),
+            *(zeros[t] for t in self.local_types[len(type.params) :]),
         ]
         self._next = 0  # the number of the instruction that is compiled next
         self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
@@ -312,15 +313,15 @@ class FunctionCompiler(Emitter):
             return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     @functools.cached_property
-    def _most_results(self) -> int:
-        """How many results the calls of the function have at most."""
+    def _most_slots(self) -> int:
+        """How many slots the values of the function's calls take at most."""
         types = map(self.context.called_type, self.instructions)
-        return max((len(type.results) for type in types if type is not None), default=0)
+        return max((Signature.of(type, self.context.types).slot_count for type in types if type is not None), default=0)
 
     @functools.cached_property
     def results_buffer(self) -> ir.Value:
         """The address of the frame's one buffer for several results, which are read at once after each call."""
-        return self.stack_buffer(self._most_results * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+        return self.stack_buffer(self._most_slots * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The operand stack
@@ -643,8 +644,8 @@ class FunctionCompiler(Emitter):
         """Return from the function; ends the block."""
         if len(values) > 1:
             buffer = self.function.args[-1]
-            for number, value in enumerate(values):
-                self.store_typed(value, self.at(buffer, number * VALUE_SLOT_SIZE))
+            for slot, value in zip(Signature.of(self.type, self.context.types).result_slots, values, strict=True):
+                self.store_slot(value, buffer, slot)
             self.builder.ret_void()
         elif values:
             self.builder.ret(values[0])
@@ -740,9 +741,9 @@ class FunctionCompiler(Emitter):
                 self.push(result, type.results[0])
             return
         buffer = self.results_buffer
-        for number, result_type in enumerate(type.results):
-            place = self.at(buffer, number * VALUE_SLOT_SIZE)
-            self.push(self.load_typed(place, llvm_type(result_type)), result_type)
+        slots = Signature.of(type, self.context.types).result_slots
+        for slot, result_type in zip(slots, type.results, strict=True):
+            self.push(self.load_slot(buffer, slot, llvm_type(result_type)), result_type)
 
     def call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
         """Call the compiled code at an address likewise."""

@@ -6,126 +6,33 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.copying import NotCopied
-from lowheap.errors import ForeignReferenceError, HeapError, LinkError
+from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit.signatures import Signature
-from lowheap.layout import NULL, VMContext, VMFunctionImport
+from lowheap.layout import VMContext, VMDataSegment, VMFunctionImport, VMMemory
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, NumType, RefType, ValType, storage_size
-from lowheap.values import lift_scalar, lower_scalar
-from lowheap.wasm.decode import FunctionImport, Import
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType
+from lowheap.values import lower_scalar
+from lowheap.wasm.decode import ExternalKind, FunctionImport, GlobalImport, Import, MemoryImport
+from lowheap.wasm.globals import Global
+from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
-from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE
+from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, INITIALISE
 
 _PAGE = 1 << 12
 
 _exclusive = exclusive("store.lock")
 
 
-class Global(NotCopied):
-    """A global of a store: `g.value` reads it, `g.value = x` writes it, references through the barriers.
-
-    `Global(store, type, value)` makes one to import; `mutable` says whether anyone may write it, as a `GlobalType` in
-    place of the type of its value does.
-    """
-
-    NOT_COPIED_BECAUSE = "it is a cell of one store; `value` is what is in it"
-
-    def __init__(self, store: Store, type: ValType | GlobalType, value: Any, *, mutable: bool = False) -> None:
-        """Make a global of the host's. TypeError when the value does not match the type."""
-        check_store(store)
-        if isinstance(type, GlobalType):
-            if mutable:
-                raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
-            mutable = type.mutable
-            type = type.storage
-        if not isinstance(type, NumType | RefType):
-            raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
-        self.store, self.type = store, GlobalType(type, mutable)
-        self._make(value)
-
-    @_exclusive
-    def _make(self, value: Any) -> None:
-        store = self.store
-        runtime = runtime_of(store)
-        memory = MemoryMapping(_PAGE)
-        self._memory = memory
-        self.address = memory.base
-        if store.engine.types.is_traced(self.type.storage):
-            store.roots.add_slot(self.address)
-        runtime.keep(memory)
-        try:
-            self._set(value)
-        except BaseException:
-            self._forget()
-            runtime.let_go(memory)
-            raise
-
-    def _forget(self) -> None:
-        """Give back what the cell holds, and its root slot: nobody will use it."""
-        if self.store.engine.types.is_traced(self.type.storage) and self.store.runtime.owns_memory:
-            self.store.heap.write_gc_ref(ctypes.c_uint32.from_address(self.address), NULL)
-            self.store.roots.remove_slot(self.address)
-
-    @classmethod
-    def _at(cls, store: Store, type: GlobalType, address: int) -> Global:
-        """Return the global whose cell is at `address`, which the store keeps."""
-        found = object.__new__(cls)
-        found._bind(store, type, address)
-        return found
-
-    def _bind(self, store: Store, type: GlobalType, address: int) -> None:
-        self.store, self.type, self.address = store, type, address
-
-    @property
-    @_exclusive
-    def value(self) -> Any:
-        """The global's value."""
-        store, storage = self.store, self.type.storage
-        store.tidy_in_use()
-        if not isinstance(storage, RefType):
-            data = (ctypes.c_uint8 * storage_size(storage)).from_address(self.address)
-            return lift_scalar(storage, bytes(data))
-        if not store.engine.types.is_traced(storage):
-            return lift_reference(store, storage, ctypes.c_uint32.from_address(self.address).value)
-        operations = store.operations
-        cell = operations.cell()
-        return lift(store, operations.read(operations.vmctx, self.address, cell), cell)
-
-    @value.setter
-    @_exclusive
-    def value(self, value: Any) -> None:
-        if not self.type.mutable:
-            raise HeapError(f"cannot write a global of type {self.type.storage}: it is immutable")
-        self._set(value)
-
-    def _set(self, value: Any) -> None:
-        store, storage = self.store, self.type.storage
-        store.tidy_in_use()
-        kept: list[Any] = []
-        raw = lowering(store, storage)(value, kept)
-        if not isinstance(storage, RefType):
-            data = bytes(lower_scalar(storage, raw))
-            ctypes.memmove(self.address, data, len(data))
-        elif store.engine.types.is_traced(storage):
-            store.operations.write(store.operations.vmctx, NULL, self.address, raw)
-            store.tidy_in_use()
-        else:
-            ctypes.c_uint32.from_address(self.address).value = raw
-
-    def __repr__(self) -> str:
-        """Show the type."""
-        return f"<Global {'mut ' if self.type.mutable else ''}{self.type.storage}>"
-
-
 class Exports(dict[str, Any]):
-    """An instance's exports, each a `Func` or a `Global`: `exports["run"]`, or `exports.run`. A read-only mapping.
+    """An instance's exports, each a `Func`, a `Global` or a `Memory`: `exports["run"]`, or `exports.run`.
+
+    It is a read-only mapping.
 
     A name that a mapping has for itself (`get`, `items`, `keys`, `values`, `copy`, ...), or that begins with two
     underscores, is reached by subscript alone.
@@ -162,9 +69,9 @@ class Instance(NotCopied):
     """An instance of `module` on `store`.
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
-    function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable. A
-    callable gets and returns Python values, may call exports, and may raise: the exception comes out of the outermost
-    call. `exports` is a mapping from names to `Func` and `Global`, with attributes: see `Exports`.
+    function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable; for a
+    memory, a `Memory`. A callable gets and returns Python values, may call exports, and may raise: the exception comes
+    out of the outermost call. `exports` is a mapping from names to what there is, with attributes: see `Exports`.
 
     Raises a LinkError that names all imports that are missing or do not match, and whatever the start function raises.
     """
@@ -188,6 +95,7 @@ class Instance(NotCopied):
         self._runtime: StoreRuntime = runtime_of(store)
         self._functions: dict[int, Func] = {}
         self._globals: list[Global] = []
+        self._memories: list[Memory] = []
         self._made_functions: list[Func] = []
         self._made_globals: list[Global] = []
         self._made_contexts: list[int] = []
@@ -242,12 +150,14 @@ class Instance(NotCopied):
         self._link(values)
         self._make_functions()
         self._make_globals()
-        self.exports = Exports(
-            {
-                each.name: self._functions[each.index] if each.kind == "function" else self._globals[each.index]
-                for each in module.decoded.exports
-            }
-        )
+        self._make_memories()
+        self._make_data_segments()
+        externals: Mapping[ExternalKind, Any] = {
+            "function": self._functions,
+            "global": self._globals,
+            "memory": self._memories,
+        }
+        self.exports = Exports({each.name: externals[each.kind][each.index] for each in module.decoded.exports})
         self._is_entered = True
         self._runtime.add_place(self._vmctx.base, self)
         self._runtime.add_stack_map(self.code)
@@ -280,18 +190,29 @@ class Instance(NotCopied):
     def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
         """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""
         what, types = f"import {wanted.module}.{wanted.name}", self.store.engine.types
-        if isinstance(value, Func | Global) and value.store is not self.store:
+        if isinstance(value, Func | Global | Memory) and value.store is not self.store:
             raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
-        if isinstance(declared.desc, FunctionImport):
-            type_index = self.module.type_indices[declared.desc.type_index]
-            if isinstance(value, Func):
-                if not types.is_subtype(value.type_index, type_index):
-                    return f"{what} is {types.describe(type_index)}; {value!r} was given"
-            elif not callable(value):
-                return f"{what} is a function, {types.describe(type_index)}; {value!r} was given"
-            return None
         type = wanted.type
-        assert isinstance(type, GlobalType), "a global import has a global type"
+        match type:
+            case FuncType():
+                assert isinstance(declared.desc, FunctionImport), "a function import has a function type"
+                type_index = self.module.type_indices[declared.desc.type_index]
+                if isinstance(value, Func):
+                    if not types.is_subtype(value.type_index, type_index):
+                        return f"{what} is {types.describe(type_index)}; {value!r} was given"
+                elif not callable(value):
+                    return f"{what} is a function, {types.describe(type_index)}; {value!r} was given"
+                return None
+            case GlobalType():
+                return self._mismatch_of_global(what, type, value)
+            case MemoryType():
+                if not isinstance(value, Memory) or value._mismatch(type):
+                    return f"{what} is a memory of type {type}; {value!r} was given"
+                return None
+        raise UnsupportedError(f"unsupported {EXTERNAL_KINDS[declared.desc.__class__]} {what}")
+
+    def _mismatch_of_global(self, what: str, type: GlobalType, value: Any) -> str | None:
+        types = self.store.engine.types
         if isinstance(value, Global):
             matches = (
                 value.type == type
@@ -314,18 +235,25 @@ class Instance(NotCopied):
         functions = 0
         for declared, described, value in zip(self.module.decoded.imports, self.module.imports, values, strict=True):
             what = f"import {declared.module}.{declared.name}"
-            if isinstance(declared.desc, FunctionImport):
-                index = self.module.type_indices[declared.desc.type_index]
-                self._link_function(functions, self._resolve_function(what, index, value))
-                functions += 1
-            else:
-                assert isinstance(described.type, GlobalType), "a global import has a global type"
-                imported = self._resolve_global(what, described.type, value)
-                if imported is not value:
-                    self._made_globals.append(imported)
-                place = self.module.vmctx_layout.global_import(len(self._globals))
-                self._vmctx.view(ctypes.c_uint64, place).value = imported.address
-                self._globals.append(imported)
+            match declared.desc:
+                case FunctionImport(type_index):
+                    index = self.module.type_indices[type_index]
+                    self._link_function(functions, self._resolve_function(what, index, value))
+                    functions += 1
+                case GlobalImport():
+                    assert isinstance(described.type, GlobalType), "a global import has a global type"
+                    imported = self._resolve_global(what, described.type, value)
+                    if imported is not value:
+                        self._made_globals.append(imported)
+                    self._import(self.module.vmctx_layout.global_import(len(self._globals)), imported.address)
+                    self._globals.append(imported)
+                case MemoryImport():
+                    self._import(self.module.vmctx_layout.memory_import(len(self._memories)), value.address)
+                    self._memories.append(value)
+
+    def _import(self, place: int, address: int) -> None:
+        """Note the address of something imported in the vmctx."""
+        self._vmctx.view(ctypes.c_uint64, place).value = address
 
     def _resolve_function(self, what: str, type_index: int, value: Any) -> Func:
         if isinstance(value, Func):
@@ -385,6 +313,19 @@ class Instance(NotCopied):
             if self.store.engine.types.is_traced(type.storage):
                 self.store.roots.add_slot(address)
             self._globals.append(Global._at(self.store, type, address))
+
+    def _make_memories(self) -> None:
+        imported = self.module.vmctx_layout.imported_memories
+        for number, type in enumerate(self.module.outline.memory_types[imported:]):
+            definition = self._vmctx.view(VMMemory, self.module.vmctx_layout.memory(number))
+            self._memories.append(Memory._at(self.store, type, definition))
+
+    def _make_data_segments(self) -> None:
+        """Say where the data segments' bytes are: those of the module, which the instance keeps."""
+        for number, segment in enumerate(self.module.decoded.data):
+            place = self._vmctx.view(VMDataSegment, self.module.vmctx_layout.data_segment(number))
+            place.base = ctypes.cast(ctypes.c_char_p(segment.data), ctypes.c_void_p).value or 0
+            place.length = len(segment.data)
 
 
 def _flatten(imports: Mapping[Any, Any] | None) -> dict[tuple[str, str], Any]:

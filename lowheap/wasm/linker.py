@@ -14,7 +14,9 @@ from lowheap.runtime import host_functions
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import FuncType
-from lowheap.wasm.instance import Global, Instance
+from lowheap.wasm.globals import Global
+from lowheap.wasm.instance import Instance
+from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
 
 
@@ -65,9 +67,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func` or a `Global` of a store, or whatever else `Instance` takes for an import."""
+        """Name a `Func`, a `Global` or a `Memory` of a store, or whatever else `Instance` takes for an import."""
         self._check_store(store)
-        if isinstance(item, Func | Global) and item.store is not store:
+        if isinstance(item, Func | Global | Memory) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -112,7 +114,7 @@ class Linker(NotCopied):
             raise LinkError(f"{module}.{name} is not defined; these are: {known}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global) and item.store is not store:
+        if isinstance(item, Func | Global | Memory) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +21,8 @@ from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import serialization, validate
-from lowheap.wasm.decode import DecodedModule, FunctionImport, decode
-from lowheap.wasm.outline import ModuleOutline
+from lowheap.wasm.decode import DecodedModule, ExternalKind, decode
+from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 
 
 class Module(NotCopied):
@@ -127,6 +128,7 @@ class Module(NotCopied):
             self.decoded: DecodedModule = decode(binary)
             self.type_indices = self._register_types()
             outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
+            self.outline = outline
             self.function_types = outline.function_types
             self.global_types = outline.global_types
             self.escaping_functions = outline.escaping_functions
@@ -151,19 +153,18 @@ class Module(NotCopied):
     @property
     def imports(self) -> list[ImportType]:
         """What an instance must be given, in order. Type indices in the types are the engine's."""
-        functions, globals = iter(self.function_types), iter(self.global_types)
-        return [
-            ImportType(i.module, i.name, next(functions) if isinstance(i.desc, FunctionImport) else next(globals))
-            for i in self.decoded.imports
-        ]
+        counts: Counter[ExternalKind] = Counter()
+        found = []
+        for each in self.decoded.imports:
+            kind = EXTERNAL_KINDS[type(each.desc)]
+            found.append(ImportType(each.module, each.name, self.outline.external_type(kind, counts[kind])))
+            counts[kind] += 1
+        return found
 
     @property
     def exports(self) -> list[ExportType]:
         """What an instance offers, in order. Type indices in the types are the engine's."""
-        return [
-            ExportType(e.name, self.function_types[e.index] if e.kind == "function" else self.global_types[e.index])
-            for e in self.decoded.exports
-        ]
+        return [ExportType(e.name, self.outline.external_type(e.kind, e.index)) for e in self.decoded.exports]
 
     def loaded(self, *, inline_allocation: bool) -> LoadedCode:
         """Return the linked code for a store that allocates inline, or for one that must be asked each time."""

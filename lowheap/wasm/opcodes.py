@@ -1,8 +1,8 @@
 """The one table of WebAssembly opcodes: what each code is called and which immediates follow it.
 
 `OPCODES` maps the code of every instruction of WebAssembly 3.0 outside SIMD to an `Opcode`. A code is a tuple: one
-byte, or a prefix byte and the sub-opcode after it (an LEB128 `u32` in the binary). SIMD (0xfd) and threads (0xfe) are
-named by number alone, since lowheap supports none of them.
+byte, or a prefix byte and the sub-opcode after it (an LEB128 `u32` in the binary). SIMD (0xfd) is named by number
+alone, since lowheap does not support it.
 
 An instruction that lowheap supports has its immediates listed in the order of the binary format. One that it does not
 support has `immediates = None`: it is in the table so that an error can name it, and nothing reads past it.
@@ -22,6 +22,11 @@ from types import MappingProxyType
 class Immediate(enum.Enum):
     """One immediate of an instruction: how it is encoded and what the decoder makes of it."""
 
+    MEMORY_ARGUMENT = (
+        "memory argument"  # u32 alignment, with a flag for a u32 index, u64 offset; index, exponent, offset
+    )
+    CATCHES = "catch clauses"  # a vector of kinds with indices; a tuple of Catch
+    ZERO = "zero"  # a byte that is 0; nothing
     INDEX = "index"  # u32: a function, type, local, global, field or label index, or a count; an int
     BLOCK_TYPE = "block type"  # 0x40, a value type or an s33 type index; a BlockType
     LABEL_TABLE = "label table"  # a vector of u32 and one more; a tuple of labels and the default
@@ -59,10 +64,13 @@ SIMD_PREFIX = 0xFD
 THREADS_PREFIX = 0xFE
 
 # Prefixes of families that the table does not list, with the family's name.
-GENERIC_PREFIXES: Mapping[int, str] = MappingProxyType({SIMD_PREFIX: "simd", THREADS_PREFIX: "atomic"})
+GENERIC_PREFIXES: Mapping[int, str] = MappingProxyType({SIMD_PREFIX: "simd"})
 
 # The codes that shape the nesting of blocks; the decoder needs to know them apart.
 BLOCK, LOOP, IF, ELSE, END = 0x02, 0x03, 0x04, 0x05, 0x0B
+TRY, CATCH, DELEGATE, CATCH_ALL, TRY_TABLE = 0x06, 0x07, 0x18, 0x19, 0x1F
+OPENING = (BLOCK, LOOP, IF, TRY_TABLE, TRY)
+CLOSING = (CATCH, CATCH_ALL, DELEGATE)
 
 _INDEX = Immediate.INDEX
 _BLOCK_TYPE = Immediate.BLOCK_TYPE
@@ -74,20 +82,25 @@ _CONTROL: dict[int, Opcode] = {
     LOOP: Opcode("loop", (_BLOCK_TYPE,)),
     IF: Opcode("if", (_BLOCK_TYPE,)),
     ELSE: Opcode("else", ()),
-    0x08: Opcode("throw", None),
-    0x0A: Opcode("throw_ref", None),
+    TRY: Opcode("try", (_BLOCK_TYPE,)),
+    CATCH: Opcode("catch", (_INDEX,)),
+    0x09: Opcode("rethrow", (_INDEX,)),
+    DELEGATE: Opcode("delegate", (_INDEX,)),
+    CATCH_ALL: Opcode("catch_all", ()),
+    0x08: Opcode("throw", (_INDEX,)),
+    0x0A: Opcode("throw_ref", ()),
     END: Opcode("end", ()),
     0x0C: Opcode("br", (_INDEX,)),
     0x0D: Opcode("br_if", (_INDEX,)),
     0x0E: Opcode("br_table", (Immediate.LABEL_TABLE,)),
     0x0F: Opcode("return", ()),
     0x10: Opcode("call", (_INDEX,)),
-    0x11: Opcode("call_indirect", None),
-    0x12: Opcode("return_call", None),
-    0x13: Opcode("return_call_indirect", None),
+    0x11: Opcode("call_indirect", (_INDEX, _INDEX)),
+    0x12: Opcode("return_call", (_INDEX,)),
+    0x13: Opcode("return_call_indirect", (_INDEX, _INDEX)),
     0x14: Opcode("call_ref", (_INDEX,)),
-    0x15: Opcode("return_call_ref", None),
-    0x1F: Opcode("try_table", None),
+    0x15: Opcode("return_call_ref", (_INDEX,)),
+    TRY_TABLE: Opcode("try_table", (_BLOCK_TYPE, Immediate.CATCHES)),
 }
 
 _PARAMETRIC_AND_VARIABLE: dict[int, Opcode] = {
@@ -99,8 +112,8 @@ _PARAMETRIC_AND_VARIABLE: dict[int, Opcode] = {
     0x22: Opcode("local.tee", (_INDEX,)),
     0x23: Opcode("global.get", (_INDEX,)),
     0x24: Opcode("global.set", (_INDEX,)),
-    0x25: Opcode("table.get", None),
-    0x26: Opcode("table.set", None),
+    0x25: Opcode("table.get", (_INDEX,)),
+    0x26: Opcode("table.set", (_INDEX,)),
 }
 
 _CONSTANT: dict[int, Opcode] = {
@@ -130,8 +143,8 @@ _GC: dict[int, Opcode] = {
     6: Opcode("array.new", (_INDEX,)),
     7: Opcode("array.new_default", (_INDEX,)),
     8: Opcode("array.new_fixed", (_INDEX, _INDEX)),
-    9: Opcode("array.new_data", None),
-    10: Opcode("array.new_elem", None),
+    9: Opcode("array.new_data", (_INDEX, _INDEX)),
+    10: Opcode("array.new_elem", (_INDEX, _INDEX)),
     11: Opcode("array.get", (_INDEX,)),
     12: Opcode("array.get_s", (_INDEX,)),
     13: Opcode("array.get_u", (_INDEX,)),
@@ -139,8 +152,8 @@ _GC: dict[int, Opcode] = {
     15: Opcode("array.len", ()),
     16: Opcode("array.fill", (_INDEX,)),
     17: Opcode("array.copy", (_INDEX, _INDEX)),
-    18: Opcode("array.init_data", None),
-    19: Opcode("array.init_elem", None),
+    18: Opcode("array.init_data", (_INDEX, _INDEX)),
+    19: Opcode("array.init_elem", (_INDEX, _INDEX)),
     20: Opcode("ref.test", (Immediate.REFERENCE,)),
     21: Opcode("ref.test", (Immediate.NULLABLE_REFERENCE,)),
     22: Opcode("ref.cast", (Immediate.REFERENCE,)),
@@ -159,33 +172,71 @@ _FLOAT_COMPARISONS = "eq ne lt gt le ge"
 _INTEGER_ARITHMETIC = "clz ctz popcnt add sub mul div_s div_u rem_s rem_u and or xor shl shr_s shr_u rotl rotr"
 _FLOAT_ARITHMETIC = "abs neg ceil floor trunc nearest sqrt add sub mul div min max copysign"
 
-# Runs of consecutive codes without immediates: (prefix or None, first code, operand type or None, names, supported).
-_RUNS: tuple[tuple[int | None, int, str | None, str, bool], ...] = (
-    (None, 0x28, None, "i32.load i64.load f32.load f64.load", False),
-    (None, 0x2C, "i32", "load8_s load8_u load16_s load16_u", False),
-    (None, 0x30, "i64", "load8_s load8_u load16_s load16_u load32_s load32_u", False),
-    (None, 0x36, None, "i32.store i64.store f32.store f64.store", False),
-    (None, 0x3A, None, "i32.store8 i32.store16 i64.store8 i64.store16 i64.store32", False),
-    (None, 0x3F, "memory", "size grow", False),
-    (None, 0x45, "i32", _INTEGER_COMPARISONS, True),
-    (None, 0x50, "i64", _INTEGER_COMPARISONS, True),
-    (None, 0x5B, "f32", _FLOAT_COMPARISONS, True),
-    (None, 0x61, "f64", _FLOAT_COMPARISONS, True),
-    (None, 0x67, "i32", _INTEGER_ARITHMETIC, True),
-    (None, 0x79, "i64", _INTEGER_ARITHMETIC, True),
-    (None, 0x8B, "f32", _FLOAT_ARITHMETIC, True),
-    (None, 0x99, "f64", _FLOAT_ARITHMETIC, True),
-    (None, 0xA7, "i32", "wrap_i64 trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", True),
-    (None, 0xAC, "i64", "extend_i32_s extend_i32_u trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", True),
-    (None, 0xB2, "f32", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u demote_f64", True),
-    (None, 0xB7, "f64", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u promote_f32", True),
-    (None, 0xBC, None, "i32.reinterpret_f32 i64.reinterpret_f64 f32.reinterpret_i32 f64.reinterpret_i64", True),
-    (None, 0xC0, None, "i32.extend8_s i32.extend16_s i64.extend8_s i64.extend16_s i64.extend32_s", True),
-    (0xFC, 0, "i32", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", True),
-    (0xFC, 4, "i64", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", True),
-    (0xFC, 8, None, "memory.init data.drop memory.copy memory.fill", False),
-    (0xFC, 12, None, "table.init elem.drop table.copy table.grow table.size table.fill", False),
-    (0xFC, 19, "i64", "add128 sub128 mul_wide_s mul_wide_u", False),
+_ATOMIC_LOADS = (
+    "i32.atomic.load i64.atomic.load i32.atomic.load8_u i32.atomic.load16_u "
+    "i64.atomic.load8_u i64.atomic.load16_u i64.atomic.load32_u"
+)
+_ATOMIC_UPDATES = (
+    ("i32.atomic.rmw.", ""),
+    ("i64.atomic.rmw.", ""),
+    ("i32.atomic.rmw8.", "_u"),
+    ("i32.atomic.rmw16.", "_u"),
+    ("i64.atomic.rmw8.", "_u"),
+    ("i64.atomic.rmw16.", "_u"),
+    ("i64.atomic.rmw32.", "_u"),
+)
+_ATOMIC_OPERATIONS = {
+    0x1E: "add",
+    0x25: "sub",
+    0x2C: "and",
+    0x33: "or",
+    0x3A: "xor",
+    0x41: "xchg",
+    0x48: "cmpxchg",
+}
+_MEMORY = (Immediate.MEMORY_ARGUMENT,)
+
+# Runs of consecutive codes with the same immediates: (prefix or None, first code, operand type or None, names, these).
+_RUNS: tuple[tuple[int | None, int, str | None, str, tuple[Immediate, ...] | None], ...] = (
+    (None, 0x28, None, "i32.load i64.load f32.load f64.load", _MEMORY),
+    (None, 0x2C, "i32", "load8_s load8_u load16_s load16_u", _MEMORY),
+    (None, 0x30, "i64", "load8_s load8_u load16_s load16_u load32_s load32_u", _MEMORY),
+    (None, 0x36, None, "i32.store i64.store f32.store f64.store", _MEMORY),
+    (None, 0x3A, None, "i32.store8 i32.store16 i64.store8 i64.store16 i64.store32", _MEMORY),
+    (None, 0x3F, "memory", "size grow", (_INDEX,)),
+    (None, 0x45, "i32", _INTEGER_COMPARISONS, ()),
+    (None, 0x50, "i64", _INTEGER_COMPARISONS, ()),
+    (None, 0x5B, "f32", _FLOAT_COMPARISONS, ()),
+    (None, 0x61, "f64", _FLOAT_COMPARISONS, ()),
+    (None, 0x67, "i32", _INTEGER_ARITHMETIC, ()),
+    (None, 0x79, "i64", _INTEGER_ARITHMETIC, ()),
+    (None, 0x8B, "f32", _FLOAT_ARITHMETIC, ()),
+    (None, 0x99, "f64", _FLOAT_ARITHMETIC, ()),
+    (None, 0xA7, "i32", "wrap_i64 trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", ()),
+    (None, 0xAC, "i64", "extend_i32_s extend_i32_u trunc_f32_s trunc_f32_u trunc_f64_s trunc_f64_u", ()),
+    (None, 0xB2, "f32", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u demote_f64", ()),
+    (None, 0xB7, "f64", "convert_i32_s convert_i32_u convert_i64_s convert_i64_u promote_f32", ()),
+    (None, 0xBC, None, "i32.reinterpret_f32 i64.reinterpret_f64 f32.reinterpret_i32 f64.reinterpret_i64", ()),
+    (None, 0xC0, None, "i32.extend8_s i32.extend16_s i64.extend8_s i64.extend16_s i64.extend32_s", ()),
+    (0xFC, 0, "i32", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", ()),
+    (0xFC, 4, "i64", "trunc_sat_f32_s trunc_sat_f32_u trunc_sat_f64_s trunc_sat_f64_u", ()),
+    (0xFC, 8, None, "memory.init", (_INDEX, _INDEX)),
+    (0xFC, 9, None, "data.drop", (_INDEX,)),
+    (0xFC, 10, None, "memory.copy", (_INDEX, _INDEX)),
+    (0xFC, 11, None, "memory.fill", (_INDEX,)),
+    (0xFC, 12, None, "table.init", (_INDEX, _INDEX)),
+    (0xFC, 13, None, "elem.drop", (_INDEX,)),
+    (0xFC, 14, None, "table.copy", (_INDEX, _INDEX)),
+    (0xFC, 15, None, "table.grow table.size table.fill", (_INDEX,)),
+    (0xFC, 19, "i64", "add128 sub128 mul_wide_s mul_wide_u", None),
+    (0xFE, 0, "memory.atomic", "notify wait32 wait64", _MEMORY),
+    (0xFE, 3, "atomic", "fence", (Immediate.ZERO,)),
+    (0xFE, 0x10, None, _ATOMIC_LOADS, _MEMORY),
+    (0xFE, 0x17, None, _ATOMIC_LOADS.replace("load", "store").replace("_u", ""), _MEMORY),
+    *(
+        (0xFE, first, None, " ".join(f"{each}{operation}{tail}" for each, tail in _ATOMIC_UPDATES), _MEMORY)
+        for first, operation in _ATOMIC_OPERATIONS.items()
+    ),
 )
 
 
@@ -195,10 +246,10 @@ def _entries() -> Iterator[tuple[Code, Opcode]]:
             yield (code,), opcode
     for code, opcode in _GC.items():
         yield (GC_PREFIX, code), opcode
-    for prefix, first, operand_type, names, supported in _RUNS:
+    for prefix, first, operand_type, names, immediates in _RUNS:
         for number, name in enumerate(names.split(), first):
             full_name = name if operand_type is None else f"{operand_type}.{name}"
-            opcode = Opcode(full_name, () if supported else None)
+            opcode = Opcode(full_name, immediates)
             yield ((number,) if prefix is None else (prefix, number)), opcode
 
 

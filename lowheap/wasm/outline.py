@@ -5,12 +5,23 @@ An instance needs no more, where the code comes from a cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lowheap.layout import VMContextLayout
-from lowheap.types import FuncType, GlobalType, RefType, TypeRegistry
-from lowheap.wasm.decode import DecodedModule, FunctionImport, GlobalImport, Instruction
+from lowheap.types import ExternType, FuncType, GlobalType, RefType, TagType, TypeRegistry
+from lowheap.wasm.decode import (
+    DecodedModule,
+    ExternalKind,
+    FunctionImport,
+    GlobalImport,
+    Instruction,
+    MemoryImport,
+    TableImport,
+    TagImport,
+)
 
 INITIALISE = "lowheap.initialise"
 """The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
@@ -30,16 +41,42 @@ class ModuleOutline:
         self.decoded = decoded
         self.types = types
         self.type_indices = type_indices
-        self.imported_functions = [i.desc.type_index for i in decoded.imports if isinstance(i.desc, FunctionImport)]
+        descs = [each.desc for each in decoded.imports]
+        self.imported_functions = [each.type_index for each in descs if isinstance(each, FunctionImport)]
         self.function_types = [self.function_type(t) for t in (*self.imported_functions, *decoded.functions)]
-        imported_globals = [i.desc.type for i in decoded.imports if isinstance(i.desc, GlobalImport)]
+        imported_globals = [each.type for each in descs if isinstance(each, GlobalImport)]
         self.imported_global_count = len(imported_globals)
         self.global_types = [
             GlobalType(self.canonical(t.storage), t.mutable)
             for t in (*imported_globals, *(definition.type for definition in decoded.globals))
         ]
+        imported_memories = [each.type for each in descs if isinstance(each, MemoryImport)]
+        self.imported_memory_count = len(imported_memories)
+        self.memory_types = [*imported_memories, *(definition.type for definition in decoded.memories)]
+        imported_tables = [each.type for each in descs if isinstance(each, TableImport)]
+        self.imported_table_count = len(imported_tables)
+        self.table_types = [
+            replace(t, element=self.canonical(t.element))
+            for t in (*imported_tables, *(definition.type for definition in decoded.tables))
+        ]
+        imported_tags = [each.type_index for each in descs if isinstance(each, TagImport)]
+        self.imported_tag_count = len(imported_tags)
+        self.tags = [*imported_tags, *decoded.tags]
+        """The module's type indices of all tags."""
         self.vmctx_layout = vmctx_layout(decoded)
         self.escaping_functions = self._find_escaping_functions()
+
+    def external_type(self, kind: ExternalKind, index: int) -> ExternType:
+        """Return the type of one of the things that a module may import and export, by its index."""
+        if kind == "tag":
+            return TagType(self.function_type(self.tags[index]))
+        types: Mapping[ExternalKind, Sequence[ExternType]] = {
+            "function": self.function_types,
+            "global": self.global_types,
+            "memory": self.memory_types,
+            "table": self.table_types,
+        }
+        return types[kind][index]
 
     def canonical(self, type: Any) -> Any:
         """Return a storage type with the engine's type index in place of the module's."""
@@ -67,8 +104,9 @@ class ModuleOutline:
         """Functions that more than direct calls can reach: exported ones, and those that `ref.func` names."""
         escaping = {export.index for export in self.decoded.exports if export.kind == "function"}
         escaping.update(index for segment in self.decoded.elements for index in segment.functions)
-        for definition in self.decoded.globals:
-            escaping.update(index_operand(i) for i in definition.init if i.name == "ref.func")
+        tables = (definition.init for definition in self.decoded.tables if definition.init is not None)
+        for init in (*(definition.init for definition in self.decoded.globals), *tables):
+            escaping.update(index_operand(i) for i in init if i.name == "ref.func")
         return sorted(escaping)
 
 
@@ -79,12 +117,29 @@ def index_operand(instruction: Instruction) -> int:
     return index
 
 
+EXTERNAL_KINDS: Mapping[type, ExternalKind] = {
+    FunctionImport: "function",
+    TableImport: "table",
+    MemoryImport: "memory",
+    GlobalImport: "global",
+    TagImport: "tag",
+}
+"""What kind of thing an import is of, by the class of its description."""
+
+
 def vmctx_layout(decoded: DecodedModule) -> VMContextLayout:
     """Return how the vmctx of the module's instances is laid out."""
-    functions = sum(isinstance(i.desc, FunctionImport) for i in decoded.imports)
+    imported = Counter(type(each.desc) for each in decoded.imports)
     return VMContextLayout(
-        imported_functions=functions,
-        imported_globals=len(decoded.imports) - functions,
+        imported_functions=imported[FunctionImport],
+        imported_globals=imported[GlobalImport],
         defined_functions=len(decoded.functions),
         defined_globals=len(decoded.globals),
+        imported_memories=imported[MemoryImport],
+        imported_tables=imported[TableImport],
+        defined_memories=len(decoded.memories),
+        defined_tables=len(decoded.tables),
+        data_segments=len(decoded.data),
+        element_segments=len(decoded.elements),
+        tags=imported[TagImport] + len(decoded.tags),
     )

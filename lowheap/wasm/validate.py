@@ -10,6 +10,7 @@ decoder, which names the instruction or the section, instead of being called inv
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lowheap.errors import MalformedModuleError, ModuleError
+from lowheap.wasm import wat
 
 if TYPE_CHECKING:
     import wasmtime
@@ -72,7 +74,8 @@ def _engine() -> wasmtime.Engine:
 def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
     r"""The module's binary form: `source` itself if it begins with `b"\0asm"`, else what its wat text assembles to.
 
-    Bytes that do not begin so are taken as UTF-8 wat. A binary is returned as it is, unchecked.
+    Bytes that do not begin so are taken as UTF-8 wat. What the assembler refuses though it is right, `wat.py` rewrites.
+    A binary is returned as it is, unchecked.
 
     Raises MalformedModuleError with wasmtime's message for text that is not wat, ModuleError when text is given and the
     `wasmtime` package is not installed, and TypeError for a source of any other type.
@@ -91,7 +94,10 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
         )
     package = _wasmtime()
     try:
-        return bytes(package.wat2wasm(text))
+        if isinstance(text, bytes):
+            with contextlib.suppress(UnicodeDecodeError):  # the assembler says so in its words
+                text = text.decode()
+        return bytes(package.wat2wasm(wat.assemblable(text) if isinstance(text, str) else text))
     except (package.WasmtimeError, UnicodeEncodeError) as error:
         raise MalformedModuleError(f"not a WebAssembly text module: {error}") from error
 

@@ -12,7 +12,7 @@ from lowheap.wasm.events import MOST_INLINED, Static
 from lowheap.wasm.function import FunctionCompiler, instruction
 
 
-def _push_new(compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], type_index: int) -> None:
+def push_new(compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], type_index: int) -> None:
     """Push the new object that an event makes."""
     reference = compiler.call_event(event, REFERENCE, args, type_index, mark="allocate")
     compiler.push(reference, RefType(False, compiler.context.type_indices[type_index]))
@@ -31,12 +31,12 @@ def _push_read(
 
 @instruction("struct.new", allocates=True)
 def _struct_new(compiler: FunctionCompiler, type_index: int) -> None:
-    _push_new(compiler, "struct_new", compiler.pop_many(len(compiler.context.fields(type_index))), type_index)
+    push_new(compiler, "struct_new", compiler.pop_many(len(compiler.context.fields(type_index))), type_index)
 
 
 @instruction("struct.new_default", allocates=True)
 def _struct_new_default(compiler: FunctionCompiler, type_index: int) -> None:
-    _push_new(compiler, "struct_new_default", [], type_index)
+    push_new(compiler, "struct_new_default", [], type_index)
 
 
 @instruction("struct.get", "struct.get_s", "struct.get_u")
@@ -56,18 +56,18 @@ def _struct_set(compiler: FunctionCompiler, type_index: int, number: int) -> Non
 
 @instruction("array.new", allocates=True)
 def _array_new(compiler: FunctionCompiler, type_index: int) -> None:
-    _push_new(compiler, "array_new", compiler.pop_many(2), type_index)
+    push_new(compiler, "array_new", compiler.pop_many(2), type_index)
 
 
 @instruction("array.new_default", allocates=True)
 def _array_new_default(compiler: FunctionCompiler, type_index: int) -> None:
-    _push_new(compiler, "array_new_default", compiler.pop_many(1), type_index)
+    push_new(compiler, "array_new_default", compiler.pop_many(1), type_index)
 
 
 @instruction("array.new_fixed", allocates=True)
 def _array_new_fixed(compiler: FunctionCompiler, type_index: int, length: int) -> None:
     values = compiler.pop_many(length)
-    _push_new(compiler, "array_allocate", [I32(length)], type_index)
+    push_new(compiler, "array_allocate", [I32(length)], type_index)
     array, mark = compiler.stack[-1][0], _mark("init", compiler.context.element(type_index).storage)
     layout = compiler.context.array_layout(type_index)
     many = length > MOST_INLINED  # stores in a row, which LLVM would compare in pairs to merge them
