@@ -751,10 +751,10 @@ class VMStoreContext(ctypes.Structure):
     What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
     first.
 
-    `exception` is what has been thrown, until who catches it takes it: a root, not counted. `throw` is the address of
-    what looks for that, `jit/unwinding.py`; it goes by a second hash table of return addresses, `unwind_entries`, of
-    `unwind_mask + 1`, and the registers that the entries refer to. While the table is not made, `unwind_entries` is 0;
-    `prepare_unwinding` is called to make it.
+    `exception` is what has been thrown, until who catches it takes it: a root, not counted. `throw_exception` is the
+    address of what looks for that, `jit/unwinding.py`; it goes by a second hash table of return addresses,
+    `unwind_entries`, of `unwind_mask + 1`, and the registers that the entries refer to. While the table is not made,
+    `unwind_entries` is 0; `prepare_unwinding` is called to make it.
 
     `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
     be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
@@ -794,7 +794,7 @@ class VMStoreContext(ctypes.Structure):
         ("fuel", ctypes.c_int64),
         ("fuel_reserve", ctypes.c_uint64),
         ("exception", ctypes.c_uint32),
-        ("throw", ctypes.c_uint64),
+        ("throw_exception", ctypes.c_uint64),
         ("prepare_unwinding", ctypes.c_uint64),
         ("unwind_entries", ctypes.c_uint64),
         ("unwind_mask", ctypes.c_uint64),
@@ -829,7 +829,7 @@ class VMStoreContext(ctypes.Structure):
     fuel: Signed
     fuel_reserve: Unsigned
     exception: Unsigned
-    throw: Unsigned
+    throw_exception: Unsigned
     prepare_unwinding: Unsigned
     unwind_entries: Unsigned
     unwind_mask: Unsigned

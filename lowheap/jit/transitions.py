@@ -370,7 +370,7 @@ def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | i
     `place` is the byte offset of the instruction that it is for.
     """
     builder = emitter.builder
-    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw, invariant=True)
+    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw_exception, invariant=True)
     callee = emitter.function_pointer(address, VOID, [PTR])
     if unwind_to is None:
         safepoints.call(builder, callee, [emitter.vmctx], place=place)

@@ -56,6 +56,7 @@ from lowheap.layout import (
     VMActivation,
     VMContext,
     VMFuncRef,
+    VMGcKind,
     VMHostFunction,
     VMRootFrame,
     VMSavedRegister,
@@ -69,7 +70,7 @@ from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func
 from lowheap.operations import exclusive
-from lowheap.runtime import polling
+from lowheap.runtime import exceptions, polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
@@ -430,7 +431,7 @@ class StoreRuntime(NotCopied):
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
             if code.has_exceptions and not self.has_exceptions:
-                self.context.throw = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.context.throw_exception = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
                 self.has_exceptions = True
 
     def keep_stub(self, code: LoadedCode) -> None:
@@ -725,9 +726,9 @@ class StoreRuntime(NotCopied):
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
-        thrown, self.context.exception = self.context.exception, NULL
         if failure is None and status & signatures.TRAPPED:
-            failure = self._uncaught(thrown) if thrown != NULL else self._trap()
+            failure = self._trap() if self.context.exception == NULL else self._uncaught()
+        self.context.exception = NULL
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -738,14 +739,41 @@ class StoreRuntime(NotCopied):
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
 
-    def _uncaught(self, thrown: int) -> Exception:
+    def _uncaught(self) -> Exception:
         """What compiled code has thrown has come to the trampoline."""
         address, self.context.unknown_return_address = self.context.unknown_return_address, 0
         if address:
             return CompilerError(
                 f"an exception came to a call that is not known to be one that may throw: {address:#x}"
             )
-        return LowheapError("compiled code has thrown an exception")
+        cell = self._store.operations.cell()
+        return exceptions.raised(lift(self._store, self._take_thrown(cell), cell))
+
+    @whole
+    def _take_thrown(self, cell: Any) -> int:
+        """Make a handle of what has been thrown."""
+        operations, thrown = self._store.operations, self.context.exception
+        operations.share(operations.vmctx, thrown, cell)
+        self.context.exception = NULL
+        return thrown
+
+    def _fail(self, error: BaseException) -> int:
+        """A host function has raised an exception: have it thrown where compiled code may catch it, or keep it.
+
+        Return what compiled code is told.
+        """
+        if self.pending is None:
+            if self.has_exceptions and exceptions.is_catchable(error):
+                try:
+                    thrown = exceptions.thrown(self._store, error)
+                    operations = self._store.operations
+                    operations.lend(operations.vmctx, thrown.reference)
+                    self.context.exception = thrown.reference
+                    return signatures.THROWN
+                except HeapError as failure:
+                    error.add_note(f"compiled code could not catch this: {failure}")
+            self.pending = error
+        return 1
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -816,8 +844,11 @@ class StoreRuntime(NotCopied):
     @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
+        store = self._store
         try:
-            return self._store.alloc_struct(type_index)
+            if store.heap.layout(type_index).kind is VMGcKind.EXN_REF:
+                return store.alloc_exn(type_index)
+            return store.alloc_struct(type_index)
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
@@ -860,10 +891,10 @@ class StoreRuntime(NotCopied):
         heap, forgotten, set_aside = store.heap, store.unreachable_cells, self._set_aside
 
         def call_host(_vmctx: Any, number: int, values: Any) -> int:
+            if number == RELEASE_DEAD_EXTERNREFS:
+                self._release_dead_externrefs()
+                return 0
             try:
-                if number == RELEASE_DEAD_EXTERNREFS:
-                    self._release_dead_externrefs()
-                    return 0
                 function = functions[number]
                 buffer = buffer_of(values, function.size)
                 # Handles first: what is passed may be held by nobody else when the collector next looks.
@@ -880,9 +911,7 @@ class StoreRuntime(NotCopied):
                 # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
                 return 0
             except BaseException as error:
-                if self.pending is None:
-                    self.pending = error
-                return 1
+                return self._fail(error)
 
         return call_host
 

@@ -17,11 +17,13 @@ from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
+    I8,
     PTR,
     NativeFunction,
+    let_throw,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import Signature
+from lowheap.jit.signatures import EXCEPTIONS, Signature
 from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
@@ -36,6 +38,8 @@ _log = logging.getLogger("lowheap.wasm")
 _PROGRESS_SECONDS = 1  # between two messages in the log
 
 INITIALISE_SIGNATURE = Signature("", "")
+
+_EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
@@ -74,8 +78,11 @@ class ModuleCompiler(ModuleState):
         ]
         self.interruptible = interruptible
         self.consumes_fuel = consume_fuel
-        calls, leaving, allocating = self._scan_calls()
-        self.collecting_functions = _callers_of(calls, leaving | allocating)
+        calls, leaving, allocating, throwing = self._scan_calls()
+        self.collecting_functions = _callers_of(calls, leaving | allocating | throwing)
+        self.throwing_functions = _callers_of(calls, leaving | throwing)
+        for index in self.throwing_functions:
+            let_throw(self.functions[index - len(self.imported_functions)])
         self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
@@ -115,6 +122,10 @@ class ModuleCompiler(ModuleState):
         for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
+        if any(each.name in _EXCEPTIONAL for body in self.decoded.bodies for each in body.instructions):
+            mark = ir.GlobalVariable(self.module, I8, EXCEPTIONS)
+            mark.initializer = I8(0)
+            symbols.append(EXCEPTIONS)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
         table.global_constant = True
         table.initializer = ir.Constant(
@@ -137,8 +148,8 @@ class ModuleCompiler(ModuleState):
         return function
 
     def _refuse_unsupported(self) -> None:
-        """Refuse what no instruction shows: tables, tags, and segments for tables."""
-        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
+        """Refuse what no instruction shows: tables, and segments for tables."""
+        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types),)
         for kind, found in kinds:
             if found:
                 raise UnsupportedError(f"unsupported {kind} 0")
@@ -150,8 +161,8 @@ class ModuleCompiler(ModuleState):
                         f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
                     )
 
-    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
-        """What the module's own functions do: which of one another they call; which leave the module; which allocate.
+    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
+        """What the module's own functions do: which of one another they call; which leave the module, allocate, throw.
 
         A call is there as often as it is in the code.
         """
@@ -159,6 +170,7 @@ class ModuleCompiler(ModuleState):
         calls: dict[int, list[int]] = {}
         leaving: set[int] = set()
         allocating: set[int] = set()
+        throwing: set[int] = set()
         for index, body in enumerate(self.decoded.bodies, imported):
             calls[index] = called = []
             for instruction in body.instructions:
@@ -173,7 +185,9 @@ class ModuleCompiler(ModuleState):
                         leaving.add(index)
                     if facts.allocates:
                         allocating.add(index)
-        return calls, leaving, allocating
+                    if facts.throws:
+                        throwing.add(index)
+        return calls, leaving, allocating, throwing
 
     def _compile_initialiser(self) -> None:
         instructions: list[Instruction] = []
@@ -202,6 +216,9 @@ class ModuleCompiler(ModuleState):
         exempt.wholly.add(len(instructions))
         instructions.append(Instruction("end", (), 0))
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
+        called = self.decoded.start
+        if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
+            let_throw(function)
         FunctionCompiler(self, function, FuncType((), ()), (), instructions, exempt=exempt, runs_once=True).compile()
 
     def _data_are_an_image(self) -> bool:
