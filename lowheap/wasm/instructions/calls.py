@@ -11,10 +11,9 @@ from lowheap.wasm.function import FunctionCompiler, instruction
 def _call_function(compiler: FunctionCompiler, index: int) -> None:
     type = compiler.context.function_types[index]
     imported = len(compiler.context.imported_functions)
-    label = compiler.labels[-1]
     if index >= imported:
-        if index in compiler.context.polling_functions and label.kind == "loop" and not label.goes_round:
-            label.is_polled = True
+        if index in compiler.context.polling_functions and (loop := compiler.loop_that_comes_here()) is not None:
+            loop.is_polled = True
         callee = compiler.context.functions[index - imported]
         context = compiler.context
         may_collect, may_throw = index in context.collecting_functions, index in context.throwing_functions
