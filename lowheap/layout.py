@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def __set__(self, instance: ctypes.Structure, value: int) -> None:
             """Write the field."""
 
+    Signed = Unsigned
+    """The same, of a field that may be negative."""
+
     class UnsignedArray:
         """An array field as mypy should see it: a `Field` on the class, a mutable sequence of ints on an instance."""
 
@@ -731,6 +734,9 @@ TRAP_ADDRESS_LIMIT = MOST_TRAP_FRAMES + 1
 POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
 """The `poll_limit` with which compiled code calls the host where it next looks."""
 
+MOST_FUEL = 0x7FFF_FFFF_FFFF_FFFF
+"""The most that `VMStoreContext.fuel` can be."""
+
 
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
@@ -753,6 +759,9 @@ class VMStoreContext(ctypes.Structure):
     `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
     be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
     not returned: nothing is known of the frames that made them, so nobody may collect.
+
+    `fuel` is what code that counts may take yet, none where it is not positive; `fuel_reserve` is what it gets then:
+    `fuel` has room for `MOST_FUEL`. While `is_past_deadline` is not 0, no compiled code is entered.
     """
 
     _fields_ = (
@@ -781,6 +790,9 @@ class VMStoreContext(ctypes.Structure):
         ("trap_frame_count", ctypes.c_uint32),
         ("trap_frames", ctypes.c_uint64 * TRAP_ADDRESS_LIMIT),
         ("interrupted", ctypes.c_uint32),
+        ("is_past_deadline", ctypes.c_uint32),
+        ("fuel", ctypes.c_int64),
+        ("fuel_reserve", ctypes.c_uint64),
         ("exception", ctypes.c_uint32),
         ("throw_exception", ctypes.c_uint64),
         ("prepare_unwinding", ctypes.c_uint64),
@@ -813,6 +825,9 @@ class VMStoreContext(ctypes.Structure):
     trap_frame_count: Unsigned
     trap_frames: UnsignedArray
     interrupted: Unsigned
+    is_past_deadline: Unsigned
+    fuel: Signed
+    fuel_reserve: Unsigned
     exception: Unsigned
     throw_exception: Unsigned
     prepare_unwinding: Unsigned

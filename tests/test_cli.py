@@ -27,7 +27,7 @@ from support.example_programs import EXAMPLES, Example
 import lowheap as lh
 from lowheap import cli
 from lowheap.cli.values import format_value, parse_value
-from lowheap.engine import RUNTIMES
+from lowheap.config import RUNTIMES
 from lowheap.layout import REFERENCE_SIZE, GcTypeLayouts, block_length
 from lowheap.types import ANYREF, EXTERNREF, F32, F64, I31REF, I32, I64, V128
 

@@ -47,6 +47,10 @@ HAS_DEAD_EXTERNREFS = 1 << 1
 REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
+PAST_DEADLINE = 1 << 3
+"""A trampoline's status: nothing was called, for the store's epoch deadline has passed. Also what the host answers to a
+poll: so the code is to trap."""
+
 THROWN = 2
 """What a call of the host returns in place of 1, for failure, when compiled code may catch what it has thrown."""
 

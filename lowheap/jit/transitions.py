@@ -4,7 +4,7 @@
 8-byte slots for the arguments, where the results come afterwards; a v128 takes two. It puts an activation on its frame
 and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing
 to see to; else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing
-(`REFUSED`).
+(`REFUSED`), nor when the store's epoch deadline has passed (`PAST_DEADLINE`).
 
 References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
 among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
@@ -58,6 +58,7 @@ from lowheap.jit.signatures import (
     HAS_DEAD_EXTERNREFS,
     LETTERS,
     LONGJMP,
+    PAST_DEADLINE,
     REFUSED,
     SETJMP,
     THROWN,
@@ -70,6 +71,7 @@ from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_FUEL,
     NULL,
     TRAP_ADDRESS_LIMIT,
     VALUE_SLOT_SIZE,
@@ -93,8 +95,13 @@ POLL_FUNCTION = "lowheap.interrupt"
 """void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
 called, and where that fails, this does not return."""
 
+FUEL_FUNCTION = "lowheap.refuel"
+"""void(vmctx, offset): compiled code has no fuel left. It gets what is in reserve; where nothing is, this traps."""
+
 POLL_CONVENTION = "preserve_mostcc"
-"""How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
+"""How these two are called: they leave nearly all registers as they are, so that a loop need not keep its values
+elsewhere."""
+
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
     **{letter: llvm_type(type) for type, letter in LETTERS.items()},
     COUNTED: REFERENCE,
@@ -111,7 +118,7 @@ def function_type(signature: Signature) -> ir.FunctionType:
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
-    """Give a module those of the functions to trap, drop, poll and allocate that are declared, for its code calls them.
+    """Give a module what is declared of the functions to trap, drop, poll, refuel and allocate: its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
@@ -120,7 +127,7 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
         if name in module.globals:
             _emit_allocation(call, module.globals[name], hand_over)
     # Those that come later may be called by those before.
-    for name, emit in ((POLL_FUNCTION, _emit_poll), (DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):
+    for name, emit in _OTHERS.items():
         if name in module.globals:
             emit(module.globals[name])
 
@@ -178,9 +185,33 @@ def _emit_poll(function: ir.Function) -> None:
     status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
     _add(emitter, store, VMStoreContext.interrupted, -1)
     _add_to_no_gc_count(emitter, -1)
+    emitter.trap_if(emitter.builder.icmp_unsigned("==", status, I32(PAST_DEADLINE)), TrapCode.INTERRUPT)
     with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
     emitter.builder.ret_void()
+
+
+def _emit_refuel(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    _, emitter.offset = function.args
+    builder, store = emitter.builder, emitter.store_context
+    reserve = emitter.load(store, VMStoreContext.fuel_reserve)
+    emitter.trap_if(builder.icmp_unsigned("==", reserve, I64(0)), TrapCode.OUT_OF_FUEL)
+    is_less = builder.icmp_unsigned("<", reserve, I64(MOST_FUEL))
+    some = builder.select(is_less, reserve, I64(MOST_FUEL))
+    emitter.store(builder.sub(reserve, some), store, VMStoreContext.fuel_reserve)
+    fuel = builder.add(emitter.load(store, VMStoreContext.fuel), some)
+    emitter.store(fuel, store, VMStoreContext.fuel)
+    builder.ret_void()
+
+
+_OTHERS: dict[str, Callable[[ir.Function], None]] = {
+    POLL_FUNCTION: _emit_poll,
+    FUEL_FUNCTION: _emit_refuel,
+    DROP_FUNCTION: _emit_drop,
+    TRAP_FUNCTION: _emit_trap,
+}
 
 
 def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -214,6 +245,9 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     vmctx, code, slots = function.args
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
+    is_past_deadline = builder.icmp_unsigned("!=", emitter.load(store, VMStoreContext.is_past_deadline), I32(0))
+    with builder.if_then(is_past_deadline, likely=False):
+        builder.ret(I32(PAST_DEADLINE))
 
     args = _load_slots(emitter, slots, signature.params, signature.param_slots)
     for letter, arg in zip(signature.params, args, strict=True):

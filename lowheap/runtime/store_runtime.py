@@ -28,6 +28,7 @@ from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.declarations import quick
+from lowheap.epochs import Deadline
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -74,9 +75,6 @@ from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 from lowheap.values import VECTOR_FORMAT, lift_vector
-
-MAX_WASM_STACK = 512 * 1024
-"""Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
 
 _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
@@ -239,7 +237,7 @@ class _CompiledFunc(Func):
             value = result[0] if has_result else None
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == signatures.REFUSED:
+                if status in (signatures.REFUSED, signatures.PAST_DEADLINE):
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -337,7 +335,8 @@ class StoreRuntime(NotCopied):
         if self.is_native:
             self._use_native_runtime()
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
-        self.context.stack_size = MAX_WASM_STACK
+        self.context.stack_size = store.engine.max_wasm_stack
+        self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
         context = self.context
         store.heap.is_interrupted = lambda: bool(context.interrupted)
@@ -710,6 +709,8 @@ class StoreRuntime(NotCopied):
 
     def _look_into(self, status: int) -> None:
         """Raise what came of a call of a trampoline: an exception from the host's side, or a trap."""
+        if status == signatures.PAST_DEADLINE:
+            raise Trap(TrapCode.INTERRUPT)
         if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
@@ -938,7 +939,7 @@ class StoreRuntime(NotCopied):
         They may have done to the store what they liked, but for what needs to know the frames.
         """
         self._check_after("a signal handler")
-        return 0
+        return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
 
     def _check_after(self, what: str) -> None:
         """Compiled code is to go on, behind what Python did in between."""
