@@ -43,6 +43,7 @@ from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    FUNCTION_TABLE_OFFSET,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -244,7 +245,7 @@ class StoreRuntime(NotCopied):
         self._store = store
         self.binding = store.host_data.binding
         """Of the memory that the heap had when this was made; compiled code knows where it is."""
-        self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
+        self._mapping = Mapping(FUNCTION_TABLE_OFFSET + _FUNCTION_TABLE_SIZE)
         self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
@@ -291,7 +292,6 @@ class StoreRuntime(NotCopied):
         self.allocates_inline = self.is_native and not store.collect_every
         if self.is_native:
             self._use_native_runtime()
-        self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = MAX_WASM_STACK
         store.roots.add_stack_walker(self._walk)
         context = self.context
@@ -459,7 +459,7 @@ class StoreRuntime(NotCopied):
             if number == FUNCTION_LIMIT:
                 raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
             self._functions.append(None)
-        entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
+        entry = self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
 
@@ -472,7 +472,7 @@ class StoreRuntime(NotCopied):
 
     def entry(self, function: Func) -> VMFuncRef:
         """Return a function's entry in the table."""
-        return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
+        return self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
     def add_host_function(
         self,
@@ -957,7 +957,6 @@ def _round_to_page(size: int) -> int:
     return (size + (1 << 16) - 1) & -(1 << 16)
 
 
-_FUNCTION_TABLE_OFFSET = _round_to_page(ctypes.sizeof(VMStoreContext))
 _FUNCTION_TABLE_SIZE = _round_to_page(FUNCTION_LIMIT * ctypes.sizeof(VMFuncRef))
 
 
