@@ -804,12 +804,16 @@ class VMStoreContext(ctypes.Structure):
 
 # What compiled code reaches from its store's context without a load: it is so many bytes behind that. (Code that is
 # called by a reference, and calls the next so, waits for every load on the way.) The C library's heaps, which have no
-# compiled code, have none.
+# compiled code, have neither.
+
+ARGUMENTS_OFFSET = 1 << 15
+"""Where a caller leaves what its callee has no registers for (`jit/conventions.py`). The callee takes it before it does
+anything else, so that nothing there is a root."""
 
 FUNCTION_TABLE_OFFSET = 1 << 16
 """The store's function table: an array of `VMFuncRef`s."""
 
-assert ctypes.sizeof(VMStoreContext) <= FUNCTION_TABLE_OFFSET
+assert ctypes.sizeof(VMStoreContext) <= ARGUMENTS_OFFSET
 
 
 class VMRootFrame(ctypes.Structure):

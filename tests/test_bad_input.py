@@ -207,11 +207,6 @@ UNSUPPORTED = {
     "throw": ("(module (tag $t) (func (throw $t)))", "tag 0"),
     "throw_ref": ("(module (func $f (param exnref) (throw_ref (local.get 0))))", "instruction throw_ref in function 0"),
     "try_table": ("(module (func $f (try_table)))", r"instruction try_table in function 0 \(\$f\)"),
-    "return_call": ("(module (func $f (return_call $f)))", r"instruction return_call in function 0 \(\$f\)"),
-    "return_call_ref": (
-        "(module (type $t (func)) (func (return_call_ref $t (ref.null $t))))",
-        "instruction return_call_ref in function 0",
-    ),
     "simd": ("(module (func $f (drop (i32x4.splat (i32.const 1)))))", "instruction simd 0xfd 17 in function 0"),
     "v128 parameter": ("(module (func $f (param v128)))", r"value type v128 in the type of function 0 \(\$f\)"),
     "v128 local": ("(module (func (local v128)))", "value type v128 in a local of function 0"),

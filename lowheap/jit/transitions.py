@@ -21,8 +21,7 @@ nobody may collect. It is a way out like the others, so that what a handler rais
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
-Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
-more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
+Parameters and results: `conventions.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.errors import TrapCode
+from lowheap.jit.conventions import LLVM_OF_LETTER, SHARED
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -43,18 +43,15 @@ from lowheap.jit.emit import (
     Emitter,
     NativeFunction,
     begin_internal,
-    llvm_type,
 )
 from lowheap.jit.signatures import (
     COUNTED,
     HAS_DEAD_EXTERNREFS,
-    LETTERS,
     LONGJMP,
     REFUSED,
     SETJMP,
     TRAP_FUNCTION,
     TRAPPED,
-    UNCOUNTED,
     Signature,
 )
 from lowheap.jit.stackmaps import host_architecture
@@ -86,19 +83,6 @@ called, and where that fails, this does not return."""
 
 POLL_CONVENTION = "preserve_mostcc"
 """How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
-_LLVM_OF_LETTER: dict[str, ir.Type] = {
-    **{letter: llvm_type(type) for type, letter in LETTERS.items()},
-    COUNTED: REFERENCE,
-    UNCOUNTED: REFERENCE,
-}
-
-
-def function_type(signature: Signature) -> ir.FunctionType:
-    """Return the LLVM type of a compiled function of this signature; see the module's docstring."""
-    params = [PTR, *(_LLVM_OF_LETTER[letter] for letter in signature.params)]
-    if len(signature.results) > 1:
-        return ir.FunctionType(VOID, [*params, PTR])
-    return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -228,10 +212,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
         with after_jump:
             pass
         with at_first:
-            type = function_type(signature)
+            type = SHARED.function_type(signature)
             several = len(signature.results) > 1
             callee = emitter.function_pointer(code, type.return_type, type.args)
-            result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
+            values = [*args, *([slots] if several else [])]
+            result = builder.call(callee, SHARED.arguments(emitter, signature, vmctx, values))
             if signature.results and not several:
                 emitter.store_typed(result, slots)
             if signature.counted_results:
@@ -247,7 +232,7 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
 
 
 def _load_slot(emitter: Emitter, slots: ir.Value, number: int, letter: str) -> ir.Value:
-    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), LLVM_OF_LETTER[letter])
 
 
 def _lend(emitter: Emitter, reference: ir.Value) -> None:
@@ -288,10 +273,11 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     """
     if signature.host_stub in module.globals:
         return
-    function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    function = NativeFunction(module, SHARED.function_type(signature), signature.host_stub, "noinline")
     emitter = Emitter(function)
     builder = emitter.builder
-    params = function.args[1 : 1 + len(signature.params)]
+    params = SHARED.parameters(emitter, signature)
+    buffer = params.pop() if len(signature.results) > 1 else None
     values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for number, param in enumerate(params):
         emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
@@ -305,9 +291,9 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     for letter, result in zip(signature.results, results, strict=True):
         if letter == COUNTED:
             _lend(emitter, result)
-    if len(results) > 1:
+    if buffer is not None:
         for number, result in enumerate(results):
-            emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))
+            emitter.store_typed(result, emitter.at(buffer, number * VALUE_SLOT_SIZE))
         builder.ret_void()
     elif results:
         builder.ret(results[0])

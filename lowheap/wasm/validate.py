@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BINARY_MAGIC = b"\0asm"
 
 # What the front end compiles.
-_CLAIMED_PROPOSALS = ("multi_value", "reference_types", "function_references", "gc")
+_CLAIMED_PROPOSALS = ("multi_value", "reference_types", "function_references", "gc", "tail_call")
 
 # What it refuses by name.
 _NAMED_PROPOSALS = (
@@ -32,7 +32,6 @@ _NAMED_PROPOSALS = (
     "simd",
     "relaxed_simd",
     "threads",
-    "tail_call",
     "multi_memory",
     "memory64",
     "exceptions",
