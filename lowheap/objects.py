@@ -500,6 +500,41 @@ class ExternRef(GcObject):
         return f"ExternRef({self.value!r})"
 
 
+class ExnRef(GcObject):
+    """A handle of an exception that compiled code has thrown, or may throw: what an `exnref` is.
+
+    `exception()` is what Python can raise of it.
+    """
+
+    __slots__ = ()
+    _kind = "ExnRef"
+
+    @property
+    @_exclusive
+    def words(self) -> tuple[int, int]:
+        """The two words that tell the exception's tag from all others of the store."""
+        self._check_usable()
+        found: tuple[int, int] = self._bound_type.read_words(self._bound_type.memory(), self._reference)
+        return found
+
+    @property
+    def tag(self) -> Any:
+        """The exception's `Tag`; None for one of Python's, which is under no tag of a program's."""
+        return self.store.tags.get(self.words)
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The values that the exception carries."""
+        return tuple(read(self, offset) for read, offset in self._bound_type.field_reads)
+
+    def exception(self) -> Exception:
+        """Return what Python can raise: a `WasmException`, or the exception of Python's that this carries."""
+        return cast(Exception, later("raised")(self))
+
+    def _description(self) -> str:
+        return f"<ExnRef {self.tag!r} at {self._reference:#x}>"
+
+
 class Func(NotCopied):
     """A function of a store, WebAssembly's or the host's: call it with Python values.
 
@@ -512,7 +547,7 @@ class Func(NotCopied):
 
     NOT_COPIED_BECAUSE = "it is a place in one store's function table; hand it on as it is"
 
-    __slots__ = ("_call", "_with_caller", "funcref", "name", "store", "type", "type_index")
+    __slots__ = ("_call", "_call_bits", "_target", "_with_caller", "funcref", "name", "store", "type", "type_index")
 
     def __init__(self, store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool = False) -> None:
         """Make a host function. TypeError when an argument is none of what it must be."""
@@ -536,6 +571,10 @@ class Func(NotCopied):
         self._call = call
         self._with_caller: Callable[..., Any] | None = None
         """The callable of a host function that takes its caller."""
+        self._target: Any = None
+        """How a compiled function is called: the runtime's."""
+        self._call_bits: Callable[[Sequence[Any]], Any] | None = None
+        """Calls it with floats as their bits; made when that is first done."""
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""

@@ -19,8 +19,9 @@ def _call_function(compiler: FunctionCompiler, index: int) -> None:
     label = compiler.labels[-1]
     if index in context.polling_functions and label.kind == "loop" and not label.goes_round:
         label.is_polled = True
-    may_collect = index in context.collecting_functions
-    compiler.call(context.functions[own], compiler.vmctx, type, context.conventions[own], may_collect=may_collect)
+    may_collect, may_throw = index in context.collecting_functions, index in context.throwing_functions
+    callee, convention = context.functions[own], context.conventions[own]
+    compiler.call(callee, compiler.vmctx, type, convention, may_collect=may_collect, may_throw=may_throw)
 
 
 @instruction("return_call")
