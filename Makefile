@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.lowheap-installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run peers test test-full coverage bench lint clean
+.PHONY: help run peers test test-full coverage spec bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -32,6 +32,10 @@ coverage: $(INSTALLED) peers ## run all tests and report which lines and branche
 	$(BIN)/coverage run -m pytest -n auto --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+spec: $(INSTALLED) ## run the spec scripts in a folder: make spec SUITE=folder
+	@test -n "$(SUITE)" || { echo "which folder has the scripts? make spec SUITE=folder" >&2; exit 2; }
+	$(BIN)/lowheap wast --jobs 2 --time-limit 300 $(SUITE)
 
 bench: $(INSTALLED) ## measure lowheap beside wasmtime, V8 and C, and write docs/performance.md (some minutes)
 	$(BIN)/python -m benchmarks --provide --docs

@@ -12,6 +12,7 @@ from lowheap.interpreter import check_interpreter
 from lowheap.later import place
 
 if TYPE_CHECKING:
+    from lowheap.config import Config as Config
     from lowheap.engine import Engine as Engine
     from lowheap.errors import AllocationTooLargeError as AllocationTooLargeError
     from lowheap.errors import CompilerError as CompilerError
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from lowheap.wasm.validate import wat2wasm as wat2wasm
 
 _NAMES = {
+    "config": ("Config",),
     "engine": ("Engine",),
     "errors": (
         "AllocationTooLargeError",

@@ -512,7 +512,7 @@ class Func(NotCopied):
 
     NOT_COPIED_BECAUSE = "it is a place in one store's function table; hand it on as it is"
 
-    __slots__ = ("_call", "_with_caller", "funcref", "name", "store", "type", "type_index")
+    __slots__ = ("_call", "_call_bits", "_target", "_with_caller", "funcref", "name", "store", "type", "type_index")
 
     def __init__(self, store: Store, type: FuncType, callable: Callable[..., Any], access_caller: bool = False) -> None:
         """Make a host function. TypeError when an argument is none of what it must be."""
@@ -536,6 +536,10 @@ class Func(NotCopied):
         self._call = call
         self._with_caller: Callable[..., Any] | None = None
         """The callable of a host function that takes its caller."""
+        self._target: Any = None
+        """How a compiled function is called: the runtime's."""
+        self._call_bits: Callable[[Sequence[Any]], Any] | None = None
+        """Calls it with floats as their bits; made when that is first done."""
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""

@@ -51,6 +51,7 @@ _COMMANDS = {
     "inspect": "Walk, verify and summarise IMAGE.",
     "layout": "Print the layout of every type of a MODULE, or of one TYPE.",
     "run": "Call an export of a WebAssembly program.",
+    "wast": "Run spec scripts.",
 }
 """What each command does, as the group's help says it. A command is loaded when it is named."""
 

@@ -10,6 +10,7 @@ its trampoline, and the exception is raised again behind that, itself.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import struct
@@ -27,6 +28,7 @@ from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.declarations import quick
+from lowheap.epochs import Deadline
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -38,9 +40,10 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, signatures
+from lowheap.jit import runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
@@ -55,9 +58,11 @@ from lowheap.layout import (
     VMFuncRef,
     VMHostFunction,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStackSlot,
     VMStoreContext,
+    VMUnwindEntry,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
@@ -69,9 +74,6 @@ from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 from lowheap.values import VECTOR_FORMAT, lift_vector
-
-MAX_WASM_STACK = 512 * 1024
-"""Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
 
 _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
@@ -118,6 +120,16 @@ class _Target:
         self.spare: tuple[Any, Any, Any, Any] | None = None
         """Slots that no call is using."""
 
+    def with_floats_as_bits(self, store: Store, type: FuncType) -> _Target:
+        """Return the same function, called with integers that have the bits of its floats, and returning such."""
+        found = copy.copy(self)
+        params, results = (tuple(map(_bits_type, each)) for each in (type.params, type.results))
+        found.lowerings = [lowering(store, param) for param in params]
+        found.pack = _slot_struct(params).pack_into
+        found.unpack = _slot_struct(results).unpack_from
+        found.spare = None
+        return found
+
     def slots(self) -> tuple[Any, Any, Any, Any]:
         """Return a buffer of slots, for one call: as cffi has it, as Python has it, as addresses, and as results.
 
@@ -125,6 +137,16 @@ class _Target:
         """
         slots = quick.new(_SLOTS, self.slot_count)
         return slots, quick.buffer(slots), quick.cast(_ADDRESSES, slots), quick.cast(self._result, slots)
+
+
+def _bits_type(type: ValType) -> ValType:
+    """The integer type that has as many bits as a float; any other type as it is."""
+    return {NumType.F32: NumType.I32, NumType.F64: NumType.I64}.get(type, type) if isinstance(type, NumType) else type
+
+
+def _reread(type: ValType, wanted: ValType, value: Any) -> Any:
+    """Return a value whose bytes are those of `value`; itself, where the types are the same."""
+    return value if type is wanted else _slot_struct((wanted,)).unpack(_slot_struct((type,)).pack(value))[0]
 
 
 class _CompiledFunc(Func):
@@ -214,7 +236,7 @@ class _CompiledFunc(Func):
             value = result[0] if has_result else None
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == signatures.REFUSED:
+                if status in (signatures.REFUSED, signatures.PAST_DEADLINE):
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -224,6 +246,21 @@ class _CompiledFunc(Func):
 
 _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
+
+
+def hash_table(structure: type[ctypes.Structure], addresses: Sequence[int]) -> tuple[Any, int]:
+    """Return a hash table of structures by return address, at most half full, as frame walks look in it; and its size.
+
+    The rest of each structure is left to the caller.
+    """
+    size = 1 << (2 * len(addresses)).bit_length()
+    entries = (structure * size)()
+    for address in addresses:
+        place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+        while entries[place % size].return_address:
+            place += 1
+        entries[place % size].return_address = address
+    return entries, size
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -260,6 +297,9 @@ class StoreRuntime(NotCopied):
         """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
         self._mapped_code: Counter[LoadedCode] = Counter()
+        self._stubs: dict[LoadedCode, None] = {}
+        self.has_exceptions = False
+        """Whether some code here may throw of itself, or catch."""
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
@@ -277,6 +317,7 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
+            "prepare_unwinding": self._callback(signatures.PREPARE_UNWINDING_CDECL, self._prepare_unwinding, 1),
         }
         self._call_python()
         self._vmctx = VMContext(
@@ -293,7 +334,8 @@ class StoreRuntime(NotCopied):
         if self.is_native:
             self._use_native_runtime()
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
-        self.context.stack_size = MAX_WASM_STACK
+        self.context.stack_size = store.engine.max_wasm_stack
+        self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
         context = self.context
         store.heap.is_interrupted = lambda: bool(context.interrupted)
@@ -387,6 +429,39 @@ class StoreRuntime(NotCopied):
         if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
+            if code.has_exceptions and not self.has_exceptions:
+                self.context.throw = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.has_exceptions = True
+
+    def keep_stub(self, code: LoadedCode) -> None:
+        """Keep the code of a stub as long as the store; exceptions of host functions begin in it."""
+        if code not in self._stubs:
+            self._stubs[code] = None
+            self.context.unwind_entries = 0
+
+    def _prepare_unwinding(self, _vmctx: Any) -> int:
+        """Lay out for the unwinder what is known of all calls that may throw: see `VMStoreContext`."""
+        known: dict[int, UnwindEntry] = {}
+        for code in (*self._mapped_code, *self._stubs):
+            known |= code.unwind_entries
+        entries, size = hash_table(VMUnwindEntry, list(known))
+        registers: dict[tuple[tuple[int, int], ...], int] = {}  # where what a frame keeps begins in the table
+        saved: list[VMSavedRegister] = []
+        places = unwinder.places()
+        for entry in entries:
+            if entry.return_address:
+                found = known[entry.return_address]
+                if found.registers not in registers:
+                    registers[found.registers] = len(saved)
+                    saved += (VMSavedRegister(places[register], offset) for register, offset in found.registers)
+                entry.landing_pad, entry.stack_offset = found.landing_pad, found.stack_offset
+                entry.first_register, entry.register_count = registers[found.registers], len(found.registers)
+        table = (VMSavedRegister * max(1, len(saved)))(*saved)
+        self._unwind_table = (entries, table)
+        self.context.unwind_mask = size - 1
+        self.context.saved_registers = ctypes.addressof(table)
+        self.context.unwind_entries = ctypes.addressof(entries)
+        return 0
 
     def remove_stack_map(self, code: LoadedCode) -> None:
         """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
@@ -399,16 +474,13 @@ class StoreRuntime(NotCopied):
     def _write_stack_map_table(self) -> None:
         """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
         by_address = self.stack_maps.by_return_address
-        size = 1 << (2 * len(by_address)).bit_length()  # at most half full
-        entries = (VMStackMapEntry * size)()
+        entries, size = hash_table(VMStackMapEntry, list(by_address))
         slots: list[Slots] = []
-        for address, its_slots in by_address.items():
-            place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
-            while entries[place % size].return_address:
-                place += 1
-            entry = entries[place % size]
-            entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
-            slots += its_slots
+        for entry in entries:
+            if entry.return_address:
+                its_slots = by_address[entry.return_address]
+                entry.first_slot, entry.slot_count = len(slots), len(its_slots)
+                slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         encoded = {  # by id: many safepoints have the same slots
             id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
@@ -421,6 +493,7 @@ class StoreRuntime(NotCopied):
         self.context.stack_map_entries = ctypes.addressof(entries)
         self.context.stack_map_mask = size - 1
         self.context.stack_map_slots = ctypes.addressof(table)
+        self.context.unwind_entries = 0  # that table is made when it is asked for
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -444,8 +517,27 @@ class StoreRuntime(NotCopied):
             function: Func = _CompiledFunc(self, target, *described)
         else:
             function = Func._of(self._store, *described)
+        function._target = target
         self._functions[number] = function
         return function
+
+    def call_bits(self, function: Func, args: Sequence[Any]) -> Any:
+        """Call a function with signed integers that have the bits of its floats, and return such.
+
+        A NaN of an f32 keeps its bits so, which it does not in a float of Python's. A host function, which has no other
+        floats than those, is given those.
+        """
+        target, type = function._target, self._function_type(function.type_index)
+        if isinstance(target, _Target):
+            if function._call_bits is None:
+                function._call_bits = self._caller(target.with_floats_as_bits(self._store, type), function.name)
+            return function._call_bits(args)
+        given = [_reread(_bits_type(each), each, arg) for each, arg in zip(type.params, args, strict=True)]
+        returned = function(*given)
+        if len(type.results) == 1:
+            return _reread(type.results[0], _bits_type(type.results[0]), returned)
+        pairs = zip(type.results, returned or (), strict=True)
+        return tuple(_reread(each, _bits_type(each), value) for each, value in pairs) or None
 
     def _function_type(self, type_index: int) -> FuncType:
         type = self._store.engine.types[type_index].composite
@@ -616,6 +708,8 @@ class StoreRuntime(NotCopied):
 
     def _look_into(self, status: int) -> None:
         """Raise what came of a call of a trampoline: an exception from the host's side, or a trap."""
+        if status == signatures.PAST_DEADLINE:
+            raise Trap(TrapCode.INTERRUPT)
         if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
@@ -631,8 +725,9 @@ class StoreRuntime(NotCopied):
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
+        thrown, self.context.exception = self.context.exception, NULL
         if failure is None and status & signatures.TRAPPED:
-            failure = self._trap()
+            failure = self._uncaught(thrown) if thrown != NULL else self._trap()
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -642,6 +737,15 @@ class StoreRuntime(NotCopied):
                     raise failure
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
+
+    def _uncaught(self, thrown: int) -> Exception:
+        """What compiled code has thrown has come to the trampoline."""
+        address, self.context.unknown_return_address = self.context.unknown_return_address, 0
+        if address:
+            return CompilerError(
+                f"an exception came to a call that is not known to be one that may throw: {address:#x}"
+            )
+        return LowheapError("compiled code has thrown an exception")
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -806,7 +910,7 @@ class StoreRuntime(NotCopied):
         They may have done to the store what they liked, but for what needs to know the frames.
         """
         self._check_after("a signal handler")
-        return 0
+        return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
 
     def _check_after(self, what: str) -> None:
         """Compiled code is to go on, behind what Python did in between."""
@@ -849,7 +953,7 @@ class StoreRuntime(NotCopied):
     def _walk(self) -> Iterator[int]:
         """Yield the references that stack maps report, in every activation on the stack, and those in root frames.
 
-        Of each, the innermost first.
+        Of each, the innermost first. What is being thrown is in between.
         """
         address = self.context.activation
         while address:
@@ -864,6 +968,7 @@ class StoreRuntime(NotCopied):
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
                 yield ctypes.c_uint32.from_address(slot).value
             address = activation.previous
+        yield self.context.exception
         address = self.context.root_frames
         while address:
             frame = VMRootFrame.from_address(address)

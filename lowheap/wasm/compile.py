@@ -26,6 +26,7 @@ from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
+from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
@@ -53,12 +54,14 @@ class ModuleCompiler(ModuleState):
         inline_allocation: bool,
         inline: str = "auto",
         interruptible: bool = True,
+        consume_fuel: bool = False,
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
-        `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
+        `interruptible` and `consume_fuel` are an engine's. `marked`: keep marks of what is emitted for which
+        event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self._refuse_unsupported()
@@ -70,6 +73,7 @@ class ModuleCompiler(ModuleState):
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
         self.interruptible = interruptible
+        self.consumes_fuel = consume_fuel
         calls, leaving, allocating = self._scan_calls()
         self.collecting_functions = _callers_of(calls, leaving | allocating)
         self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
@@ -173,23 +177,42 @@ class ModuleCompiler(ModuleState):
 
     def _compile_initialiser(self) -> None:
         instructions: list[Instruction] = []
+        exempt = Exempt()
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
+            start = len(instructions)
             instructions += definition.init[:-1]
             instructions.append(Instruction("global.init", (index,), definition.offset))
+            if number_of(definition.init) is not None:
+                exempt.wholly.update(range(start, len(instructions)))
+        is_image = self._data_are_an_image()
         for index, segment in enumerate(self.decoded.data):
             if segment.memory is not None:
+                start = len(instructions)
                 instructions += segment.place[:-1]
+                start = start if is_image else len(instructions)
                 instructions += (
                     Instruction("i32.const", (0,), segment.offset),
                     Instruction("i32.const", (len(segment.data),), segment.offset),
                     Instruction("memory.init", (index, segment.memory), segment.offset),
                     Instruction("data.drop", (index,), segment.offset),
                 )
+                (exempt.wholly if is_image else exempt.but_range).update(range(start, len(instructions)))
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
+        exempt.wholly.add(len(instructions))
         instructions.append(Instruction("end", (), 0))
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
+        FunctionCompiler(self, function, FuncType((), ()), (), instructions, exempt=exempt, runs_once=True).compile()
+
+    def _data_are_an_image(self) -> bool:
+        """Whether what active segments put into memories is known beforehand: then it takes no fuel."""
+        for segment in self.decoded.data:
+            if segment.memory is not None:
+                type, place = self.memory_types[segment.memory], number_of(segment.place)
+                is_own = segment.memory >= self.imported_memory_count
+                if not is_own or place is None or place + len(segment.data) > type.limits.min * type.page_size:
+                    return False
+        return True
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:

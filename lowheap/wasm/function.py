@@ -55,6 +55,7 @@ from lowheap.wasm.events import (
     Static,
     zero,
 )
+from lowheap.wasm.fuel import Exempt, FuelMeter
 from lowheap.wasm.outline import index_operand
 
 
@@ -191,6 +192,7 @@ class ModuleState(ModuleContext):
     events: EventFunctions
     functions: list[ir.Function]
     interruptible: bool
+    consumes_fuel: bool
     collecting_functions: set[int]
     polling_functions: set[int]
     stack_checks: dict[str, int]
@@ -210,8 +212,12 @@ class FunctionCompiler(Emitter):
         *,
         polls: bool = False,
         runs_once: bool = False,
+        exempt: Exempt | None = None,
     ) -> None:
-        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins."""
+        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins.
+
+        `exempt` are the instructions of an initialiser that take no fuel.
+        """
         super().__init__(function)
         self.offset = offset
         self.context = module
@@ -237,6 +243,7 @@ class FunctionCompiler(Emitter):
         self.labels: list[_Label] = []
         self.is_reachable = True
         self.name = self._previous = ""
+        self._fuel = FuelMeter(self, exempt) if module.consumes_fuel else None
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
@@ -259,6 +266,8 @@ class FunctionCompiler(Emitter):
                     continue
             self.offset = instruction.offset
             self._previous, self.name = self.name, name
+            if self._fuel is not None:
+                self._fuel.before(number, instruction, self.stack)
             if name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
@@ -401,6 +410,8 @@ class FunctionCompiler(Emitter):
             label.local_phis = [self._phi(self.local_types[i], [(self.locals[i], before)]) for i in assigned]
             self._set_locals(assigned, label.local_phis)
             values = list(label.value_phis)
+            if self._fuel is not None:
+                self._fuel.check()
         elif condition is not None:
             label.entry_values = values
             label.entry_locals = self._get_locals(assigned)

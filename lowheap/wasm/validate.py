@@ -10,35 +10,21 @@ decoder, which names the instruction or the section, instead of being called inv
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lowheap.config import PROPOSALS
 from lowheap.errors import MalformedModuleError, ModuleError
+from lowheap.wasm import wat
 
 if TYPE_CHECKING:
     import wasmtime
 
 _BINARY_MAGIC = b"\0asm"
-
-# What the front end compiles.
-_CLAIMED_PROPOSALS = ("multi_value", "reference_types", "function_references", "gc")
-
-# What it refuses by name.
-_NAMED_PROPOSALS = (
-    "bulk_memory",
-    "simd",
-    "relaxed_simd",
-    "threads",
-    "tail_call",
-    "multi_memory",
-    "memory64",
-    "exceptions",
-    "wide_arithmetic",
-    "custom_page_sizes",
-)
 
 
 def _wasmtime() -> ModuleType:
@@ -53,8 +39,8 @@ def _wasmtime() -> ModuleType:
 
 
 @functools.cache
-def _engine() -> wasmtime.Engine:
-    """The engine that validates, made once.
+def _engine(off: frozenset[str]) -> wasmtime.Engine:
+    """The engine that validates with all proposals on but some, made once.
 
     It never runs code, so it must not install wasmtime's handlers for SIGSEGV and the like in this process. It is let
     go before the interpreter shuts down: after that, wasmtime's finaliser would fail.
@@ -62,8 +48,9 @@ def _engine() -> wasmtime.Engine:
     package = _wasmtime()
     config = package.Config()
     config.signals_based_traps = False
-    for proposal in _CLAIMED_PROPOSALS + _NAMED_PROPOSALS:
-        setattr(config, f"wasm_{proposal}", True)
+    config.wasm_reference_types = True
+    for proposal in PROPOSALS:
+        setattr(config, f"wasm_{proposal}", proposal not in off)
     engine: wasmtime.Engine = package.Engine(config)
     atexit.register(_engine.cache_clear)
     return engine
@@ -72,7 +59,8 @@ def _engine() -> wasmtime.Engine:
 def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
     r"""The module's binary form: `source` itself if it begins with `b"\0asm"`, else what its wat text assembles to.
 
-    Bytes that do not begin so are taken as UTF-8 wat. A binary is returned as it is, unchecked.
+    Bytes that do not begin so are taken as UTF-8 wat. What the assembler refuses though it is right, `wat.py` rewrites.
+    A binary is returned as it is, unchecked.
 
     Raises MalformedModuleError with wasmtime's message for text that is not wat, ModuleError when text is given and the
     `wasmtime` package is not installed, and TypeError for a source of any other type.
@@ -91,17 +79,20 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
         )
     package = _wasmtime()
     try:
-        return bytes(package.wat2wasm(text))
+        if isinstance(text, bytes):
+            with contextlib.suppress(UnicodeDecodeError):  # the assembler says so in its words
+                text = text.decode()
+        return bytes(package.wat2wasm(wat.assemblable(text) if isinstance(text, str) else text))
     except (package.WasmtimeError, UnicodeEncodeError) as error:
         raise MalformedModuleError(f"not a WebAssembly text module: {error}") from error
 
 
-def validator() -> str:
-    """Say which validator that is, without loading it: where its package is, and since when."""
+def validator(off: frozenset[str] = frozenset()) -> str:
+    """Say which validator that is, without loading it: where its package is, and since when, and what is off."""
     found = importlib.util.find_spec("wasmtime")
     if found is None or found.origin is None:
         return ""
-    return f"{found.origin} {os.stat(found.origin).st_mtime_ns}"
+    return " ".join((found.origin, str(os.stat(found.origin).st_mtime_ns), *sorted(off)))
 
 
 def wat2wasm(text: str | bytes) -> bytes:
@@ -112,8 +103,10 @@ def wat2wasm(text: str | bytes) -> bytes:
     return to_binary(text)
 
 
-def validate(binary: bytes) -> None:
+def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
     """Return if `binary` is a valid module, with every proposal on that lowheap compiles or can refuse by name.
+
+    But for those that are `off`, and what needs them, which must be among them.
 
     Raises MalformedModuleError with wasmtime's message if it is not valid, ModuleError when the `wasmtime` package is
     not installed, and TypeError for anything but bytes.
@@ -122,6 +115,6 @@ def validate(binary: bytes) -> None:
         raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
     package = _wasmtime()
     try:
-        package.Module.validate(_engine(), binary)
+        package.Module.validate(_engine(off), binary)
     except package.WasmtimeError as error:
         raise MalformedModuleError(f"not a valid WebAssembly module: {error}") from error
