@@ -5,6 +5,7 @@ Python values and WebAssembly values correspond like this:
 - i32, i64: an int, signed when read; written, anything from the least signed to the greatest unsigned value;
 - i8, i16 (fields and elements only): an int, unsigned when read; written as above;
 - f32, f64: a float;
+- v128: an int, unsigned when read; written, as above, or 16 bytes;
 - a reference: None for null, `Struct`, `Array`, `I31`, `ExternRef`, `Func`. Where an externref is wanted, any other
   Python value is wrapped in a new `ExternRef`; where an i31ref is wanted, an int will do.
 
@@ -35,6 +36,7 @@ from lowheap.layout import (
     NULL,
     U32_MAX,
     VMDrcArrayHeader,
+    VMDrcExnHeader,
     VMDrcExternRef,
     VMGcHeader,
     VMGcKind,
@@ -43,7 +45,7 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.native import Heap
-from lowheap.objects import Array, ExternRef, Func, GcObject, Struct, TypedObject, no_handle_left
+from lowheap.objects import Array, ExnRef, ExternRef, Func, GcObject, Struct, TypedObject, no_handle_left
 from lowheap.operations import exclusive, view_of
 from lowheap.store import Store, check_store
 from lowheap.types import (
@@ -70,8 +72,8 @@ from lowheap.values import (
     REFERENCE_FORMAT,
     Lowering,
     as_index,
-    lift_scalar,
-    lower_scalar,
+    lift_vector,
+    number_format,
     scalar_lowering,
 )
 
@@ -140,6 +142,12 @@ def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) 
     elif isinstance(value, I31):
         if wanted.heap_type is AbstractHeapType.EXTERN or types.is_subtype(AbstractHeapType.I31, wanted.heap_type):
             return value.raw
+    elif isinstance(value, ExnRef):
+        if value.store is not store:
+            raise ForeignReferenceError(f"{value!r} belongs to another store")
+        reference = value.reference
+        if wanted.heap_type is AbstractHeapType.EXN:
+            return reference
     elif isinstance(value, GcObject):
         if value.store is not store:
             raise ForeignReferenceError(f"{value!r} belongs to another store")
@@ -192,9 +200,13 @@ def _bound_type_of_object(store: Store, native: Heap, raw: int) -> BoundType:
     return _bound_type_of(store, header.type_index)
 
 
+_TAG = struct.Struct("<II")  # behind an exception's header
+assert (VMDrcExnHeader.tag_instance.offset, ctypes.sizeof(VMDrcExnHeader)) == (HEADER_SIZE, HEADER_SIZE + _TAG.size)
 _TYPE_INDEX = struct.Struct(f"<{VMGcHeader.type_index.offset}xI").unpack_from
 _LENGTH = struct.Struct(f"<{VMDrcArrayHeader.length.offset}xI").unpack_from
-_LIFTED_KINDS = frozenset({int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)})
+_LIFTED_KINDS = frozenset(
+    {int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF), int(VMGcKind.EXN_REF)}
+)
 
 
 def _dynamic_type(value: GcObject) -> HeapType:
@@ -230,8 +242,6 @@ def _check_defaultable(storages: Sequence[StorageType], what: str) -> None:
     for number, storage in enumerate(storages):
         if isinstance(storage, RefType) and not storage.nullable:
             raise TypeError(f"{what} needs values: part {number} is {storage}, which has no default")
-        if isinstance(storage, VectorType):
-            raise TypeError(f"{what} cannot be made from Python: part {number} is {storage}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -278,7 +288,10 @@ class BoundType:
     is_array = False
 
     def __init__(self, store: Store, type_index: int) -> None:
-        """Bind a type to a store, as its memory is now. HeapError when it is closed, or the type is a function's."""
+        """Bind a type to a store, as its memory is now. HeapError when it is closed.
+
+        Of a function type, Python has the exceptions whose tag has it.
+        """
         self.store, self.type_index = store, type_index
         self._host_data = store.host_data
         self.binding = store.host_data.binding
@@ -299,7 +312,7 @@ class BoundType:
         elif isinstance(composite, ArrayType):
             self._describe_array(composite, members)
         else:
-            raise HeapError(f"type {type_index} is {composite}, of which Python has no objects")
+            self._describe_exception(composite, members)
 
     def is_current(self) -> bool:
         """Whether the store's heap has still the memory that this is about."""
@@ -329,7 +342,7 @@ class BoundType:
             read, write = self._access(field)
             for key in (number, number - count):
                 self.reads[key], self.writes[key] = (read, place.offset), (write, place.offset)
-        self._lowerings = [self._lowering(field.storage) for field in self.fields]
+        self._lowerings = [lowering(self.store, field.storage) for field in self.fields]
         self._image = self._image_format([place.offset for place in layout.fields], layout.size)
         members["__new__"] = lambda cls, *values, **named: self.new_struct(self._in_order(values, named))
         self.cls = type("Struct", (Struct,), members)
@@ -342,7 +355,7 @@ class BoundType:
         """Return what makes the bytes of all fields, behind the header, of their raw values."""
         at, format = HEADER_SIZE, "<"
         for field, offset in zip(self.fields, offsets, strict=True):
-            code = FORMATS.get(field.storage, REFERENCE_FORMAT if isinstance(field.storage, RefType) else "16s")
+            code = REFERENCE_FORMAT if isinstance(field.storage, RefType) else number_format(field.storage)
             format += f"{offset - at}x{code}"
             at = offset + storage_size(field.storage)
         return struct.Struct(f"{format}{size - at}x").pack
@@ -425,6 +438,32 @@ class BoundType:
         if not cell.number:
             raise no_handle_left()
 
+    # Exceptions
+
+    def _describe_exception(self, composite: FuncType, members: dict[str, Any]) -> None:
+        layout = self.store.heap.exception_layout(self.type_index)
+        self.fields = tuple(FieldType(param, mutable=False) for param in composite.params)
+        self.field_reads = [
+            (self._access(field)[0], place.offset) for field, place in zip(self.fields, layout.fields, strict=True)
+        ]
+        self._lowerings = [lowering(self.store, field.storage) for field in self.fields]
+        self._image = self._image_format([place.offset for place in layout.fields], layout.size)
+        self.read_words = struct.Struct(f"<{HEADER_SIZE}xII").unpack_from
+        self.cls = type("ExnRef", (ExnRef,), members)
+
+    def new_exception(self, words: tuple[int, int], values: Sequence[Any]) -> ExnRef:
+        """Make an exception of the tag that these words tell, and return a handle of it."""
+        if len(values) != len(self.fields):
+            raise TypeError(f"the tag has {len(self.fields)} fields; {len(values)} values were given")
+        self.store.tidy_in_use()
+        kept: list[Any] = []
+        raws = [lower(value, kept) for lower, value in zip(self._lowerings, values, strict=True)]
+        image = _TAG.pack(*words) + self._image(*raws)[_TAG.size :]
+        cell = self.store.operations.cell()
+        self._make_slowly(lambda: self.store.alloc_exn(self.type_index), image, HEADER_SIZE, cell)
+        made: ExnRef = self.handle(cell)
+        return made
+
     # Arrays
 
     def _describe_array(self, composite: ArrayType, members: dict[str, Any]) -> None:
@@ -434,7 +473,7 @@ class BoundType:
         self.element_size = storage_size(composite.element.storage)
         self.elements_offset = layout.element_offset(0)
         self.read, self.write = self._access(self.element)
-        self._lowerings = [self._lowering(self.element.storage)]
+        self._lowerings = [lowering(self.store, self.element.storage)]
         members["__new__"] = lambda cls, values: self.new_array(values)
         self.cls = type("Array", (Array,), members)
 
@@ -486,11 +525,11 @@ class BoundType:
     def _lowered(self, values: Sequence[Any], kept: list[Any]) -> bytes:
         """Return the bytes of elements of these values; references are borrowed, of the values or of `kept`."""
         storage = self.element.storage
-        if isinstance(storage, VectorType):
-            raise TypeError(f"values of type {storage} cannot be given from Python")
         (lower,) = self._lowerings
-        code = FORMATS.get(storage, REFERENCE_FORMAT)
         raws = [lower(value, kept) for value in values]
+        if isinstance(storage, VectorType):
+            return b"".join(raws)
+        code = FORMATS.get(storage, REFERENCE_FORMAT)
         return struct.pack(f"<{len(raws)}{code}", *raws)
 
     def new_array(self, values: Any) -> GcObject:
@@ -561,17 +600,13 @@ class BoundType:
 
     # Parts
 
-    def _lowering(self, storage: StorageType) -> Lowering:
-        if isinstance(storage, VectorType):
-            return lambda value, _: lower_scalar(storage, value)  # which refuses it
-        return lowering(self.store, storage)
-
     def _access(self, field: FieldType) -> tuple[_Read, _Write | None]:
         """Return what reads and what writes a field or an element, given the handle and an offset into the object."""
         storage, store = field.storage, self.store
+        read: _Read
+        write: _Write
         if isinstance(storage, VectorType):
-            read: _Read = _refuse_to_lift(storage)
-            write: _Write = _refuse_to_lower(storage)
+            read, write = _vector_reader(store, storage), _scalar_writer(store, storage)
         elif not isinstance(storage, RefType):
             read, write = _scalar_reader(store, storage), _scalar_writer(store, storage)
         elif store.engine.types.is_traced(storage):
@@ -588,7 +623,7 @@ _Write = Callable[[Any, int, Any], None]
 
 
 def _scalar_reader(store: Store, storage: StorageType) -> _Read:
-    unpack = struct.Struct(f"<{FORMATS[storage]}").unpack_from
+    unpack = struct.Struct(f"<{number_format(storage)}").unpack_from
     lock, heap, unreachable, host_data = store.lock, store.heap, store.unreachable_cells, store.host_data
 
     def read(handle: Any, offset: int) -> Any:
@@ -610,7 +645,7 @@ def _scalar_reader(store: Store, storage: StorageType) -> _Read:
 
 
 def _scalar_writer(store: Store, storage: StorageType) -> _Write:
-    pack = struct.Struct(f"<{FORMATS[storage]}").pack_into
+    pack = struct.Struct(f"<{number_format(storage)}").pack_into
     lower = scalar_lowering(storage)
     kind = int if storage in RANGES else float if storage is NumType.F64 else None  # what needs no lowering
     is_integer = storage in RANGES  # a number that is not in range must not come to `pack`: it clears the bytes first
@@ -706,20 +741,13 @@ def _untraced_writer(store: Store, storage: RefType) -> _Write:
     return write
 
 
-def _refuse_to_lift(storage: StorageType) -> _Read:
-    def read(handle: Any, _offset: int) -> Any:
-        handle._check_usable()
-        return lift_scalar(storage, b"")
+def _vector_reader(store: Store, storage: VectorType) -> _Read:
+    read_bytes = _scalar_reader(store, storage)
+
+    def read(handle: Any, offset: int) -> Any:
+        return lift_vector(read_bytes(handle, offset))
 
     return read
-
-
-def _refuse_to_lower(storage: StorageType) -> _Write:
-    def write(handle: Any, _offset: int, value: Any) -> None:
-        handle._check_usable()
-        lower_scalar(storage, value)
-
-    return write
 
 
 def _attribute(name: str) -> property:
@@ -741,6 +769,18 @@ def new_externref(store: Store, value: Any, finalizer: Finalizer | None) -> Any:
     if finalizer is not None and not callable(finalizer):
         raise TypeError(f"finalizer is {finalizer!r}; it must be callable, with the value, or None")
     return _bound_type_of(store, EXTERNREF_TYPE_INDEX).new_externref(value, finalizer)
+
+
+def new_exception(store: Store, type_index: int, words: tuple[int, int], fields: Sequence[Any]) -> ExnRef:
+    """Return a new exception, whose tag has a function type and these words. TypeError for values of other types."""
+    check_store(store)
+    store.check_open()
+    return _new_exception(store, type_index, words, fields)
+
+
+@exclusive("lock")
+def _new_exception(store: Store, type_index: int, words: tuple[int, int], fields: Sequence[Any]) -> ExnRef:
+    return _bound_type_of(store, type_index).new_exception(words, fields)
 
 
 def bind(store: Store, type: Any) -> type[GcObject]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lowheap.layout import i31_from_int, i31_get_s
-from lowheap.types import NumType, PackedType, StorageType
+from lowheap.types import NumType, PackedType, StorageType, VectorType, storage_size
 
 INTEGER_TYPES: dict[StorageType, tuple[int, type[ctypes._SimpleCData[int]]]] = {
     PackedType.I8: (8, ctypes.c_uint8),
@@ -32,6 +32,16 @@ FORMATS: dict[StorageType, str] = {
 """How `struct` and `memoryview` call the numbers, as they are read."""
 
 REFERENCE_FORMAT = "I"
+VECTOR_SIZE = storage_size(VectorType.V128)
+VECTOR_FORMAT = f"{VECTOR_SIZE}s"
+"""How `struct` calls a v128: as its bytes, since it knows no number so wide. `memoryview` has nothing for it."""
+
+
+def number_format(storage: StorageType) -> str:
+    """Return how `struct` calls what is no reference: a number, or a v128."""
+    return VECTOR_FORMAT if isinstance(storage, VectorType) else FORMATS[storage]
+
+
 RANGES: dict[StorageType, tuple[int, int]] = {
     PackedType.I8: (0, (1 << 8) - 1),
     PackedType.I16: (0, (1 << 16) - 1),
@@ -110,15 +120,20 @@ NOTHING_KEPT: list[Any] = []
 
 @functools.cache
 def scalar_lowering(storage: StorageType) -> Lowering:
-    """Return what makes the number that is read of one that is given. TypeError or ValueError if it does not fit."""
+    """Return what makes the number that is read of one that is given; of a v128, its bytes.
+
+    TypeError or ValueError if it does not fit.
+    """
+    if isinstance(storage, VectorType):
+        return lambda value, _: lower_vector(value)
     kind = float if storage in FLOAT_TYPES else int
     least, most = RANGES.get(storage, (0, 0))
 
     def lower_float(value: Any, _: list[Any]) -> Any:
-        return value if type(value) is float and storage is NumType.F64 else lower_scalar(storage, value).value
+        return value if type(value) is float and storage is NumType.F64 else _lower_number(storage, value).value
 
     def lower_integer(value: Any, _: list[Any]) -> Any:
-        return value if type(value) is int and least <= value <= most else lower_scalar(storage, value).value
+        return value if type(value) is int and least <= value <= most else _lower_number(storage, value).value
 
     return lower_float if kind is float else lower_integer
 
@@ -132,8 +147,44 @@ def as_index(value: Any) -> int | None:
     return int(value.__index__())
 
 
-def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
-    """Return a Python number as the C value of a number or packed type; TypeError or ValueError if it does not fit."""
+def lower_vector(value: Any) -> bytes:
+    """Return the bytes of a v128 that is given as those bytes or as an int, whose lowest byte is lane 0's lowest.
+
+    TypeError or ValueError for anything else.
+    """
+    if isinstance(value, bytes | bytearray):
+        if len(value) != VECTOR_SIZE:
+            raise ValueError(f"{len(value)} bytes were given where v128 is wanted; it has {VECTOR_SIZE}")
+        return bytes(value)
+    number = as_index(value)
+    if number is None:
+        raise TypeError(f"{value!r} was given where v128 is wanted; it must be an int, or {VECTOR_SIZE} bytes")
+    return _in_bits(VectorType.V128, 8 * VECTOR_SIZE, number).to_bytes(VECTOR_SIZE, "little")
+
+
+def lift_vector(data: bytes) -> int:
+    """Return the bytes of a v128 as Python has it: an unsigned int."""
+    return int.from_bytes(data, "little")
+
+
+def _in_bits(storage: StorageType, bits: int, number: int) -> int:
+    """Return the unsigned number of so many bits for one of either sign. ValueError if it does not fit."""
+    if not -(1 << (bits - 1)) <= number < 1 << bits:
+        raise ValueError(f"{number} does not fit {storage}: {-(1 << (bits - 1))} to {(1 << bits) - 1}")
+    return number & (1 << bits) - 1
+
+
+def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any] | ctypes.Array[ctypes.c_uint8]:
+    """Return a Python number as the C value of a number, packed or vector type.
+
+    TypeError or ValueError if it does not fit.
+    """
+    if isinstance(storage, VectorType):
+        return (ctypes.c_uint8 * VECTOR_SIZE).from_buffer_copy(lower_vector(value))
+    return _lower_number(storage, value)
+
+
+def _lower_number(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
     if storage in FLOAT_TYPES:
         is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
         if isinstance(value, bool) or not is_number:
@@ -147,14 +198,14 @@ def lower_scalar(storage: StorageType, value: Any) -> ctypes._SimpleCData[Any]:
         number = as_index(value)
         if number is None:
             raise TypeError(f"{value!r} was given where {storage} is wanted; it must be an int")
-        if not -(1 << (bits - 1)) <= number < 1 << bits:
-            raise ValueError(f"{number} does not fit {storage}: {-(1 << (bits - 1))} to {(1 << bits) - 1}")
-        return data(number)
+        return data(_in_bits(storage, bits, number))
     raise TypeError(f"values of type {storage} cannot be given from Python")
 
 
 def lift_scalar(storage: StorageType, data: bytes) -> int | float:
-    """Return the bytes of a number or packed type as a Python number. TypeError for v128."""
+    """Return the bytes of a number, packed or vector type as a Python number. TypeError for those of a reference."""
+    if isinstance(storage, VectorType):
+        return lift_vector(data)
     if storage in FLOAT_TYPES:
         return FLOAT_TYPES[storage].from_buffer_copy(data).value
     if storage in INTEGER_TYPES:

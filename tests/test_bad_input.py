@@ -170,27 +170,6 @@ def test_bytes_that_are_no_module(name: str) -> None:
 
 
 UNSUPPORTED = {
-    "memory": ("(module (memory 1))", "memory 0"),
-    "memory.size": ("(module (memory 1) (func (drop (memory.size))))", "memory 0"),
-    "imported memory": ('(module (import "a" "b" (memory 1)))', 'memory import "a" "b"'),
-    "memory64": ("(module (memory i64 1))", "memory 0"),
-    "several memories": ("(module (memory 1) (memory 1))", "memory 0"),
-    "table": ("(module (table 1 funcref))", "table 0"),
-    "imported table": ('(module (import "a" "b" (table 1 funcref)))', 'table import "a" "b"'),
-    "table.get": ("(module (table 1 funcref) (func (drop (table.get 0 (i32.const 0)))))", "table 0"),
-    "call_indirect": ("(module (table 1 funcref) (func (call_indirect (i32.const 0))))", "table 0"),
-    "active elements": ("(module (table 1 funcref) (func $f) (elem (i32.const 0) $f))", "table 0"),
-    "data": ('(module (data "abc"))', "data segment 0"),
-    "array.new_data": (
-        """(module (type $a (array i8)) (data $d "x")
-          (func $f (drop (array.new_data $a $d (i32.const 0) (i32.const 1)))))""",
-        r"instruction array.new_data in function 0 \(\$f\)",
-    ),
-    "array.init_data": (
-        """(module (type $a (array (mut i8))) (data $d "x") (func $f (param (ref $a))
-          (array.init_data $a $d (local.get 0) (i32.const 0) (i32.const 0) (i32.const 1))))""",
-        "instruction array.init_data in function 0",
-    ),
     "array.new_elem": (
         """(module (type $a (array funcref)) (elem $e funcref (ref.null func))
           (func (drop (array.new_elem $a $e (i32.const 0) (i32.const 1)))))""",
@@ -202,10 +181,10 @@ UNSUPPORTED = {
         "instruction array.init_elem in function 0",
     ),
     "elem.drop": ("(module (elem $e funcref) (func (elem.drop $e)))", "instruction elem.drop in function 0"),
-    "tag": ("(module (tag))", "tag 0"),
-    "imported tag": ('(module (import "a" "b" (tag)))', 'tag import "a" "b"'),
-    "throw": ("(module (tag $t) (func (throw $t)))", "tag 0"),
-    "throw_ref": ("(module (func $f (param exnref) (throw_ref (local.get 0))))", "instruction throw_ref in function 0"),
+    "throw_ref": (
+        "(module (func $f (param exnref) (throw_ref (local.get 0))))",
+        r"instruction throw_ref in function 0 \(\$f\)",
+    ),
     "try_table": ("(module (func $f (try_table)))", r"instruction try_table in function 0 \(\$f\)"),
     "return_call": ("(module (func $f (return_call $f)))", r"instruction return_call in function 0 \(\$f\)"),
     "return_call_ref": (
@@ -213,18 +192,6 @@ UNSUPPORTED = {
         "instruction return_call_ref in function 0",
     ),
     "simd": ("(module (func $f (drop (i32x4.splat (i32.const 1)))))", "instruction simd 0xfd 17 in function 0"),
-    "v128 parameter": ("(module (func $f (param v128)))", r"value type v128 in the type of function 0 \(\$f\)"),
-    "v128 local": ("(module (func (local v128)))", "value type v128 in a local of function 0"),
-    "v128 global": ('(module (import "a" "b" (global v128)))', "value type v128 in global 0"),
-    "v128 field": (
-        "(module (type $s (struct (field v128))) (func $f (drop (struct.new_default $s))))",
-        r"value type v128 in the struct.new_default of function 0 \(\$f\)",
-    ),
-    "v128 block": (
-        "(module (func (block (result v128) (unreachable)) (drop)))",
-        "value type v128 in the block of function 0",
-    ),
-    "atomics": ("(module (func $f (atomic.fence)))", "instruction atomic 0xfe 3 in function 0"),
     "wide arithmetic": (
         "(module (func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0))))",
         "instruction i64.mul_wide_u in function 0",
@@ -239,8 +206,8 @@ def test_what_lowheap_has_not_is_named(name: str) -> None:
         lh.Module(engine(), source)
 
 
-def test_there_are_a_hundred_of_them() -> None:
-    assert len(MALFORMED_TEXT) + len(INVALID_TEXT) + len(MALFORMED_BINARY) + len(UNSUPPORTED) > 100
+def test_there_are_many_of_them() -> None:
+    assert len(MALFORMED_TEXT) + len(INVALID_TEXT) + len(MALFORMED_BINARY) > 70
 
 
 # --- Truncations and bit flips ---------------------------------------------------------------------------------------
@@ -635,12 +602,20 @@ bad(
 )
 bad("Struct null", lambda w: lh.Struct(w.store, w.solid_type, [None]), TypeError, "None was given where .ref any.")
 bad("Struct closed", lambda w: lh.Struct(w.closed, w.node_type), Heap, "the store is closed")
-bad(
-    "Struct v128",
-    lambda w: lh.Struct(w.store, lh.StructType((lh.FieldType(V128, True),))),
-    TypeError,
-    "cannot be made from Python: part 0 is v128",
-)
+for value, error, message in (
+    (None, TypeError, "None was given where v128 is wanted; it must be an int, or 16 bytes"),
+    (True, TypeError, "True was given where v128 is wanted"),
+    (1.0, TypeError, "1.0 was given where v128 is wanted"),
+    (bytes(15), ValueError, "15 bytes were given where v128 is wanted; it has 16"),
+    (1 << 128, ValueError, "does not fit v128"),
+    (-(1 << 127) - 1, ValueError, "does not fit v128"),
+):
+    bad(
+        f"v128 {value!r}",
+        lambda w, value=value: lh.Struct(w.store, lh.StructType((lh.FieldType(V128, True),)), [value]),
+        error,
+        message,
+    )
 for key, error, message in (
     ("nope", KeyError, "no field 'nope'"),
     (5, IndexError, r"\$node has no field 5; it has 5"),
@@ -717,7 +692,7 @@ for wrong in ("1", None, 1.5, True, b""):
 for wrong in (1 << 31, -(1 << 30) - 1, 1 << 90):
     bad(f"I31 {wrong}", lambda w, x=wrong: lh.I31(x), ValueError, f"an i31 cannot hold {wrong}")
 bad("I31 set", lambda w: setattr(lh.I31(1), "_raw", 5), AttributeError, "does not change")
-for wrong in (None, "i32", 5, int, I8, V128):
+for wrong in (None, "i32", 5, int, I8):
     bad(
         f"Global type {wrong!r}",
         lambda w, x=wrong: lh.Global(w.store, x, 1),

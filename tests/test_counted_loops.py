@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 import lowheap as lh
-from lowheap.wasm import function as function_module
 from lowheap.wasm import counted_loops, events
+from lowheap.wasm import function as function_module
 from lowheap.wasm import module as wasm_module
 from lowheap.wasm.counted_loops import LONGEST_BODY, Counting, ends_soon
 

@@ -219,8 +219,6 @@ def test_a_value_that_does_not_fit_leaves_nothing_behind(store: Rig) -> None:
 def test_fields_that_need_values(store: Rig) -> None:
     with pytest.raises(TypeError, match=r"needs values: part 1 is \(ref any\), which has no default"):
         Struct(store, structure(I32, RefType(False, AbstractHeapType.ANY)))
-    with pytest.raises(TypeError, match="part 0 is v128"):
-        Struct(store, structure(V128))
     with pytest.raises(TypeError, match=r"part 0 is \(ref any\)"):
         Array(store, array(RefType(False, AbstractHeapType.ANY)), 3)
     assert list(Array(store, array(RefType(False, AbstractHeapType.ANY)), [])) == []
@@ -551,11 +549,25 @@ def test_a_float_is_no_integer() -> None:
         lower_scalar(I32, 1.0)
 
 
-def test_vectors_are_not_for_python(store: Rig) -> None:
-    with pytest.raises(TypeError, match="v128 cannot be given from Python"):
-        Struct(store, structure(V128), [0])
-    with pytest.raises(TypeError, match="v128 cannot be read from Python"):
-        lift_scalar(V128, bytes(16))
+@given(st.integers(-(1 << 127), (1 << 128) - 1))
+def test_a_vector_is_an_int_of_its_bytes(value: int) -> None:
+    data = bytes(lower_scalar(V128, value))
+    assert data == (value % (1 << 128)).to_bytes(16, "little") == bytes(lower_scalar(V128, data))
+    assert lift_scalar(V128, data) == value % (1 << 128)
+
+
+def test_vectors_in_objects(store: Rig) -> None:
+    numbers = [1, (1 << 128) - 1, 0x000102030405060708090A0B0C0D0E0F]
+    made = Struct(store, structure(I8, V128, V128), [7, -1, numbers[2].to_bytes(16, "little")])
+    assert [made[field] for field in range(3)] == [7, numbers[1], numbers[2]]
+    made[1] = 1 << 127
+    assert (made[1], made[2]) == (1 << 127, numbers[2])
+    assert [Struct(store, structure(I8, V128, V128))[field] for field in range(3)] == [0, 0, 0]
+    elements = Array(store, array(V128), numbers)
+    elements[0:2] = [bytes(range(16)), -2]
+    assert elements[:] == [int.from_bytes(range(16), "little"), (1 << 128) - 2, numbers[2]]
+    assert Array(store, array(V128), 2)[::-1] == [0, 0]
+    store.verify()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import functools
 import re
 from typing import Any
 
-from lowheap.types import AbstractHeapType, NumType, RefType, ValType
+from lowheap.types import AbstractHeapType, NumType, RefType, ValType, VectorType
 from lowheap.values import I31
 
 _INTEGER_FORM = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+)")
@@ -17,9 +17,10 @@ _FLOAT_FORM = re.compile(
                | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_INTEGER_RANGES = {  # as either sign
+_INTEGER_RANGES: dict[ValType, tuple[int, int]] = {  # as either sign
     NumType.I32: (-(1 << 31), (1 << 32) - 1),
     NumType.I64: (-(1 << 63), (1 << 64) - 1),
+    VectorType.V128: (-(1 << 127), (1 << 128) - 1),
 }
 _I31_RANGE = (-(1 << 30), (1 << 31) - 1)
 
@@ -27,19 +28,17 @@ _I31_RANGE = (-(1 << 30), (1 << 31) - 1)
 def parse_value(type: ValType, text: str) -> Any:
     """Return the Python value that `text` stands for as a WebAssembly value of this type.
 
-    Integers are decimal or 0x hexadecimal, signed or unsigned; floats decimal or hexadecimal, `inf` and `nan` among
-    them, rounded once to the type. A reference can only be `null`, or an integer for an i31ref. ValueError, which says
-    what was allowed, for anything else.
+    Integers, a v128 among them, are decimal or 0x hexadecimal, signed or unsigned; floats decimal or hexadecimal, `inf`
+    and `nan` among them, rounded once to the type. A reference can only be `null`, or an integer for an i31ref.
+    ValueError, which says what was allowed, for anything else.
     """
     if type in (NumType.F32, NumType.F64):
         if not _FLOAT_FORM.fullmatch(text):
             raise ValueError("write a decimal or hexadecimal number, inf or nan")
         # C's functions round correctly, to the type that is wanted: by way of a double, an f32 would be rounded twice.
         return float(_c_parser("strtof" if type is NumType.F32 else "strtod")(text.encode(), None))
-    if isinstance(type, NumType):
-        return _parse_integer(text, *_INTEGER_RANGES[type])
     if not isinstance(type, RefType):
-        raise ValueError("such values cannot be written here")
+        return _parse_integer(text, *_INTEGER_RANGES[type])
     if text == "null" and type.nullable:
         return None
     if type.heap_type is AbstractHeapType.I31:
@@ -66,9 +65,14 @@ def _c_parser(name: str) -> Any:
 
 
 def format_value(type: ValType, value: Any) -> str:
-    """Return a WebAssembly value as one line of text: a float in its shortest form that reads back as itself."""
+    """Return a WebAssembly value as one line of text: a float in its shortest form that reads back as itself.
+
+    A v128 is in hexadecimal, with all digits: lane 0 is the rightmost.
+    """
     if value is None:
         return "null"
+    if type is VectorType.V128:
+        return f"{value:#034x}"
     if type is NumType.F32:
         for digits in range(1, 10):
             shortest = float(f"{value:.{digits}g}")

@@ -26,6 +26,7 @@ from lowheap.layout import (
     I31_TAG,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
+    VALUE_SLOT_SIZE,
     Field,
     VMContext,
     VMStoreContext,
@@ -101,7 +102,7 @@ class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type informa
 
 
 class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships no type information
-    """A function that never unwinds, with attributes as LLVM writes them."""
+    """A function that throws nothing, unless `let_throw` says so, with attributes as LLVM writes them."""
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
@@ -111,10 +112,55 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
 
 
 def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
-    """Say that a function never unwinds, and give it these attributes."""
+    """Say that a function throws nothing, and give it these attributes."""
     function.attributes = _Attributes()
-    for attribute in ("nounwind", *attributes):
+    for attribute in (_THROWS_NOTHING, *attributes):
         function.attributes.add(attribute)
+
+
+_THROWS_NOTHING = "nounwind"
+
+
+def let_throw(function: ir.Function) -> None:
+    """Say that a function may throw. LLVM describes its frame in the object file, for `jit/unwinding.py`."""
+    function.attributes.discard(_THROWS_NOTHING)
+
+
+class _Token(ir.Type):  # type: ignore[misc]  # llvmlite ships no type information
+    """LLVM's type of what is nothing to compute with, which llvmlite does not know."""
+
+    def _to_string(self) -> str:
+        return "token"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Token)
+
+    def __hash__(self) -> int:
+        return hash(_Token)
+
+
+PERSONALITY_FUNCTION = "lowheap.personality"
+"""i32(i32, i32, i64, ptr, ptr): what other unwinders than lowheap's ask at a frame with handlers: it has none."""
+
+_CONTINUE_UNWINDING = 8  # of the Itanium C++ ABI's: _URC_CONTINUE_UNWIND
+
+
+def begin_handler(function: ir.Function, block: ir.Block) -> None:
+    """Make a block one that a call which throws goes on at. What was thrown, the store context tells."""
+    if function.attributes.personality is None:
+        function.attributes.personality = _personality(function.module)
+    pad = ir.LandingPadInstr(block, _Token())
+    pad.add_clause(ir.CatchClause(PTR(None)))
+    block.instructions.append(pad)
+
+
+def _personality(module: ir.Module) -> ir.Function:
+    known = module.globals.get(PERSONALITY_FUNCTION)
+    if known is None:
+        known = AttributedFunction(module, ir.FunctionType(I32, [I32, I32, I64, PTR, PTR]), PERSONALITY_FUNCTION)
+        known.linkage = "internal"
+        ir.IRBuilder(known.append_basic_block("entry")).ret(I32(_CONTINUE_UNWINDING))
+    return known
 
 
 class NativeFunction(AttributedFunction):
@@ -299,6 +345,17 @@ class Emitter:
         """Store a value, aligned to its size unless an alignment is given."""
         self._annotate(self.builder.store(value, address, align=alignment or alignment_of(value.type)), address)
 
+    def load_slot(self, slots: ir.Value, number: int, type: ir.Type) -> ir.Value:
+        """Load a value from the slots at `slots` in which the host and compiled code exchange values."""
+        return self.load_typed(self._slot(slots, number), type, alignment=_slot_alignment(type))
+
+    def store_slot(self, value: ir.Value, slots: ir.Value, number: int) -> None:
+        """Store a value to its slot."""
+        self.store_typed(value, self._slot(slots, number), alignment=_slot_alignment(value.type))
+
+    def _slot(self, slots: ir.Value, number: int) -> ir.Value:
+        return self.at(slots, number * VALUE_SLOT_SIZE)
+
     def named(self, address: ir.Value, name: str) -> ir.Value:
         """Return `address`, having told LLVM that nothing is accessed there but under this name."""
         self._names[id(address)] = (address, name)
@@ -463,3 +520,8 @@ def alignment_of(type: ir.Type) -> int:
     if isinstance(type, ir.DoubleType):
         return ctypes.sizeof(ctypes.c_double)
     return 2 * ctypes.sizeof(ctypes.c_uint64)  # a v128
+
+
+def _slot_alignment(type: ir.Type) -> int:
+    """Return the alignment of a value in a slot, or two for a v128: that of a slot at most."""
+    return min(alignment_of(type), VALUE_SLOT_SIZE)

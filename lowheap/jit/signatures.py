@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType
+from lowheap.layout import VALUE_SLOT_SIZE
+from lowheap.types import FuncType, NumType, RefType, TypeRegistry, ValType, VectorType, storage_size
 
 SETJMP = "_setjmp"
 LONGJMP = "_longjmp"
@@ -22,12 +23,16 @@ WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
+EXCEPTIONS = "lowheap.exceptions"
+"""A global, of no use but to be among a module's symbols: its code may throw, or catch."""
+
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
 ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
 ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
 POLL_CDECL = "uint32_t(void *vmctx)"
+PREPARE_UNWINDING_CDECL = "uint32_t(void *vmctx)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
 LEND_CDECL = "void(void *vmctx, uint32_t reference)"
 SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"
@@ -42,7 +47,22 @@ HAS_DEAD_EXTERNREFS = 1 << 1
 REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
 
-LETTERS: dict[ValType, str] = {NumType.I32: "i", NumType.I64: "l", NumType.F32: "f", NumType.F64: "d"}
+PAST_DEADLINE = 1 << 3
+"""A trampoline's status: nothing was called, for the store's epoch deadline has passed. Also what the host answers to a
+poll: so the code is to trap."""
+
+THROWN = 2
+"""What a call of the host returns in place of 1, for failure, when compiled code may catch what it has thrown."""
+
+VECTOR = "v"
+"""The letter of v128."""
+LETTERS: dict[ValType, str] = {
+    NumType.I32: "i",
+    NumType.I64: "l",
+    NumType.F32: "f",
+    NumType.F64: "d",
+    VectorType.V128: VECTOR,
+}
 
 COUNTED, UNCOUNTED = "r", "u"
 """The letters of references: those that collectors know of, and those of functions and i31s."""
@@ -57,13 +77,23 @@ class Signature:
 
     @staticmethod
     def of(type: FuncType, types: TypeRegistry) -> Signature:
-        """Return the signature of a function type. KeyError for v128, which compiled code does not have."""
+        """Return the signature of a function type."""
         return Signature(_letters(type.params, types), _letters(type.results, types))
 
     @property
     def slot_count(self) -> int:
         """How many slots the values take."""
-        return max(len(self.params), len(self.results), 1)
+        return max(_slot_count(self.params), _slot_count(self.results), 1)
+
+    @property
+    def param_slots(self) -> tuple[int, ...]:
+        """The number of each parameter's slot: of a v128, of its first."""
+        return _slots(self.params)
+
+    @property
+    def result_slots(self) -> tuple[int, ...]:
+        """The number of each result's slot, likewise."""
+        return _slots(self.results)
 
     @property
     def counted_results(self) -> tuple[int, ...]:
@@ -72,8 +102,8 @@ class Signature:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether no value is a reference."""
-        return not {COUNTED, UNCOUNTED} & {*self.params, *self.results}
+        """Whether all values are numbers, each in a slot: none is a reference or a v128."""
+        return not {COUNTED, UNCOUNTED, VECTOR} & {*self.params, *self.results}
 
     @property
     def entry(self) -> str:
@@ -84,6 +114,17 @@ class Signature:
     def host_stub(self) -> str:
         """The name of the signature's stub for host functions."""
         return f"lowheap.host.{self.params}.{self.results}"
+
+
+_VECTOR_SLOTS = storage_size(VectorType.V128) // VALUE_SLOT_SIZE
+
+
+def _slot_count(letters: str) -> int:
+    return len(letters) + letters.count(VECTOR) * (_VECTOR_SLOTS - 1)
+
+
+def _slots(letters: str) -> tuple[int, ...]:
+    return tuple(_slot_count(letters[:number]) for number in range(len(letters)))
 
 
 def _letters(values: Sequence[ValType], types: TypeRegistry) -> str:

@@ -1,9 +1,10 @@
 """Entering compiled code and leaving it: trampolines, stubs for the runtime's calls and for host functions, and traps.
 
 **In.** The host calls a trampoline, one for each signature, with a vmctx, the function's address, and a buffer of
-8-byte slots for the arguments, where the results come afterwards. It puts an activation on its frame and on the
-store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing to see to;
-else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing (`REFUSED`).
+8-byte slots for the arguments, where the results come afterwards; a v128 takes two. It puts an activation on its frame
+and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing
+to see to; else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing
+(`REFUSED`), nor when the store's epoch deadline has passed (`PAST_DEADLINE`).
 
 References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
 among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
@@ -18,6 +19,11 @@ frames only: Python's are below the stub that jumps, or above the trampoline tha
 the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
 nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
 
+**Exceptions** are left in the store context, and the unwinder is called to find who catches them (`unwinder.py`): from
+compiled code, or from a host function's stub when the host says that its function has thrown. It goes on in the
+handler's function, in the same activation; or, if that has none, jumps to the trampoline, where the exception is found
+in the store context. Calls of the unwinder are safepoints, for it finds its way by where they return to.
+
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
@@ -28,12 +34,13 @@ more, none is, and the caller passes one more pointer, to a buffer of 8-byte slo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.errors import TrapCode
+from lowheap.jit import safepoints
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -43,6 +50,7 @@ from lowheap.jit.emit import (
     Emitter,
     NativeFunction,
     begin_internal,
+    let_throw,
     llvm_type,
 )
 from lowheap.jit.signatures import (
@@ -50,8 +58,10 @@ from lowheap.jit.signatures import (
     HAS_DEAD_EXTERNREFS,
     LETTERS,
     LONGJMP,
+    PAST_DEADLINE,
     REFUSED,
     SETJMP,
+    THROWN,
     TRAP_FUNCTION,
     TRAPPED,
     UNCOUNTED,
@@ -61,6 +71,7 @@ from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_FUEL,
     NULL,
     TRAP_ADDRESS_LIMIT,
     VALUE_SLOT_SIZE,
@@ -84,8 +95,13 @@ POLL_FUNCTION = "lowheap.interrupt"
 """void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
 called, and where that fails, this does not return."""
 
+FUEL_FUNCTION = "lowheap.refuel"
+"""void(vmctx, offset): compiled code has no fuel left. It gets what is in reserve; where nothing is, this traps."""
+
 POLL_CONVENTION = "preserve_mostcc"
-"""How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
+"""How these two are called: they leave nearly all registers as they are, so that a loop need not keep its values
+elsewhere."""
+
 _LLVM_OF_LETTER: dict[str, ir.Type] = {
     **{letter: llvm_type(type) for type, letter in LETTERS.items()},
     COUNTED: REFERENCE,
@@ -102,7 +118,7 @@ def function_type(signature: Signature) -> ir.FunctionType:
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
-    """Give a module those of the functions to trap, drop, poll and allocate that are declared, for its code calls them.
+    """Give a module what is declared of the functions to trap, drop, poll, refuel and allocate: its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
@@ -111,7 +127,7 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
         if name in module.globals:
             _emit_allocation(call, module.globals[name], hand_over)
     # Those that come later may be called by those before.
-    for name, emit in ((POLL_FUNCTION, _emit_poll), (DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):
+    for name, emit in _OTHERS.items():
         if name in module.globals:
             emit(module.globals[name])
 
@@ -169,9 +185,33 @@ def _emit_poll(function: ir.Function) -> None:
     status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
     _add(emitter, store, VMStoreContext.interrupted, -1)
     _add_to_no_gc_count(emitter, -1)
+    emitter.trap_if(emitter.builder.icmp_unsigned("==", status, I32(PAST_DEADLINE)), TrapCode.INTERRUPT)
     with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
     emitter.builder.ret_void()
+
+
+def _emit_refuel(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    _, emitter.offset = function.args
+    builder, store = emitter.builder, emitter.store_context
+    reserve = emitter.load(store, VMStoreContext.fuel_reserve)
+    emitter.trap_if(builder.icmp_unsigned("==", reserve, I64(0)), TrapCode.OUT_OF_FUEL)
+    is_less = builder.icmp_unsigned("<", reserve, I64(MOST_FUEL))
+    some = builder.select(is_less, reserve, I64(MOST_FUEL))
+    emitter.store(builder.sub(reserve, some), store, VMStoreContext.fuel_reserve)
+    fuel = builder.add(emitter.load(store, VMStoreContext.fuel), some)
+    emitter.store(fuel, store, VMStoreContext.fuel)
+    builder.ret_void()
+
+
+_OTHERS: dict[str, Callable[[ir.Function], None]] = {
+    POLL_FUNCTION: _emit_poll,
+    FUEL_FUNCTION: _emit_refuel,
+    DROP_FUNCTION: _emit_drop,
+    TRAP_FUNCTION: _emit_trap,
+}
 
 
 def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -205,8 +245,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     vmctx, code, slots = function.args
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
+    is_past_deadline = builder.icmp_unsigned("!=", emitter.load(store, VMStoreContext.is_past_deadline), I32(0))
+    with builder.if_then(is_past_deadline, likely=False):
+        builder.ret(I32(PAST_DEADLINE))
 
-    args = [_load_slot(emitter, slots, number, letter) for number, letter in enumerate(signature.params)]
+    args = _load_slots(emitter, slots, signature.params, signature.param_slots)
     for letter, arg in zip(signature.params, args, strict=True):
         if letter == COUNTED:
             _lend(emitter, arg)
@@ -233,12 +276,12 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
             callee = emitter.function_pointer(code, type.return_type, type.args)
             result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
             if signature.results and not several:
-                emitter.store_typed(result, slots)
+                emitter.store_slot(result, slots, 0)
             if signature.counted_results:
                 share = emitter.load_pointer(store, VMStoreContext.share, invariant=True)
             for place, number in enumerate(signature.counted_results, signature.slot_count):
-                reference = _load_slot(emitter, slots, number, COUNTED)
-                handle = emitter.load_typed(emitter.at(slots, place * VALUE_SLOT_SIZE), PTR)
+                reference = emitter.load_slot(slots, signature.result_slots[number], REFERENCE)
+                handle = emitter.load_slot(slots, place, PTR)
                 emitter.call_pointer(share, VOID, [PTR, REFERENCE, PTR], [vmctx, reference, handle])
     emitter.store(previous, store, VMStoreContext.activation)
     dead = builder.icmp_unsigned("!=", emitter.load(emitter.control, VMHeapControl.dead_externrefs), REFERENCE(NULL))
@@ -246,8 +289,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     builder.ret(builder.or_(*status))
 
 
-def _load_slot(emitter: Emitter, slots: ir.Value, number: int, letter: str) -> ir.Value:
-    return emitter.load_typed(emitter.at(slots, number * VALUE_SLOT_SIZE), _LLVM_OF_LETTER[letter])
+def _load_slots(emitter: Emitter, slots: ir.Value, letters: str, numbers: Sequence[int]) -> list[ir.Value]:
+    return [
+        emitter.load_slot(slots, number, _LLVM_OF_LETTER[letter])
+        for letter, number in zip(letters, numbers, strict=True)
+    ]
 
 
 def _lend(emitter: Emitter, reference: ir.Value) -> None:
@@ -289,30 +335,69 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     if signature.host_stub in module.globals:
         return
     function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    let_throw(function)
     emitter = Emitter(function)
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
     values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
-    for number, param in enumerate(params):
-        emitter.store_typed(param, emitter.at(values, number * VALUE_SLOT_SIZE))
+    for slot, param in zip(signature.param_slots, params, strict=True):
+        emitter.store_slot(param, values, slot)
     _note_exit(emitter)
     pointer = emitter.load_pointer(emitter.store_context, VMStoreContext.call_host, invariant=True)
     number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
     status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        with builder.if_then(builder.icmp_unsigned("==", status, I32(THROWN))):
+            throw(emitter)
         _leave(emitter)
-    results = [_load_slot(emitter, values, number, letter) for number, letter in enumerate(signature.results)]
+    results = _load_slots(emitter, values, signature.results, signature.result_slots)
     for letter, result in zip(signature.results, results, strict=True):
         if letter == COUNTED:
             _lend(emitter, result)
     if len(results) > 1:
-        for number, result in enumerate(results):
-            emitter.store_typed(result, emitter.at(function.args[-1], number * VALUE_SLOT_SIZE))
+        for slot, result in zip(signature.result_slots, results, strict=True):
+            emitter.store_slot(result, function.args[-1], slot)
         builder.ret_void()
     elif results:
         builder.ret(results[0])
     else:
         builder.ret_void()
+
+
+def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | ir.Value | None = None) -> None:
+    """Throw what is in the store context, to a handler of this function's or a caller's; ends the block.
+
+    `place` is the byte offset of the instruction that it is for.
+    """
+    builder = emitter.builder
+    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw_exception, invariant=True)
+    callee = emitter.function_pointer(address, VOID, [PTR])
+    if unwind_to is None:
+        safepoints.call(builder, callee, [emitter.vmctx], place=place)
+    else:
+        safepoints.invoke(builder, callee, [emitter.vmctx], unwind_to, place=place)
+    builder.unreachable()
+
+
+def emit_search(emitter: Emitter, search: ir.Function) -> None:
+    """Emit the unwinder's way to a handler: `search` looks for one; if there is none, code leaves its activation.
+
+    The host makes the tables in a no-GC scope: nobody may look at the frames meanwhile.
+    """
+    builder, store = emitter.builder, emitter.store_context
+    vmctx, record = emitter.function.args
+    entries = emitter.load_pointer(store, VMStoreContext.unwind_entries)
+    with builder.if_then(builder.icmp_unsigned("==", entries, PTR(None)), likely=False):
+        pointer = emitter.load_pointer(store, VMStoreContext.prepare_unwinding)
+        _add_to_no_gc_count(emitter, 1)
+        status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
+        _add_to_no_gc_count(emitter, -1)
+        with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+            _leave(emitter)
+    stack_pointer = builder.call(search, [vmctx, record])
+    with builder.if_then(builder.icmp_unsigned("==", stack_pointer, I64(0)), likely=False):
+        _leave(emitter)
+    builder.ret(stack_pointer)
 
 
 def _note_exit(emitter: Emitter) -> None:

@@ -28,6 +28,7 @@ from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.declarations import quick
+from lowheap.epochs import Deadline
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -39,9 +40,10 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, signatures
+from lowheap.jit import runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
@@ -54,24 +56,25 @@ from lowheap.layout import (
     VMActivation,
     VMContext,
     VMFuncRef,
+    VMGcKind,
     VMHostFunction,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStackSlot,
     VMStoreContext,
+    VMUnwindEntry,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func
 from lowheap.operations import exclusive
-from lowheap.runtime import polling
+from lowheap.runtime import exceptions, polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
-
-MAX_WASM_STACK = 512 * 1024
-"""Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
+from lowheap.values import VECTOR_FORMAT, lift_vector
 
 _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
@@ -108,10 +111,10 @@ class _Target:
         self.pack = _slot_struct(type.params).pack_into
         self.unpack = _slot_struct(type.results).unpack_from
         self.counted = signature.counted_results
-        self.uncounted = [
-            (number, result)
+        self.lifted = [
+            (number, _lift_of(store, result))
             for number, result in enumerate(type.results)
-            if isinstance(result, RefType) and number not in self.counted
+            if not isinstance(result, NumType) and number not in self.counted
         ]
         self.slot_count = signature.slot_count + len(self.counted)
         self._result = _RESULTS.get(signature.results, _ADDRESSES)
@@ -234,7 +237,7 @@ class _CompiledFunc(Func):
             value = result[0] if has_result else None
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == signatures.REFUSED:
+                if status in (signatures.REFUSED, signatures.PAST_DEADLINE):
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -244,6 +247,21 @@ class _CompiledFunc(Func):
 
 _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
+
+
+def hash_table(structure: type[ctypes.Structure], addresses: Sequence[int]) -> tuple[Any, int]:
+    """Return a hash table of structures by return address, at most half full, as frame walks look in it; and its size.
+
+    The rest of each structure is left to the caller.
+    """
+    size = 1 << (2 * len(addresses)).bit_length()
+    entries = (structure * size)()
+    for address in addresses:
+        place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+        while entries[place % size].return_address:
+            place += 1
+        entries[place % size].return_address = address
+    return entries, size
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -280,6 +298,9 @@ class StoreRuntime(NotCopied):
         """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
         self._mapped_code: Counter[LoadedCode] = Counter()
+        self._stubs: dict[LoadedCode, None] = {}
+        self.has_exceptions = False
+        """Whether some code here may throw of itself, or catch."""
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
@@ -297,6 +318,7 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
+            "prepare_unwinding": self._callback(signatures.PREPARE_UNWINDING_CDECL, self._prepare_unwinding, 1),
         }
         self._call_python()
         self._vmctx = VMContext(
@@ -313,7 +335,8 @@ class StoreRuntime(NotCopied):
         if self.is_native:
             self._use_native_runtime()
         self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
-        self.context.stack_size = MAX_WASM_STACK
+        self.context.stack_size = store.engine.max_wasm_stack
+        self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
         context = self.context
         store.heap.is_interrupted = lambda: bool(context.interrupted)
@@ -407,6 +430,39 @@ class StoreRuntime(NotCopied):
         if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
+            if code.has_exceptions and not self.has_exceptions:
+                self.context.throw_exception = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.has_exceptions = True
+
+    def keep_stub(self, code: LoadedCode) -> None:
+        """Keep the code of a stub as long as the store; exceptions of host functions begin in it."""
+        if code not in self._stubs:
+            self._stubs[code] = None
+            self.context.unwind_entries = 0
+
+    def _prepare_unwinding(self, _vmctx: Any) -> int:
+        """Lay out for the unwinder what is known of all calls that may throw: see `VMStoreContext`."""
+        known: dict[int, UnwindEntry] = {}
+        for code in (*self._mapped_code, *self._stubs):
+            known |= code.unwind_entries
+        entries, size = hash_table(VMUnwindEntry, list(known))
+        registers: dict[tuple[tuple[int, int], ...], int] = {}  # where what a frame keeps begins in the table
+        saved: list[VMSavedRegister] = []
+        places = unwinder.places()
+        for entry in entries:
+            if entry.return_address:
+                found = known[entry.return_address]
+                if found.registers not in registers:
+                    registers[found.registers] = len(saved)
+                    saved += (VMSavedRegister(places[register], offset) for register, offset in found.registers)
+                entry.landing_pad, entry.stack_offset = found.landing_pad, found.stack_offset
+                entry.first_register, entry.register_count = registers[found.registers], len(found.registers)
+        table = (VMSavedRegister * max(1, len(saved)))(*saved)
+        self._unwind_table = (entries, table)
+        self.context.unwind_mask = size - 1
+        self.context.saved_registers = ctypes.addressof(table)
+        self.context.unwind_entries = ctypes.addressof(entries)
+        return 0
 
     def remove_stack_map(self, code: LoadedCode) -> None:
         """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
@@ -419,16 +475,13 @@ class StoreRuntime(NotCopied):
     def _write_stack_map_table(self) -> None:
         """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
         by_address = self.stack_maps.by_return_address
-        size = 1 << (2 * len(by_address)).bit_length()  # at most half full
-        entries = (VMStackMapEntry * size)()
+        entries, size = hash_table(VMStackMapEntry, list(by_address))
         slots: list[Slots] = []
-        for address, its_slots in by_address.items():
-            place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
-            while entries[place % size].return_address:
-                place += 1
-            entry = entries[place % size]
-            entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
-            slots += its_slots
+        for entry in entries:
+            if entry.return_address:
+                its_slots = by_address[entry.return_address]
+                entry.first_slot, entry.slot_count = len(slots), len(its_slots)
+                slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         encoded = {  # by id: many safepoints have the same slots
             id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
@@ -441,6 +494,7 @@ class StoreRuntime(NotCopied):
         self.context.stack_map_entries = ctypes.addressof(entries)
         self.context.stack_map_mask = size - 1
         self.context.stack_map_slots = ctypes.addressof(table)
+        self.context.unwind_entries = 0  # that table is made when it is asked for
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -585,7 +639,7 @@ class StoreRuntime(NotCopied):
         mind, new_cell, cell_type, forget = operations.mind, operations.new_cell, operations.cell_type, forgotten.append
         is_single = len(target.signature.results) == 1
         is_reference, handle_place = is_single and bool(places), target.signature.slot_count
-        host_data, binding, uncounted = store.host_data, self.binding, target.uncounted
+        host_data, binding, lifted = store.host_data, self.binding, target.lifted
         entry, vmctx, code = target.entry, target.vmctx, target.code
         heap, watched = store.heap, self.watched
 
@@ -630,12 +684,12 @@ class StoreRuntime(NotCopied):
                     return returned
                 results = unpack(buffer)
                 target.spare = own
-                if places or uncounted:
+                if places or lifted:
                     values = list(results)
                     for (number, _), each in zip(places, cells, strict=True):
                         values[number] = lift(store, values[number], each)
-                    for number, type in uncounted:
-                        values[number] = lift_reference(store, type, values[number])
+                    for number, lift_raw in lifted:
+                        values[number] = lift_raw(values[number])
                     results = tuple(values)
                 if status or forgotten or set_aside:
                     self.settle(status)
@@ -655,6 +709,8 @@ class StoreRuntime(NotCopied):
 
     def _look_into(self, status: int) -> None:
         """Raise what came of a call of a trampoline: an exception from the host's side, or a trap."""
+        if status == signatures.PAST_DEADLINE:
+            raise Trap(TrapCode.INTERRUPT)
         if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
@@ -671,7 +727,8 @@ class StoreRuntime(NotCopied):
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
         if failure is None and status & signatures.TRAPPED:
-            failure = self._trap()
+            failure = self._trap() if self.context.exception == NULL else self._uncaught()
+        self.context.exception = NULL
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -681,6 +738,42 @@ class StoreRuntime(NotCopied):
                     raise failure
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
+
+    def _uncaught(self) -> Exception:
+        """What compiled code has thrown has come to the trampoline."""
+        address, self.context.unknown_return_address = self.context.unknown_return_address, 0
+        if address:
+            return CompilerError(
+                f"an exception came to a call that is not known to be one that may throw: {address:#x}"
+            )
+        cell = self._store.operations.cell()
+        return exceptions.raised(lift(self._store, self._take_thrown(cell), cell))
+
+    @whole
+    def _take_thrown(self, cell: Any) -> int:
+        """Make a handle of what has been thrown."""
+        operations, thrown = self._store.operations, self.context.exception
+        operations.share(operations.vmctx, thrown, cell)
+        self.context.exception = NULL
+        return thrown
+
+    def _fail(self, error: BaseException) -> int:
+        """A host function has raised an exception: have it thrown where compiled code may catch it, or keep it.
+
+        Return what compiled code is told.
+        """
+        if self.pending is None:
+            if self.has_exceptions and exceptions.is_catchable(error):
+                try:
+                    thrown = exceptions.thrown(self._store, error)
+                    operations = self._store.operations
+                    operations.lend(operations.vmctx, thrown.reference)
+                    self.context.exception = thrown.reference
+                    return signatures.THROWN
+                except HeapError as failure:
+                    error.add_note(f"compiled code could not catch this: {failure}")
+            self.pending = error
+        return 1
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -751,8 +844,11 @@ class StoreRuntime(NotCopied):
     @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
+        store = self._store
         try:
-            return self._store.alloc_struct(type_index)
+            if store.heap.layout(type_index).kind is VMGcKind.EXN_REF:
+                return store.alloc_exn(type_index)
+            return store.alloc_struct(type_index)
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
@@ -795,10 +891,10 @@ class StoreRuntime(NotCopied):
         heap, forgotten, set_aside = store.heap, store.unreachable_cells, self._set_aside
 
         def call_host(_vmctx: Any, number: int, values: Any) -> int:
+            if number == RELEASE_DEAD_EXTERNREFS:
+                self._release_dead_externrefs()
+                return 0
             try:
-                if number == RELEASE_DEAD_EXTERNREFS:
-                    self._release_dead_externrefs()
-                    return 0
                 function = functions[number]
                 buffer = buffer_of(values, function.size)
                 # Handles first: what is passed may be held by nobody else when the collector next looks.
@@ -815,9 +911,7 @@ class StoreRuntime(NotCopied):
                 # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
                 return 0
             except BaseException as error:
-                if self.pending is None:
-                    self.pending = error
-                return 1
+                return self._fail(error)
 
         return call_host
 
@@ -845,7 +939,7 @@ class StoreRuntime(NotCopied):
         They may have done to the store what they liked, but for what needs to know the frames.
         """
         self._check_after("a signal handler")
-        return 0
+        return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
 
     def _check_after(self, what: str) -> None:
         """Compiled code is to go on, behind what Python did in between."""
@@ -873,10 +967,10 @@ class StoreRuntime(NotCopied):
 
     def _lift(self, type: ValType, raw: Any) -> Any:
         """Return a value that the host holds already as Python has it."""
-        if not isinstance(type, RefType):
+        if isinstance(type, NumType):
             return raw
         if not self._store.engine.types.is_traced(type):
-            return lift_reference(self._store, type, raw)
+            return _lift_of(self._store, type)(raw)
         operations = self._store.operations
         cell = operations.cell()
         operations.share(operations.vmctx, raw, cell)
@@ -888,7 +982,7 @@ class StoreRuntime(NotCopied):
     def _walk(self) -> Iterator[int]:
         """Yield the references that stack maps report, in every activation on the stack, and those in root frames.
 
-        Of each, the innermost first.
+        Of each, the innermost first. What is being thrown is in between.
         """
         address = self.context.activation
         while address:
@@ -903,6 +997,7 @@ class StoreRuntime(NotCopied):
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
                 yield ctypes.c_uint32.from_address(slot).value
             address = activation.previous
+        yield self.context.exception
         address = self.context.root_frames
         while address:
             frame = VMRootFrame.from_address(address)
@@ -917,7 +1012,7 @@ class _HostFunction:
     def __init__(self, store: Store, callable: Callable[..., Any], type: FuncType, name: str) -> None:
         self.callable, self.type, self.name = callable, type, name
         self.what_it_returns = f"the results of host function {name}"
-        self.size = max(len(type.params), len(type.results)) * VALUE_SLOT_SIZE
+        self.size = max(_slot_struct(type.params).size, _slot_struct(type.results).size)
         self.param_lowerings = [lowering(store, param) for param in type.params]
         self.result_lowerings = [lowering(store, result) for result in type.results]
         self.pack = _slot_struct(type.results).pack_into
@@ -927,12 +1022,12 @@ class _HostFunction:
 def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence[Any]]:
     """Return what makes Python values of those that compiled code passes, in slots; each object gets a handle."""
     unpack = _slot_struct(types).unpack_from
-    references = [(number, type) for number, type in enumerate(types) if isinstance(type, RefType)]
-    if not references:
+    no_numbers = [(number, type) for number, type in enumerate(types) if not isinstance(type, NumType)]
+    if not no_numbers:
         return unpack
     operations = store.operations
-    traced = [number for number, type in references if store.engine.types.is_traced(type)]
-    others = [(number, type) for number, type in references if number not in traced]
+    traced = [number for number, type in no_numbers if store.engine.types.is_traced(type)]
+    others = [(number, _lift_of(store, type)) for number, type in no_numbers if number not in traced]
 
     def lift_all(slots: Any) -> list[Any]:
         values = list(unpack(slots))
@@ -942,11 +1037,16 @@ def _lifting(store: Store, types: Sequence[ValType]) -> Callable[[Any], Sequence
             operations.share(operations.vmctx, values[number], cell)
         for number, cell in zip(traced, cells, strict=True):
             values[number] = lift(store, values[number], cell)
-        for number, type in others:
-            values[number] = lift_reference(store, type, values[number])
+        for number, lift_raw in others:
+            values[number] = lift_raw(values[number])
         return values
 
     return lift_all
+
+
+def _lift_of(store: Store, type: ValType) -> Callable[[Any], Any]:
+    """Return what makes a Python value of a raw v128, or of a raw reference that no collector knows of."""
+    return functools.partial(lift_reference, store, type) if isinstance(type, RefType) else lift_vector
 
 
 def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
@@ -974,23 +1074,19 @@ def _slot_struct_of(formats: str) -> struct.Struct:
 
 def _slot_struct(types: Sequence[ValType]) -> struct.Struct:
     """How `struct` reads and writes values in slots."""
-    return _slot_struct_of("".join(_SLOT_FORMATS[_number_type(each)] for each in types))
+    return _slot_struct_of("".join(_SLOT_FORMATS[None if isinstance(each, RefType) else each] for each in types))
 
 
-_SLOT_FORMATS: dict[NumType | None, str] = {
+_SLOT_FORMATS: dict[ValType | None, str] = {
     NumType.I32: "i4x",
     NumType.I64: "q",
     NumType.F32: "f4x",
     NumType.F64: "d",
+    VectorType.V128: VECTOR_FORMAT,
     None: "I4x",
 }
-"""How `struct` reads a value in a slot of 8 bytes; None is a reference."""
-assert all(struct.calcsize("<" + each) == VALUE_SLOT_SIZE for each in _SLOT_FORMATS.values())
-
-
-def _number_type(type: ValType) -> NumType | None:
-    assert not isinstance(type, VectorType), "compiled code has no v128"
-    return None if isinstance(type, RefType) else type
+"""How `struct` reads a value in its slot, or in its slots; None is a reference."""
+assert all(struct.calcsize("<" + each) % VALUE_SLOT_SIZE == 0 for each in _SLOT_FORMATS.values())
 
 
 def _round_to_page(size: int) -> int:

@@ -17,28 +17,18 @@ from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.emit import (
+    I8,
     PTR,
     NativeFunction,
+    let_throw,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import Signature
-from lowheap.types import (
-    ArrayType,
-    FuncType,
-    StorageType,
-    StructType,
-    TypeRegistry,
-    VectorType,
-)
+from lowheap.jit.signatures import EXCEPTIONS, Signature
+from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm import numeric
-from lowheap.wasm.decode import (
-    BlockType,
-    DecodedModule,
-    Instruction,
-)
-from lowheap.wasm.events import (
-    EventFunctions,
-)
+from lowheap.wasm.decode import DecodedModule, Instruction
+from lowheap.wasm.events import EventFunctions
+from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
@@ -48,6 +38,8 @@ _log = logging.getLogger("lowheap.wasm")
 _PROGRESS_SECONDS = 1  # between two messages in the log
 
 INITIALISE_SIGNATURE = Signature("", "")
+
+_EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
@@ -66,17 +58,18 @@ class ModuleCompiler(ModuleState):
         inline_allocation: bool,
         inline: str = "auto",
         interruptible: bool = True,
+        consume_fuel: bool = False,
         marked: bool = False,
     ) -> None:
-        """Gather what all functions of the module need to know. UnsupportedError for a value type that is not had.
+        """Gather what all functions of the module need to know.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
-        `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
+        `interruptible` and `consume_fuel` are an engine's. `marked`: keep marks of what is emitted for which
+        event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
-        self._check_value_types()
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
@@ -84,8 +77,12 @@ class ModuleCompiler(ModuleState):
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
         self.interruptible = interruptible
-        calls, leaving, allocating = self._scan_calls()
-        self.collecting_functions = _callers_of(calls, leaving | allocating)
+        self.consumes_fuel = consume_fuel
+        calls, leaving, allocating, throwing = self._scan_calls()
+        self.collecting_functions = _callers_of(calls, leaving | allocating | throwing)
+        self.throwing_functions = _callers_of(calls, leaving | throwing)
+        for index in self.throwing_functions:
+            let_throw(self.functions[index - len(self.imported_functions)])
         self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
@@ -125,6 +122,10 @@ class ModuleCompiler(ModuleState):
         for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
+        if any(each.name in _EXCEPTIONAL for body in self.decoded.bodies for each in body.instructions):
+            mark = ir.GlobalVariable(self.module, I8, EXCEPTIONS)
+            mark.initializer = I8(0)
+            symbols.append(EXCEPTIONS)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
         table.global_constant = True
         table.initializer = ir.Constant(
@@ -147,8 +148,8 @@ class ModuleCompiler(ModuleState):
         return function
 
     def _refuse_unsupported(self) -> None:
-        """Refuse what no instruction shows: tables, tags, and segments for tables."""
-        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types), ("tag", self.tags))
+        """Refuse what no instruction shows: tables, and segments for tables."""
+        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types),)
         for kind, found in kinds:
             if found:
                 raise UnsupportedError(f"unsupported {kind} 0")
@@ -160,45 +161,8 @@ class ModuleCompiler(ModuleState):
                         f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
                     )
 
-    def _check_value_types(self) -> None:
-        """Refuse v128 wherever compiled code would have to carry it."""
-
-        def check(types: Sequence[StorageType], what: str, offset: int) -> None:
-            if any(isinstance(type, VectorType) for type in types):
-                raise UnsupportedError(f"unsupported value type v128 in {what}, at offset {offset:#x}")
-
-        count = len(self.imported_functions)
-        for index, type in enumerate(self.function_types):
-            offset = 0 if index < count else self.decoded.bodies[index - count].offset
-            check((*type.params, *type.results), f"the type of function {self.function_label(index)}", offset)
-        for index, body in enumerate(self.decoded.bodies, count):
-            check(body.locals, f"a local of function {self.function_label(index)}", body.offset)
-            for instruction in body.instructions:
-                if instruction.name in (*OPENING, "select") or instruction.name.startswith(("struct.", "array.")):
-                    self._check_instruction(instruction, index, check)
-        for index, global_type in enumerate(self.global_types):
-            number = index - self.imported_global_count
-            check([global_type.storage], f"global {index}", self.decoded.globals[number].offset if number >= 0 else 0)
-
-    def _check_instruction(self, instruction: Instruction, index: int, check: Callable[..., None]) -> None:
-        types: list[StorageType] = []
-        for operand in instruction.operands:
-            if isinstance(operand, BlockType):
-                types += (*operand.params, *operand.results)
-            elif isinstance(operand, VectorType):
-                types.append(operand)
-        type_index = instruction.operands[0] if instruction.operands else None
-        if isinstance(type_index, int) and instruction.name.startswith(("struct.", "array.")):
-            composite = self.types[self.type_indices[type_index]].composite
-            if isinstance(composite, StructType):
-                types += (each.storage for each in composite.fields)
-            elif isinstance(composite, ArrayType):
-                types.append(composite.element.storage)
-        if types:
-            check(types, f"the {instruction.name} of function {self.function_label(index)}", instruction.offset)
-
-    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
-        """What the module's own functions do: which of one another they call; which leave the module; which allocate.
+    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
+        """What the module's own functions do: which of one another they call; which leave the module, allocate, throw.
 
         A call is there as often as it is in the code.
         """
@@ -206,6 +170,7 @@ class ModuleCompiler(ModuleState):
         calls: dict[int, list[int]] = {}
         leaving: set[int] = set()
         allocating: set[int] = set()
+        throwing: set[int] = set()
         for index, body in enumerate(self.decoded.bodies, imported):
             calls[index] = called = []
             for instruction in body.instructions:
@@ -220,27 +185,51 @@ class ModuleCompiler(ModuleState):
                         leaving.add(index)
                     if facts.allocates:
                         allocating.add(index)
-        return calls, leaving, allocating
+                    if facts.throws:
+                        throwing.add(index)
+        return calls, leaving, allocating, throwing
 
     def _compile_initialiser(self) -> None:
         instructions: list[Instruction] = []
+        exempt = Exempt()
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
+            start = len(instructions)
             instructions += definition.init[:-1]
             instructions.append(Instruction("global.init", (index,), definition.offset))
+            if number_of(definition.init) is not None:
+                exempt.wholly.update(range(start, len(instructions)))
+        is_image = self._data_are_an_image()
         for index, segment in enumerate(self.decoded.data):
             if segment.memory is not None:
+                start = len(instructions)
                 instructions += segment.place[:-1]
+                start = start if is_image else len(instructions)
                 instructions += (
                     Instruction("i32.const", (0,), segment.offset),
                     Instruction("i32.const", (len(segment.data),), segment.offset),
                     Instruction("memory.init", (index, segment.memory), segment.offset),
                     Instruction("data.drop", (index,), segment.offset),
                 )
+                (exempt.wholly if is_image else exempt.but_range).update(range(start, len(instructions)))
         if self.decoded.start is not None:
             instructions.append(Instruction("call", (self.decoded.start,), 0))
+        exempt.wholly.add(len(instructions))
         instructions.append(Instruction("end", (), 0))
         function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions, runs_once=True).compile()
+        called = self.decoded.start
+        if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
+            let_throw(function)
+        FunctionCompiler(self, function, FuncType((), ()), (), instructions, exempt=exempt, runs_once=True).compile()
+
+    def _data_are_an_image(self) -> bool:
+        """Whether what active segments put into memories is known beforehand: then it takes no fuel."""
+        for segment in self.decoded.data:
+            if segment.memory is not None:
+                type, place = self.memory_types[segment.memory], number_of(segment.place)
+                is_own = segment.memory >= self.imported_memory_count
+                if not is_own or place is None or place + len(segment.data) > type.limits.min * type.page_size:
+                    return False
+        return True
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:

@@ -54,19 +54,33 @@ from lowheap.jit.translate import HEAP, View, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     SMALL_BLOCK_LIMIT,
+    Field,
     VMContext,
     VMDataSegment,
     VMDrcArrayHeader,
+    VMDrcExnHeader,
     VMFuncRef,
     VMGcKind,
     VMMemory,
     VMStoreContext,
+    VMTag,
     block_length,
 )
 from lowheap.native import Native
-from lowheap.types import AbstractHeapType, NumType, PackedType, RefType, StorageType, TypeRegistry, storage_size
+from lowheap.types import (
+    AbstractHeapType,
+    NumType,
+    PackedType,
+    RefType,
+    StorageType,
+    TypeRegistry,
+    ValType,
+    VectorType,
+    storage_size,
+)
 from lowheap.wasm import memory_ranges
 from lowheap.wasm.context import ModuleContext
+from lowheap.wasm.opaque import float_constant
 
 SMALL_BODY = 24
 """So many instructions of LLVM's, or fewer, make an event that is inlined everywhere: a call would take as many."""
@@ -247,11 +261,15 @@ class EventEmitter(Emitter):
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
         size = self.context.struct_layout(type_index).size
+        return self._allocate_fixed(type_index, VMGcKind.STRUCT_REF, size)
+
+    def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
+        """Make an object of a type whose objects are all of one size, a struct or an exception."""
         with self.event("allocate"):
             call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)])
             if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
                 return call()
-            return self._allocate_inline(type_index, VMGcKind.STRUCT_REF, I32(size), call)
+            return self._allocate_inline(type_index, kind, I32(size), call)
 
     def _allocate_inline(
         self,
@@ -322,7 +340,7 @@ class EventEmitter(Emitter):
 
     def struct_new_default(self, type_index: int) -> ir.Value:
         """`struct.new_default`."""
-        return self.struct_new(*(zero(each.storage) for each in self.context.fields(type_index)), type_index)
+        return self.struct_new(*(zero(self, each.storage) for each in self.context.fields(type_index)), type_index)
 
     def struct_get(
         self, reference: ir.Value, type_index: int, number: int, may_be_null: bool, is_signed: bool
@@ -337,6 +355,62 @@ class EventEmitter(Emitter):
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
         self.write(address, value, reference, type_index, number)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Exceptions
+
+    def _tag_word(self, tag: int, word: Field) -> ir.Value:
+        """One of the two words that tell a tag of the module's from all others of the store."""
+        place = self.at(self.vmctx, self.context.vmctx_layout.tag(tag) + word.offset)
+        return self.load_typed(place, I32, invariant=True)
+
+    def _exception_field(self, exception: ir.Value, tag: int, number: int) -> ir.Value:
+        type_index = self.context.tags[tag]
+        place = self.context.exception_layout(type_index).fields[number]
+        name = f"exception {self.context.type_indices[type_index]}+{number}"
+        return self.named(self.heap_address(exception, place.offset), name)
+
+    def _fields_of(self, tag: int) -> tuple[ValType, ...]:
+        return self.context.function_type(self.context.tags[tag]).params
+
+    def exn_new(self, *args: Any) -> ir.Value:
+        """Make an exception of the tag whose index is the last argument, behind the fields' values."""
+        *values, tag = args
+        fields = self._fields_of(tag)
+        for value, type in zip(values, fields, strict=True):
+            self._remember(value, type)
+        type_index = self.context.tags[tag]
+        size = self.context.exception_layout(type_index).size
+        reference = self._allocate_fixed(type_index, VMGcKind.EXN_REF, size)
+        for word, header in (
+            (VMTag.tag_instance, VMDrcExnHeader.tag_instance),
+            (VMTag.tag_defined, VMDrcExnHeader.tag_defined),
+        ):
+            self.store_header(self._tag_word(tag, word), reference, header)
+        for number, (value, type) in enumerate(zip(values, fields, strict=True)):
+            address = self._exception_field(reference, tag, number)
+            if isinstance(type, RefType):
+                self.context.barriers.init(self, address, value, self.context.shape(type, is_mutable=False), reference)
+            else:
+                self.store_typed(value, address)
+        return reference
+
+    def exn_has_tag(self, exception: ir.Value, tag: int) -> ir.Value:
+        """Whether an exception is one of a tag's, as an i1."""
+        instance = self.load_header(exception, VMDrcExnHeader.tag_instance)
+        defined = self.load_header(exception, VMDrcExnHeader.tag_defined)
+        equal = functools.partial(self.builder.icmp_unsigned, "==")
+        return self.builder.and_(
+            equal(instance, self._tag_word(tag, VMTag.tag_instance)),
+            equal(defined, self._tag_word(tag, VMTag.tag_defined)),
+        )
+
+    def exn_get(self, exception: ir.Value, tag: int, number: int) -> ir.Value:
+        """Read a field of an exception of a tag's."""
+        address, type = self._exception_field(exception, tag, number), self._fields_of(tag)[number]
+        if isinstance(type, RefType):
+            return self.context.barriers.read(self, address, self.context.shape(type, is_mutable=False), exception)
+        return self.load_typed(address, llvm_type(type))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Arrays
@@ -377,7 +451,7 @@ class EventEmitter(Emitter):
 
     def array_new_default(self, length: ir.Value, type_index: int) -> ir.Value:
         """`array.new_default`."""
-        return self.array_new(zero(self.context.element(type_index).storage), length, type_index)
+        return self.array_new(zero(self, self.context.element(type_index).storage), length, type_index)
 
     def array_get(
         self, array: ir.Value, index: ir.Value, type_index: int, may_be_null: bool, is_signed: bool
@@ -571,7 +645,15 @@ class EventEmitter(Emitter):
 
 
 _COLLECTING = frozenset(
-    ("struct_new", "struct_new_default", "array_allocate", "array_new", "array_new_default", "array_new_data")
+    (
+        "exn_new",
+        "struct_new",
+        "struct_new_default",
+        "array_allocate",
+        "array_new",
+        "array_new_default",
+        "array_new_data",
+    )
 )
 """The events that are safepoints."""
 
@@ -616,11 +698,13 @@ def type_test(types: TypeRegistry, source: RefType, target: RefType) -> TypeTest
     )
 
 
-def zero(storage: StorageType) -> ir.Constant:
+def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
     """Return a storage type's default value, as it is on the operand stack: packed types are i32 there."""
     if isinstance(storage, PackedType):
         return I32(0)
-    return ir.Constant(llvm_type(storage), 0)
+    if storage in (NumType.F32, NumType.F64):
+        return float_constant(emitter, llvm_type(storage), 0)
+    return ir.Constant(llvm_type(storage), None if isinstance(storage, VectorType) else 0)
 
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:

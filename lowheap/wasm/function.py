@@ -5,6 +5,11 @@ locals hold SSA values at compile time, and where control joins, phis are made f
 end leaves an edge (where from, which values, which locals); the block's `end` turns its edges into phis. A loop's
 header gets a phi for each of its parameters and for each local that is set inside, which a scan beforehand has found.
 
+Where something may be thrown inside of a `try_table`, an edge leads to its handler, with the locals as they are there:
+from a `throw`, or from a landing pad of a call's. The handler is behind the construct's end, where its clauses mean
+what is outside. It goes through them, and hands on what none of them catches: to the next handler of the function, or
+to the callers.
+
 A small loop that turns out to count (`counted_loops.py`) is compiled a second time. The first has no polls, and is for
 when it ends soon; the second has.
 
@@ -23,22 +28,28 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from llvmlite import ir
 
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.emit import (
+    I1,
     I32,
     VOID,
     Emitter,
+    begin_handler,
     llvm_type,
 )
 from lowheap.jit.signatures import Signature
 from lowheap.layout import (
+    NULL,
     VALUE_SLOT_SIZE,
+    VMStoreContext,
 )
 from lowheap.types import (
+    AbstractHeapType,
     FuncType,
     RefType,
     ValType,
@@ -48,6 +59,7 @@ from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.counted_loops import MOST_TWICE, Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
     BlockType,
+    Catch,
     Instruction,
 )
 from lowheap.wasm.events import (
@@ -55,6 +67,7 @@ from lowheap.wasm.events import (
     Static,
     zero,
 )
+from lowheap.wasm.fuel import Exempt, FuelMeter
 from lowheap.wasm.outline import index_operand
 
 
@@ -104,6 +117,9 @@ class _Label:
     anything else, `target` is the block behind its end, whose phis are made there from the edges. A loop that
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
 
+    A `try_table` has `catches`, and, if something is thrown inside, a `handler`, with the edges that lead there.
+    `polled` says of each label around it whether it was polled when it was opened, which is what counts for a handler.
+
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
     is a `candidate`; one that is had twice goes on at `joined`.
     """
@@ -125,6 +141,10 @@ class _Label:
     conditions: list[Condition] = field(default_factory=list)
     candidate: _Candidate | None = None
     joined: _Label | None = None
+    catches: tuple[Catch, ...] = ()
+    handler: ir.Block | None = None
+    handler_edges: list[_Edge] = field(default_factory=list)
+    polled: list[bool] = field(default_factory=list)
 
     @property
     def arity(self) -> tuple[ValType, ...]:
@@ -132,7 +152,7 @@ class _Label:
         return self.params if self.kind == "loop" else self.results
 
 
-OPENING = ("block", "loop", "if")
+OPENING = ("block", "loop", "if", "try_table")
 """The instructions that open a construct, up to an `end`. Their first operand is a block type."""
 
 _MANY_VALUES = 256
@@ -152,13 +172,15 @@ class Facts:
     """What compiles an instruction, given its operands, and what has to be known of it before.
 
     `allocates`: it may make an object, and so collect. `leaves`: it may come to code that is not this module's, which
-    may do anything. `takes_long`: it may take more than a moment, so a loop that has it is not left without polls.
+    may do anything. `throws`: it throws an exception. `takes_long`: it may take more than a moment, so a loop that has
+    it is not left without polls.
     """
 
     compile: _Handler
     allocates: bool = False
     leaves: bool = False
     takes_long: bool = False
+    throws: bool = False
 
 
 FACTS: dict[str, Facts] = {}
@@ -166,12 +188,12 @@ FACTS: dict[str, Facts] = {}
 
 
 def instruction(
-    *names: str, allocates: bool = False, leaves: bool = False, takes_long: bool = False
+    *names: str, allocates: bool = False, leaves: bool = False, takes_long: bool = False, throws: bool = False
 ) -> Callable[[_Handler], _Handler]:
     """Register a function as what compiles these instructions; it gets a FunctionCompiler and the operands."""
 
     def register(handler: _Handler) -> _Handler:
-        facts = Facts(handler, allocates, leaves, takes_long or leaves or allocates)
+        facts = Facts(handler, allocates, leaves, takes_long or leaves or allocates or throws, throws)
         for name in names:
             FACTS[name] = facts
         return handler
@@ -183,15 +205,18 @@ class ModuleState(ModuleContext):
     """What the compilers of a module's functions share: `ModuleCompiler` fills it in.
 
     `functions` are the module's own, as LLVM has them. Of their indices, `collecting_functions` are those that may
-    collect, `polling_functions` those that poll at their beginning. `stack_checks` are the functions that check the
-    stack limit, and the offset at which they trap.
+    collect, `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions`
+    those that poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at
+    which they trap.
     """
 
     module: ir.Module
     events: EventFunctions
     functions: list[ir.Function]
     interruptible: bool
+    consumes_fuel: bool
     collecting_functions: set[int]
+    throwing_functions: set[int]
     polling_functions: set[int]
     stack_checks: dict[str, int]
 
@@ -210,8 +235,12 @@ class FunctionCompiler(Emitter):
         *,
         polls: bool = False,
         runs_once: bool = False,
+        exempt: Exempt | None = None,
     ) -> None:
-        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins."""
+        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins.
+
+        `exempt` are the instructions of an initialiser that take no fuel.
+        """
         super().__init__(function)
         self.offset = offset
         self.context = module
@@ -226,9 +255,10 @@ class FunctionCompiler(Emitter):
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
         params = function.args[1 : 1 + len(type.params)]
+        zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
-            *(zero(t) for t in self.local_types[len(type.params) :]),
+            *(zeros[t] for t in self.local_types[len(type.params) :]),
         ]
         self._next = 0  # the number of the instruction that is compiled next
         self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
@@ -236,6 +266,7 @@ class FunctionCompiler(Emitter):
         self.labels: list[_Label] = []
         self.is_reachable = True
         self.name = self._previous = ""
+        self._fuel = FuelMeter(self, exempt) if module.consumes_fuel else None
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
@@ -258,10 +289,12 @@ class FunctionCompiler(Emitter):
                     continue
             self.offset = instruction.offset
             self._previous, self.name = self.name, name
+            if self._fuel is not None:
+                self._fuel.before(number, instruction, self.stack)
             if name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
-                self._open(name, block_type, number)
+                self._open(name, block_type, number, catches=instruction.operands[1:])
             elif (signature := numeric.SIGNATURES.get(name)) is not None:
                 params, result = signature
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
@@ -312,15 +345,15 @@ class FunctionCompiler(Emitter):
             return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
 
     @functools.cached_property
-    def _most_results(self) -> int:
-        """How many results the calls of the function have at most."""
+    def _most_slots(self) -> int:
+        """How many slots the values of the function's calls take at most."""
         types = map(self.context.called_type, self.instructions)
-        return max((len(type.results) for type in types if type is not None), default=0)
+        return max((Signature.of(type, self.context.types).slot_count for type in types if type is not None), default=0)
 
     @functools.cached_property
     def results_buffer(self) -> ir.Value:
         """The address of the frame's one buffer for several results, which are read at once after each call."""
-        return self.stack_buffer(self._most_results * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
+        return self.stack_buffer(self._most_slots * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The operand stack
@@ -378,14 +411,27 @@ class FunctionCompiler(Emitter):
     # ------------------------------------------------------------------------------------------------------------------
     # Control
 
-    def _open(self, kind: str, block_type: BlockType, number: int, joined: _Label | None = None) -> None:
-        """Open a construct, at the instruction with this number. A loop's second version goes on at `joined`."""
+    def _open(
+        self,
+        kind: str,
+        block_type: BlockType,
+        number: int,
+        joined: _Label | None = None,
+        catches: tuple[Any, ...] = (),
+    ) -> None:
+        """Open a construct, at the instruction with this number. A loop's second version goes on at `joined`.
+
+        `catches` are what a `try_table` has behind its block type.
+        """
         condition = self.truth(self.pop()) if kind == "if" else None
         assigned = self._assigned[number]
         params = tuple(self.context.canonical(t) for t in block_type.params)
         results = tuple(self.context.canonical(t) for t in block_type.results)
         values = self.pop_many(len(params))
         label = _Label(kind, params, results, len(self.stack), assigned, self.function.append_basic_block(kind))
+        if catches:
+            (label.catches,) = catches
+            label.polled = [each.is_polled for each in self.labels]
         self.labels.append(label)
         if kind == "loop":
             self._loops += 1
@@ -400,6 +446,8 @@ class FunctionCompiler(Emitter):
             label.local_phis = [self._phi(self.local_types[i], [(self.locals[i], before)]) for i in assigned]
             self._set_locals(assigned, label.local_phis)
             values = list(label.value_phis)
+            if self._fuel is not None:
+                self._fuel.check()
         elif condition is not None:
             label.entry_values = values
             label.entry_locals = self._get_locals(assigned)
@@ -446,6 +494,8 @@ class FunctionCompiler(Emitter):
             self.branch(0, self.pop_many(len(label.results)))
             falls_through = True
         self.labels.pop()
+        if label.handler is not None:
+            self._handle(label)
         if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
             self.labels[-1].conditions += label.conditions
         self._join_edges(label)
@@ -463,12 +513,84 @@ class FunctionCompiler(Emitter):
             self._join(t, [(edge.values[number], edge.source) for edge in label.edges])
             for number, t in enumerate(label.results)
         ]
-        locals = [
-            self._join(self.local_types[index], [(edge.locals[number], edge.source) for edge in label.edges])
-            for number, index in enumerate(label.assigned)
-        ]
+        locals = self._join_locals(label, label.edges)
         self.push_all(values, label.results)
         self._set_locals(label.assigned, locals)
+
+    def _join_locals(self, label: _Label, edges: Sequence[_Edge]) -> list[ir.Value]:
+        """The locals that are set inside a construct, where these edges meet."""
+        return [
+            self._join(self.local_types[index], [(edge.locals[number], edge.source) for edge in edges])
+            for number, index in enumerate(label.assigned)
+        ]
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Exceptions
+
+    def _innermost_try(self) -> _Label | None:
+        """The construct that is asked first about what is thrown here; None where it goes to the callers."""
+        return next((label for label in reversed(self.labels) if label.catches), None)
+
+    def _lead_to_handler(self, label: _Label) -> None:
+        """Leave the current block for a construct's handler: the exception is in the store context."""
+        if label.handler is None:
+            label.handler = self.function.append_basic_block("handler")
+        label.handler_edges.append(_Edge(self.builder.block, [], self._get_locals(label.assigned)))
+        self.builder.branch(label.handler)
+
+    def throw(self, exception: ir.Value) -> None:
+        """Throw an exception; code behind is unreachable."""
+        self.store(exception, self.store_context, VMStoreContext.exception)
+        self._throw_on()
+
+    def _throw_on(self) -> None:
+        """Throw what is in the store context."""
+        self.is_reachable = False
+        label = self._innermost_try()
+        if label is not None:
+            self._lead_to_handler(label)
+            return
+        with self.event("safepoint"):
+            transitions.throw(self, place=self.offset)
+
+    def _handle(self, label: _Label) -> None:
+        """Ask the clauses of a construct that has just been closed, in order, about what was thrown inside."""
+        self.builder.position_at_end(label.handler)
+        del self.stack[label.height :]
+        self._set_locals(label.assigned, self._join_locals(label, label.handler_edges))
+        type = RefType(False, AbstractHeapType.EXN)
+        exception = self.track(self.load(self.store_context, VMStoreContext.exception), type)
+        for clause in label.catches:
+            following = None
+            if clause.tag is not None:
+                matches = self.call_event("exn_has_tag", I1, [exception], clause.tag)
+                caught, following = self.function.append_basic_block("catch"), self.function.append_basic_block()
+                self.builder.cbranch(matches, caught, following)
+                self.builder.position_at_end(caught)
+            self._catch(label, clause, exception)
+            if following is None:
+                return
+            self.builder.position_at_end(following)
+        self._throw_on()
+
+    def _catch(self, label: _Label, clause: Catch, exception: ir.Value) -> None:
+        """Take an exception, and leave for the label that a clause names."""
+        self.store(NULL, self.store_context, VMStoreContext.exception)
+        values = []
+        if clause.tag is not None:
+            fields = self.context.function_type(self.context.tags[clause.tag]).params
+            for number, field_type in enumerate(fields):
+                mark = "read" if isinstance(field_type, RefType) else None
+                args = [exception]
+                value = self.call_event("exn_get", llvm_type(field_type), args, clause.tag, number, mark=mark)
+                values.append(self.track(value, field_type))
+        if clause.kind.endswith("_ref"):
+            values.append(exception)
+        target = len(self.labels) - 1 - clause.label
+        was_polled = self.labels[target].is_polled
+        self.labels[target].is_polled = label.polled[target]
+        self.branch(clause.label, values)
+        self.labels[target].is_polled = was_polled
 
     # A loop's end is no label; what fell through goes on. If it is had twice, it goes on where both meet.
 
@@ -643,8 +765,8 @@ class FunctionCompiler(Emitter):
         """Return from the function; ends the block."""
         if len(values) > 1:
             buffer = self.function.args[-1]
-            for number, value in enumerate(values):
-                self.store_typed(value, self.at(buffer, number * VALUE_SLOT_SIZE))
+            for slot, value in zip(Signature.of(self.type, self.context.types).result_slots, values, strict=True):
+                self.store_slot(value, buffer, slot)
             self.builder.ret_void()
         elif values:
             self.builder.ret(values[0])
@@ -725,12 +847,26 @@ class FunctionCompiler(Emitter):
         reference, type = self.stack.pop()
         return reference, _is_nullable(type)
 
-    def call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType, *, may_collect: bool = True) -> None:
-        """Call compiled code with the arguments on the stack, and push the results. A safepoint, if it may collect."""
+    def call(
+        self,
+        callee: ir.Value,
+        vmctx: ir.Value,
+        type: FuncType,
+        *,
+        may_collect: bool = True,
+        may_throw: bool = True,
+    ) -> None:
+        """Call compiled code with the arguments on the stack, and push the results. A safepoint, if it may collect.
+
+        What may throw may collect. What it throws goes to the innermost `try_table` first.
+        """
         args = [vmctx, *self.pop_many(len(type.params))]
         if len(type.results) > 1:
             args.append(self.results_buffer)
-        if may_collect:
+        label = self._innermost_try() if may_throw else None
+        if label is not None:
+            result = self._invoke(label, callee, args)
+        elif may_collect:
             with self.event("safepoint"):
                 result = safepoints.call(self.builder, callee, args, place=self.offset)
         else:
@@ -740,9 +876,25 @@ class FunctionCompiler(Emitter):
                 self.push(result, type.results[0])
             return
         buffer = self.results_buffer
-        for number, result_type in enumerate(type.results):
-            place = self.at(buffer, number * VALUE_SLOT_SIZE)
-            self.push(self.load_typed(place, llvm_type(result_type)), result_type)
+        slots = Signature.of(type, self.context.types).result_slots
+        for slot, result_type in zip(slots, type.results, strict=True):
+            self.push(self.load_slot(buffer, slot, llvm_type(result_type)), result_type)
+
+    def _invoke(self, label: _Label, callee: ir.Value, args: Sequence[ir.Value]) -> ir.Value:
+        """Call what may throw, within a construct with a handler.
+
+        Each call has a landing pad of its own: what handlers need of the locals is put in place there, and not ahead of
+        the call.
+        """
+        pad = self.function.append_basic_block("pad")
+        with self.event("safepoint"):
+            result = safepoints.invoke(self.builder, callee, args, pad, place=self.offset)
+        behind = self.builder.block
+        begin_handler(self.function, pad)
+        self.builder.position_at_end(pad)
+        self._lead_to_handler(label)
+        self.builder.position_at_end(behind)
+        return result
 
     def call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
         """Call the compiled code at an address likewise."""

@@ -13,7 +13,7 @@ from lowheap.memory import Mapping as MemoryMapping
 from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import GlobalType, NumType, RefType, ValType, storage_size
+from lowheap.types import GlobalType, NumType, RefType, ValType, VectorType, storage_size
 from lowheap.values import lift_scalar, lower_scalar
 
 _PAGE = 1 << 12
@@ -38,8 +38,8 @@ class Global(NotCopied):
                 raise TypeError(f"type is {type!r}, which says itself whether the global is mutable")
             mutable = type.mutable
             type = type.storage
-        if not isinstance(type, NumType | RefType):
-            raise TypeError(f"type is {type!r}; it must be the type of a number or of a reference")
+        if not isinstance(type, NumType | VectorType | RefType):
+            raise TypeError(f"type is {type!r}; it must be the type of a value")
         self.store, self.type = store, GlobalType(type, mutable)
         self._make(value)
 

@@ -11,6 +11,7 @@ from lowheap.engine import Engine
 from lowheap.errors import ForeignReferenceError, LinkError
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
+from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import FuncType
@@ -67,9 +68,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func`, a `Global` or a `Memory` of a store, or whatever else `Instance` takes for an import."""
+        """Name a `Func`, a `Global`, a `Memory` or a `Tag` of a store, or what else `Instance` takes for an import."""
         self._check_store(store)
-        if isinstance(item, Func | Global | Memory) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -114,7 +115,7 @@ class Linker(NotCopied):
             raise LinkError(f"{module}.{name} is not defined; these are: {known}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global | Memory) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
 

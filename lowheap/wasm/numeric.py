@@ -8,11 +8,10 @@ Many LLVM instructions leave cases undefined (poison) that WebAssembly defines: 
 least integer by -1, the conversion of a float that does not fit. Here each such case is decided before LLVM sees it, by
 a mask, a select, a trap or an intrinsic that defines it, so no operand whatever makes a result poison.
 
-The bits of a result are those that the specification demands, with one exception. Where it asks for a NaN it fixes the
-sign and payload only in part, and the machine chooses the rest; `neg`, `abs`, `copysign` and `reinterpret` are exact to
-the bit, of NaNs too. The exception: the specification wants every arithmetic NaN quiet, but LLVM may fold an operation
-whose result is its operand (`x * 1.0`, `x - 0.0`, a `demote` of a `promote`) to that operand, and then a signalling NaN
-stays signalling. It is a NaN all the same.
+The bits of a result are those that the specification demands. Where it asks for a NaN it fixes the sign and payload
+only in part, and the machine chooses the rest; `neg`, `abs`, `copysign` and `reinterpret` are exact to the bit, of NaNs
+too. For LLVM a signalling NaN is as good as a quiet one, and an operation whose result is its operand (`x * 1.0`) is
+that operand: so constants are kept from it, as `opaque.py` says, and the floats that come here are never known to it.
 """
 
 from __future__ import annotations
@@ -24,18 +23,15 @@ from llvmlite import ir
 
 from lowheap.errors import CompilerError, TrapCode
 from lowheap.types import F32, F64, I32, I64, NumType
+from lowheap.wasm import opaque
+from lowheap.wasm.opaque import intrinsic_name
 
 
-class NumericEmitter(Protocol):
+class NumericEmitter(opaque.OpaqueEmitter, Protocol):
     """What the lowering needs of the function compiler."""
-
-    builder: ir.IRBuilder
 
     def trap_if(self, condition: ir.Value, code: TrapCode) -> None:
         """Emit a branch to a cold block that traps with `code` if the i1 `condition` holds; go on in a new block."""
-
-    def intrinsic(self, name: str, return_type: ir.Type, argument_types: Sequence[ir.Type]) -> ir.Function:
-        """Give the module's one declaration of an LLVM intrinsic; `name` is mangled in full (`llvm.ctpop.i32`)."""
 
 
 Lowering: TypeAlias = Callable[..., ir.Value]
@@ -102,7 +98,7 @@ def _intrinsic(name: str) -> Lowering:
 
     def lowering(emitter: NumericEmitter, *operands: ir.Value) -> ir.Value:
         type_ = operands[0].type
-        function = emitter.intrinsic(f"llvm.{name}.{type_.intrinsic_name}", type_, [type_] * len(operands))
+        function = emitter.intrinsic(f"llvm.{name}.{intrinsic_name(type_)}", type_, [type_] * len(operands))
         return emitter.builder.call(function, operands)
 
     return lowering
@@ -242,6 +238,30 @@ _INTEGER_COMPARISONS = {
 # --- Floats ----------------------------------------------------------------------------------------------------------
 
 
+def _revealing(lowering: Lowering, is_harmless: Callable[..., bool]) -> Lowering:
+    """A lowering of two floats that LLVM may know if they are harmless constants."""
+    return lambda emitter, a, b: lowering(emitter, *opaque.revealed(a, b, is_harmless))
+
+
+def _fenced(lowering: Lowering) -> Lowering:
+    """A lowering that makes a float of an integer."""
+    return lambda emitter, a: opaque.opaque(emitter, lowering(emitter, a))
+
+
+def _arithmetic(opcode: str) -> Lowering:
+    return _revealing(_operator(opcode), opaque.is_identity_of_none)
+
+
+def _demote(emitter: NumericEmitter, a: ir.Value) -> ir.Value:
+    """What was promoted must not be recognised, unless it was computed with since: that is quiet."""
+    known = a if getattr(a, "opname", None) in _QUIETING else opaque.opaque(emitter, a)
+    return emitter.builder.fptrunc(known, _LLVM_TYPES[F32])
+
+
+_QUIETING = frozenset(("fadd", "fsub", "fmul", "fdiv"))
+"""LLVM's instructions whose result is never a signalling NaN, as long as they are not folded."""
+
+
 def _extremum(name: str) -> Lowering:
     """`minimum` or `maximum`: -0.0 is less than 0.0, and a NaN on either side makes a NaN.
 
@@ -252,8 +272,9 @@ def _extremum(name: str) -> Lowering:
     def lowering(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
         builder = emitter.builder
         function = emitter.intrinsic(f"llvm.{name}.{a.type.intrinsic_name}", a.type, [a.type, a.type])
-        extremum = builder.call(function, [a, b], fastmath=("nnan",))
-        return builder.select(builder.fcmp_unordered("uno", a, b), builder.fadd(a, b), extremum)
+        known_a, known_b = opaque.revealed(a, b, opaque.is_finite)
+        extremum = builder.call(function, [known_a, known_b], fastmath=("nnan",))
+        return builder.select(builder.fcmp_unordered("uno", known_a, known_b), builder.fadd(a, b), extremum)
 
     return lowering
 
@@ -269,23 +290,26 @@ _FLOAT_UNARY = {
 }
 
 _FLOAT_BINARY = {
-    "add": _operator("fadd"),
-    "sub": _operator("fsub"),
-    "mul": _operator("fmul"),
-    "div": _operator("fdiv"),
+    "add": _arithmetic("fadd"),
+    "sub": _arithmetic("fsub"),
+    "mul": _arithmetic("fmul"),
+    "div": _arithmetic("fdiv"),
     "min": _extremum("minimum"),
     "max": _extremum("maximum"),
-    "copysign": _intrinsic("copysign"),
+    "copysign": _revealing(_intrinsic("copysign"), opaque.is_any),
 }
 
 # An ordered comparison is false when there is a NaN, an unordered one is true: `ne` alone is true of NaNs.
 _FLOAT_COMPARISONS = {
-    "eq": _comparison("fcmp_ordered", "=="),
-    "ne": _comparison("fcmp_unordered", "!="),
-    "lt": _comparison("fcmp_ordered", "<"),
-    "gt": _comparison("fcmp_ordered", ">"),
-    "le": _comparison("fcmp_ordered", "<="),
-    "ge": _comparison("fcmp_ordered", ">="),
+    name: _revealing(_comparison(predicate, operator), opaque.is_zero)
+    for name, predicate, operator in (
+        ("eq", "fcmp_ordered", "=="),
+        ("ne", "fcmp_unordered", "!="),
+        ("lt", "fcmp_ordered", "<"),
+        ("gt", "fcmp_ordered", ">"),
+        ("le", "fcmp_ordered", "<="),
+        ("ge", "fcmp_ordered", ">="),
+    )
 }
 
 
@@ -339,12 +363,12 @@ _CONVERSIONS = {
     "i64.extend_i32_s": _Instruction((I32,), I64, _cast("sext", I64)),
     "i64.extend_i32_u": _Instruction((I32,), I64, _cast("zext", I64)),
     "i64.extend32_s": _Instruction((I64,), I64, _extend_low(32)),
-    "f32.demote_f64": _Instruction((F64,), F32, _cast("fptrunc", F32)),
+    "f32.demote_f64": _Instruction((F64,), F32, _demote),
     "f64.promote_f32": _Instruction((F32,), F64, _cast("fpext", F64)),
     "i32.reinterpret_f32": _Instruction((F32,), I32, _cast("bitcast", I32)),
     "i64.reinterpret_f64": _Instruction((F64,), I64, _cast("bitcast", I64)),
-    "f32.reinterpret_i32": _Instruction((I32,), F32, _cast("bitcast", F32)),
-    "f64.reinterpret_i64": _Instruction((I64,), F64, _cast("bitcast", F64)),
+    "f32.reinterpret_i32": _Instruction((I32,), F32, _fenced(_cast("bitcast", F32))),
+    "f64.reinterpret_i64": _Instruction((I64,), F64, _fenced(_cast("bitcast", F64))),
 }
 
 
@@ -370,7 +394,7 @@ def _instructions() -> Iterator[tuple[str, _Instruction]]:
                 saturating = _trunc_sat(integer, signed)
                 yield f"{i}.trunc_{f}_{sign}", _Instruction((float_,), integer, trapping)
                 yield f"{i}.trunc_sat_{f}_{sign}", _Instruction((float_,), integer, saturating)
-                yield f"{f}.convert_{i}_{sign}", _Instruction((integer,), float_, _cast(from_integer, float_))
+                yield f"{f}.convert_{i}_{sign}", _Instruction((integer,), float_, _fenced(_cast(from_integer, float_)))
     yield from _CONVERSIONS.items()
 
 

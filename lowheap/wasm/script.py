@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowheap import errors
 from lowheap.engine import Engine
 from lowheap.errors import LinkError, LowheapError, MalformedModuleError, Trap
 from lowheap.objects import Array, ExternRef, Func, Struct
+from lowheap.runtime.exceptions import WasmException
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store
 from lowheap.types import F32, F64, I32, I64, FuncType, NumType, ValType
@@ -238,12 +238,9 @@ class _Script:
         _expect_trap(lambda: self._act(command["action"]), command["text"])
 
     def _assert_exception(self, command: dict[str, Any]) -> None:
-        expected: Any = getattr(errors, "WasmException", None)
-        if expected is None:
-            raise _CommandFailed("there are no exceptions yet")
         try:
             results = self._act(command["action"])
-        except expected:
+        except WasmException:
             return
         raise _CommandFailed(f"an exception is expected; the call returned {results}")
 

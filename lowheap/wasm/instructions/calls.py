@@ -16,7 +16,9 @@ def _call_function(compiler: FunctionCompiler, index: int) -> None:
         if index in compiler.context.polling_functions and label.kind == "loop" and not label.goes_round:
             label.is_polled = True
         callee = compiler.context.functions[index - imported]
-        compiler.call(callee, compiler.vmctx, type, may_collect=index in compiler.context.collecting_functions)
+        context = compiler.context
+        may_collect, may_throw = index in context.collecting_functions, index in context.throwing_functions
+        compiler.call(callee, compiler.vmctx, type, may_collect=may_collect, may_throw=may_throw)
         return
     place = compiler.at(compiler.vmctx, compiler.context.vmctx_layout.function_import(index))
     code = compiler.load_pointer(place, VMFunctionImport.code, invariant=True)

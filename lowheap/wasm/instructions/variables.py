@@ -8,6 +8,7 @@ from lowheap.jit.emit import F32, F64, I32, I64, PTR, REFERENCE, VOID, llvm_type
 from lowheap.types import NumType, RefType
 from lowheap.wasm.events import GLOBAL, IMPORTED_GLOBAL
 from lowheap.wasm.function import FunctionCompiler, instruction
+from lowheap.wasm.opaque import float_constant
 
 
 @instruction("local.get")
@@ -67,7 +68,7 @@ def _store_global(compiler: FunctionCompiler, event: str, index: int, mark: str)
         shape = compiler.context.shape(declared.storage, is_mutable=declared.mutable)
         compiler.call_event(event, VOID, [cell, value], shape, name, mark=mark)
     elif event == "global_init":
-        compiler.call_event("global_init_number", VOID, [cell, value], str(value.type), name)
+        compiler.call_event("global_init_number", VOID, [cell, value], declared.storage.value, name)
     else:
         compiler.store_typed(value, cell)
 
@@ -84,9 +85,9 @@ def _i64_const(compiler: FunctionCompiler, value: int) -> None:
 
 @instruction("f32.const")
 def _f32_const(compiler: FunctionCompiler, bits: int) -> None:
-    compiler.push(I32(bits).bitcast(F32), NumType.F32)  # through an integer, so that a NaN keeps its payload
+    compiler.push(float_constant(compiler, F32, bits), NumType.F32)
 
 
 @instruction("f64.const")
 def _f64_const(compiler: FunctionCompiler, bits: int) -> None:
-    compiler.push(I64(bits).bitcast(F64), NumType.F64)
+    compiler.push(float_constant(compiler, F64, bits), NumType.F64)
