@@ -100,7 +100,8 @@ def _read(path: Path, folder: Path) -> tuple[list[dict[str, Any]], Path]:
         text, folder = path.read_bytes(), path.parent
     else:
         read = folder / path.name
-        read.write_text(wat.assemblable(path.read_text(encoding="utf-8")), encoding="utf-8")
+        script = wat.with_plain_nulls(wat.assemblable(path.read_text(encoding="utf-8")))
+        read.write_text(script, encoding="utf-8")
         try:
             text = run_wasm_tools(["json-from-wast", read, "--wasm-dir", folder], what_for=f"reading {path}")
         except WasmToolsError as error:

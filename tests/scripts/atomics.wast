@@ -43,7 +43,7 @@
 (assert_return (invoke "i32.cmpxchg" (i32.const 0) (i32.const 5) (i32.const 9)) (i32.const 5))
 (assert_return (invoke "i32.atomic.load" (i32.const 0)) (i32.const 9))
 (assert_return (invoke "i64.cmpxchg8" (i32.const 0) (i64.const 0x109) (i64.const 1)) (i64.const 9))
-(assert_return (invoke "i64.cmpxchg8" (i32.const 0) (i64.const 9) (i64.const 1)) (i64.const 9))
+(assert_return (invoke "i64.cmpxchg8" (i32.const 0) (i64.const 9) (i64.const 2)) (i64.const 1))
 (assert_return (invoke "i64.atomic.store" (i32.const 8) (i64.const -2)))
 (assert_return (invoke "i32.atomic.store16" (i32.const 10) (i32.const 0x12345)))
 (assert_return (invoke "load" (i32.const 8)) (i64.const 0xffffffff2345fffe))

@@ -2,6 +2,7 @@
 
 (module
   (type $unary (func (param i32) (result i32)))
+  (type $plain (func (param f64) (result f64)))
   (type $open (sub (func (param f64) (result f64))))
   (type $narrow (sub $open (func (param f64) (result f64))))
   (table $t 8 funcref)
@@ -10,7 +11,7 @@
   (elem (table $typed) (i32.const 0) (ref null $unary) (ref.func $double) (ref.null $unary) (ref.func $square))
   (func $double (type $unary) (i32.shl (local.get 0) (i32.const 1)))
   (func $square (param i32) (result i32) (i32.mul (local.get 0) (local.get 0)))
-  (func $half (param f64) (result f64) (f64.mul (local.get 0) (f64.const 0.5)))
+  (func $half (type $plain) (f64.mul (local.get 0) (f64.const 0.5)))
   (func $many (param i32 i64 f32 f64 i32 i64 f32 f64 i32 i64) (result i64 f64)
     (i64.add (i64.extend_i32_u (local.get 8)) (local.get 9))
     (f64.add (f64.promote_f32 (local.get 6)) (local.get 7)))
@@ -24,7 +25,7 @@
   (func (export "typed") (param i32 i32) (result i32)
     (call_indirect $typed (type $unary) (local.get 1) (local.get 0)))
   (func (export "float") (param i32 f64) (result f64)
-    (call_indirect (param f64) (result f64) (local.get 1) (local.get 0)))
+    (call_indirect (type $plain) (local.get 1) (local.get 0)))
   (func (export "open") (param i32 f64) (result f64) (call_indirect (type $open) (local.get 1) (local.get 0)))
   (func (export "narrow") (param i32 f64) (result f64) (call_indirect (type $narrow) (local.get 1) (local.get 0)))
   (func (export "many") (param i32) (result i64 f64)
@@ -55,7 +56,7 @@
 (assert_return (invoke "deeper" (i32.const 0)) (i32.const 0))
 (assert_return (invoke "deeper" (i32.const 1000)) (i32.const 500500))
 
-;; A subtype will do; a type that is spelt the same does not.
+;; A subtype will do; a type that only takes and returns the same does not.
 (assert_return (invoke "open" (i32.const 5) (f64.const 5)) (f64.const -5))
 (assert_return (invoke "narrow" (i32.const 5) (f64.const 5)) (f64.const -5))
 (assert_trap (invoke "open" (i32.const 2) (f64.const 5)) "indirect call type mismatch")
