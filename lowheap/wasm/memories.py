@@ -17,15 +17,12 @@ from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, MemoryType
-from lowheap.wasm import memory_ranges
+from lowheap.wasm.memory_ranges import FAILED, MOST_RESERVED_32, MOST_RESERVED_64, grow
 
 _exclusive = exclusive("store.lock")
 
 _GRANULE = 1 << 16
 """A reservation is a multiple of so many bytes, as every system's pages are."""
-
-MOST_RESERVED_32, MOST_RESERVED_64 = 1 << 32, 1 << 36
-"""Bytes of address space that a memory takes at most, with addresses of 32 and 64 bits; it grows no further."""
 
 _MOST_BYTES = {False: 1 << 32, True: 1 << 64}
 """By whether addresses are i64: how large a type may say that a memory is."""
@@ -113,8 +110,8 @@ class Memory(NotCopied):
         pages = operator.index(delta)
         if pages < 0:
             raise ValueError(f"cannot grow a memory by {pages} pages")
-        old = memory_ranges.grow(self._fields, pages, self.page_size_log2) if pages < memory_ranges.FAILED else None
-        if old is None or old == memory_ranges.FAILED:
+        old = grow(self._fields, pages, self.page_size_log2) if pages < FAILED else None
+        if old is None or old == FAILED:
             most = int(self._fields.maximum) >> self.page_size_log2
             now = int(self._fields.length) >> self.page_size_log2
             raise HeapError(f"cannot grow a memory of {now} pages by {pages}: it may have {most}")

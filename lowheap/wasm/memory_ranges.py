@@ -9,6 +9,9 @@ from __future__ import annotations
 from lowheap.layout import VMDataSegment, VMMemory
 from lowheap.native import copy_memory, fill_memory, inline, native, u8, u32, u64
 
+MOST_RESERVED_32, MOST_RESERVED_64 = 1 << 32, 1 << 36
+"""Bytes of address space that a memory takes at most, with addresses of 32 and 64 bits; it grows no further."""
+
 FAILED = 2**64 - 1
 """What growing returns where there is no room."""
 

@@ -17,6 +17,7 @@ from lowheap.layout import VMMemory
 from lowheap.types import NumType
 from lowheap.wasm.function import FunctionCompiler, instruction
 from lowheap.wasm.instructions.objects import push_new
+from lowheap.wasm.memory_ranges import MOST_RESERVED_32, MOST_RESERVED_64
 from lowheap.wasm.opaque import opaque
 
 CONTENT = "memory"
@@ -61,9 +62,15 @@ def place_of(compiler: FunctionCompiler, index: int) -> ir.Value:
     return compiler.load_typed(compiler.at(compiler.vmctx, layout.memory_import(index)), PTR, invariant=True)
 
 
-def _length(compiler: FunctionCompiler, place: ir.Value) -> ir.Value:
+def _length(compiler: FunctionCompiler, memory: int, place: ir.Value) -> ir.Value:
+    """Load a memory's length, having told LLVM what it cannot be: where it must be longer, a check is left out."""
+    type = compiler.context.memory_types[memory]
     address = compiler.named(compiler.at(place, VMMemory.length.offset), _LENGTH)
-    return compiler.load_typed(address, I64)
+    length = compiler.load_typed(address, I64)
+    least, beyond = type.limits.min << type.page_size_log2, (MOST_RESERVED_64 if type.is_64 else MOST_RESERVED_32) + 1
+    if least < beyond:
+        length.set_metadata("range", compiler.module.add_metadata([I64(least), I64(beyond)]))
+    return length
 
 
 def widened(compiler: FunctionCompiler, value: ir.Value) -> ir.Value:
@@ -79,7 +86,7 @@ def access(compiler: FunctionCompiler, memory: int, offset: int, size: int) -> i
 def _access(compiler: FunctionCompiler, memory: int, address: ir.Value, offset: int, size: int) -> ir.Value:
     builder = compiler.builder
     place = place_of(compiler, memory)
-    length = _length(compiler, place)
+    length = _length(compiler, memory, place)
     index = widened(compiler, address)
     end = offset + size
     if address.type == I32:
@@ -144,7 +151,7 @@ def _push_address(compiler: FunctionCompiler, value: ir.Value, memory: int) -> N
 @instruction("memory.size")
 def _memory_size(compiler: FunctionCompiler, memory: int) -> None:
     bits = compiler.context.memory_types[memory].page_size_log2
-    length = _length(compiler, place_of(compiler, memory))
+    length = _length(compiler, memory, place_of(compiler, memory))
     _push_address(compiler, compiler.builder.lshr(length, I64(bits)), memory)
 
 
