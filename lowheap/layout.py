@@ -751,6 +751,11 @@ class VMStoreContext(ctypes.Structure):
     What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
     first.
 
+    `exception` is what has been thrown, until who catches it takes it: a root, not counted. `throw` is the address of
+    what looks for that, `jit/unwinding.py`; it goes by a second hash table of return addresses, `unwind_entries`, of
+    `unwind_mask + 1`, and the registers that the entries refer to. While the table is not made, `unwind_entries` is 0;
+    `prepare_unwinding` is called to make it.
+
     `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
     be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
     not returned: nothing is known of the frames that made them, so nobody may collect.
@@ -788,6 +793,12 @@ class VMStoreContext(ctypes.Structure):
         ("is_past_deadline", ctypes.c_uint32),
         ("fuel", ctypes.c_int64),
         ("fuel_reserve", ctypes.c_uint64),
+        ("exception", ctypes.c_uint32),
+        ("throw", ctypes.c_uint64),
+        ("prepare_unwinding", ctypes.c_uint64),
+        ("unwind_entries", ctypes.c_uint64),
+        ("unwind_mask", ctypes.c_uint64),
+        ("saved_registers", ctypes.c_uint64),
     )
     stack_limit: Unsigned
     poll_limit: Unsigned
@@ -817,6 +828,12 @@ class VMStoreContext(ctypes.Structure):
     is_past_deadline: Unsigned
     fuel: Signed
     fuel_reserve: Unsigned
+    exception: Unsigned
+    throw: Unsigned
+    prepare_unwinding: Unsigned
+    unwind_entries: Unsigned
+    unwind_mask: Unsigned
+    saved_registers: Unsigned
 
 
 class VMRootFrame(ctypes.Structure):
@@ -885,6 +902,39 @@ class VMStackSlot(ctypes.Structure):
     offset: Unsigned
     is_frame_relative: Unsigned
     mask: Unsigned
+
+
+class VMUnwindEntry(ctypes.Structure):
+    """A call that may throw in a store's hash table of these, in which places are found as in that of stack maps.
+
+    `landing_pad` is the address of the handler; 0 where there is none. There, the stack pointer is `stack_offset` bytes
+    from the frame pointer. The frame has `register_count` registers of its caller's, from `first_register` on.
+    """
+
+    _fields_ = (
+        ("return_address", ctypes.c_uint64),
+        ("landing_pad", ctypes.c_uint64),
+        ("stack_offset", ctypes.c_int32),
+        ("first_register", ctypes.c_uint32),
+        ("register_count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    return_address: Unsigned
+    landing_pad: Unsigned
+    stack_offset: Unsigned
+    first_register: Unsigned
+    register_count: Unsigned
+
+
+class VMSavedRegister(ctypes.Structure):
+    """Where a frame has kept a register of its caller's: `offset` bytes from its frame pointer.
+
+    `place` is where what throws has the registers' values, from its own frame record.
+    """
+
+    _fields_ = (("place", ctypes.c_int32), ("offset", ctypes.c_int32))
+    place: Unsigned
+    offset: Unsigned
 
 
 class VMContext(ctypes.Structure):
@@ -1342,6 +1392,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMStoreContext,
     VMStackMapEntry,
     VMStackSlot,
+    VMUnwindEntry,
+    VMSavedRegister,
     VMContext,
     VMFunctionImport,
     VMMemory,

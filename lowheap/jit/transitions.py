@@ -19,6 +19,11 @@ frames only: Python's are below the stub that jumps, or above the trampoline tha
 the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
 nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
 
+**Exceptions** are left in the store context, and the unwinder is called to find who catches them (`unwinder.py`): from
+compiled code, or from a host function's stub when the host says that its function has thrown. It goes on in the
+handler's function, in the same activation; or, if that has none, jumps to the trampoline, where the exception is found
+in the store context. Calls of the unwinder are safepoints, for it finds its way by where they return to.
+
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
@@ -35,6 +40,7 @@ from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.errors import TrapCode
+from lowheap.jit import safepoints
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -44,6 +50,7 @@ from lowheap.jit.emit import (
     Emitter,
     NativeFunction,
     begin_internal,
+    let_throw,
     llvm_type,
 )
 from lowheap.jit.signatures import (
@@ -54,6 +61,7 @@ from lowheap.jit.signatures import (
     PAST_DEADLINE,
     REFUSED,
     SETJMP,
+    THROWN,
     TRAP_FUNCTION,
     TRAPPED,
     UNCOUNTED,
@@ -327,6 +335,7 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     if signature.host_stub in module.globals:
         return
     function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    let_throw(function)
     emitter = Emitter(function)
     builder = emitter.builder
     params = function.args[1 : 1 + len(signature.params)]
@@ -338,6 +347,8 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
     status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        with builder.if_then(builder.icmp_unsigned("==", status, I32(THROWN))):
+            throw(emitter)
         _leave(emitter)
     results = _load_slots(emitter, values, signature.results, signature.result_slots)
     for letter, result in zip(signature.results, results, strict=True):
@@ -351,6 +362,42 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
         builder.ret(results[0])
     else:
         builder.ret_void()
+
+
+def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | ir.Value | None = None) -> None:
+    """Throw what is in the store context, to a handler of this function's or a caller's; ends the block.
+
+    `place` is the byte offset of the instruction that it is for.
+    """
+    builder = emitter.builder
+    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw, invariant=True)
+    callee = emitter.function_pointer(address, VOID, [PTR])
+    if unwind_to is None:
+        safepoints.call(builder, callee, [emitter.vmctx], place=place)
+    else:
+        safepoints.invoke(builder, callee, [emitter.vmctx], unwind_to, place=place)
+    builder.unreachable()
+
+
+def emit_search(emitter: Emitter, search: ir.Function) -> None:
+    """Emit the unwinder's way to a handler: `search` looks for one; if there is none, code leaves its activation.
+
+    The host makes the tables in a no-GC scope: nobody may look at the frames meanwhile.
+    """
+    builder, store = emitter.builder, emitter.store_context
+    vmctx, record = emitter.function.args
+    entries = emitter.load_pointer(store, VMStoreContext.unwind_entries)
+    with builder.if_then(builder.icmp_unsigned("==", entries, PTR(None)), likely=False):
+        pointer = emitter.load_pointer(store, VMStoreContext.prepare_unwinding)
+        _add_to_no_gc_count(emitter, 1)
+        status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
+        _add_to_no_gc_count(emitter, -1)
+        with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+            _leave(emitter)
+    stack_pointer = builder.call(search, [vmctx, record])
+    with builder.if_then(builder.icmp_unsigned("==", stack_pointer, I64(0)), likely=False):
+        _leave(emitter)
+    builder.ret(stack_pointer)
 
 
 def _note_exit(emitter: Emitter) -> None:

@@ -40,9 +40,10 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, signatures
+from lowheap.jit import runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
     NULL,
@@ -57,9 +58,11 @@ from lowheap.layout import (
     VMFuncRef,
     VMHostFunction,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStackSlot,
     VMStoreContext,
+    VMUnwindEntry,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
@@ -245,6 +248,21 @@ _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
 
 
+def hash_table(structure: type[ctypes.Structure], addresses: Sequence[int]) -> tuple[Any, int]:
+    """Return a hash table of structures by return address, at most half full, as frame walks look in it; and its size.
+
+    The rest of each structure is left to the caller.
+    """
+    size = 1 << (2 * len(addresses)).bit_length()
+    entries = (structure * size)()
+    for address in addresses:
+        place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+        while entries[place % size].return_address:
+            place += 1
+        entries[place % size].return_address = address
+    return entries, size
+
+
 def runtime_of(store: Store) -> StoreRuntime:
     """Return the store's runtime, made at the first use."""
     store.check_open()
@@ -279,6 +297,9 @@ class StoreRuntime(NotCopied):
         """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
         self._mapped_code: Counter[LoadedCode] = Counter()
+        self._stubs: dict[LoadedCode, None] = {}
+        self.has_exceptions = False
+        """Whether some code here may throw of itself, or catch."""
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
@@ -296,6 +317,7 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
+            "prepare_unwinding": self._callback(signatures.PREPARE_UNWINDING_CDECL, self._prepare_unwinding, 1),
         }
         self._call_python()
         self._vmctx = VMContext(
@@ -407,6 +429,39 @@ class StoreRuntime(NotCopied):
         if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
+            if code.has_exceptions and not self.has_exceptions:
+                self.context.throw = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.has_exceptions = True
+
+    def keep_stub(self, code: LoadedCode) -> None:
+        """Keep the code of a stub as long as the store; exceptions of host functions begin in it."""
+        if code not in self._stubs:
+            self._stubs[code] = None
+            self.context.unwind_entries = 0
+
+    def _prepare_unwinding(self, _vmctx: Any) -> int:
+        """Lay out for the unwinder what is known of all calls that may throw: see `VMStoreContext`."""
+        known: dict[int, UnwindEntry] = {}
+        for code in (*self._mapped_code, *self._stubs):
+            known |= code.unwind_entries
+        entries, size = hash_table(VMUnwindEntry, list(known))
+        registers: dict[tuple[tuple[int, int], ...], int] = {}  # where what a frame keeps begins in the table
+        saved: list[VMSavedRegister] = []
+        places = unwinder.places()
+        for entry in entries:
+            if entry.return_address:
+                found = known[entry.return_address]
+                if found.registers not in registers:
+                    registers[found.registers] = len(saved)
+                    saved += (VMSavedRegister(places[register], offset) for register, offset in found.registers)
+                entry.landing_pad, entry.stack_offset = found.landing_pad, found.stack_offset
+                entry.first_register, entry.register_count = registers[found.registers], len(found.registers)
+        table = (VMSavedRegister * max(1, len(saved)))(*saved)
+        self._unwind_table = (entries, table)
+        self.context.unwind_mask = size - 1
+        self.context.saved_registers = ctypes.addressof(table)
+        self.context.unwind_entries = ctypes.addressof(entries)
+        return 0
 
     def remove_stack_map(self, code: LoadedCode) -> None:
         """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
@@ -419,16 +474,13 @@ class StoreRuntime(NotCopied):
     def _write_stack_map_table(self) -> None:
         """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
         by_address = self.stack_maps.by_return_address
-        size = 1 << (2 * len(by_address)).bit_length()  # at most half full
-        entries = (VMStackMapEntry * size)()
+        entries, size = hash_table(VMStackMapEntry, list(by_address))
         slots: list[Slots] = []
-        for address, its_slots in by_address.items():
-            place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
-            while entries[place % size].return_address:
-                place += 1
-            entry = entries[place % size]
-            entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
-            slots += its_slots
+        for entry in entries:
+            if entry.return_address:
+                its_slots = by_address[entry.return_address]
+                entry.first_slot, entry.slot_count = len(slots), len(its_slots)
+                slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         encoded = {  # by id: many safepoints have the same slots
             id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
@@ -441,6 +493,7 @@ class StoreRuntime(NotCopied):
         self.context.stack_map_entries = ctypes.addressof(entries)
         self.context.stack_map_mask = size - 1
         self.context.stack_map_slots = ctypes.addressof(table)
+        self.context.unwind_entries = 0  # that table is made when it is asked for
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -672,8 +725,9 @@ class StoreRuntime(NotCopied):
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
+        thrown, self.context.exception = self.context.exception, NULL
         if failure is None and status & signatures.TRAPPED:
-            failure = self._trap()
+            failure = self._uncaught(thrown) if thrown != NULL else self._trap()
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -683,6 +737,15 @@ class StoreRuntime(NotCopied):
                     raise failure
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
+
+    def _uncaught(self, thrown: int) -> Exception:
+        """What compiled code has thrown has come to the trampoline."""
+        address, self.context.unknown_return_address = self.context.unknown_return_address, 0
+        if address:
+            return CompilerError(
+                f"an exception came to a call that is not known to be one that may throw: {address:#x}"
+            )
+        return LowheapError("compiled code has thrown an exception")
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -890,7 +953,7 @@ class StoreRuntime(NotCopied):
     def _walk(self) -> Iterator[int]:
         """Yield the references that stack maps report, in every activation on the stack, and those in root frames.
 
-        Of each, the innermost first.
+        Of each, the innermost first. What is being thrown is in between.
         """
         address = self.context.activation
         while address:
@@ -905,6 +968,7 @@ class StoreRuntime(NotCopied):
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
                 yield ctypes.c_uint32.from_address(slot).value
             address = activation.previous
+        yield self.context.exception
         address = self.context.root_frames
         while address:
             frame = VMRootFrame.from_address(address)

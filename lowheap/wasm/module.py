@@ -20,7 +20,7 @@ from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
-from lowheap.wasm import serialization, validate
+from lowheap.wasm import legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
 from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
@@ -127,7 +127,7 @@ class Module(NotCopied):
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
         with without_gc():
-            self.decoded: DecodedModule = decode(binary)
+            self.decoded: DecodedModule = legacy_exceptions.translated(decode(binary))
             self.type_indices = self._register_types()
             outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
             self.outline = outline
