@@ -191,11 +191,6 @@ UNSUPPORTED = {
         "(module (type $t (func)) (func (return_call_ref $t (ref.null $t))))",
         "instruction return_call_ref in function 0",
     ),
-    "simd": ("(module (func $f (drop (i32x4.splat (i32.const 1)))))", "instruction simd 0xfd 17 in function 0"),
-    "wide arithmetic": (
-        "(module (func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0))))",
-        "instruction i64.mul_wide_u in function 0",
-    ),
 }
 
 
