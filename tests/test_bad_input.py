@@ -169,22 +169,6 @@ def test_bytes_that_are_no_module(name: str) -> None:
         lh.Module(engine(), source)
 
 
-UNSUPPORTED = {
-    "simd": ("(module (func $f (drop (i32x4.splat (i32.const 1)))))", "instruction simd 0xfd 17 in function 0"),
-    "wide arithmetic": (
-        "(module (func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0))))",
-        "instruction i64.mul_wide_u in function 0",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_lowheap_has_not_is_named(name: str) -> None:
-    source, what = UNSUPPORTED[name]
-    with pytest.raises(lh.UnsupportedError, match=rf"unsupported {what}.*at offset 0x[0-9a-f]+"):
-        lh.Module(engine(), source)
-
-
 def test_there_are_many_of_them() -> None:
     assert len(MALFORMED_TEXT) + len(INVALID_TEXT) + len(MALFORMED_BINARY) > 70
 

@@ -405,7 +405,7 @@ def _matches(instance: Instance, result: Any, pattern: dict[str, Any]) -> bool:
     if kind == "v128":
         lane = pattern["lane_type"]
         size = _SIZES[lane] // 8
-        data = bytes(result)
+        data = result.to_bytes(size * len(value), "little")
         lanes = [int.from_bytes(data[place : place + size], "little") for place in range(0, 16, size)]
         return len(data) == 16 and all(map(_matches_bits, [lane] * len(lanes), lanes, value))
     if value == "null" or kind in _NULLS:
