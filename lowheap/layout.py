@@ -773,7 +773,6 @@ class VMStoreContext(ctypes.Structure):
         ("trap_vmctx", ctypes.c_uint64),
         ("trap_code", ctypes.c_uint32),
         ("trap_offset", ctypes.c_uint32),
-        ("functions", ctypes.c_uint64),
         ("allocate_struct", ctypes.c_uint64),
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
@@ -808,7 +807,6 @@ class VMStoreContext(ctypes.Structure):
     trap_vmctx: Unsigned
     trap_code: Unsigned
     trap_offset: Unsigned
-    functions: Unsigned
     allocate_struct: Unsigned
     allocate_array: Unsigned
     drop: Unsigned
@@ -834,6 +832,20 @@ class VMStoreContext(ctypes.Structure):
     unwind_entries: Unsigned
     unwind_mask: Unsigned
     saved_registers: Unsigned
+
+
+# What compiled code reaches from its store's context without a load: it is so many bytes behind that. (Code that is
+# called by a reference, and calls the next so, waits for every load on the way.) The C library's heaps, which have no
+# compiled code, have neither.
+
+ARGUMENTS_OFFSET = 1 << 15
+"""Where a caller leaves what its callee has no registers for (`jit/conventions.py`). The callee takes it before it does
+anything else, so that nothing there is a root."""
+
+FUNCTION_TABLE_OFFSET = 1 << 16
+"""The store's function table: an array of `VMFuncRef`s."""
+
+assert ctypes.sizeof(VMStoreContext) <= ARGUMENTS_OFFSET
 
 
 class VMRootFrame(ctypes.Structure):

@@ -46,6 +46,7 @@ from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, st
 from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    FUNCTION_TABLE_OFFSET,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -283,7 +284,7 @@ class StoreRuntime(NotCopied):
         self._store = store
         self.binding = store.host_data.binding
         """Of the memory that the heap had when this was made; compiled code knows where it is."""
-        self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
+        self._mapping = Mapping(FUNCTION_TABLE_OFFSET + _FUNCTION_TABLE_SIZE)
         self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
@@ -334,7 +335,6 @@ class StoreRuntime(NotCopied):
         self.allocates_inline = self.is_native and not store.collect_every
         if self.is_native:
             self._use_native_runtime()
-        self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
         self.context.stack_size = store.engine.max_wasm_stack
         self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
@@ -553,7 +553,7 @@ class StoreRuntime(NotCopied):
             if number == FUNCTION_LIMIT:
                 raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
             self._functions.append(None)
-        entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
+        entry = self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
 
@@ -566,7 +566,7 @@ class StoreRuntime(NotCopied):
 
     def entry(self, function: Func) -> VMFuncRef:
         """Return a function's entry in the table."""
-        return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
+        return self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
     def add_host_function(
         self,
@@ -1093,7 +1093,6 @@ def _round_to_page(size: int) -> int:
     return (size + (1 << 16) - 1) & -(1 << 16)
 
 
-_FUNCTION_TABLE_OFFSET = _round_to_page(ctypes.sizeof(VMStoreContext))
 _FUNCTION_TABLE_SIZE = _round_to_page(FUNCTION_LIMIT * ctypes.sizeof(VMFuncRef))
 
 

@@ -16,6 +16,7 @@ from llvmlite import ir
 from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
+from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
 from lowheap.jit.emit import (
     I8,
     PTR,
@@ -73,6 +74,7 @@ class ModuleCompiler(ModuleState):
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
+        self.tail_convention, self.conventions = self._choose_conventions()
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
@@ -102,6 +104,7 @@ class ModuleCompiler(ModuleState):
                 body.locals,
                 body.instructions,
                 body.offset,
+                convention=self.conventions[index - len(self.imported_functions)],
                 polls=index in self.polling_functions,
             ).compile()
             report.advance()
@@ -142,7 +145,8 @@ class ModuleCompiler(ModuleState):
 
     def _declare(self, index: int) -> ir.Function:
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))
-        type = transitions.function_type(Signature.of(self.function_types[index], self.types))
+        convention = self.conventions[index - len(self.imported_functions)]
+        type = convention.function_type(Signature.of(self.function_types[index], self.types))
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
@@ -161,6 +165,27 @@ class ModuleCompiler(ModuleState):
                         f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
                     )
 
+    def _choose_conventions(self) -> tuple[Convention, list[Convention]]:
+        """Return how tail calls are made, and how each of the module's own functions is called."""
+        imported = len(self.imported_functions)
+        callers_and_callees: set[int] = set()
+        types: list[FuncType] = []
+        for index, body in enumerate(self.decoded.bodies, imported):
+            for instruction in body.instructions:
+                if instruction.name.startswith("return_call"):
+                    callers_and_callees.add(index)
+                    type = self.called_type(instruction)
+                    assert type is not None, "a tail call is a call"
+                    types += (self.function_types[index], type)
+                    if instruction.name == "return_call" and index_operand(instruction) >= imported:
+                        callers_and_callees.add(index_operand(instruction))
+        tails = wide(Signature.of(type, self.types) for type in dict.fromkeys(types))
+        escaping = set(self.escaping_functions)
+        return tails, [
+            tails if index in callers_and_callees else SHARED if index in escaping else PRIVATE
+            for index in range(imported, len(self.function_types))
+        ]
+
     def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
         """What the module's own functions do: which of one another they call; which leave the module, allocate, throw.
 
@@ -174,7 +199,7 @@ class ModuleCompiler(ModuleState):
         for index, body in enumerate(self.decoded.bodies, imported):
             calls[index] = called = []
             for instruction in body.instructions:
-                if instruction.name == "call":
+                if instruction.name in ("call", "return_call"):
                     callee = index_operand(instruction)
                     if callee < imported:
                         leaving.add(index)
@@ -215,7 +240,7 @@ class ModuleCompiler(ModuleState):
             instructions.append(Instruction("call", (self.decoded.start,), 0))
         exempt.wholly.add(len(instructions))
         instructions.append(Instruction("end", (), 0))
-        function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
+        function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         called = self.decoded.start
         if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
             let_throw(function)

@@ -53,6 +53,7 @@ from lowheap.jit.signatures import NANOSLEEP
 from lowheap.jit.translate import HEAP, View, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
+    FUNCTION_TABLE_OFFSET,
     SMALL_BLOCK_LIMIT,
     Field,
     VMContext,
@@ -709,7 +710,7 @@ def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
     """Emit the address of a funcref's entry in the store's function table."""
-    table = emitter.load_pointer(emitter.store_context, VMStoreContext.functions, invariant=True)
+    table = emitter.at(emitter.store_context, FUNCTION_TABLE_OFFSET)
     return entry_of(emitter, table, function, VMFuncRef)
 
 

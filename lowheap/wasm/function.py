@@ -34,6 +34,7 @@ from llvmlite import ir
 
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
+from lowheap.jit.conventions import SHARED, Convention
 from lowheap.jit.emit import (
     I1,
     I32,
@@ -204,15 +205,18 @@ def instruction(
 class ModuleState(ModuleContext):
     """What the compilers of a module's functions share: `ModuleCompiler` fills it in.
 
-    `functions` are the module's own, as LLVM has them. Of their indices, `collecting_functions` are those that may
-    collect, `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions`
-    those that poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at
-    which they trap.
+    `functions` are the module's own, as LLVM has them, and `conventions` how each is called; `tail_convention` is how
+    tail calls are made. Of the functions' indices, `collecting_functions` are those that may collect,
+    `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions` those that
+    poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at which they
+    trap.
     """
 
     module: ir.Module
     events: EventFunctions
     functions: list[ir.Function]
+    conventions: list[Convention]
+    tail_convention: Convention
     interruptible: bool
     consumes_fuel: bool
     collecting_functions: set[int]
@@ -233,6 +237,7 @@ class FunctionCompiler(Emitter):
         instructions: Sequence[Instruction],
         offset: int = 0,
         *,
+        convention: Convention = SHARED,
         polls: bool = False,
         runs_once: bool = False,
         exempt: Exempt | None = None,
@@ -252,9 +257,10 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
+        params = convention.parameters(self, Signature.of(type, module.types))
+        self._results_place = params.pop() if len(type.results) > 1 else None
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
-        params = function.args[1 : 1 + len(type.params)]
         zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
@@ -715,6 +721,15 @@ class FunctionCompiler(Emitter):
         else:
             label.edges.append(_Edge(source, values, locals))
 
+    def loop_that_comes_here(self) -> _Label | None:
+        """Return the innermost loop, if each of its rounds comes here before it goes round, or leaves; else None."""
+        for label in reversed(self.labels):
+            if label.kind == "loop":
+                return None if label.goes_round else label
+            if label.kind not in ("block", "try_table") or label.edges or label.handler_edges:
+                return None
+        return None
+
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""
         if self.context.interruptible:
@@ -763,10 +778,9 @@ class FunctionCompiler(Emitter):
 
     def return_values(self, values: Sequence[ir.Value]) -> None:
         """Return from the function; ends the block."""
-        if len(values) > 1:
-            buffer = self.function.args[-1]
+        if self._results_place is not None:
             for slot, value in zip(Signature.of(self.type, self.context.types).result_slots, values, strict=True):
-                self.store_slot(value, buffer, slot)
+                self.store_slot(value, self._results_place, slot)
             self.builder.ret_void()
         elif values:
             self.builder.ret(values[0])
@@ -852,6 +866,7 @@ class FunctionCompiler(Emitter):
         callee: ir.Value,
         vmctx: ir.Value,
         type: FuncType,
+        convention: Convention,
         *,
         may_collect: bool = True,
         may_throw: bool = True,
@@ -860,9 +875,10 @@ class FunctionCompiler(Emitter):
 
         What may throw may collect. What it throws goes to the innermost `try_table` first.
         """
-        args = [vmctx, *self.pop_many(len(type.params))]
+        values = self.pop_many(len(type.params))
         if len(type.results) > 1:
-            args.append(self.results_buffer)
+            values.append(self.results_buffer)
+        args = convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
         label = self._innermost_try() if may_throw else None
         if label is not None:
             result = self._invoke(label, callee, args)
@@ -898,8 +914,31 @@ class FunctionCompiler(Emitter):
 
     def call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
         """Call the compiled code at an address likewise."""
-        shape = transitions.function_type(Signature.of(type, self.context.types))
-        self.call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
+        shape = SHARED.function_type(Signature.of(type, self.context.types))
+        self.call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type, SHARED)
+
+    def tail_call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType, *, may_collect: bool = True) -> None:
+        """Call compiled code with the arguments on the stack in place of the rest of the function, whose frame is gone
+        by then. No safepoint, unless LLVM inlines the function where it is called otherwise.
+        """
+        values = self.pop_many(len(type.params))
+        if self._results_place is not None:
+            values.append(self._results_place)
+        args = self.context.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
+        if may_collect:
+            result = safepoints.call(self.builder, callee, args, place=self.offset, tail="musttail")
+        else:
+            result = self.builder.call(callee, args, tail="musttail")
+        if len(type.results) == 1:
+            self.builder.ret(result)
+        else:
+            self.builder.ret_void()
+        self.is_reachable = False
+
+    def tail_call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
+        """Call the compiled code at an address likewise."""
+        shape = self.context.tail_convention.function_type(Signature.of(type, self.context.types))
+        self.tail_call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
 
 
 def _is_nullable(type: ValType) -> bool:
