@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from lowheap.values import I31 as I31
     from lowheap.wasm.globals import Global as Global
     from lowheap.wasm.instance import Instance as Instance
+    from lowheap.wasm.linker import InstancePre as InstancePre
     from lowheap.wasm.linker import Linker as Linker
     from lowheap.wasm.memories import Memory as Memory
     from lowheap.wasm.module import Module as Module
@@ -110,7 +111,7 @@ _NAMES = {
     "values": ("I31",),
     "wasm.globals": ("Global",),
     "wasm.instance": ("Instance",),
-    "wasm.linker": ("Linker",),
+    "wasm.linker": ("InstancePre", "Linker"),
     "wasm.memories": ("Memory",),
     "wasm.module": ("Module",),
     "wasm.validate": ("wat2wasm",),

@@ -721,6 +721,15 @@ class FunctionCompiler(Emitter):
         else:
             label.edges.append(_Edge(source, values, locals))
 
+    def loop_that_comes_here(self) -> _Label | None:
+        """Return the innermost loop, if each of its rounds comes here before it goes round, or leaves; else None."""
+        for label in reversed(self.labels):
+            if label.kind == "loop":
+                return None if label.goes_round else label
+            if label.kind not in ("block", "try_table") or label.edges or label.handler_edges:
+                return None
+        return None
+
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""
         if self.context.interruptible:

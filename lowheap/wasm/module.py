@@ -21,7 +21,8 @@ from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import legacy_exceptions, serialization, validate
-from lowheap.wasm.decode import DecodedModule, ExternalKind, decode
+from lowheap.wasm.debug_lines import DebugLines
+from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 
 
@@ -238,7 +239,15 @@ class Module(NotCopied):
         if index is None:
             return None
         start = self._body_offsets[index - (len(self.function_types) - len(self.decoded.bodies))]
-        return dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        found = dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        line = self._debug_lines.find(offset)
+        if line is None:
+            return found
+        return dataclasses.replace(found, file=line.file, line=line.line, column=line.column)
+
+    @functools.cached_property
+    def _debug_lines(self) -> DebugLines:
+        return DebugLines(*custom_sections(self._binary))
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""

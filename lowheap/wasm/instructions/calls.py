@@ -16,9 +16,8 @@ def _call_function(compiler: FunctionCompiler, index: int) -> None:
     if own < 0:
         compiler.call_address(*_imported(compiler, index), type)
         return
-    label = compiler.labels[-1]
-    if index in context.polling_functions and label.kind == "loop" and not label.goes_round:
-        label.is_polled = True
+    if index in context.polling_functions and (loop := compiler.loop_that_comes_here()) is not None:
+        loop.is_polled = True
     may_collect, may_throw = index in context.collecting_functions, index in context.throwing_functions
     callee, convention = context.functions[own], context.conventions[own]
     compiler.call(callee, compiler.vmctx, type, convention, may_collect=may_collect, may_throw=may_throw)
