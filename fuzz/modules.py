@@ -20,6 +20,7 @@ from lowheap.wasm.wasm_tools import run_wasm_tools
 
 FEATURES = (
     "bulk-memory",
+    "custom-page-sizes",
     "exceptions",
     "gc",
     "memory64",
@@ -31,9 +32,9 @@ FEATURES = (
     "tail-call",
     "wide-arithmetic",
 )
-"""What smith may use: all that does not leave a result open, as relaxed vectors do."""
+"""What smith may use."""
 
-_LIMITS = {
+_LIMITS: dict[str, int | str] = {
     "max-imports": 0,
     "min-funcs": 2,
     "max-funcs": 8,
@@ -47,6 +48,11 @@ _LIMITS = {
     "memory-max-size-required": "true",
     "table-max-size-required": "true",
     "canonicalize-nans": "true",  # which NaN an operation makes is left open, too
+    "relaxed-simd-enabled": "false",  # and much of these
+    "threads-enabled": "false",  # memories would be shared
+    "shared-everything-threads-enabled": "false",
+    "custom-descriptors-enabled": "false",
+    "compact-imports-enabled": "false",
     "generate-custom-sections": "false",
 }
 _BYTES = (300, 6000)

@@ -183,7 +183,7 @@ def _wasmtime_engine() -> wasmtime.Engine:
     config = wasmtime.Config()
     for proposal in ("gc", "function_references", "exceptions", "tail_call", "memory64", "multi_memory", "simd"):
         setattr(config, f"wasm_{proposal}", True)
-    config.wasm_wide_arithmetic = True
+    config.wasm_wide_arithmetic = config.wasm_custom_page_sizes = True
     config.memory_reservation = 1 << 20
     return wasmtime.Engine(config)
 
