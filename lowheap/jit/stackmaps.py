@@ -84,8 +84,8 @@ X86_64 = Architecture(
     kept_registers=(15, 14, 13, 12, 3),  # r15, r14, r13, r12, rbx
     features="-avxvnni,-avx512vnni",
 )
-"""x86-64 with the System V convention. Of a dot product's `pmaddwd` and `paddd` LLVM makes one instruction of VNNI's where
-the processor has it: then each sum waits five cycles for the last, where it would wait one."""
+"""x86-64 with the System V convention. Of a dot product's `pmaddwd` and `paddd` LLVM makes one instruction of VNNI's
+where the processor has it: then each sum waits five cycles for the last, where it would wait one."""
 
 AARCH64_DARWIN = Architecture(
     name="arm64",
