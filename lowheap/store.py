@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -141,6 +142,9 @@ class Store(NotCopied):
         self.collect_every = collect_every
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
+        self.tags: dict[tuple[int, int], Any] = {}
+        """The tags of exceptions, by the two words that exceptions have in their headers: `runtime/exceptions.py`."""
+        self.tag_numbers = itertools.count(1)
         self._safepoints = 0
         self.unreachable_cells: deque[Any] = deque()
         """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""

@@ -255,14 +255,23 @@ def test_a_handler_that_throws_again_and_one_that_is_inlined() -> None:
 
 
 def test_an_exception_without_a_handler_comes_to_the_trampoline() -> None:
-    program = nested(3)
-    program.define("bare", passing(5, "f2"))
-    functions = program.link("bare", "top")
+    program = Program()
+    exception = lh.WasmException(lh.Tag(program.store, FuncType((), ())))
+
+    def throw(writer: Writer, value: ir.Value) -> None:
+        writer.store(I32(exception.exnref.reference), writer.store_context, VMStoreContext.exception)
+        transitions.throw(writer)
+
+    program.define("throwing", throw)
+    program.define("middle", passing(5, "throwing"))
+    program.define("bare", passing(3, "middle"))
+    bare = program.link("bare")["bare"]
     context = program.runtime.context
-    with pytest.raises(lh.LowheapError):
-        functions["bare"](11)
-    assert context.activation == 0
-    assert functions["top"](11) == mixed_of([*values_of(11, 5), 11])
+    for _ in range(3):
+        with pytest.raises(lh.WasmException) as caught:
+            bare(11)
+        assert caught.value.exnref == exception.exnref
+        assert (context.activation, context.exception) == (0, NULL)
 
 
 def test_traps_pass_all_handlers() -> None:

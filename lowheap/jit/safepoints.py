@@ -160,13 +160,15 @@ def call(
     name: str = "",
     *,
     place: int | ir.Value | None = None,
+    tail: str = "",
 ) -> SafepointCall:
     """Insert a call that may collect at the builder's position, and return it.
 
     `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
-    `place` is the byte offset of the instruction that it is for; one that is no int is left out.
+    `place` is the byte offset of the instruction that it is for; one that is no int is left out. `tail` may be
+    "musttail": such a call is a safepoint only where its function is inlined and something comes after it.
     """
-    instruction = SafepointCall(builder.block, callee, args, name=name)
+    instruction = SafepointCall(builder.block, callee, args, name=name, tail=tail)
     instruction.place = place if isinstance(place, int) else None
     builder._insert(instruction)
     return instruction
@@ -1208,6 +1210,11 @@ def _plain_name(printed: str) -> str:
     return _ESCAPE.sub(resolve, name[1:-1].encode()).decode("utf-8", "surrogateescape")
 
 
+_TAIL_CALL = re.compile(
+    r"( +(?:%[-\w$.]+ = )?musttail call [^\[]*)"
+    rf' \[ "deopt"\((?:{_PLACE_TYPE} \d+(?:, {_PLACE_TYPE} \d+)*)?\) \](.*)'
+)
+"""A tail call that is one still: behind it there is no frame, so its bundle has places and nothing else."""
 _UNNAMED_PARAMETER = re.compile(r"%\d+(?=[,)])")
 _BLOCK_LABEL = re.compile(r'([-\w$.]+|"[^"]*"):(?:\s|$)')
 
@@ -1242,14 +1249,17 @@ def lower_statepoints(
     costs no instruction. `measure_frames`: the stack map is to tell the frames of functions without a bundle, too, as
     far as these may be large.
 
+    A tail call (`musttail`) stays what it is, without the bundle: nothing lives behind it, not even a frame. Where LLVM
+    has inlined its function, it has made a plain call of it, with a bundle that has the caller's references.
+
     An invoke becomes one of a statepoint; its result is had in a block of its own, ahead of the normal way on.
 
     Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call or an
-    invoke (`musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are
-    passed (on the call or on the called function), an unproven calling convention, an intrinsic or inline assembly,
-    references that are not i32, constants that are neither null nor an i31, other bundles beside this one; and, in a
-    function with a bundle, for a terminator other than br, switch, invoke, ret and unreachable. Run LLVM's verifier on
-    the text, as on any module.
+    invoke (`musttail` with references), variable or aggregate arguments, aggregate results, attributes that change how
+    values are passed (on the call or on the called function), an unproven calling convention, an intrinsic or inline
+    assembly, references that are not i32, constants that are neither null nor an i31, other bundles beside this one;
+    and, in a function with a bundle, for a terminator other than br, switch, invoke, ret and unreachable. Run LLVM's
+    verifier on the text, as on any module.
     """
     return _Lowering(llvm_ir, with_call_frames=with_call_frames, measure_frames=measure_frames).run()
 
@@ -1318,8 +1328,12 @@ class _Lowering:
     def rewrite(self, header: _Header, body: Sequence[str]) -> list[str]:
         """One function, up to its closing brace."""
         calls: dict[int, _Call] = {}
+        body = list(body)
         for number, line in enumerate(body):
             if '"deopt"' in line and _has_bundle(line):
+                if tail_call := _TAIL_CALL.fullmatch(line):
+                    body[number] = "".join(tail_call.groups())
+                    continue
                 try:
                     calls[number] = _parse_call(line)
                     self.refuse_unusual(calls[number])

@@ -186,6 +186,14 @@ def _call(printer: _Printer, instruction: ir.CallInstr) -> str:
     return f"{start} {called} {printer.reference(callee)}({arguments}){attributes}"
 
 
+def _extract(printer: _Printer, instruction: instructions.ExtractElement) -> str:
+    return f"extractelement {', '.join(map(printer.typed, instruction.operands))}"
+
+
+def _insert(printer: _Printer, instruction: instructions.InsertElement) -> str:
+    return f"insertelement {', '.join(map(printer.typed, instruction.operands))}"
+
+
 def _safepoint(printer: _Printer, instruction: SafepointCall) -> str:
     return f"{_call(printer, instruction)} {instruction.bundle(printer.reference)}"
 
@@ -215,6 +223,8 @@ _FORMATS: dict[type, Callable[..., str]] = {
     ir.ConditionalBranch: _branch,
     ir.SwitchInstr: _switch,
     ir.Ret: _return,
+    instructions.ExtractElement: _extract,
+    instructions.InsertElement: _insert,
     ir.CallInstr: _call,
     SafepointCall: _safepoint,
     SafepointInvoke: _invoke,

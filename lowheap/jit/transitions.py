@@ -27,8 +27,7 @@ in the store context. Calls of the unwinder are safepoints, for it finds its way
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
-Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
-more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
+Parameters and results: `conventions.py`.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ from llvmlite import ir
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints
+from lowheap.jit.conventions import LLVM_OF_LETTER, SHARED
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -51,12 +51,10 @@ from lowheap.jit.emit import (
     NativeFunction,
     begin_internal,
     let_throw,
-    llvm_type,
 )
 from lowheap.jit.signatures import (
     COUNTED,
     HAS_DEAD_EXTERNREFS,
-    LETTERS,
     LONGJMP,
     PAST_DEADLINE,
     REFUSED,
@@ -64,7 +62,6 @@ from lowheap.jit.signatures import (
     THROWN,
     TRAP_FUNCTION,
     TRAPPED,
-    UNCOUNTED,
     Signature,
 )
 from lowheap.jit.stackmaps import host_architecture
@@ -101,20 +98,6 @@ FUEL_FUNCTION = "lowheap.refuel"
 POLL_CONVENTION = "preserve_mostcc"
 """How these two are called: they leave nearly all registers as they are, so that a loop need not keep its values
 elsewhere."""
-
-_LLVM_OF_LETTER: dict[str, ir.Type] = {
-    **{letter: llvm_type(type) for type, letter in LETTERS.items()},
-    COUNTED: REFERENCE,
-    UNCOUNTED: REFERENCE,
-}
-
-
-def function_type(signature: Signature) -> ir.FunctionType:
-    """Return the LLVM type of a compiled function of this signature; see the module's docstring."""
-    params = [PTR, *(_LLVM_OF_LETTER[letter] for letter in signature.params)]
-    if len(signature.results) > 1:
-        return ir.FunctionType(VOID, [*params, PTR])
-    return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -271,10 +254,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
         with after_jump:
             pass
         with at_first:
-            type = function_type(signature)
+            type = SHARED.function_type(signature)
             several = len(signature.results) > 1
             callee = emitter.function_pointer(code, type.return_type, type.args)
-            result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
+            values = [*args, *([slots] if several else [])]
+            result = builder.call(callee, SHARED.arguments(emitter, signature, vmctx, values))
             if signature.results and not several:
                 emitter.store_slot(result, slots, 0)
             if signature.counted_results:
@@ -291,7 +275,7 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
 
 def _load_slots(emitter: Emitter, slots: ir.Value, letters: str, numbers: Sequence[int]) -> list[ir.Value]:
     return [
-        emitter.load_slot(slots, number, _LLVM_OF_LETTER[letter])
+        emitter.load_slot(slots, number, LLVM_OF_LETTER[letter])
         for letter, number in zip(letters, numbers, strict=True)
     ]
 
@@ -334,11 +318,12 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     """
     if signature.host_stub in module.globals:
         return
-    function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    function = NativeFunction(module, SHARED.function_type(signature), signature.host_stub, "noinline")
     let_throw(function)
     emitter = Emitter(function)
     builder = emitter.builder
-    params = function.args[1 : 1 + len(signature.params)]
+    params = SHARED.parameters(emitter, signature)
+    buffer = params.pop() if len(signature.results) > 1 else None
     values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for slot, param in zip(signature.param_slots, params, strict=True):
         emitter.store_slot(param, values, slot)
@@ -354,9 +339,9 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     for letter, result in zip(signature.results, results, strict=True):
         if letter == COUNTED:
             _lend(emitter, result)
-    if len(results) > 1:
+    if buffer is not None:
         for slot, result in zip(signature.result_slots, results, strict=True):
-            emitter.store_slot(result, function.args[-1], slot)
+            emitter.store_slot(result, buffer, slot)
         builder.ret_void()
     elif results:
         builder.ret(results[0])
@@ -370,7 +355,7 @@ def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | i
     `place` is the byte offset of the instruction that it is for.
     """
     builder = emitter.builder
-    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw, invariant=True)
+    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw_exception, invariant=True)
     callee = emitter.function_pointer(address, VOID, [PTR])
     if unwind_to is None:
         safepoints.call(builder, callee, [emitter.vmctx], place=place)

@@ -46,6 +46,8 @@ from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, st
 from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    FUNCTION_TABLE_OFFSET,
+    NO_FUNCTION_TYPE,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -56,6 +58,7 @@ from lowheap.layout import (
     VMActivation,
     VMContext,
     VMFuncRef,
+    VMGcKind,
     VMHostFunction,
     VMRootFrame,
     VMSavedRegister,
@@ -69,7 +72,7 @@ from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func
 from lowheap.operations import exclusive
-from lowheap.runtime import polling
+from lowheap.runtime import exceptions, polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
@@ -282,7 +285,7 @@ class StoreRuntime(NotCopied):
         self._store = store
         self.binding = store.host_data.binding
         """Of the memory that the heap had when this was made; compiled code knows where it is."""
-        self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
+        self._mapping = Mapping(FUNCTION_TABLE_OFFSET + _FUNCTION_TABLE_SIZE)
         self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
@@ -333,7 +336,7 @@ class StoreRuntime(NotCopied):
         self.allocates_inline = self.is_native and not store.collect_every
         if self.is_native:
             self._use_native_runtime()
-        self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
+        self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
         self.context.stack_size = store.engine.max_wasm_stack
         self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
@@ -430,7 +433,7 @@ class StoreRuntime(NotCopied):
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
             if code.has_exceptions and not self.has_exceptions:
-                self.context.throw = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.context.throw_exception = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
                 self.has_exceptions = True
 
     def keep_stub(self, code: LoadedCode) -> None:
@@ -552,7 +555,7 @@ class StoreRuntime(NotCopied):
             if number == FUNCTION_LIMIT:
                 raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
             self._functions.append(None)
-        entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
+        entry = self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
 
@@ -565,7 +568,7 @@ class StoreRuntime(NotCopied):
 
     def entry(self, function: Func) -> VMFuncRef:
         """Return a function's entry in the table."""
-        return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
+        return self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
     def add_host_function(
         self,
@@ -725,9 +728,9 @@ class StoreRuntime(NotCopied):
     def settle(self, status: int = 0) -> None:
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
-        thrown, self.context.exception = self.context.exception, NULL
         if failure is None and status & signatures.TRAPPED:
-            failure = self._uncaught(thrown) if thrown != NULL else self._trap()
+            failure = self._trap() if self.context.exception == NULL else self._uncaught()
+        self.context.exception = NULL
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -738,14 +741,41 @@ class StoreRuntime(NotCopied):
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
 
-    def _uncaught(self, thrown: int) -> Exception:
+    def _uncaught(self) -> Exception:
         """What compiled code has thrown has come to the trampoline."""
         address, self.context.unknown_return_address = self.context.unknown_return_address, 0
         if address:
             return CompilerError(
                 f"an exception came to a call that is not known to be one that may throw: {address:#x}"
             )
-        return LowheapError("compiled code has thrown an exception")
+        cell = self._store.operations.cell()
+        return exceptions.raised(lift(self._store, self._take_thrown(cell), cell))
+
+    @whole
+    def _take_thrown(self, cell: Any) -> int:
+        """Make a handle of what has been thrown."""
+        operations, thrown = self._store.operations, self.context.exception
+        operations.share(operations.vmctx, thrown, cell)
+        self.context.exception = NULL
+        return thrown
+
+    def _fail(self, error: BaseException) -> int:
+        """A host function has raised an exception: have it thrown where compiled code may catch it, or keep it.
+
+        Return what compiled code is told.
+        """
+        if self.pending is None:
+            if self.has_exceptions and exceptions.is_catchable(error):
+                try:
+                    thrown = exceptions.thrown(self._store, error)
+                    operations = self._store.operations
+                    operations.lend(operations.vmctx, thrown.reference)
+                    self.context.exception = thrown.reference
+                    return signatures.THROWN
+                except HeapError as failure:
+                    error.add_note(f"compiled code could not catch this: {failure}")
+            self.pending = error
+        return 1
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -816,8 +846,11 @@ class StoreRuntime(NotCopied):
     @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
+        store = self._store
         try:
-            return self._store.alloc_struct(type_index)
+            if store.heap.layout(type_index).kind is VMGcKind.EXN_REF:
+                return store.alloc_exn(type_index)
+            return store.alloc_struct(type_index)
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
@@ -860,10 +893,10 @@ class StoreRuntime(NotCopied):
         heap, forgotten, set_aside = store.heap, store.unreachable_cells, self._set_aside
 
         def call_host(_vmctx: Any, number: int, values: Any) -> int:
+            if number == RELEASE_DEAD_EXTERNREFS:
+                self._release_dead_externrefs()
+                return 0
             try:
-                if number == RELEASE_DEAD_EXTERNREFS:
-                    self._release_dead_externrefs()
-                    return 0
                 function = functions[number]
                 buffer = buffer_of(values, function.size)
                 # Handles first: what is passed may be held by nobody else when the collector next looks.
@@ -880,9 +913,7 @@ class StoreRuntime(NotCopied):
                 # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
                 return 0
             except BaseException as error:
-                if self.pending is None:
-                    self.pending = error
-                return 1
+                return self._fail(error)
 
         return call_host
 
@@ -1064,7 +1095,6 @@ def _round_to_page(size: int) -> int:
     return (size + (1 << 16) - 1) & -(1 << 16)
 
 
-_FUNCTION_TABLE_OFFSET = _round_to_page(ctypes.sizeof(VMStoreContext))
 _FUNCTION_TABLE_SIZE = _round_to_page(FUNCTION_LIMIT * ctypes.sizeof(VMFuncRef))
 
 

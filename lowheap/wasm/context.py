@@ -67,6 +67,15 @@ class ModuleContext(ModuleOutline):
         is_traced = self.types.is_traced(type)
         return Shape.of(type, is_traced=is_traced, type_index=type_index, field=number, is_mutable=is_mutable)
 
+    def shape_of_table(self, table: int) -> Shape:
+        """Return that of the elements of a table."""
+        return self.shape(self.table_types[table].element, is_mutable=True)
+
+    def shape_of_segment(self, segment: int) -> Shape:
+        """Return that of the elements of an element segment, which become null when it is dropped."""
+        heap_type = self.canonical(self.decoded.elements[segment].type).heap_type
+        return self.shape(RefType(True, heap_type), is_mutable=True)
+
     def shape_of_part(self, type_index: int, number: int) -> Shape | None:
         """Return that of a field, or an element; None for one that is no reference."""
         part = self.part(type_index, number)
@@ -89,6 +98,15 @@ class ModuleContext(ModuleOutline):
             layout = self._layouts.struct_layout([self._slot(f.storage) for f in self.fields(type_index)])
             self._layout_cache[type_index] = layout
         assert isinstance(layout, GcStructLayout), "validated: struct instructions have struct types"
+        return layout
+
+    def exception_layout(self, type_index: int) -> GcStructLayout:
+        """Return the layout of exceptions whose tag has this function type, by the module's type index."""
+        layout = self._layout_cache.get(type_index)
+        if layout is None:
+            layout = self._layouts.exception_layout([self._slot(p) for p in self.function_type(type_index).params])
+            self._layout_cache[type_index] = layout
+        assert isinstance(layout, GcStructLayout), "validated: a tag has a function type"
         return layout
 
     def array_layout(self, type_index: int) -> GcArrayLayout:

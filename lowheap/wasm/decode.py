@@ -702,6 +702,26 @@ def _frame(data: memoryview) -> tuple[dict[str, Reader], Reader | None]:
     return sections, names
 
 
+def custom_sections(binary: bytes) -> tuple[dict[str, bytes], int]:
+    """Return the contents of a valid module's custom sections by name, of the first of each, and where code's begin.
+
+    Where there is no code, that is 0.
+    """
+    reader = Reader(memoryview(binary), 0, len(binary))
+    reader.skip(len(_MAGIC) + len(_VERSION))
+    found: dict[str, bytes] = {}
+    code_offset = 0
+    while reader.position < reader.end:
+        number = reader.u8()
+        contents = reader.part(reader.u32())
+        if number == _CUSTOM_SECTION:
+            name = contents.name()
+            found.setdefault(name, bytes(contents.data[contents.position : contents.end]))
+        elif _SECTIONS.get(number) == "code":
+            code_offset = contents.position
+    return found, code_offset
+
+
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 

@@ -20,8 +20,9 @@ from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
-from lowheap.wasm import serialization, validate
-from lowheap.wasm.decode import DecodedModule, ExternalKind, decode
+from lowheap.wasm import legacy_exceptions, serialization, validate
+from lowheap.wasm.debug_lines import DebugLines
+from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 
 
@@ -126,7 +127,7 @@ class Module(NotCopied):
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
         with without_gc():
-            self.decoded: DecodedModule = decode(binary)
+            self.decoded: DecodedModule = legacy_exceptions.translated(decode(binary))
             self.type_indices = self._register_types()
             outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
             self.outline = outline
@@ -148,8 +149,11 @@ class Module(NotCopied):
     def names_functions(self) -> bool:
         """Whether its code takes references of functions, its own or imported ones, which it may hand on."""
         bodies = (body.instructions for body in self.decoded.bodies)
-        inits = (definition.init for definition in self.decoded.globals)
-        return any(each.name == "ref.func" for instructions in (*bodies, *inits) for each in instructions)
+        globals = (definition.init for definition in self.decoded.globals)
+        tables = (definition.init or () for definition in self.decoded.tables)
+        if any(each.functions for each in self.decoded.elements):
+            return True
+        return any(each.name == "ref.func" for instructions in (*bodies, *globals, *tables) for each in instructions)
 
     @property
     def imports(self) -> list[ImportType]:
@@ -238,7 +242,15 @@ class Module(NotCopied):
         if index is None:
             return None
         start = self._body_offsets[index - (len(self.function_types) - len(self.decoded.bodies))]
-        return dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        found = dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        line = self._debug_lines.find(offset)
+        if line is None:
+            return found
+        return dataclasses.replace(found, file=line.file, line=line.line, column=line.column)
+
+    @functools.cached_property
+    def _debug_lines(self) -> DebugLines:
+        return DebugLines(*custom_sections(self._binary))
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""

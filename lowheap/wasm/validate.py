@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from lowheap.config import PROPOSALS
 from lowheap.errors import MalformedModuleError, ModuleError
 from lowheap.wasm import wat
+from lowheap.wasm.wasm_tools import WasmToolsError, run_wasm_tools, wasm_tools
 
 if TYPE_CHECKING:
     import wasmtime
@@ -106,9 +107,10 @@ def wat2wasm(text: str | bytes) -> bytes:
 def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
     """Return if `binary` is a valid module, with every proposal on that lowheap compiles or can refuse by name.
 
-    But for those that are `off`, and what needs them, which must be among them.
+    But for those that are `off`, and what needs them, which must be among them. One with legacy exceptions is shown to
+    the program `wasm-tools` instead.
 
-    Raises MalformedModuleError with wasmtime's message if it is not valid, ModuleError when the `wasmtime` package is
+    Raises MalformedModuleError with the validator's message if it is not valid, ModuleError when what validates it is
     not installed, and TypeError for anything but bytes.
     """
     if not isinstance(binary, bytes):
@@ -117,4 +119,23 @@ def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
     try:
         package.Module.validate(_engine(off), binary)
     except package.WasmtimeError as error:
+        if _LEGACY_EXCEPTIONS in str(error) and "exceptions" not in off:
+            _validate_with_legacy_exceptions(binary, off)
+            return
         raise MalformedModuleError(f"not a valid WebAssembly module: {error}") from error
+
+
+_LEGACY_EXCEPTIONS = "legacy_exceptions feature required"
+"""What wasmtime says of a module that has them; it does not validate any."""
+
+
+def _validate_with_legacy_exceptions(binary: bytes, off: frozenset[str]) -> None:
+    """Have `wasm-tools` validate a module: WasmToolsError, which says what to install, where it is not there."""
+    features = [("-" if each in off else "") + each.replace("_", "-") for each in PROPOSALS]
+    arguments = ["validate", "--features", ",".join(("legacy-exceptions", *features))]
+    if wasm_tools() is None:
+        run_wasm_tools(arguments, what_for="validating legacy exceptions")
+    try:
+        run_wasm_tools(arguments, given=binary, what_for="not a valid WebAssembly module")
+    except WasmToolsError as error:
+        raise MalformedModuleError(str(error)) from error
