@@ -1404,7 +1404,7 @@ define i32 @main(i32 %a, i32 %b) #0 {
 
 def test_aarch64_frames_that_are_not_described_are_refused() -> None:
     object, _ = aarch64(SMALL, with_call_frames=False)
-    with pytest.raises(CompilerError, match=r"the object file has no section \.rela\.eh_frame"):
+    with pytest.raises(CompilerError, match="function 0 of the stack map has no call frame information"):
         stackmaps.read(object, stackmaps.AARCH64_LINUX)
     without = SMALL.replace('"frame-pointer"="all"', "")
     object, _ = aarch64(without)

@@ -404,8 +404,12 @@ def _matches(instance: Instance, result: Any, pattern: dict[str, Any]) -> bool:
         return isinstance(result, int) and _matches_bits(kind, result, value)
     if kind == "v128":
         lane = pattern["lane_type"]
-        lanes = [result >> shift for shift in range(0, 128, _SIZES[lane])]
-        return isinstance(result, int) and all(map(_matches_bits, [lane] * len(lanes), lanes, value))
+        size = _SIZES[lane] // 8
+        if not isinstance(result, int):
+            return False
+        data = result.to_bytes(16, "little")
+        lanes = [int.from_bytes(data[place : place + size], "little") for place in range(0, 16, size)]
+        return len(lanes) == len(value) and all(map(_matches_bits, [lane] * len(lanes), lanes, value))
     if value == "null" or kind in _NULLS:
         return result is None
     if isinstance(value, str):

@@ -8,9 +8,10 @@ it that it is about. Where LLVM leaves a case undefined, it is decided here.
 from it here: lanes that were not computed are behind a fence before they are computed with. `abs`, `neg`, `pmin`,
 `pmax` and all that moves lanes are exact to the bit.
 
-**Relaxed SIMD** does what the specification's deterministic profile says, on every machine: `relaxed_madd` and
-`relaxed_nmadd` round once; `relaxed_swizzle`, `relaxed_trunc`, `relaxed_min`, `relaxed_max` and `relaxed_q15mulr` are
-the instructions of SIMD without "relaxed"; `relaxed_laneselect` is `bitselect`; in dot products all bytes have a sign.
+**Relaxed SIMD** does the same on every machine, what wasmtime does when it is told to be deterministic: `relaxed_madd`
+and `relaxed_nmadd` round once; `relaxed_swizzle`, `relaxed_trunc`, `relaxed_min`, `relaxed_max` and `relaxed_q15mulr`
+are the instructions of SIMD without "relaxed"; `relaxed_laneselect` is `bitselect`; in dot products all bytes have a
+sign.
 """
 
 from __future__ import annotations
@@ -330,9 +331,11 @@ def _dot(source: Shape) -> Lowering:
 
 
 def _dot_and_add(emitter: NumericEmitter, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    dots = _dot(I8X16)(emitter, a, b)
-    pairs = _extadd_pairwise(I16X8, True)(emitter, dots)
-    return vector(emitter, emitter.builder.add(lanes(emitter, pairs, I32X4), lanes(emitter, c, I32X4)))
+    """The sums of four neighbouring products, of bytes with signs, and of `c`: no sum before the last wraps."""
+    factors = [extended(emitter, lanes(emitter, each, I8X16), True) for each in (a, b)]
+    products = extended(emitter, emitter.builder.mul(*factors), True)
+    dots = _pairs(emitter, _pairs(emitter, products))
+    return vector(emitter, emitter.builder.add(dots, lanes(emitter, c, I32X4)))
 
 
 def _q15mulr(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
