@@ -12,6 +12,7 @@ from lowheap.interpreter import check_interpreter
 from lowheap.later import place
 
 if TYPE_CHECKING:
+    from lowheap.config import Config as Config
     from lowheap.engine import Engine as Engine
     from lowheap.errors import AllocationTooLargeError as AllocationTooLargeError
     from lowheap.errors import CompilerError as CompilerError
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from lowheap.errors import UnsupportedError as UnsupportedError
     from lowheap.heap import DrcHeap as DrcHeap
     from lowheap.objects import Array as Array
+    from lowheap.objects import ExnRef as ExnRef
     from lowheap.objects import ExternRef as ExternRef
     from lowheap.objects import Func as Func
     from lowheap.objects import Struct as Struct
+    from lowheap.runtime.exceptions import Tag as Tag
+    from lowheap.runtime.exceptions import WasmException as WasmException
     from lowheap.runtime.host_functions import Caller as Caller
     from lowheap.store import Store as Store
     from lowheap.types import ArrayType as ArrayType
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from lowheap.values import I31 as I31
     from lowheap.wasm.globals import Global as Global
     from lowheap.wasm.instance import Instance as Instance
+    from lowheap.wasm.linker import InstancePre as InstancePre
     from lowheap.wasm.linker import Linker as Linker
     from lowheap.wasm.memories import Memory as Memory
     from lowheap.wasm.module import Module as Module
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
     from lowheap.wasm.validate import wat2wasm as wat2wasm
 
 _NAMES = {
+    "config": ("Config",),
     "engine": ("Engine",),
     "errors": (
         "AllocationTooLargeError",
@@ -84,7 +90,8 @@ _NAMES = {
         "UnsupportedError",
     ),
     "heap": ("DrcHeap",),
-    "objects": ("Array", "ExternRef", "Func", "Struct"),
+    "objects": ("Array", "ExnRef", "ExternRef", "Func", "Struct"),
+    "runtime.exceptions": ("Tag", "WasmException"),
     "runtime.host_functions": ("Caller",),
     "store": ("Store",),
     "types": (
@@ -105,7 +112,7 @@ _NAMES = {
     "values": ("I31",),
     "wasm.globals": ("Global",),
     "wasm.instance": ("Instance",),
-    "wasm.linker": ("Linker",),
+    "wasm.linker": ("InstancePre", "Linker"),
     "wasm.memories": ("Memory",),
     "wasm.module": ("Module",),
     "wasm.tables": ("Table",),
@@ -146,4 +153,5 @@ def __dir__() -> list[str]:
 check_interpreter()
 place("lowheap.bound_types", "bind", "bound_type_for", "new_externref")
 place("lowheap.runtime.store_runtime", "runtime_of")
+place("lowheap.runtime.exceptions", "raised")
 place("lowheap.runtime.host_functions", "make_host_function")

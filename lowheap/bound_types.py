@@ -36,6 +36,7 @@ from lowheap.layout import (
     NULL,
     U32_MAX,
     VMDrcArrayHeader,
+    VMDrcExnHeader,
     VMDrcExternRef,
     VMGcHeader,
     VMGcKind,
@@ -44,7 +45,7 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.native import Heap
-from lowheap.objects import Array, ExternRef, Func, GcObject, Struct, TypedObject, no_handle_left
+from lowheap.objects import Array, ExnRef, ExternRef, Func, GcObject, Struct, TypedObject, no_handle_left
 from lowheap.operations import exclusive, view_of
 from lowheap.store import Store, check_store
 from lowheap.types import (
@@ -141,6 +142,12 @@ def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) 
     elif isinstance(value, I31):
         if wanted.heap_type is AbstractHeapType.EXTERN or types.is_subtype(AbstractHeapType.I31, wanted.heap_type):
             return value.raw
+    elif isinstance(value, ExnRef):
+        if value.store is not store:
+            raise ForeignReferenceError(f"{value!r} belongs to another store")
+        reference = value.reference
+        if wanted.heap_type is AbstractHeapType.EXN:
+            return reference
     elif isinstance(value, GcObject):
         if value.store is not store:
             raise ForeignReferenceError(f"{value!r} belongs to another store")
@@ -193,9 +200,13 @@ def _bound_type_of_object(store: Store, native: Heap, raw: int) -> BoundType:
     return _bound_type_of(store, header.type_index)
 
 
+_TAG = struct.Struct("<II")  # behind an exception's header
+assert (VMDrcExnHeader.tag_instance.offset, ctypes.sizeof(VMDrcExnHeader)) == (HEADER_SIZE, HEADER_SIZE + _TAG.size)
 _TYPE_INDEX = struct.Struct(f"<{VMGcHeader.type_index.offset}xI").unpack_from
 _LENGTH = struct.Struct(f"<{VMDrcArrayHeader.length.offset}xI").unpack_from
-_LIFTED_KINDS = frozenset({int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)})
+_LIFTED_KINDS = frozenset(
+    {int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF), int(VMGcKind.EXN_REF)}
+)
 
 
 def _dynamic_type(value: GcObject) -> HeapType:
@@ -277,7 +288,10 @@ class BoundType:
     is_array = False
 
     def __init__(self, store: Store, type_index: int) -> None:
-        """Bind a type to a store, as its memory is now. HeapError when it is closed, or the type is a function's."""
+        """Bind a type to a store, as its memory is now. HeapError when it is closed.
+
+        Of a function type, Python has the exceptions whose tag has it.
+        """
         self.store, self.type_index = store, type_index
         self._host_data = store.host_data
         self.binding = store.host_data.binding
@@ -298,7 +312,7 @@ class BoundType:
         elif isinstance(composite, ArrayType):
             self._describe_array(composite, members)
         else:
-            raise HeapError(f"type {type_index} is {composite}, of which Python has no objects")
+            self._describe_exception(composite, members)
 
     def is_current(self) -> bool:
         """Whether the store's heap has still the memory that this is about."""
@@ -423,6 +437,32 @@ class BoundType:
         host.dress(self.store.heap.native, reference, address, start, view_of(cell))
         if not cell.number:
             raise no_handle_left()
+
+    # Exceptions
+
+    def _describe_exception(self, composite: FuncType, members: dict[str, Any]) -> None:
+        layout = self.store.heap.exception_layout(self.type_index)
+        self.fields = tuple(FieldType(param, mutable=False) for param in composite.params)
+        self.field_reads = [
+            (self._access(field)[0], place.offset) for field, place in zip(self.fields, layout.fields, strict=True)
+        ]
+        self._lowerings = [lowering(self.store, field.storage) for field in self.fields]
+        self._image = self._image_format([place.offset for place in layout.fields], layout.size)
+        self.read_words = struct.Struct(f"<{HEADER_SIZE}xII").unpack_from
+        self.cls = type("ExnRef", (ExnRef,), members)
+
+    def new_exception(self, words: tuple[int, int], values: Sequence[Any]) -> ExnRef:
+        """Make an exception of the tag that these words tell, and return a handle of it."""
+        if len(values) != len(self.fields):
+            raise TypeError(f"the tag has {len(self.fields)} fields; {len(values)} values were given")
+        self.store.tidy_in_use()
+        kept: list[Any] = []
+        raws = [lower(value, kept) for lower, value in zip(self._lowerings, values, strict=True)]
+        image = _TAG.pack(*words) + self._image(*raws)[_TAG.size :]
+        cell = self.store.operations.cell()
+        self._make_slowly(lambda: self.store.alloc_exn(self.type_index), image, HEADER_SIZE, cell)
+        made: ExnRef = self.handle(cell)
+        return made
 
     # Arrays
 
@@ -729,6 +769,18 @@ def new_externref(store: Store, value: Any, finalizer: Finalizer | None) -> Any:
     if finalizer is not None and not callable(finalizer):
         raise TypeError(f"finalizer is {finalizer!r}; it must be callable, with the value, or None")
     return _bound_type_of(store, EXTERNREF_TYPE_INDEX).new_externref(value, finalizer)
+
+
+def new_exception(store: Store, type_index: int, words: tuple[int, int], fields: Sequence[Any]) -> ExnRef:
+    """Return a new exception, whose tag has a function type and these words. TypeError for values of other types."""
+    check_store(store)
+    store.check_open()
+    return _new_exception(store, type_index, words, fields)
+
+
+@exclusive("lock")
+def _new_exception(store: Store, type_index: int, words: tuple[int, int], fields: Sequence[Any]) -> ExnRef:
+    return _bound_type_of(store, type_index).new_exception(words, fields)
 
 
 def bind(store: Store, type: Any) -> type[GcObject]:

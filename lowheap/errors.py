@@ -161,6 +161,8 @@ class Frame:
 
     `module_offset` is the byte offset in the module of the instruction that it had come to, `func_offset` that from the
     beginning of the function's body. Both are None for a call that cannot collect, but for the innermost frame.
+
+    `file`, `line` and `column` are that instruction's in the source, where the module's DWARF sections tell.
     """
 
     func_index: int
@@ -168,12 +170,23 @@ class Frame:
     module_name: str | None
     module_offset: int | None
     func_offset: int | None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        """Say where that is, as `Trap` does: `function $make, at offset 0x49`."""
+        """Say where that is, as `Trap` does: `function $make, at offset 0x49, list.c:3:7`."""
         name = str(self.func_index) if self.func_name is None else f"${self.func_name}"
         where = "" if self.module_offset is None else f", at offset {self.module_offset:#x}"
-        return f"function {name}{where}"
+        source = "" if self.source is None else f", {self.source}"
+        return f"function {name}{where}{source}"
+
+    @property
+    def source(self) -> str | None:
+        """The place in the source, `list.c:3:7`; None where it is not known."""
+        if self.file is None:
+            return None
+        return ":".join(map(str, (self.file, *(each for each in (self.line, self.column) if each is not None))))
 
 
 class Trap(LowheapError):
@@ -217,6 +230,29 @@ class Trap(LowheapError):
         if not isinstance(self._frames, list):
             self._frames = list(self._frames())
         return self._frames
+
+    @property
+    def trap_code(self) -> TrapCode:
+        """The code, by wasmtime's name for it."""
+        return self.code
+
+    @property
+    def message(self) -> str:
+        """All that is known, in wasmtime's wording: the frames, and what trapped in the innermost one.
+
+        The frames are looked up for it; `str(trap)` is one line without them.
+        """
+        what = f"wasm trap: {self.code.message}" + (f": {self.detail}" if self.detail else "")
+        if not self.frames:
+            return what
+        lines = ["error while executing at wasm backtrace:"]
+        for number, frame in enumerate(self.frames):
+            offset = "" if frame.module_offset is None else f"{frame.module_offset:#8x} - "
+            function = frame.func_name or f"<wasm function {frame.func_index}>"
+            lines.append(f"  {number:>3}: {offset}{frame.module_name or '<unknown>'}!{function}")
+            if frame.source is not None:
+                lines.append(f"                    at {frame.source}")
+        return "\n".join((*lines, "", "Caused by:", f"    {what}", ""))
 
     def __reduce__(self) -> Any:
         """Pickle the frames, not what would find them."""

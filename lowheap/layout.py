@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def __set__(self, instance: ctypes.Structure, value: int) -> None:
             """Write the field."""
 
+    Signed = Unsigned
+    """The same, of a field that may be negative."""
+
     class UnsignedArray:
         """An array field as mypy should see it: a `Field` on the class, a mutable sequence of ints on an instance."""
 
@@ -744,6 +747,9 @@ TRAP_ADDRESS_LIMIT = MOST_TRAP_FRAMES + 1
 POLL_REQUESTED = 0xFFFF_FFFF_FFFF_FFFF
 """The `poll_limit` with which compiled code calls the host where it next looks."""
 
+MOST_FUEL = 0x7FFF_FFFF_FFFF_FFFF
+"""The most that `VMStoreContext.fuel` can be."""
+
 
 class VMStoreContext(ctypes.Structure):
     """What all compiled code of a store shares: stack limit, innermost activation, trap, the runtime's calls.
@@ -758,9 +764,17 @@ class VMStoreContext(ctypes.Structure):
     What traps leaves the return addresses of its frames in `trap_frames`, `trap_frame_count` of them, the innermost
     first.
 
+    `exception` is what has been thrown, until who catches it takes it: a root, not counted. `throw_exception` is the
+    address of what looks for that, `jit/unwinding.py`; it goes by a second hash table of return addresses,
+    `unwind_entries`, of `unwind_mask + 1`, and the registers that the entries refer to. While the table is not made,
+    `unwind_entries` is 0; `prepare_unwinding` is called to make it.
+
     `poll_limit` is what interruptible code compares its frame with: `stack_limit` again, or, once the host has asked to
     be called, `POLL_REQUESTED`, which every frame is below. `interrupted` counts the calls that came of that and have
     not returned: nothing is known of the frames that made them, so nobody may collect.
+
+    `fuel` is what code that counts may take yet, none where it is not positive; `fuel_reserve` is what it gets then:
+    `fuel` has room for `MOST_FUEL`. While `is_past_deadline` is not 0, no compiled code is entered.
     """
 
     _fields_ = (
@@ -772,7 +786,6 @@ class VMStoreContext(ctypes.Structure):
         ("trap_vmctx", ctypes.c_uint64),
         ("trap_code", ctypes.c_uint32),
         ("trap_offset", ctypes.c_uint32),
-        ("functions", ctypes.c_uint64),
         ("allocate_struct", ctypes.c_uint64),
         ("allocate_array", ctypes.c_uint64),
         ("drop", ctypes.c_uint64),
@@ -789,6 +802,15 @@ class VMStoreContext(ctypes.Structure):
         ("trap_frame_count", ctypes.c_uint32),
         ("trap_frames", ctypes.c_uint64 * TRAP_ADDRESS_LIMIT),
         ("interrupted", ctypes.c_uint32),
+        ("is_past_deadline", ctypes.c_uint32),
+        ("fuel", ctypes.c_int64),
+        ("fuel_reserve", ctypes.c_uint64),
+        ("exception", ctypes.c_uint32),
+        ("throw_exception", ctypes.c_uint64),
+        ("prepare_unwinding", ctypes.c_uint64),
+        ("unwind_entries", ctypes.c_uint64),
+        ("unwind_mask", ctypes.c_uint64),
+        ("saved_registers", ctypes.c_uint64),
     )
     stack_limit: Unsigned
     poll_limit: Unsigned
@@ -798,7 +820,6 @@ class VMStoreContext(ctypes.Structure):
     trap_vmctx: Unsigned
     trap_code: Unsigned
     trap_offset: Unsigned
-    functions: Unsigned
     allocate_struct: Unsigned
     allocate_array: Unsigned
     drop: Unsigned
@@ -815,6 +836,29 @@ class VMStoreContext(ctypes.Structure):
     trap_frame_count: Unsigned
     trap_frames: UnsignedArray
     interrupted: Unsigned
+    is_past_deadline: Unsigned
+    fuel: Signed
+    fuel_reserve: Unsigned
+    exception: Unsigned
+    throw_exception: Unsigned
+    prepare_unwinding: Unsigned
+    unwind_entries: Unsigned
+    unwind_mask: Unsigned
+    saved_registers: Unsigned
+
+
+# What compiled code reaches from its store's context without a load: it is so many bytes behind that. (Code that is
+# called by a reference, and calls the next so, waits for every load on the way.) The C library's heaps, which have no
+# compiled code, have neither.
+
+ARGUMENTS_OFFSET = 1 << 15
+"""Where a caller leaves what its callee has no registers for (`jit/conventions.py`). The callee takes it before it does
+anything else, so that nothing there is a root."""
+
+FUNCTION_TABLE_OFFSET = 1 << 16
+"""The store's function table: an array of `VMFuncRef`s."""
+
+assert ctypes.sizeof(VMStoreContext) <= ARGUMENTS_OFFSET
 
 
 class VMRootFrame(ctypes.Structure):
@@ -883,6 +927,39 @@ class VMStackSlot(ctypes.Structure):
     offset: Unsigned
     is_frame_relative: Unsigned
     mask: Unsigned
+
+
+class VMUnwindEntry(ctypes.Structure):
+    """A call that may throw in a store's hash table of these, in which places are found as in that of stack maps.
+
+    `landing_pad` is the address of the handler; 0 where there is none. There, the stack pointer is `stack_offset` bytes
+    from the frame pointer. The frame has `register_count` registers of its caller's, from `first_register` on.
+    """
+
+    _fields_ = (
+        ("return_address", ctypes.c_uint64),
+        ("landing_pad", ctypes.c_uint64),
+        ("stack_offset", ctypes.c_int32),
+        ("first_register", ctypes.c_uint32),
+        ("register_count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+    return_address: Unsigned
+    landing_pad: Unsigned
+    stack_offset: Unsigned
+    first_register: Unsigned
+    register_count: Unsigned
+
+
+class VMSavedRegister(ctypes.Structure):
+    """Where a frame has kept a register of its caller's: `offset` bytes from its frame pointer.
+
+    `place` is where what throws has the registers' values, from its own frame record.
+    """
+
+    _fields_ = (("place", ctypes.c_int32), ("offset", ctypes.c_int32))
+    place: Unsigned
+    offset: Unsigned
 
 
 class VMContext(ctypes.Structure):
@@ -1341,6 +1418,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMStoreContext,
     VMStackMapEntry,
     VMStackSlot,
+    VMUnwindEntry,
+    VMSavedRegister,
     VMContext,
     VMFunctionImport,
     VMMemory,

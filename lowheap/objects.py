@@ -500,6 +500,41 @@ class ExternRef(GcObject):
         return f"ExternRef({self.value!r})"
 
 
+class ExnRef(GcObject):
+    """A handle of an exception that compiled code has thrown, or may throw: what an `exnref` is.
+
+    `exception()` is what Python can raise of it.
+    """
+
+    __slots__ = ()
+    _kind = "ExnRef"
+
+    @property
+    @_exclusive
+    def words(self) -> tuple[int, int]:
+        """The two words that tell the exception's tag from all others of the store."""
+        self._check_usable()
+        found: tuple[int, int] = self._bound_type.read_words(self._bound_type.memory(), self._reference)
+        return found
+
+    @property
+    def tag(self) -> Any:
+        """The exception's `Tag`; None for one of Python's, which is under no tag of a program's."""
+        return self.store.tags.get(self.words)
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The values that the exception carries."""
+        return tuple(read(self, offset) for read, offset in self._bound_type.field_reads)
+
+    def exception(self) -> Exception:
+        """Return what Python can raise: a `WasmException`, or the exception of Python's that this carries."""
+        return cast(Exception, later("raised")(self))
+
+    def _description(self) -> str:
+        return f"<ExnRef {self.tag!r} at {self._reference:#x}>"
+
+
 class Func(NotCopied):
     """A function of a store, WebAssembly's or the host's: call it with Python values.
 

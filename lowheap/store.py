@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -17,11 +18,19 @@ from lowheap.collectors.shared.frames import FrameRules
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.engine import Engine
-from lowheap.errors import HeapError, UnsupportedError
+from lowheap.errors import HeapError, LowheapError, UnsupportedError
 from lowheap.heap import DrcHeap, Find, HeapStatistics
 from lowheap.hostdata import ExternRefHostDataTable, Finalizer
 from lowheap.later import later
-from lowheap.layout import MAXIMUM_CAPACITY, NULL, CollectionPhase, VMDrcExternRef, block_length
+from lowheap.layout import (
+    MAXIMUM_CAPACITY,
+    MOST_FUEL,
+    NULL,
+    CollectionPhase,
+    VMDrcExternRef,
+    VMStoreContext,
+    block_length,
+)
 from lowheap.memory import RESERVATIONS, Memory, default_initial
 from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
@@ -133,6 +142,9 @@ class Store(NotCopied):
         self.collect_every = collect_every
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
+        self.tags: dict[tuple[int, int], Any] = {}
+        """The tags of exceptions, by the two words that exceptions have in their headers: `runtime/exceptions.py`."""
+        self.tag_numbers = itertools.count(1)
         self._safepoints = 0
         self.unreachable_cells: deque[Any] = deque()
         """The cells of handles that Python let go of, for `tidy` to release; see `operations.py`."""
@@ -313,6 +325,42 @@ class Store(NotCopied):
             self.heap.set_maximum(memory_size)
 
     # ------------------------------------------------------------------------------------------------------------------
+    # Stopping
+
+    @exclusive("lock")
+    def set_fuel(self, fuel: int) -> None:
+        """Set how many instructions compiled code may run from now on, by wasmtime's count; 0 at first.
+
+        A host function may call this. LowheapError without `Engine(consume_fuel=True)`.
+        """
+        _check_number("fuel", fuel)
+        context = self._fuel_context()
+        context.fuel = min(fuel, MOST_FUEL)
+        context.fuel_reserve = fuel - context.fuel
+
+    @exclusive("lock")
+    def get_fuel(self) -> int:
+        """Return what is left of the fuel. LowheapError without `Engine(consume_fuel=True)`."""
+        context = self._fuel_context()
+        return max(0, context.fuel) + context.fuel_reserve
+
+    def _fuel_context(self) -> VMStoreContext:
+        if not self.engine.consume_fuel:
+            raise LowheapError("fuel is not counted in this store; make its engine with consume_fuel=True")
+        context: VMStoreContext = later("runtime_of")(self).context
+        return context
+
+    @exclusive("lock")
+    def set_epoch_deadline(self, ticks_beyond_current: int) -> None:
+        """Have compiled code trap from so many calls of `Engine.increment_epoch` on; at once, until this is called.
+
+        LowheapError without `Engine(epoch_interruption=True)`.
+        """
+        _check_number("ticks_beyond_current", ticks_beyond_current)
+        self.engine.check_epoch()
+        later("runtime_of")(self).deadline.set(ticks_beyond_current)
+
+    # ------------------------------------------------------------------------------------------------------------------
     # Allocating: as the heap does, and collecting or growing when it must
 
     def alloc_struct(self, type_index: int) -> int:
@@ -360,6 +408,14 @@ class Store(NotCopied):
         """What the policy does when it has to collect."""
         self.collect()
         return True
+
+
+def _check_number(name: str, value: Any) -> None:
+    """TypeError or ValueError for what is no u64."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be an int")
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} is {value}; it must be 0 to 2^64 - 1")
 
 
 def check_store(store: Any) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import gc
+import pickle
 import re
 import weakref
 from typing import Any
 
 import pytest
+import wasmtime
 
 import lowheap as lh
 from lowheap.layout import MOST_TRAP_FRAMES
-from lowheap.wasm.decode import decode
+from lowheap.wasm.decode import custom_sections, decode
 from lowheap.wasm.validate import wat2wasm
 
 SOURCE = """(module $chain
@@ -194,6 +196,137 @@ def test_a_trap_keeps_no_store() -> None:
 
 def test_a_trap_made_by_hand_has_no_frames() -> None:
     assert lh.Trap(lh.TrapCode.UNREACHABLE).frames == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Lines of source
+
+
+def leb(number: int) -> bytes:
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def sized(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
+def debug_sections(rows: list[tuple[int, int, int]], version: int) -> dict[str, bytes]:
+    """The sections of a unit, `src/shop.c` in `/home/smith`: (address, line, column) in order, an end behind the last.
+
+    Before it there is a sequence of a function that a linker has left out, and so put to address 0.
+    """
+    abbreviations = b"\1\x11\0\x10\x17\x1b\x08\0\0\0"  # a unit without children: stmt_list, comp_dir
+    kind = bytes(4) + b"\4" if version < 5 else b"\1\4" + bytes(4)  # unit type, address size, where abbreviations are
+    unit = version.to_bytes(2, "little") + kind + b"\1" + bytes(4) + b"/home/smith\0"
+    operands = bytes([0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1])
+    if version < 5:
+        files = b"src\0\0shop.c\0\1\0\0\0"
+    else:
+        files = b"\1\1\x08\2/home/smith\0src\0" + b"\2\1\x08\2\x0b\2other.c\0\0shop.c\0\1"
+    header = bytes([1, 1, *([1] if version >= 4 else []), 0xFB, 14, 13]) + operands + files
+    program = b""
+    for sequence in ([(0, 99, 1), (4096, 99, 1)], rows):
+        for number, (address, line, column) in enumerate(sequence):
+            program += b"\0\5\2" + address.to_bytes(4, "little")
+            if number == len(sequence) - 1:
+                program += b"\0\1\1"
+                break
+            previous = sequence[number - 1][1] if number else 1
+            program += b"\3" + signed_leb(line - previous) + b"\5" + leb(column) + b"\4\1\1"
+    sizes = b"\4\0" if version >= 5 else b""
+    lines = sized(version.to_bytes(2, "little") + sizes + sized(header) + program)
+    return {".debug_info": sized(unit), ".debug_abbrev": abbreviations, ".debug_line": lines}
+
+
+def signed_leb(number: int) -> bytes:
+    return bytes([number & 0x7F]) if -64 <= number < 64 else bytes([number & 0x7F | 0x80, number >> 7 & 0x7F])
+
+
+def with_sections(binary: bytes, sections: dict[str, bytes]) -> bytes:
+    for name, data in sections.items():
+        contents = leb(len(name)) + name.encode() + data
+        binary += b"\0" + leb(len(contents)) + contents
+    return binary
+
+
+SHOP = """(module $shop
+  (import "host" "pause" (func $pause))
+  (func $price (param i32) (result i32) (call $pause) (i32.div_s (i32.const 100) (local.get 0)))
+  (func $buy (export "buy") (param i32) (result i32) (i32.add (call $price (local.get 0)) (i32.const 1)))
+  (func $unknown (export "unknown") unreachable))"""
+
+
+def shop(version: int, damage: Any = lambda sections: sections) -> tuple[lh.Trap, lh.Trap]:
+    """The traps of both exports, of code with lines for the first two functions."""
+    binary = wat2wasm(SHOP)
+    decoded = decode(binary)
+    _, code = custom_sections(binary)
+    divides = next(each for each in decoded.bodies[0].instructions if each.name == "i32.div_s").offset
+    price, buy, unknown = (body.offset for body in decoded.bodies)
+    rows = [(price, 10, 1), (divides, 12, 5), (divides + 1, 13, 0), (buy, 300, 7), (unknown, 0, 0)]
+    sections = debug_sections([(offset - code, line, column) for offset, line, column in rows], version)
+    engine = lh.Engine(opt_level=0)
+    found = []
+    with lh.Store(engine) as store:
+        module = lh.Module(engine, with_sections(binary, damage(sections)))
+        exports = lh.Instance(store, module, {"host": {"pause": lambda: None}}).exports
+        for use in (lambda: exports.buy(0), exports.unknown):
+            with pytest.raises(lh.Trap) as caught:
+                use()
+            found.append(caught.value)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_frames_have_the_lines_that_debugging_information_tells(version: int) -> None:
+    found, unknown = shop(version)
+    path = "/home/smith/src/shop.c"
+    assert [(each.file, each.line, each.column) for each in found.frames] == [(path, 12, 5), (path, 300, 7)]
+    assert str(found.frames[0]).endswith(f", at offset {found.offset:#x}, {path}:12:5")
+    assert [(each.file, each.line, each.column) for each in unknown.frames] == [(None, None, None)]
+    again = pickle.loads(pickle.dumps(found))
+    assert again.frames == found.frames
+    assert again.message == found.message
+
+
+DAMAGES: dict[str, Any] = {
+    "nothing but the lines": lambda all: {".debug_line": all[".debug_line"]},
+    "cut off": lambda all: {name: data[: len(data) // 2] for name, data in all.items()},
+    "of no file": lambda all: {**all, ".debug_line": all[".debug_line"].replace(b"\4\1\1", b"\4\x20\1")},
+    "something else": lambda all: dict.fromkeys(all, b"\xff" * 50),
+    "empty": lambda all: dict.fromkeys(all, b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_makes_no_sense_there_tells_nothing(damage: str) -> None:
+    found, _ = shop(5, DAMAGES[damage])
+    assert [(each.func_name, each.file) for each in found.frames] == [("price", None), ("buy", None)]
+
+
+def test_a_message_is_in_wasmtimes_words() -> None:
+    text = SHOP.replace("$price", "$the_price").replace("$buy", "$buy_it")
+    peer = wasmtime.Store()
+    pause = wasmtime.Func(peer, wasmtime.FuncType([], []), lambda: None)
+    exports: Any = wasmtime.Instance(peer, wasmtime.Module(peer.engine, text), [pause]).exports(peer)
+    engine = lh.Engine(opt_level=0)
+    with lh.Store(engine) as store:
+        ours: Any = lh.Instance(store, lh.Module(engine, text), {"host": {"pause": lambda: None}}).exports
+        for name, args in (("buy", (0,)), ("unknown", ())):
+            with pytest.raises(wasmtime.Trap) as theirs:
+                exports[name](peer, *args)
+            with pytest.raises(lh.Trap) as caught:
+                ours[name](*args)
+            assert caught.value.message == theirs.value.message
+            assert caught.value.trap_code is caught.value.code
+            assert caught.value.trap_code.name == theirs.value.trap_code.name  # type: ignore[union-attr]
+    found, _ = shop(4)
+    assert found.message.splitlines()[2] == "                    at /home/smith/src/shop.c:12:5"
+    assert lh.Trap(lh.TrapCode.UNREACHABLE).message == "wasm trap: wasm `unreachable` instruction executed"
 
 
 def test_a_frame_says_where_it_is() -> None:

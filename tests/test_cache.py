@@ -433,9 +433,9 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     binaries: list[bytes] = []
     validate = wasm_module.validate.validate
 
-    def counted(binary: bytes) -> None:
+    def counted(binary: bytes, off: frozenset[str]) -> None:
         binaries.append(binary)
-        validate(binary)
+        validate(binary, off)
 
     monkeypatch.setattr(wasm_module.validate, "validate", counted)
     return binaries
@@ -446,7 +446,7 @@ def test_a_source_is_validated_once(tmp_path: Path, validated: list[bytes], monk
     for source in (SOURCE, SOURCE.encode(), bytearray(SOURCE.encode()), binary, memoryview(binary)):
         assert lh.Module(lh.Engine(cache=tmp_path), source)._binary == binary  # type: ignore[arg-type]
     assert validated == [binary] * 2, "as text, and as a binary"
-    monkeypatch.setattr(wasm_module.validate, "validator", lambda: "another")
+    monkeypatch.setattr(wasm_module.validate, "validator", lambda off: "another")
     lh.Module(lh.Engine(cache=tmp_path), SOURCE)
     assert len(validated) == 3
     for _ in range(2):

@@ -22,10 +22,10 @@ from support.embed_heaps import CHeap, FailureError
 from support.embed_reports import Pieces, text_of
 
 import lowheap as lh
+from lowheap.config import RUNTIMES
 from lowheap.embed import Status, abi_hash, attach, ffi
 from lowheap.embed.api import FUNCTIONS
 from lowheap.embed.header import package_version
-from lowheap.engine import RUNTIMES
 from lowheap.errors import (
     AllocationTooLargeError,
     HeapCorruptionError,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.combinations import examples
 
 import lowheap as lh
-from lowheap.engine import RUNTIMES
+from lowheap.config import RUNTIMES
 from lowheap.types import ANYREF, EXTERNREF, F32, F64, FUNCREF, I31REF, I32, I64
 
 IDENTITY = """(module

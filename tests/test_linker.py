@@ -141,6 +141,91 @@ def test_a_name_is_defined_once_unless_shadowing_is_allowed(engine: lh.Engine) -
             linker.get(store, "m", "other")
 
 
+def test_a_module_is_defined_by_an_instance_that_it_makes(engine: lh.Engine, module: lh.Module) -> None:
+    linker = lh.Linker(engine)
+    library = lh.Module(
+        engine,
+        """(module (global (export "step") (mut i32) (i32.const 5))
+          (func (export "_initialize") (global.set 0 (i32.add (global.get 0) (i32.const 1))))
+          (func (export "") (result i32) (global.get 0)))""",
+    )
+    command = lh.Module(engine, '(module (func (export "_start")))')
+    with lh.Store(engine) as store:
+        linker.define_module(store, "library", library)
+        assert linker.get(store, "library", "step").value == 6
+        assert linker.get_default(store, "library")() == 6
+        assert linker.get_default(store, "nobody")() is None
+        with pytest.raises(lh.LinkError, match=r"library\.step is defined already"):
+            linker.define_module(store, "library", library)
+        with pytest.raises(lh.UnsupportedError, match="command is a command, for it exports _start"):
+            linker.define_module(store, "command", command)
+        linker.define_instance(store, "command", lh.Instance(store, command))
+        assert linker.get_default(store, "command") == linker.get(store, "command", "_start")
+        linker.define(store, "number", "", 3)
+        with pytest.raises(lh.LinkError, match=r"number\. is 3; it must be a Func to be the default"):
+            linker.get_default(store, "number")
+
+
+UNKNOWN = """(module
+  (type $open (sub (func (param i32) (result i64 f64 anyref v128))))
+  (import "a" "known" (func $known (result i32)))
+  (import "a" "several" (func $several (type $open)))
+  (import "a" "none" (func $none))
+  (import "a" "global" (global $global (mut i64)))
+  (import "a" "reference" (global $reference externref))
+  (import "a" "memory" (memory 2))
+  (func (export "run") (result i64 f64 anyref v128)
+    (call $none) (drop (call $known)) (call $several (i32.const 1)))
+  (func (export "known") (result i32) (i32.add (call $known) (memory.size))))"""
+
+
+def test_what_is_unknown_has_default_values(engine: lh.Engine) -> None:
+    linker = lh.Linker(engine)
+    linker.define_func("a", "known", lh.FuncType((), (I32,)), lambda: 40)
+    unknown = lh.Module(engine, UNKNOWN)
+    with lh.Store(engine) as store:
+        linker.define_unknown_imports_as_default_values(store, unknown)
+        exports = linker.instantiate(store, unknown).exports
+        assert exports.run() == (0, 0.0, None, 0)
+        assert exports.known() == 42
+        assert linker.get(store, "a", "global").value == 0
+        assert linker.get(store, "a", "reference").value is None
+        wanting = lh.Module(engine, '(module (import "b" "x" (func)) (import "b" "y" (func (result (ref any)))))')
+        with pytest.raises(lh.LinkError, match=r"import b\.y has no default value: \(ref any\) cannot be null"):
+            linker.define_unknown_imports_as_default_values(store, wanting)
+        with pytest.raises(lh.LinkError, match=r"b\.x is not defined"):
+            linker.get(store, "b", "x")
+
+
+def test_unknown_functions_fail_when_they_are_called(engine: lh.Engine, module: lh.Module) -> None:
+    linker = lh.Linker(engine)
+    linker.define_unknown_imports_as_traps(module)
+    with lh.Store(engine) as store:
+        with pytest.raises(lh.LinkError, match=r"import host\.step is missing"):
+            linker.instantiate(store, module)
+        linker.define(store, "host", "step", 1)
+        run = linker.instantiate(store, module).exports.run
+        with pytest.raises(lh.LinkError, match=r"^unknown import: host\.double has not been defined$"):
+            run(1)
+
+
+def test_what_is_found_beforehand_stays_as_it_was(engine: lh.Engine, module: lh.Module) -> None:
+    linker = lh.Linker(engine)
+    with pytest.raises(lh.LinkError, match=r"^host\.double, host\.step: not defined; these are: none$"):
+        linker.instantiate_pre(module)
+    linker.define_func("host", "double", UNARY, lambda value: 2 * value)
+    with lh.Store(engine) as store:
+        linker.define(store, "host", "step", 1)
+        prepared = linker.instantiate_pre(module)
+        assert prepared.module is module
+        linker.allow_shadowing = True
+        linker.define(store, "host", "step", 100)
+        assert [prepared.instantiate(store).exports.run(3) for _ in range(2)] == [7, 7]
+        assert linker.instantiate(store, module).exports.run(3) == 106
+        with lh.Store() as other, pytest.raises(lh.LinkError, match="the store has another engine"):
+            prepared.instantiate(other)
+
+
 def test_wrong_arguments_are_refused(engine: lh.Engine, module: lh.Module) -> None:
     linker = lh.Linker(engine)
     with pytest.raises(TypeError, match="it must be an Engine"):

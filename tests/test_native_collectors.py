@@ -45,12 +45,13 @@ from lowheap.layout import (
     NULL,
     SIZE_CLASS_COUNT,
     SMALL_CLASS_COUNT,
+    VMActivation,
     VMDrcHeader,
     VMGcKind,
     VMHeapStatistics,
     block_length,
 )
-from lowheap.native import Heap, Native, OutOfRange, Ref, address_of, at, local_array, native, u32, u64
+from lowheap.native import Heap, Native, OutOfRange, Ref, address_of, at, cell, local_array, native, u32, u64
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Functions for what cannot be called by itself: generators, and what takes records or slots
@@ -114,6 +115,34 @@ def walk_held_by_code(heap: Heap, rules: FrameRules) -> u64:
 
 
 @native
+def walk_frames(heap: Heap, rules: FrameRules) -> u64:
+    activation = at(VMActivation, heap.store_context.activation)
+    total: u64 = 7
+    for frame in frames.frames(activation.exit_frame_pointer, activation.entry_frame_pointer, rules):
+        total = mixed(total, frame)
+    return total
+
+
+WORD = ctypes.sizeof(ctypes.c_uint64)
+RECORD = 8  # where the frame record of what throws is, in words: the registers are below it
+
+
+@native
+def throw_from_a_frame(heap: Heap, rules: FrameRules) -> u64:
+    """The frame has the same caller as the one that left compiled code last."""
+    leaving = at(VMActivation, heap.store_context.activation).exit_frame_pointer
+    words = local_array(u64, RECORD + 2)
+    for number in range(RECORD):
+        words[number] = u64(number)
+    words[RECORD] = cell(u64, leaving).value
+    words[RECORD + 1] = cell(u64, leaving + WORD).value
+    total = frames.unwind(heap, rules, address_of(words) + u64(RECORD) * WORD)
+    for number in range(RECORD + 2):
+        total = mixed(total, words[number])
+    return total
+
+
+@native
 def push_to_a_list(heap: Heap, number: u32, index: Ref, length: u32, flags: u32) -> None:
     free_lists.push_free_to(heap, heap.size_class_head(number), index, length, flags)
 
@@ -163,6 +192,8 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     frames.host_slots: walk_host_slots,
     frames.held_by_hosts: walk_held_by_hosts,
     frames.held_by_code: walk_held_by_code,
+    frames.frames: walk_frames,
+    frames.unwind: throw_from_a_frame,
     free_lists.push_free_to: push_to_a_list,
     counting.free_block: free_a_block,
     counting.note_freed: free_a_block,
@@ -334,6 +365,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_lists.pop_small: drawn(st.integers(1, 20).map(lambda n: n * BLOCK_ALIGN)),
     counting.free_pending: drawn(st.integers(0, 5) | st.just((1 << 64) - 1)),
     frames.safepoint_of: a_return_address,
+    frames.unwind_entry_of: a_return_address,
     free_lists.size_class: drawn(LENGTHS),
     free_lists.push_free: a_block,
     free_lists.run_length: drawn(LENGTHS),
@@ -367,6 +399,8 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     walk_host_slots: no_arguments,
     walk_held_by_hosts: no_arguments,
     walk_held_by_code: no_arguments,
+    walk_frames: no_arguments,
+    throw_from_a_frame: no_arguments,
     push_to_a_list: a_list_and_a_block,
     free_a_block: an_object,
     free_an_object: a_dead_object,
@@ -399,7 +433,12 @@ def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: s
     arguments = ARGUMENTS[function](data.draw, made)
     held = st.lists(st.sampled_from([NULL, 1, *made.listed]), max_size=4)
     hosts = held if made.listed and data.draw(st.booleans()) else st.lists(st.sampled_from([NULL, 3, *made.objects]))
-    frames = Frames(data.draw(held, "held"), data.draw(hosts, "hosts"), is_known=data.draw(st.integers(0, 9)) > 0)
+    frames = Frames(
+        data.draw(held, "held"),
+        data.draw(hosts, "hosts"),
+        is_known=data.draw(st.integers(0, 9)) > 0,
+        catches=data.draw(st.booleans(), "catches"),
+    )
     python, machine = Copy(made, frames.context), Copy(made, frames.context)
     assert python.state() == machine.state()
     assert python.memory.base != machine.memory.base

@@ -63,6 +63,7 @@ from lowheap.layout import (
     CONTROL_BLOCK_OFFSET,
     EXTERNREF_TYPE_INDEX,
     FIRST_INDEX,
+    FUNCTION_TABLE_OFFSET,
     HANDLES_OFFSET,
     HEADER_SIZE,
     HOST_DATA_OFFSET,
@@ -359,11 +360,13 @@ class Side:
         self.control: VMHeapControl = self.mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
         setup.set_up_tables(ctypes.addressof(self.control), self.mapping.base)
         self.control.heap_base = self.memory.base
-        self.lh_heap = VMHeap()
+        whole = VMHeap.store_context.offset + FUNCTION_TABLE_OFFSET + ctypes.sizeof(FUNCTIONS_OF_STORE)
+        self.lh_heap = VMHeap.from_buffer(ctypes.create_string_buffer(whole))
         self.lh_heap.heap_base, self.lh_heap.control = self.memory.base, ctypes.addressof(self.control)
         self.context: VMStoreContext = self.lh_heap.store_context
         ctypes.memmove(ctypes.addressof(self.context), ctypes.addressof(context), ctypes.sizeof(context))
-        self.context.functions = ctypes.addressof(FUNCTIONS_OF_STORE)
+        functions = ctypes.addressof(self.context) + FUNCTION_TABLE_OFFSET
+        ctypes.memmove(functions, ctypes.addressof(FUNCTIONS_OF_STORE), ctypes.sizeof(FUNCTIONS_OF_STORE))
         self.lh_heap.store = ctypes.addressof(self.context)
         self.heap = CheckedHeap(
             self.memory, self.control, store_context=self.context, host=lambda: None, collector=Drc()

@@ -591,6 +591,22 @@ def test_the_text_of_a_statepoint() -> None:
     assert 'define void @f(i32 %a, i32 %b, ptr %p, i8 %c, i1 %t) gc "statepoint-example" {' in module.text
 
 
+def test_a_tail_call_stays_one() -> None:
+    """It is no safepoint: only the function that has another one is collected."""
+    head = "define i32 @f(i32 %a) {"
+    call = "%x = musttail call i32 @ext(i32 %a)"
+    text = f'{PRELUDE}\n{head}\n  {call} [ "deopt"(i33 7, i33 12) ]\n  ret i32 %x\n}}\n'
+    lowered = lower_statepoints(text)
+    binding.parse_assembly(lowered.text).verify()
+    assert lowered.text == text.replace(' [ "deopt"(i33 7, i33 12) ]', "")
+    assert not lowered.statepoints
+    other = 'call void @nothing() [ "deopt"(i32 %a) ]'
+    lowered = lower_statepoints(text.replace(head, f"{head}\n  {other}"))
+    binding.parse_assembly(lowered.text).verify()
+    assert f"  {call}\n  ret i32 %x" in lowered.text
+    assert [each.callee for each in lowered.statepoints] == ["nothing"]
+
+
 @pytest.mark.parametrize(
     ("before", "attributes"),
     [
@@ -906,3 +922,82 @@ def test_a_large_module_is_lowered_in_linear_time() -> None:
     lowered = lower_statepoints(text)
     assert time.perf_counter() - started < 3
     assert len(lowered.statepoints) == 5000
+
+
+# --- Invokes ----------------------------------------------------------------------------------------------------------
+
+INVOKES = """
+declare i32 @ext(i32)
+declare void @nothing()
+declare i32 @personality(...)
+
+define i32 @f(i32, i32 %b, i1 %flag) personality ptr @personality {
+  br i1 %flag, label %second, label %first
+
+first:
+  %r = invoke i32 @ext(i32 %0) [ "deopt"(i33 9, i32 %b) ]
+          to label %join unwind label %pad
+
+second:
+  invoke void @nothing() [ "deopt"(i32 %0, i32 %b) ]
+          to label %join unwind label %pad
+
+join:
+  %v = phi i32 [ %r, %first ], [ %0, %second ]
+  %w = phi i32 [ 1, %first ], [ %b, %second ]
+  %again = invoke i32 @ext(i32 %w) [ "deopt"(i32 %v) ]
+          to label %done unwind label %pad
+
+done:
+  call void @nothing() [ "deopt"(i32 %again) ]
+  ret i32 %v
+
+pad:
+  %x = phi i32 [ %b, %first ], [ 3, %second ], [ %v, %join ]
+  %l = landingpad token
+          catch ptr null
+  call void @nothing() [ "deopt"(i32 %x) ]
+  ret i32 %x
+}
+
+define i32 @from_the_entry(i32 %a) personality ptr @personality {
+  %1 = invoke i32 @ext(i32 %a) [ "deopt"(i32 %a) ]
+          to label %join unwind label %pad
+
+join:
+  %v = phi i32 [ 7, %0 ], [ %v, %join ]
+  br label %join
+
+pad:
+  %l = landingpad token
+          cleanup
+          catch ptr null
+  ret i32 %a
+}
+"""
+
+
+def test_invokes_become_statepoints_with_two_ways_on() -> None:
+    printed = str(binding.parse_assembly(INVOKES))
+    lowered = lower_statepoints(printed)
+    parsed = binding.parse_assembly(lowered.text)
+    parsed.verify()
+    lines = [line.strip() for line in lowered.text.splitlines()]
+    points = [line for line in lines if " token (i64, i32, ptr, i32, i32, ...) " in line]
+    assert [" = invoke token " in line for line in points] == [True, True, True, False, False, True]
+    assert lowered.statepoints[0].places == (9,)
+    # Of what has a result, the result is had ahead of the normal way on, whose phis name that block.
+    place = lines.index("lowheap.statepoint.0.normal:")
+    assert lines[place + 1] == "%r = call i32 @llvm.experimental.gc.result.i32(token %lowheap.statepoint.0)"
+    assert lines[place + 2] == "br label %join"
+    assert "%v = phi i32 [ %r, %lowheap.statepoint.0.normal ], [ %0, %second ]" in lines
+    assert "%w = phi i32 [ 1, %lowheap.statepoint.0.normal ], [ %b, %second ]" in lines
+    assert "%x = phi i32 [ %b, %first ], [ 3, %second ], [ %v, %join ]" in lines  # thrown, there is none
+    # A result that is a reference is stored there, too, and a handler's phi behind the landing pad.
+    place = lines.index("lowheap.statepoint.2.normal:")
+    assert lines[place + 2].startswith("store i32 %again, ptr ") or "getelementptr" in lines[place + 2]
+    place = next(number for number, line in enumerate(lines) if line.startswith("%l = landingpad"))
+    assert lines[place - 1].startswith("%x = phi")
+    # An entry block without a name has a number all the same.
+    assert "%v = phi i32 [ 7, %lowheap.statepoint.5.normal ], [ %v, %join ]" in lines
+    assert {point.id: point.live_count for point in lowered.statepoints} == {0: 1, 1: 2, 2: 1, 3: 1, 4: 1, 5: 1}

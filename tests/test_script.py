@@ -21,6 +21,7 @@ MODULE = """(module $m
   (type $s (struct (field i32)))
   (type $a (array i8))
   (import "spectest" "print_i32" (func $print (param i32)))
+  (import "wasmtime" "gc" (func $gc))
   (import "spectest" "print_f32" (func $print_f32 (param f32)))
   (import "spectest" "global_f32" (global $g f32))
   (global (export "nan") f32 (f32.const nan:0x200000))
@@ -35,8 +36,9 @@ MODULE = """(module $m
   (func (export "struct") (result anyref) (struct.new $s (i32.const 1)))
   (func (export "array") (result anyref) (array.new_default $a (i32.const 1)))
   (func (export "i31") (result anyref) (ref.i31 (i32.const 1)))
-  (export "print_f32" (func $print_f32))
+  (export "print_f32" (func $print_f32)) (export "gc" (func $gc))
   (func $f (export "func") (result funcref) (ref.func $f))
+  (func (export "v128") (param v128) (result v128) (local.get 0))
   (func (export "div") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1)))
   (func (export "length") (param (ref null $a)) (result i32) (array.len (local.get 0)))
   (func $deep (export "deep") (call $deep) (call $deep)))
@@ -46,6 +48,9 @@ PASSING = [
     '(invoke "print" (i32.const 1))',
     '(assert_return (invoke "print" (i32.const 1)))',
     '(assert_return (invoke "print_f32" (f32.const nan)))',
+    '(assert_return (invoke "v128" (v128.const i32x4 1 2 3 -4)) (v128.const i16x8 1 0 2 0 3 0 -4 -1))',
+    '(assert_return (invoke "v128" (v128.const f64x2 -nan -1)) (v128.const f64x2 nan:canonical -1))',
+    '(assert_return (invoke "gc"))',
     '(assert_return (get "count") (i32.const 3))',
     '(assert_return (get $m "nan") (f32.const nan:0x200000))',
     '(assert_return (invoke "given") (f32.const 666.6))',
@@ -62,6 +67,7 @@ PASSING = [
     '(assert_return (invoke "any" (ref.host 7)) (ref.host 7))',
     '(assert_return (invoke "any" (ref.null any)) (ref.null))',
     '(assert_return (invoke "struct") (ref.struct))',
+    '(assert_return (invoke "any" (ref.null struct)) (ref.null struct))',
     '(assert_return (invoke "struct") (ref.eq))',
     '(assert_return (invoke "array") (ref.array))',
     '(assert_return (invoke "array") (ref.any))',
@@ -80,12 +86,15 @@ PASSING = [
     '(assert_unlinkable (module (import "spectest" "nothing" (func))) "unknown import")',
     '(assert_unlinkable (module (import "spectest" "print" (func (param i32)))) "incompatible import type")',
     '(assert_trap (module (func $f unreachable) (start $f)) "unreachable")',
+    '(assert_unlinkable (module (func $f unreachable) (start $f)) "unreachable")',
 ]
 
 FAILING = {
     '(invoke "div" (i32.const 1) (i32.const 0))': "Trap: .*integer divide by zero",
     '(invoke "no" (i32.const 1))': "there is no export 'no'",
     '(assert_return (invoke "print" (i32.const 1)) (i32.const 1))': "0 results",
+    '(assert_return (invoke "v128" (v128.const i16x8 1 2 3 4 5 6 7 -8)) (v128.const i16x8 1 2 3 4 5 6 7 8))': "0xfff8",
+    '(assert_return (invoke "v128" (v128.const i64x2 0 0)) (v128.const f32x4 0 nan:canonical 0 0))': "nan:canonical",
     '(assert_return (get "count") (i32.const 4))': "the result is 3; expected is i32 4",
     '(assert_return (get "print") (i32.const 4))': "no global",
     '(assert_return (invoke "e" (f32.const 0)) (f32.const -0))': r"0x0 \(0.0\); expected is f32 0x8.{7} \(-0.0\)",
@@ -96,6 +105,8 @@ FAILING = {
     '(assert_return (invoke "extern" (ref.null extern)) (ref.extern))': "None",
     '(assert_return (invoke "extern" (ref.extern 7)) (ref.null extern))': "null",
     '(assert_return (invoke "struct") (ref.array))': "arrayref",
+    '(assert_return (invoke "struct") (ref.null struct))': "refnull",
+    '(assert_return (invoke "any" (ref.null struct)) (ref.struct))': "structref",
     '(assert_return (invoke "array") (ref.i31))': "i31ref",
     '(assert_return (invoke "i31") (ref.struct))': "structref",
     '(assert_return (invoke "i31") (ref.func))': "funcref",
@@ -108,6 +119,7 @@ FAILING = {
     '(assert_unlinkable (module (import "spectest" "print" (func (param i32)))) "unknown import")': "expected",
     '(assert_unlinkable (module (import "spectest" "nothing" (func))) "incompatible import type")': "missing",
     '(assert_trap (module (func $f) (start $f)) "unreachable")': "came to",
+    '(assert_unlinkable (module (func $f unreachable) (start $f)) "null reference")': "unreachable",
     '(module (import "spectest" "nothing" (func)))': "LinkError",
     "(module instance $i $none)": "no module definition 'none'",
     '(register "other" $none)': "no instance 'none'",

@@ -20,7 +20,8 @@ from support.combinations import examples
 
 from lowheap.collector import GcProgress
 from lowheap.collectors.drc import Drc
-from lowheap.engine import RUNTIMES, Engine
+from lowheap.config import RUNTIMES
+from lowheap.engine import Engine
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,

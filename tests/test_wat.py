@@ -7,7 +7,7 @@ import wasmtime
 
 import lowheap as lh
 from lowheap.wasm.validate import to_binary
-from lowheap.wasm.wat import DIRECTIONS, assemblable
+from lowheap.wasm.wat import DIRECTIONS, assemblable, with_plain_nulls
 
 
 def names(text: str) -> list[str]:
@@ -91,3 +91,16 @@ def test_tokens_stay_in_their_lines() -> None:
 )
 def test_what_is_not_well_formed_stays(text: str) -> None:
     assert assemblable(text) == text
+
+
+def test_a_null_that_a_script_expects_has_no_type() -> None:
+    script = """(module (func (export "f") (drop (ref.null struct))))
+    (assert_return (invoke "f" (ref.null struct)) (ref.null (; or not ;) struct) (either (ref.null eq) (ref.i31))
+      (ref.struct) (ref.null any))"""
+    made = with_plain_nulls(script)
+    assert made.split("\n") == [
+        '(module (func (export "f") (drop (ref.null struct))))',
+        '    (assert_return (invoke "f" (ref.null struct)) (ref.null (; or not ;) ) (either (ref.null ) (ref.i31))',
+        "      (ref.struct) (ref.null ))",
+    ]
+    assert with_plain_nulls("(ref.null struct))") == "(ref.null struct))"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from lowheap.collectors import registry
-from lowheap.engine import OPT_LEVELS, RUNTIMES
+from lowheap.config import OPT_LEVELS, RUNTIMES
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.native import NativeError
 

@@ -29,9 +29,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 from llvmlite import binding, ir
 
+from lowheap.config import OPT_LEVELS
 from lowheap.embed import api
 from lowheap.embed.header import HEADER_NAME, header, package_version
-from lowheap.engine import OPT_LEVELS
 from lowheap.errors import CompilerError, LowheapError, UnsupportedError
 from lowheap.jit import engine
 from lowheap.representation import short_repr

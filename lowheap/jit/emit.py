@@ -102,7 +102,7 @@ class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type informa
 
 
 class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships no type information
-    """A function that never unwinds, with attributes as LLVM writes them."""
+    """A function that throws nothing, unless `let_throw` says so, with attributes as LLVM writes them."""
 
     def __init__(self, module: ir.Module, ftype: ir.FunctionType, name: str, *attributes: str) -> None:
         """Declare the function in `module` with these further attributes."""
@@ -112,10 +112,55 @@ class AttributedFunction(ir.Function):  # type: ignore[misc]  # llvmlite ships n
 
 
 def _attribute(function: ir.Function, attributes: Sequence[str]) -> None:
-    """Say that a function never unwinds, and give it these attributes."""
+    """Say that a function throws nothing, and give it these attributes."""
     function.attributes = _Attributes()
-    for attribute in ("nounwind", *attributes):
+    for attribute in (_THROWS_NOTHING, *attributes):
         function.attributes.add(attribute)
+
+
+_THROWS_NOTHING = "nounwind"
+
+
+def let_throw(function: ir.Function) -> None:
+    """Say that a function may throw. LLVM describes its frame in the object file, for `jit/unwinding.py`."""
+    function.attributes.discard(_THROWS_NOTHING)
+
+
+class _Token(ir.Type):  # type: ignore[misc]  # llvmlite ships no type information
+    """LLVM's type of what is nothing to compute with, which llvmlite does not know."""
+
+    def _to_string(self) -> str:
+        return "token"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Token)
+
+    def __hash__(self) -> int:
+        return hash(_Token)
+
+
+PERSONALITY_FUNCTION = "lowheap.personality"
+"""i32(i32, i32, i64, ptr, ptr): what other unwinders than lowheap's ask at a frame with handlers: it has none."""
+
+_CONTINUE_UNWINDING = 8  # of the Itanium C++ ABI's: _URC_CONTINUE_UNWIND
+
+
+def begin_handler(function: ir.Function, block: ir.Block) -> None:
+    """Make a block one that a call which throws goes on at. What was thrown, the store context tells."""
+    if function.attributes.personality is None:
+        function.attributes.personality = _personality(function.module)
+    pad = ir.LandingPadInstr(block, _Token())
+    pad.add_clause(ir.CatchClause(PTR(None)))
+    block.instructions.append(pad)
+
+
+def _personality(module: ir.Module) -> ir.Function:
+    known = module.globals.get(PERSONALITY_FUNCTION)
+    if known is None:
+        known = AttributedFunction(module, ir.FunctionType(I32, [I32, I32, I64, PTR, PTR]), PERSONALITY_FUNCTION)
+        known.linkage = "internal"
+        ir.IRBuilder(known.append_basic_block("entry")).ret(I32(_CONTINUE_UNWINDING))
+    return known
 
 
 class NativeFunction(AttributedFunction):

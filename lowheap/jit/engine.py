@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llvmlite import binding, ir
 
@@ -26,9 +27,12 @@ from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError
 from lowheap.jit import large_frames, stackmaps
 from lowheap.jit.call_sites import CallSites
-from lowheap.jit.signatures import IMPORTED_SYMBOLS, WIDE_DIVISIONS
+from lowheap.jit.signatures import EXCEPTIONS, IMPORTED_SYMBOLS, WIDE_DIVISIONS
 from lowheap.jit.statepoints import FUNCTIONS_GLOBAL, StatepointModule
 from lowheap.representation import short_repr
+
+if TYPE_CHECKING:
+    from lowheap.jit.unwinding import UnwindEntry
 
 _log = logging.getLogger("lowheap.jit")
 _lock = threading.RLock()  # one thread at a time uses LLVM
@@ -88,6 +92,7 @@ def without_gc() -> Iterator[None]:
 def _initialise() -> None:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
+    binding.initialize_native_asmparser()  # or inline assembly ends the process
 
 
 @functools.cache
@@ -339,7 +344,21 @@ class LoadedCode(NotCopied):
             table = ctypes.c_uint64 * len(code.statepoints.functions)
             functions = list(table.from_address(self._tracker[FUNCTIONS_GLOBAL]))
         self.stack_map = stackmaps.StackMap(code.statepoints, code.stack_map, functions)
+        self._code, self._functions = code, functions
         self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
+
+    @property
+    def has_exceptions(self) -> bool:
+        """Whether the code may throw of itself, or catch."""
+        return EXCEPTIONS in self._addresses
+
+    @functools.cached_property
+    def unwind_entries(self) -> dict[int, UnwindEntry]:
+        """The calls that may throw, by return address; read at the first request."""
+        from lowheap.jit import unwinding  # here, because most code never throws
+
+        code = self._code
+        return unwinding.read(code.object, code.statepoints, code.stack_map, self._functions)
 
     def address(self, symbol: str) -> int:
         """Return the address of one of the compiled code's symbols. CompilerError when it is not one."""

@@ -32,6 +32,8 @@ _MEASURED_FROM = 256
 """Lines of LLVM's text: no function of fewer has a large frame. A value takes at most a vector's 64 bytes, and a line
 makes one."""
 
+_TAIL_CALL = "musttail call "
+
 _STACK_MAP = "llvm.experimental.stackmap"
 
 DECLARATION = f"declare void @{_STACK_MAP}(i64, i32, ...)"
@@ -101,10 +103,12 @@ def _checked(line: str, head: re.Match[str], body: Sequence[str], size: int, off
         raise CompilerError(f"function {head['name']} has a large frame, and no vmctx: {line}")
     returned = _LINKAGE.sub("", head["returned"])
     own = f'@"{head["name"][1:].strip(chr(34))}{_BODY_SUFFIX}"'
-    collects = any('"deopt"(' in each for each in body)
+    # A tail call that led here leaves no frame behind, so this may not either.
+    tail = "musttail " if any(_TAIL_CALL in each for each in body) else ""
+    collects = not tail and any('"deopt"(' in each for each in body)
     result = "" if head["type"] == "void" else "%lowheap.result = "
     # Attributes that only promise something about arguments and result may stand at the call, too.
-    call = f"{result}call {returned} {own}({parameters})" + (' [ "deopt"() ]' if collects else "")
+    call = f"{result}{tail}call {returned} {own}({parameters})" + (' [ "deopt"() ]' if collects else "")
     return [
         f"define internal {returned} {own}({line[head.end() :]}",
         *body,

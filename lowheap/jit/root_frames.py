@@ -2,21 +2,23 @@
 
 A compiled function's root frame is one `alloca` of i32s (the host has root frames of its own, `VMRootFrame`). `plan`
 reads the body of an optimised function as LLVM prints it, with the references that each safepoint lists, and says which
-lines are to be added and which slots are live at each safepoint. So a safepoint needs the frame's address and a mask,
-however many references live across it, and a reference that lives across many safepoints is stored once.
+lines are to be added and which slots are live at each safepoint. Each instruction is on one line. So a safepoint needs
+the frame's address and a mask, however many references live across it, and a reference that lives across many
+safepoints is stored once.
 
 A reference lives from its definition to the last safepoint that lists it: what becomes of it afterwards, or on the way
 to safepoints that do not list it, does not matter. References that are never alive together share a slot. The number of
 slots is the least possible, since in SSA form the lives are subtrees of the dominator tree.
 
+What is defined by an invoke, which ends its block, is to be stored on the normal way on: `RootFrame.after`, there.
 A reference is stored where it is defined, or, when that is expected to run less often, ahead of each of the (few)
 safepoints that list it: a safepoint behind an unlikely branch, such as that of an allocation without room, then costs
 the loop around it nothing.
 
 Promises: at each safepoint that control can reach, each listed reference is in a slot of its own, and the mask has
-these slots and no others. What is not understood (a terminator other than br, switch, ret and unreachable, a line that
-is neither an instruction nor a label) raises `CompilerError` quoting the line. Takes time linear in the text, but for
-sets of references, which are the bits of a number.
+these slots and no others. What is not understood (a terminator other than br, switch, invoke, ret and unreachable, a
+line that is neither an instruction nor a label) raises `CompilerError` quoting the line. Takes time linear in the text,
+but for sets of references, which are the bits of a number.
 """
 
 from __future__ import annotations
@@ -56,8 +58,9 @@ _SWITCH_CASE = re.compile(rf"[ \t]+i\d+ [-\w]+, label ({_NAME})$")
 _SWITCH_END = re.compile(r"[ \t]+\]")
 _PROFILE = re.compile(r"!prof (!\d+)")
 _WEIGHTS = re.compile(r'(!\d+) = !\{!"branch_weights", (?:!"expected", )?i32 (-?\d+), i32 (-?\d+)\}')
-_ENDS = frozenset({"br", "switch", "ret", "unreachable"})
-_OTHER_ENDS = frozenset({"invoke", "callbr", "indirectbr", "resume", "catchswitch", "catchret", "cleanupret"})
+_ENDS = frozenset({"br", "switch", "ret", "unreachable", "invoke"})
+_WAYS_OF_INVOKE = 2
+_OTHER_ENDS = frozenset({"callbr", "indirectbr", "resume", "catchswitch", "catchret", "cleanupret"})
 
 
 def reverse_post_order(successors: Sequence[Sequence[int]]) -> list[int]:
@@ -224,7 +227,7 @@ def _read_blocks(
                 raise CompilerError(f"neither an instruction nor a label: {line}")
             if block is not None:
                 raise CompilerError(
-                    f"root frames understand br, switch, ret and unreachable; this ends a block: {last}"
+                    f"root frames understand br, switch, invoke, ret and unreachable; this ends a block: {last}"
                 )
             block, phis, before_phis_end = _Block(f"%{label.group(1)}"), [], True
             blocks.append(block)
@@ -243,12 +246,21 @@ def _read_blocks(
                 if number >= 0:
                     phis.append(_Event(0, number, 0, is_phi=True))
                 continue
+            if opcode == "landingpad":  # nothing may stand between it and the phis
+                continue
             before_phis_end = False
             for event in phis:
                 event.line = line_number
             block.events += phis
+        if number >= 0 or line_number in lists:
+            listed = _union(map(single.__getitem__, lists.get(line_number, ())))
+            block.events.append(_Event(line_number, number, listed))
         if opcode in _ENDS:
             block.targets += filter(None, _TARGET.findall(line))
+            if opcode == "invoke":
+                if len(block.targets) != _WAYS_OF_INVOKE:
+                    raise CompilerError(f"an invoke whose two ways on do not stand behind it: {line}")
+                block.unlikely = block.targets[-1]
             if opcode == "br" and len(block.targets) > 1 and (profile := _PROFILE.search(line)):
                 position = unlikely.get(profile.group(1), -1)
                 block.unlikely = block.targets[position] if position >= 0 else ""
@@ -256,12 +268,13 @@ def _read_blocks(
             if not in_switch:
                 block = None
         elif opcode in _OTHER_ENDS:
-            raise CompilerError(f"root frames understand br, switch, ret and unreachable only, not {opcode}: {line}")
-        elif number >= 0 or line_number in lists:
-            listed = _union(map(single.__getitem__, lists.get(line_number, ())))
-            block.events.append(_Event(line_number, number, listed))
+            raise CompilerError(
+                f"root frames understand br, switch, invoke, ret and unreachable only, not {opcode}: {line}"
+            )
     if block is not None or not blocks:
-        raise CompilerError(f"root frames understand br, switch, ret and unreachable; this ends a block: {last}")
+        raise CompilerError(
+            f"root frames understand br, switch, invoke, ret and unreachable; this ends a block: {last}"
+        )
     return blocks
 
 

@@ -9,6 +9,11 @@ its function's root frame (`lowheap.jit.root_frames` chooses where). The statepo
 mask of the slots that are live, both of which LLVM puts into the object file's stack map (`lowheap.jit.stackmaps` reads
 it).
 
+**Calls with a handler.** A call that may throw, where the function has a handler, is emitted by `invoke`: a terminator
+with two ways on. What the handler uses is live across the call like what is used behind it, so it is in the list, and
+in the root frame. Its result exists on the normal way only, in whose first block, which no other way leads to, a root
+frame has its store.
+
 **Where lists would be long.** The lists of n references that live across n calls are n * n entries of text, which LLVM
 would carry through all of its passes. If a function's lists are that long, `fill_safepoints` itself gives it a root
 frame, before LLVM sees it: each reference is stored where it is defined, and loaded again where it is used behind a
@@ -29,8 +34,8 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
@@ -114,6 +119,40 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         return f'[ "deopt"({", ".join((*place, *slots, *live))}) ]'
 
 
+class SafepointInvoke(SafepointCall):
+    """A call that may collect and may throw: a terminator, which goes on at `normal_to`, or, thrown, at `unwind_to`.
+
+    `normal_to` has no other predecessor, and begins without phis. `unwind_to` begins with a landing pad.
+    """
+
+    def __init__(
+        self,
+        parent: ir.Block,
+        callee: ir.Value,
+        args: Sequence[ir.Value],
+        normal_to: ir.Block,
+        unwind_to: ir.Block,
+        name: str = "",
+    ) -> None:
+        """Make the instruction; `invoke` inserts it."""
+        super().__init__(parent, callee, args, name=name)
+        self.opname = "invoke"
+        self.normal_to, self.unwind_to = normal_to, unwind_to
+
+    def descr(self, buf: list[str]) -> None:
+        """Append the printed instruction."""
+        parts: list[str] = []
+        self._descr(parts, add_metadata=False)
+        plain = "".join(parts).rstrip("\n")
+        bundle = self.bundle(lambda value: value.get_reference())
+        ways = self.ways(lambda value: value.get_reference())
+        buf.append(f"{plain} {bundle} {ways}{self._stringify_metadata(leading_comma=True)}\n")
+
+    def ways(self, reference: Callable[[ir.Value], str]) -> str:
+        """Return the two ways on as they are printed; `reference` is how a block is written."""
+        return f"to label {reference(self.normal_to)} unwind label {reference(self.unwind_to)}"
+
+
 def call(
     builder: ir.IRBuilder,
     callee: ir.Value,
@@ -121,15 +160,34 @@ def call(
     name: str = "",
     *,
     place: int | ir.Value | None = None,
+    tail: str = "",
 ) -> SafepointCall:
     """Insert a call that may collect at the builder's position, and return it.
 
     `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
-    `place` is the byte offset of the instruction that it is for; one that is no int is left out.
+    `place` is the byte offset of the instruction that it is for; one that is no int is left out. `tail` may be
+    "musttail": such a call is a safepoint only where its function is inlined and something comes after it.
     """
-    instruction = SafepointCall(builder.block, callee, args, name=name)
+    instruction = SafepointCall(builder.block, callee, args, name=name, tail=tail)
     instruction.place = place if isinstance(place, int) else None
     builder._insert(instruction)
+    return instruction
+
+
+def invoke(
+    builder: ir.IRBuilder,
+    callee: ir.Value,
+    args: Sequence[ir.Value],
+    unwind_to: ir.Block,
+    *,
+    place: int | ir.Value | None = None,
+) -> SafepointInvoke:
+    """Insert a call that may throw, to a handler in this function; the builder goes on behind it, in a new block."""
+    normal_to = builder.function.append_basic_block()
+    instruction = SafepointInvoke(builder.block, callee, args, normal_to, unwind_to)
+    instruction.place = place if isinstance(place, int) else None
+    builder._set_terminator(instruction)
+    builder.position_at_end(normal_to)
     return instruction
 
 
@@ -153,7 +211,7 @@ def fill_safepoints(function: ir.Function, references: Collection[ir.Value]) -> 
     instruction of `function`. Blocks that cannot be reached are allowed; uses in them keep nothing alive elsewhere.
 
     Raises `CompilerError` for a foreign or wrongly typed reference, a block without a terminator, or a terminator other
-    than br, switch, ret and unreachable.
+    than br, switch, invoke, ret and unreachable.
     """
     fill_from(function, Liveness.of(function, references))
 
@@ -179,10 +237,12 @@ def _successors(function: ir.Function, block: ir.Block) -> list[ir.Block]:
         return [operand for operand in terminator.operands if isinstance(operand, ir.Block)]
     if isinstance(terminator, ir.SwitchInstr):
         return [terminator.default, *(target for _, target in terminator.cases)]
+    if isinstance(terminator, SafepointInvoke):
+        return [terminator.normal_to, terminator.unwind_to]
     if isinstance(terminator, ir.Ret | ir.Unreachable):
         return []
     raise CompilerError(
-        f"{where} ends in {terminator.opname!r}; liveness understands br, switch, ret and unreachable only"
+        f"{where} ends in {terminator.opname!r}; liveness understands br, switch, invoke, ret and unreachable only"
     )
 
 
@@ -450,27 +510,34 @@ class _RootFrame:
         for argument in self.arguments:
             self._store(builder, frame, argument)
         entry.instructions += rest
+        results = {
+            id(block.terminator.normal_to): block.terminator
+            for block in self.liveness.blocks
+            if isinstance(block.terminator, SafepointInvoke) and id(block.terminator) in self.slots
+        }
         for index in root_frames.reverse_post_order(self.liveness.successors):
-            self._rewrite(builder, frame, self.liveness.blocks[index])
+            block = self.liveness.blocks[index]
+            self._rewrite(builder, frame, block, results.get(id(block)))
         for call, mask in self.masks:
             call.slots = frame, mask
             call._clear_string_cache()
         if "alwaysinline" not in self.function.attributes:
             self.function.attributes.add("noinline")
 
-    def _rewrite(self, builder: ir.IRBuilder, frame: ir.Value, block: ir.Block) -> None:
+    def _rewrite(self, builder: ir.IRBuilder, frame: ir.Value, block: ir.Block, result: ir.Value | None) -> None:
         """Store each reference behind its definition, a phi's behind the block's last phi; load it again for its uses.
 
-        What was defined, or loaded, in the block since its last safepoint is at hand.
+        What was defined, or loaded, in the block since its last safepoint is at hand. `result` is that of the call that
+        this block is the normal way on from.
         """
-        pending: list[ir.Value] = []
-        at_hand: dict[int, ir.Value] = {}  # by id of the reference
+        pending: list[ir.Value] = [] if result is None else [result]
+        at_hand = {id(each): each for each in pending}  # by id of the reference
         if block is self.liveness.blocks[0]:  # where their stores stand, which make what is loaded
-            at_hand = {id(argument): argument for argument in self.arguments}
+            at_hand |= {id(argument): argument for argument in self.arguments}
         instructions, block.instructions = block.instructions, []
         builder.position_at_end(block)
         for instruction in instructions:
-            if not isinstance(instruction, ir.PhiInstr):
+            if not isinstance(instruction, ir.PhiInstr | ir.LandingPadInstr):
                 for reference in pending:
                     self._store(builder, frame, reference)
                 pending.clear()
@@ -484,7 +551,7 @@ class _RootFrame:
             builder._insert(instruction)
             if isinstance(instruction, SafepointCall):
                 at_hand.clear()
-            if id(instruction) in self.slots:
+            if id(instruction) in self.slots and instruction is not block.terminator:
                 pending.append(instruction)
                 at_hand[id(instruction)] = instruction
 
@@ -768,6 +835,8 @@ class _Call:
     places: tuple[int, ...]
     slots: tuple[tuple[str, tuple[int, ...]], ...]  # the root frames that it has already, and encoded masks
     debug_location: str  # ", !dbg !7", or ""
+    normal: str = ""  # of an invoke, the block behind it; "" for a plain call
+    unwind: str = ""  # and the handler's
 
 
 _PLAIN_TYPE = r"(?:i(?:[1-9]|[1-5]\d|6[0-4])|float|double|ptr)"
@@ -812,10 +881,33 @@ def _plain_type(text: str) -> _Type:
     return _Type(text, _MANGLED.get(text, text))
 
 
+_LABEL_NAME = r'%(?:"[^"]*"|[-\w$.]+)'
+_INVOKE = re.compile(
+    rf"( +(?:{_LABEL_NAME} = )?)invoke (.*\]) +to label ({_LABEL_NAME}) unwind label ({_LABEL_NAME})"
+    r"((?:, ![\w.-]+ ![\w.]+)*)$"
+)
+_CONTINUATION = re.compile(r" {10}(?:to label |catch |cleanup$|filter )")
+"""The second line of an invoke, and all but the first of a landing pad, as LLVM prints them."""
+
+
+def _joined(body: Sequence[str]) -> Sequence[str]:
+    """The lines of a body, with each instruction on one line."""
+    output: list[str] = []
+    for line in body:
+        if line.startswith(" " * 10) and _CONTINUATION.match(line):
+            output[-1] = f"{output[-1]} {line.strip()}"
+        else:
+            output.append(line)
+    return output
+
+
 def _parse_call(line: str) -> _Call:
-    """Take apart one printed call with a deopt bundle."""
+    """Take apart one printed call or invoke with a deopt bundle, on one line."""
     if plain := _parse_plain_call(line):
         return plain
+    if found := _INVOKE.match(line):
+        start, called, normal, unwind, metadata = found.groups()
+        return replace(_parse_call(f"{start}call {called}{metadata}"), normal=normal, unwind=unwind)
     cursor = _Cursor(line)
     indent = line[: cursor.position]
     assigned = cursor.match(_LOCAL_RESULT)
@@ -1118,6 +1210,26 @@ def _plain_name(printed: str) -> str:
     return _ESCAPE.sub(resolve, name[1:-1].encode()).decode("utf-8", "surrogateescape")
 
 
+_TAIL_CALL = re.compile(
+    r"( +(?:%[-\w$.]+ = )?musttail call [^\[]*)"
+    rf' \[ "deopt"\((?:{_PLACE_TYPE} \d+(?:, {_PLACE_TYPE} \d+)*)?\) \](.*)'
+)
+"""A tail call that is one still: behind it there is no frame, so its bundle has places and nothing else."""
+_UNNAMED_PARAMETER = re.compile(r"%\d+(?=[,)])")
+_BLOCK_LABEL = re.compile(r'([-\w$.]+|"[^"]*"):(?:\s|$)')
+
+
+def _rename_in_phis(lines: list[str], first: int, blocks: Mapping[str, str]) -> None:
+    """Give other names to predecessors, in the phis from a line on."""
+    for number in range(first, len(lines)):
+        if " = phi " not in lines[number]:
+            return
+        lines[number] = _INCOMING.sub(lambda found: f", {blocks.get(found.group(1), found.group(1))} ]", lines[number])
+
+
+_INCOMING = re.compile(rf", ({_LABEL_NAME}) \]")
+
+
 def _has_bundle(line: str) -> bool:
     return '"deopt"' in line and not line.lstrip().startswith(";") and _DEOPT_TAG.search(line) is not None
 
@@ -1137,12 +1249,17 @@ def lower_statepoints(
     costs no instruction. `measure_frames`: the stack map is to tell the frames of functions without a bundle, too, as
     far as these may be large.
 
-    Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call (an invoke,
-    `musttail`), variable or aggregate arguments, aggregate results, attributes that change how values are passed (on
-    the call or on the called function), an unproven calling convention, an intrinsic or inline assembly, references
-    that are not i32, constants that are neither null nor an i31, other bundles beside this one; and, in a function with
-    a bundle, for a terminator other than br, switch, ret and unreachable. Run LLVM's verifier on the text, as on any
-    module.
+    A tail call (`musttail`) stays what it is, without the bundle: nothing lives behind it, not even a frame. Where LLVM
+    has inlined its function, it has made a plain call of it, with a bundle that has the caller's references.
+
+    An invoke becomes one of a statepoint; its result is had in a block of its own, ahead of the normal way on.
+
+    Raises `CompilerError`, quoting the line, for a bundle it does not understand: anything but a plain call or an
+    invoke (`musttail` with references), variable or aggregate arguments, aggregate results, attributes that change how
+    values are passed (on the call or on the called function), an unproven calling convention, an intrinsic or inline
+    assembly, references that are not i32, constants that are neither null nor an i31, other bundles beside this one;
+    and, in a function with a bundle, for a terminator other than br, switch, invoke, ret and unreachable. Run LLVM's
+    verifier on the text, as on any module.
     """
     return _Lowering(llvm_ir, with_call_frames=with_call_frames, measure_frames=measure_frames).run()
 
@@ -1156,6 +1273,7 @@ class _Lowering:
         self.measure_frames = measure_frames
         self.measured: list[str] = []  # as printed
         self.lines = llvm_ir.split("\n")
+        self.has_handlers = " landingpad " in llvm_ir
         self.statepoints: list[Statepoint] = []
         self.functions: list[str] = []  # as printed
         self.result_types: dict[str, _Type] = {}
@@ -1191,7 +1309,10 @@ class _Lowering:
             if not line.startswith("define "):
                 output.append(line)
                 continue
-            body = spread_additions(list(itertools.takewhile("}".__ne__, lines)))
+            body: Sequence[str] = list(itertools.takewhile("}".__ne__, lines))
+            if self.has_handlers:
+                body = _joined(body)
+            body = spread_additions(body)
             output += self.rewrite(self.defined[line], body)
             output.append("}")
         output += self.appendix() if self.functions else ()
@@ -1207,8 +1328,12 @@ class _Lowering:
     def rewrite(self, header: _Header, body: Sequence[str]) -> list[str]:
         """One function, up to its closing brace."""
         calls: dict[int, _Call] = {}
+        body = list(body)
         for number, line in enumerate(body):
             if '"deopt"' in line and _has_bundle(line):
+                if tail_call := _TAIL_CALL.fullmatch(line):
+                    body[number] = "".join(tail_call.groups())
+                    continue
                 try:
                     calls[number] = _parse_call(line)
                     self.refuse_unusual(calls[number])
@@ -1236,17 +1361,39 @@ class _Lowering:
         self.functions.append(header.name)
         parameters = header.line[header.parameters_start : header.attributes_start]
         frame = root_frames.plan(parameters, body, {line: call.live for line, call in calls.items()}, self.unlikely)
+        # Where invokes have got a block for their results, by the normal way on: the blocks that phis there name.
+        moved: dict[str, dict[str, str]] = {}
+        block = f"%{len(_UNNAMED_PARAMETER.findall(parameters))}"  # what LLVM calls an entry block without a name
+        starts: dict[str, int] = {}  # of blocks' lines in the output
         for number, line in enumerate(body):
             output += frame.before.get(number, ())
+            after = frame.after.get(number, ())
             if call := calls.get(number):
-                output += self.lower(call, header, frame.masks[number])
+                lines = self.lower(call, header, frame.masks[number])
+                if call.normal and (len(lines) > 1 or after):
+                    own = f"{_TOKEN_PREFIX}{len(self.statepoints) - 1}.normal"
+                    lines[0] = f"{lines[0]} to label %{own} unwind label {call.unwind}{call.debug_location}"
+                    lines[1:1] = [f"{own}:"]
+                    after = (*after, f"{call.indent}br label {call.normal}")
+                    moved.setdefault(call.normal, {})[block] = f"%{own}"
+                elif call.normal:
+                    lines[0] = f"{lines[0]} to label {call.normal} unwind label {call.unwind}{call.debug_location}"
+                output += lines
             else:
+                if self.has_handlers and (label := _BLOCK_LABEL.match(line)):
+                    block = f"%{label.group(1)}"
+                    starts[block] = len(output)
                 output.append(line)
-            output += frame.after.get(number, ())
+            output += after
+        for normal, blocks in moved.items():
+            _rename_in_phis(output, starts[normal] + 1, blocks)
         return output
 
     def lower(self, call: _Call, header: _Header, mask: int) -> list[str]:
-        """The lines that take the place of one call, across which the slots of `mask` are live."""
+        """The lines that take the place of one call, across which the slots of `mask` are live.
+
+        The first is the statepoint, of an invoke without its ways on; the second, if there is one, the result.
+        """
         number = len(self.statepoints)
         callee = _plain_name(call.callee) if call.callee.startswith("@") else call.callee
         count = mask.bit_count() + sum(live_count(items) for _, items in call.slots)
@@ -1266,9 +1413,10 @@ class _Lowering:
         token = f"%{_TOKEN_PREFIX}{number}"
         own = (", ".join((f"ptr {frame}", *(f"i64 {item}" for item in items))) for frame, items in call.slots)
         live = ", ".join((*own, *root_frames.operands(root_frames.FRAME, mask)))
+        opcode, location = ("invoke", "") if call.normal else ("call", call.debug_location)
         lines = [
-            f"{call.indent}{token} = call {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
-            f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{call.debug_location}'
+            f"{call.indent}{token} = {opcode} {call.calling_convention}token (i64, i32, ptr, i32, i32, ...) "
+            f'@{_STATEPOINT}.p0({", ".join(operands)}) [ "deopt"({live}) ]{location}'
         ]
         if call.return_type:
             self.result_types[call.return_type.mangled] = call.return_type

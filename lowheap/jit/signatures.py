@@ -23,12 +23,16 @@ WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
+EXCEPTIONS = "lowheap.exceptions"
+"""A global, of no use but to be among a module's symbols: its code may throw, or catch."""
+
 # The C functions that the store context points to, as cffi reads them. A status is 0, or 1 for failure; a reference is
 # null for failure; what failed is in the runtime's hands.
 ALLOCATE_STRUCT_CDECL = "uint32_t(void *vmctx, uint32_t type_index)"
 ALLOCATE_ARRAY_CDECL = "uint32_t(void *vmctx, uint32_t type_index, uint32_t length)"
 DROP_CDECL = "void(void *vmctx, uint32_t reference)"
 POLL_CDECL = "uint32_t(void *vmctx)"
+PREPARE_UNWINDING_CDECL = "uint32_t(void *vmctx)"
 CALL_HOST_CDECL = "uint32_t(void *vmctx, uint32_t function, void *values)"
 LEND_CDECL = "void(void *vmctx, uint32_t reference)"
 SHARE_CDECL = "void(void *vmctx, uint32_t reference, void *handle)"
@@ -42,6 +46,13 @@ HAS_DEAD_EXTERNREFS = 1 << 1
 
 REFUSED = 1 << 2
 """A trampoline's status: nothing was called, for a collection is running, or the heap's memory was taken away."""
+
+PAST_DEADLINE = 1 << 3
+"""A trampoline's status: nothing was called, for the store's epoch deadline has passed. Also what the host answers to a
+poll: so the code is to trap."""
+
+THROWN = 2
+"""What a call of the host returns in place of 1, for failure, when compiled code may catch what it has thrown."""
 
 VECTOR = "v"
 """The letter of v128."""

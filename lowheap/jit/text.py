@@ -15,7 +15,7 @@ from llvmlite import ir
 from llvmlite.ir import instructions
 
 from lowheap.jit.emit import VolatileLoad
-from lowheap.jit.safepoints import SafepointCall
+from lowheap.jit.safepoints import SafepointCall, SafepointInvoke
 
 
 def print_module(module: ir.Module) -> str:
@@ -177,15 +177,33 @@ def _return(printer: _Printer, instruction: ir.Ret) -> str:
 def _call(printer: _Printer, instruction: ir.CallInstr) -> str:
     callee = instruction.callee
     type = callee.function_type
-    start = " ".join(filter(None, (instruction.tail, "call", *sorted(instruction.fastmath), instruction.cconv)))
+    start = " ".join(
+        filter(None, (instruction.tail, instruction.opname, *sorted(instruction.fastmath), instruction.cconv))
+    )
     called = printer.type(type if type.var_arg else type.return_type)
     arguments = ", ".join(map(printer.typed, instruction.args))
     attributes = "".join(f" {each}" for each in sorted(instruction.attributes))
     return f"{start} {called} {printer.reference(callee)}({arguments}){attributes}"
 
 
+def _extract(printer: _Printer, instruction: instructions.ExtractElement) -> str:
+    return f"extractelement {', '.join(map(printer.typed, instruction.operands))}"
+
+
+def _insert(printer: _Printer, instruction: instructions.InsertElement) -> str:
+    return f"insertelement {', '.join(map(printer.typed, instruction.operands))}"
+
+
 def _safepoint(printer: _Printer, instruction: SafepointCall) -> str:
     return f"{_call(printer, instruction)} {instruction.bundle(printer.reference)}"
+
+
+def _invoke(printer: _Printer, instruction: SafepointInvoke) -> str:
+    return f"{_safepoint(printer, instruction)} {instruction.ways(printer.reference)}"
+
+
+def _landing_pad(printer: _Printer, instruction: ir.LandingPadInstr) -> str:
+    return " ".join((instruction.opname, str(instruction.type), *map(str, instruction.clauses)))
 
 
 _FORMATS: dict[type, Callable[..., str]] = {
@@ -205,9 +223,13 @@ _FORMATS: dict[type, Callable[..., str]] = {
     ir.ConditionalBranch: _branch,
     ir.SwitchInstr: _switch,
     ir.Ret: _return,
+    instructions.ExtractElement: _extract,
+    instructions.InsertElement: _insert,
     ir.CallInstr: _call,
     SafepointCall: _safepoint,
+    SafepointInvoke: _invoke,
+    ir.LandingPadInstr: _landing_pad,
 }
-_CALLS = (ir.CallInstr, SafepointCall)
+_CALLS = (ir.CallInstr, SafepointCall, SafepointInvoke)
 _WITHOUT_RESULT = (ir.Branch, ir.ConditionalBranch, ir.StoreInstr, ir.Ret)
 """Some of the classes whose instructions have none."""

@@ -4,7 +4,7 @@
 8-byte slots for the arguments, where the results come afterwards; a v128 takes two. It puts an activation on its frame
 and on the store's chain, saves its registers in it (`_setjmp`), and calls. What it returns is 0 when there is nothing
 to see to; else the bits below say what there is. When the heap is not as compiled code needs it, it calls nothing
-(`REFUSED`).
+(`REFUSED`), nor when the store's epoch deadline has passed (`PAST_DEADLINE`).
 
 References among the arguments are borrowed: the trampoline lends them to compiled code. For each counted reference
 among the results, a slot behind the values' has the address of a `VMHandle`, which it makes one of the object: so
@@ -19,11 +19,15 @@ frames only: Python's are below the stub that jumps, or above the trampoline tha
 the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
 nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
 
+**Exceptions** are left in the store context, and the unwinder is called to find who catches them (`unwinder.py`): from
+compiled code, or from a host function's stub when the host says that its function has thrown. It goes on in the
+handler's function, in the same activation; or, if that has none, jumps to the trampoline, where the exception is found
+in the store context. Calls of the unwinder are safepoints, for it finds its way by where they return to.
+
 **Traps** store their code and place in the store context, and the return addresses of the frames that the jump passes
 over, and jump likewise.
 
-Parameters and results: a compiled function takes its vmctx, then its parameters. One result is returned; if there are
-more, none is, and the caller passes one more pointer, to a buffer of 8-byte slots for all of them.
+Parameters and results: `conventions.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION
 from lowheap.errors import TrapCode
+from lowheap.jit import safepoints
+from lowheap.jit.conventions import LLVM_OF_LETTER, SHARED
 from lowheap.jit.emit import (
     I32,
     I64,
@@ -44,24 +50,25 @@ from lowheap.jit.emit import (
     Emitter,
     NativeFunction,
     begin_internal,
-    llvm_type,
+    let_throw,
 )
 from lowheap.jit.signatures import (
     COUNTED,
     HAS_DEAD_EXTERNREFS,
-    LETTERS,
     LONGJMP,
+    PAST_DEADLINE,
     REFUSED,
     SETJMP,
+    THROWN,
     TRAP_FUNCTION,
     TRAPPED,
-    UNCOUNTED,
     Signature,
 )
 from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
     CONTROL_ATTACHED,
+    MOST_FUEL,
     NULL,
     TRAP_ADDRESS_LIMIT,
     VALUE_SLOT_SIZE,
@@ -85,25 +92,16 @@ POLL_FUNCTION = "lowheap.interrupt"
 """void(vmctx, offset, frame): compiled code is below the poll limit. Below the stack limit it traps; else the host is
 called, and where that fails, this does not return."""
 
+FUEL_FUNCTION = "lowheap.refuel"
+"""void(vmctx, offset): compiled code has no fuel left. It gets what is in reserve; where nothing is, this traps."""
+
 POLL_CONVENTION = "preserve_mostcc"
-"""How that is called: it leaves nearly all registers as they are, so that a loop need not keep its values elsewhere."""
-_LLVM_OF_LETTER: dict[str, ir.Type] = {
-    **{letter: llvm_type(type) for type, letter in LETTERS.items()},
-    COUNTED: REFERENCE,
-    UNCOUNTED: REFERENCE,
-}
-
-
-def function_type(signature: Signature) -> ir.FunctionType:
-    """Return the LLVM type of a compiled function of this signature; see the module's docstring."""
-    params = [PTR, *(_LLVM_OF_LETTER[letter] for letter in signature.params)]
-    if len(signature.results) > 1:
-        return ir.FunctionType(VOID, [*params, PTR])
-    return ir.FunctionType(_LLVM_OF_LETTER[signature.results] if signature.results else VOID, params)
+"""How these two are called: they leave nearly all registers as they are, so that a loop need not keep its values
+elsewhere."""
 
 
 def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
-    """Give a module those of the functions to trap, drop, poll and allocate that are declared, for its code calls them.
+    """Give a module what is declared of the functions to trap, drop, poll, refuel and allocate: its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it.
@@ -112,7 +110,7 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
         if name in module.globals:
             _emit_allocation(call, module.globals[name], hand_over)
     # Those that come later may be called by those before.
-    for name, emit in ((POLL_FUNCTION, _emit_poll), (DROP_FUNCTION, _emit_drop), (TRAP_FUNCTION, _emit_trap)):
+    for name, emit in _OTHERS.items():
         if name in module.globals:
             emit(module.globals[name])
 
@@ -170,9 +168,33 @@ def _emit_poll(function: ir.Function) -> None:
     status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
     _add(emitter, store, VMStoreContext.interrupted, -1)
     _add_to_no_gc_count(emitter, -1)
+    emitter.trap_if(emitter.builder.icmp_unsigned("==", status, I32(PAST_DEADLINE)), TrapCode.INTERRUPT)
     with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
     emitter.builder.ret_void()
+
+
+def _emit_refuel(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    _, emitter.offset = function.args
+    builder, store = emitter.builder, emitter.store_context
+    reserve = emitter.load(store, VMStoreContext.fuel_reserve)
+    emitter.trap_if(builder.icmp_unsigned("==", reserve, I64(0)), TrapCode.OUT_OF_FUEL)
+    is_less = builder.icmp_unsigned("<", reserve, I64(MOST_FUEL))
+    some = builder.select(is_less, reserve, I64(MOST_FUEL))
+    emitter.store(builder.sub(reserve, some), store, VMStoreContext.fuel_reserve)
+    fuel = builder.add(emitter.load(store, VMStoreContext.fuel), some)
+    emitter.store(fuel, store, VMStoreContext.fuel)
+    builder.ret_void()
+
+
+_OTHERS: dict[str, Callable[[ir.Function], None]] = {
+    POLL_FUNCTION: _emit_poll,
+    FUEL_FUNCTION: _emit_refuel,
+    DROP_FUNCTION: _emit_drop,
+    TRAP_FUNCTION: _emit_trap,
+}
 
 
 def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
@@ -206,6 +228,9 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
     vmctx, code, slots = function.args
     with builder.if_then(builder.not_(_is_ready(emitter)), likely=False):
         builder.ret(I32(REFUSED))
+    is_past_deadline = builder.icmp_unsigned("!=", emitter.load(store, VMStoreContext.is_past_deadline), I32(0))
+    with builder.if_then(is_past_deadline, likely=False):
+        builder.ret(I32(PAST_DEADLINE))
 
     args = _load_slots(emitter, slots, signature.params, signature.param_slots)
     for letter, arg in zip(signature.params, args, strict=True):
@@ -229,10 +254,11 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
         with after_jump:
             pass
         with at_first:
-            type = function_type(signature)
+            type = SHARED.function_type(signature)
             several = len(signature.results) > 1
             callee = emitter.function_pointer(code, type.return_type, type.args)
-            result = builder.call(callee, [vmctx, *args, *([slots] if several else [])])
+            values = [*args, *([slots] if several else [])]
+            result = builder.call(callee, SHARED.arguments(emitter, signature, vmctx, values))
             if signature.results and not several:
                 emitter.store_slot(result, slots, 0)
             if signature.counted_results:
@@ -249,7 +275,7 @@ def define_entry(module: ir.Module, signature: Signature) -> None:
 
 def _load_slots(emitter: Emitter, slots: ir.Value, letters: str, numbers: Sequence[int]) -> list[ir.Value]:
     return [
-        emitter.load_slot(slots, number, _LLVM_OF_LETTER[letter])
+        emitter.load_slot(slots, number, LLVM_OF_LETTER[letter])
         for letter, number in zip(letters, numbers, strict=True)
     ]
 
@@ -292,10 +318,12 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     """
     if signature.host_stub in module.globals:
         return
-    function = NativeFunction(module, function_type(signature), signature.host_stub, "noinline")
+    function = NativeFunction(module, SHARED.function_type(signature), signature.host_stub, "noinline")
+    let_throw(function)
     emitter = Emitter(function)
     builder = emitter.builder
-    params = function.args[1 : 1 + len(signature.params)]
+    params = SHARED.parameters(emitter, signature)
+    buffer = params.pop() if len(signature.results) > 1 else None
     values = emitter.stack_buffer(signature.slot_count * VALUE_SLOT_SIZE, VALUE_SLOT_SIZE)
     for slot, param in zip(signature.param_slots, params, strict=True):
         emitter.store_slot(param, values, slot)
@@ -304,19 +332,57 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
     number = emitter.load(emitter.vmctx, VMHostFunction.function, invariant=True)
     status = emitter.call_pointer(pointer, I32, [PTR, I32, PTR], [emitter.vmctx, number, values])
     with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        with builder.if_then(builder.icmp_unsigned("==", status, I32(THROWN))):
+            throw(emitter)
         _leave(emitter)
     results = _load_slots(emitter, values, signature.results, signature.result_slots)
     for letter, result in zip(signature.results, results, strict=True):
         if letter == COUNTED:
             _lend(emitter, result)
-    if len(results) > 1:
+    if buffer is not None:
         for slot, result in zip(signature.result_slots, results, strict=True):
-            emitter.store_slot(result, function.args[-1], slot)
+            emitter.store_slot(result, buffer, slot)
         builder.ret_void()
     elif results:
         builder.ret(results[0])
     else:
         builder.ret_void()
+
+
+def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | ir.Value | None = None) -> None:
+    """Throw what is in the store context, to a handler of this function's or a caller's; ends the block.
+
+    `place` is the byte offset of the instruction that it is for.
+    """
+    builder = emitter.builder
+    address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw_exception, invariant=True)
+    callee = emitter.function_pointer(address, VOID, [PTR])
+    if unwind_to is None:
+        safepoints.call(builder, callee, [emitter.vmctx], place=place)
+    else:
+        safepoints.invoke(builder, callee, [emitter.vmctx], unwind_to, place=place)
+    builder.unreachable()
+
+
+def emit_search(emitter: Emitter, search: ir.Function) -> None:
+    """Emit the unwinder's way to a handler: `search` looks for one; if there is none, code leaves its activation.
+
+    The host makes the tables in a no-GC scope: nobody may look at the frames meanwhile.
+    """
+    builder, store = emitter.builder, emitter.store_context
+    vmctx, record = emitter.function.args
+    entries = emitter.load_pointer(store, VMStoreContext.unwind_entries)
+    with builder.if_then(builder.icmp_unsigned("==", entries, PTR(None)), likely=False):
+        pointer = emitter.load_pointer(store, VMStoreContext.prepare_unwinding)
+        _add_to_no_gc_count(emitter, 1)
+        status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
+        _add_to_no_gc_count(emitter, -1)
+        with builder.if_then(builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+            _leave(emitter)
+    stack_pointer = builder.call(search, [vmctx, record])
+    with builder.if_then(builder.icmp_unsigned("==", stack_pointer, I64(0)), likely=False):
+        _leave(emitter)
+    builder.ret(stack_pointer)
 
 
 def _note_exit(emitter: Emitter) -> None:

@@ -345,7 +345,6 @@ INVARIANT_FIELDS[VMTypeInfo] = INVARIANT_FIELDS[VMCollectorPart] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
     ("type_table", "type_data", "heap_base", "handles", "root_slots", "root_ranges", "host_data")
 )
-INVARIANT_FIELDS[VMStoreContext] = frozenset(("functions",))
 INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)
 HEAP_ATTRIBUTES["is_checked"] = HEAP_ATTRIBUTES["may_raise"] = BOOL

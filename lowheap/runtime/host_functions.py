@@ -104,7 +104,7 @@ def _add(
     (type_index,) = types.register([SubType(type)], outer=tuple(types))
     signature = Signature.of(type, types)
     code = _stub(signature, store.engine.cache)
-    runtime.keep(code)
+    runtime.keep_stub(code)
     name = getattr(callable, "__qualname__", None) or repr(callable)
     stub = code.address(signature.host_stub)
     if not access_caller:

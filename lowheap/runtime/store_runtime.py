@@ -28,6 +28,7 @@ from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.declarations import quick
+from lowheap.epochs import Deadline
 from lowheap.errors import (
     AllocationTooLargeError,
     CompilerError,
@@ -39,11 +40,13 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, signatures
+from lowheap.jit import runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
+    FUNCTION_TABLE_OFFSET,
     NO_FUNCTION_TYPE,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
@@ -55,25 +58,25 @@ from lowheap.layout import (
     VMActivation,
     VMContext,
     VMFuncRef,
+    VMGcKind,
     VMHostFunction,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStackSlot,
     VMStoreContext,
+    VMUnwindEntry,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Native
 from lowheap.native.check import BOOL, NOTHING, U32, U64, HeapType, StaticType, Type, ViewType, declared
 from lowheap.objects import Func
 from lowheap.operations import exclusive
-from lowheap.runtime import polling
+from lowheap.runtime import exceptions, polling
 from lowheap.runtime.backtrace import Place, frames_of_trap, outer_addresses
 from lowheap.store import Store
 from lowheap.types import FuncType, NumType, RefType, ValType, VectorType
 from lowheap.values import VECTOR_FORMAT, lift_vector
-
-MAX_WASM_STACK = 512 * 1024
-"""Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
 
 _HOST_STACK_RESERVE = 256 * 1024
 """Bytes at the end of a thread's stack that compiled code leaves to the host functions that it calls."""
@@ -236,7 +239,7 @@ class _CompiledFunc(Func):
             value = result[0] if has_result else None
             self._slots = own
             if status or runtime.pending is not None or forgotten or set_aside:
-                if status == signatures.REFUSED:
+                if status in (signatures.REFUSED, signatures.PAST_DEADLINE):
                     return self._call(args)
                 runtime.settle(status)
             return value
@@ -246,6 +249,21 @@ class _CompiledFunc(Func):
 
 _NOT_SHORT: tuple[Any, ...] = (None,)
 """No call has arguments of these types."""
+
+
+def hash_table(structure: type[ctypes.Structure], addresses: Sequence[int]) -> tuple[Any, int]:
+    """Return a hash table of structures by return address, at most half full, as frame walks look in it; and its size.
+
+    The rest of each structure is left to the caller.
+    """
+    size = 1 << (2 * len(addresses)).bit_length()
+    entries = (structure * size)()
+    for address in addresses:
+        place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+        while entries[place % size].return_address:
+            place += 1
+        entries[place % size].return_address = address
+    return entries, size
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -267,7 +285,7 @@ class StoreRuntime(NotCopied):
         self._store = store
         self.binding = store.host_data.binding
         """Of the memory that the heap had when this was made; compiled code knows where it is."""
-        self._mapping = Mapping(_round_to_page(ctypes.sizeof(VMStoreContext)) + _FUNCTION_TABLE_SIZE)
+        self._mapping = Mapping(FUNCTION_TABLE_OFFSET + _FUNCTION_TABLE_SIZE)
         self.context: VMStoreContext = self._mapping.view(VMStoreContext, 0)
         self.context_address = self._mapping.base
         self.stack_maps = StackMapRegistry()
@@ -282,6 +300,9 @@ class StoreRuntime(NotCopied):
         """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
         self._mapped_code: Counter[LoadedCode] = Counter()
+        self._stubs: dict[LoadedCode, None] = {}
+        self.has_exceptions = False
+        """Whether some code here may throw of itself, or catch."""
         self.pending: BaseException | None = None
         """What a call out of compiled code has raised, until that is raised again."""
         self._is_releasing = False  # which C code may be waiting for, in the middle of an allocation
@@ -299,6 +320,7 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
+            "prepare_unwinding": self._callback(signatures.PREPARE_UNWINDING_CDECL, self._prepare_unwinding, 1),
         }
         self._call_python()
         self._vmctx = VMContext(
@@ -314,9 +336,9 @@ class StoreRuntime(NotCopied):
         self.allocates_inline = self.is_native and not store.collect_every
         if self.is_native:
             self._use_native_runtime()
-        self.context.functions = self._mapping.base + _FUNCTION_TABLE_OFFSET
-        self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
-        self.context.stack_size = MAX_WASM_STACK
+        self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
+        self.context.stack_size = store.engine.max_wasm_stack
+        self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)
         context = self.context
         store.heap.is_interrupted = lambda: bool(context.interrupted)
@@ -410,6 +432,39 @@ class StoreRuntime(NotCopied):
         if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
             self._write_stack_map_table()
+            if code.has_exceptions and not self.has_exceptions:
+                self.context.throw_exception = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
+                self.has_exceptions = True
+
+    def keep_stub(self, code: LoadedCode) -> None:
+        """Keep the code of a stub as long as the store; exceptions of host functions begin in it."""
+        if code not in self._stubs:
+            self._stubs[code] = None
+            self.context.unwind_entries = 0
+
+    def _prepare_unwinding(self, _vmctx: Any) -> int:
+        """Lay out for the unwinder what is known of all calls that may throw: see `VMStoreContext`."""
+        known: dict[int, UnwindEntry] = {}
+        for code in (*self._mapped_code, *self._stubs):
+            known |= code.unwind_entries
+        entries, size = hash_table(VMUnwindEntry, list(known))
+        registers: dict[tuple[tuple[int, int], ...], int] = {}  # where what a frame keeps begins in the table
+        saved: list[VMSavedRegister] = []
+        places = unwinder.places()
+        for entry in entries:
+            if entry.return_address:
+                found = known[entry.return_address]
+                if found.registers not in registers:
+                    registers[found.registers] = len(saved)
+                    saved += (VMSavedRegister(places[register], offset) for register, offset in found.registers)
+                entry.landing_pad, entry.stack_offset = found.landing_pad, found.stack_offset
+                entry.first_register, entry.register_count = registers[found.registers], len(found.registers)
+        table = (VMSavedRegister * max(1, len(saved)))(*saved)
+        self._unwind_table = (entries, table)
+        self.context.unwind_mask = size - 1
+        self.context.saved_registers = ctypes.addressof(table)
+        self.context.unwind_entries = ctypes.addressof(entries)
+        return 0
 
     def remove_stack_map(self, code: LoadedCode) -> None:
         """Take back an `add_stack_map`: nothing of it will run for the one who added it."""
@@ -422,16 +477,13 @@ class StoreRuntime(NotCopied):
     def _write_stack_map_table(self) -> None:
         """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
         by_address = self.stack_maps.by_return_address
-        size = 1 << (2 * len(by_address)).bit_length()  # at most half full
-        entries = (VMStackMapEntry * size)()
+        entries, size = hash_table(VMStackMapEntry, list(by_address))
         slots: list[Slots] = []
-        for address, its_slots in by_address.items():
-            place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
-            while entries[place % size].return_address:
-                place += 1
-            entry = entries[place % size]
-            entry.return_address, entry.first_slot, entry.slot_count = address, len(slots), len(its_slots)
-            slots += its_slots
+        for entry in entries:
+            if entry.return_address:
+                its_slots = by_address[entry.return_address]
+                entry.first_slot, entry.slot_count = len(slots), len(its_slots)
+                slots += its_slots
         frame_pointer = host_architecture().frame_pointer_register
         encoded = {  # by id: many safepoints have the same slots
             id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
@@ -444,6 +496,7 @@ class StoreRuntime(NotCopied):
         self.context.stack_map_entries = ctypes.addressof(entries)
         self.context.stack_map_mask = size - 1
         self.context.stack_map_slots = ctypes.addressof(table)
+        self.context.unwind_entries = 0  # that table is made when it is asked for
 
     def add_place(self, vmctx: int, place: Place) -> None:
         """Say whose vmctx this is, for the places of traps."""
@@ -502,7 +555,7 @@ class StoreRuntime(NotCopied):
             if number == FUNCTION_LIMIT:
                 raise HeapError(f"the function table is full: a store has at most {FUNCTION_LIMIT} functions")
             self._functions.append(None)
-        entry = self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
+        entry = self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + number * ctypes.sizeof(VMFuncRef))
         entry.code, entry.vmctx, entry.type_index = code, vmctx, type_index
         return number
 
@@ -515,7 +568,7 @@ class StoreRuntime(NotCopied):
 
     def entry(self, function: Func) -> VMFuncRef:
         """Return a function's entry in the table."""
-        return self._mapping.view(VMFuncRef, _FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
+        return self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET + function.funcref * ctypes.sizeof(VMFuncRef))
 
     def add_host_function(
         self,
@@ -658,6 +711,8 @@ class StoreRuntime(NotCopied):
 
     def _look_into(self, status: int) -> None:
         """Raise what came of a call of a trampoline: an exception from the host's side, or a trap."""
+        if status == signatures.PAST_DEADLINE:
+            raise Trap(TrapCode.INTERRUPT)
         if status == signatures.REFUSED:
             self._check_callable()
             raise LowheapError("compiled code was refused entry, and nothing is wrong with the heap")
@@ -674,7 +729,8 @@ class StoreRuntime(NotCopied):
         """Compiled code has returned: let go of what died meanwhile, and raise what the call came to."""
         failure, self.pending = self.pending, None
         if failure is None and status & signatures.TRAPPED:
-            failure = self._trap()
+            failure = self._trap() if self.context.exception == NULL else self._uncaught()
+        self.context.exception = NULL
         try:
             if self._store.heap.is_attached:  # without its memory, the heap can do nothing
                 self._store.tidy_in_use()
@@ -684,6 +740,42 @@ class StoreRuntime(NotCopied):
                     raise failure
                 finally:
                     del failure  # this frame is in its traceback: a cycle, which would keep the host's handles alive
+
+    def _uncaught(self) -> Exception:
+        """What compiled code has thrown has come to the trampoline."""
+        address, self.context.unknown_return_address = self.context.unknown_return_address, 0
+        if address:
+            return CompilerError(
+                f"an exception came to a call that is not known to be one that may throw: {address:#x}"
+            )
+        cell = self._store.operations.cell()
+        return exceptions.raised(lift(self._store, self._take_thrown(cell), cell))
+
+    @whole
+    def _take_thrown(self, cell: Any) -> int:
+        """Make a handle of what has been thrown."""
+        operations, thrown = self._store.operations, self.context.exception
+        operations.share(operations.vmctx, thrown, cell)
+        self.context.exception = NULL
+        return thrown
+
+    def _fail(self, error: BaseException) -> int:
+        """A host function has raised an exception: have it thrown where compiled code may catch it, or keep it.
+
+        Return what compiled code is told.
+        """
+        if self.pending is None:
+            if self.has_exceptions and exceptions.is_catchable(error):
+                try:
+                    thrown = exceptions.thrown(self._store, error)
+                    operations = self._store.operations
+                    operations.lend(operations.vmctx, thrown.reference)
+                    self.context.exception = thrown.reference
+                    return signatures.THROWN
+                except HeapError as failure:
+                    error.add_note(f"compiled code could not catch this: {failure}")
+            self.pending = error
+        return 1
 
     def _trap(self) -> Exception:
         if self.context.unknown_return_address or self.context.unsound_root:
@@ -754,8 +846,11 @@ class StoreRuntime(NotCopied):
     @whole_unless_unheard(_take_back)
     def _allocate_struct(self, _vmctx: Any, type_index: int) -> int:
         self._store.safepoint()
+        store = self._store
         try:
-            return self._store.alloc_struct(type_index)
+            if store.heap.layout(type_index).kind is VMGcKind.EXN_REF:
+                return store.alloc_exn(type_index)
+            return store.alloc_struct(type_index)
         except (AllocationTooLargeError, HeapExhaustedError) as error:
             return self._fail_allocation(TrapCode.HEAP_EXHAUSTED, error)
 
@@ -798,10 +893,10 @@ class StoreRuntime(NotCopied):
         heap, forgotten, set_aside = store.heap, store.unreachable_cells, self._set_aside
 
         def call_host(_vmctx: Any, number: int, values: Any) -> int:
+            if number == RELEASE_DEAD_EXTERNREFS:
+                self._release_dead_externrefs()
+                return 0
             try:
-                if number == RELEASE_DEAD_EXTERNREFS:
-                    self._release_dead_externrefs()
-                    return 0
                 function = functions[number]
                 buffer = buffer_of(values, function.size)
                 # Handles first: what is passed may be held by nobody else when the collector next looks.
@@ -818,9 +913,7 @@ class StoreRuntime(NotCopied):
                 # What `kept` holds is only let go of when the store next does something: the stub has lent it by then.
                 return 0
             except BaseException as error:
-                if self.pending is None:
-                    self.pending = error
-                return 1
+                return self._fail(error)
 
         return call_host
 
@@ -848,7 +941,7 @@ class StoreRuntime(NotCopied):
         They may have done to the store what they liked, but for what needs to know the frames.
         """
         self._check_after("a signal handler")
-        return 0
+        return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
 
     def _check_after(self, what: str) -> None:
         """Compiled code is to go on, behind what Python did in between."""
@@ -891,7 +984,7 @@ class StoreRuntime(NotCopied):
     def _walk(self) -> Iterator[int]:
         """Yield the references that stack maps report, in every activation on the stack, and those in root frames.
 
-        Of each, the innermost first.
+        Of each, the innermost first. What is being thrown is in between.
         """
         address = self.context.activation
         while address:
@@ -906,6 +999,7 @@ class StoreRuntime(NotCopied):
             for slot in stack_slots(self.stack_maps, exit_frame, entry_frame):
                 yield ctypes.c_uint32.from_address(slot).value
             address = activation.previous
+        yield self.context.exception
         address = self.context.root_frames
         while address:
             frame = VMRootFrame.from_address(address)
@@ -1001,7 +1095,6 @@ def _round_to_page(size: int) -> int:
     return (size + (1 << 16) - 1) & -(1 << 16)
 
 
-_FUNCTION_TABLE_OFFSET = _round_to_page(ctypes.sizeof(VMStoreContext))
 _FUNCTION_TABLE_SIZE = _round_to_page(FUNCTION_LIMIT * ctypes.sizeof(VMFuncRef))
 
 

@@ -12,20 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
-from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
+from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
 from lowheap.jit.emit import (
+    I8,
     PTR,
     NativeFunction,
+    let_throw,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import Signature
+from lowheap.jit.signatures import EXCEPTIONS, Signature
 from lowheap.types import FuncType, TypeRegistry
-from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
-from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
+from lowheap.wasm.fuel import Exempt, number_of
+from lowheap.wasm.function import FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, function_of, index_operand
 
@@ -34,6 +36,8 @@ _log = logging.getLogger("lowheap.wasm")
 _PROGRESS_SECONDS = 1  # between two messages in the log
 
 INITIALISE_SIGNATURE = Signature("", "")
+
+_EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
@@ -52,25 +56,31 @@ class ModuleCompiler(ModuleState):
         inline_allocation: bool,
         inline: str = "auto",
         interruptible: bool = True,
+        consume_fuel: bool = False,
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know.
 
-        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline` and
-        `interruptible` are an engine's. `marked`: keep marks of what is emitted for which event, for a listing.
+        `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
+        `interruptible` and `consume_fuel` are an engine's. `marked`: keep marks of what is emitted for which
+        event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
-        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
+        self.tail_convention, self.conventions = self._choose_conventions()
         self.functions = [
             self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
         ]
         self.interruptible = interruptible
-        calls, leaving, allocating = self._scan_calls()
-        self.collecting_functions = _callers_of(calls, leaving | allocating)
+        self.consumes_fuel = consume_fuel
+        calls, leaving, allocating, throwing = self._scan_calls()
+        self.collecting_functions = _callers_of(calls, leaving | allocating | throwing)
+        self.throwing_functions = _callers_of(calls, leaving | throwing)
+        for index in self.throwing_functions:
+            let_throw(self.functions[index - len(self.imported_functions)])
         self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
@@ -90,6 +100,7 @@ class ModuleCompiler(ModuleState):
                 body.locals,
                 body.instructions,
                 body.offset,
+                convention=self.conventions[index - len(self.imported_functions)],
                 polls=index in self.polling_functions,
             ).compile()
             report.advance()
@@ -110,6 +121,10 @@ class ModuleCompiler(ModuleState):
         for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
+        if any(each.name in _EXCEPTIONAL for body in self.decoded.bodies for each in body.instructions):
+            mark = ir.GlobalVariable(self.module, I8, EXCEPTIONS)
+            mark.initializer = I8(0)
+            symbols.append(EXCEPTIONS)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
         table.global_constant = True
         table.initializer = ir.Constant(
@@ -126,25 +141,35 @@ class ModuleCompiler(ModuleState):
 
     def _declare(self, index: int) -> ir.Function:
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))
-        type = transitions.function_type(Signature.of(self.function_types[index], self.types))
+        convention = self.conventions[index - len(self.imported_functions)]
+        type = convention.function_type(Signature.of(self.function_types[index], self.types))
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
 
-    def _refuse_unsupported(self) -> None:
-        """Refuse instructions that are not compiled, and what no instruction shows: tags."""
-        if self.tags:
-            raise UnsupportedError("unsupported tag 0")
-        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
-            for each in body.instructions:
-                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
-                    function = self.function_label(index)
-                    raise UnsupportedError(
-                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
-                    )
+    def _choose_conventions(self) -> tuple[Convention, list[Convention]]:
+        """Return how tail calls are made, and how each of the module's own functions is called."""
+        imported = len(self.imported_functions)
+        callers_and_callees: set[int] = set()
+        types: list[FuncType] = []
+        for index, body in enumerate(self.decoded.bodies, imported):
+            for instruction in body.instructions:
+                if instruction.name.startswith("return_call"):
+                    callers_and_callees.add(index)
+                    type = self.called_type(instruction)
+                    assert type is not None, "a tail call is a call"
+                    types += (self.function_types[index], type)
+                    if instruction.name == "return_call" and index_operand(instruction) >= imported:
+                        callers_and_callees.add(index_operand(instruction))
+        tails = wide(Signature.of(type, self.types) for type in dict.fromkeys(types))
+        escaping = set(self.escaping_functions)
+        return tails, [
+            tails if index in callers_and_callees else SHARED if index in escaping else PRIVATE
+            for index in range(imported, len(self.function_types))
+        ]
 
-    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int]]:
-        """What the module's own functions do: which of one another they call; which leave the module; which allocate.
+    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
+        """What the module's own functions do: which of one another they call; which leave the module, allocate, throw.
 
         A call is there as often as it is in the code.
         """
@@ -152,10 +177,11 @@ class ModuleCompiler(ModuleState):
         calls: dict[int, list[int]] = {}
         leaving: set[int] = set()
         allocating: set[int] = set()
+        throwing: set[int] = set()
         for index, body in enumerate(self.decoded.bodies, imported):
             calls[index] = called = []
             for instruction in body.instructions:
-                if instruction.name == "call":
+                if instruction.name in ("call", "return_call"):
                     callee = index_operand(instruction)
                     if callee < imported:
                         leaving.add(index)
@@ -166,50 +192,78 @@ class ModuleCompiler(ModuleState):
                         leaving.add(index)
                     if facts.allocates:
                         allocating.add(index)
-        return calls, leaving, allocating
+                    if facts.throws:
+                        throwing.add(index)
+        return calls, leaving, allocating, throwing
 
-    def _initialising(self) -> Iterator[Instruction]:
+    def _initialising(self) -> Iterator[tuple[Instruction, bool, bool]]:
         """Yield what gives an instance's parts their first values, in the order of the standard, and starts it.
 
+        With each instruction comes whether it takes no fuel at all, and whether it takes none but for a range's length.
         Elements of segments that are no more than a function are the instance's to fill in.
         """
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
-            yield from definition.init[:-1]
-            yield Instruction("global.init", (index,), definition.offset)
+            is_free = number_of(definition.init) is not None
+            for each in (*definition.init[:-1], Instruction("global.init", (index,), definition.offset)):
+                yield each, is_free, False
         for index, table in enumerate(self.decoded.tables, self.imported_table_count):
             if table.init is not None:
-                yield from table.init[:-1]
-                yield Instruction("table.first", (index,), table.offset)
+                for each in (*table.init[:-1], Instruction("table.first", (index,), table.offset)):
+                    yield each, False, False
         for index, elements in enumerate(self.decoded.elements):
             for number, expression in enumerate(elements.expressions or () if elements.mode != "declarative" else ()):
                 if function_of(expression) is None and expression[0].name != "ref.null":
-                    yield from expression[:-1]
-                    yield Instruction("elem.first", (index, number), elements.offset)
+                    for each in (*expression[:-1], Instruction("elem.first", (index, number), elements.offset)):
+                        yield each, False, False
         for index, elements in enumerate(self.decoded.elements):
             if elements.table is not None:
                 count = len(elements.functions if elements.expressions is None else elements.expressions)
-                yield from _activating(elements.place, count, elements.offset)
-                yield Instruction("table.init", (index, elements.table), elements.offset)
-                yield Instruction("elem.drop", (index,), elements.offset)
+                for each in elements.place[:-1]:
+                    yield each, False, False
+                for each in _activating("table.init", "elem.drop", index, elements.table, count, elements.offset):
+                    yield each, False, True
+        is_image = self._data_are_an_image()
         for index, data in enumerate(self.decoded.data):
             if data.memory is not None:
-                yield from _activating(data.place, len(data.data), data.offset)
-                yield Instruction("memory.init", (index, data.memory), data.offset)
-                yield Instruction("data.drop", (index,), data.offset)
+                for each in data.place[:-1]:
+                    yield each, is_image, False
+                for each in _activating("memory.init", "data.drop", index, data.memory, len(data.data), data.offset):
+                    yield each, is_image, True
         if self.decoded.start is not None:
-            yield Instruction("call", (self.decoded.start,), 0)
+            yield Instruction("call", (self.decoded.start,), 0), False, False
 
-    def _compile_initialiser(self, instructions: Sequence[Instruction]) -> None:
-        function = NativeFunction(self.module, transitions.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        whole = [*instructions, Instruction("end", (), 0)]
-        FunctionCompiler(self, function, FuncType((), ()), (), whole, runs_once=True).compile()
+    def _compile_initialiser(self, initialising: Sequence[tuple[Instruction, bool, bool]]) -> None:
+        exempt = Exempt()
+        for number, (_, is_free, is_range) in enumerate(initialising):
+            if is_free:
+                exempt.wholly.add(number)
+            elif is_range:
+                exempt.but_range.add(number)
+        exempt.wholly.add(len(initialising))
+        whole = [*(each for each, _, _ in initialising), Instruction("end", (), 0)]
+        function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
+        called = self.decoded.start
+        if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
+            let_throw(function)
+        FunctionCompiler(self, function, FuncType((), ()), (), whole, exempt=exempt, runs_once=True).compile()
+
+    def _data_are_an_image(self) -> bool:
+        """Whether what active segments put into memories is known beforehand: then it takes no fuel."""
+        for segment in self.decoded.data:
+            if segment.memory is not None:
+                type, place = self.memory_types[segment.memory], number_of(segment.place)
+                is_own = segment.memory >= self.imported_memory_count
+                if not is_own or place is None or place + len(segment.data) > type.limits.min * type.page_size:
+                    return False
+        return True
 
 
-def _activating(place: Sequence[Instruction], count: int, offset: int) -> Iterator[Instruction]:
-    """Yield what puts on the stack which of a segment's `count` entries are copied, and where to: all of them."""
-    yield from place[:-1]
+def _activating(init: str, drop: str, segment: int, target: int, count: int, offset: int) -> Iterator[Instruction]:
+    """Yield what copies all `count` entries of a segment to a place that is on the stack, and drops it."""
     yield Instruction("i32.const", (0,), offset)
     yield Instruction("i32.const", (count,), offset)
+    yield Instruction(init, (segment, target), offset)
+    yield Instruction(drop, (segment,), offset)
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:

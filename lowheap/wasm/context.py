@@ -100,6 +100,15 @@ class ModuleContext(ModuleOutline):
         assert isinstance(layout, GcStructLayout), "validated: struct instructions have struct types"
         return layout
 
+    def exception_layout(self, type_index: int) -> GcStructLayout:
+        """Return the layout of exceptions whose tag has this function type, by the module's type index."""
+        layout = self._layout_cache.get(type_index)
+        if layout is None:
+            layout = self._layouts.exception_layout([self._slot(p) for p in self.function_type(type_index).params])
+            self._layout_cache[type_index] = layout
+        assert isinstance(layout, GcStructLayout), "validated: a tag has a function type"
+        return layout
+
     def array_layout(self, type_index: int) -> GcArrayLayout:
         """Return the layout of an array type at one of the module's type indices."""
         layout = self._layout_cache.get(type_index)

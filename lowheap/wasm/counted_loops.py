@@ -40,6 +40,9 @@ Condition = tuple[ir.Value, bool]
 """An i1, and what it is."""
 
 
+_OPENING = frozenset(("block", "loop", "if", "try_table", "try"))
+
+
 def short_loops(instructions: Sequence[Instruction], takes_long: Callable[[Instruction], bool]) -> set[int]:
     """Find the loops that may be had twice, by the number of the instruction that opens them.
 
@@ -50,7 +53,7 @@ def short_loops(instructions: Sequence[Instruction], takes_long: Callable[[Instr
     innermost = -1  # the loop that may be one, and is open
     for number, instruction in enumerate(instructions):
         name = instruction.name
-        if name in ("block", "loop", "if"):
+        if name in _OPENING:
             open_constructs.append(number)
             if name == "loop":
                 innermost = number

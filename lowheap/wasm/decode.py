@@ -63,7 +63,6 @@ from lowheap.wasm.opcodes import (
     DELEGATE,
     ELSE,
     END,
-    GENERIC_PREFIXES,
     IF,
     OPCODES,
     OPENING,
@@ -120,7 +119,8 @@ class Instruction(NamedTuple):
     - br, br_if, br_on_null, br_on_non_null: the label's depth; br_table: a tuple of depths, and the default
     - br_on_cast, br_on_cast_fail: the label's depth, the source and the target `RefType`
     - ref.test, ref.cast: a `RefType`; ref.null: a `HeapType`; select with a type: a `ValType`
-    - i32.const, i64.const: a signed int; f32.const, f64.const: the raw IEEE 754 bits as an int
+    - i32.const, i64.const: a signed int; f32.const, f64.const, v128.const: the raw bits as an int
+    - i8x16.shuffle: a tuple of the 16 lanes' numbers; other instructions on a lane: its number, the last operand
     - struct.get, struct.get_s, struct.get_u, struct.set: the type index and the field index
     - array.new_fixed: the type index and the number of elements
     - array.copy: the destination's and the source's type index
@@ -661,7 +661,7 @@ _CATCHES: tuple[Literal["catch", "catch_ref", "catch_all", "catch_all_ref"], ...
 
 _BYTE_NAMES = {code[0]: opcode.name for code, opcode in OPCODES.items() if len(code) == 1}
 _BYTE_OPCODES = [OPCODES.get((code,)) for code in range(256)]
-_PREFIXES = {code[0] for code in OPCODES if len(code) == 2} | GENERIC_PREFIXES.keys()
+_PREFIXES = {code[0] for code in OPCODES if len(code) == 2}
 
 # What imports and exports may be of.
 _EXTERNAL_KINDS: dict[int, Literal["function", "table", "memory", "global", "tag", "exact function"]] = {
@@ -700,6 +700,26 @@ def _frame(data: memoryview) -> tuple[dict[str, Reader], Reader | None]:
         last = _SECTION_ORDER[number]
         sections[_SECTIONS[number]] = contents
     return sections, names
+
+
+def custom_sections(binary: bytes) -> tuple[dict[str, bytes], int]:
+    """Return the contents of a valid module's custom sections by name, of the first of each, and where code's begin.
+
+    Where there is no code, that is 0.
+    """
+    reader = Reader(memoryview(binary), 0, len(binary))
+    reader.skip(len(_MAGIC) + len(_VERSION))
+    found: dict[str, bytes] = {}
+    code_offset = 0
+    while reader.position < reader.end:
+        number = reader.u8()
+        contents = reader.part(reader.u32())
+        if number == _CUSTOM_SECTION:
+            name = contents.name()
+            found.setdefault(name, bytes(contents.data[contents.position : contents.end]))
+        elif _SECTIONS.get(number) == "code":
+            code_offset = contents.position
+    return found, code_offset
 
 
 # --- Names -----------------------------------------------------------------------------------------------------------
@@ -779,6 +799,9 @@ class _ModuleDecoder:
             Immediate.I64: lambda reader: (reader.signed(64),),
             Immediate.F32: lambda reader: (reader.bits(4),),
             Immediate.F64: lambda reader: (reader.bits(8),),
+            Immediate.V128: lambda reader: (reader.bits(16),),
+            Immediate.LANE: lambda reader: (reader.u8(),),
+            Immediate.LANES: lambda reader: (tuple(reader.u8() for _ in range(16)),),
         }
 
     def module(self) -> DecodedModule:
@@ -978,8 +1001,6 @@ class _ModuleDecoder:
             if opcode is None:
                 opcode = _prefixed_opcode(reader, code, place, offset)
             immediates = opcode.immediates
-            if immediates is None:
-                unsupported(f"instruction {opcode.name} in {place}", offset)
             if not immediates:
                 operands: tuple[Operand, ...] = ()
             elif len(immediates) == 1:
@@ -1075,8 +1096,6 @@ def _prefixed_opcode(reader: Reader, prefix: int, place: str, offset: int) -> Op
     if prefix not in _PREFIXES:
         malformed(f"there is no opcode {prefix:#04x} (in {place})", offset)
     number = reader.u32()
-    if prefix in GENERIC_PREFIXES:
-        unsupported(f"instruction {GENERIC_PREFIXES[prefix]} {prefix:#04x} {number} in {place}", offset)
     opcode = OPCODES.get((prefix, number))
     if opcode is None:
         malformed(f"there is no opcode {prefix:#04x} {number} (in {place})", offset)

@@ -54,16 +54,20 @@ from lowheap.jit.signatures import NANOSLEEP
 from lowheap.jit.translate import HEAP, View, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
+    FUNCTION_TABLE_OFFSET,
     REFERENCE_SIZE,
     SMALL_BLOCK_LIMIT,
+    Field,
     VMContext,
     VMDataSegment,
     VMDrcArrayHeader,
+    VMDrcExnHeader,
     VMFuncRef,
     VMGcKind,
     VMMemory,
     VMStoreContext,
     VMTable,
+    VMTag,
     block_length,
 )
 from lowheap.native import Native
@@ -74,6 +78,7 @@ from lowheap.types import (
     RefType,
     StorageType,
     TypeRegistry,
+    ValType,
     VectorType,
     storage_size,
 )
@@ -266,11 +271,15 @@ class EventEmitter(Emitter):
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
         size = self.context.struct_layout(type_index).size
+        return self._allocate_fixed(type_index, VMGcKind.STRUCT_REF, size)
+
+    def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
+        """Make an object of a type whose objects are all of one size, a struct or an exception."""
         with self.event("allocate"):
             call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)])
             if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
                 return call()
-            return self._allocate_inline(type_index, VMGcKind.STRUCT_REF, I32(size), call)
+            return self._allocate_inline(type_index, kind, I32(size), call)
 
     def _allocate_inline(
         self,
@@ -356,6 +365,62 @@ class EventEmitter(Emitter):
         self._check(reference, may_be_null)
         address = self._struct_field(reference, type_index, number)
         self.write(address, value, reference, type_index, number)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Exceptions
+
+    def _tag_word(self, tag: int, word: Field) -> ir.Value:
+        """One of the two words that tell a tag of the module's from all others of the store."""
+        place = self.at(self.vmctx, self.context.vmctx_layout.tag(tag) + word.offset)
+        return self.load_typed(place, I32, invariant=True)
+
+    def _exception_field(self, exception: ir.Value, tag: int, number: int) -> ir.Value:
+        type_index = self.context.tags[tag]
+        place = self.context.exception_layout(type_index).fields[number]
+        name = f"exception {self.context.type_indices[type_index]}+{number}"
+        return self.named(self.heap_address(exception, place.offset), name)
+
+    def _fields_of(self, tag: int) -> tuple[ValType, ...]:
+        return self.context.function_type(self.context.tags[tag]).params
+
+    def exn_new(self, *args: Any) -> ir.Value:
+        """Make an exception of the tag whose index is the last argument, behind the fields' values."""
+        *values, tag = args
+        fields = self._fields_of(tag)
+        for value, type in zip(values, fields, strict=True):
+            self._remember(value, type)
+        type_index = self.context.tags[tag]
+        size = self.context.exception_layout(type_index).size
+        reference = self._allocate_fixed(type_index, VMGcKind.EXN_REF, size)
+        for word, header in (
+            (VMTag.tag_instance, VMDrcExnHeader.tag_instance),
+            (VMTag.tag_defined, VMDrcExnHeader.tag_defined),
+        ):
+            self.store_header(self._tag_word(tag, word), reference, header)
+        for number, (value, type) in enumerate(zip(values, fields, strict=True)):
+            address = self._exception_field(reference, tag, number)
+            if isinstance(type, RefType):
+                self.context.barriers.init(self, address, value, self.context.shape(type, is_mutable=False), reference)
+            else:
+                self.store_typed(value, address)
+        return reference
+
+    def exn_has_tag(self, exception: ir.Value, tag: int) -> ir.Value:
+        """Whether an exception is one of a tag's, as an i1."""
+        instance = self.load_header(exception, VMDrcExnHeader.tag_instance)
+        defined = self.load_header(exception, VMDrcExnHeader.tag_defined)
+        equal = functools.partial(self.builder.icmp_unsigned, "==")
+        return self.builder.and_(
+            equal(instance, self._tag_word(tag, VMTag.tag_instance)),
+            equal(defined, self._tag_word(tag, VMTag.tag_defined)),
+        )
+
+    def exn_get(self, exception: ir.Value, tag: int, number: int) -> ir.Value:
+        """Read a field of an exception of a tag's."""
+        address, type = self._exception_field(exception, tag, number), self._fields_of(tag)[number]
+        if isinstance(type, RefType):
+            return self.context.barriers.read(self, address, self.context.shape(type, is_mutable=False), exception)
+        return self.load_typed(address, llvm_type(type))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Arrays
@@ -720,6 +785,7 @@ class EventEmitter(Emitter):
 
 _COLLECTING = frozenset(
     (
+        "exn_new",
         "struct_new",
         "struct_new_default",
         "array_allocate",
@@ -791,7 +857,7 @@ def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
     """Emit the address of a funcref's entry in the store's function table."""
-    table = emitter.load_pointer(emitter.store_context, VMStoreContext.functions, invariant=True)
+    table = emitter.at(emitter.store_context, FUNCTION_TABLE_OFFSET)
     return entry_of(emitter, table, function, VMFuncRef)
 
 

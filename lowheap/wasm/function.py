@@ -5,6 +5,11 @@ locals hold SSA values at compile time, and where control joins, phis are made f
 end leaves an edge (where from, which values, which locals); the block's `end` turns its edges into phis. A loop's
 header gets a phi for each of its parameters and for each local that is set inside, which a scan beforehand has found.
 
+Where something may be thrown inside of a `try_table`, an edge leads to its handler, with the locals as they are there:
+from a `throw`, or from a landing pad of a call's. The handler is behind the construct's end, where its clauses mean
+what is outside. It goes through them, and hands on what none of them catches: to the next handler of the function, or
+to the callers.
+
 A small loop that turns out to count (`counted_loops.py`) is compiled a second time. The first has no polls, and is for
 when it ends soon; the second has.
 
@@ -23,22 +28,29 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from llvmlite import ir
 
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
+from lowheap.jit.conventions import SHARED, Convention
 from lowheap.jit.emit import (
+    I1,
     I32,
     VOID,
     Emitter,
+    begin_handler,
     llvm_type,
 )
 from lowheap.jit.signatures import Signature
 from lowheap.layout import (
+    NULL,
     VALUE_SLOT_SIZE,
+    VMStoreContext,
 )
 from lowheap.types import (
+    AbstractHeapType,
     FuncType,
     RefType,
     ValType,
@@ -48,6 +60,7 @@ from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.counted_loops import MOST_TWICE, Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
     BlockType,
+    Catch,
     Instruction,
 )
 from lowheap.wasm.events import (
@@ -55,6 +68,7 @@ from lowheap.wasm.events import (
     Static,
     zero,
 )
+from lowheap.wasm.fuel import Exempt, FuelMeter
 from lowheap.wasm.outline import index_operand
 
 
@@ -104,6 +118,9 @@ class _Label:
     anything else, `target` is the block behind its end, whose phis are made there from the edges. A loop that
     `is_polled` has had a poll that is on every way to the branches to it that are still to come.
 
+    A `try_table` has `catches`, and, if something is thrown inside, a `handler`, with the edges that lead there.
+    `polled` says of each label around it whether it was polled when it was opened, which is what counts for a handler.
+
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
     is a `candidate`; one that is had twice goes on at `joined`.
     """
@@ -125,6 +142,10 @@ class _Label:
     conditions: list[Condition] = field(default_factory=list)
     candidate: _Candidate | None = None
     joined: _Label | None = None
+    catches: tuple[Catch, ...] = ()
+    handler: ir.Block | None = None
+    handler_edges: list[_Edge] = field(default_factory=list)
+    polled: list[bool] = field(default_factory=list)
 
     @property
     def arity(self) -> tuple[ValType, ...]:
@@ -132,7 +153,7 @@ class _Label:
         return self.params if self.kind == "loop" else self.results
 
 
-OPENING = ("block", "loop", "if")
+OPENING = ("block", "loop", "if", "try_table")
 """The instructions that open a construct, up to an `end`. Their first operand is a block type."""
 
 _MANY_VALUES = 256
@@ -152,13 +173,15 @@ class Facts:
     """What compiles an instruction, given its operands, and what has to be known of it before.
 
     `allocates`: it may make an object, and so collect. `leaves`: it may come to code that is not this module's, which
-    may do anything. `takes_long`: it may take more than a moment, so a loop that has it is not left without polls.
+    may do anything. `throws`: it throws an exception. `takes_long`: it may take more than a moment, so a loop that has
+    it is not left without polls.
     """
 
     compile: _Handler
     allocates: bool = False
     leaves: bool = False
     takes_long: bool = False
+    throws: bool = False
 
 
 FACTS: dict[str, Facts] = {}
@@ -166,12 +189,12 @@ FACTS: dict[str, Facts] = {}
 
 
 def instruction(
-    *names: str, allocates: bool = False, leaves: bool = False, takes_long: bool = False
+    *names: str, allocates: bool = False, leaves: bool = False, takes_long: bool = False, throws: bool = False
 ) -> Callable[[_Handler], _Handler]:
     """Register a function as what compiles these instructions; it gets a FunctionCompiler and the operands."""
 
     def register(handler: _Handler) -> _Handler:
-        facts = Facts(handler, allocates, leaves, takes_long or leaves or allocates)
+        facts = Facts(handler, allocates, leaves, takes_long or leaves or allocates or throws, throws)
         for name in names:
             FACTS[name] = facts
         return handler
@@ -182,16 +205,22 @@ def instruction(
 class ModuleState(ModuleContext):
     """What the compilers of a module's functions share: `ModuleCompiler` fills it in.
 
-    `functions` are the module's own, as LLVM has them. Of their indices, `collecting_functions` are those that may
-    collect, `polling_functions` those that poll at their beginning. `stack_checks` are the functions that check the
-    stack limit, and the offset at which they trap.
+    `functions` are the module's own, as LLVM has them, and `conventions` how each is called; `tail_convention` is how
+    tail calls are made. Of the functions' indices, `collecting_functions` are those that may collect,
+    `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions` those that
+    poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at which they
+    trap.
     """
 
     module: ir.Module
     events: EventFunctions
     functions: list[ir.Function]
+    conventions: list[Convention]
+    tail_convention: Convention
     interruptible: bool
+    consumes_fuel: bool
     collecting_functions: set[int]
+    throwing_functions: set[int]
     polling_functions: set[int]
     stack_checks: dict[str, int]
 
@@ -208,10 +237,15 @@ class FunctionCompiler(Emitter):
         instructions: Sequence[Instruction],
         offset: int = 0,
         *,
+        convention: Convention = SHARED,
         polls: bool = False,
         runs_once: bool = False,
+        exempt: Exempt | None = None,
     ) -> None:
-        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins."""
+        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins.
+
+        `exempt` are the instructions of an initialiser that take no fuel.
+        """
         super().__init__(function)
         self.offset = offset
         self.context = module
@@ -223,9 +257,10 @@ class FunctionCompiler(Emitter):
         self.instructions = instructions
         self.references: list[ir.Value] = []
         self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
+        params = convention.parameters(self, Signature.of(type, module.types))
+        self._results_place = params.pop() if len(type.results) > 1 else None
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._most_operands = 0
-        params = function.args[1 : 1 + len(type.params)]
         zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
@@ -237,6 +272,7 @@ class FunctionCompiler(Emitter):
         self.labels: list[_Label] = []
         self.is_reachable = True
         self.name = self._previous = ""
+        self._fuel = FuelMeter(self, exempt) if module.consumes_fuel else None
 
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
@@ -259,10 +295,12 @@ class FunctionCompiler(Emitter):
                     continue
             self.offset = instruction.offset
             self._previous, self.name = self.name, name
+            if self._fuel is not None:
+                self._fuel.before(number, instruction, self.stack)
             if name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
-                self._open(name, block_type, number)
+                self._open(name, block_type, number, catches=instruction.operands[1:])
             elif (signature := numeric.SIGNATURES.get(name)) is not None:
                 params, result = signature
                 self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
@@ -379,14 +417,27 @@ class FunctionCompiler(Emitter):
     # ------------------------------------------------------------------------------------------------------------------
     # Control
 
-    def _open(self, kind: str, block_type: BlockType, number: int, joined: _Label | None = None) -> None:
-        """Open a construct, at the instruction with this number. A loop's second version goes on at `joined`."""
+    def _open(
+        self,
+        kind: str,
+        block_type: BlockType,
+        number: int,
+        joined: _Label | None = None,
+        catches: tuple[Any, ...] = (),
+    ) -> None:
+        """Open a construct, at the instruction with this number. A loop's second version goes on at `joined`.
+
+        `catches` are what a `try_table` has behind its block type.
+        """
         condition = self.truth(self.pop()) if kind == "if" else None
         assigned = self._assigned[number]
         params = tuple(self.context.canonical(t) for t in block_type.params)
         results = tuple(self.context.canonical(t) for t in block_type.results)
         values = self.pop_many(len(params))
         label = _Label(kind, params, results, len(self.stack), assigned, self.function.append_basic_block(kind))
+        if catches:
+            (label.catches,) = catches
+            label.polled = [each.is_polled for each in self.labels]
         self.labels.append(label)
         if kind == "loop":
             self._loops += 1
@@ -401,6 +452,8 @@ class FunctionCompiler(Emitter):
             label.local_phis = [self._phi(self.local_types[i], [(self.locals[i], before)]) for i in assigned]
             self._set_locals(assigned, label.local_phis)
             values = list(label.value_phis)
+            if self._fuel is not None:
+                self._fuel.check()
         elif condition is not None:
             label.entry_values = values
             label.entry_locals = self._get_locals(assigned)
@@ -447,6 +500,8 @@ class FunctionCompiler(Emitter):
             self.branch(0, self.pop_many(len(label.results)))
             falls_through = True
         self.labels.pop()
+        if label.handler is not None:
+            self._handle(label)
         if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
             self.labels[-1].conditions += label.conditions
         self._join_edges(label)
@@ -464,12 +519,84 @@ class FunctionCompiler(Emitter):
             self._join(t, [(edge.values[number], edge.source) for edge in label.edges])
             for number, t in enumerate(label.results)
         ]
-        locals = [
-            self._join(self.local_types[index], [(edge.locals[number], edge.source) for edge in label.edges])
-            for number, index in enumerate(label.assigned)
-        ]
+        locals = self._join_locals(label, label.edges)
         self.push_all(values, label.results)
         self._set_locals(label.assigned, locals)
+
+    def _join_locals(self, label: _Label, edges: Sequence[_Edge]) -> list[ir.Value]:
+        """The locals that are set inside a construct, where these edges meet."""
+        return [
+            self._join(self.local_types[index], [(edge.locals[number], edge.source) for edge in edges])
+            for number, index in enumerate(label.assigned)
+        ]
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Exceptions
+
+    def _innermost_try(self) -> _Label | None:
+        """The construct that is asked first about what is thrown here; None where it goes to the callers."""
+        return next((label for label in reversed(self.labels) if label.catches), None)
+
+    def _lead_to_handler(self, label: _Label) -> None:
+        """Leave the current block for a construct's handler: the exception is in the store context."""
+        if label.handler is None:
+            label.handler = self.function.append_basic_block("handler")
+        label.handler_edges.append(_Edge(self.builder.block, [], self._get_locals(label.assigned)))
+        self.builder.branch(label.handler)
+
+    def throw(self, exception: ir.Value) -> None:
+        """Throw an exception; code behind is unreachable."""
+        self.store(exception, self.store_context, VMStoreContext.exception)
+        self._throw_on()
+
+    def _throw_on(self) -> None:
+        """Throw what is in the store context."""
+        self.is_reachable = False
+        label = self._innermost_try()
+        if label is not None:
+            self._lead_to_handler(label)
+            return
+        with self.event("safepoint"):
+            transitions.throw(self, place=self.offset)
+
+    def _handle(self, label: _Label) -> None:
+        """Ask the clauses of a construct that has just been closed, in order, about what was thrown inside."""
+        self.builder.position_at_end(label.handler)
+        del self.stack[label.height :]
+        self._set_locals(label.assigned, self._join_locals(label, label.handler_edges))
+        type = RefType(False, AbstractHeapType.EXN)
+        exception = self.track(self.load(self.store_context, VMStoreContext.exception), type)
+        for clause in label.catches:
+            following = None
+            if clause.tag is not None:
+                matches = self.call_event("exn_has_tag", I1, [exception], clause.tag)
+                caught, following = self.function.append_basic_block("catch"), self.function.append_basic_block()
+                self.builder.cbranch(matches, caught, following)
+                self.builder.position_at_end(caught)
+            self._catch(label, clause, exception)
+            if following is None:
+                return
+            self.builder.position_at_end(following)
+        self._throw_on()
+
+    def _catch(self, label: _Label, clause: Catch, exception: ir.Value) -> None:
+        """Take an exception, and leave for the label that a clause names."""
+        self.store(NULL, self.store_context, VMStoreContext.exception)
+        values = []
+        if clause.tag is not None:
+            fields = self.context.function_type(self.context.tags[clause.tag]).params
+            for number, field_type in enumerate(fields):
+                mark = "read" if isinstance(field_type, RefType) else None
+                args = [exception]
+                value = self.call_event("exn_get", llvm_type(field_type), args, clause.tag, number, mark=mark)
+                values.append(self.track(value, field_type))
+        if clause.kind.endswith("_ref"):
+            values.append(exception)
+        target = len(self.labels) - 1 - clause.label
+        was_polled = self.labels[target].is_polled
+        self.labels[target].is_polled = label.polled[target]
+        self.branch(clause.label, values)
+        self.labels[target].is_polled = was_polled
 
     # A loop's end is no label; what fell through goes on. If it is had twice, it goes on where both meet.
 
@@ -594,6 +721,15 @@ class FunctionCompiler(Emitter):
         else:
             label.edges.append(_Edge(source, values, locals))
 
+    def loop_that_comes_here(self) -> _Label | None:
+        """Return the innermost loop, if each of its rounds comes here before it goes round, or leaves; else None."""
+        for label in reversed(self.labels):
+            if label.kind == "loop":
+                return None if label.goes_round else label
+            if label.kind not in ("block", "try_table") or label.edges or label.handler_edges:
+                return None
+        return None
+
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""
         if self.context.interruptible:
@@ -642,10 +778,9 @@ class FunctionCompiler(Emitter):
 
     def return_values(self, values: Sequence[ir.Value]) -> None:
         """Return from the function; ends the block."""
-        if len(values) > 1:
-            buffer = self.function.args[-1]
+        if self._results_place is not None:
             for slot, value in zip(Signature.of(self.type, self.context.types).result_slots, values, strict=True):
-                self.store_slot(value, buffer, slot)
+                self.store_slot(value, self._results_place, slot)
             self.builder.ret_void()
         elif values:
             self.builder.ret(values[0])
@@ -726,12 +861,28 @@ class FunctionCompiler(Emitter):
         reference, type = self.stack.pop()
         return reference, _is_nullable(type)
 
-    def call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType, *, may_collect: bool = True) -> None:
-        """Call compiled code with the arguments on the stack, and push the results. A safepoint, if it may collect."""
-        args = [vmctx, *self.pop_many(len(type.params))]
+    def call(
+        self,
+        callee: ir.Value,
+        vmctx: ir.Value,
+        type: FuncType,
+        convention: Convention,
+        *,
+        may_collect: bool = True,
+        may_throw: bool = True,
+    ) -> None:
+        """Call compiled code with the arguments on the stack, and push the results. A safepoint, if it may collect.
+
+        What may throw may collect. What it throws goes to the innermost `try_table` first.
+        """
+        values = self.pop_many(len(type.params))
         if len(type.results) > 1:
-            args.append(self.results_buffer)
-        if may_collect:
+            values.append(self.results_buffer)
+        args = convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
+        label = self._innermost_try() if may_throw else None
+        if label is not None:
+            result = self._invoke(label, callee, args)
+        elif may_collect:
             with self.event("safepoint"):
                 result = safepoints.call(self.builder, callee, args, place=self.offset)
         else:
@@ -745,10 +896,49 @@ class FunctionCompiler(Emitter):
         for slot, result_type in zip(slots, type.results, strict=True):
             self.push(self.load_slot(buffer, slot, llvm_type(result_type)), result_type)
 
+    def _invoke(self, label: _Label, callee: ir.Value, args: Sequence[ir.Value]) -> ir.Value:
+        """Call what may throw, within a construct with a handler.
+
+        Each call has a landing pad of its own: what handlers need of the locals is put in place there, and not ahead of
+        the call.
+        """
+        pad = self.function.append_basic_block("pad")
+        with self.event("safepoint"):
+            result = safepoints.invoke(self.builder, callee, args, pad, place=self.offset)
+        behind = self.builder.block
+        begin_handler(self.function, pad)
+        self.builder.position_at_end(pad)
+        self._lead_to_handler(label)
+        self.builder.position_at_end(behind)
+        return result
+
     def call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
         """Call the compiled code at an address likewise."""
-        shape = transitions.function_type(Signature.of(type, self.context.types))
-        self.call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
+        shape = SHARED.function_type(Signature.of(type, self.context.types))
+        self.call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type, SHARED)
+
+    def tail_call(self, callee: ir.Value, vmctx: ir.Value, type: FuncType, *, may_collect: bool = True) -> None:
+        """Call compiled code with the arguments on the stack in place of the rest of the function, whose frame is gone
+        by then. No safepoint, unless LLVM inlines the function where it is called otherwise.
+        """
+        values = self.pop_many(len(type.params))
+        if self._results_place is not None:
+            values.append(self._results_place)
+        args = self.context.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
+        if may_collect:
+            result = safepoints.call(self.builder, callee, args, place=self.offset, tail="musttail")
+        else:
+            result = self.builder.call(callee, args, tail="musttail")
+        if len(type.results) == 1:
+            self.builder.ret(result)
+        else:
+            self.builder.ret_void()
+        self.is_reachable = False
+
+    def tail_call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
+        """Call the compiled code at an address likewise."""
+        shape = self.context.tail_convention.function_type(Signature.of(type, self.context.types))
+        self.tail_call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
 
 
 def _is_nullable(type: ValType) -> bool:

@@ -9,14 +9,15 @@ from typing import Any, NoReturn
 from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit.signatures import Signature
-from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable
+from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
 from lowheap.operations import exclusive
 from lowheap.runtime import host_functions
+from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType, TagType
 from lowheap.values import lower_scalar
 from lowheap.wasm.decode import (
     ElementSegment,
@@ -26,6 +27,7 @@ from lowheap.wasm.decode import (
     Import,
     MemoryImport,
     TableImport,
+    TagImport,
 )
 from lowheap.wasm.globals import Global
 from lowheap.wasm.memories import Memory
@@ -39,7 +41,7 @@ _exclusive = exclusive("store.lock")
 
 
 class Exports(dict[str, Any]):
-    """An instance's exports, each a `Func`, a `Global`, a `Memory` or a `Table`: `exports["run"]`, or `exports.run`.
+    """An instance's exports: functions, globals, memories, tables and tags, as `exports["run"]`, or `exports.run`.
 
     It is a read-only mapping.
 
@@ -79,9 +81,9 @@ class Instance(NotCopied):
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
     function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable; for a
-    memory, a `Memory`; for a table, a `Table`. A callable gets and returns Python values, may call exports, and may
-    raise: the exception comes out of the outermost call. `exports` is a mapping from names to what there is, with
-    attributes: see `Exports`.
+    memory, a `Memory`; for a table, a `Table`; for a tag, a `Tag`. A callable gets and returns Python values, may call
+    exports, and may raise: the exception comes out of the outermost call. `exports` is a mapping from names to what
+    there is, with attributes: see `Exports`.
 
     Raises a LinkError that names all imports that are missing or do not match, and whatever the start function raises.
     """
@@ -106,6 +108,7 @@ class Instance(NotCopied):
         self._functions: dict[int, Func] = {}
         self._globals: list[Global] = []
         self._memories: list[Memory] = []
+        self._tags: list[Tag] = []
         self._tables: list[Table] = []
         self._segments: list[Any] = []  # what has the element segments' references
         self._counted_segments: list[int] = []  # the addresses of the `VMTable`s of those that are root ranges
@@ -137,6 +140,8 @@ class Instance(NotCopied):
         for made in self._made_globals:
             made._forget()
             runtime.let_go(made._memory)
+        for tag in self._tags[self.module.outline.imported_tag_count :]:
+            del self.store.tags[tag.words]
         for own in self._globals[self.module.vmctx_layout.imported_globals :]:
             own._forget()
         for table in self._tables[self.module.vmctx_layout.imported_tables :]:
@@ -171,10 +176,12 @@ class Instance(NotCopied):
         self._make_tables()
         self._make_element_segments()
         self._make_data_segments()
+        self._make_tags()
         externals: Mapping[ExternalKind, Any] = {
             "function": self._functions,
             "global": self._globals,
             "memory": self._memories,
+            "tag": self._tags,
             "table": self._tables,
         }
         self.exports = Exports({each.name: externals[each.kind][each.index] for each in module.decoded.exports})
@@ -210,7 +217,7 @@ class Instance(NotCopied):
     def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
         """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""
         what, types = f"import {wanted.module}.{wanted.name}", self.store.engine.types
-        if isinstance(value, Func | Global | Memory | Table) and value.store is not self.store:
+        if isinstance(value, Func | Global | Memory | Table | Tag) and value.store is not self.store:
             raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
         type = wanted.type
         match type:
@@ -228,6 +235,12 @@ class Instance(NotCopied):
             case MemoryType():
                 if not isinstance(value, Memory) or value._mismatch(type):
                     return f"{what} is a memory of type {type}; {value!r} was given"
+                return None
+            case TagType():
+                assert isinstance(declared.desc, TagImport), "a tag import has a tag type"
+                type_index = self.module.type_indices[declared.desc.type_index]
+                if not isinstance(value, Tag) or value.type_index != type_index:
+                    return f"{what} is a tag of type {types.describe(type_index)}; {value!r} was given"
                 return None
             case TableType():
                 if not isinstance(value, Table) or value._mismatch(type):
@@ -274,6 +287,8 @@ class Instance(NotCopied):
                 case MemoryImport():
                     self._import(self.module.vmctx_layout.memory_import(len(self._memories)), value.address)
                     self._memories.append(value)
+                case TagImport():
+                    self._add_tag(value)
                 case TableImport():
                     self._import(self.module.vmctx_layout.table_import(len(self._tables)), value.address)
                     self._tables.append(value)
@@ -346,6 +361,17 @@ class Instance(NotCopied):
         for number, type in enumerate(self.module.outline.memory_types[imported:]):
             definition = self._vmctx.view(VMMemory, self.module.vmctx_layout.memory(number))
             self._memories.append(Memory._at(self.store, type, definition))
+
+    def _make_tags(self) -> None:
+        outline = self.module.outline
+        number = next(self.store.tag_numbers)
+        for index, type_index in enumerate(outline.tags[outline.imported_tag_count :]):
+            self._add_tag(Tag._of(self.store, self.module.type_indices[type_index], (number, index)))
+
+    def _add_tag(self, tag: Tag) -> None:
+        place = self._vmctx.view(VMTag, self.module.vmctx_layout.tag(len(self._tags)))
+        place.tag_instance, place.tag_defined = tag.words
+        self._tags.append(tag)
 
     def _make_tables(self) -> None:
         imported = self.module.vmctx_layout.imported_tables

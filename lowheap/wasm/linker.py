@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lowheap.copying import NotCopied
 from lowheap.engine import Engine
-from lowheap.errors import ForeignReferenceError, LinkError
+from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
+from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType
 from lowheap.wasm.globals import Global
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.memories import Memory
@@ -42,8 +43,9 @@ class Linker(NotCopied):
     """Gives modules of one engine what they import, by name.
 
     `define` names a thing of a store, `define_func` a host function that is every store's, `define_instance` all that
-    an instance exports. `instantiate` makes an instance out of these; a LinkError names all imports that are missing or
-    do not match. A name that is defined already is a LinkError, unless `allow_shadowing` is True.
+    an instance exports, `define_module` the same of a new one. `instantiate` makes an instance out of these; a
+    LinkError names all imports that are missing or do not match. A name that is defined already is a LinkError, unless
+    `allow_shadowing` is True.
     """
 
     NOT_COPIED_BECAUSE = "it has things of stores; another linker can be given the same"
@@ -68,9 +70,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func`, `Global`, `Memory` or `Table` of a store, or whatever else `Instance` takes for an import."""
+        """Name a function, a global, a memory, a table or a tag of a store, or what else `Instance` takes."""
         self._check_store(store)
-        if isinstance(item, Func | Global | Memory | Table) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -90,20 +92,53 @@ class Linker(NotCopied):
             raise ForeignReferenceError(f"{name}: {instance!r} belongs to another store")
         self._define({(name, export): item for export, item in instance.exports.items()})
 
+    def define_module(self, store: Store, name: str, module: Module) -> None:
+        """Make an instance of a module, call its export `_initialize` if it has one, and name all that it exports.
+
+        UnsupportedError for a command, which exports `_start` and is to have a new instance for each call: instances
+        live as long as their store.
+        """
+        exports = {each.name: each.type for each in _checked(module).exports}
+        if "_start" in exports:
+            raise UnsupportedError(
+                f"{name} is a command, for it exports _start; define_instance takes an instance of it"
+            )
+        instance = self.instantiate(store, module)
+        if isinstance(exports.get("_initialize"), FuncType):
+            instance.exports["_initialize"]()
+        self.define_instance(store, name, instance)
+
+    def define_unknown_imports_as_traps(self, module: Module) -> None:
+        """Name all functions that a module imports and that have no name yet: calling one is a LinkError."""
+        self._define(
+            {
+                (each.module, each.name): _unknown(each)
+                for each in _checked(module).imports
+                if isinstance(each.type, FuncType) and (each.module, each.name) not in self._items
+            }
+        )
+
+    def define_unknown_imports_as_default_values(self, store: Store, module: Module) -> None:
+        """Name all that a module imports and that has no name yet: 0, null, functions that return these, new memories.
+
+        LinkError, and nothing is named, where there is no such value, for a reference that cannot be null.
+        """
+        self._check_store(store)
+        unknown = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
+        self._define({(each.module, each.name): _default(store, each) for each in unknown})
+
     def instantiate(self, store: Store, module: Module) -> Instance:
         """Make an instance of a module. Raises as `Instance` does."""
         self._check_store(store)
-        if not isinstance(module, Module):
-            raise TypeError(f"module is {module!r}; it must be a Module")
-        wanted = {(each.module, each.name) for each in module.imports}
-        return Instance(
-            store,
-            module,
-            {
-                key: item.of(store) if key in wanted and isinstance(item, _HostFunction) else item
-                for key, item in self._items.items()
-            },
-        )
+        return _instantiate(store, _checked(module), self._items)
+
+    def instantiate_pre(self, module: Module) -> InstancePre:
+        """Return what makes instances of a module, of the names as they are now. LinkError names those missing."""
+        missing = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
+        if missing:
+            names = ", ".join(f"{each.module}.{each.name}" for each in missing)
+            raise LinkError(f"{names}: not defined; {self._known()}")
+        return InstancePre(self, module)
 
     def get(self, store: Store, module: str, name: str) -> Any:
         """Return what a name means for a store. LinkError when it is not defined."""
@@ -111,13 +146,29 @@ class Linker(NotCopied):
         try:
             item = self._items[module, name]
         except KeyError:
-            known = ", ".join(f"{m}.{n}" for m, n in sorted(self._items)) or "none"
-            raise LinkError(f"{module}.{name} is not defined; these are: {known}") from None
+            raise LinkError(f"{module}.{name} is not defined; {self._known()}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global | Memory | Table) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
+
+    def get_default(self, store: Store, name: str) -> Func:
+        """Return what a module is called for: its function "", or `_start`; without both, one that does nothing.
+
+        LinkError when that is no function.
+        """
+        for export in ("", "_start"):
+            if (name, export) in self._items:
+                found = self.get(store, name, export)
+                if not isinstance(found, Func):
+                    raise LinkError(f"{name}.{export} is {found!r}; it must be a Func to be the default")
+                return found
+        self._check_store(store)
+        return _NOTHING.of(store)
+
+    def _known(self) -> str:
+        return f"these are: {', '.join(f'{m}.{n}' for m, n in sorted(self._items)) or 'none'}"
 
     def _define(self, items: dict[tuple[str, str], Any]) -> None:
         for module, name in items:
@@ -131,3 +182,69 @@ class Linker(NotCopied):
         check_store(store)
         if store.engine is not self.engine:
             raise LinkError("the store has another engine than the linker; use Store(linker.engine)")
+
+
+class InstancePre(NotCopied):
+    """A module and what it imports, found once: `instantiate` makes an instance on a store, as often as one likes."""
+
+    NOT_COPIED_BECAUSE = "it has things of stores; Linker.instantiate_pre makes another one"
+
+    def __init__(self, linker: Linker, module: Module) -> None:
+        """Keep the linker's names as they are now. What makes one is `Linker.instantiate_pre`."""
+        self.module = module
+        self._check_store = linker._check_store
+        self._items = dict(linker._items)
+
+    def instantiate(self, store: Store) -> Instance:
+        """Make an instance of the module. Raises as `Instance` does."""
+        self._check_store(store)
+        return _instantiate(store, self.module, self._items)
+
+
+_NOTHING = _HostFunction(FuncType((), ()), lambda: None, False)
+
+
+def _checked(module: Module) -> Module:
+    if not isinstance(module, Module):
+        raise TypeError(f"module is {module!r}; it must be a Module")
+    return module
+
+
+def _instantiate(store: Store, module: Module, items: Mapping[tuple[str, str], Any]) -> Instance:
+    wanted = {(each.module, each.name) for each in module.imports}
+    return Instance(
+        store,
+        module,
+        {
+            key: item.of(store) if key in wanted and isinstance(item, _HostFunction) else item
+            for key, item in items.items()
+        },
+    )
+
+
+def _unknown(wanted: ImportType) -> Callable[..., Any]:
+    def unknown(*_: Any) -> Any:
+        raise LinkError(f"unknown import: {wanted.module}.{wanted.name} has not been defined")
+
+    return unknown
+
+
+def _default(store: Store, wanted: ImportType) -> Any:
+    """What an import is by default. LinkError where there is no such thing."""
+    type = wanted.type
+    if isinstance(type, FuncType):
+        results = tuple(_default_value(each, wanted) for each in type.results)
+        return lambda *_: results if len(results) > 1 else results[0] if results else None
+    if isinstance(type, GlobalType):
+        return Global(store, type, _default_value(type.storage, wanted))
+    if isinstance(type, MemoryType):
+        return Memory(store, type)
+    raise LinkError(f"import {wanted.module}.{wanted.name} has no default value: it is {type}")
+
+
+def _default_value(type: Any, wanted: ImportType) -> Any:
+    if not isinstance(type, RefType):
+        return 0
+    if not type.nullable:
+        raise LinkError(f"import {wanted.module}.{wanted.name} has no default value: {type} cannot be null")
+    return None

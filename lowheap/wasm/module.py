@@ -20,8 +20,9 @@ from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
-from lowheap.wasm import serialization, validate
-from lowheap.wasm.decode import DecodedModule, ExternalKind, decode
+from lowheap.wasm import legacy_exceptions, serialization, validate
+from lowheap.wasm.debug_lines import DebugLines
+from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 
 
@@ -50,13 +51,14 @@ class Module(NotCopied):
 
         def valid_binary() -> bytes:
             binary = validate.to_binary(source)
-            validate.validate(binary)
+            validate.validate(binary, engine.proposals_off)
             return binary
 
         # What is no source, or is text that UTF-8 cannot have, `to_binary` refuses.
         text = source.encode(errors="surrogatepass") if isinstance(source, str) else source
         if engine.cache is not None and isinstance(text, bytes | bytearray | memoryview):
-            binary = cache.valid_binary(engine.cache, bytes(text), validate.validator(), valid_binary)
+            validator = validate.validator(engine.proposals_off)
+            binary = cache.valid_binary(engine.cache, bytes(text), validator, valid_binary)
         else:
             binary = valid_binary()
         self._make(engine, binary, lambda inline: self._compile(inline, progress))
@@ -70,14 +72,14 @@ class Module(NotCopied):
 
     @staticmethod
     def validate(engine: Engine, binary: bytes | bytearray | memoryview) -> None:
-        """Return if these bytes are a valid binary; MalformedModuleError, which says why, if not.
+        """Return if these bytes are a valid binary, of proposals that are on; MalformedModuleError says why not.
 
         What is valid may yet use what lowheap does not have: compiling it tells.
         """
         _check_engine(engine)
         if not isinstance(binary, bytes | bytearray | memoryview):
             raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
-        validate.validate(bytes(binary))
+        validate.validate(bytes(binary), engine.proposals_off)
 
     def serialize(self) -> bytes:
         """Return the module with its compiled code, for `deserialize`.
@@ -125,7 +127,7 @@ class Module(NotCopied):
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
         with without_gc():
-            self.decoded: DecodedModule = decode(binary)
+            self.decoded: DecodedModule = legacy_exceptions.translated(decode(binary))
             self.type_indices = self._register_types()
             outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
             self.outline = outline
@@ -189,6 +191,7 @@ class Module(NotCopied):
                     inline_allocation=inline_allocation,
                     inline=self.engine.inline,
                     interruptible=self.engine.interruptible,
+                    consume_fuel=self.engine.consume_fuel,
                 )
                 module, symbols = compiler.compile(progress)
                 return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
@@ -207,6 +210,8 @@ class Module(NotCopied):
             "opt_level": self.engine.opt_level,
             "inline": self.engine.inline,
             "interruptible": self.engine.interruptible,
+            "consume_fuel": self.engine.consume_fuel,
+            "proposals_off": ", ".join(sorted(self.engine.proposals_off)),
             "inline_allocation": inline_allocation,
         }
 
@@ -237,7 +242,15 @@ class Module(NotCopied):
         if index is None:
             return None
         start = self._body_offsets[index - (len(self.function_types) - len(self.decoded.bodies))]
-        return dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        found = dataclasses.replace(self.frame_of(index), module_offset=offset, func_offset=offset - start)
+        line = self._debug_lines.find(offset)
+        if line is None:
+            return found
+        return dataclasses.replace(found, file=line.file, line=line.line, column=line.column)
+
+    @functools.cached_property
+    def _debug_lines(self) -> DebugLines:
+        return DebugLines(*custom_sections(self._binary))
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""

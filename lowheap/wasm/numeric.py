@@ -254,15 +254,11 @@ def _arithmetic(opcode: str) -> Lowering:
 
 def _demote(emitter: NumericEmitter, a: ir.Value) -> ir.Value:
     """What was promoted must not be recognised, unless it was computed with since: that is quiet."""
-    known = a if getattr(a, "opname", None) in _QUIETING else opaque.opaque(emitter, a)
+    known = a if getattr(a, "opname", None) in opaque.QUIETING else opaque.opaque(emitter, a)
     return emitter.builder.fptrunc(known, _LLVM_TYPES[F32])
 
 
-_QUIETING = frozenset(("fadd", "fsub", "fmul", "fdiv"))
-"""LLVM's instructions whose result is never a signalling NaN, as long as they are not folded."""
-
-
-def _extremum(name: str) -> Lowering:
+def extremum(name: str) -> Lowering:
     """`minimum` or `maximum`: -0.0 is less than 0.0, and a NaN on either side makes a NaN.
 
     The intrinsic may hand a signalling NaN on as it is, so a sum, which is quiet, takes its place when there is a NaN.
@@ -271,7 +267,7 @@ def _extremum(name: str) -> Lowering:
 
     def lowering(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
         builder = emitter.builder
-        function = emitter.intrinsic(f"llvm.{name}.{a.type.intrinsic_name}", a.type, [a.type, a.type])
+        function = emitter.intrinsic(f"llvm.{name}.{intrinsic_name(a.type)}", a.type, [a.type, a.type])
         known_a, known_b = opaque.revealed(a, b, opaque.is_finite)
         extremum = builder.call(function, [known_a, known_b], fastmath=("nnan",))
         return builder.select(builder.fcmp_unordered("uno", known_a, known_b), builder.fadd(a, b), extremum)
@@ -294,8 +290,8 @@ _FLOAT_BINARY = {
     "sub": _arithmetic("fsub"),
     "mul": _arithmetic("fmul"),
     "div": _arithmetic("fdiv"),
-    "min": _extremum("minimum"),
-    "max": _extremum("maximum"),
+    "min": extremum("minimum"),
+    "max": extremum("maximum"),
     "copysign": _revealing(_intrinsic("copysign"), opaque.is_any),
 }
 

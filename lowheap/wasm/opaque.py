@@ -27,6 +27,9 @@ from llvmlite import ir
 
 _FENCE = "llvm.arithmetic.fence"
 
+QUIETING = frozenset(("fadd", "fsub", "fmul", "fdiv"))
+"""LLVM's instructions whose result is never a signalling NaN, as long as they are not folded."""
+
 _BITS: dict[type[ir.Type], ir.Type] = {ir.FloatType: ir.IntType(32), ir.DoubleType: ir.IntType(64)}
 _FRACTION_BITS: dict[type[ir.Type], int] = {ir.FloatType: 23, ir.DoubleType: 52}
 

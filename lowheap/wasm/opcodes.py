@@ -1,11 +1,8 @@
 """The one table of WebAssembly opcodes: what each code is called and which immediates follow it.
 
-`OPCODES` maps the code of every instruction of WebAssembly 3.0 outside SIMD to an `Opcode`. A code is a tuple: one
-byte, or a prefix byte and the sub-opcode after it (an LEB128 `u32` in the binary). SIMD (0xfd) is named by number
-alone, since lowheap does not support it.
-
-An instruction that lowheap supports has its immediates listed in the order of the binary format. One that it does not
-support has `immediates = None`: it is in the table so that an error can name it, and nothing reads past it.
+`OPCODES` maps the code of every instruction of WebAssembly 3.0 to an `Opcode`. A code is a tuple: one byte, or a prefix
+byte and the sub-opcode after it (an LEB128 `u32` in the binary). An instruction's immediates are listed in the order of
+the binary format.
 
 Source: the WebAssembly 3.0 specification, chapters "Binary Format: Instructions" and "Index of Instructions"; the four
 128-bit instructions are those of the wide-arithmetic proposal.
@@ -39,32 +36,25 @@ class Immediate(enum.Enum):
     I64 = "i64"  # s64; a signed int
     F32 = "f32"  # 4 bytes, little-endian; the raw bits as an int
     F64 = "f64"  # 8 bytes, little-endian; the raw bits as an int
+    V128 = "v128"  # 16 bytes, little-endian; the raw bits as an int
+    LANE = "lane"  # a byte; an int
+    LANES = "lanes"  # 16 bytes; a tuple of ints
 
     __hash__ = object.__hash__  # of the identity, as they compare; Enum's own takes a call of Python's each time
 
 
 @dataclass(frozen=True, slots=True)
 class Opcode:
-    """An instruction's name in the text format and its immediates, or None where lowheap does not support it."""
+    """An instruction's name in the text format and its immediates."""
 
     name: str
-    immediates: tuple[Immediate, ...] | None
-
-    @property
-    def supported(self) -> bool:
-        """Whether lowheap decodes and compiles this instruction."""
-        return self.immediates is not None
+    immediates: tuple[Immediate, ...]
 
 
 Code = tuple[int] | tuple[int, int]
 
 GC_PREFIX = 0xFB
 MISCELLANEOUS_PREFIX = 0xFC
-SIMD_PREFIX = 0xFD
-THREADS_PREFIX = 0xFE
-
-# Prefixes of families that the table does not list, with the family's name.
-GENERIC_PREFIXES: Mapping[int, str] = MappingProxyType({SIMD_PREFIX: "simd"})
 
 # The codes that shape the nesting of blocks; the decoder needs to know them apart.
 BLOCK, LOOP, IF, ELSE, END = 0x02, 0x03, 0x04, 0x05, 0x0B
@@ -196,8 +186,16 @@ _ATOMIC_OPERATIONS = {
 }
 _MEMORY = (Immediate.MEMORY_ARGUMENT,)
 
+_VECTOR_LOADS = (
+    "load load8x8_s load8x8_u load16x4_s load16x4_u load32x2_s load32x2_u "
+    "load8_splat load16_splat load32_splat load64_splat store"
+)
+_LANE_COMPARISONS = _INTEGER_COMPARISONS.removeprefix("eqz ")
+_LANE_ARITHMETIC = "sqrt add sub mul div min max pmin pmax"
+_EXTENSIONS = "{0}_low_{1}_s {0}_high_{1}_s {0}_low_{1}_u {0}_high_{1}_u"
+
 # Runs of consecutive codes with the same immediates: (prefix or None, first code, operand type or None, names, these).
-_RUNS: tuple[tuple[int | None, int, str | None, str, tuple[Immediate, ...] | None], ...] = (
+_RUNS: tuple[tuple[int | None, int, str | None, str, tuple[Immediate, ...]], ...] = (
     (None, 0x28, None, "i32.load i64.load f32.load f64.load", _MEMORY),
     (None, 0x2C, "i32", "load8_s load8_u load16_s load16_u", _MEMORY),
     (None, 0x30, "i64", "load8_s load8_u load16_s load16_u load32_s load32_u", _MEMORY),
@@ -228,7 +226,71 @@ _RUNS: tuple[tuple[int | None, int, str | None, str, tuple[Immediate, ...] | Non
     (0xFC, 13, None, "elem.drop", (_INDEX,)),
     (0xFC, 14, None, "table.copy", (_INDEX, _INDEX)),
     (0xFC, 15, None, "table.grow table.size table.fill", (_INDEX,)),
-    (0xFC, 19, "i64", "add128 sub128 mul_wide_s mul_wide_u", None),
+    (0xFC, 19, "i64", "add128 sub128 mul_wide_s mul_wide_u", ()),
+    (0xFD, 0, "v128", _VECTOR_LOADS, _MEMORY),
+    (0xFD, 12, "v128", "const", (Immediate.V128,)),
+    (0xFD, 13, "i8x16", "shuffle", (Immediate.LANES,)),
+    (0xFD, 14, "i8x16", "swizzle", ()),
+    (0xFD, 15, None, "i8x16.splat i16x8.splat i32x4.splat i64x2.splat f32x4.splat f64x2.splat", ()),
+    (0xFD, 21, "i8x16", "extract_lane_s extract_lane_u replace_lane", (Immediate.LANE,)),
+    (0xFD, 24, "i16x8", "extract_lane_s extract_lane_u replace_lane", (Immediate.LANE,)),
+    (0xFD, 27, "i32x4", "extract_lane replace_lane", (Immediate.LANE,)),
+    (0xFD, 29, "i64x2", "extract_lane replace_lane", (Immediate.LANE,)),
+    (0xFD, 31, "f32x4", "extract_lane replace_lane", (Immediate.LANE,)),
+    (0xFD, 33, "f64x2", "extract_lane replace_lane", (Immediate.LANE,)),
+    (0xFD, 35, "i8x16", _LANE_COMPARISONS, ()),
+    (0xFD, 45, "i16x8", _LANE_COMPARISONS, ()),
+    (0xFD, 55, "i32x4", _LANE_COMPARISONS, ()),
+    (0xFD, 65, "f32x4", _FLOAT_COMPARISONS, ()),
+    (0xFD, 71, "f64x2", _FLOAT_COMPARISONS, ()),
+    (0xFD, 77, "v128", "not and andnot or xor bitselect any_true", ()),
+    (0xFD, 84, "v128", "load8_lane load16_lane load32_lane load64_lane", (*_MEMORY, Immediate.LANE)),
+    (0xFD, 88, "v128", "store8_lane store16_lane store32_lane store64_lane", (*_MEMORY, Immediate.LANE)),
+    (0xFD, 92, "v128", "load32_zero load64_zero", _MEMORY),
+    (0xFD, 94, None, "f32x4.demote_f64x2_zero f64x2.promote_low_f32x4", ()),
+    (0xFD, 96, "i8x16", "abs neg popcnt all_true bitmask narrow_i16x8_s narrow_i16x8_u", ()),
+    (0xFD, 103, "f32x4", "ceil floor trunc nearest", ()),
+    (0xFD, 107, "i8x16", "shl shr_s shr_u add add_sat_s add_sat_u sub sub_sat_s sub_sat_u", ()),
+    (0xFD, 116, "f64x2", "ceil floor", ()),
+    (0xFD, 118, "i8x16", "min_s min_u max_s max_u", ()),
+    (0xFD, 122, None, "f64x2.trunc i8x16.avgr_u", ()),
+    (0xFD, 124, "i16x8", "extadd_pairwise_i8x16_s extadd_pairwise_i8x16_u", ()),
+    (0xFD, 126, "i32x4", "extadd_pairwise_i16x8_s extadd_pairwise_i16x8_u", ()),
+    (0xFD, 128, "i16x8", "abs neg q15mulr_sat_s all_true bitmask narrow_i32x4_s narrow_i32x4_u", ()),
+    (0xFD, 135, "i16x8", _EXTENSIONS.format("extend", "i8x16"), ()),
+    (0xFD, 139, "i16x8", "shl shr_s shr_u add add_sat_s add_sat_u sub sub_sat_s sub_sat_u", ()),
+    (0xFD, 148, None, "f64x2.nearest i16x8.mul", ()),
+    (0xFD, 150, "i16x8", "min_s min_u max_s max_u", ()),
+    (0xFD, 155, "i16x8", f"avgr_u {_EXTENSIONS.format('extmul', 'i8x16')}", ()),
+    (0xFD, 160, "i32x4", "abs neg", ()),
+    (0xFD, 163, "i32x4", "all_true bitmask", ()),
+    (0xFD, 167, "i32x4", f"{_EXTENSIONS.format('extend', 'i16x8')} shl shr_s shr_u add", ()),
+    (0xFD, 177, "i32x4", "sub", ()),
+    (0xFD, 181, "i32x4", "mul min_s min_u max_s max_u dot_i16x8_s", ()),
+    (0xFD, 188, "i32x4", _EXTENSIONS.format("extmul", "i16x8"), ()),
+    (0xFD, 192, "i64x2", "abs neg", ()),
+    (0xFD, 195, "i64x2", "all_true bitmask", ()),
+    (0xFD, 199, "i64x2", f"{_EXTENSIONS.format('extend', 'i32x4')} shl shr_s shr_u add", ()),
+    (0xFD, 209, "i64x2", "sub", ()),
+    (0xFD, 213, "i64x2", f"mul eq ne lt_s gt_s le_s ge_s {_EXTENSIONS.format('extmul', 'i32x4')}", ()),
+    (0xFD, 224, "f32x4", "abs neg", ()),
+    (0xFD, 227, "f32x4", _LANE_ARITHMETIC, ()),
+    (0xFD, 236, "f64x2", "abs neg", ()),
+    (0xFD, 239, "f64x2", _LANE_ARITHMETIC, ()),
+    (0xFD, 248, "i32x4", "trunc_sat_f32x4_s trunc_sat_f32x4_u", ()),
+    (0xFD, 250, "f32x4", "convert_i32x4_s convert_i32x4_u", ()),
+    (0xFD, 252, "i32x4", "trunc_sat_f64x2_s_zero trunc_sat_f64x2_u_zero", ()),
+    (0xFD, 254, "f64x2", "convert_low_i32x4_s convert_low_i32x4_u", ()),
+    (0xFD, 256, "i8x16", "relaxed_swizzle", ()),
+    (0xFD, 257, "i32x4", "relaxed_trunc_f32x4_s relaxed_trunc_f32x4_u", ()),
+    (0xFD, 259, "i32x4", "relaxed_trunc_f64x2_s_zero relaxed_trunc_f64x2_u_zero", ()),
+    (0xFD, 261, "f32x4", "relaxed_madd relaxed_nmadd", ()),
+    (0xFD, 263, "f64x2", "relaxed_madd relaxed_nmadd", ()),
+    (0xFD, 265, None, " ".join(f"{each}.relaxed_laneselect" for each in ("i8x16", "i16x8", "i32x4", "i64x2")), ()),
+    (0xFD, 269, "f32x4", "relaxed_min relaxed_max", ()),
+    (0xFD, 271, "f64x2", "relaxed_min relaxed_max", ()),
+    (0xFD, 273, None, "i16x8.relaxed_q15mulr_s i16x8.relaxed_dot_i8x16_i7x16_s", ()),
+    (0xFD, 275, "i32x4", "relaxed_dot_i8x16_i7x16_add_s", ()),
     (0xFE, 0, "memory.atomic", "notify wait32 wait64", _MEMORY),
     (0xFE, 3, "atomic", "fence", (Immediate.ZERO,)),
     (0xFE, 0x10, None, _ATOMIC_LOADS, _MEMORY),

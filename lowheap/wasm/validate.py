@@ -17,30 +17,15 @@ import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lowheap.config import PROPOSALS
 from lowheap.errors import MalformedModuleError, ModuleError
 from lowheap.wasm import wat
+from lowheap.wasm.wasm_tools import WasmToolsError, run_wasm_tools, wasm_tools
 
 if TYPE_CHECKING:
     import wasmtime
 
 _BINARY_MAGIC = b"\0asm"
-
-# What the front end compiles.
-_CLAIMED_PROPOSALS = ("multi_value", "reference_types", "function_references", "gc")
-
-# What it refuses by name.
-_NAMED_PROPOSALS = (
-    "bulk_memory",
-    "simd",
-    "relaxed_simd",
-    "threads",
-    "tail_call",
-    "multi_memory",
-    "memory64",
-    "exceptions",
-    "wide_arithmetic",
-    "custom_page_sizes",
-)
 
 
 def _wasmtime() -> ModuleType:
@@ -55,8 +40,8 @@ def _wasmtime() -> ModuleType:
 
 
 @functools.cache
-def _engine() -> wasmtime.Engine:
-    """The engine that validates, made once.
+def _engine(off: frozenset[str]) -> wasmtime.Engine:
+    """The engine that validates with all proposals on but some, made once.
 
     It never runs code, so it must not install wasmtime's handlers for SIGSEGV and the like in this process. It is let
     go before the interpreter shuts down: after that, wasmtime's finaliser would fail.
@@ -64,8 +49,9 @@ def _engine() -> wasmtime.Engine:
     package = _wasmtime()
     config = package.Config()
     config.signals_based_traps = False
-    for proposal in _CLAIMED_PROPOSALS + _NAMED_PROPOSALS:
-        setattr(config, f"wasm_{proposal}", True)
+    config.wasm_reference_types = True
+    for proposal in PROPOSALS:
+        setattr(config, f"wasm_{proposal}", proposal not in off)
     engine: wasmtime.Engine = package.Engine(config)
     atexit.register(_engine.cache_clear)
     return engine
@@ -102,12 +88,12 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
         raise MalformedModuleError(f"not a WebAssembly text module: {error}") from error
 
 
-def validator() -> str:
-    """Say which validator that is, without loading it: where its package is, and since when."""
+def validator(off: frozenset[str] = frozenset()) -> str:
+    """Say which validator that is, without loading it: where its package is, and since when, and what is off."""
     found = importlib.util.find_spec("wasmtime")
     if found is None or found.origin is None:
         return ""
-    return f"{found.origin} {os.stat(found.origin).st_mtime_ns}"
+    return " ".join((found.origin, str(os.stat(found.origin).st_mtime_ns), *sorted(off)))
 
 
 def wat2wasm(text: str | bytes) -> bytes:
@@ -118,16 +104,38 @@ def wat2wasm(text: str | bytes) -> bytes:
     return to_binary(text)
 
 
-def validate(binary: bytes) -> None:
+def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
     """Return if `binary` is a valid module, with every proposal on that lowheap compiles or can refuse by name.
 
-    Raises MalformedModuleError with wasmtime's message if it is not valid, ModuleError when the `wasmtime` package is
+    But for those that are `off`, and what needs them, which must be among them. One with legacy exceptions is shown to
+    the program `wasm-tools` instead.
+
+    Raises MalformedModuleError with the validator's message if it is not valid, ModuleError when what validates it is
     not installed, and TypeError for anything but bytes.
     """
     if not isinstance(binary, bytes):
         raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
     package = _wasmtime()
     try:
-        package.Module.validate(_engine(), binary)
+        package.Module.validate(_engine(off), binary)
     except package.WasmtimeError as error:
+        if _LEGACY_EXCEPTIONS in str(error) and "exceptions" not in off:
+            _validate_with_legacy_exceptions(binary, off)
+            return
         raise MalformedModuleError(f"not a valid WebAssembly module: {error}") from error
+
+
+_LEGACY_EXCEPTIONS = "legacy_exceptions feature required"
+"""What wasmtime says of a module that has them; it does not validate any."""
+
+
+def _validate_with_legacy_exceptions(binary: bytes, off: frozenset[str]) -> None:
+    """Have `wasm-tools` validate a module: WasmToolsError, which says what to install, where it is not there."""
+    features = [("-" if each in off else "") + each.replace("_", "-") for each in PROPOSALS]
+    arguments = ["validate", "--features", ",".join(("legacy-exceptions", *features))]
+    if wasm_tools() is None:
+        run_wasm_tools(arguments, what_for="validating legacy exceptions")
+    try:
+        run_wasm_tools(arguments, given=binary, what_for="not a valid WebAssembly module")
+    except WasmToolsError as error:
+        raise MalformedModuleError(str(error)) from error

@@ -31,8 +31,10 @@ from lowheap.layout import (
     VMDrcHeader,
     VMHeapControl,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStoreContext,
+    VMUnwindEntry,
     block_length,
 )
 from lowheap.memory import Memory
@@ -205,7 +207,7 @@ class Copy:
 class Frames:
     """What a store's context has: the frames of compiled code and of hosts, and what they hold."""
 
-    def __init__(self, held: list[int], hosts: list[int], *, is_known: bool) -> None:
+    def __init__(self, held: list[int], hosts: list[int], *, is_known: bool, catches: bool = False) -> None:
         self.context = VMStoreContext()
         self.stack = FakeStack(SimpleNamespace(runtime=SimpleNamespace(context=self.context)), held)  # type: ignore[arg-type]
         # A table always has an empty entry, where a search for what it does not have ends.
@@ -216,6 +218,12 @@ class Frames:
         self.stack.entries[place] = known
         self.stack.__enter__()
         self.context.stack_map_mask = 1
+        self.calls = (VMUnwindEntry * 2)()
+        self.calls[place] = VMUnwindEntry(address, 0xCA7C4 if catches else 0, -48, 1, 2)
+        self.registers = (VMSavedRegister * 3)((0, 0), (-40, -8), (-8, 0))
+        self.context.unwind_entries, self.context.unwind_mask = ctypes.addressof(self.calls), 1
+        self.context.saved_registers = ctypes.addressof(self.registers)
+        self.context.exception = held[0] if held else NULL
         middle = len(hosts) // 2
         self.parts: list[Any] = []
         for part in (hosts[:middle], hosts[middle:]):

@@ -136,9 +136,12 @@ def allocate_object(heap: Heap, rules: FrameRules, kind: u32, type_index: u32, s
 
 @native
 def allocate_struct(heap: Heap, rules: FrameRules, type_index: u32) -> Ref:
-    """Allocate a struct whose fields are not initialised; null, with a trap code set, when there is no room."""
-    size = heap.type_info(type_index).size_or_elements_offset
-    return allocate_object(heap, rules, VMGcKind.STRUCT_REF, type_index, size)
+    """Allocate a struct whose fields are not initialised; null, with a trap code set, when there is no room.
+
+    Of a function type, an exception whose tag has it.
+    """
+    info = heap.type_info(type_index)
+    return allocate_object(heap, rules, info.kind, type_index, info.size_or_elements_offset)
 
 
 @native

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
+    FUNCTION_TABLE_OFFSET,
     I31_TAG,
     KIND_MASK,
     NULL,
@@ -20,7 +21,7 @@ from lowheap.layout import (
     VMHeapType,
     VMTypeInfo,
 )
-from lowheap.native import Heap, Ref, at, cell, inline, native, sizeof, u32, u64
+from lowheap.native import Heap, Ref, address_of, at, cell, inline, native, sizeof, u32, u64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def has_kind(kind: u32, wanted: u32) -> bool:
 @inline
 def function_type(heap: Heap, function: u32) -> u32:
     """The type of a function, by its funcref, which is not null."""
-    return at(VMFuncRef, heap.store_context.functions + u64(function) * sizeof(VMFuncRef)).type_index
+    table = address_of(heap.store_context) + FUNCTION_TABLE_OFFSET
+    return at(VMFuncRef, table + u64(function) * sizeof(VMFuncRef)).type_index
 
 
 # ----------------------------------------------------------------------------------------------------------------------

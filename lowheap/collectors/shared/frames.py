@@ -15,18 +15,23 @@ from lowheap.layout import (
     STACK_MAP_HASH_SHIFT,
     VMActivation,
     VMRootFrame,
+    VMSavedRegister,
     VMStackMapEntry,
     VMStackSlot,
+    VMStoreContext,
+    VMUnwindEntry,
 )
 from lowheap.native import (
     Heap,
     Ref,
     Slot,
+    address_of,
     at,
     cell,
     ctz,
     i64,
     inline,
+    native,
     sizeof,
     u32,
     u64,
@@ -62,6 +67,21 @@ class FrameRules:
 
 
 @inline
+def frames(innermost: u64, outermost: u64, rules: FrameRules) -> Iterator[u64]:
+    """Yield the frame records of those called, from `innermost` on: each tells its caller's frame, and return address.
+
+    It ends at what was called by the frame `outermost`.
+    """
+    frame = innermost
+    while True:
+        caller = cell(u64, frame + rules.caller_frame_pointer_offset).value
+        if caller == outermost:
+            break
+        yield frame
+        frame = caller
+
+
+@inline
 def safepoint_of(heap: Heap, return_address: u64) -> u64:
     """The address of a return address's entry in the hash table of safepoints; 0 when it has none."""
     context = heap.store_context
@@ -89,12 +109,8 @@ def held_by_code(heap: Heap, rules: FrameRules) -> Iterator[Ref]:
     activation = context.activation
     while activation != 0:
         record = at(VMActivation, activation)
-        outermost = record.entry_frame_pointer
-        frame = record.exit_frame_pointer
-        while True:
+        for frame in frames(record.exit_frame_pointer, record.entry_frame_pointer, rules):
             caller = cell(u64, frame + rules.caller_frame_pointer_offset).value
-            if caller == outermost:
-                break
             return_address = cell(u64, frame + rules.return_address_offset).value
             found = safepoint_of(heap, return_address)
             if unlikely(found == 0):
@@ -111,13 +127,63 @@ def held_by_code(heap: Heap, rules: FrameRules) -> Iterator[Ref]:
                 while live != 0:
                     yield cell(u32, places + u64(ctz(live)) * REFERENCE_SIZE).value
                     live &= live - 1
-            frame = caller
         activation = record.previous
 
 
 @inline
+def unwind_entry_of(heap: Heap, return_address: u64) -> u64:
+    """The address of a return address's entry in the hash table of calls that may throw; 0 when it has none."""
+    context = heap.store_context
+    mask = context.unwind_mask
+    entries = context.unwind_entries
+    number = wrapping_mul(return_address, STACK_MAP_HASH_MULTIPLIER) >> STACK_MAP_HASH_SHIFT & mask
+    while True:
+        entry = at(VMUnwindEntry, entries + number * sizeof(VMUnwindEntry))
+        found = entry.return_address
+        if found == return_address:
+            break
+        if unlikely(found == 0):
+            return 0
+        number = (number + 1) & mask
+    return entries + number * sizeof(VMUnwindEntry)
+
+
+@native
+def unwind(heap: Heap, rules: FrameRules, thrower: u64) -> u64:
+    """Find the handler of what is thrown, and return what the stack pointer is there; 0 when there is none.
+
+    `thrower` is the frame record of what throws, which gets the handler's frame pointer, and its address as what to
+    return to; beside it are the registers that whoever is called keeps, which get what they were in the handler's
+    function. None of this activation's frames has a handler: nothing is returned, and nothing of use is in the record.
+    A return address that is not in the table ends the search, too, and is left in the store context.
+    """
+    context = heap.store_context
+    outermost = at(VMActivation, context.activation).entry_frame_pointer
+    for frame in frames(thrower, outermost, rules):
+        caller = cell(u64, frame + rules.caller_frame_pointer_offset).value
+        return_address = cell(u64, frame + rules.return_address_offset).value
+        found = unwind_entry_of(heap, return_address)
+        if unlikely(found == 0):
+            context.unknown_return_address = return_address
+            return 0
+        entry = at(VMUnwindEntry, found)
+        if entry.landing_pad != 0:
+            cell(u64, thrower + rules.caller_frame_pointer_offset).value = caller
+            cell(u64, thrower + rules.return_address_offset).value = entry.landing_pad
+            return wrapping_add(caller, wrapping_u64(i64(entry.stack_offset)))
+        first = entry.first_register
+        for number in range(entry.register_count):
+            saved = at(VMSavedRegister, context.saved_registers + u64(first + number) * sizeof(VMSavedRegister))
+            place = wrapping_add(thrower, wrapping_u64(i64(saved.place)))
+            cell(u64, place).value = cell(u64, wrapping_add(caller, wrapping_u64(i64(saved.offset)))).value
+    return 0
+
+
+@inline
 def host_slots(heap: Heap) -> Iterator[Slot]:
-    """Yield the slots of the frames that hosts have pushed, those of the innermost first."""
+    """Yield the slots of the frames that hosts have pushed, those of the innermost first; and what is being thrown."""
+    thrown: Slot = cell(u32, address_of(heap.store_context) + VMStoreContext.exception.offset)
+    yield thrown
     address = heap.store_context.root_frames
     while address != 0:
         frame = at(VMRootFrame, address)

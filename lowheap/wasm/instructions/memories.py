@@ -270,8 +270,8 @@ def _atomic_update(compiler: FunctionCompiler, memory: int, _: int, offset: int)
         case "xchg":
             new = operand
         case "cmpxchg":
-            # What is expected is compared whole: where it does not fit the memory's width, nothing is equal to it.
-            is_equal = builder.icmp_unsigned("==", _extended(compiler, old, how), expected)
+            # What is expected is cut to the memory's width, as wasmtime and V8 do.
+            is_equal = builder.icmp_unsigned("==", old, _truncated(compiler, expected, how.memory))
             new = builder.select(is_equal, operand, old)
         case _:
             emit = {"add": builder.add, "sub": builder.sub, "and": builder.and_, "or": builder.or_, "xor": builder.xor}

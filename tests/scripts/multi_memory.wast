@@ -1,0 +1,86 @@
+;; Several memories in a module: every instruction says which.
+
+(module $store
+  (memory (export "narrow") 1 1)
+  (memory (export "wide") 2 4)
+  (data (memory 0) (i32.const 0) "aaaa")
+  (data (memory 1) (i32.const 0) "bbbb")
+  (func (export "sizes") (result i32 i32) (memory.size 0) (memory.size 1)))
+
+(register "store" $store)
+
+(module $user
+  (memory $n (import "store" "narrow") 1)
+  (memory $w (import "store" "wide") 1)
+  (memory $own 1)
+  (data $text "cccc")
+  (data (memory $own) (i32.const 4) "dddd")
+  (func (export "sizes") (result i32 i32 i32) (memory.size $n) (memory.size $w) (memory.size $own))
+  (func (export "n") (param i32) (result i32) (i32.load $n (local.get 0)))
+  (func (export "w") (param i32) (result i32) (i32.load $w offset=0 (local.get 0)))
+  (func (export "own") (param i32) (result i32) (i32.load $own (local.get 0)))
+  (func (export "set") (param i32 i32)
+    (i32.store $n (local.get 0) (local.get 1))
+    (i32.store8 $w (local.get 0) (i32.add (local.get 1) (i32.const 1)))
+    (i64.store16 $own (local.get 0) (i64.const -1)))
+  (func (export "grow-w") (param i32) (result i32) (memory.grow $w (local.get 0)))
+  (func (export "grow-n") (param i32) (result i32) (memory.grow $n (local.get 0)))
+  (func (export "n-to-own") (param i32 i32 i32) (memory.copy $own $n (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "w-to-n") (param i32 i32 i32) (memory.copy $n $w (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "within-own") (param i32 i32 i32) (memory.copy $own $own (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "fill-w") (param i32 i32 i32) (memory.fill $w (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "init-own") (param i32 i32 i32) (memory.init $own $text (local.get 0) (local.get 1) (local.get 2))))
+
+(assert_return (invoke $store "sizes") (i32.const 1) (i32.const 2))
+(assert_return (invoke "sizes") (i32.const 1) (i32.const 2) (i32.const 1))
+(assert_return (invoke "n" (i32.const 0)) (i32.const 0x61616161))
+(assert_return (invoke "w" (i32.const 0)) (i32.const 0x62626262))
+(assert_return (invoke "own" (i32.const 4)) (i32.const 0x64646464))
+(assert_return (invoke "own" (i32.const 0)) (i32.const 0))
+
+(assert_return (invoke "set" (i32.const 8) (i32.const 0x01020304)))
+(assert_return (invoke "n" (i32.const 8)) (i32.const 0x01020304))
+(assert_return (invoke "w" (i32.const 8)) (i32.const 5))
+(assert_return (invoke "own" (i32.const 8)) (i32.const 0xffff))
+
+;; Each has bounds of its own.
+(assert_return (invoke "w" (i32.const 131068)) (i32.const 0))
+(assert_trap (invoke "w" (i32.const 131069)) "out of bounds memory access")
+(assert_trap (invoke "n" (i32.const 65533)) "out of bounds memory access")
+(assert_trap (invoke "own" (i32.const 65536)) "out of bounds memory access")
+(assert_return (invoke "grow-w" (i32.const 1)) (i32.const 2))
+(assert_return (invoke "grow-n" (i32.const 1)) (i32.const -1))
+(assert_return (invoke "sizes") (i32.const 1) (i32.const 3) (i32.const 1))
+(assert_return (invoke $store "sizes") (i32.const 1) (i32.const 3))
+(assert_return (invoke "w" (i32.const 196604)) (i32.const 0))
+(assert_trap (invoke "w" (i32.const 196605)) "out of bounds memory access")
+
+;; From one to another.
+(assert_return (invoke "n-to-own" (i32.const 100) (i32.const 0) (i32.const 4)))
+(assert_return (invoke "own" (i32.const 100)) (i32.const 0x61616161))
+(assert_return (invoke "w-to-n" (i32.const 2) (i32.const 0) (i32.const 4)))
+(assert_return (invoke "n" (i32.const 0)) (i32.const 0x62626161))
+(assert_return (invoke "within-own" (i32.const 102) (i32.const 100) (i32.const 4)))
+(assert_return (invoke "own" (i32.const 102)) (i32.const 0x61616161))
+(assert_return (invoke "init-own" (i32.const 0) (i32.const 1) (i32.const 3)))
+(assert_return (invoke "own" (i32.const 0)) (i32.const 0x00636363))
+(assert_return (invoke "fill-w" (i32.const 196600) (i32.const 7) (i32.const 8)))
+(assert_return (invoke "w" (i32.const 196604)) (i32.const 0x07070707))
+(assert_trap (invoke "w-to-n" (i32.const 65536) (i32.const 0) (i32.const 1)) "out of bounds memory access")
+(assert_trap (invoke "n-to-own" (i32.const 0) (i32.const 65535) (i32.const 2)) "out of bounds memory access")
+(assert_return (invoke "w-to-n" (i32.const 65536) (i32.const 196608) (i32.const 0)))
+
+;; The same memory, twice.
+(module
+  (memory $a (import "store" "narrow") 1)
+  (memory $b (import "store" "narrow") 1)
+  (func (export "through") (result i32) (i32.store $a (i32.const 40) (i32.const 77)) (i32.load $b (i32.const 40)))
+  (func (export "overlap") (result i64)
+    (i64.store $a (i32.const 48) (i64.const 0x0807060504030201))
+    (memory.copy $b $a (i32.const 50) (i32.const 48) (i32.const 6))
+    (i64.load $a (i32.const 48))))
+(assert_return (invoke "through") (i32.const 77))
+(assert_return (invoke "overlap") (i64.const 0x0605040302010201))
+
+(assert_invalid (module (memory 1) (memory 1) (func (drop (i32.load 2 (i32.const 0))))) "unknown memory")
+(assert_invalid (module (memory 1) (data (memory 1) (i32.const 0) "")) "unknown memory")
