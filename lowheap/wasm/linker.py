@@ -19,6 +19,7 @@ from lowheap.wasm.globals import Global
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
+from lowheap.wasm.tables import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -69,9 +70,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func`, a `Global`, a `Memory` or a `Tag` of a store, or what else `Instance` takes for an import."""
+        """Name a function, a global, a memory, a table or a tag of a store, or what else `Instance` takes."""
         self._check_store(store)
-        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -148,7 +149,7 @@ class Linker(NotCopied):
             raise LinkError(f"{module}.{name} is not defined; {self._known()}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
 
