@@ -13,8 +13,12 @@ import pytest
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
 import lowheap as lh
+from lowheap.jit import engine as jit_engine
+from lowheap.jit import stackmaps
+from lowheap.jit.emit import PTR, Emitter
 from lowheap.types import V128
 from lowheap.wasm import vectors
 from lowheap.wasm.opcodes import OPCODES
@@ -447,3 +451,18 @@ def test_a_machine_without_an_instruction_for_swizzles() -> None:
         side.exports = lh.Instance(store, lh.Module(store.engine, source)).exports
     records = edge_records()
     assert results(side, "i8x16.swizzle", records) == results(peer, "i8x16.swizzle", records)
+
+
+def test_swizzles_are_one_instruction_on_aarch64() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "host_architecture", lambda: stackmaps.AARCH64_LINUX)
+        vectors._byte_shuffle.cache_clear()
+        module = ir.Module("swizzle")
+        type = ir.FunctionType(vectors.VECTOR, [PTR, vectors.VECTOR, vectors.VECTOR])
+        emitter = Emitter(ir.Function(module, type, "swizzle"))
+        _, a, numbers = emitter.function.args
+        emitter.builder.ret(vectors.lower(emitter, "i8x16.swizzle", [a, numbers]))
+        target = jit_engine.Target("aarch64-unknown-linux-gnu")
+        optimised, machine = jit_engine.optimise(module, opt_level=2, target=target)
+        assert machine.emit_assembly(optimised).count("\ttbl\t") == 1
+    vectors._byte_shuffle.cache_clear()
