@@ -67,8 +67,9 @@ class Module:
 
     binary: bytes
     functions: dict[int, tuple[NumType, ...]]
-    """The types of numbers that each of the added functions takes, by the index of the one that it calls."""
-    memories: int
+    """The types of numbers that each of the added functions takes, by the number in its name."""
+    memories: tuple[int, ...]
+    has_state: bool
 
 
 def make(seed: int, without: tuple[str, ...] = ()) -> Module:
@@ -81,16 +82,20 @@ def make(seed: int, without: tuple[str, ...] = ()) -> Module:
 
 
 def callable_module(binary: bytes) -> Module:
-    """Return a module that anybody can call; one that has been made so is not changed."""
+    """Return a module that anybody can call; one that has been made so is not changed, though parts may be gone."""
     found = decode(binary)
-    if not any(each.name == STATE for each in found.exports):
+    if not any(each.name == STATE or each.name.startswith(CALL) for each in found.exports):
         text = run_wasm_tools(["print", "-"], given=binary, what_for="fuzzing").decode()
         end = text.rindex(")")
         binary = to_binary("\n".join((text[:end], *_added(found), ")")))
         found = decode(binary)
-    indices = [int(each.name.removeprefix(CALL)) for each in found.exports if each.name.startswith(CALL)]
-    types = {index: _numbers(_function_type(found, index)) for index in indices}
-    return Module(binary, types, sum(each.name.startswith(MEMORY) for each in found.exports))
+    functions = {
+        int(each.name.removeprefix(CALL)): _numbers(_function_type(found, each.index))
+        for each in found.exports
+        if each.name.startswith(CALL)
+    }
+    memories = tuple(int(each.name.removeprefix(MEMORY)) for each in found.exports if each.name.startswith(MEMORY))
+    return Module(binary, functions, memories, any(each.name == STATE for each in found.exports))
 
 
 def read(path: Path) -> Module:

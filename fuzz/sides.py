@@ -99,19 +99,19 @@ def _observe(
     run: Run = []
 
     def state(call: Callable[..., Any], memory: Callable[[int], bytes]) -> str:
-        digests = [
-            f"{len(found)} {hashlib.sha1(found).hexdigest()[:8]}" for found in map(memory, range(module.memories))
-        ]
-        return f"{_told(call(STATE))} {digests}"
+        found = map(memory, module.memories)
+        digests = [f"{len(each)} {hashlib.sha1(each).hexdigest()[:8]}" for each in found]
+        return f"{_told(call(STATE)) if module.has_state else ''} {digests}"
 
-    for function, types in module.functions.items():
+    for function, types in [(None, ()), *module.functions.items()]:
         try:
             call, memory = instantiate()
         except Exception as error:
             run.append(("instance", _failure(error), ""))
             return run
-        if not run:
+        if function is None:
             run.append(("instance", "made", state(call, memory)))
+            continue
         for number in range(CALLS):
             given = arguments(seed, function, number, types)
             try:
