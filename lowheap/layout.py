@@ -851,9 +851,13 @@ class VMStoreContext(ctypes.Structure):
 # called by a reference, and calls the next so, waits for every load on the way.) The C library's heaps, which have no
 # compiled code, have neither.
 
-ARGUMENTS_OFFSET = 1 << 15
+ARGUMENTS_OFFSET = 1 << 11
 """Where a caller leaves what its callee has no registers for (`jit/conventions.py`). The callee takes it before it does
-anything else, so that nothing there is a root."""
+anything else, so that nothing there is a root.
+
+Not a whole page behind the context: processors take a load for one of what was just stored at the same place in another
+page, and the callee looks into the context at once.
+"""
 
 FUNCTION_TABLE_OFFSET = 1 << 16
 """The store's function table: an array of `VMFuncRef`s."""

@@ -114,18 +114,18 @@ class RootSet(NotCopied):
         Each counts what it holds. Both must outlive their entry.
         """
         self._heap.check_attached()
-        self._check_address(address)
+        self._check_address(address, "root range")
         roots.register_range(tables(self._heap.control), address)
 
     @whole
     def remove_range(self, address: int) -> None:
         """Forget such slots; whoever owns them has dropped what they held. HeapError when they were not registered."""
-        self._check_address(address)
+        self._check_address(address, "root range")
         roots.unregister_range(tables(self._heap.control), address)
 
     @staticmethod
-    def _check_address(address: int) -> None:
+    def _check_address(address: int, what: str = "root slot") -> None:
         if not isinstance(address, int) or isinstance(address, bool):
-            raise TypeError(f"a root slot's address is {address!r}; it must be an int")
+            raise TypeError(f"a {what}'s address is {address!r}; it must be an int")
         if not 0 < address < 1 << 64:
-            raise HeapError(f"{address:#x} is not the address of a root slot")
+            raise HeapError(f"{address:#x} is not the address of a {what}")

@@ -1659,7 +1659,11 @@ def test_unknown_hosts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("system", "machine", "needs_call_frames", "features"),
-    [("Linux", "x86_64", False, ""), ("Linux", "aarch64", True, "-sve"), ("Darwin", "arm64", False, "")],
+    [
+        ("Linux", "x86_64", False, "-avxvnni,-avx512vnni"),
+        ("Linux", "aarch64", True, "-sve"),
+        ("Darwin", "arm64", False, ""),
+    ],
 )
 def test_known_hosts(
     system: str, machine: str, needs_call_frames: bool, features: str, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
-from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
@@ -25,11 +24,10 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, Signature
 from lowheap.types import FuncType, TypeRegistry
-from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.fuel import Exempt, number_of
-from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
+from lowheap.wasm.function import FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, function_of, index_operand
 
@@ -68,7 +66,6 @@ class ModuleCompiler(ModuleState):
         event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
-        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
@@ -149,16 +146,6 @@ class ModuleCompiler(ModuleState):
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
-
-    def _refuse_unsupported(self) -> None:
-        """Refuse instructions that are not compiled."""
-        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
-            for each in body.instructions:
-                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
-                    function = self.function_label(index)
-                    raise UnsupportedError(
-                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
-                    )
 
     def _choose_conventions(self) -> tuple[Convention, list[Convention]]:
         """Return how tail calls are made, and how each of the module's own functions is called."""

@@ -14,7 +14,7 @@ from lowheap.runtime import host_functions
 from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType
 from lowheap.wasm.globals import Global
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.memories import Memory
@@ -239,6 +239,8 @@ def _default(store: Store, wanted: ImportType) -> Any:
         return Global(store, type, _default_value(type.storage, wanted))
     if isinstance(type, MemoryType):
         return Memory(store, type)
+    if isinstance(type, TableType):
+        return Table(store, type, _default_value(type.element, wanted))
     raise LinkError(f"import {wanted.module}.{wanted.name} has no default value: it is {type}")
 
 

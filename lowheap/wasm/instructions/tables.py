@@ -147,6 +147,12 @@ def _call_indirect(compiler: FunctionCompiler, type_index: int, table: int) -> N
     compiler.call_address(code, vmctx, compiler.context.function_type(type_index))
 
 
+@instruction("return_call_indirect", leaves=True)
+def _tail_call_indirect(compiler: FunctionCompiler, type_index: int, table: int) -> None:
+    code, vmctx = callee_of_table(compiler, type_index, table)
+    compiler.tail_call_address(code, vmctx, compiler.context.function_type(type_index))
+
+
 def callee_of_table(compiler: FunctionCompiler, type_index: int, table: int) -> tuple[ir.Value, ir.Value]:
     """Pop an index, and return the code and the vmctx of the function there, which is of a type; traps otherwise."""
     index = widened(compiler, compiler.pop())
