@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.lowheap-installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run peers test test-full coverage spec bench lint clean
+.PHONY: help run peers test test-full coverage spec fuzz bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -37,6 +37,9 @@ spec: $(INSTALLED) ## run the spec scripts in a folder: make spec SUITE=folder
 	@test -n "$(SUITE)" || { echo "which folder has the scripts? make spec SUITE=folder" >&2; exit 2; }
 	$(BIN)/lowheap wast --jobs 2 --time-limit 300 $(SUITE)
 
+fuzz: $(INSTALLED) ## compare random modules with wasmtime: make fuzz COUNT=1000 SEED=0
+	$(BIN)/python -m fuzz --count $(or $(COUNT),1000) --seed $(or $(SEED),0)
+
 bench: $(INSTALLED) ## measure lowheap beside wasmtime, V8 and C, and write docs/performance.md (some minutes)
 	$(BIN)/python -m benchmarks --provide --docs
 
@@ -46,7 +49,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy --strict
 
 clean: ## remove .venv, caches and what was built
-	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage
+	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .fuzz .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that only a change of the dependencies calls for a new installation.

@@ -37,6 +37,9 @@ _YARDSTICK_FACTOR = 1.3
 _MIXED = ("shuffle", "hash_table", "tree_of_arrays")
 _V8_FACTOR = 2.0
 _SWEEP_FACTOR = 2.0
+_LANGUAGE_FACTOR = 1.2
+_CAUGHT_NANOSECONDS = 1000.0
+_ENTERED_FACTOR = 1.03
 _SCALAR_CALL_NANOSECONDS = 1000.0
 _DOUBLING_FACTOR = 2.3
 _COMPILING_FACTOR = 20.0
@@ -82,6 +85,7 @@ def verdicts(report: Report) -> list[Verdict]:
         return []
     return [
         *_about_wasmtime(report),
+        *_about_language(report),
         *_about_seconds(report),
         *_about_yardstick(report),
         *_about_mixed(report),
@@ -108,6 +112,24 @@ def _about_seconds(report: Report) -> Iterator[Verdict]:
         found = None if measured is None else measured.median(programs.NATIVE)
         if measured is not None and found is not None:
             yield Verdict(f"{measured.program.title}: at most {seconds:g} s", f"{found:.2f} s", found <= seconds)
+
+
+def _about_language(report: Report) -> Iterator[Verdict]:
+    """What is not about the heap is to be about as fast as on wasmtime; what no program sees, to cost nothing."""
+    for measured in report.programs:
+        if measured.program.contenders == programs.COMPILERS:
+            yield from _within(measured, programs.WASMTIME_NEWEST, _LANGUAGE_FACTOR)
+    far = report.find("exceptions.caught_far")
+    nanoseconds = None if far is None else far.nanoseconds(programs.NATIVE)
+    if far is not None and nanoseconds is not None:
+        goal = f"{far.program.title}: at most {_CAUGHT_NANOSECONDS:g} ns from a throw to a handler ten frames up"
+        yield Verdict(goal, f"{nanoseconds:.0f} ns", nanoseconds <= _CAUGHT_NANOSECONDS)
+    entered, without = (report.find(f"exceptions.{each}") for each in ("entered", "not_entered"))
+    times = [None if each is None else each.median(programs.NATIVE) for each in (entered, without)]
+    if times[0] is not None and times[1] is not None:
+        ratio = times[0] / times[1]
+        goal = f"a call in a try_table: at most {_ENTERED_FACTOR:g} times the time of one outside"
+        yield Verdict(goal, f"{ratio:.2f} times", ratio <= _ENTERED_FACTOR)
 
 
 def _about_yardstick(report: Report) -> Iterator[Verdict]:

@@ -37,6 +37,8 @@ EMBEDDING = (NATIVE, *MEMORY_MANAGERS, YARDSTICK)
 FAST = (NATIVE, OUTLINED, NULL, *WASMTIMES, V8, YARDSTICK)
 THAT_FREE = (NATIVE, OUTLINED, *WASMTIMES, V8, YARDSTICK)
 """All fast ones but that which frees nothing: for programs whose garbage would fill gigabytes."""
+COMPILERS = (NATIVE, WASMTIME_NEWEST, V8)
+"""For what is not about the heap: what is made of an instruction."""
 
 Step = tuple[str, tuple[int, ...]] | None
 """An export to call and its arguments; None is a collection."""
@@ -116,12 +118,34 @@ def suite(scale: str) -> list[Program]:
         hash_table(*at((500,), (50,), (20,)), contenders=(NATIVE, PYTHON)),
         *(micro(export, *at((5_000_000,), (200_000,), (500,))) for export in MICRO_LOOPS),
         first_read(*at((1_000_000,), (30_000,), (300,))),
+        # What is not about the heap.
+        *(
+            language(name, export, event, *at(*((size,) for size in sizes)))
+            for (name, export), (event, *sizes) in LANGUAGE.items()
+        ),
     ]
     if scale != "tiny":
         return programs
     different = {(program.name, program.contenders): program for program in reversed(programs)}
     return list(reversed(different.values()))  # one size of each says all that a test wants to know
 
+
+LANGUAGE: dict[tuple[str, str], tuple[str, int, int, int]] = {
+    ("memory", "stores"): ("store", 20_000_000, 500_000, 500),
+    ("memory", "loads"): ("load", 20_000_000, 500_000, 500),
+    ("memory", "sieve"): ("number", 1_000_000, 100_000, 500),
+    ("memory", "chase"): ("load", 10_000_000, 500_000, 500),
+    ("indirect_calls", "run"): ("call", 20_000_000, 500_000, 500),
+    ("exceptions", "caught_near"): ("exception", 1_000_000, 20_000, 50),
+    ("exceptions", "caught_far"): ("exception", 300_000, 20_000, 50),
+    ("exceptions", "entered"): ("call", 10_000_000, 200_000, 500),
+    ("exceptions", "not_entered"): ("call", 10_000_000, 200_000, 500),
+    ("tail_calls", "direct"): ("call", 20_000_000, 500_000, 500),
+    ("tail_calls", "referred"): ("call", 20_000_000, 500_000, 500),
+    ("dot_product", "integers"): ("vector", 20_000, 500, 5),
+    ("dot_product", "floats"): ("vector", 20_000, 500, 5),
+}
+"""Programs about instructions, by the file and the export: what is counted, and how many at each scale."""
 
 MICRO_LOOPS = ("numbers", "read", "write", "allocate", "init")
 
@@ -274,4 +298,19 @@ def micro(export: str, rounds: int) -> Program:
         event="round",
         contenders=WITH_REFERENCE_EVENTS,
         is_micro=True,
+    )
+
+
+def language(name: str, export: str, event: str, rounds: int) -> Program:
+    """One of `LANGUAGE`."""
+    return Program(
+        f"{name}.{export}",
+        _PROGRAMS / f"{name}.wat",
+        "",
+        (rounds,),
+        once=(("prepare", ()),) if name == "dot_product" else (),
+        timed=((export, (rounds,)),),
+        events=rounds,
+        event=event,
+        contenders=COMPILERS,
     )

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from lowheap.wasm.linker import Linker as Linker
     from lowheap.wasm.memories import Memory as Memory
     from lowheap.wasm.module import Module as Module
+    from lowheap.wasm.tables import Table as Table
     from lowheap.wasm.validate import wat2wasm as wat2wasm
 
 _NAMES = {
@@ -114,6 +115,7 @@ _NAMES = {
     "wasm.linker": ("InstancePre", "Linker"),
     "wasm.memories": ("Memory",),
     "wasm.module": ("Module",),
+    "wasm.tables": ("Table",),
     "wasm.validate": ("wat2wasm",),
 }
 """The public names, by the modules that they come from."""

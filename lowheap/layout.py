@@ -560,11 +560,14 @@ class VMHeapControl(ctypes.Structure):
         ("host_data_count", ctypes.c_uint32),
         ("free_host_data", ctypes.c_uint32),
         ("list_limit", ctypes.c_uint32),
+        ("root_range_count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("type_table", ctypes.c_uint64),
         ("type_data", ctypes.c_uint64),
         ("handles", ctypes.c_uint64),
         ("root_slots", ctypes.c_uint64),
         ("host_data", ctypes.c_uint64),
+        ("root_ranges", ctypes.c_uint64),
         ("objects_allocated", ctypes.c_uint64),
         ("objects_freed", ctypes.c_uint64),
         ("bytes_allocated", ctypes.c_uint64),
@@ -601,11 +604,13 @@ class VMHeapControl(ctypes.Structure):
     host_data_count: Unsigned
     free_host_data: Unsigned
     list_limit: Unsigned
+    root_range_count: Unsigned
     type_table: Unsigned
     type_data: Unsigned
     handles: Unsigned
     root_slots: Unsigned
     host_data: Unsigned
+    root_ranges: Unsigned
     objects_allocated: Unsigned
     objects_freed: Unsigned
     bytes_allocated: Unsigned
@@ -654,6 +659,7 @@ TYPE_LIMIT = 1 << 20
 TYPE_DATA_LIMIT = 1 << 24
 HANDLE_LIMIT = 1 << 24
 ROOT_SLOT_LIMIT = 1 << 20
+ROOT_RANGE_LIMIT = 1 << 20
 HOST_DATA_LIMIT = 1 << 24
 
 CONTROL_BLOCK_OFFSET = 0
@@ -665,7 +671,8 @@ COLLECTOR_STATE_SIZE = TYPE_TABLE_OFFSET - COLLECTOR_STATE_OFFSET
 TYPE_DATA_OFFSET = TYPE_TABLE_OFFSET + TYPE_LIMIT * ctypes.sizeof(VMTypeInfo)
 HANDLES_OFFSET = TYPE_DATA_OFFSET + TYPE_DATA_LIMIT * ctypes.sizeof(ctypes.c_uint32)
 ROOT_SLOTS_OFFSET = HANDLES_OFFSET + HANDLE_LIMIT * ctypes.sizeof(ctypes.c_uint32)
-HOST_DATA_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
+ROOT_RANGES_OFFSET = ROOT_SLOTS_OFFSET + ROOT_SLOT_LIMIT * ctypes.sizeof(ctypes.c_uint64)
+HOST_DATA_OFFSET = ROOT_RANGES_OFFSET + ROOT_RANGE_LIMIT * ctypes.sizeof(ctypes.c_uint64)
 CONTROL_MAPPING_SIZE = HOST_DATA_OFFSET + HOST_DATA_LIMIT * ctypes.sizeof(VMHostData)
 COLLECTOR_AREA_OFFSET = (CONTROL_MAPPING_SIZE + (1 << 16) - 1) & -(1 << 16)
 """Where a collector's buffers and side tables begin, if it has some; the mapping is longer then."""
@@ -705,7 +712,10 @@ ACTIVATION_ALIGN = 16
 
 
 class VMFuncRef(ctypes.Structure):
-    """One entry of the store's function table; a funcref is an index into it, and entry 0, null, is all zero."""
+    """One entry of the store's function table; a funcref is an index into it.
+
+    Entry 0, null, is zero but for its type, `NO_FUNCTION_TYPE`: that of no function.
+    """
 
     _fields_ = (
         ("code", ctypes.c_uint64),
@@ -719,6 +729,9 @@ class VMFuncRef(ctypes.Structure):
 
 
 FUNCTION_LIMIT = 1 << 20
+
+NO_FUNCTION_TYPE = 0xFFFF_FFFF
+"""The type index of what is no function."""
 
 
 RELEASE_DEAD_EXTERNREFS = 0xFFFF_FFFF
@@ -838,9 +851,13 @@ class VMStoreContext(ctypes.Structure):
 # called by a reference, and calls the next so, waits for every load on the way.) The C library's heaps, which have no
 # compiled code, have neither.
 
-ARGUMENTS_OFFSET = 1 << 15
+ARGUMENTS_OFFSET = 1 << 11
 """Where a caller leaves what its callee has no registers for (`jit/conventions.py`). The callee takes it before it does
-anything else, so that nothing there is a root."""
+anything else, so that nothing there is a root.
+
+Not a whole page behind the context: processors take a load for one of what was just stored at the same place in another
+page, and the callee looks into the context at once.
+"""
 
 FUNCTION_TABLE_OFFSET = 1 << 16
 """The store's function table: an array of `VMFuncRef`s."""
@@ -993,15 +1010,16 @@ class VMMemory(ctypes.Structure):
 
 
 class VMTable(ctypes.Structure):
-    """A table, or an element segment: where its references begin, which never changes, and how many it has now
-    (wasmtime, `VMTableDefinition`).
+    """A table, or an element segment: where its references begin, which never changes, how many it has now
+    (wasmtime, `VMTableDefinition`), and how many it may come to have.
 
-    A reference of a table is a u32, as everywhere.
+    A reference of a table is a u32, as everywhere. One whose references count is a root range.
     """
 
-    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64), ("maximum", ctypes.c_uint64))
     base: Unsigned
     length: Unsigned
+    maximum: Unsigned
 
 
 class VMDataSegment(ctypes.Structure):

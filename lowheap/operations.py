@@ -105,7 +105,8 @@ class HostOperations(NotCopied):
     """The operations on one heap. Each takes `vmctx` first; a `cell` is where the handle goes.
 
     `share(vmctx, reference, cell)`, `adopt`, `release(vmctx, cell)`, `read(vmctx, address, cell)`,
-    `write(vmctx, owner, address, value)`, `lend(vmctx, reference)`: see `collectors/host.py`. `new_struct`,
+    `write(vmctx, owner, address, value)`, `grow_table(vmctx, address, delta, value, is_counted)`,
+    `drop_table(vmctx, address)`, `lend(vmctx, reference)`: see `collectors/host.py`. `new_struct`,
     `new_array` and `new_externref` are there when `is_compiled`.
     """
 
@@ -131,6 +132,8 @@ class HostOperations(NotCopied):
         self.release = self._interpreted(host.release)
         self.read = self._interpreted(host.read)
         self.write = self._interpreted(host.write)
+        self.grow_table = self._interpreted(host.grow_table)
+        self.drop_table = self._interpreted(host.drop_table)
         self.lend = self._interpreted(host.lend)
         self.free_dead = self._interpreted(host.free_dead)
         self.new_struct: Callable[..., Any] = _not_compiled

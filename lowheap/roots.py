@@ -71,7 +71,7 @@ class RootSet(NotCopied):
         for walker in self._stack_walkers:
             yield from filter(is_object, walker())
 
-    # Handles and slots: `collectors/shared/roots.py` says what their tables have in them.
+    # Handles, slots and ranges of slots: `collectors/shared/roots.py` says what their tables have in them.
 
     @whole_unless_unheard(lambda self, number: self.release_handle(number))
     def create_handle(self, reference: int) -> int:
@@ -107,9 +107,25 @@ class RootSet(NotCopied):
         self._check_address(address)
         roots.unregister_slot(tables(self._heap.control), address)
 
+    @whole
+    def add_range(self, address: int) -> None:
+        """Register slots that stand in a row, by the address of a `VMTable`, which says where and how many they are.
+
+        Each counts what it holds. Both must outlive their entry.
+        """
+        self._heap.check_attached()
+        self._check_address(address, "root range")
+        roots.register_range(tables(self._heap.control), address)
+
+    @whole
+    def remove_range(self, address: int) -> None:
+        """Forget such slots; whoever owns them has dropped what they held. HeapError when they were not registered."""
+        self._check_address(address, "root range")
+        roots.unregister_range(tables(self._heap.control), address)
+
     @staticmethod
-    def _check_address(address: int) -> None:
+    def _check_address(address: int, what: str = "root slot") -> None:
         if not isinstance(address, int) or isinstance(address, bool):
-            raise TypeError(f"a root slot's address is {address!r}; it must be an int")
+            raise TypeError(f"a {what}'s address is {address!r}; it must be an int")
         if not 0 < address < 1 << 64:
-            raise HeapError(f"{address:#x} is not the address of a root slot")
+            raise HeapError(f"{address:#x} is not the address of a {what}")

@@ -169,33 +169,6 @@ def test_bytes_that_are_no_module(name: str) -> None:
         lh.Module(engine(), source)
 
 
-UNSUPPORTED = {
-    "array.new_elem": (
-        """(module (type $a (array funcref)) (elem $e funcref (ref.null func))
-          (func (drop (array.new_elem $a $e (i32.const 0) (i32.const 1)))))""",
-        "instruction array.new_elem in function 0",
-    ),
-    "array.init_elem": (
-        """(module (type $a (array (mut funcref))) (elem $e funcref (ref.null func)) (func (param (ref $a))
-          (array.init_elem $a $e (local.get 0) (i32.const 0) (i32.const 0) (i32.const 1))))""",
-        "instruction array.init_elem in function 0",
-    ),
-    "elem.drop": ("(module (elem $e funcref) (func (elem.drop $e)))", "instruction elem.drop in function 0"),
-    "simd": ("(module (func $f (drop (i32x4.splat (i32.const 1)))))", "instruction simd 0xfd 17 in function 0"),
-    "wide arithmetic": (
-        "(module (func (param i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 0))))",
-        "instruction i64.mul_wide_u in function 0",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_lowheap_has_not_is_named(name: str) -> None:
-    source, what = UNSUPPORTED[name]
-    with pytest.raises(lh.UnsupportedError, match=rf"unsupported {what}.*at offset 0x[0-9a-f]+"):
-        lh.Module(engine(), source)
-
-
 def test_there_are_many_of_them() -> None:
     assert len(MALFORMED_TEXT) + len(INVALID_TEXT) + len(MALFORMED_BINARY) > 70
 

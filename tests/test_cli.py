@@ -558,7 +558,6 @@ def test_a_wrong_export_or_reference(
 
 
 BINARY = bytes(wasmtime.wat2wasm(NUMBERS))
-SIMD = '(module (func (export "f") (result v128) (v128.const i64x2 1 2)))'
 BAD_PROGRAMS: dict[str, tuple[str | bytes, list[str]]] = {
     "garbage": (bytes(range(256)), ["not a WebAssembly text module"]),
     "empty": ("", ["not a WebAssembly text module"]),
@@ -574,7 +573,6 @@ BAD_PROGRAMS: dict[str, tuple[str | bytes, list[str]]] = {
     "component": (b"\0asm\x0d\0\1\0", ["not a valid WebAssembly module"]),
     "truncated": (BINARY[:-7], ["not a valid WebAssembly module"]),
     "with a tail": (BINARY + b"tail", ["not a valid WebAssembly module"]),
-    "simd": (SIMD, ["unsupported"]),
     "exceptions": ('(module (tag $t) (func (export "f") (throw $t)))', ["unsupported"]),
     "tail call": ('(module (func $f (export "f") (return_call $f)))', ["unsupported", "return_call", "$f"]),
     "imports": (

@@ -28,6 +28,10 @@ PROGRAM = """
   (func (export "one") (result i32) (i32.const 1))
   (func (export "paused") (call $pause))
   (func (export "endless") (call $pause) (loop $again (br $again)))
+  (func (export "catches_all") (result i32)
+    (block $caught
+      (try_table (catch_all $caught) (call $pause) (loop $again (br $again))))
+    (i32.const 7))
   (func (export "counts") (call $pause) (call $up_to (i32.const -1)))
   (func $up_to (param i32) (local $at i32)
     (loop $again (br_if $again (i32.le_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (local.get 0)))))
@@ -148,6 +152,26 @@ def test_a_call_inside_a_call_is_stopped_likewise(world: World) -> None:
     world.pause = pause
     world.exports.paused()
     assert heard == [TrapCode.INTERRUPT, 1]
+
+
+def test_what_catches_everything_does_not_catch_it(world: World) -> None:
+    world.pause = world.engine.increment_epoch
+    world.stops("catches_all")
+    world.store.set_epoch_deadline(1)
+
+    def inside() -> None:
+        world.engine.increment_epoch()
+        world.exports.one()
+
+    world.pause = inside
+    world.stops("catches_all")
+
+    def fails() -> None:
+        raise ValueError
+
+    world.store.set_epoch_deadline(1)
+    world.pause = fails
+    assert world.exports.catches_all() == 7
 
 
 def test_a_host_function_may_put_the_deadline_off(world: World) -> None:

@@ -544,7 +544,10 @@ TAGS = ("$a", "$b", "$c")
 
 
 class _Drawn:
-    """A module of functions that call those before them, throw, and catch, noting in a global where they have been."""
+    """A module of functions that call those before them, throw, and catch, noting in a global where they have been.
+
+    So that it ends soon, functions throw when so many have been called.
+    """
 
     def __init__(self, seed: int, functions: int = 5) -> None:
         self.random = random.Random(seed)
@@ -555,6 +558,7 @@ class _Drawn:
   (type $box (struct (field i32)))
   (tag $a (param i32)) (tag $b (param i32 (ref null $box))) (tag $c)
   (global $trace (mut i32) (i32.const 1))
+  (global $calls (mut i32) (i32.const 300))
   (func $note (param i32)
     (global.set $trace (i32.add (i32.mul (global.get $trace) (i32.const 31)) (local.get 0))))
   {bodies}
@@ -566,7 +570,10 @@ class _Drawn:
 
     def _function(self, number: int) -> str:
         body = "\n".join(self._statement(number, 3) for _ in range(self.random.randint(1, 4)))
-        return f"""(func $f{number} (param $x i32) (result i32) (local $n i32) (local $box (ref null $box))
+        rounds = " ".join(f"(local $rounds{depth} i32)" for depth in range(4))
+        return f"""(func $f{number} (param $x i32) (result i32) (local $n i32) (local $box (ref null $box)) {rounds}
+    (global.set $calls (i32.sub (global.get $calls) (i32.const 1)))
+    (if (i32.lt_s (global.get $calls) (i32.const 0)) (then (throw $c)))
     (local.set $box (struct.new $box (i32.const {number})))
     {body}
     (i32.add (local.get $n) (struct.get $box 0 (local.get $box))))"""
@@ -576,7 +583,7 @@ class _Drawn:
         if number:
             choices += [self._call] * 3
         if depth:
-            choices += [self._try] * 3
+            choices += [self._try] * 3 + [self._loop]
         return self.random.choice(choices)(number, depth)
 
     def _set(self, number: int, depth: int) -> str:
@@ -596,6 +603,16 @@ class _Drawn:
         callee, change = self.random.randrange(number), self.random.randint(0, 31)
         return (
             f"(local.set $n (i32.add (local.get $n) (call $f{callee} (i32.xor (local.get $x) (i32.const {change})))))"
+        )
+
+    def _loop(self, number: int, depth: int) -> str:
+        self.labels += 1
+        inside = "\n".join(self._statement(number, depth - 1) for _ in range(self.random.randint(1, 2)))
+        rounds, count = f"$rounds{depth}", self.random.randint(1, 3)
+        left = f"(local.tee {rounds} (i32.sub (local.get {rounds}) (i32.const 1)))"
+        return (
+            f"(local.set {rounds} (i32.const {count}))"
+            f"(loop $loop{self.labels} {inside} (br_if $loop{self.labels} (i32.gt_s {left} (i32.const 0))))"
         )
 
     def _try(self, number: int, depth: int) -> str:

@@ -19,6 +19,7 @@ PROGRAM = """
   (import "host" "pause" (func $pause))
   (memory 1)
   (data $later "not yet")
+  (tag $stop (param i32))
   (global $limit (mut i32) (i32.const 3))
   (global $numbers (mut (ref null $numbers)) (array.new $numbers (i32.const 7) (i32.const 5)))
   (elem declare func $spend)
@@ -45,6 +46,18 @@ PROGRAM = """
     (if (local.get 0) (then nop)))
   (func $down (export "recurses") (param i32)
     (if (local.get 0) (then (call $down (i32.sub (local.get 0) (i32.const 1))) (call $spend (i32.const 1)))))
+  (func $falls (export "tail_calls") (param i32)
+    (if (local.get 0) (then (return_call $falls (i32.sub (local.get 0) (i32.const 1)))))
+    (return_call_ref $task (local.get 0) (ref.func $spend)))
+  (func $throws (param i32) (if (local.get 0) (then (throw $stop (local.get 0)))))
+  (func (export "catches") (param i32)
+    (loop $again
+      (local.set 0 (i32.sub
+        (block $caught (result i32)
+          (try_table (catch $stop $caught) (call $throws (local.get 0)) (call $spend (i32.const 1)))
+          (return))
+        (i32.const 1)))
+      (br $again)))
   (func (export "through_reference") (param i32) (call_ref $task (local.get 0) (ref.func $spend)))
   (func (export "arrays") (param i32)
     (local $array (ref null $numbers))
@@ -74,6 +87,8 @@ EVERY = [
     ("cells", 20),
     *(("branches", which) for which in range(4)),
     ("recurses", 9),
+    ("tail_calls", 9),
+    ("catches", 4),
     ("through_reference", 1),
     ("arrays", 2),
     ("arrays", 200),
@@ -110,7 +125,7 @@ class Side:
 @pytest.fixture(scope="module")
 def peer() -> Side:
     config = wasmtime.Config()
-    config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = config.wasm_exceptions = True
     store = wasmtime.Store(wasmtime.Engine(config))
     pause = wasmtime.Func(store, wasmtime.FuncType([], []), lambda: None)
     store.set_fuel(PLENTY)
@@ -193,7 +208,7 @@ MADE = {
 def test_what_making_an_instance_takes() -> None:
     """As in wasmtime, where it is known beforehand what is in globals and memories."""
     config = wasmtime.Config()
-    config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = config.wasm_exceptions = True
     peer = wasmtime.Store(wasmtime.Engine(config))
     memory = wasmtime.Memory(peer, wasmtime.MemoryType(wasmtime.Limits(1, None)))
     store = lh.Store(lh.Engine(consume_fuel=True))

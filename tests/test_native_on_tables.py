@@ -26,12 +26,23 @@ from support.combinations import examples
 from support.native_heaps import ANY_U32, ANY_U64, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import c_type, mixed, sum_of_copied, sum_of_filled
 
-from lowheap.collectors import host
+from lowheap.collectors import host, table_ranges
 from lowheap.collectors.drc import Drc, barriers
 from lowheap.collectors.drc import verify as drc_verify
 from lowheap.collectors.interface import ANY, OBJECT, Shape
 from lowheap.collectors.null import collector as null
-from lowheap.collectors.shared import access, casts, host_data, parts, ranges, roots, setup, types, verify, walking
+from lowheap.collectors.shared import (
+    access,
+    casts,
+    host_data,
+    parts,
+    ranges,
+    roots,
+    setup,
+    types,
+    verify,
+    walking,
+)
 from lowheap.collectors.shared.access import Storages
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.collectors.shared.externrefs import bury_externref
@@ -58,6 +69,7 @@ from lowheap.layout import (
     HOST_DATA_OFFSET,
     NO_SUPERTYPE,
     NULL,
+    ROOT_RANGES_OFFSET,
     ROOT_SLOTS_OFFSET,
     SELF_TYPE,
     TYPE_DATA_OFFSET,
@@ -76,6 +88,7 @@ from lowheap.layout import (
     VMRootFrame,
     VMStorage,
     VMStoreContext,
+    VMTable,
     VMTypeInfo,
 )
 from lowheap.memory import Mapping, Memory
@@ -218,6 +231,11 @@ def value_of_slot(slots: u64, number: u32) -> u32:
 
 
 @native
+def offset_of_element(table: VMTable, index: u64) -> u64:
+    return table_ranges.address_of_element(table, index) - table.base
+
+
+@native
 def owner_of_id(heap: Heap, number: u32) -> u32:
     entry = host_data.entry_of(heap, number)
     return entry.owner * 1_000_000 + entry.next_free
@@ -306,6 +324,7 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     parts.content_at: sizes_of_parts,
     parts.size_of_content: sizes_of_parts,
     host.free_dead: free_buried,
+    table_ranges.address_of_element: offset_of_element,
 }
 
 NOT_HERE: dict[Native[..., Any], str] = {
@@ -337,6 +356,9 @@ class CheckedHeap(Heap):
 
 SLOTS = (ctypes.c_uint32 * 8)()
 """Root slots that all sides share: what is in them nobody changes."""
+
+RANGE = VMTable(ctypes.addressof(SLOTS), 4, 6)
+"""A root range of such: the first half."""
 
 FUNCTION_TYPES = (0, 0, 5, 1, 6)
 FUNCTIONS_OF_STORE = (VMFuncRef * len(FUNCTION_TYPES))(*(VMFuncRef(0, 0, each, 0) for each in FUNCTION_TYPES))
@@ -373,6 +395,7 @@ class Side:
         self.notes = ctypes.create_string_buffer(notes, NOTES)
         self.frame = VMRootFrame(self.context.root_frames, 0, 0, 0)
         self.handle = VMHandle()
+        self.ranges = (VMTable * 2)()
         self.visited: list[bytes] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
         self.visitor = prototype(self._visit)
@@ -394,6 +417,7 @@ class Side:
             (TYPE_DATA_OFFSET, 1 << 13),
             (HANDLES_OFFSET, 256),
             (ROOT_SLOTS_OFFSET, 256),
+            (ROOT_RANGES_OFFSET, 64),
             (HOST_DATA_OFFSET, 64 * ctypes.sizeof(VMHostData)),
         ]
 
@@ -401,7 +425,7 @@ class Side:
         """All of its bytes; addresses are those within the side."""
         copied = VMHeapControl.from_buffer_copy(self.control)
         base = self.mapping.base
-        for name in ("type_table", "type_data", "handles", "root_slots", "host_data"):
+        for name in ("type_table", "type_data", "handles", "root_slots", "root_ranges", "host_data"):
             setattr(copied, name, (getattr(copied, name) - base) % (1 << 64))
         copied.heap_base = (copied.heap_base - self.memory.base) % (1 << 64)
         context = VMStoreContext.from_buffer_copy(self.context)
@@ -419,6 +443,7 @@ class Side:
             bytes(context),
             bytes(frame),
             bytes(self.handle),
+            *(bytes(VMTable(max(0, each.base - self.memory.base), each.length, each.maximum)) for each in self.ranges),
             self.notes.raw,
             *tables,
             *self.visited,
@@ -614,6 +639,7 @@ KIND_OF_OBJECTS = st.sampled_from([int(each) for each in VMGcKind])
 KIND = drawn(st.sampled_from([int(each) for each in VMGcKind]) | ANY_U32)
 HEAP_TYPE = drawn(st.sampled_from([*map(int, VMHeapType), 0, 1, 2, 3, 6]))
 FEW = drawn(st.integers(0, 12))
+UP_TO_9 = st.integers(0, 9)
 ANY_NUMBER = drawn(ANY_U32)
 
 
@@ -759,6 +785,49 @@ def a_shared_slot(draw: Draw, made: Made) -> list[Argument]:
     return [ctypes.addressof(SLOTS) + 4 * draw(st.integers(0, 7))]
 
 
+def an_entry(draw: Draw, made: Made) -> list[Argument]:
+    """One of the two tables of addresses, how many entries it has, and an address."""
+    control = made.heap.control
+    offset, count = draw(
+        st.sampled_from([(ROOT_SLOTS_OFFSET, control.root_slot_count), (ROOT_RANGES_OFFSET, control.root_range_count)])
+    )
+    return [in_mapping(offset), count, draw(st.sampled_from([0, ctypes.addressof(RANGE), *a_shared_slot(draw, made)]))]
+
+
+def shared_range_at(side: Side) -> tuple[VMTable, int]:
+    return RANGE, ctypes.addressof(RANGE)
+
+
+def near_a_shared_slot(draw: Draw, made: Made) -> list[Argument]:
+    return [ctypes.addressof(SLOTS) + draw(st.integers(-4, 24))]
+
+
+def a_shared_range(draw: Draw, made: Made) -> list[Argument]:
+    return [draw(st.sampled_from([ctypes.addressof(RANGE), ctypes.addressof(SLOTS)]))]
+
+
+def a_table(number: int, *, by_address: bool = False) -> Arguments:
+    """A table whose elements are those of an array: the first or the second of an operation's tables."""
+
+    def table(draw: Draw, made: Made) -> list[Argument]:
+        arrays = [each for each in made.objects if made.heap.kind(each) is VMGcKind.ARRAY_REF and made.slots(each)]
+        if not arrays:
+            made.step("array", 0, 0, 5)
+            return table(draw, made)
+        slots = made.slots(draw(st.sampled_from(arrays)))
+        offset = ctypes.addressof(slots[0]) - made.heap.control.heap_base
+        length = draw(st.integers(0, len(slots)))
+
+        def find(side: Side) -> tuple[Any, int]:
+            laid = side.ranges[number]
+            laid.base, laid.length, laid.maximum = side.memory.base + offset, length, len(slots)
+            return ctypes.addressof(laid) if by_address else laid, ctypes.addressof(laid)
+
+        return [find]
+
+    return table
+
+
 def new_frame(draw: Draw, made: Made) -> list[Argument]:
     return [frame_at, ctypes.addressof(SLOTS), draw(st.integers(0, 8))]
 
@@ -827,6 +896,8 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     host.adopt: with_handle(an_owned_object),
     host.release: a_filled_handle,
     host.read: with_handle(lambda draw, made: address_of_a_slot(draw, made)[1:]),
+    host.drop_table: a_table(0, by_address=True),
+    host.grow_table: then(a_table(0, by_address=True), drawn(UP_TO_9), a_reference, BOOLS),
     host.write: then(address_of_a_slot, a_reference),
     host.lend: a_reference,
     host.dress: with_handle(an_image),
@@ -890,7 +961,14 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     sum_of_copied: then(FEW, FEW, FEW),
     ranges.has_element: then(an_array, drawn(st.integers(0, 9) | ANY_U32)),
     ranges.has_range: then(an_array, drawn(st.integers(0, 9) | ANY_U32), drawn(st.integers(0, 9) | ANY_U32)),
+    ranges.is_within: drawn(UP_TO_9, UP_TO_9, UP_TO_9),
     ranges.move: moved,
+    table_ranges.copy: then(a_table(0), a_table(1), drawn(UP_TO_9, UP_TO_9, UP_TO_9)),
+    table_ranges.drop: a_table(0),
+    table_ranges.fill: then(a_table(0), drawn(UP_TO_9), a_reference, drawn(UP_TO_9)),
+    table_ranges.grow: then(a_table(0), drawn(UP_TO_9), a_reference),
+    table_ranges.set_first: then(a_table(0), drawn(st.integers(0, 2)), a_reference, drawn(st.integers(0, 1))),
+    offset_of_element: then(a_table(0), drawn(UP_TO_9)),
     sum_of_handles: nothing,
     sum_of_slots: nothing,
     sum_of_counted_roots: nothing,
@@ -900,8 +978,12 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     roots.enter_no_gc_scope: nothing,
     roots.exit_no_gc_scope: nothing,
     roots.require_no_scope: nothing,
-    roots.find_slot: a_shared_slot,
+    roots.find: an_entry,
+    roots.holds: then(lambda draw, made: [shared_range_at], near_a_shared_slot),
+    roots.is_in_range: near_a_shared_slot,
     roots.is_registered: a_shared_slot,
+    roots.register_range: a_shared_range,
+    roots.unregister_range: a_shared_range,
     roots.register_slot: a_shared_slot,
     roots.unregister_slot: a_shared_slot,
     roots.free_handle: a_handle,
@@ -942,11 +1024,13 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     verify._type_data_is_at: then(drawn(st.integers(0, 1)), drawn(st.integers(0, 1))),
     verify._handles_are_at: then(drawn(st.integers(0, 1)), drawn(st.integers(0, 1))),
     verify._root_slots_are_at: then(drawn(st.integers(0, 1)), drawn(st.integers(0, 1))),
+    verify._root_ranges_are_at: then(drawn(st.integers(0, 1)), drawn(st.integers(0, 1))),
     verify._host_data_is_at: then(drawn(st.integers(0, 1)), drawn(st.integers(0, 1))),
     verify._types_fit: ANY_NUMBER,
     verify._type_data_fits: ANY_NUMBER,
     verify._handles_fit: ANY_NUMBER,
     verify._root_slots_fit: ANY_NUMBER,
+    verify._root_ranges_fit: ANY_NUMBER,
     verify._host_data_fits: ANY_NUMBER,
     verify._verify_dead_externref: an_object,
     verify.count_owner: with_notes(drawn(ANY_U64), a_reference),
@@ -1057,6 +1141,8 @@ def some_roots(draw: Draw, made: Made) -> None:
         SLOTS[number] = draw(st.sampled_from([NULL, 1, *made.objects]))
         if draw(st.integers(0, 2)) == 0:
             made.world.roots.add_slot(ctypes.addressof(SLOTS) + 4 * number)
+    if draw(st.booleans()):
+        made.world.roots.add_range(ctypes.addressof(RANGE))
     if made.objects and draw(st.booleans()):
         held = [made.world.roots.create_handle(made.heap.clone_gc_ref(made.objects[0])) for _ in range(2)]
         for number in held:

@@ -113,6 +113,32 @@ SOURCE = """
     (call $signal)
     (loop $again (br_if $again (global.get $go)))
     (struct.get $cell $value (struct.get $cell $next (local.get $held))))
+  (func (export "tail_calls") (call $signal) (return_call $ping_pong (i32.const 0)))
+  (func $ping_pong (param i32) (return_call $pong_ping (i32.add (local.get 0) (i32.const 1))))
+  (func $pong_ping (param i32) (return_call $ping_pong (i32.add (local.get 0) (i32.const 1))))
+  (type $fall (func))
+  (elem declare func $falls)
+  (func $falls (return_call_ref $fall (ref.func $falls)))
+  (func (export "tail_calls_by_reference") (call $signal) (call $falls))
+  (tag $thrown (param i32))
+  (func $throws (param i32) (throw $thrown (local.get 0)))
+  (func (export "catching") (param i32)  ;; goes round by catching what is thrown
+    (block $first (result i32)  ;; Python loads modules when something is thrown for the first time
+      (try_table (catch $thrown $first) (call $throws (i32.const 1)))
+      (i32.const 2))
+    (drop)
+    (call $signal)
+    (local.get 0)
+    (loop $again (param i32)
+      (try_table (param i32) (catch $thrown $again) (call $throws))))
+  (memory 2)
+  (func (export "filling") (local $at i32)  ;; counts, but each round takes long
+    (call $signal)
+    (loop $again
+      (memory.fill (i32.const 0) (local.get $at) (i32.const 0x10000))
+      (memory.copy (i32.const 0x10000) (i32.const 0) (i32.const 0x10000))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br_if $again (i32.lt_u (local.get $at) (i32.const 10000000)))))
   (func (export "nested") (call $call (i32.const 0)))
   (func (export "deep") (param i32) (result i32)
     (if (result i32) (local.get 0)
@@ -209,6 +235,10 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         ("pong", (62,)),
         ("by_reference", (62,)),
         ("reading", ()),
+        ("tail_calls", ()),
+        ("tail_calls_by_reference", ()),
+        ("catching", (1,)),
+        ("filling", ()),
     ],
     ids=str,
 )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.heap_world import World
 
-from lowheap.errors import HeapError, InvalidReferenceError
-from lowheap.layout import HANDLE_LIMIT, NULL, ROOT_SLOT_LIMIT, i31_from_int
+from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
+from lowheap.layout import HANDLE_LIMIT, NULL, ROOT_RANGE_LIMIT, ROOT_SLOT_LIMIT, VMTable, i31_from_int
 from lowheap.roots import Root, RootKind
 
 
@@ -192,6 +192,72 @@ def test_too_many_slots(world: World) -> None:
     control.root_slot_count = ROOT_SLOT_LIMIT
     with pytest.raises(HeapError, match=f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use"):
         world.roots.add_slot(4096)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Ranges
+
+
+def a_range(length: int, maximum: int) -> tuple[VMTable, ctypes.Array[ctypes.c_uint32]]:
+    slots = (ctypes.c_uint32 * maximum)()
+    return VMTable(ctypes.addressof(slots), length, maximum), slots
+
+
+def test_the_slots_of_a_range_are_owners(world: World) -> None:
+    table, slots = a_range(3, 5)
+    world.roots.add_range(ctypes.addressof(table))
+    cell = world.new_cell()
+    for number in (0, 2):
+        world.heap.write_gc_ref(ctypes.c_uint32.from_buffer(slots, 4 * number), cell)
+    slots[1] = i31_from_int(3)
+    world.heap.drop_gc_ref(cell)
+    places = [table.base, table.base + 8]
+    assert list(world.heap.root_slots()) == [(place, cell) for place in places]
+    assert list(world.roots) == [Root(RootKind.SLOT, place, cell) for place in places]
+    world.heap.verify()
+    slots[4] = cell  # behind its end
+    world.heap.verify()
+    table.length = 5
+    with pytest.raises(HeapCorruptionError, match=f"object {cell:#x} has count 2, but 3 owners"):
+        world.heap.verify()
+    table.length, slots[4] = 3, NULL
+    for number in (0, 2):
+        world.heap.write_gc_ref(ctypes.c_uint32.from_buffer(slots, 4 * number), NULL)
+    world.roots.remove_range(ctypes.addressof(table))
+    assert (list(world.roots), world.live()) == ([], [])
+    world.heap.verify()
+
+
+def test_entries_of_ranges_are_used_again(world: World) -> None:
+    tables = [a_range(1, 1)[0] for _ in range(4)]
+    for table in tables[:3]:
+        world.roots.add_range(ctypes.addressof(table))
+    world.roots.remove_range(ctypes.addressof(tables[1]))
+    world.roots.remove_range(ctypes.addressof(tables[2]))
+    world.roots.add_range(ctypes.addressof(tables[3]))
+    control = world.heap.control
+    assert (control.root_range_count, control.root_slot_count) == (3, 0)
+    entries = (ctypes.c_uint64 * 3).from_address(control.root_ranges)
+    assert list(entries) == [ctypes.addressof(tables[0]), ctypes.addressof(tables[3]), 0]
+
+
+def test_ranges_that_are_none(world: World) -> None:
+    table, _ = a_range(1, 1)
+    with pytest.raises(HeapError, match=f"root range {ctypes.addressof(table):#x} is not registered"):
+        world.roots.remove_range(ctypes.addressof(table))
+    for operation in (world.roots.add_range, world.roots.remove_range):
+        with pytest.raises(HeapError, match="0x0 is not the address of a root range"):
+            operation(0)
+        with pytest.raises(TypeError, match="a root range's address is None"):
+            operation(None)  # type: ignore[arg-type]
+
+
+def test_too_many_ranges(world: World) -> None:
+    control = world.heap.control
+    ctypes.memset(control.root_ranges, 1, 8 * ROOT_RANGE_LIMIT)
+    control.root_range_count = ROOT_RANGE_LIMIT
+    with pytest.raises(HeapError, match=f"no root range is left: all {ROOT_RANGE_LIMIT} are in use"):
+        world.roots.add_range(4096)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -591,6 +591,22 @@ def test_the_text_of_a_statepoint() -> None:
     assert 'define void @f(i32 %a, i32 %b, ptr %p, i8 %c, i1 %t) gc "statepoint-example" {' in module.text
 
 
+def test_a_tail_call_stays_one() -> None:
+    """It is no safepoint: only the function that has another one is collected."""
+    head = "define i32 @f(i32 %a) {"
+    call = "%x = musttail call i32 @ext(i32 %a)"
+    text = f'{PRELUDE}\n{head}\n  {call} [ "deopt"(i33 7, i33 12) ]\n  ret i32 %x\n}}\n'
+    lowered = lower_statepoints(text)
+    binding.parse_assembly(lowered.text).verify()
+    assert lowered.text == text.replace(' [ "deopt"(i33 7, i33 12) ]', "")
+    assert not lowered.statepoints
+    other = 'call void @nothing() [ "deopt"(i32 %a) ]'
+    lowered = lower_statepoints(text.replace(head, f"{head}\n  {other}"))
+    binding.parse_assembly(lowered.text).verify()
+    assert f"  {call}\n  ret i32 %x" in lowered.text
+    assert [each.callee for each in lowered.statepoints] == ["nothing"]
+
+
 @pytest.mark.parametrize(
     ("before", "attributes"),
     [

@@ -38,6 +38,7 @@ MODULE = """(module $m
   (func (export "i31") (result anyref) (ref.i31 (i32.const 1)))
   (export "print_f32" (func $print_f32)) (export "gc" (func $gc))
   (func $f (export "func") (result funcref) (ref.func $f))
+  (func (export "v128") (param v128) (result v128) (local.get 0))
   (func (export "div") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1)))
   (func (export "length") (param (ref null $a)) (result i32) (array.len (local.get 0)))
   (func $deep (export "deep") (call $deep) (call $deep)))
@@ -47,6 +48,8 @@ PASSING = [
     '(invoke "print" (i32.const 1))',
     '(assert_return (invoke "print" (i32.const 1)))',
     '(assert_return (invoke "print_f32" (f32.const nan)))',
+    '(assert_return (invoke "v128" (v128.const i32x4 1 2 3 -4)) (v128.const i16x8 1 0 2 0 3 0 -4 -1))',
+    '(assert_return (invoke "v128" (v128.const f64x2 -nan -1)) (v128.const f64x2 nan:canonical -1))',
     '(assert_return (invoke "gc"))',
     '(assert_return (get "count") (i32.const 3))',
     '(assert_return (get $m "nan") (f32.const nan:0x200000))',
@@ -90,6 +93,8 @@ FAILING = {
     '(invoke "div" (i32.const 1) (i32.const 0))': "Trap: .*integer divide by zero",
     '(invoke "no" (i32.const 1))': "there is no export 'no'",
     '(assert_return (invoke "print" (i32.const 1)) (i32.const 1))': "0 results",
+    '(assert_return (invoke "v128" (v128.const i16x8 1 2 3 4 5 6 7 -8)) (v128.const i16x8 1 2 3 4 5 6 7 8))': "0xfff8",
+    '(assert_return (invoke "v128" (v128.const i64x2 0 0)) (v128.const f32x4 0 nan:canonical 0 0))': "nan:canonical",
     '(assert_return (get "count") (i32.const 4))': "the result is 3; expected is i32 4",
     '(assert_return (get "print") (i32.const 4))': "no global",
     '(assert_return (invoke "e" (f32.const 0)) (f32.const -0))': r"0x0 \(0.0\); expected is f32 0x8.{7} \(-0.0\)",

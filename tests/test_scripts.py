@@ -14,17 +14,7 @@ from lowheap.engine import Engine
 from lowheap.wasm.script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.wast"))
-NOT_YET = (
-    "call_indirect",
-    "extended_const",
-    "function_references",
-    "gc",
-    "relaxed_simd",
-    "simd",
-    "table",
-    "tail_call",
-    "wide_arithmetic",
-)
+NOT_YET = ("tail_call",)
 
 
 @pytest.mark.parametrize(

@@ -1404,7 +1404,7 @@ define i32 @main(i32 %a, i32 %b) #0 {
 
 def test_aarch64_frames_that_are_not_described_are_refused() -> None:
     object, _ = aarch64(SMALL, with_call_frames=False)
-    with pytest.raises(CompilerError, match=r"the object file has no section \.rela\.eh_frame"):
+    with pytest.raises(CompilerError, match="function 0 of the stack map has no call frame information"):
         stackmaps.read(object, stackmaps.AARCH64_LINUX)
     without = SMALL.replace('"frame-pointer"="all"', "")
     object, _ = aarch64(without)
@@ -1659,7 +1659,11 @@ def test_unknown_hosts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("system", "machine", "needs_call_frames", "features"),
-    [("Linux", "x86_64", False, ""), ("Linux", "aarch64", True, "-sve"), ("Darwin", "arm64", False, "")],
+    [
+        ("Linux", "x86_64", False, "-avxvnni,-avx512vnni"),
+        ("Linux", "aarch64", True, "-sve"),
+        ("Darwin", "arm64", False, ""),
+    ],
 )
 def test_known_hosts(
     system: str, machine: str, needs_call_frames: bool, features: str, monkeypatch: pytest.MonkeyPatch

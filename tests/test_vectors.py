@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import random
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import wasmtime
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap.types import V128
+from lowheap.wasm import vectors
+from lowheap.wasm.opcodes import OPCODES
 
 CONFIGURATIONS = {"native-O2": ("native", 2), "python-O0": ("python", 0)}
 
@@ -154,3 +163,289 @@ def test_vectors_where_control_joins(carrying: Carrying) -> None:
 def test_vectors_live_across_collections(configuration: str) -> None:
     carrying = Carrying(configuration, collect_every=1)
     assert [carrying.exports["turns"](A, B, times) for times in (9, 10)] == [B, A]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What instructions compute, against wasmtime. Its relaxed ones are told to be deterministic, as ours are.
+#
+# A function for each works on a record in memory: three vectors, and the result. A number is in a vector's first bytes.
+
+RECORD, RESULT = 64, 48
+SHAPES = {"i8x16": ("i32", 16), "i16x8": ("i32", 8), "i32x4": ("i32", 4), "i64x2": ("i64", 2)}
+SHAPES |= {"f32x4": ("f32", 4), "f64x2": ("f64", 2)}
+FORMATS = {"f32x4": ("<4I", 32, 23), "f64x2": ("<2Q", 64, 52)}
+
+
+def operands(types: Sequence[str]) -> str:
+    return " ".join(f"({type}.load offset={16 * number} (local.get 0))" for number, type in enumerate(types))
+
+
+def on_a_record(label: str, result: str, expression: str) -> str:
+    return f'(func (export "{label}") (param i32) ({result}.store offset={RESULT} (local.get 0) {expression}))'
+
+
+def computing() -> Iterator[tuple[str, str]]:
+    """Each instruction that computes, with the function for it; of an instruction on a lane, one for each lane."""
+    for name, (types, result, _) in vectors.INSTRUCTIONS.items():
+        yield name, on_a_record(name, result.value, f"({name} {operands([each.value for each in types])})")
+    for shape, (scalar, count) in SHAPES.items():
+        for lane in range(count):
+            for sign in ("_s", "_u") if count > 4 else ("",):
+                name = f"{shape}.extract_lane{sign}"
+                label = f"{name} {lane}"
+                yield label, on_a_record(label, scalar, f"({label} {operands(['v128'])})")
+            label = f"{shape}.replace_lane {lane}"
+            yield label, on_a_record(label, "v128", f"({label} {operands(['v128', scalar])})")
+    generator = random.Random(1)
+    shuffles = [range(16), range(31, 15, -1), *([generator.randrange(32) for _ in range(16)] for _ in range(3))]
+    for number, lanes in enumerate(shuffles):
+        expression = f"(i8x16.shuffle {' '.join(map(str, lanes))} {operands(['v128', 'v128'])})"
+        yield f"i8x16.shuffle {number}", on_a_record(f"i8x16.shuffle {number}", "v128", expression)
+
+
+COMPUTING = dict(computing())
+
+
+def memory_accesses() -> Iterator[tuple[str, str]]:
+    """Each instruction that accesses memory: an address, and the vector's halves; and what it makes."""
+    for opcode in OPCODES.values():
+        name = opcode.name
+        if not name.startswith(("v128.load", "v128.store")):
+            continue
+        lanes: list[Any] = [""]
+        if name.endswith("_lane"):
+            lanes = [0, 128 // int(name.removesuffix("_lane")[len("v128.load") :].lstrip("e")) - 1]
+        for lane, offset in itertools.product(lanes, (0, 5, 65535)):
+            label = f"{name} {lane} {offset}"
+            vector = "(i64x2.replace_lane 1 (i64x2.splat (local.get 1)) (local.get 2))"
+            pushed = f"(local.get 0) {vector if name.endswith('_lane') or name == 'v128.store' else ''}"
+            accessed = f"({name} offset={offset} align=1 {lane} {pushed})"
+            if "store" in name:
+                yield label, f'(func (export "{label}") (param i32 i64 i64) {accessed})'
+            else:
+                yield (
+                    label,
+                    f"""(func (export "{label}") (param i32 i64 i64) (result i64 i64) (local $v v128)
+                          (local.set $v {accessed})
+                          (i64x2.extract_lane 0 (local.get $v)) (i64x2.extract_lane 1 (local.get $v)))""",
+                )
+
+
+ACCESSING = dict(memory_accesses())
+SOURCE = f"""(module (memory (export "memory") 1)
+  {" ".join(COMPUTING.values())}
+  {" ".join(ACCESSING.values())})"""
+
+
+class Peer:
+    """A module in wasmtime, which has deterministic relaxed SIMD."""
+
+    def __init__(self, source: str) -> None:
+        config = wasmtime.Config()
+        config.wasm_relaxed_simd_deterministic = True
+        self.store = wasmtime.Store(wasmtime.Engine(config))
+        module = wasmtime.Module(self.store.engine, source)
+        self.exports = wasmtime.Instance(self.store, module, []).exports(self.store)
+
+    def call(self, name: str, *args: int) -> Any:
+        try:
+            return self.exports[name](self.store, *args)  # type: ignore[operator]
+        except wasmtime.Trap:
+            return "trap"
+
+    def write(self, data: bytes, start: int = 0) -> None:
+        self.exports["memory"].write(self.store, data, start)  # type: ignore[union-attr]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return bytes(self.exports["memory"].read(self.store, start, stop))  # type: ignore[union-attr]
+
+
+class Own:
+    """The same in lowheap."""
+
+    def __init__(self, source: str, configuration: str) -> None:
+        store = lh.Store(engine(configuration), initial_heap_size=8192)
+        self.exports = lh.Instance(store, lh.Module(store.engine, source)).exports
+
+    def call(self, name: str, *args: int) -> Any:
+        try:
+            returned = self.exports[name](*args)
+        except lh.Trap:
+            return "trap"
+        return list(returned) if isinstance(returned, tuple) else returned
+
+    def write(self, data: bytes, start: int = 0) -> None:
+        self.exports["memory"].write(data, start)
+
+    def read(self, start: int, stop: int) -> bytes:
+        return bytes(self.exports["memory"].read(start, stop))
+
+
+@functools.cache
+def sides(source: str) -> tuple[Peer, dict[str, Own]]:
+    return Peer(source), {configuration: Own(source, configuration) for configuration in CONFIGURATIONS}
+
+
+def results(side: Peer | Own, name: str, records: Sequence[bytes]) -> list[bytes]:
+    """What an instruction makes of operands, three vectors in a row each."""
+    side.write(b"".join(each + bytes(16) for each in records))
+    for number in range(len(records)):
+        assert side.call(name, RECORD * number) is None
+    data = side.read(0, RECORD * len(records))
+    return [data[place + RESULT : place + RECORD] for place in range(0, len(data), RECORD)]
+
+
+EXACT = ("abs", "neg", "pmin", "pmax", "splat", "replace_lane", "extract_lane")
+
+
+def agree(name: str, expected: bytes, actual: bytes) -> bool:
+    """Whether two results are the same, but for which quiet NaN a float is that was computed."""
+    shape, _, operation = name.partition(".")
+    if expected == actual or shape not in FORMATS or operation.startswith(EXACT):
+        return expected == actual
+    format, width, fraction = FORMATS[shape]
+    quiet = (1 << (width - 1)) - (1 << (fraction - 1))  # the exponent, and the first bit of the fraction
+    pairs = zip(struct.unpack(format, expected), struct.unpack(format, actual), strict=True)
+    return all(wanted == got or wanted & quiet == quiet == got & quiet for wanted, got in pairs)
+
+
+def check(source: str, name: str, records: Sequence[bytes]) -> None:
+    peer, own = sides(source)
+    expected = results(peer, name, records)
+    for configuration, side in own.items():
+        for record, wanted, got in zip(records, expected, results(side, name, records), strict=True):
+            assert agree(name, wanted, got), (
+                f"{configuration} {name} of {record[:16].hex()} {record[16:32].hex()} {record[32:].hex()}: "
+                f"{got.hex()}, not {wanted.hex()}"
+            )
+
+
+def lanes(values: Sequence[float], code: str) -> list[bytes]:
+    return [struct.pack(f"<{code}", each) for each in values]
+
+
+EDGES = [
+    *(lanes([0, 1, -1, 2, 15, 16, 0x70, 127, -128, -127], "b")),
+    *(lanes([0x7FFF, -0x8000, 0x4000, 0x0100, 255, -256], "h")),
+    *(lanes([0x7FFFFFFF, -0x80000000, 0x3F800000, 33], "i")),
+    *(lanes([0x7FFFFFFFFFFFFFFF, -0x8000000000000000, 1 << 32, 65], "q")),
+    *(lanes([0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -1.5, 3e9, -3e9, 5e9, 1e38, 1e-45, float("inf"), -float("inf")], "f")),
+    *(lanes([0.0, -0.0, 1.0, 0.5, 2.5, -3.5, 2147483647.5, 4294967296.0, -1e300, 1e-310, float("inf")], "d")),
+    *(struct.pack("<I", bits) for bits in (0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFA12345, 0x7FC12345)),
+    *(struct.pack("<Q", bits) for bits in (0x7FF8000000000000, 0xFFF8000000000000, 0x7FF0000000000001)),
+    *(struct.pack("<Q", bits) for bits in (0xFFF4000000000005, 0x7FF8000000000005)),
+]
+
+
+def vector_of(parts: Sequence[bytes]) -> bytes:
+    """A vector of these lanes, again and again."""
+    return (b"".join(parts) * 16)[:16]
+
+
+def edge_records() -> list[bytes]:
+    """Each edge in all lanes, against each neighbour in the list and against others."""
+    generator = random.Random(2)
+    found = [vector_of([edge]) + vector_of([other]) + vector_of([edge]) for edge, other in itertools.pairwise(EDGES)]
+    for size in (1, 2, 4, 8):
+        sized = [edge for edge in EDGES if len(edge) == size]
+        found += [b"".join(vector_of(generator.choices(sized, k=16 // size)) for _ in range(3)) for _ in range(24)]
+        found += [vector_of([edge]) * 3 for edge in sized]
+    return found
+
+
+def test_every_instruction_on_vectors_is_tried() -> None:
+    named = {opcode.name for code, opcode in OPCODES.items() if code[0] == 0xFD}
+    tried = {label.split()[0] for label in (*COMPUTING, *ACCESSING)}
+    assert named - tried == {"v128.const"}
+    assert len(named) == 236 + 20
+
+
+def test_edge_values_agree_with_wasmtime() -> None:
+    records = edge_records()
+    for name in COMPUTING:
+        check(SOURCE, name, records)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.binary(min_size=48, max_size=48), min_size=6, max_size=6))
+def test_drawn_values_agree_with_wasmtime(records: list[bytes]) -> None:
+    for name in COMPUTING:
+        check(SOURCE, name, records)
+
+
+def test_accesses_to_memory_agree_with_wasmtime() -> None:
+    peer, own = sides(SOURCE)
+    content = random.Random(3).randbytes(1 << 16)
+    halves = [int.from_bytes(content[place : place + 8], "little", signed=True) for place in (100, 200)]
+    for label in ACCESSING:
+        addresses = (0, 1, 65536 - 16, 65536 - 16 - 5, 65536 - 15, 65536 - 8, 65536 - 4, 65535, 65536, (1 << 32) - 1)
+        for side in (peer, *own.values()):
+            side.write(content)
+        for address in addresses:
+            signed = address - (1 << 32) if address >> 31 else address
+            expected = peer.call(label, signed, *halves)
+            for configuration, side in own.items():
+                assert side.call(label, signed, *halves) == expected, f"{configuration} {label} at {address}"
+        memories = [side.read(0, 1 << 16) for side in (peer, *own.values())]
+        assert memories[1:] == memories[:-1], label
+
+
+# Arithmetic that LLVM would leave out: on constants, as they are written and as integers that turn out to be some.
+
+IDENTITIES = {
+    "f32x4": (0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7F800001, 0x40000000),
+    "f64x2": (0, 1 << 63, 0x3FF << 52, 0xBFF << 52, 0x7FF << 52, 0xFFF << 52, 0x7FF << 52 | 1, 1 << 62),
+}
+BINARY = ("add", "sub", "mul", "div", "min", "max")
+
+
+def folding() -> Iterator[tuple[str, str]]:
+    loaded = "(v128.load (local.get 0))"
+    for shape, operation in itertools.product(IDENTITIES, BINARY):
+        integer, type = ("i32x4", "i32") if shape == "f32x4" else ("i64x2", "i64")
+        for bits in IDENTITIES[shape]:
+            written = f"(v128.const {integer} {' '.join([str(bits)] * SHAPES[integer][1])})"
+            splat = f"({integer}.splat (call ${type} ({type}.const {bits})))"
+            for number, constant in enumerate((written, splat)):
+                for side, pushed in enumerate(
+                    (f"(v128.load (local.get 0)) {constant}", f"{constant} (v128.load (local.get 0))")
+                ):
+                    label = f"{shape}.{operation} {bits:#x} {number} {side}"
+                    yield label, on_a_record(label, "v128", f"({shape}.{operation} {pushed})")
+    through = f"(f64x2.promote_low_f32x4 {loaded})"
+    yield "f32x4.demoted", on_a_record("f32x4.demoted", "v128", f"(f32x4.demote_f64x2_zero {through})")
+    for number, (b, c) in enumerate(((0x3F800000, 0x80000000), (0xBF800000, 0x80000000), (0x3F800000, 0))):
+        constants = " ".join(f"(v128.const i32x4 {bits} {bits} {bits} {bits})" for bits in (b, c))
+        label = f"f32x4.relaxed_madd {number}"
+        yield label, on_a_record(label, "v128", f"(f32x4.relaxed_madd {loaded} {constants})")
+    stored = "(v128.store (i32.const 65520) (v128.const i32x4 0x3f800000 0x3f800000 0x3f800000 0x3f800000))"
+    product = f"(f32x4.mul {loaded} (v128.load (i32.const 65520)))"
+    yield (
+        "f32x4.mul stored",
+        f'(func (export "f32x4.mul stored") (param i32) {stored} (v128.store offset=48 (local.get 0) {product}))',
+    )
+
+
+FOLDING = dict(folding())
+FOLDED = f"""(module (memory (export "memory") 1)
+  (func $i32 (param i32) (result i32) (local.get 0)) (func $i64 (param i64) (result i64) (local.get 0))
+  {" ".join(FOLDING.values())})"""
+
+
+def test_arithmetic_on_constants_makes_quiet_nans() -> None:
+    records = [vector_of([edge]) * 3 for edge in EDGES if len(edge) >= 4]
+    for name in FOLDING:
+        check(FOLDED, name, records)
+
+
+def test_a_machine_without_an_instruction_for_swizzles() -> None:
+    """What is emitted there is compiled here, in the place of the machine's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "_byte_shuffle", lambda: None)
+        peer, _ = sides(SOURCE)
+        store = lh.Store(lh.Engine(cache=None), initial_heap_size=8192)
+        source = f'(module (memory (export "memory") 1) {COMPUTING["i8x16.swizzle"]})'
+        side = Own.__new__(Own)
+        side.exports = lh.Instance(store, lh.Module(store.engine, source)).exports
+    records = edge_records()
+    assert results(side, "i8x16.swizzle", records) == results(peer, "i8x16.swizzle", records)

@@ -19,11 +19,13 @@ wasmtime: Any = importlib.import_module("wasmtime")
 
 
 def new_engine() -> Any:
-    """An engine with the GC proposal; the releases up to 45 have no property for it, but have the C function."""
+    """An engine with all that the programs use; the releases up to 45 have no property for GC, but the C function."""
     config = wasmtime.Config()
     if hasattr(type(config), "wasm_gc"):
         config.wasm_function_references = True
         config.wasm_gc = True
+        config.wasm_exceptions = True
+        config.wasm_tail_call = True
     else:
         ffi = importlib.import_module("wasmtime._ffi")
         ffi.wasmtime_config_wasm_function_references_set(config.ptr(), True)

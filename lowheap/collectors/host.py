@@ -9,15 +9,18 @@ References that the host gives are borrowed: it holds a handle of each.
 
 from __future__ import annotations
 
-from lowheap.collectors.interface import ANY
+from lowheap.collectors import table_ranges
+from lowheap.collectors.interface import ANY, Shape
 from lowheap.collectors.shared import host_data, roots
 from lowheap.collectors.shared.allocation import allocate_array, allocate_externref, allocate_struct
 from lowheap.collectors.shared.externrefs import free_dead_externref
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import is_object
 from lowheap.collectors.shared.tracing import traced_slots
-from lowheap.layout import ARRAY_HEADER_END, HEADER_SIZE, NULL, VMHandle, VMHostDataOwner
-from lowheap.native import Heap, Ref, address_of, cell, copy_memory, inline, native, u32, u64, unlikely, zero_memory
+from lowheap.layout import ARRAY_HEADER_END, HEADER_SIZE, NULL, VMHandle, VMHostDataOwner, VMTable
+from lowheap.native import Heap, Ref, address_of, at, cell, copy_memory, inline, native, u32, u64, unlikely, zero_memory
+
+_UNCOUNTED = Shape(is_counted=False)
 
 
 @inline
@@ -69,6 +72,20 @@ def read(heap: Heap, address: u64, handle: VMHandle) -> Ref:
 def write(heap: Heap, owner: Ref, address: u64, value: Ref) -> None:
     """Store over what a counted slot holds. `owner` is the object that it is in, or null."""
     heap.collector.write(heap, owner, heap.outside(address), value, ANY)
+
+
+@native
+def grow_table(heap: Heap, table: u64, delta: u64, value: Ref, is_counted: bool) -> u64:
+    """Grow the table whose `VMTable` is at an address: see `table_ranges.grow`."""
+    if is_counted:
+        return table_ranges.grow(heap, at(VMTable, table), delta, value, ANY)
+    return table_ranges.grow(heap, at(VMTable, table), delta, value, _UNCOUNTED)
+
+
+@native
+def drop_table(heap: Heap, table: u64) -> None:
+    """Let go of all that a table or an element segment holds whose references count."""
+    table_ranges.drop(heap, at(VMTable, table), ANY)
 
 
 @native

@@ -491,11 +491,13 @@ class Emitter:
             self.trap(code)
         self.builder.position_at_end(proceed)
 
-    def trap(self, code: TrapCode) -> None:
-        """Trap; ends the current block."""
+    def trap(self, code: TrapCode | ir.Value) -> None:
+        """Trap with a code, or one of several, an i32; ends the current block."""
         function = self.declare(TRAP_FUNCTION, VOID, [PTR, I32, I32])
         with self.event("trap"):
-            self.builder.call(function, [self.vmctx, I32(int(code)), self.offset_value()])
+            self.builder.call(
+                function, [self.vmctx, I32(int(code)) if isinstance(code, int) else code, self.offset_value()]
+            )
             self.builder.unreachable()
 
     def offset_value(self) -> ir.Value:

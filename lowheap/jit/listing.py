@@ -162,6 +162,6 @@ _SET_ADDRESS = 2  # DW_LNE_set_address
 _LOCATION = re.compile(r"\s+\.loc\s+\d+\s+(\d+)")
 _END = re.compile(r"\.Lfunc_end\d+:")
 _LABEL = re.compile(r"\.LBB[\d_]+:")
-_INSTRUCTION = re.compile(r"\s+[a-z]")
+_INSTRUCTION = re.compile(r"\s+[a-z{]")  # a prefix that says how to encode it may come first: `{vex}`
 _IR_LOCATION = re.compile(r"!(\d+) = (?:distinct )?!DILocation\(line: (\d+)")
 _IR_MARK = re.compile(r",? !dbg !(\d+)")

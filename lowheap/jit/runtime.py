@@ -49,6 +49,8 @@ HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
     host.release,
     host.read,
     host.write,
+    host.grow_table,
+    host.drop_table,
     host.lend,
     host.free_dead,
     host.new_struct,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowheap.collectors.shared import frames
-from lowheap.errors import CompilerError
+from lowheap.errors import UnsupportedError
 from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
@@ -71,12 +71,12 @@ def is_available() -> bool:
 def load(cache_directory: Path | None = None) -> LoadedCode:
     """Return the unwinder, compiled at the first use in this process, or taken from the cache that is named then.
 
-    CompilerError on a machine for which none is written.
+    UnsupportedError on a machine for which none is written.
     """
     if not _loaded:
         name = host_architecture().name
         if not is_available():
-            raise CompilerError(
+            raise UnsupportedError(
                 f"no unwinder is written for {name}, so compiled code cannot throw; there is one for "
                 f"{', '.join(_ASSEMBLY)}"
             )

@@ -343,7 +343,7 @@ def tables(control: VMHeapControl) -> Heap:
 HEAP_ATTRIBUTES["interface"] = ViewType(VMHeap)
 INVARIANT_FIELDS[VMTypeInfo] = INVARIANT_FIELDS[VMCollectorPart] = None
 INVARIANT_FIELDS[VMHeapControl] = frozenset(
-    ("type_table", "type_data", "heap_base", "handles", "root_slots", "host_data")
+    ("type_table", "type_data", "heap_base", "handles", "root_slots", "root_ranges", "host_data")
 )
 INVARIANT_FIELDS[VMContext] = frozenset(("heap_base", "control", "store"))
 HEAP_ATTRIBUTES["control"] = ViewType(VMHeapControl)

@@ -47,6 +47,7 @@ from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
     FUNCTION_TABLE_OFFSET,
+    NO_FUNCTION_TYPE,
     NULL,
     RELEASE_DEAD_EXTERNREFS,
     STACK_MAP_HASH_MULTIPLIER,
@@ -335,6 +336,7 @@ class StoreRuntime(NotCopied):
         self.allocates_inline = self.is_native and not store.collect_every
         if self.is_native:
             self._use_native_runtime()
+        self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
         self.context.stack_size = store.engine.max_wasm_stack
         self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
         store.roots.add_stack_walker(self._walk)

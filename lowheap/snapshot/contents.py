@@ -316,6 +316,7 @@ class ImageControl:
     host_data_count: int
     free_host_data: int
     list_limit: int
+    root_range_count: int
     objects_allocated: int
     objects_freed: int
     bytes_allocated: int
@@ -354,7 +355,8 @@ def control_integers() -> list[str]:
 class ImageRoot:
     """A root outside of the heap: its `kind` (of `ROOT_KINDS`), its place, and what it refers to.
 
-    The place is a handle's number, the address of a slot or of a frame's slot, and 0 on the stack of compiled code.
+    The place is a handle's number, the address of a slot (a table's elements are slots) or of a frame's slot, and 0 on
+    the stack of compiled code.
     """
 
     kind: str

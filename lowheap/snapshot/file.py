@@ -71,6 +71,7 @@ _ADDED_TO_CONTROL = (
     "host_data_count",
     "free_host_data",
     "list_limit",
+    "root_range_count",
     "bytes_freed_at_last_coalescing",
 )
 

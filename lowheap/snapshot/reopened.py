@@ -7,7 +7,7 @@ image holds, what is reached lies within that mapping, or within the image's byt
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from lowheap.collectors import registry
@@ -21,12 +21,17 @@ from lowheap.layout import (
     HANDLES_OFFSET,
     HEADER_SIZE,
     HOST_DATA_OFFSET,
+    NULL,
+    REFERENCE_SIZE,
+    ROOT_RANGE_LIMIT,
+    ROOT_RANGES_OFFSET,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
     TYPE_DATA_OFFSET,
     TYPE_TABLE_OFFSET,
     VMHeapControl,
     VMPartKind,
+    VMTable,
 )
 from lowheap.memory import Mapping
 from lowheap.native import Heap
@@ -56,18 +61,42 @@ class ImageMemory:
 
 
 class _ImageHeap(Heap):
-    """A heap whose root slots are not there any more: what was in them is known."""
+    """A heap whose root slots are not there any more: what was in them is known, where it was an object."""
 
     def __init__(
-        self, memory: ImageMemory, mapping: Mapping, slots: Iterable[tuple[int, int]], collector: Collector
+        self,
+        memory: ImageMemory,
+        mapping: Mapping,
+        slots: Iterable[tuple[int, int]],
+        ranges: ctypes.Array[VMTable],
+        collector: Collector,
     ) -> None:
         super().__init__(memory, mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET), collector=collector)
-        self._mapping = mapping
+        self._mapping, self._ranges = mapping, ranges
         self._slots = {address: ctypes.c_uint32(reference) for address, reference in slots}
 
     def outside(self, address: int) -> ctypes.c_uint32:
-        """Return what was in a slot."""
-        return self._slots[address]
+        """Return what was in a slot; null for what was not an object."""
+        return self._slots.get(address) or ctypes.c_uint32(NULL)
+
+
+_GAP = 1 << 10
+"""Two slots with so many others between them, or fewer, go into one range."""
+
+
+def _ranges_of(addresses: Sequence[int]) -> Iterator[VMTable]:
+    """Yield few ranges that have all slots of these addresses, and others between them."""
+    start, length = 0, 0
+    for address in sorted(addresses):
+        offset = address - start
+        if length and offset % REFERENCE_SIZE == 0 and offset // REFERENCE_SIZE - length <= _GAP:
+            length = offset // REFERENCE_SIZE + 1
+        else:
+            if length:
+                yield VMTable(start, length, length)
+            start, length = address, 1
+    if length:
+        yield VMTable(start, length, length)
 
 
 def collector_of(image: Contents) -> Collector:
@@ -107,13 +136,21 @@ def reopen(image: Contents, collector: Collector) -> Heap:
     for name, offset, size in TABLES:
         mapping.write(offset, getattr(image.tables, name)[:size])
     slots = [(root.place, root.reference) for root in image.roots if root.kind == "slot" and root.place]
-    del slots[ROOT_SLOT_LIMIT:]
-    addresses = (ctypes.c_uint64 * len(slots))(*(address for address, _ in slots))
-    mapping.write(ROOT_SLOTS_OFFSET, bytes(addresses))
-    heap = _ImageHeap(ImageMemory(image.data), mapping, slots, collector)
+    addresses = [address for address, _ in slots[:ROOT_SLOT_LIMIT]]
+    mapping.write(ROOT_SLOTS_OFFSET, bytes((ctypes.c_uint64 * len(addresses))(*addresses)))
+    # Which of them were in ranges is not known, nor does it matter; but a table may have had more than are slots.
+    made = list(_ranges_of([address for address, _ in slots[ROOT_SLOT_LIMIT:]]))[:ROOT_RANGE_LIMIT]
+    ranges = (VMTable * len(made))(*made)
+    places = [ctypes.addressof(each) for each in ranges]
+    mapping.write(ROOT_RANGES_OFFSET, bytes((ctypes.c_uint64 * len(places))(*places)))
+    heap = _ImageHeap(ImageMemory(image.data), mapping, slots, ranges, collector)
     control = heap.control
     for name, value in image.control.integers().items():
         setattr(control, name, value)
+    if control.root_slot_count <= ROOT_SLOT_LIMIT:
+        control.root_slot_count = len(addresses)
+    if control.root_range_count <= ROOT_RANGE_LIMIT:
+        control.root_range_count = len(ranges)
     for number, head in enumerate(image.control.size_class_heads):
         control.size_class_heads[number] = head
     control.heap_base = ctypes.addressof(heap.block(0))
@@ -121,5 +158,6 @@ def reopen(image: Contents, collector: Collector) -> Heap:
     control.type_data = mapping.base + TYPE_DATA_OFFSET
     control.handles = mapping.base + HANDLES_OFFSET
     control.root_slots = mapping.base + ROOT_SLOTS_OFFSET
+    control.root_ranges = mapping.base + ROOT_RANGES_OFFSET
     control.host_data = mapping.base + HOST_DATA_OFFSET
     return heap

@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
-from lowheap.errors import UnsupportedError
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
@@ -26,13 +24,12 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, Signature
 from lowheap.types import FuncType, TypeRegistry
-from lowheap.wasm import numeric
 from lowheap.wasm.decode import DecodedModule, Instruction
 from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.fuel import Exempt, number_of
-from lowheap.wasm.function import OPENING, FunctionCompiler, ModuleState
+from lowheap.wasm.function import FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
-from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, index_operand
+from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -69,7 +66,6 @@ class ModuleCompiler(ModuleState):
         event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
-        self._refuse_unsupported()
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
@@ -109,8 +105,8 @@ class ModuleCompiler(ModuleState):
             ).compile()
             report.advance()
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
-        if self.decoded.globals or self.decoded.data or self.decoded.start is not None:
-            self._compile_initialiser()
+        if initialising := list(self._initialising()):
+            self._compile_initialiser(initialising)
             symbols.append(INITIALISE)
             entered.append(INITIALISE_SIGNATURE)
         elif not entered:
@@ -150,20 +146,6 @@ class ModuleCompiler(ModuleState):
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
         function.linkage = "internal"
         return function
-
-    def _refuse_unsupported(self) -> None:
-        """Refuse what no instruction shows: tables, and segments for tables."""
-        kinds: tuple[tuple[str, Sequence[Any]], ...] = (("table", self.table_types),)
-        for kind, found in kinds:
-            if found:
-                raise UnsupportedError(f"unsupported {kind} 0")
-        for index, body in enumerate(self.decoded.bodies, len(self.imported_functions)):
-            for each in body.instructions:
-                if not (each.name in FACTS or each.name in OPENING or each.name in numeric.SIGNATURES):
-                    function = self.function_label(index)
-                    raise UnsupportedError(
-                        f"unsupported instruction {each.name} in function {function}, at offset {each.offset:#x}"
-                    )
 
     def _choose_conventions(self) -> tuple[Convention, list[Convention]]:
         """Return how tail calls are made, and how each of the module's own functions is called."""
@@ -214,37 +196,56 @@ class ModuleCompiler(ModuleState):
                         throwing.add(index)
         return calls, leaving, allocating, throwing
 
-    def _compile_initialiser(self) -> None:
-        instructions: list[Instruction] = []
-        exempt = Exempt()
+    def _initialising(self) -> Iterator[tuple[Instruction, bool, bool]]:
+        """Yield what gives an instance's parts their first values, in the order of the standard, and starts it.
+
+        With each instruction comes whether it takes no fuel at all, and whether it takes none but for a range's length.
+        Elements of segments that are no more than a function are the instance's to fill in.
+        """
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
-            start = len(instructions)
-            instructions += definition.init[:-1]
-            instructions.append(Instruction("global.init", (index,), definition.offset))
-            if number_of(definition.init) is not None:
-                exempt.wholly.update(range(start, len(instructions)))
+            is_free = number_of(definition.init) is not None
+            for each in (*definition.init[:-1], Instruction("global.init", (index,), definition.offset)):
+                yield each, is_free, False
+        for index, table in enumerate(self.decoded.tables, self.imported_table_count):
+            if table.init is not None:
+                for each in (*table.init[:-1], Instruction("table.first", (index,), table.offset)):
+                    yield each, False, False
+        for index, elements in enumerate(self.decoded.elements):
+            for number, expression in enumerate(elements.expressions or () if elements.mode != "declarative" else ()):
+                if function_of(expression) is None and expression[0].name != "ref.null":
+                    for each in (*expression[:-1], Instruction("elem.first", (index, number), elements.offset)):
+                        yield each, False, False
+        for index, elements in enumerate(self.decoded.elements):
+            if elements.table is not None:
+                count = len(elements.functions if elements.expressions is None else elements.expressions)
+                for each in elements.place[:-1]:
+                    yield each, False, False
+                for each in _activating("table.init", "elem.drop", index, elements.table, count, elements.offset):
+                    yield each, False, True
         is_image = self._data_are_an_image()
-        for index, segment in enumerate(self.decoded.data):
-            if segment.memory is not None:
-                start = len(instructions)
-                instructions += segment.place[:-1]
-                start = start if is_image else len(instructions)
-                instructions += (
-                    Instruction("i32.const", (0,), segment.offset),
-                    Instruction("i32.const", (len(segment.data),), segment.offset),
-                    Instruction("memory.init", (index, segment.memory), segment.offset),
-                    Instruction("data.drop", (index,), segment.offset),
-                )
-                (exempt.wholly if is_image else exempt.but_range).update(range(start, len(instructions)))
+        for index, data in enumerate(self.decoded.data):
+            if data.memory is not None:
+                for each in data.place[:-1]:
+                    yield each, is_image, False
+                for each in _activating("memory.init", "data.drop", index, data.memory, len(data.data), data.offset):
+                    yield each, is_image, True
         if self.decoded.start is not None:
-            instructions.append(Instruction("call", (self.decoded.start,), 0))
-        exempt.wholly.add(len(instructions))
-        instructions.append(Instruction("end", (), 0))
+            yield Instruction("call", (self.decoded.start,), 0), False, False
+
+    def _compile_initialiser(self, initialising: Sequence[tuple[Instruction, bool, bool]]) -> None:
+        exempt = Exempt()
+        for number, (_, is_free, is_range) in enumerate(initialising):
+            if is_free:
+                exempt.wholly.add(number)
+            elif is_range:
+                exempt.but_range.add(number)
+        exempt.wholly.add(len(initialising))
+        whole = [*(each for each, _, _ in initialising), Instruction("end", (), 0)]
         function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         called = self.decoded.start
         if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
             let_throw(function)
-        FunctionCompiler(self, function, FuncType((), ()), (), instructions, exempt=exempt, runs_once=True).compile()
+        FunctionCompiler(self, function, FuncType((), ()), (), whole, exempt=exempt, runs_once=True).compile()
 
     def _data_are_an_image(self) -> bool:
         """Whether what active segments put into memories is known beforehand: then it takes no fuel."""
@@ -255,6 +256,14 @@ class ModuleCompiler(ModuleState):
                 if not is_own or place is None or place + len(segment.data) > type.limits.min * type.page_size:
                     return False
         return True
+
+
+def _activating(init: str, drop: str, segment: int, target: int, count: int, offset: int) -> Iterator[Instruction]:
+    """Yield what copies all `count` entries of a segment to a place that is on the stack, and drops it."""
+    yield Instruction("i32.const", (0,), offset)
+    yield Instruction("i32.const", (count,), offset)
+    yield Instruction(init, (segment, target), offset)
+    yield Instruction(drop, (segment,), offset)
 
 
 def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:

@@ -67,6 +67,15 @@ class ModuleContext(ModuleOutline):
         is_traced = self.types.is_traced(type)
         return Shape.of(type, is_traced=is_traced, type_index=type_index, field=number, is_mutable=is_mutable)
 
+    def shape_of_table(self, table: int) -> Shape:
+        """Return that of the elements of a table."""
+        return self.shape(self.table_types[table].element, is_mutable=True)
+
+    def shape_of_segment(self, segment: int) -> Shape:
+        """Return that of the elements of an element segment, which become null when it is dropped."""
+        heap_type = self.canonical(self.decoded.elements[segment].type).heap_type
+        return self.shape(RefType(True, heap_type), is_mutable=True)
+
     def shape_of_part(self, type_index: int, number: int) -> Shape | None:
         """Return that of a field, or an element; None for one that is no reference."""
         part = self.part(type_index, number)

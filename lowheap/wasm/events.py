@@ -31,6 +31,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from lowheap.collectors import table_ranges
 from lowheap.collectors.interface import ELEMENT, Shape
 from lowheap.collectors.shared import allocation, casts, ranges
 from lowheap.collectors.shared.casts import TypeTest
@@ -54,6 +55,7 @@ from lowheap.jit.translate import HEAP, View, inline_call, inline_loop
 from lowheap.layout import (
     BLOCK_ALIGN,
     FUNCTION_TABLE_OFFSET,
+    REFERENCE_SIZE,
     SMALL_BLOCK_LIMIT,
     Field,
     VMContext,
@@ -64,6 +66,7 @@ from lowheap.layout import (
     VMGcKind,
     VMMemory,
     VMStoreContext,
+    VMTable,
     VMTag,
     block_length,
 )
@@ -95,6 +98,12 @@ MOST_OUTSIDE_LOOPS, MOST_IN_LOOPS = 500, 2000
 GLOBAL, IMPORTED_GLOBAL = "global", "imported global"
 """The names that alias analysis has for the cells of globals. Two imports may be one global, but none of the module's
 own is an import, and those lie at known offsets."""
+
+TABLE, TABLE_LENGTH = "table", "table length"
+"""The names that alias analysis has for the elements of tables and element segments, and for how many they are."""
+
+ANY_LENGTH = -1
+"""What stands for the length of a table that may have more elements or fewer."""
 
 WAIT_NOT_EQUAL, WAIT_TIMED_OUT = 1, 2
 """What the instructions that wait return, where nobody can notify them."""
@@ -590,6 +599,135 @@ class EventEmitter(Emitter):
         size = self.context.array_layout(type_index).element_size
         inline_call(self, memory_ranges.init_elements, [address, segment, start, count, size])
 
+    # ------------------------------------------------------------------------------------------------------------------
+    # Tables and element segments, by the addresses of their `VMTable`s. Indices and counts are i64s.
+
+    def table_get(self, address: ir.Value, shape: Shape) -> ir.Value:
+        """`table.get` of a reference that counts."""
+        return self.context.barriers.read(self, self.named(address, TABLE), self._held(shape))
+
+    def table_set(self, address: ir.Value, value: ir.Value, shape: Shape) -> None:
+        """`table.set` of one."""
+        self.context.barriers.write(self, self.named(address, TABLE), value, shape)
+
+    def table_grow(self, table: ir.Value, delta: ir.Value, value: ir.Value, shape: Shape) -> ir.Value:
+        """`table.grow`."""
+        return self._call_range(table_ranges.grow, [HEAP, View(table, VMTable), delta, value, shape])
+
+    def table_fill(self, table: ir.Value, start: ir.Value, value: ir.Value, count: ir.Value, shape: Shape) -> None:
+        """`table.fill`."""
+        args = [HEAP, View(table, VMTable), start, value, count, shape]
+        self._require_elements(self._call_range(table_ranges.fill, args))
+
+    def table_copy(
+        self, target: ir.Value, source: ir.Value, to: ir.Value, start: ir.Value, count: ir.Value, shape: Shape
+    ) -> None:
+        """`table.copy`, and `table.init`: the source may be a segment."""
+        args = [HEAP, View(target, VMTable), View(source, VMTable), to, start, count, shape]
+        self._require_elements(self._call_range(table_ranges.copy, args))
+
+    def table_first(self, table: ir.Value, value: ir.Value, shape: Shape) -> None:
+        """Give all elements of a new table their first value."""
+        length = self.load(table, VMTable.length)
+        self._call_range(table_ranges.set_first, [HEAP, View(table, VMTable), I64(0), value, length, shape])
+
+    def elem_first(self, address: ir.Value, value: ir.Value, shape: Shape) -> None:
+        """Give an element of a new segment its value."""
+        self.context.barriers.init(self, self.named(address, TABLE), value, shape)
+
+    def elem_drop(self, segment: ir.Value, shape: Shape) -> None:
+        """`elem.drop`."""
+        self._call_range(table_ranges.drop, [HEAP, View(segment, VMTable), shape])
+
+    def _call_range(self, native: Native[..., Any], args: Sequence[Any]) -> Any:
+        return self.context.barriers.inline(self, native, args)
+
+    def _require_elements(self, are_there: ir.Value) -> None:
+        self.trap_if(self.builder.not_(are_there), TrapCode.TABLE_OUT_OF_BOUNDS)
+
+    def indirect_callee(
+        self, table: ir.Value, index: ir.Value, length: int, may_be_null: bool, *wanted: TypeTest | int
+    ) -> ir.Value:
+        """Return the entry of a function of a table, for a call. `wanted` are a test of its type, and the type.
+
+        They are missing where the table can have no function of another type. Null has a type of its own, so that who
+        finds the right one needs not look whether it is null.
+        """
+        builder = self.builder
+        self._require_elements(builder.icmp_unsigned("<", index, table_length(self, table, length)))
+        base = self.load_pointer(table, VMTable.base, invariant=True)
+        address = self.named(self.at(base, builder.mul(index, I64(REFERENCE_SIZE))), TABLE)
+        function = self.load_typed(address, REFERENCE)
+        entry = function_entry(self, function)
+        if not wanted:
+            if may_be_null:
+                self.trap_if(self.is_null(function), TrapCode.INDIRECT_CALL_TO_NULL)
+            return entry
+        test, type_index = wanted
+        assert isinstance(test, TypeTest), "a test comes first"
+        assert isinstance(type_index, int), "a type follows"
+        found, type = self.load(entry, VMFuncRef.type_index), self._type_id(type_index)
+        other, same = self.function.append_basic_block("other_type"), self.function.append_basic_block("callee")
+        builder.cbranch(builder.icmp_unsigned("==", found, type), same, other).set_weights([1 << 20, 1])
+        builder.position_at_end(other)
+        if not test.is_final:
+            if may_be_null:
+                self.trap_if(self.is_null(function), TrapCode.INDIRECT_CALL_TO_NULL)
+            displays = inline_call(self, casts.displays, [HEAP, found, type, test])
+            self.trap_if(builder.not_(displays), TrapCode.BAD_SIGNATURE)
+            builder.branch(same)
+        else:
+            code = I32(TrapCode.BAD_SIGNATURE)
+            if may_be_null:
+                code = builder.select(self.is_null(function), I32(TrapCode.INDIRECT_CALL_TO_NULL), code)
+            self.trap(code)
+        builder.position_at_end(same)
+        return entry
+
+    def array_new_elem(self, segment: ir.Value, start: ir.Value, count: ir.Value, type_index: int) -> ir.Value:
+        """`array.new_elem`. Start and count are i32s, here and below."""
+        self._check_elements(segment, start, count)
+        array = self.array_allocate(count, type_index)
+
+        def init(number: ir.Value) -> None:
+            value, address = self._element_of_segment(segment, start, number), self._element_address
+            self.init(address(array, type_index, number), value, array, type_index, ELEMENT)
+
+        inline_loop(self, ranges.filled, [count], init)
+        return array
+
+    def array_init_elem(
+        self,
+        array: ir.Value,
+        to: ir.Value,
+        segment: ir.Value,
+        start: ir.Value,
+        count: ir.Value,
+        type_index: int,
+        may_be_null: bool,
+    ) -> None:
+        """`array.init_elem`."""
+        self._check(array, may_be_null)
+        self._check_range(array, to, count)
+        self._check_elements(segment, start, count)
+
+        def write(number: ir.Value) -> None:
+            address = self._element_address(array, type_index, self.builder.add(to, number))
+            self.write(address, self._element_of_segment(segment, start, number), array, type_index, ELEMENT)
+
+        inline_loop(self, ranges.filled, [count], write)
+
+    def _check_elements(self, segment: ir.Value, start: ir.Value, count: ir.Value) -> None:
+        args = [self.builder.zext(each, I64) for each in (start, count)]
+        length = self.load(segment, VMTable.length)
+        self._require_elements(inline_call(self, ranges.is_within, [*args, length]))
+
+    def _element_of_segment(self, segment: ir.Value, start: ir.Value, number: ir.Value) -> ir.Value:
+        index = self.builder.zext(self.builder.add(start, number), I64)
+        base = self.load_pointer(segment, VMTable.base, invariant=True)
+        address = self.at(base, self.builder.mul(index, I64(REFERENCE_SIZE)))
+        return self.load_typed(self.named(address, TABLE), REFERENCE)
+
     def atomic_wait(self, is_equal: ir.Value, timeout: ir.Value, interruptible: bool) -> ir.Value:
         """`memory.atomic.wait32` and `wait64`, on shared memory, given whether it has what is expected.
 
@@ -654,16 +792,25 @@ _COLLECTING = frozenset(
         "array_new",
         "array_new_default",
         "array_new_data",
+        "array_new_elem",
     )
 )
 """The events that are safepoints."""
 
-_READING = frozenset(("struct_get", "array_get", "global_get"))
+_READING = frozenset(("struct_get", "array_get", "global_get", "table_get"))
 _WRITING = {
-    **dict.fromkeys(("struct_set", "array_set", "global_set"), Writes.ONE),
-    **dict.fromkeys(("array_fill", "array_copy"), Writes.RANGE),
+    **dict.fromkeys(("struct_set", "array_set", "global_set", "table_set"), Writes.ONE),
+    **dict.fromkeys(("array_fill", "array_copy", "array_init_elem"), Writes.RANGE),
+    **dict.fromkeys(("table_fill", "table_copy", "elem_drop"), Writes.RANGE),
 }
-_SHAPED = {"global_get": "read", "global_set": "write", "global_init": "init"}
+_SHAPED = {
+    "global_get": "read",
+    "global_set": "write",
+    "global_init": "init",
+    "table_get": "read",
+    "table_set": "write",
+    "elem_first": "init",
+}
 """The events that are given their shape: the collector's event that it is for."""
 
 _KINDS = {
@@ -712,6 +859,13 @@ def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
     """Emit the address of a funcref's entry in the store's function table."""
     table = emitter.at(emitter.store_context, FUNCTION_TABLE_OFFSET)
     return entry_of(emitter, table, function, VMFuncRef)
+
+
+def table_length(emitter: Emitter, place: ir.Value, fixed: int) -> ir.Value:
+    """Emit how many elements the table has that is at a place: `fixed`, if that is not `ANY_LENGTH`."""
+    if fixed != ANY_LENGTH:
+        return I64(fixed)
+    return emitter.load_typed(emitter.named(emitter.at(place, VMTable.length.offset), TABLE_LENGTH), I64)
 
 
 def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type[ctypes.Structure]) -> ir.Value:
@@ -792,7 +946,7 @@ class EventFunctions:
         """
         if event in _SHAPED:
             shape, *others = static
-            assert isinstance(shape, Shape), "a global's event is given its shape first"
+            assert isinstance(shape, Shape), "the event of a slot in no object is given its shape"
             static = shape.only(self._asked[_SHAPED[event]]), *others
         function = self.function(event, result, [arg.type for arg in args], static)
         args = [site.vmctx, site.offset_value(), *args]
@@ -824,7 +978,7 @@ class EventFunctions:
 
     def _is_of_reference(self, event: str, static: Sequence[Static]) -> bool:
         """Whether what an event reads or writes is a reference."""
-        if event.startswith("global_"):
+        if event.startswith(("global_", "table_", "elem_")):
             return True
         if event not in _READING and event not in _WRITING:
             return False

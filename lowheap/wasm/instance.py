@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit.signatures import Signature
-from lowheap.layout import VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTag
+from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
 from lowheap.operations import exclusive
@@ -17,13 +17,23 @@ from lowheap.runtime import host_functions
 from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TagType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType, TagType
 from lowheap.values import lower_scalar
-from lowheap.wasm.decode import ExternalKind, FunctionImport, GlobalImport, Import, MemoryImport, TagImport
+from lowheap.wasm.decode import (
+    ElementSegment,
+    ExternalKind,
+    FunctionImport,
+    GlobalImport,
+    Import,
+    MemoryImport,
+    TableImport,
+    TagImport,
+)
 from lowheap.wasm.globals import Global
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
-from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, INITIALISE
+from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, INITIALISE, function_of
+from lowheap.wasm.tables import Table, let_go
 
 _PAGE = 1 << 12
 
@@ -31,7 +41,7 @@ _exclusive = exclusive("store.lock")
 
 
 class Exports(dict[str, Any]):
-    """An instance's exports, each a `Func`, a `Global`, a `Memory` or a `Tag`: `exports["run"]`, or `exports.run`.
+    """An instance's exports: functions, globals, memories, tables and tags, as `exports["run"]`, or `exports.run`.
 
     It is a read-only mapping.
 
@@ -71,9 +81,9 @@ class Instance(NotCopied):
 
     `imports` gives what the module imports: `{"module": {"name": value}}`, or `{("module", "name"): value}`. For a
     function, a Python callable or a `Func`; for a global, a `Global`, or a plain value where it is immutable; for a
-    memory, a `Memory`; for a tag, a `Tag`. A callable gets and returns Python values, may call exports, and may raise:
-    the exception comes out of the outermost call. `exports` is a mapping from names to what there is, with attributes:
-    see `Exports`.
+    memory, a `Memory`; for a table, a `Table`; for a tag, a `Tag`. A callable gets and returns Python values, may call
+    exports, and may raise: the exception comes out of the outermost call. `exports` is a mapping from names to what
+    there is, with attributes: see `Exports`.
 
     Raises a LinkError that names all imports that are missing or do not match, and whatever the start function raises.
     """
@@ -99,6 +109,9 @@ class Instance(NotCopied):
         self._globals: list[Global] = []
         self._memories: list[Memory] = []
         self._tags: list[Tag] = []
+        self._tables: list[Table] = []
+        self._segments: list[Any] = []  # what has the element segments' references
+        self._counted_segments: list[int] = []  # the addresses of the `VMTable`s of those that are root ranges
         self._made_functions: list[Func] = []
         self._made_globals: list[Global] = []
         self._made_contexts: list[int] = []
@@ -131,6 +144,10 @@ class Instance(NotCopied):
             del self.store.tags[tag.words]
         for own in self._globals[self.module.vmctx_layout.imported_globals :]:
             own._forget()
+        for table in self._tables[self.module.vmctx_layout.imported_tables :]:
+            table._forget()
+        for address in self._counted_segments:
+            let_go(self.store, address, is_counted=True)
         if self._is_entered:
             runtime.remove_place(self._vmctx.base)
             runtime.remove_stack_map(self.code)
@@ -156,6 +173,8 @@ class Instance(NotCopied):
         self._make_functions()
         self._make_globals()
         self._make_memories()
+        self._make_tables()
+        self._make_element_segments()
         self._make_data_segments()
         self._make_tags()
         externals: Mapping[ExternalKind, Any] = {
@@ -163,6 +182,7 @@ class Instance(NotCopied):
             "global": self._globals,
             "memory": self._memories,
             "tag": self._tags,
+            "table": self._tables,
         }
         self.exports = Exports({each.name: externals[each.kind][each.index] for each in module.decoded.exports})
         self._is_entered = True
@@ -197,7 +217,7 @@ class Instance(NotCopied):
     def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
         """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""
         what, types = f"import {wanted.module}.{wanted.name}", self.store.engine.types
-        if isinstance(value, Func | Global | Memory | Tag) and value.store is not self.store:
+        if isinstance(value, Func | Global | Memory | Table | Tag) and value.store is not self.store:
             raise ForeignReferenceError(f"{what}: {value!r} belongs to another store")
         type = wanted.type
         match type:
@@ -221,6 +241,10 @@ class Instance(NotCopied):
                 type_index = self.module.type_indices[declared.desc.type_index]
                 if not isinstance(value, Tag) or value.type_index != type_index:
                     return f"{what} is a tag of type {types.describe(type_index)}; {value!r} was given"
+                return None
+            case TableType():
+                if not isinstance(value, Table) or value._mismatch(type):
+                    return f"{what} is a table of type {type}; {value!r} was given"
                 return None
         raise UnsupportedError(f"unsupported {EXTERNAL_KINDS[declared.desc.__class__]} {what}")
 
@@ -265,6 +289,9 @@ class Instance(NotCopied):
                     self._memories.append(value)
                 case TagImport():
                     self._add_tag(value)
+                case TableImport():
+                    self._import(self.module.vmctx_layout.table_import(len(self._tables)), value.address)
+                    self._tables.append(value)
 
     def _import(self, place: int, address: int) -> None:
         """Note the address of something imported in the vmctx."""
@@ -345,6 +372,36 @@ class Instance(NotCopied):
         place = self._vmctx.view(VMTag, self.module.vmctx_layout.tag(len(self._tags)))
         place.tag_instance, place.tag_defined = tag.words
         self._tags.append(tag)
+
+    def _make_tables(self) -> None:
+        imported = self.module.vmctx_layout.imported_tables
+        for number, type in enumerate(self.module.outline.table_types[imported:]):
+            definition = self._vmctx.view(VMTable, self.module.vmctx_layout.table(number))
+            self._tables.append(Table._at(self.store, type, definition))
+
+    def _make_element_segments(self) -> None:
+        """Make room for the element segments' references, and fill in those that are functions."""
+        types = self.store.engine.types
+        for number, segment in enumerate(self.module.decoded.elements):
+            if segment.mode == "declarative":
+                continue
+            references = self._references_of(segment)
+            self._segments.append(references)
+            place = self._vmctx.view(VMTable, self.module.vmctx_layout.element_segment(number))
+            place.base, place.length = ctypes.addressof(references), len(references)
+            if types.is_traced(self.module.canonical(segment.type)) and references:
+                address = ctypes.addressof(place)
+                self.store.roots.add_range(address)
+                self._counted_segments.append(address)
+
+    def _references_of(self, segment: ElementSegment) -> ctypes.Array[ctypes.c_uint32]:
+        if segment.expressions is None:
+            found: list[int | None] = list(segment.functions)
+        else:
+            found = [function_of(each) for each in segment.expressions]
+        functions = self._functions
+        values = (NULL if each is None else functions[each].funcref for each in found)
+        return (ctypes.c_uint32 * len(found))(*values)
 
     def _make_data_segments(self) -> None:
         """Say where the data segments' bytes are: those of the module, which the instance keeps."""

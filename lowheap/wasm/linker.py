@@ -14,11 +14,12 @@ from lowheap.runtime import host_functions
 from lowheap.runtime.exceptions import Tag
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
-from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType
 from lowheap.wasm.globals import Global
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
+from lowheap.wasm.tables import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -69,9 +70,9 @@ class Linker(NotCopied):
         self._allow_shadowing = allow
 
     def define(self, store: Store, module: str, name: str, item: Any) -> None:
-        """Name a `Func`, a `Global`, a `Memory` or a `Tag` of a store, or what else `Instance` takes for an import."""
+        """Name a function, a global, a memory, a table or a tag of a store, or what else `Instance` takes."""
         self._check_store(store)
-        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         self._define({(module, name): item})
 
@@ -148,7 +149,7 @@ class Linker(NotCopied):
             raise LinkError(f"{module}.{name} is not defined; {self._known()}") from None
         if isinstance(item, _HostFunction):
             return item.of(store)
-        if isinstance(item, Func | Global | Memory | Tag) and item.store is not store:
+        if isinstance(item, Func | Global | Memory | Table | Tag) and item.store is not store:
             raise ForeignReferenceError(f"{module}.{name}: {item!r} belongs to another store")
         return item
 
@@ -238,6 +239,8 @@ def _default(store: Store, wanted: ImportType) -> Any:
         return Global(store, type, _default_value(type.storage, wanted))
     if isinstance(type, MemoryType):
         return Memory(store, type)
+    if isinstance(type, TableType):
+        return Table(store, type, _default_value(type.element, wanted))
     raise LinkError(f"import {wanted.module}.{wanted.name} has no default value: it is {type}")
 
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 import ctypes
 import operator
 
+from lowheap.collectors.shared.ranges import FAILED
 from lowheap.copying import NotCopied
 from lowheap.errors import HeapError
 from lowheap.layout import VMMemory
-from lowheap.memory import Mapping
 from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, MemoryType
-from lowheap.wasm.memory_ranges import FAILED, MOST_RESERVED_32, MOST_RESERVED_64, grow
+from lowheap.wasm.limits import check_limits, fits, reserve
+from lowheap.wasm.memory_ranges import MOST_RESERVED_32, MOST_RESERVED_64, grow
 
 _exclusive = exclusive("store.lock")
-
-_GRANULE = 1 << 16
-"""A reservation is a multiple of so many bytes, as every system's pages are."""
 
 _MOST_BYTES = {False: 1 << 32, True: 1 << 64}
 """By whether addresses are i64: how large a type may say that a memory is."""
@@ -52,7 +50,11 @@ class Memory(NotCopied):
         runtime_of(self.store).keep(self._mapping, definition)
 
     def _reserve(self, type: MemoryType, definition: VMMemory) -> None:
-        self._mapping = reserve(type)
+        least = type.limits.min << type.page_size_log2
+        most = MOST_RESERVED_64 if type.is_64 else MOST_RESERVED_32
+        if type.limits.max is not None:
+            most = min(most, type.limits.max << type.page_size_log2)
+        self._mapping = reserve(least, max(least, most), "memory")
         definition.base, definition.length = self._mapping.base, type.limits.min << type.page_size_log2
         most = self._mapping.size >> type.page_size_log2
         definition.maximum = min(most, most if type.limits.max is None else type.limits.max) << type.page_size_log2
@@ -165,43 +167,12 @@ class Memory(NotCopied):
         return f"<Memory {self._declared}: {int(self._fields.length) >> self.page_size_log2} pages>"
 
 
-def fits(own: Limits, wanted: Limits) -> bool:
-    """Whether what has limits may be imported under others."""
-    return own.min >= wanted.min and (wanted.max is None or (own.max is not None and own.max <= wanted.max))
-
-
-def reserve(type: MemoryType) -> Mapping:
-    """Return the address space of a memory: as much as it may come to need, or, where that is not to be had, less."""
-    least = type.limits.min << type.page_size_log2
-    most = MOST_RESERVED_64 if type.is_64 else MOST_RESERVED_32
-    if type.limits.max is not None:
-        most = min(most, type.limits.max << type.page_size_log2)
-    size = max(least, most)
-    while True:
-        try:
-            return Mapping(max(_GRANULE, (size + _GRANULE - 1) & -_GRANULE))
-        except (MemoryError, OverflowError) as error:
-            if size <= least:
-                raise HeapError(f"no address space is left for a memory of {least} bytes: {error}") from error
-            size = max(least, size // 2)
-
-
 def _check_type(type: object) -> None:
     if not isinstance(type, MemoryType):
         raise TypeError(f"type is {type!r}; it must be a MemoryType")
     limits, most = type.limits, _MOST_BYTES[type.is_64] >> type.page_size_log2
-    if not isinstance(limits, Limits):
-        raise TypeError(f"the limits are {limits!r}; they must be Limits")
     if type.page_size_log2 not in (0, 16):
         raise ValueError(f"page_size_log2 is {type.page_size_log2!r}; it must be 0 or 16")
-    for name, value in (("min", limits.min), ("max", limits.max)):
-        if value is None and name == "max":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"the limits' {name} is {value!r}; it must be an int, a number of pages")
-        if not 0 <= value <= most:
-            raise ValueError(f"the limits' {name} is {value}; it must be 0 to {most}, pages of {type.page_size} bytes")
-    if limits.max is not None and limits.max < limits.min:
-        raise ValueError(f"the limits are {limits.min} to {limits.max}; the first may not be the larger one")
+    check_limits(limits, most, "pages", f"0 to {most}, pages of {type.page_size} bytes")
     if type.is_shared and limits.max is None:
         raise ValueError("a shared memory's limits must have a max")

@@ -6,20 +6,12 @@ returns whether it was within bounds, and has done nothing if not.
 
 from __future__ import annotations
 
+from lowheap.collectors.shared.ranges import FAILED, is_within
 from lowheap.layout import VMDataSegment, VMMemory
 from lowheap.native import copy_memory, fill_memory, inline, native, u8, u32, u64
 
 MOST_RESERVED_32, MOST_RESERVED_64 = 1 << 32, 1 << 36
 """Bytes of address space that a memory takes at most, with addresses of 32 and 64 bits; it grows no further."""
-
-FAILED = 2**64 - 1
-"""What growing returns where there is no room."""
-
-
-@inline
-def is_within(start: u64, count: u64, length: u64) -> bool:
-    """Whether so many bytes from `start` on are among the first `length`."""
-    return count <= length and start <= length - count
 
 
 @native

@@ -149,8 +149,11 @@ class Module(NotCopied):
     def names_functions(self) -> bool:
         """Whether its code takes references of functions, its own or imported ones, which it may hand on."""
         bodies = (body.instructions for body in self.decoded.bodies)
-        inits = (definition.init for definition in self.decoded.globals)
-        return any(each.name == "ref.func" for instructions in (*bodies, *inits) for each in instructions)
+        globals = (definition.init for definition in self.decoded.globals)
+        tables = (definition.init or () for definition in self.decoded.tables)
+        if any(each.functions for each in self.decoded.elements):
+            return True
+        return any(each.name == "ref.func" for instructions in (*bodies, *globals, *tables) for each in instructions)
 
     @property
     def imports(self) -> list[ImportType]:

@@ -110,6 +110,12 @@ class ModuleOutline:
         return sorted(escaping)
 
 
+def function_of(expression: Sequence[Instruction]) -> int | None:
+    """The index of the function that a constant expression refers to, if it is no more than that; else None."""
+    first, *others = expression
+    return index_operand(first) if first.name == "ref.func" and len(others) == 1 else None
+
+
 def index_operand(instruction: Instruction) -> int:
     """The index that is an instruction's only operand."""
     (index,) = instruction.operands

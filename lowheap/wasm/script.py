@@ -356,7 +356,7 @@ class HostReference:
 
 
 def _argument(store: Store, given: dict[str, Any]) -> Any:
-    """Return the Python value that a script gives: a float as its bits, a vector as its bytes."""
+    """Return the Python value that a script gives: a float as its bits."""
     kind: str = given["type"]
     value: Any = given.get("value")
     if kind in _SIZES:
@@ -375,9 +375,9 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def _vector(lane: str, values: Sequence[str]) -> bytes:
-    size = _SIZES[lane] // 8
-    return b"".join((int(value) & ((1 << 8 * size) - 1)).to_bytes(size, "little") for value in values)
+def _vector(lane: str, values: Sequence[str]) -> int:
+    size = _SIZES[lane]
+    return sum((int(value) & ((1 << size) - 1)) << size * number for number, value in enumerate(values))
 
 
 def _call(store: Store, function: Func, args: Sequence[Any]) -> list[Any]:
@@ -405,9 +405,11 @@ def _matches(instance: Instance, result: Any, pattern: dict[str, Any]) -> bool:
     if kind == "v128":
         lane = pattern["lane_type"]
         size = _SIZES[lane] // 8
-        data = bytes(result)
+        if not isinstance(result, int):
+            return False
+        data = result.to_bytes(16, "little")
         lanes = [int.from_bytes(data[place : place + size], "little") for place in range(0, 16, size)]
-        return len(data) == 16 and all(map(_matches_bits, [lane] * len(lanes), lanes, value))
+        return len(lanes) == len(value) and all(map(_matches_bits, [lane] * len(lanes), lanes, value))
     if value == "null" or kind in _NULLS:
         return result is None
     if isinstance(value, str):
@@ -454,7 +456,10 @@ def _shown(result: Any, pattern: dict[str, Any]) -> str:
     if kind in ("f32", "f64") and isinstance(result, int):
         bits = (result & ((1 << _SIZES[kind]) - 1)).to_bytes(_SIZES[kind] // 8, "little")
         return f"{kind} {int.from_bytes(bits, 'little'):#x} ({struct.unpack(_FORMATS[kind], bits)[0]!r})"
-    return result.hex(" ") if isinstance(result, bytes) else repr(result)
+    if kind == "v128" and isinstance(result, int):
+        size = _SIZES[pattern["lane_type"]]
+        return " ".join(f"{result >> shift & ((1 << size) - 1):#x}" for shift in range(0, 128, size))
+    return repr(result)
 
 
 def _described(pattern: dict[str, Any]) -> str:

@@ -8,9 +8,10 @@ it that it is about. Where LLVM leaves a case undefined, it is decided here.
 from it here: lanes that were not computed are behind a fence before they are computed with. `abs`, `neg`, `pmin`,
 `pmax` and all that moves lanes are exact to the bit.
 
-**Relaxed SIMD** does what the specification's deterministic profile says, on every machine: `relaxed_madd` and
-`relaxed_nmadd` round once; `relaxed_swizzle`, `relaxed_trunc`, `relaxed_min`, `relaxed_max` and `relaxed_q15mulr` are
-the instructions of SIMD without "relaxed"; `relaxed_laneselect` is `bitselect`; in dot products all bytes have a sign.
+**Relaxed SIMD** does the same on every machine, what wasmtime does when it is told to be deterministic: `relaxed_madd`
+and `relaxed_nmadd` round once; `relaxed_swizzle`, `relaxed_trunc`, `relaxed_min`, `relaxed_max` and `relaxed_q15mulr`
+are the instructions of SIMD without "relaxed"; `relaxed_laneselect` is `bitselect`; in dot products all bytes have a
+sign.
 """
 
 from __future__ import annotations
@@ -153,11 +154,10 @@ def _lanewise(shape: Shape, lowering: Lowering, *, exact: bool = False) -> Lower
     return lambda emitter, *operands: vector(emitter, lowering(emitter, *(see(emitter, v, shape) for v in operands)))
 
 
-def _call(emitter: NumericEmitter, name: str, *args: ir.Value, result: ir.Type | None = None) -> ir.Value:
-    """Call an intrinsic that is named for its operands' type, and for its result's first where that is another."""
-    types = [args[0].type] if result is None else [result, args[0].type]
-    mangled = ".".join((f"llvm.{name}", *map(intrinsic_name, types)))
-    function = emitter.intrinsic(mangled, types[0], [arg.type for arg in args])
+def _call(emitter: NumericEmitter, name: str, *args: ir.Value) -> ir.Value:
+    """Call an intrinsic whose operands and result are of one type."""
+    type = args[0].type
+    function = emitter.intrinsic(f"llvm.{name}.{intrinsic_name(type)}", type, [type] * len(args))
     return emitter.builder.call(function, args)
 
 
@@ -329,10 +329,21 @@ def _dot(source: Shape) -> Lowering:
     return lowering
 
 
+def _dot_of_words(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
+    """`i32x4.dot_i16x8_s`, apart from what is done with it.
+
+    Some of the machines' instructions add to it as well: to a sum in a loop, which then waits for the products.
+    """
+    found = lanes(emitter, _dot(I16X8)(emitter, a, b), F32X4)
+    return vector(emitter, opaque(emitter, found))
+
+
 def _dot_and_add(emitter: NumericEmitter, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    dots = _dot(I8X16)(emitter, a, b)
-    pairs = _extadd_pairwise(I16X8, True)(emitter, dots)
-    return vector(emitter, emitter.builder.add(lanes(emitter, pairs, I32X4), lanes(emitter, c, I32X4)))
+    """The sums of four neighbouring products, of bytes with signs, and of `c`: no sum before the last wraps."""
+    factors = [extended(emitter, lanes(emitter, each, I8X16), True) for each in (a, b)]
+    products = extended(emitter, emitter.builder.mul(*factors), True)
+    dots = _pairs(emitter, _pairs(emitter, products))
+    return vector(emitter, emitter.builder.add(dots, lanes(emitter, c, I32X4)))
 
 
 def _q15mulr(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -414,14 +425,32 @@ def _convert(source: Shape, target: Shape, is_signed: bool) -> Lowering:
 
 
 def _truncate(source: Shape, is_signed: bool) -> Lowering:
-    """To i32x4, saturated; of two lanes, with zeros behind them."""
-    name = "fptosi.sat" if is_signed else "fptoui.sat"
+    """To i32x4, saturated, and 0 for a NaN; of two lanes, with zeros behind them.
+
+    LLVM's intrinsic for that takes the lanes apart. Its plain conversion is poison for what does not fit, so only what
+    fits gets there: nothing below the least integer, and 0 in the place of what is above the greatest.
+    """
+    result_type = _integers(32, source.count)
+    least, most = (-(1 << 31), (1 << 31) - 1) if is_signed else (0, (1 << 32) - 1)
 
     def lowering(emitter: NumericEmitter, a: ir.Value) -> ir.Value:
-        result = _call(emitter, name, lanes(emitter, a, source), result=_integers(32, source.count))
+        builder, value = emitter.builder, lanes(emitter, a, source)
+        zeros, lowest, bound = (_floats(source, number) for number in (0, least, most + 1))
+        if is_signed:  # without a sign, the next line makes 0 of a NaN
+            value = builder.select(builder.fcmp_ordered("ord", value, value), value, zeros)
+        value = builder.select(builder.fcmp_ordered(">", value, lowest), value, lowest)
+        too_high = builder.fcmp_ordered(">=", value, bound)
+        value = builder.select(too_high, zeros, value)
+        convert = builder.fptosi if is_signed else builder.fptoui
+        result = builder.select(too_high, of(result_type, most), convert(value, result_type))
         return vector(emitter, result if source.count == I32X4.count else _with_zeros(emitter, result))
 
     return lowering
+
+
+def _floats(shape: Shape, number: int) -> ir.Constant:
+    """Return a float in all lanes."""
+    return ir.Constant(shape.type, [ir.Constant(shape.lane, float(number))] * shape.count)
 
 
 def _demote(emitter: NumericEmitter, a: ir.Value) -> ir.Value:
@@ -565,7 +594,7 @@ def _instructions() -> Iterator[tuple[str, Instruction]]:
         yield f"i8x16.{name}", Instruction(binary, V128, _lanewise(I8X16, _swizzle))
     for name in ("q15mulr_sat_s", "relaxed_q15mulr_s"):
         yield f"i16x8.{name}", Instruction(binary, V128, _lanewise(I16X8, _q15mulr))
-    yield "i32x4.dot_i16x8_s", Instruction(binary, V128, _dot(I16X8))
+    yield "i32x4.dot_i16x8_s", Instruction(binary, V128, _dot_of_words)
     yield "i16x8.relaxed_dot_i8x16_i7x16_s", Instruction(binary, V128, _dot(I8X16))
     yield "i32x4.relaxed_dot_i8x16_i7x16_add_s", Instruction((*binary, V128), V128, _dot_and_add)
     yield "f32x4.demote_f64x2_zero", Instruction((V128,), V128, _demote)

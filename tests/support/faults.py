@@ -398,6 +398,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
         "counts 2147483648 words of type",
     ),
     "root slots beyond the table": (in_control("root_slot_count", constant(1 << 31)), "counts 2147483648 root slots"),
+    "root ranges": (in_control("root_ranges", plus(8)), "the table of root ranges is said to be at"),
+    "root ranges beyond the table": (in_control("root_range_count", constant(1 << 31)), "counts 2147483648 root range"),
     "host data beyond the table": (in_control("host_data_count", constant(1 << 31)), "counts 2147483648 host-data ids"),
     "bump 0": (in_control("bump", constant(0)), "bump pointer 0x0, its end 0x[0-9a-f]+ and the capacity"),
     "bump beyond its end": (

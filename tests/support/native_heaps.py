@@ -257,6 +257,7 @@ ON_TABLES = {
     "shared.types",
     "shared.verify",
     "shared.walking",
+    "table_ranges",
 }
 """The modules whose functions take more than a heap's bytes, as tables behind the control block, notes, texts."""
 

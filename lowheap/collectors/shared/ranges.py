@@ -1,4 +1,4 @@
-"""Ranges of an array's elements: the bounds checks, and in which order fill and copy go through the elements.
+"""Ranges of elements, of an array above all: the bounds checks, and in which order fill and copy go through them.
 
 What is done with an element, its slot and its barrier, is the business of whoever loops over these.
 """
@@ -8,6 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lowheap.native import Heap, Ref, copy_memory, inline, u32, u64
+
+FAILED = 2**64 - 1
+"""What growing returns where there is no room: for a memory, for a table."""
+
+
+@inline
+def is_within(start: u64, count: u64, length: u64) -> bool:
+    """Whether so many from `start` on, elements or bytes, are among the first `length`."""
+    return count <= length and start <= length - count
 
 
 @inline

@@ -1,8 +1,9 @@
 """What hosts hold: handles, registered slots, frames; and the scopes in which nothing is collected.
 
-An entry of the table of root slots is a slot's address, 0 when it is free. A handle is a reference; a free one has the
-number of the next free one, tagged as an i31 so that it cannot pass for a reference, and `free_handle` in the control
-block is the first one's number plus 1.
+An entry of the table of root slots is a slot's address, 0 when it is free; one of the table of root ranges likewise the
+address of a `VMTable`, which says where slots are that stand in a row, and how many they are now. A handle is a
+reference; a free one has the number of the next free one, tagged as an i31 so that it cannot pass for a reference, and
+`free_handle` in the control block is the first one's number plus 1.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from collections.abc import Iterator
 from lowheap.collectors.shared.frames import host_slots
 from lowheap.collectors.shared.references import is_object
 from lowheap.errors import Status
-from lowheap.layout import HANDLE_LIMIT, I31_SHIFT, I31_TAG, ROOT_SLOT_LIMIT, VMRootFrame, VMRootKind
-from lowheap.native import Heap, Ref, Slot, address_of, cell, inline, native, record, require, u32, u64
+from lowheap.layout import (
+    HANDLE_LIMIT,
+    I31_SHIFT,
+    I31_TAG,
+    ROOT_RANGE_LIMIT,
+    ROOT_SLOT_LIMIT,
+    VMRootFrame,
+    VMRootKind,
+    VMTable,
+)
+from lowheap.native import Heap, Ref, Slot, address_of, at, cell, inline, native, record, require, u32, u64
 
 _REFERENCE, _ADDRESS = 4, 8
 
@@ -40,15 +50,25 @@ def held_by_handles(heap: Heap, root: Root) -> Iterator[Ref]:
 
 @inline
 def held_by_slots(heap: Heap, root: Root) -> Iterator[Ref]:
-    """Yield likewise what each registered slot refers to, if that is an object."""
+    """Yield likewise what each registered slot, and each in a registered range, refers to, if that is an object."""
     root.kind = VMRootKind.SLOT
-    count = heap.control.root_slot_count
-    for number in range(count if count <= ROOT_SLOT_LIMIT else 0):
-        address = cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value
-        if address != 0:
-            held = heap.outside(address).value
+    slots = heap.control.root_slot_count if heap.control.root_slot_count <= ROOT_SLOT_LIMIT else 0
+    ranges = heap.control.root_range_count if heap.control.root_range_count <= ROOT_RANGE_LIMIT else 0
+    for number in range(slots + ranges):  # in one loop, for there is code for each `yield` that is written
+        start: u64 = 0
+        count: u64 = 0
+        if number < slots:
+            start = cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value
+            count = u64(1) if start != 0 else 0
+        else:
+            address = cell(u64, heap.control.root_ranges + u64(number - slots) * _ADDRESS).value
+            if address != 0:
+                start = at(VMTable, address).base
+                count = at(VMTable, address).length
+        for element in range(count):
+            held = heap.outside(start + element * _REFERENCE).value
             if is_object(held):
-                root.place = address
+                root.place = start + element * _REFERENCE
                 yield held
 
 
@@ -74,12 +94,11 @@ def every_root(heap: Heap, root: Root) -> Iterator[Ref]:
 
 
 @native
-def find_slot(heap: Heap, address: u64) -> u32:
-    """The number of the entry that holds an address; the number of entries when none does."""
-    control = heap.control
+def find(table: u64, count: u32, address: u64) -> u32:
+    """The number of the entry of a table that holds an address; the number of entries when none does."""
     number: u32 = 0
-    while number < control.root_slot_count:
-        if cell(u64, control.root_slots + u64(number) * _ADDRESS).value == address:
+    while number < count:
+        if cell(u64, table + u64(number) * _ADDRESS).value == address:
             return number
         number += 1
     return number
@@ -87,15 +106,38 @@ def find_slot(heap: Heap, address: u64) -> u32:
 
 @inline
 def is_registered(heap: Heap, address: u64) -> bool:
-    """Whether a slot is in the table."""
-    return find_slot(heap, address) < heap.control.root_slot_count
+    """Whether a slot is in the table, or in a range that is."""
+    control = heap.control
+    if find(control.root_slots, control.root_slot_count, address) < control.root_slot_count:
+        return True
+    return is_in_range(heap, address)
+
+
+@native
+def is_in_range(heap: Heap, address: u64) -> bool:
+    """Whether a slot is in a range that is in the table."""
+    control = heap.control
+    for number in range(control.root_range_count):
+        place = cell(u64, control.root_ranges + u64(number) * _ADDRESS).value
+        if (place != 0) and holds(at(VMTable, place), address):
+            return True
+    return False
+
+
+@inline
+def holds(table: VMTable, address: u64) -> bool:
+    """Whether a slot is one of a range's."""
+    if address < table.base:
+        return False
+    offset = address - table.base
+    return (offset % _REFERENCE == 0) and (offset // _REFERENCE < table.length)
 
 
 @inline
 def register_slot(heap: Heap, address: u64) -> None:
     """Enter a slot in the table. Fails when that is full."""
     control = heap.control
-    number = find_slot(heap, 0)
+    number = find(control.root_slots, control.root_slot_count, 0)
     require(number < ROOT_SLOT_LIMIT, Status.LIMIT, f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use")
     cell(u64, control.root_slots + u64(number) * _ADDRESS).value = address
     if number == control.root_slot_count:
@@ -105,9 +147,30 @@ def register_slot(heap: Heap, address: u64) -> None:
 @inline
 def unregister_slot(heap: Heap, address: u64) -> None:
     """Take a slot out of the table. Fails when it is not there."""
-    number = find_slot(heap, address)
-    require(number < heap.control.root_slot_count, Status.BAD_SLOT, "slot {:#x} is not registered", address)
-    cell(u64, heap.control.root_slots + u64(number) * _ADDRESS).value = 0
+    control = heap.control
+    number = find(control.root_slots, control.root_slot_count, address)
+    require(number < control.root_slot_count, Status.BAD_SLOT, "slot {:#x} is not registered", address)
+    cell(u64, control.root_slots + u64(number) * _ADDRESS).value = 0
+
+
+@inline
+def register_range(heap: Heap, address: u64) -> None:
+    """Enter a range in its table, by the address of its `VMTable`. Fails when that is full."""
+    control = heap.control
+    number = find(control.root_ranges, control.root_range_count, 0)
+    require(number < ROOT_RANGE_LIMIT, Status.LIMIT, f"no root range is left: all {ROOT_RANGE_LIMIT} are in use")
+    cell(u64, control.root_ranges + u64(number) * _ADDRESS).value = address
+    if number == control.root_range_count:
+        control.root_range_count = number + 1
+
+
+@inline
+def unregister_range(heap: Heap, address: u64) -> None:
+    """Take a range out of its table. Fails when it is not there."""
+    control = heap.control
+    number = find(control.root_ranges, control.root_range_count, address)
+    require(number < control.root_range_count, Status.BAD_SLOT, "root range {:#x} is not registered", address)
+    cell(u64, control.root_ranges + u64(number) * _ADDRESS).value = 0
 
 
 @inline

@@ -12,6 +12,7 @@ from lowheap.layout import (
     FIRST_INDEX,
     HANDLES_OFFSET,
     HOST_DATA_OFFSET,
+    ROOT_RANGES_OFFSET,
     ROOT_SLOTS_OFFSET,
     TYPE_DATA_OFFSET,
     TYPE_TABLE_OFFSET,
@@ -32,6 +33,7 @@ def set_up_tables(control: u64, mapping: u64) -> None:
     new.type_data = mapping + TYPE_DATA_OFFSET
     new.handles = mapping + HANDLES_OFFSET
     new.root_slots = mapping + ROOT_SLOTS_OFFSET
+    new.root_ranges = mapping + ROOT_RANGES_OFFSET
     new.host_data = mapping + HOST_DATA_OFFSET
 
 

@@ -12,7 +12,7 @@ The checks trust no byte but what they have checked, in this order:
 
 `verify` is all that; `verify_frames` and the collector's `verify_held` look at what frames hold.
 
-The addresses of registered root slots, and of what frames hold, are trusted: they are not the heap's.
+The addresses of registered root slots and ranges, and of what frames hold, are trusted: they are not the heap's.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ from lowheap.layout import (
     OBJECT_KINDS,
     REFERENCE_SIZE,
     RESERVED_MASK,
+    ROOT_RANGE_LIMIT,
+    ROOT_RANGES_OFFSET,
     ROOT_SLOT_LIMIT,
     ROOT_SLOTS_OFFSET,
     SIZE_CLASS_COUNT,
@@ -170,11 +172,13 @@ _type_table_is_at = _place_of("the type table")
 _type_data_is_at = _place_of("the type data")
 _handles_are_at = _place_of("the table of handles")
 _root_slots_are_at = _place_of("the table of root slots")
+_root_ranges_are_at = _place_of("the table of root ranges")
 _host_data_is_at = _place_of("the side table")
 _types_fit = _count_of("types", TYPE_LIMIT)
 _type_data_fits = _count_of("words of type data", TYPE_DATA_LIMIT)
 _handles_fit = _count_of("handles", HANDLE_LIMIT)
 _root_slots_fit = _count_of("root slots", ROOT_SLOT_LIMIT)
+_root_ranges_fit = _count_of("root ranges", ROOT_RANGE_LIMIT)
 _host_data_fits = _count_of("host-data ids", HOST_DATA_LIMIT)
 
 
@@ -188,6 +192,7 @@ def verify_addresses(heap: Heap) -> None:
     _type_data_is_at(heap, control.type_data, start + TYPE_DATA_OFFSET)
     _handles_are_at(heap, control.handles, start + HANDLES_OFFSET)
     _root_slots_are_at(heap, control.root_slots, start + ROOT_SLOTS_OFFSET)
+    _root_ranges_are_at(heap, control.root_ranges, start + ROOT_RANGES_OFFSET)
     _host_data_is_at(heap, control.host_data, start + HOST_DATA_OFFSET)
 
 
@@ -200,6 +205,7 @@ def verify_places(heap: Heap) -> None:
     _type_data_fits(heap, control.type_data_length)
     _handles_fit(heap, control.handle_count)
     _root_slots_fit(heap, control.root_slot_count)
+    _root_ranges_fit(heap, control.root_range_count)
     _host_data_fits(heap, control.host_data_count)
     verify_bounds(heap)
     if (control.capacity > control.maximum) or (control.maximum > MAXIMUM_CAPACITY):
@@ -812,7 +818,7 @@ def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
 
 @native
 def count_owners(heap: Heap, notes: u64) -> None:
-    """Note an owner with each object for each traced slot, handle and registered root slot that refers to it."""
+    """Note an owner with each object for each traced slot, handle and root slot (of ranges, too) that refers to it."""
     for index in heap.collector.blocks(heap):
         if not is_free(heap, index):
             heap.collector.count_owned(heap, notes, index)

@@ -1,0 +1,199 @@
+"""Random modules: of a seed, what `wasm-tools smith` makes of its bytes, with functions that anybody can call.
+
+A function of smith's may take and return references and vectors, which cannot be handed to every engine. So a module is
+given, for each function whose parameters can be made, one that takes numbers only: it makes the references, calls, and
+returns numbers: of a reference, whether it is null; of a vector, its halves. Another one returns what is in the globals
+and tables. All modules end: smith counts down as they run, and traps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowheap.types import V128, AbstractHeapType, FuncType, NumType, RefType, ValType
+from lowheap.wasm.decode import DecodedModule, FunctionImport, decode
+from lowheap.wasm.validate import to_binary
+from lowheap.wasm.wasm_tools import run_wasm_tools
+
+FEATURES = (
+    "bulk-memory",
+    "custom-page-sizes",
+    "exceptions",
+    "gc",
+    "memory64",
+    "multi-value",
+    "reference-types",
+    "saturating-float-to-int",
+    "sign-extension-ops",
+    "simd",
+    "tail-call",
+    "wide-arithmetic",
+)
+"""What smith may use."""
+
+_LIMITS: dict[str, int | str] = {
+    "max-imports": 0,
+    "min-funcs": 2,
+    "max-funcs": 8,
+    "max-instructions": 200,
+    "max-types": 10,
+    "max-memories": 3,
+    "max-tables": 3,
+    "max-table-elements": 60,
+    "max-memory32-bytes": 200_000,
+    "max-memory64-bytes": 200_000,
+    "memory-max-size-required": "true",
+    "table-max-size-required": "true",
+    "canonicalize-nans": "true",  # which NaN an operation makes is left open, too
+    "relaxed-simd-enabled": "false",  # and much of these
+    "threads-enabled": "false",  # memories would be shared
+    "shared-everything-threads-enabled": "false",
+    "custom-descriptors-enabled": "false",
+    "compact-imports-enabled": "false",
+    "generate-custom-sections": "false",
+}
+_BYTES = (300, 6000)
+
+CALL, STATE, MEMORY = "call ", "state", "memory "
+"""How the exports are called that are added: a function's by its index, a memory's by its own."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module, and which functions and memories of it anybody can use."""
+
+    binary: bytes
+    functions: dict[int, tuple[NumType, ...]]
+    """The types of numbers that each of the added functions takes, by the number in its name."""
+    memories: tuple[int, ...]
+    has_state: bool
+
+
+def make(seed: int, without: tuple[str, ...] = ()) -> Module:
+    """Return a module; `without` names features that it must not use."""
+    source = random.Random(seed)
+    flags = [f"--{name}-enabled={'false' if name in without else 'true'}" for name in FEATURES]
+    flags += [f"--{name}={value}" for name, value in _LIMITS.items()]
+    data = source.randbytes(source.randint(*_BYTES))
+    return callable_module(run_wasm_tools(["smith", "--ensure-termination", *flags], given=data, what_for="fuzzing"))
+
+
+def callable_module(binary: bytes) -> Module:
+    """Return a module that anybody can call; one that has been made so is not changed, though parts may be gone."""
+    found = decode(binary)
+    if not any(each.name == STATE or each.name.startswith(CALL) for each in found.exports):
+        text = run_wasm_tools(["print", "-"], given=binary, what_for="fuzzing").decode()
+        end = text.rindex(")")
+        binary = to_binary("\n".join((text[:end], *_added(found), ")")))
+        found = decode(binary)
+    functions = {
+        int(each.name.removeprefix(CALL)): _numbers(_function_type(found, each.index))
+        for each in found.exports
+        if each.name.startswith(CALL)
+    }
+    memories = tuple(int(each.name.removeprefix(MEMORY)) for each in found.exports if each.name.startswith(MEMORY))
+    return Module(binary, functions, memories, any(each.name == STATE for each in found.exports))
+
+
+def read(path: Path) -> Module:
+    """Return the module in a file."""
+    return callable_module(path.read_bytes())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is added
+
+
+def _function_type(module: DecodedModule, index: int) -> FuncType:
+    imported = [each.desc.type_index for each in module.imports if isinstance(each.desc, FunctionImport)]
+    members = [member for group in module.rec_groups for member in group]
+    type = members[(imported + module.functions)[index]].composite
+    assert isinstance(type, FuncType), "a function has a function type"
+    return type
+
+
+def _numbers(type: FuncType) -> tuple[NumType, ...]:
+    """The numbers of which a function's arguments are made."""
+    return tuple(number for each in type.params for number in _made_of(each))
+
+
+def _made_of(type: ValType) -> tuple[NumType, ...]:
+    if isinstance(type, NumType):
+        return (type,)
+    return (NumType.I64, NumType.I64) if type is V128 else ()
+
+
+def _added(module: DecodedModule) -> Iterator[str]:
+    """Yield the fields that a module is given."""
+    count = sum(isinstance(each.desc, FunctionImport) for each in module.imports) + len(module.functions)
+    for index in range(count):
+        type = _function_type(module, index)
+        arguments = _arguments(type)
+        if arguments is not None:
+            params = "".join(f" (param {each})" for each in _numbers(type))
+            yield _returning(f"{CALL}{index}", params, [*arguments, f"(call {index})"], list(type.results))
+    values: list[ValType] = []
+    code = []
+    for number, definition in enumerate(module.globals):
+        code.append(f"(global.get {number})")
+        values.append(definition.type.storage)
+    for number, table in enumerate(module.tables):
+        address = "i64" if table.type.is_64 else "i32"
+        for place in range(4):
+            code.append(
+                f"(if (result i32) ({address}.gt_u (table.size {number}) ({address}.const {place})) "
+                f"(then (ref.is_null (table.get {number} ({address}.const {place})))) (else (i32.const 2)))"
+            )
+        code.append(f"(table.size {number})")
+        values += [NumType.I32] * 4 + [NumType.I64 if address == "i64" else NumType.I32]
+    yield _returning(STATE, "", code, values)
+    for number in range(len(module.memories)):
+        yield f'(export "{MEMORY}{number}" (memory {number}))'
+
+
+def _arguments(type: FuncType) -> list[str] | None:
+    """The instructions that push a function's arguments; None when one cannot be made."""
+    code, taken = [], 0
+    for each in type.params:
+        made = _made_of(each)
+        if each is V128:
+            code.append(
+                f"(i64x2.replace_lane 1 (i64x2.splat (local.get {taken})) (local.get {taken + 1}))",
+            )
+        elif made:
+            code.append(f"(local.get {taken})")
+        elif isinstance(each, RefType) and each.nullable:
+            code.append(f"(ref.null {each.heap_type})")
+        elif isinstance(each, RefType) and each.heap_type in _I31_IS_ONE:
+            code.append("(ref.i31 (i32.const 5))")
+        else:
+            return None
+        taken += len(made)
+    return code
+
+
+_I31_IS_ONE = (AbstractHeapType.ANY, AbstractHeapType.EQ, AbstractHeapType.I31)
+
+
+def _returning(name: str, params: str, code: list[str], values: list[ValType]) -> str:
+    """A function that pushes values, and returns numbers that tell them."""
+    results: list[str] = []
+    told: list[str] = []
+    for number, each in enumerate(values):
+        local = f"(local.get $v{number})"
+        if isinstance(each, RefType):
+            results.append("i32")
+            told.append(f"(ref.is_null {local})")
+        elif each is V128:
+            results += ["i64", "i64"]
+            told += [f"(i64x2.extract_lane {lane} {local})" for lane in (0, 1)]
+        else:
+            results.append(str(each))
+            told.append(local)
+    taken = [f"(local.set $v{number})" for number in reversed(range(len(values)))]
+    locals = " ".join(f"(local $v{number} {each})" for number, each in enumerate(values))
+    result = f"(result {' '.join(results)})" if results else ""
+    return f'(func (export "{name}"){params} {result} {locals} {" ".join((*code, *taken, *told))})'

@@ -1,0 +1,45 @@
+"""Limits of memories and tables: whether they make sense, what fits what, and address space for as much as may come."""
+
+from __future__ import annotations
+
+from lowheap.errors import HeapError
+from lowheap.memory import Mapping
+from lowheap.types import Limits
+
+_GRANULE = 1 << 16
+"""A reservation is a multiple of so many bytes, as every system's pages are."""
+
+
+def fits(own: Limits, wanted: Limits) -> bool:
+    """Whether what has limits may be imported under others."""
+    return own.min >= wanted.min and (wanted.max is None or (own.max is not None and own.max <= wanted.max))
+
+
+def reserve(least: int, most: int, what: str) -> Mapping:
+    """Return so many bytes of address space for something, or, where these are not to be had, fewer.
+
+    HeapError where there is no room for the least.
+    """
+    size = most
+    while True:
+        try:
+            return Mapping(max(_GRANULE, (size + _GRANULE - 1) & -_GRANULE))
+        except (MemoryError, OverflowError) as error:
+            if size <= least:
+                raise HeapError(f"no address space is left for a {what} of {least} bytes: {error}") from error
+            size = max(least, size // 2)
+
+
+def check_limits(limits: object, most: int, unit: str, range: str) -> None:
+    """TypeError or ValueError for what are no limits. `most` is the largest that there is, `range` how to say that."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"the limits are {limits!r}; they must be Limits")
+    for name, value in (("min", limits.min), ("max", limits.max)):
+        if value is None and name == "max":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"the limits' {name} is {value!r}; it must be an int, a number of {unit}")
+        if not 0 <= value <= most:
+            raise ValueError(f"the limits' {name} is {value}; it must be {range}")
+    if limits.max is not None and limits.max < limits.min:
+        raise ValueError(f"the limits are {limits.min} to {limits.max}; the first may not be the larger one")
