@@ -183,8 +183,8 @@ class Program:
     def bytes(self) -> tuple[bytes, dict[str, int]]:
         """The whole heap, and what of the control block is no address."""
         control = self.world.heap.control
-        addresses = {"heap_base", "type_table", "type_data", "handles", "root_slots", "host_data", "drc", "reserved"}
-        names = {field[0] for field in control._fields_} - {*addresses, "size_class_heads"}
+        addresses = {"heap_base", "type_table", "type_data", "handles", "root_slots", "root_ranges", "host_data"}
+        names = {field[0] for field in control._fields_} - {*addresses, "drc", "reserved", "size_class_heads"}
         values = {name: getattr(control, name) for name in names}
         values |= {f"class {number}": head for number, head in enumerate(control.size_class_heads)}
         values |= {"list": control.over_approximated_stack_roots, "length": control.current_len}

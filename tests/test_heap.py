@@ -60,6 +60,7 @@ from lowheap.layout import (
     VMDrcHeader,
     VMGcKind,
     VMHeapControl,
+    VMTable,
     VMTypeInfo,
     align_up,
     block_length,
@@ -166,12 +167,14 @@ def test_detaching_forgets_everything(world: World) -> None:
     world.roots.create_handle(world.new_cell())
     slot = ctypes.c_uint32(world.new_cell())
     world.roots.add_slot(ctypes.addressof(slot))
+    table = VMTable(ctypes.addressof(slot), 1, 1)
+    world.roots.add_range(ctypes.addressof(table))
     heap.expose_gc_ref_to_wasm(world.new_cell())
     heap.enter_no_gc_scope()
+    addresses = ("type_table", "type_data", "handles", "root_slots", "root_ranges", "host_data")
 
     def tables() -> list[int]:
-        control = heap.control
-        return [control.type_table, control.type_data, control.handles, control.root_slots, control.host_data]
+        return [getattr(heap.control, name) for name in addresses]
 
     before = tables()
     type_table = ctypes.string_at(heap.control.type_table, ctypes.sizeof(VMTypeInfo) * heap.control.type_count)
@@ -181,7 +184,8 @@ def test_detaching_forgets_everything(world: World) -> None:
     control = heap.control
     assert ctypes.string_at(control.type_table, len(type_table)) == bytes(len(type_table)), "types outlive the memory"
     assert tables() == before
-    control.type_table = control.type_data = control.handles = control.root_slots = control.host_data = 0
+    for name in addresses:
+        setattr(control, name, 0)
     assert control.epoch == 1
     control.epoch = 0
     assert bytes(control) == bytes(ctypes.sizeof(VMHeapControl))
