@@ -119,8 +119,8 @@ class Linker(NotCopied):
         )
 
     def define_unknown_imports_as_default_values(self, store: Store, module: Module) -> None:
-        """Name all that a module imports and that has no name yet: 0, null, functions that return these, and new memories,
-        tables and tags.
+        """Name all that a module imports and that has no name yet: 0, null, functions that return these, and new
+        memories, tables and tags.
 
         LinkError, and nothing is named, where there is no such value, for a reference that cannot be null.
         """
