@@ -228,7 +228,7 @@ def place_in_object(heap: Heap, reference: Ref, field: u32, storages: Storages, 
 
 @native
 def check_storage_of(heap: Heap, type_index: u32, field: u32, storages: Storages, part: Text, number: u32) -> None:
-    access.check_storage(heap, types.field_info(heap, heap.type_info(type_index), field), storages, part, number)
+    access.check_storage(types.field_info(heap, heap.type_info(type_index), field), storages, part, number)
 
 
 @native
