@@ -36,7 +36,7 @@ FEATURES = (
 
 _LIMITS: dict[str, int | str] = {
     "max-imports": 0,
-    "min-funcs": 2,
+    "min-funcs": 4,
     "max-funcs": 8,
     "max-instructions": 200,
     "max-types": 10,
@@ -73,10 +73,11 @@ class Module:
 
 
 def make(seed: int, without: tuple[str, ...] = ()) -> Module:
-    """Return a module; `without` names features that it must not use."""
+    """Return a module; `without` names features that it must not use. Every third has few instructions that trap."""
     source = random.Random(seed)
     flags = [f"--{name}-enabled={'false' if name in without else 'true'}" for name in FEATURES]
     flags += [f"--{name}={value}" for name, value in _LIMITS.items()]
+    flags.append(f"--disallow-traps={str(seed % 3 == 0).lower()}")
     data = source.randbytes(source.randint(*_BYTES))
     return callable_module(run_wasm_tools(["smith", "--ensure-termination", *flags], given=data, what_for="fuzzing"))
 

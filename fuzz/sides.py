@@ -31,6 +31,9 @@ CALLS = 2
 INCONCLUSIVE = ("call stack exhausted", "GC heap out of memory", "allocation size too large")
 """What either side may come to sooner than the other."""
 
+_MOST_HEAP = 1 << 26
+"""How large a heap may become: a program that asks for more is told so at once."""
+
 Entry = tuple[str, str, str]
 """What was done, what came of it, and what there was then."""
 Run = list[Entry]
@@ -129,13 +132,16 @@ def _told(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(_told, value))
     if isinstance(value, float):
-        return "nan" if value != value else struct.pack(">d", value).hex()
+        return "nan" if value != value else f"0x{struct.pack('>d', value).hex()}"
     return repr(value)
 
 
 def _failure(error: Exception) -> str:
     """What went wrong, in wasmtime's words where it is a trap."""
     text = str(error)
+    for each in INCONCLUSIVE:
+        if each in text:
+            return each
     for code in lh.TrapCode:
         if f"wasm trap: {code.message}" in text:
             return code.message
@@ -164,7 +170,7 @@ def on_lowheap(module: Module, seed: int, way: Way) -> Run:
         compiled = lh.Module(_engine(way), module.binary)
     except lh.LowheapError as error:
         return [("module", _failure(error), "")]
-    with lh.Store(_engine(way), collect_every=way.collect_every, maximum_heap_size=1 << 26) as store:
+    with lh.Store(_engine(way), collect_every=way.collect_every, maximum_heap_size=_MOST_HEAP) as store:
 
         def instantiate() -> tuple[Callable[..., Any], Callable[[int], bytes]]:
             exports = lh.Instance(store, compiled).exports
@@ -193,6 +199,7 @@ def on_wasmtime(module: Module, seed: int) -> Run:
     engine = _wasmtime_engine()
     compiled = wasmtime.Module(engine, module.binary)
     store = wasmtime.Store(engine)
+    store.set_limits(memory_size=_MOST_HEAP)
 
     def instantiate() -> tuple[Callable[..., Any], Callable[[int], bytes]]:
         exports: Any = wasmtime.Instance(store, compiled, []).exports(store)

@@ -77,6 +77,7 @@ PASSING = [
     '(assert_trap (invoke "length" (ref.null none)) "null array reference")',
     '(assert_exhaustion (invoke "deep") "call stack exhausted")',
     '(register "other" $m) (module (import "other" "count" (global (mut i32))))',
+    '(module (import "m" "count" (global (mut i32))))',
     '(module definition $d (global (export "g") i32 (i32.const 1))) (module instance $i $d) (module instance $j $d)'
     '(assert_return (get $i "g") (i32.const 1))',
     '(assert_invalid (module (func (result i32))) "type mismatch")',

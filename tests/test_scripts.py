@@ -14,16 +14,9 @@ from lowheap.engine import Engine
 from lowheap.wasm.script import run_script
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.wast"))
-NOT_YET = ("tail_call",)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(each, id=each.stem, marks=[pytest.mark.xfail(reason="not merged")] if each.stem in NOT_YET else [])
-        for each in SCRIPTS
-    ],
-)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.stem))
 def test_a_script_of_the_projects_own_passes(script: Path) -> None:
     result = run_script(script, Engine(opt_level=0), collect_every=1)
     assert result.failures == []

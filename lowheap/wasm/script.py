@@ -165,12 +165,20 @@ class _Script:
         found = {}
         for each in module.imports:
             key = each.module, each.name
-            if each.module in self._registered:
-                if each.name in self._registered[each.module]:
-                    found[key] = self._registered[each.module][each.name]
+            exports = self._exports_of(each.module)
+            if exports is not None:
+                if each.name in exports:
+                    found[key] = exports[each.name]
             elif (item := self._harness.get(*key)) is not None:
                 found[key] = item
         return Instance(self._store, module, found)
+
+    def _exports_of(self, name: str) -> Mapping[str, Any] | None:
+        """What is to be imported from a module: one that is registered, or, as in wasmtime's scripts, just named."""
+        if name in self._registered:
+            return self._registered[name]
+        named = self._instances.get(name)
+        return None if named is None else named.exports
 
     def _module(self, command: dict[str, Any]) -> None:
         name = command.get("name")
