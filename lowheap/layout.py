@@ -1038,6 +1038,14 @@ class VMTag(ctypes.Structure):
     tag_defined: Unsigned
 
 
+class VMVector(ctypes.Structure):
+    """A v128 outside of the heap, in memory of the host's: its bytes, those of lane 0 first."""
+
+    _fields_ = (("low", ctypes.c_uint64), ("high", ctypes.c_uint64))
+    low: Unsigned
+    high: Unsigned
+
+
 class VMHostFunction(ctypes.Structure):
     """The vmctx of a host function: enough of a `VMContext` for its stub, and the number the runtime knows it by."""
 
@@ -1430,6 +1438,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMTable,
     VMDataSegment,
     VMTag,
+    VMVector,
     VMHostFunction,
     VMRootFrame,
     VMHandle,

@@ -212,6 +212,14 @@ def test_the_listing_is_what_a_disassembler_reads_in_the_object(program: Path, t
         assert sum(a[:2] != b[:2] for a, b in zip(kept, padding, strict=True)) <= len(kept) // 20, symbol
 
 
+def test_an_instruction_is_listed_with_the_prefix_that_tells_its_encoding() -> None:
+    _, code, _ = marked_code('(module (func (export "f")))', runtime="native")
+    (symbol,) = (each for each in code.functions if each.startswith("wasm.0"))
+    end = next(number for number, line in enumerate(code._assembly) if line.startswith(f"{symbol}:")) + 1
+    code._assembly.insert(end, "\t{vex}\tvpdpwssd\t(%rax), %xmm0, %xmm1")
+    assert code.assembly(symbol)[0].text.split() == ["{vex}", "vpdpwssd", "(%rax),", "%xmm0,", "%xmm1"]
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The command
 

@@ -22,6 +22,7 @@ from support.embed_heaps import CHeap, FailureError
 from support.embed_reports import Pieces, text_of
 
 import lowheap as lh
+from lowheap.bound_types import new_exception
 from lowheap.config import RUNTIMES
 from lowheap.embed import Status, abi_hash, attach, ffi
 from lowheap.embed.api import FUNCTIONS
@@ -57,12 +58,16 @@ from lowheap.layout import (
 )
 from lowheap.memory import Memory
 from lowheap.runtime.store_runtime import runtime_of
-from lowheap.types import ANYREF, F32, F64, I8, I16, I32, I64, RefType
+from lowheap.snapshot import Image
+from lowheap.snapshot.difference import diff
+from lowheap.types import ANYREF, EXNREF, F32, F64, FUNCREF, I8, I16, I32, I64, V128, RefType
 
 NULLP = ffi().NULL
 SCALARS = (I8, I16, I32, I64, F32, F64)
-FIELD_OF = {"i8": 0, "i16": 1, "i32": 2, "i64": 3, "f32": 4, "f64": 5, "ref": 6}
-FORMATS = {"i8": "<b", "i16": "<h", "i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
+FIELD_OF = {"i8": 0, "i16": 1, "i32": 2, "i64": 3, "f32": 4, "f64": 5, "ref": 6, "v128": 7}
+CARRIED = (I32, I64, F32, F64, V128, ANYREF, FUNCREF)
+CARRIED_AT = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "ref": 5, "function": 6}
+FORMATS = {"i8": "<b", "i16": "<h", "i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d", "v128": "<16s"}
 VALUES: dict[str, tuple[Any, ...]] = {
     "i8": (0, 1, -1, 127, -128),
     "i16": (0, 1, -1, 32767, -32768),
@@ -70,7 +75,20 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "i64": (0, 1, -1, 2**63 - 1, -(2**63)),
     "f32": (0.0, -1.5, float("inf"), 2.0**-149),
     "f64": (0.0, -1.5, float("-inf"), 5e-324),
+    "v128": (bytes(16), bytes(range(16)), b"\xff" * 16),
 }
+
+
+def vector(data: bytes) -> Any:
+    """An `lh_v128 *` of these bytes."""
+    made = ffi().new("lh_v128 *")
+    ffi().buffer(made)[:] = data
+    return made
+
+
+def plain(value: Any) -> Any:
+    """A number that C has read; of an `lh_v128`, its bytes."""
+    return value if isinstance(value, int | float) else bytes(ffi().buffer(ffi().addressof(value)))
 
 
 class World:
@@ -78,16 +96,18 @@ class World:
 
     def __init__(self, *, checked: bool = True, engine: lh.Engine | None = None, **options: Any) -> None:
         self.store = lh.Store(engine or lh.Engine(), **options)
-        everything = lh.StructType((*(lh.FieldType(scalar, True) for scalar in SCALARS), lh.FieldType(ANYREF, True)))
+        everything = lh.StructType(tuple(lh.FieldType(storage, True) for storage in (*SCALARS, ANYREF, V128)))
         self.everything = self.register(lh.SubType(everything, final=False))
         self.below = self.register(lh.SubType(everything, self.everything))
-        elements = {**{str(storage): storage for storage in SCALARS}, "ref": ANYREF}
+        elements = {**{str(storage): storage for storage in (*SCALARS, V128)}, "ref": ANYREF}
         self.arrays = {
             name: self.register(lh.SubType(lh.ArrayType(lh.FieldType(storage, True))))
             for name, storage in elements.items()
         }
         narrow = RefType(False, self.everything)
         self.narrow = self.register(lh.SubType(lh.StructType((lh.FieldType(narrow, True),))))
+        self.tag = lh.Tag(self.store, lh.FuncType(CARRIED, ()))
+        self.store.heap.register_type(self.tag.type_index)
         self.native = attach(self.store, checked=checked)
 
     def register(self, type: lh.SubType) -> int:
@@ -107,7 +127,14 @@ class World:
         """A handle of a new object that Python made."""
         if kind == "everything":
             return lh.Struct(self.store, self.everything)
+        if kind == "exception":
+            return self.thrown()
         return lh.Array(self.store, self.arrays[kind], length)
+
+    def thrown(self, held: Any = None) -> lh.ExnRef:
+        """A handle of a new exception, which refers to `held`."""
+        fields = (0, 0, 0.0, 0.0, 7 << 64 | 8, held, None)
+        return new_exception(self.store, self.tag.type_index, self.tag.words, fields)
 
     def offset(self, kind: str, index: int = 0) -> int:
         """Where an `everything` has a field, or, by its element's name, where an array has an element."""
@@ -229,7 +256,7 @@ def soundness(w: World) -> None:
 
 @exercise("lh_walk")
 def walks(w: World) -> None:
-    kept = [w.new(), w.new("i16", 5), lh.ExternRef(w.store, "value")]
+    kept = [w.new(), w.new("i16", 5), lh.ExternRef(w.store, "value"), w.new("exception")]
     w.c("lh_alloc_array", w.arrays["ref"], 2)
     met: list[tuple[int, ...]] = []
 
@@ -242,6 +269,7 @@ def walks(w: World) -> None:
     ours = [(o.index, o.kind, o.type_index, o.size, o.ref_count) for o in w.store.heap.objects()]
     assert met == [(a, b, EXTERNREF_TYPE_INDEX if c is None else c, d, e) for a, b, c, d, e in ours]
     assert len(met) == len(kept) + 1
+    assert {kind for _, kind, *_ in met} == {STRUCT, ARRAY, EXTERN, EXCEPTION}
 
 
 @exercise("lh_dump")
@@ -267,7 +295,9 @@ def python_defines_types(w: World) -> None:
 @exercise("lh_field_offset")
 def offsets(w: World) -> None:
     layout = w.store.heap.struct_layout(w.everything)
-    assert [w.c("lh_field_offset", w.everything, n) for n in range(7)] == [field.offset for field in layout.fields]
+    assert [w.c("lh_field_offset", w.everything, n) for n in range(8)] == [field.offset for field in layout.fields]
+    layout = w.store.heap.exception_layout(w.tag.type_index)
+    assert [w.c("lh_field_offset", w.tag.type_index, n) for n in range(7)] == [each.offset for each in layout.fields]
     for type_index in w.arrays.values():
         assert w.c("lh_field_offset", type_index, 0) == w.store.heap.array_layout(type_index).elements_offset
 
@@ -287,7 +317,7 @@ def structs(w: World) -> None:
     assert isinstance(handle, lh.Struct)
     assert handle.type_index == w.everything
     assert handle.ref_count == 2
-    assert list(handle) == [0, 0, 0, 0, 0.0, 0.0, None]
+    assert list(handle) == [0, 0, 0, 0, 0.0, 0.0, None, 0]
     w.verify()
     w.store.collect()
     assert handle.ref_count == 1
@@ -338,9 +368,9 @@ def externrefs(w: World) -> None:
 
 @exercise("lh_type_of")
 def types_of_objects(w: World) -> None:
-    kept = [w.new(), w.new("f64"), lh.ExternRef(w.store, 1)]
+    kept = [w.new(), w.new("f64"), lh.ExternRef(w.store, 1), w.new("exception")]
     found = [w.c("lh_type_of", handle.reference) for handle in kept]
-    assert found == [w.everything, w.arrays["f64"], EXTERNREF_TYPE_INDEX]
+    assert found == [w.everything, w.arrays["f64"], EXTERNREF_TYPE_INDEX, w.tag.type_index]
 
 
 @exercise("lh_is_instance")
@@ -348,11 +378,22 @@ def instances(w: World) -> None:
     below = lh.Struct(w.store, w.below)
     above, array, extern = w.new(), w.new("i8"), lh.ExternRef(w.store, 1)
     expected = {below: {w.everything, w.below}, above: {w.everything}, array: {w.arrays["i8"]}, extern: set()}
+    expected[w.new("exception")] = {w.tag.type_index}
     for handle, types in expected.items():
-        for type_index in (w.everything, w.below, w.narrow, *w.arrays.values()):
+        for type_index in (w.everything, w.below, w.narrow, w.tag.type_index, *w.arrays.values()):
             assert w.c("lh_is_instance", handle.reference, type_index) == (type_index in types)
     for none in (NULL, i31_from_int(5)):
         assert w.c("lh_is_instance", none, w.everything) == 0
+
+
+@exercise("lh_exception_tag")
+def tags(w: World) -> None:
+    other = lh.Tag(w.store, w.tag.type)
+    for tag in (w.tag, other):
+        exception = lh.WasmException(tag, (0, 0, 0.0, 0.0, 0, None, None)).exnref
+        found = w.c("lh_exception_tag", exception.reference)
+        assert (found.tag_instance, found.tag_defined) == tag.words
+    assert w.tag.words != other.words
 
 
 @exercise("lh_array_data")
@@ -370,16 +411,28 @@ def _accessors() -> None:
         def place(w: World, storage: str) -> tuple[Any, int, int]:
             if kind == "struct":
                 return w.new(), FIELD_OF[storage], w.offset(storage, -1)
+            if kind == "exception":
+                number = CARRIED_AT[storage]
+                return w.thrown(), number, w.store.heap.exception_layout(w.tag.type_index).fields[number].offset
             return w.new(storage), 1, w.offset(storage, 1)
 
+        def holder_of(w: World, held: Any) -> tuple[Any, int]:
+            """What refers to a value, and where."""
+            if kind == "exception":
+                return w.thrown(held), CARRIED_AT["ref"]
+            holder, number = (w.new(), FIELD_OF["ref"]) if kind == "struct" else (w.new("ref"), 1)
+            holder[number] = held
+            return holder, number
+
         def read(w: World) -> None:
-            for storage in ("i8", "i16", "i32") if suffix in ("i32", "u32") else (suffix,):
+            narrow = ("i8", "i16") if kind != "exception" else ()
+            for storage in (*narrow, "i32") if suffix in ("i32", "u32") else (suffix,):
                 handle, number, offset = place(w, storage)
                 for value in VALUES[storage]:
                     w.put(handle.reference, offset, struct.pack(FORMATS[storage], value))
                     bits = 8 * struct.calcsize(FORMATS[storage])
                     expected = value % (1 << bits) if suffix == "u32" else value
-                    assert w.c(f"lh_{kind}_get_{suffix}", handle.reference, number) == expected
+                    assert plain(w.c(f"lh_{kind}_get_{suffix}", handle.reference, number)) == expected
 
         def write(w: World) -> None:
             for storage in ("i8", "i16", "i32") if suffix == "i32" else (suffix,):
@@ -387,20 +440,19 @@ def _accessors() -> None:
                 size = struct.calcsize(FORMATS[storage])
                 before = w.bytes_at(handle.reference, offset - 1, 1), w.bytes_at(handle.reference, offset + size, 1)
                 for value in VALUES[suffix]:
-                    w.c(f"lh_{kind}_set_{suffix}", handle.reference, number, value)
+                    given = vector(value) if suffix == "v128" else value
+                    w.c(f"lh_{kind}_set_{suffix}", handle.reference, number, given)
                     expected = struct.pack(FORMATS[suffix], value)[:size]  # what does not fit is cut off
                     assert w.bytes_at(handle.reference, offset, size) == expected
                 after = w.bytes_at(handle.reference, offset - 1, 1), w.bytes_at(handle.reference, offset + size, 1)
                 assert before == after
 
         def get_reference(w: World) -> None:
-            holder, held = (w.new() if kind == "struct" else w.new("ref")), w.new()
-            number = FIELD_OF["ref"] if kind == "struct" else 1
-            get = f"lh_{kind}_get_ref"
-            assert w.c(get, holder.reference, number) == NULL
-            holder[number] = lh.I31(-7)
-            assert w.c(get, holder.reference, number) == i31_from_int(-7)
-            holder[number] = held
+            held, get = w.new(), f"lh_{kind}_get_ref"
+            for value, raw in ((None, NULL), (lh.I31(-7), i31_from_int(-7))):
+                holder, number = holder_of(w, value)
+                assert w.c(get, holder.reference, number) == raw
+            holder, number = holder_of(w, held)
             assert held.ref_count == 2
             assert [w.c(get, holder.reference, number) for _ in range(3)] == [held.reference] * 3
             assert held.ref_count == 3  # the list's, once
@@ -429,10 +481,10 @@ def _accessors() -> None:
         way, _, suffix = suffix.partition("_")
         return read if way == "get" else write
 
-    for kind in ("struct", "array"):
-        for suffix in ("i32", "u32", "i64", "f32", "f64", "ref"):
+    for kind in ("struct", "array", "exception"):
+        for suffix in ("i32", "u32", "i64", "f32", "f64", "v128", "ref"):
             exercise(f"lh_{kind}_get_{suffix}")(body(kind, f"get_{suffix}"))
-            if suffix != "u32":
+            if suffix != "u32" and kind != "exception":
                 exercise(f"lh_{kind}_set_{suffix}")(body(kind, f"set_{suffix}"))
 
 
@@ -826,6 +878,83 @@ def test_compiled_code_and_c_share_objects(runtime: str, checked: bool) -> None:
     w.store.close()
 
 
+THROWER = """(module
+  (type $cell (struct (field i64)))
+  (tag $made (export "made") (param i32 v128 (ref null $cell)))
+  (import "host" "look" (func $look (param exnref)))
+  (func (export "run")
+    (local $exception exnref)
+    (block $caught (result exnref)
+      (try_table (catch_all_ref $caught)
+        (throw $made (i32.const -5) (v128.const i64x2 7 8) (struct.new $cell (i64.const 9))))
+      (unreachable))
+    (local.set $exception)
+    (call $look (local.get $exception))
+    (throw_ref (local.get $exception))))"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_c_reads_what_compiled_code_has_thrown(runtime: str, checked: bool) -> None:
+    """Where only a frame of compiled code has the exception, and C collects."""
+    engine = lh.Engine(runtime=runtime)
+    store = lh.Store(engine)
+    native = attach(store, checked=checked)
+    seen: list[Any] = []
+
+    def look(exnref: lh.ExnRef) -> None:
+        exception = exnref.reference
+        tag = native.call("lh_exception_tag", exception)
+        exnref.release()
+        native.call("lh_collect")
+        cell = native.call("lh_exception_get_ref", exception, 2)
+        native.call("lh_collect")
+        native.call("lh_verify")
+        seen.extend(
+            (
+                (tag.tag_instance, tag.tag_defined) == instance.exports["made"].words,
+                native.call("lh_exception_get_i32", exception, 0),
+                plain(native.call("lh_exception_get_v128", exception, 1)),
+                native.call("lh_struct_get_i64", cell, 0),
+            )
+        )
+
+    instance = lh.Instance(store, lh.Module(engine, THROWER), {"host": {"look": look}})
+    with pytest.raises(lh.WasmException) as raised:
+        instance.exports["run"]()
+    assert raised.value.fields[:2] == (-5, 8 << 64 | 7)
+    del raised
+    assert seen == [True, -5, struct.pack("<QQ", 7, 8), 9]
+    native.call("lh_collect")
+    assert list(store.heap.objects()) == []
+    store.close()
+
+
+def test_an_exception_in_flight_is_a_root(world: World) -> None:
+    """Nobody else has it between its throw and its catch; C finds a sound heap, and keeps it."""
+    exception = world.thrown(world.new())
+    reference, held = exception.reference, exception.fields[CARRIED_AT["ref"]].reference
+    context = runtime_of(world.store).context
+    world.c("lh_defer", reference)
+    exception.release()
+    context.exception = reference
+    world.c("lh_collect")
+    world.verify()
+    assert [each.index for each in world.store.heap.objects()] == sorted([reference, held])
+    pieces = Pieces()
+    world.c("lh_dump", pieces.write, NULLP)
+    dumped, expected = Image.from_bytes(b"".join(pieces)), world.store.snapshot()
+    assert diff(dumped, expected) == []
+    assert [(each.kind, each.reference) for each in dumped.roots] == [("frame", reference)]
+    assert [each.reference for each in expected.roots] == [reference]
+    assert [str(each) for each in dumped.object_at(reference).fields()] == [
+        *map(str, world.tag.words),
+        *("0", "0", "0.0", "0.0", f"0x{7:016x}{8:016x}", f"{held:#x}", "func 0"),
+    ]
+    context.exception = NULL
+    world.c("lh_collect")
+    assert list(world.store.heap.objects()) == []
+
+
 def test_collect_every_holds_for_allocations_by_c() -> None:
     w = World(collect_every=1)
     lost = w.c("lh_alloc_struct", w.everything)
@@ -990,6 +1119,18 @@ def _r(w: World, kind: str = "everything") -> int:
     return int(_keep(w, w.new(kind)).reference)
 
 
+def _functions(w: World) -> int:
+    """A struct of a reference to a function, which is null."""
+    type_index = w.register(lh.SubType(lh.StructType((lh.FieldType(FUNCREF, True),))))
+    return int(_keep(w, lh.Struct(w.store, type_index)).reference)
+
+
+def _exceptions(w: World) -> int:
+    """A struct of a reference to an exception, which is null."""
+    type_index = w.register(lh.SubType(lh.StructType((lh.FieldType(EXNREF, True),))))
+    return int(_keep(w, lh.Struct(w.store, type_index)).reference)
+
+
 def _set_control(**values: int) -> Callable[[World], None]:
     def change(w: World) -> None:
         for name, value in values.items():
@@ -1064,6 +1205,44 @@ MISUSES = [
     Misuse(WRONG_TYPE, InvalidReferenceError, "is not an array;", "lh_array_length", lambda w: (_r(w),)),
     Misuse(WRONG_TYPE, InvalidReferenceError, "is not a struct;", "lh_struct_get_f32", lambda w: (_r(w, "i8"), 0)),
     Misuse(WRONG_TYPE, InvalidReferenceError, "is not an externref;", "lh_externref_data", lambda w: (_r(w),)),
+    *(
+        Misuse(WRONG_TYPE, InvalidReferenceError, f"is not {wanted}; it is {found}", name, arguments)
+        for wanted, found, name, arguments in (
+            ("a struct", "an exception", "lh_struct_get_i32", lambda w: (_r(w, "exception"), 0)),
+            ("a struct", "an exception", "lh_struct_set_ref", lambda w: (_r(w, "exception"), 5, NULL)),
+            (
+                "a struct",
+                "an externref",
+                "lh_struct_get_v128",
+                lambda w: (_keep(w, lh.ExternRef(w.store, 1)).reference, 0),
+            ),
+            ("an array", "an exception", "lh_array_length", lambda w: (_r(w, "exception"),)),
+            ("an array", "a struct", "lh_array_set_v128", lambda w: (_r(w), 0, vector(bytes(16)))),
+            ("an externref", "an exception", "lh_externref_data", lambda w: (_r(w, "exception"),)),
+            ("an exception", "a struct", "lh_exception_tag", lambda w: (_r(w),)),
+            ("an exception", "an array", "lh_exception_get_ref", lambda w: (_r(w, "ref"), 0)),
+        )
+    ),
+    *(
+        Misuse(WRONG_TYPE, InvalidReferenceError, f"{part} refers to functions, which are no objects", name, arguments)
+        for part, name, arguments in (
+            ("field 6", "lh_exception_get_ref", lambda w: (_r(w, "exception"), CARRIED_AT["function"])),
+            ("field 0", "lh_struct_get_ref", lambda w: (_functions(w), 0)),
+            ("field 0", "lh_struct_set_ref", lambda w: (_functions(w), 0, NULL)),
+        )
+    ),
+    Misuse(
+        *(WRONG_TYPE, InvalidReferenceError, "object .* where heap type 0xffffff00 is wanted", "lh_struct_set_ref"),
+        lambda w: (_r(w), 6, _r(w, "exception")),
+    ),
+    Misuse(
+        *(WRONG_TYPE, InvalidReferenceError, "object .* where heap type 0xffffff0a is wanted", "lh_struct_set_ref"),
+        lambda w: (_exceptions(w), 0, _r(w)),
+    ),
+    Misuse(WRONG_TYPE, InvalidReferenceError, "field 3 .* v128, 6", "lh_struct_get_v128", lambda w: (_r(w), 3)),
+    Misuse(
+        WRONG_TYPE, InvalidReferenceError, "field 1 .* i32", "lh_exception_get_u32", lambda w: (_r(w, "exception"), 1)
+    ),
     Misuse(WRONG_TYPE, InvalidReferenceError, "field 3 has .* i32", "lh_struct_get_i32", lambda w: (_r(w), 3)),
     Misuse(WRONG_TYPE, InvalidReferenceError, "element 1 has", "lh_array_set_f64", lambda w: (_r(w, "f32"), 1, 1.0)),
     Misuse(WRONG_TYPE, InvalidReferenceError, "field 6 has storage 7", "lh_struct_set_i64", lambda w: (_r(w), 6, 1)),
@@ -1084,7 +1263,11 @@ MISUSES = [
     Misuse(Status.BAD_TYPE, TypeDefinitionError, "type 1048576 is", "lh_alloc_array", lambda w: (TYPE_LIMIT, 1)),
     Misuse(Status.BAD_TYPE, TypeDefinitionError, "4294967295 is", "lh_is_subtype", lambda w: (w.everything, 2**32 - 1)),
     Misuse(Status.BAD_TYPE, TypeDefinitionError, "type 99 is not", "lh_is_instance", lambda w: (_r(w), 99)),
-    Misuse(Status.OUT_OF_BOUNDS, HeapError, "field 7 .* has 7", "lh_struct_get_i32", lambda w: (_r(w), 7)),
+    Misuse(Status.OUT_OF_BOUNDS, HeapError, "field 8 .* has 8", "lh_struct_get_i32", lambda w: (_r(w), 8)),
+    Misuse(
+        *(Status.OUT_OF_BOUNDS, HeapError, "field 7 .* the exception at .* has 7", "lh_exception_get_f64"),
+        lambda w: (_r(w, "exception"), 7),
+    ),
     Misuse(Status.OUT_OF_BOUNDS, HeapError, "element 3 .* has 3", "lh_array_get_u32", lambda w: (_r(w, "i8"), 3)),
     Misuse(Status.OUT_OF_BOUNDS, HeapError, "field 1 .* has 1", "lh_field_offset", lambda w: (w.arrays["i8"], 1)),
     Misuse(
@@ -1160,7 +1343,9 @@ def _forged(w: World, kind: int, type_index: int, size: int, behind: int = 0, co
     return int(holder.reference) + inside
 
 
-STRUCT, ARRAY, EXTERN = int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF)
+STRUCT, ARRAY, EXTERN, EXCEPTION = (
+    int(each) for each in (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXTERN_REF, VMGcKind.EXN_REF)
+)
 SMALL, EXTERN_SIZE = HEADER_SIZE + 8, ctypes.sizeof(VMDrcExternRef)
 FORGERIES: dict[str, Callable[[World], int]] = {
     "a type that there is not": lambda w: _forged(w, STRUCT, 99, SMALL),
@@ -1170,6 +1355,8 @@ FORGERIES: dict[str, Callable[[World], int]] = {
     "a length that is not its size's": lambda w: _forged(w, ARRAY, w.arrays["i8"], ARRAY_HEADER_END + 3, 4),
     "an end beyond the heap": lambda w: _forged(w, ARRAY, w.arrays["i8"], (1 << 30) + ARRAY_HEADER_END, 1 << 30),
     "an externref of a type": lambda w: _forged(w, EXTERN, w.everything, EXTERN_SIZE),
+    "an exception of a type of structs": lambda w: _forged(w, EXCEPTION, w.narrow, SMALL),
+    "an exception of another size": lambda w: _forged(w, EXCEPTION, w.tag.type_index, SMALL),
     "an externref without host data": lambda w: _forged(w, EXTERN, EXTERNREF_TYPE_INDEX, EXTERN_SIZE, 7),
 }
 
@@ -1191,21 +1378,20 @@ def test_a_forged_header_is_no_objects(forge: Callable[[World], int], name: str)
 
 def _with_forged(w: World, forged: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Every function that takes a reference, with that one in each place where it takes one, all else being right."""
-    holder, field, elements = w.new(), FIELD_OF["ref"], w.new("ref")
-    scalars = [name for name in FIELD_OF if name != "ref"]
+    holder, field, elements, exception = w.new(), FIELD_OF["ref"], w.new("ref"), w.new("exception")
     for name, function in FUNCTIONS.items():
         types = [parameter.type for parameter in function.parameters[1:]]
-        of_array, part = "_array_" in name, name.rpartition("_")[2]
+        of_array, of_exception, part = "_array_" in name, "_exception_" in name, name.rpartition("_")[2]
         for place in [number for number, type in enumerate(types) if type == "lh_ref"]:
             arguments: list[Any] = []
             for number, parameter in enumerate(function.parameters[1:]):
                 known: dict[str, Any] = {
-                    "object": elements if of_array else holder,
-                    "field": field if place else FIELD_OF.get(part, scalars.index("i32")),
+                    "object": elements if of_array else exception if of_exception else holder,
+                    "field": field if place else (CARRIED_AT if of_exception else FIELD_OF).get(part, 2),
                     "type": w.everything,
                     "slot": _registered(w),
                 }
-                value = known.get(parameter.name, 0)
+                value = vector(bytes(16)) if parameter.type == "const lh_v128 *" else known.get(parameter.name, 0)
                 value = forged if number == place else getattr(value, "reference", value)
                 if parameter.name != "result":
                     arguments.append(value)
@@ -1435,6 +1621,8 @@ def _draw_argument(data: st.DataObject, w: World, name: str, type: str, live: li
         return {"lh_visitor": _refuse, "lh_writer": _refuse_to_write}[type]
     if type == "char *":
         return _keep(w, ffi().new("char[]", 64))
+    if type == "const lh_v128 *":
+        return vector(data.draw(st.binary(min_size=16, max_size=16)))
     if type == "const lh_field *":
         return _keep(w, ffi().new("lh_field[]", 40))
     return NULLP
@@ -1445,7 +1633,7 @@ def _draw_argument(data: st.DataObject, w: World, name: str, type: str, live: li
 def test_nothing_that_is_passed_breaks_the_checked_form(data: st.DataObject) -> None:
     w = World(maximum_heap_size=1 << 16, initial_heap_size=1 << 16)
     kept: list[Any] = [w.new(), w.new(), lh.Struct(w.store, w.narrow, [w.new()]), lh.ExternRef(w.store, "value")]
-    kept += [w.new(kind) for kind in w.arrays]
+    kept += [w.new(kind) for kind in (*w.arrays, "exception")]
     kept[0][6] = kept[1]
     live = [handle.reference for handle in kept]
     _freed(w)

@@ -403,6 +403,31 @@ def test_externrefs_share_the_interface_of_all_objects(checked: bool) -> None:
         heap.call("lh_verify")
 
 
+@BOTH
+def test_vectors_of_heaps_of_c(checked: bool) -> None:
+    """A v128 has its bytes, those of lane 0 first, and nothing besides is written."""
+    field, byte = (VMStorage.V128, FIELD_MUTABLE, 0), (VMStorage.I8, FIELD_MUTABLE, 0)
+    data = bytes(range(1, 17))
+    vector = ffi().new("lh_v128 *")
+    ffi().buffer(vector)[:] = data
+    with heap_of(checked) as heap:
+        struct_type, array_type = heap.define_struct(byte, field, byte), heap.define_array(field)
+        struct, array = heap.call("lh_alloc_struct", struct_type), heap.call("lh_alloc_array", array_type, 3)
+        for kind, reference, type_index, place in (
+            ("struct", struct, struct_type, 0),
+            ("array", array, array_type, 16),
+        ):
+            start = heap.call("lh_field_offset", type_index, 1 if kind == "struct" else 0) + place
+            assert start % 16 == 0
+            assert (found := heap.call(f"lh_{kind}_get_v128", reference, 1)).low == found.high == 0
+            heap.call(f"lh_{kind}_set_v128", reference, 1, vector)
+            found = heap.call(f"lh_{kind}_get_v128", reference, 1)
+            assert (found.low, found.high) == (int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little"))
+            around = ctypes.string_at(heap.heap.heap_base + reference + start - 8, 32)
+            assert around == bytes(8) + data + bytes(8)
+        heap.call("lh_verify")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Running out of memory
 

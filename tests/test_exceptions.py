@@ -20,10 +20,11 @@ from support.combinations import examples
 
 import lowheap as lh
 from lowheap.errors import HeapExhaustedError
-from lowheap.jit import unwinder
+from lowheap.jit import safepoints, unwinder
 from lowheap.layout import KIND_MASK, NULL, VMGcKind
 from lowheap.snapshot import inspection
 from lowheap.types import EXNREF, EXTERNREF, I32, I64, FuncType
+from lowheap.wasm import function as function_module
 
 pytestmark = pytest.mark.skipif(not unwinder.is_available(), reason="no unwinder is written for this machine")
 
@@ -538,6 +539,35 @@ def test_exnref_is_a_type_of_fields_elements_and_signatures() -> None:
     assert EXNREF.nullable
 
 
+def test_many_calls_and_many_locals_take_linear_time() -> None:
+    """Of so many, numbers are in the frame; what each is at the call that throws, the handler finds."""
+    count, calls = 120, 400
+    names = " ".join(f"(local $n{number} i32)" for number in range(count))
+    body = "\n".join(f"(local.set $n{call % count} (call $host (i32.const {call})))" for call in range(calls))
+    total = "(i32.const 0)"
+    for number in range(count):
+        total = f"(i32.add (i32.mul {total} (i32.const 3)) (local.get $n{number}))"
+    wat = f"""(module (import "host" "call" (func $host (param i32) (result i32)))
+      (func (export "run") (result i32) {names} (local $r (ref null struct))
+        (block $caught (try_table (catch_all $caught) (local.set $r (ref.null struct)) {body}))
+        {total}))"""
+    stop = 0
+
+    def host(number: int) -> int:
+        if number == stop:
+            raise ValueError(number)
+        return number + 1
+
+    store, exports = made(wat, {"host": {"call": host}})
+    for stop in (0, 1, 130, 399, 1000):
+        expected = 0
+        for number in range(count):
+            last = max((call for call in range(min(stop, calls)) if call % count == number), default=-1)
+            expected = (expected * 3 + last + 1) & 0xFFFF_FFFF
+        assert exports.run() & 0xFFFF_FFFF == expected
+    store.verify()
+
+
 # --- Programs at random, and wasmtime ---------------------------------------------------------------------------------
 
 TAGS = ("$a", "$b", "$c")
@@ -665,12 +695,20 @@ def on_wasmtime(wat: str) -> list[int]:
 
 
 @settings(max_examples=examples(8, 150), deadline=None)
-@given(st.integers(0, 1 << 32), st.sampled_from(range(len(variations()))))
-def test_random_programs_do_what_they_do_on_wasmtime(seed: int, variation: int) -> None:
+@given(st.integers(0, 1 << 32), st.sampled_from(range(len(variations()))), st.booleans(), st.booleans())
+def test_random_programs_do_what_they_do_on_wasmtime(
+    seed: int, variation: int, are_locals_kept: bool, has_root_frames: bool
+) -> None:
+    """Also with what functions of many calls, locals and references get: these in the frame."""
     wat = _Drawn(seed).text
     chosen = variations()[variation]
     engine = lh.Engine(**chosen["engine"])
-    module = lh.Module(engine, wat)
+    with pytest.MonkeyPatch.context() as patch:
+        if are_locals_kept:
+            patch.setattr(function_module, "_MOST_BROUGHT", 0)
+        if has_root_frames:
+            patch.setattr(safepoints, "MOST_LISTED", 0)
+        module = lh.Module(engine, wat)
     results = []
     for number in INPUTS:
         store = lh.Store(engine, **chosen["store"])

@@ -159,6 +159,35 @@ def test_programs_take_what_they_take_in_wasmtime(peer: Side) -> None:
         side.store.close()
 
 
+TABLES = [
+    "(table 5 funcref) (elem (i32.const 1) func $f $f)",
+    "(table $t 5 funcref) (elem (table $t) (i32.const 1) funcref (ref.func $f) (ref.null func))",
+    "(table $t 5 funcref) (elem (table $t) (i32.const 1) funcref (ref.null func)) (elem (i32.const 1) func $f $f)",
+    "(table 5 funcref) (elem (i32.const 4) func $f) (elem (offset (global.get $one)) func $f) (elem (i32.const 1) $f)",
+    "(table 5 (ref func) (ref.func $f)) (elem (i32.const 1) func $f $f)",
+    "(table $t 1048577 (ref func) (ref.func $f)) (elem (table $t) (i32.const 1) func $f $f)",
+    "(table $t 5 externref) (elem (table $t) (i32.const 1) externref (ref.null extern))",
+    "(table $t 5 i31ref (ref.i31 (i32.const 1))) (elem (table $t) (i32.const 1) i31ref (item (ref.i31 (i32.const 1))))",
+    "(table i64 5 funcref) (elem (offset (i64.const 1)) func $f $f)",
+    "(table 5 funcref) (elem func $f) (elem declare func $f) (elem declare funcref (ref.func $f))",
+    "(elem i31ref (ref.i31 (i32.const 1)) (ref.null i31))",
+]
+
+
+@pytest.mark.parametrize("tables", TABLES)
+def test_an_instance_with_tables_takes_what_it_takes_in_wasmtime(tables: str) -> None:
+    source = f"(module (global $one i32 (i32.const 1)) (func $f) {tables} (start $f))"
+    config = wasmtime.Config()
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = config.wasm_memory64 = True
+    peer = wasmtime.Store(wasmtime.Engine(config))
+    peer.set_fuel(PLENTY * 100)
+    wasmtime.Instance(peer, wasmtime.Module(peer.engine, source), [])
+    store = lh.Store(lh.Engine(consume_fuel=True))
+    store.set_fuel(PLENTY * 100)
+    lh.Instance(store, lh.Module(store.engine, source))
+    assert store.get_fuel() == peer.get_fuel()
+
+
 def test_they_stop_where_they_stop_in_wasmtime(peer: Side, module: lh.Module) -> None:
     side = side_of(module)
     stopped = 0

@@ -61,6 +61,10 @@ lh_status use(lh_heap **heap, int32_t number) {
         LH_FRAME(*heap, inner, 1);
         status = lh_alloc_struct(*heap, type, &outer[0]);
         *(int32_t *)lh_address(*heap, outer[0], place) = lh_i31_value(lh_i31(number));
+        const lh_v128 vector = {1, 2};
+        lh_tag tag;
+        lh_struct_set_v128(*heap, outer[0], 6, &vector);
+        status = lh_exception_tag(*heap, outer[0], &tag);
         inner[0] = lh_is_object(outer[0]) ? LH_NULL : lh_i31(lh_is_i31(outer[1]));
         *(uint32_t *)lh_address(*heap, outer[0], place) = lh_i31_value_u(inner[0]);
     }

@@ -198,6 +198,23 @@ def place_of_field(heap: Heap, reference: Ref, field: u32, storages: Storages) -
 
 
 @native
+def place_in_exception(heap: Heap, reference: Ref, field: u32, storages: Storages) -> u32:
+    offset, entry = access.exception_place(heap, reference, field, storages)
+    return offset * 64 + u32(entry.storage)
+
+
+@native
+def place_in_object(heap: Heap, reference: Ref, field: u32, storages: Storages, name: Text) -> u32:
+    offset, entry = access.place_of_field(heap, reference, field, storages, name)
+    return offset * 64 + u32(entry.storage)
+
+
+@native
+def check_storage_of(heap: Heap, type_index: u32, field: u32, storages: Storages, part: Text, number: u32) -> None:
+    access.check_storage(heap, types.field_info(heap, heap.type_info(type_index), field), storages, part, number)
+
+
+@native
 def place_of_element(heap: Heap, reference: Ref, index: u32, storages: Storages) -> u32:
     offset, entry = access.element_place(heap, reference, index, storages)
     return offset * 64 + u32(entry.storage)
@@ -290,6 +307,9 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     verify.verify: look_at_all,
     verify.forget_notes: look_at_all,
     access.field_place: place_of_field,
+    access.exception_place: place_in_exception,
+    access.place_of_field: place_in_object,
+    access.check_storage: check_storage_of,
     access.element_place: place_of_element,
     access.check_value: check_value_of,
     casts.supertype_at: supertype_of,
@@ -546,6 +566,12 @@ def an_object(draw: Draw, made: Made) -> list[Argument]:
     return [draw(st.sampled_from(made.objects))]
 
 
+def an_object_with_fields(draw: Draw, made: Made) -> list[Argument]:
+    made.step("exception", 0, 0, 0)
+    types = {each: made.heap.header(each).type_index for each in made.objects}
+    return [draw(st.sampled_from([each for each, index in types.items() if index != EXTERNREF_TYPE_INDEX]))]
+
+
 def a_reference(draw: Draw, made: Made) -> list[Argument]:
     return [draw(st.sampled_from([NULL, 1, 0xFFFF_FFFF, *made.objects]))]
 
@@ -609,6 +635,7 @@ NOTE = drawn(
 INDEX = drawn(st.integers(0, 120).map(lambda number: FIRST_INDEX + number * BLOCK_ALIGN))
 TYPE_INDEX = drawn(st.integers(0, 12) | st.sampled_from([EXTERNREF_TYPE_INDEX, 1 << 20]))
 A_TYPE = drawn(st.integers(0, 8))
+KIND_OF_OBJECTS = st.sampled_from([int(each) for each in VMGcKind])
 KIND = drawn(st.sampled_from([int(each) for each in VMGcKind]) | ANY_U32)
 HEAP_TYPE = drawn(st.sampled_from([*map(int, VMHeapType), 0, 1, 2, 3, 6]))
 FEW = drawn(st.integers(0, 12))
@@ -898,7 +925,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     null.verify_noted: then(an_object, NOTE),
     null.write: slot_and_value,
     access.agrees_with_type: an_object,
-    access.check_kind: then(an_object, drawn(st.sampled_from([int(each) for each in VMGcKind]))),
+    access.check_kind: then(an_object, drawn(KIND_OF_OBJECTS)),
     access.check_names_object: anything,
     access.check_object: anything,
     access.check_reference: anything,
@@ -906,7 +933,11 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     access.load_unsigned: bytes_of_array,
     access.object_problem: anything,
     access.store_integer: then(bytes_of_array, ANY_NUMBER),
+    access.refuse_kind: then(drawn(KIND_OF_OBJECTS, KIND_OF_OBJECTS), an_object),
     place_of_field: then(an_object, drawn(st.integers(0, 3))),
+    place_in_exception: then(an_object, drawn(st.integers(0, 3))),
+    place_in_object: then(an_object_with_fields, drawn(st.integers(0, 3))),
+    check_storage_of: then(a_field_of_type, FEW),
     place_of_element: then(an_object, FEW),
     check_value_of: then(a_field_of_type, a_reference),
     casts.displays: then(A_TYPE, A_TYPE),

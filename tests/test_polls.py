@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import lowheap as lh
-from lowheap.layout import POLL_REQUESTED
+from lowheap.layout import POLL_REQUESTED, VMStoreContext
 from lowheap.runtime import polling
 from lowheap.runtime.store_runtime import runtime_of
 
@@ -539,6 +539,34 @@ def test_nothing_is_kept_alive() -> None:
     gc.collect()
     assert watched() is None
     assert store() is None
+
+
+def test_stores_that_go_while_another_comes() -> None:
+    """Python's garbage collector may find a store dead at any moment, in the midst of the watcher's own list too."""
+
+    class Cycle:
+        def __init__(self, watched: polling.Watched) -> None:
+            self.watched, self.itself = watched, self
+
+    watcher, context = polling._Watcher(), VMStoreContext()
+    kept = [polling.Watched(context) for _ in range(50)]  # so many that the list of them is no small object
+    for each in kept:
+        watcher.add(each)
+    before = gc.get_threshold()
+    try:
+        for threshold in range(1, 20):
+            gc.set_threshold(threshold)
+            for _ in range(20):
+                watched = polling.Watched(context)
+                watcher.add(watched)
+                Cycle(watched)
+    finally:
+        gc.set_threshold(*before)
+    del watched
+    gc.collect()
+    kept.append(polling.Watched(context))
+    watcher.add(kept[-1])
+    assert [each() for each in watcher._in_order] == kept
 
 
 def test_the_watcher_is_woken_out_of_its_sleep(monkeypatch: pytest.MonkeyPatch) -> None:

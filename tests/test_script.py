@@ -79,6 +79,7 @@ PASSING = [
     '(module (import "m" "count" (global (mut i32))))',
     '(assert_trap (module (table i64 0x1000000000000 funcref)) "table size")',
     '(register "other" $m) (module (import "other" "count" (global (mut i32))))',
+    '(module (import "m" "count" (global (mut i32))))',
     '(module definition $d (global (export "g") i32 (i32.const 1))) (module instance $i $d) (module instance $j $d)'
     '(assert_return (get $i "g") (i32.const 1))',
     '(assert_invalid (module (func (result i32))) "type mismatch")',

@@ -16,7 +16,7 @@ from lowheap.wasm.script import run_script
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.wast"))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.stem))
 def test_a_script_of_the_projects_own_passes(script: Path) -> None:
     result = run_script(script, Engine(opt_level=0), collect_every=1)
     assert result.failures == []

@@ -175,17 +175,22 @@ def test_subtypes_know_their_chain() -> None:
 
 def test_an_exception_shows_its_tag() -> None:
     engine = lh.Engine()
-    (tag,) = engine.types.register([lh.SubType(lh.FuncType((lh.types.I32, lh.types.ANYREF), ()))])
     with lh.Store(engine) as store:
-        store.roots.create_handle(store.alloc_exn(tag))
-        (found,) = store.snapshot().objects()
+        tag = lh.Tag(store, lh.FuncType((lh.types.I32, lh.types.ANYREF, lh.types.V128), ()))
+        error = lh.WasmException(tag, (-1, lh.I31(3), 7 << 64 | 8))
+        image = store.snapshot()
+        assert error.exnref.is_valid
+    for each in (image, Image.from_bytes(image.to_bytes())):
+        (found,) = each.objects()
         assert found.kind is VMGcKind.EXN_REF
         assert [(value.label, str(value)) for value in found.fields()] == [
-            ("tag_instance", "0"),
-            ("tag_defined", "0"),
-            ("0", "0"),
-            ("1", "null"),
+            ("tag_instance", str(tag.words[0])),
+            ("tag_defined", str(tag.words[1])),
+            ("0", "-1"),
+            ("1", "i31 3"),
+            ("2", "0x00000000000000070000000000000008"),
         ]
+        assert [type.kind for type in inspect(each).types] == ["exception"]
 
 
 def test_what_is_no_object(world: World) -> None:

@@ -49,6 +49,13 @@ PROGRAM = """(module
       (i64.sub (local.get 0) (i64.const 1)) (i64.add (local.get 1) (i64.const 1)) (local.get 2) (local.get 2)))
   (func (export "by_reference") (type $step)
     (return_call $referenced (local.get 0) (local.get 1) (ref.func $referenced)))
+  (table $t 3 funcref)
+  (elem (table $t) (i32.const 0) func $indirect)
+  (func $indirect (export "indirect") (type $step)
+    (if (i64.eqz (local.get 0)) (then (return (local.get 1))))
+    (return_call_indirect $t (type $step)
+      (i64.sub (local.get 0) (i64.const 1)) (i64.add (local.get 1) (i64.const 1)) (i32.const 0)))
+  (func (export "no_function") (param i32) (result i32) (return_call_indirect $t (result i32) (local.get 0)))
   (func (export "objects") (type $step)
     (return_call $objects
       (local.get 0) (local.get 1) (i64.const 0) (i64.const 0) (i64.const 0)
@@ -63,6 +70,12 @@ PROGRAM = """(module
       (local.get 5) (struct.new $cell (i64.const -1))))
   (func (export "endless") (result i64) (drop (call $last (i64.const 0))) (return_call $turning (i64.const 1)))
   (func $turning (param i64) (result i64) (return_call $turning (i64.add (local.get 0) (i64.const 1))))
+  (func (export "endless_indirect") (result i64)
+    (drop (call $last (i64.const 0)))
+    (table.set $t (i32.const 2) (ref.func $turning_in_table))
+    (return_call $turning_in_table))
+  (func $turning_in_table (result i64) (return_call_indirect $t (result i64) (i32.const 2)))
+  (elem declare func $turning_in_table)
   (func (export "endless_by_reference") (result i64)
     (drop (call $last (i64.const 0)))
     (return_call $turning_by_reference (ref.func $turning_by_reference)))
@@ -148,7 +161,7 @@ def test_a_million_deep(opt_level: int, runtime: str) -> None:
     assert exports["self"](DEEP, 5) == 3 * DEEP + 6
     assert exports["even"](DEEP, 0) == DEEP
     assert exports["even"](DEEP + 1, 0) == -DEEP
-    assert exports["by_reference"](DEEP, 1) == DEEP + 1
+    assert exports["by_reference"](DEEP, 1) == exports["indirect"](DEEP, 1) == DEEP + 1
     deep = DEEP if runtime == "native" else 1000
     assert exports["objects"](deep, 0) == 5 + deep + 3 * (4 + deep)
 
@@ -157,7 +170,7 @@ def test_without_polls() -> None:
     store = lh.Store(lh.Engine(interruptible=False))
     exports = lh.Instance(store, lh.Module(store.engine, PROGRAM), host()).exports
     assert exports["even"](DEEP, 0) == DEEP
-    assert exports["by_reference"](DEEP, 1) == DEEP + 1
+    assert exports["by_reference"](DEEP, 1) == exports["indirect"](DEEP, 1) == DEEP + 1
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -308,16 +321,20 @@ def passing(own: Sequence[str], callee: Sequence[str], number: str) -> str:
     )
 
 
-def ping_pong(left: Sequence[str], right: Sequence[str], results: Sequence[str], by_reference: Sequence[bool]) -> str:
+def ping_pong(left: Sequence[str], right: Sequence[str], results: Sequence[str], ways: Sequence[str]) -> str:
     """Two functions of these parameters that call one another in their tails, and allocate each time."""
     functions = ""
     returned = f"(result {' '.join(results)})" if results else ""
     for name, own, other, callee, way in (
-        ("left", left, "right", right, by_reference[0]),
-        ("right", right, "left", left, by_reference[1]),
+        ("left", left, "right", right, ways[0]),
+        ("right", right, "left", left, ways[1]),
     ):
         number = f"(local.get {len(own) + 1})"
-        call = f"return_call_ref ${other}_type" if way else f"return_call ${other}"
+        call, last = {
+            "direct": (f"return_call ${other}", ""),
+            "by reference": (f"return_call_ref ${other}_type", f"(ref.func ${other})"),
+            "indirect": (f"return_call_indirect $t (type ${other}_type)", f"(i32.const {int(other == 'right')})"),
+        }[way]
         functions += f"""
           (type ${name}_type (func (param i32 {" ".join(own)}) {returned}))
           (func ${name} (export "{name}") (type ${name}_type) (local i64)
@@ -325,13 +342,15 @@ def ping_pong(left: Sequence[str], right: Sequence[str], results: Sequence[str],
             (drop (struct.new $cell {number}))
             (if (i32.eqz (local.get 0)) (then (return {making(results, number)})))
             ({call} (i32.sub (local.get 0) (i32.const 1)) {passing(own, callee, number)}
-              {f"(ref.func ${other})" if way else ""}))"""
+              {last}))"""
     names = " ".join(f"(local.set {number})" for number in reversed(range(2, 2 + len(results))))
-    return f"""(module (type $cell (struct (field i64))) (elem declare func $left $right) {functions}
+    return f"""(module (type $cell (struct (field i64))) {functions}
+      (table $t 2 funcref) (elem (table $t) (i32.const 0) func $left $right)
       (func (export "run") (param i32 i64) (result i64) {" ".join(f"(local {each})" for each in results)}
         (call $left (local.get 0) {making(left, "(local.get 1)")}) {names} {digest(results, 2)}))"""
 
 
+WAYS = ("direct", "by reference", "indirect")
 parameters = st.lists(st.sampled_from(TYPES), max_size=24)
 
 
@@ -340,7 +359,7 @@ parameters = st.lists(st.sampled_from(TYPES), max_size=24)
     left=parameters,
     right=parameters,
     results=st.lists(st.sampled_from(TYPES), max_size=4),
-    by_reference=st.tuples(st.booleans(), st.booleans()),
+    ways=st.tuples(st.sampled_from(WAYS), st.sampled_from(WAYS)),
     opt_level=st.sampled_from(OPT_LEVELS),
     runtime=st.sampled_from(RUNTIMES),
     seed=st.integers(-(1 << 63), (1 << 63) - 1),
@@ -349,12 +368,12 @@ def test_signatures_at_random(
     left: Sequence[str],
     right: Sequence[str],
     results: Sequence[str],
-    by_reference: Sequence[bool],
+    ways: Sequence[str],
     opt_level: int,
     runtime: str,
     seed: int,
 ) -> None:
-    source = ping_pong(left, right, results, by_reference)
+    source = ping_pong(left, right, results, ways)
     instance = instance_of(source, opt_level, runtime, collect_every=1)
     peer = wasmtime_peer.Peer(source)
     for rounds in (0, 1, 2, 7):
@@ -396,7 +415,7 @@ def test_as_many_parameters_as_a_type_may_have() -> None:
 # --- Stops ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["endless", "endless_by_reference"])
+@pytest.mark.parametrize("name", ["endless", "endless_by_reference", "endless_indirect"])
 @pytest.mark.parametrize("opt_level", [0, 2])
 def test_what_calls_for_ever_is_interrupted(name: str, opt_level: int) -> None:
     def stop(*_: Any) -> None:
@@ -437,7 +456,7 @@ def test_what_calls_for_ever_stops_at_a_deadline() -> None:
 def test_fuel_is_as_in_wasmtime() -> None:
     config = wasmtime.Config()
     config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
-    source = ping_pong(["i64"], ["i64", "f64"], ["i64"], (False, True))
+    source = ping_pong(["i64"], ["i64", "f64"], ["i64"], ("indirect", "by reference"))
     peer = wasmtime.Store(wasmtime.Engine(config))
     peer.set_fuel(10_000)
     run: Any = wasmtime.Instance(peer, wasmtime.Module(peer.engine, source), []).exports(peer)["run"]
@@ -464,9 +483,15 @@ def test_traps_tell_the_frames_that_are_left(opt_level: int) -> None:
     assert names[-1] is None
     if opt_level == 0:
         assert len(names) == 2  # the function that called it is gone
-    with pytest.raises(lh.Trap) as caught:
-        exports["null"](1, 2)
-    assert caught.value.code is TrapCode.NULL_REFERENCE
+    for name, arguments, code in (
+        ("null", (1, 2), TrapCode.NULL_REFERENCE),
+        ("no_function", (0,), TrapCode.BAD_SIGNATURE),
+        ("no_function", (1,), TrapCode.INDIRECT_CALL_TO_NULL),
+        ("no_function", (3,), TrapCode.TABLE_OUT_OF_BOUNDS),
+    ):
+        with pytest.raises(lh.Trap) as caught:
+            exports[name](*arguments)
+        assert caught.value.code is code
     store.verify()
 
 

@@ -11,7 +11,7 @@ from llvmlite import binding, ir
 import lowheap as lh
 from lowheap.collectors import registry
 from lowheap.jit import engine, runtime, safepoints
-from lowheap.jit.emit import I1, I32, I64, PTR, VOID, Emitter, NativeFunction
+from lowheap.jit.emit import I1, I32, I64, PTR, VOID, Emitter, NativeFunction, begin_handler
 from lowheap.jit.stackmaps import host_architecture
 from lowheap.jit.text import print_module
 from lowheap.wasm import module as wasm_module
@@ -118,6 +118,22 @@ def test_flags_attributes_and_metadata_are_printed() -> None:
     builder.position_at_end(end)
     builder.ret(called)
     assert canonical(print_module(module)) == canonical(str(module))
+
+
+def test_calls_with_handlers_are_printed() -> None:
+    module, emitter = small()
+    builder, (vmctx, first, _) = emitter.builder, emitter.function.args
+    callee = ir.Function(module, ir.FunctionType(I32, [PTR]), "callee")
+    pad = emitter.function.append_basic_block("pad")
+    result = safepoints.invoke(builder, callee, [vmctx], pad, place=7)
+    builder.ret(result)
+    begin_handler(emitter.function, pad)
+    builder.position_at_end(pad)
+    builder.ret(first)
+    safepoints.fill_safepoints(emitter.function, [first])
+    text = print_module(module)
+    assert canonical(text) == canonical(str(module))
+    assert 'invoke i32 @"callee"(ptr %".1") [ "deopt"(i33 7, i32 %".2") ] to label ' in text
 
 
 def test_a_function_with_an_unknown_instruction_is_printed_by_llvmlite() -> None:

@@ -6,15 +6,21 @@ The programs are LLVM's instructions by hand, each function `i32(vmctx, i32)`; w
 from __future__ import annotations
 
 import ctypes
+import functools
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llvmlite import ir
+from support.combinations import examples
 
 import lowheap as lh
 from lowheap.errors import CompilerError, TrapCode
-from lowheap.jit import safepoints, transitions, unwinder
+from lowheap.jit import safepoints, transitions, unwinder, unwinding
 from lowheap.jit.call_frames import CallFrames
 from lowheap.jit.emit import I32, PTR, Emitter, NativeFunction, begin_handler, let_throw
 from lowheap.jit.engine import LoadedCode
@@ -369,6 +375,32 @@ def test_functions_that_throw_nothing_are_not_in_the_table() -> None:
     assert set(program.code.unwind_entries) < known
     sites = map(program.code.call_sites.find, known - set(program.code.unwind_entries))
     assert {site.function for site in sites if site} == {"quiet"}
+
+
+@functools.cache
+def a_module() -> tuple[Program, dict[str, tuple[int, int]]]:
+    """A linked module with handlers, and where the sections are in its object file that the unwinder goes by."""
+    program = nested(3)
+    program.link("top")
+    sections = {each.name: each for each in ELFFile(io.BytesIO(program.code._code.object)).iter_sections()}
+    names = (".eh_frame", ".rela.eh_frame", ".gcc_except_table", ".rela.llvm_stackmaps", ".symtab")
+    return program, {name: (sections[name]["sh_offset"], sections[name]["sh_size"]) for name in names}
+
+
+@settings(max_examples=examples(60, 600), deadline=None)
+@given(st.data())
+def test_damaged_tables_are_refused_or_read(data: st.DataObject) -> None:
+    program, sections = a_module()
+    start, size = sections[data.draw(st.sampled_from(sorted(sections)))]
+    image = bytearray(program.code._code.object)
+    for _ in range(data.draw(st.integers(1, 3))):
+        image[start + data.draw(st.integers(0, size - 1))] = data.draw(st.integers(0, 255))
+    code = program.code._code
+    try:
+        found = unwinding.read(bytes(image), code.statepoints, code.stack_map, program.code._functions)
+    except CompilerError:
+        return
+    assert set(found) <= set(program.code.stack_map.by_return_address)
 
 
 def test_landing_pads_and_registers_are_of_their_functions() -> None:

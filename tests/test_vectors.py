@@ -13,8 +13,12 @@ import pytest
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
 import lowheap as lh
+from lowheap.jit import engine as jit_engine
+from lowheap.jit import stackmaps
+from lowheap.jit.emit import PTR, Emitter
 from lowheap.types import V128
 from lowheap.wasm import vectors
 from lowheap.wasm.opcodes import OPCODES
@@ -348,7 +352,7 @@ def edge_records() -> list[bytes]:
     found = [vector_of([edge]) + vector_of([other]) + vector_of([edge]) for edge, other in itertools.pairwise(EDGES)]
     for size in (1, 2, 4, 8):
         sized = [edge for edge in EDGES if len(edge) == size]
-        found += [b"".join(vector_of(generator.choices(sized, k=16 // size)) for _ in range(3)) for _ in range(24)]
+        found += [b"".join(vector_of(generator.choices(sized, k=16 // size)) for _ in range(3)) for _ in range(8)]
         found += [vector_of([edge]) * 3 for edge in sized]
     return found
 
@@ -393,8 +397,8 @@ def test_accesses_to_memory_agree_with_wasmtime() -> None:
 # Arithmetic that LLVM would leave out: on constants, as they are written and as integers that turn out to be some.
 
 IDENTITIES = {
-    "f32x4": (0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7F800001, 0x40000000),
-    "f64x2": (0, 1 << 63, 0x3FF << 52, 0xBFF << 52, 0x7FF << 52, 0xFFF << 52, 0x7FF << 52 | 1, 1 << 62),
+    "f32x4": (0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0x7F800001),
+    "f64x2": (0, 1 << 63, 0x3FF << 52, 0xBFF << 52, 0x7FF << 52, 0x7FF << 52 | 1),
 }
 BINARY = ("add", "sub", "mul", "div", "min", "max")
 
@@ -407,11 +411,9 @@ def folding() -> Iterator[tuple[str, str]]:
             written = f"(v128.const {integer} {' '.join([str(bits)] * SHAPES[integer][1])})"
             splat = f"({integer}.splat (call ${type} ({type}.const {bits})))"
             for number, constant in enumerate((written, splat)):
-                for side, pushed in enumerate(
-                    (f"(v128.load (local.get 0)) {constant}", f"{constant} (v128.load (local.get 0))")
-                ):
+                for side, pair in enumerate((f"{loaded} {constant}", f"{constant} {loaded}")):
                     label = f"{shape}.{operation} {bits:#x} {number} {side}"
-                    yield label, on_a_record(label, "v128", f"({shape}.{operation} {pushed})")
+                    yield label, on_a_record(label, "v128", f"({shape}.{operation} {pair})")
     through = f"(f64x2.promote_low_f32x4 {loaded})"
     yield "f32x4.demoted", on_a_record("f32x4.demoted", "v128", f"(f32x4.demote_f64x2_zero {through})")
     for number, (b, c) in enumerate(((0x3F800000, 0x80000000), (0xBF800000, 0x80000000), (0x3F800000, 0))):
@@ -449,3 +451,18 @@ def test_a_machine_without_an_instruction_for_swizzles() -> None:
         side.exports = lh.Instance(store, lh.Module(store.engine, source)).exports
     records = edge_records()
     assert results(side, "i8x16.swizzle", records) == results(peer, "i8x16.swizzle", records)
+
+
+def test_swizzles_are_one_instruction_on_aarch64() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "host_architecture", lambda: stackmaps.AARCH64_LINUX)
+        vectors._byte_shuffle.cache_clear()
+        module = ir.Module("swizzle")
+        type = ir.FunctionType(vectors.VECTOR, [PTR, vectors.VECTOR, vectors.VECTOR])
+        emitter = Emitter(ir.Function(module, type, "swizzle"))
+        _, a, numbers = emitter.function.args
+        emitter.builder.ret(vectors.lower(emitter, "i8x16.swizzle", [a, numbers]))
+        target = jit_engine.Target("aarch64-unknown-linux-gnu")
+        optimised, machine = jit_engine.optimise(module, opt_level=2, target=target)
+        assert machine.emit_assembly(optimised).count("\ttbl\t") == 1
+    vectors._byte_shuffle.cache_clear()

@@ -119,15 +119,25 @@ _SCALARS = (
 )
 
 
-def _accessors(kind: str, what: str, number: str) -> tuple[Function, ...]:
-    reads = [
+def _readers(kind: str, what: str, number: str) -> tuple[Function, ...]:
+    return (
+        *(
+            _function(
+                f"lh_{kind}_get_{suffix}",
+                f"lh_heap *heap, lh_ref object, uint32_t {number}, {type} *result",
+                f"Read {what} that is {meaning}.",
+            )
+            for suffix, type, meaning in (*_SCALARS, ("v128", "lh_v128", "a v128"))
+        ),
         _function(
-            f"lh_{kind}_get_{suffix}",
-            f"lh_heap *heap, lh_ref object, uint32_t {number}, {type} *result",
-            f"Read {what} that is {meaning}.",
-        )
-        for suffix, type, meaning in _SCALARS
-    ]
+            f"lh_{kind}_get_ref",
+            f"lh_heap *heap, lh_ref object, uint32_t {number}, lh_ref *result",
+            f"Read {what} that is a reference, but not to a function, which is no object: by the read barrier.",
+        ),
+    )
+
+
+def _accessors(kind: str, what: str, number: str) -> tuple[Function, ...]:
     writes = [
         _function(
             f"lh_{kind}_set_{suffix}",
@@ -137,19 +147,20 @@ def _accessors(kind: str, what: str, number: str) -> tuple[Function, ...]:
         for suffix, type, meaning in _SCALARS
         if suffix != "u32"
     ]
-    references = [
+    vectors_and_references = [
         _function(
-            f"lh_{kind}_get_ref",
-            f"lh_heap *heap, lh_ref object, uint32_t {number}, lh_ref *result",
-            f"Read {what} that is a reference, by the read barrier.",
+            f"lh_{kind}_set_v128",
+            f"lh_heap *heap, lh_ref object, uint32_t {number}, const lh_v128 *value",
+            f"Write {what} that is a v128.",
         ),
         _function(
             f"lh_{kind}_set_ref",
             f"lh_heap *heap, lh_ref object, uint32_t {number}, lh_ref value",
-            f"Write {what} that is a reference, by the write barrier. What the old value alone kept alive dies.",
+            f"Write {what} that is a reference, but not to a function: by the write barrier. What the old value alone"
+            " kept alive dies.",
         ),
     ]
-    return (*reads, *writes, *references)
+    return (*_readers(kind, what, number), *writes, *vectors_and_references)
 
 
 FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
@@ -218,7 +229,7 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_field_offset",
             "lh_heap *heap, lh_type type, uint32_t field, uint32_t *result",
             "Where a struct type has a field, in bytes from the object's start; of an array type, field 0 is where its"
-            " elements start.",
+            " elements start. Of a function type, where exceptions have theirs whose tag has that type.",
         ),
         _function(
             "lh_is_subtype",
@@ -246,12 +257,14 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
         _function(
             "lh_type_of",
             "lh_heap *heap, lh_ref object, lh_type *result",
-            "The type of a struct or an array; LOWHEAP_EXTERNREF_TYPE_INDEX for an externref.",
+            "The type of a struct or an array; of an exception, that of its tag, a function type;"
+            " LOWHEAP_EXTERNREF_TYPE_INDEX for an externref.",
         ),
         _function(
             "lh_is_instance",
             "lh_heap *heap, lh_ref reference, lh_type type, uint32_t *result",
-            "Whether a reference is to an object of a type, or of a subtype: 1 or 0. Null and i31 are not.",
+            "Whether a reference is to an object of a type, as `lh_type_of` has it, or of a subtype: 1 or 0. Null and"
+            " i31 are not.",
         ),
         _function("lh_array_length", "lh_heap *heap, lh_ref array, uint32_t *result", "An array's number of elements."),
         _function(
@@ -265,9 +278,15 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "The host's data behind an externref. Of one that Python made: the address, if its value is a cffi pointer,"
             " else null.",
         ),
+        _function(
+            "lh_exception_tag",
+            "lh_heap *heap, lh_ref exception, lh_tag *result",
+            "The tag of an exception: two words that tell it from all others of the store.",
+        ),
     ),
     "Fields": _accessors("struct", "a field", "field"),
     "Elements": _accessors("array", "an element", "index"),
+    "Fields of exceptions, which are not written": _readers("exception", "a field", "field"),
     "Barriers": (
         _function(
             "lh_inc_ref",
@@ -389,6 +408,8 @@ VIEWS: tuple[View, ...] = (
     ),
     View("lh_statistics", layout.VMHeapStatistics, "A heap's figures.", {}),
     View("lh_object", layout.VMObjectInfo, "An object, as a walk meets it.", {}),
+    View("lh_v128", layout.VMVector, "A v128: 16 bytes, those of lane 0 first; to be copied to and from.", {}),
+    View("lh_tag", layout.VMTag, "What tells a tag from all others of a store.", {}),
 )
 
 

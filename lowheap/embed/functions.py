@@ -13,6 +13,7 @@ from lowheap.collectors.interface import ANY
 from lowheap.collectors.shared import host_data, roots
 from lowheap.collectors.shared.access import (
     ARRAY,
+    EXCEPTION,
     EXTERNREF,
     FRAME_SLOT,
     OBJECT,
@@ -25,6 +26,7 @@ from lowheap.collectors.shared.access import (
     check_reference,
     check_value,
     element_place,
+    exception_place,
     field_place,
     load_signed,
     load_unsigned,
@@ -62,6 +64,8 @@ from lowheap.layout import (
     VMHostDataOwner,
     VMRootFrame,
     VMStorage,
+    VMTag,
+    VMVector,
 )
 from lowheap.native import (
     Heap,
@@ -87,7 +91,7 @@ from lowheap.native import (
 
 INTEGERS = Storages(VMStorage.I32, VMStorage.I8, VMStorage.I16)
 WIDE, FLOATS, DOUBLES = Storages(VMStorage.I64), Storages(VMStorage.F32), Storages(VMStorage.F64)
-REFERENCES = Storages(VMStorage.REFERENCE)
+VECTORS, REFERENCES = Storages(VMStorage.V128), Storages(VMStorage.REFERENCE)
 
 GIVE_BACK, HAND_OVER = Text("give back"), Text("hand over")
 
@@ -529,8 +533,18 @@ def lh_externref_data(heap: Heap, reference: Ref, result: u64) -> None:
     cell(u64, result).value = host_data.entry_of(heap, heap.externref(reference).host_data_id).data
 
 
+@_exported
+@inline
+def lh_exception_tag(heap: Heap, reference: Ref, result: VMTag) -> None:
+    """See the table."""
+    check_kind(heap, reference, VMGcKind.EXN_REF, EXCEPTION)
+    header = heap.exception(reference)
+    result.tag_instance = header.tag_instance
+    result.tag_defined = header.tag_defined
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-# Fields and elements: the same functions, but for how the place is found
+# Fields and elements: the same functions, but for how the place is found. Exceptions are only read.
 
 
 def _signed_reader(find: Any) -> Native[..., Any]:
@@ -556,6 +570,16 @@ def _reader(find: Any, word: Any, storages: Storages) -> Native[..., Any]:
     def read(heap: Heap, reference: Ref, number: u32, result: u64) -> None:
         offset, _entry = find(heap, reference, number, storages)
         cell(word, result).value = heap.cell(word, reference, offset).value
+
+    return read
+
+
+def _vector_reader(find: Any) -> Native[..., Any]:
+    @inline
+    def read(heap: Heap, reference: Ref, number: u32, result: VMVector) -> None:
+        offset, _entry = find(heap, reference, number, VECTORS)
+        result.low = heap.cell(u64, reference, offset + VMVector.low.offset).value
+        result.high = heap.cell(u64, reference, offset + VMVector.high.offset).value
 
     return read
 
@@ -596,6 +620,16 @@ def _wide_writer(find: Any, storages: Storages) -> Native[..., Any]:
     return write
 
 
+def _vector_writer(find: Any) -> Native[..., Any]:
+    @inline
+    def write(heap: Heap, reference: Ref, number: u32, value: VMVector) -> None:
+        offset, _entry = find(heap, reference, number, VECTORS)
+        heap.cell(u64, reference, offset + VMVector.low.offset).value = value.low
+        heap.cell(u64, reference, offset + VMVector.high.offset).value = value.high
+
+    return write
+
+
 def _reference_writer(find: Any) -> Native[..., Any]:
     @inline
     def write(heap: Heap, reference: Ref, number: u32, value: Ref) -> None:
@@ -608,18 +642,23 @@ def _reference_writer(find: Any) -> Native[..., Any]:
     return write
 
 
-for _kind, _find in (("struct", field_place), ("array", element_place)):
+for _kind, _find in (("struct", field_place), ("array", element_place), ("exception", exception_place)):
     FUNCTIONS |= {
         f"lh_{_kind}_get_i32": _signed_reader(_find),
         f"lh_{_kind}_get_u32": _unsigned_reader(_find),
         f"lh_{_kind}_get_i64": _reader(_find, u64, WIDE),
         f"lh_{_kind}_get_f32": _reader(_find, u32, FLOATS),
         f"lh_{_kind}_get_f64": _reader(_find, u64, DOUBLES),
+        f"lh_{_kind}_get_v128": _vector_reader(_find),
         f"lh_{_kind}_get_ref": _reference_reader(_find),
+    }
+for _kind, _find in (("struct", field_place), ("array", element_place)):
+    FUNCTIONS |= {
         f"lh_{_kind}_set_i32": _integer_writer(_find),
         f"lh_{_kind}_set_i64": _wide_writer(_find, WIDE),
         f"lh_{_kind}_set_f32": _narrow_writer(_find),
         f"lh_{_kind}_set_f64": _wide_writer(_find, DOUBLES),
+        f"lh_{_kind}_set_v128": _vector_writer(_find),
         f"lh_{_kind}_set_ref": _reference_writer(_find),
     }
 

@@ -324,8 +324,8 @@ static inline void *lh_address(const lh_heap *heap, lh_ref object, uint32_t offs
     return (unsigned char *)(uintptr_t)heap->heap_base + object + offset;
 }}
 
-/* The fast way to fields that are references: what lh_read, lh_init and lh_write do, in line, and calls of these where
- * that is rare. lh_load_ref reads a field, lh_init_ref writes one that is null, lh_store_ref any.
+/* The fast way to fields that are references, but not to functions: what lh_read, lh_init and lh_write do, in line, and
+ * calls of these where that is rare. lh_load_ref reads a field, lh_init_ref writes one that is null, lh_store_ref any.
  */
 static inline lh_ref lh_load_ref(lh_heap *heap, lh_ref object, uint32_t offset) {{
     lh_ref *slot = (lh_ref *)lh_address(heap, object, offset);

@@ -156,9 +156,12 @@ class CallFrames:
             return None
         symbols = self._file.get_section(section["sh_link"]).data()
         found = {}
-        for place, info, addend in _RELOCATION.iter_unpack(section.data()):
-            number, value = _SYMBOL.unpack_from(symbols, (info >> _SYMBOL_SHIFT) * _SYMBOL.size)
-            found[place] = (number, value + addend)
+        try:
+            for place, info, addend in _RELOCATION.iter_unpack(section.data()):
+                number, value = _SYMBOL.unpack_from(symbols, (info >> _SYMBOL_SHIFT) * _SYMBOL.size)
+                found[place] = (number, value + addend)
+        except struct.error as error:
+            raise CompilerError(f"the object file's section {name} refers to no symbol: {error}") from None
         return found
 
     def _read(self, data: bytes) -> Iterator[tuple[tuple[int, int], _Entry]]:
@@ -206,7 +209,7 @@ class CallFrames:
 
     def has_rules(self, function: int) -> bool:
         """Whether the object file has call frame information for a function, by its number in the stack map."""
-        return self._functions[function] in self._entries
+        return function < len(self._functions) and self._functions[function] in self._entries
 
     def kept_registers(self, function: int, instruction_offset: int) -> dict[int, int]:
         """Return which of its caller's registers a function has in its frame during a call, by DWARF number, and where.
@@ -238,9 +241,11 @@ class CallFrames:
         if handlers_at is None:
             return
         number, offset = self._places[handlers_at]
-        section = self._file.get_section(number)
-        if not section.name.startswith(_HANDLERS):
-            raise CompilerError(f"a function's call frame information refers to the section {section.name}")
+        section = self._file.get_section(number) if number < self._file.num_sections() else None
+        if section is None or not section.name.startswith(_HANDLERS):
+            raise CompilerError(f"call frame information refers to section {number}, which has no handlers")
+        if not 0 <= offset <= section.data_size:
+            raise CompilerError(f"a function's table of handlers is at {offset}, outside of its section")
         table = _Bytes(section.name, section.data(), offset)
         if table.byte() != _OMITTED:
             raise CompilerError("handlers are placed from elsewhere than their function's start")

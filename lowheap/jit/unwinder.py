@@ -4,7 +4,8 @@ It saves the registers that a called function leaves as they are, has `frames.un
 registers were in its function, loads them, and jumps there. If this activation has no handler, it jumps to the
 activation's trampoline, as a trap does; what was thrown stays in the store context.
 
-The saving, the loading and the jump are all that is written in assembly, a few lines for each architecture, here.
+The saving, the loading and the jump are all that is written in assembly, a few lines for each architecture, here. The
+tables are read from ELF files, so it is for Linux.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _loaded: list[LoadedCode] = []
 
 def is_available() -> bool:
     """Whether compiled code can throw on this machine."""
-    return host_architecture().name in _ASSEMBLY
+    return sys.platform.startswith("linux") and host_architecture().name in _ASSEMBLY
 
 
 def load(cache_directory: Path | None = None) -> LoadedCode:
@@ -77,8 +78,8 @@ def load(cache_directory: Path | None = None) -> LoadedCode:
         name = host_architecture().name
         if not is_available():
             raise UnsupportedError(
-                f"no unwinder is written for {name}, so compiled code cannot throw; there is one for "
-                f"{', '.join(_ASSEMBLY)}"
+                f"no unwinder is written for {sys.platform} on {name}, so compiled code cannot throw; there is one for "
+                f"Linux on {', '.join(_ASSEMBLY)}"
             )
         _loaded.append(LoadedCode(cache.compiled(cache_directory, {"unwinder": name}, _compile)))
     return _loaded[0]
@@ -108,7 +109,7 @@ def _compile() -> CompiledCode:
 
     throw = AttributedFunction(module, ir.FunctionType(VOID, [PTR]), THROW, "naked", "noinline")
     builder = ir.IRBuilder(throw.append_basic_block("entry"))
-    text = _ASSEMBLY[host_architecture().name].format(find=f"{'_' * (sys.platform == 'darwin')}{_FIND}")
+    text = _ASSEMBLY[host_architecture().name].format(find=_FIND)
     lines = "; ".join(line.strip() for line in text.strip().splitlines())
     builder.call(ir.InlineAsm(ir.FunctionType(VOID, []), lines, "", side_effect=True), [])
     builder.unreachable()

@@ -60,6 +60,7 @@ class _Watcher:
 
     def __init__(self) -> None:
         self._stores: dict[int, weakref.ref[Watched]] = {}
+        self._gone: list[weakref.ref[Watched]] = []  # those of them that nobody has any more
         self._in_order: tuple[weakref.ref[Watched], ...] = ()  # the same, for the thread
         self._start_anew()
 
@@ -71,15 +72,13 @@ class _Watcher:
 
     def add(self, watched: Watched) -> None:
         """Watch a store as long as this object is there."""
-        key = id(watched)
-        self._change(key, weakref.ref(watched, lambda _: self._change(key, None)))
-
-    def _change(self, key: int, store: weakref.ref[Watched] | None) -> None:
         with self._changes:
-            if store is None:
-                self._stores.pop(key, None)
-            else:
-                self._stores[key] = store
+            # Python's garbage collector may run anywhere in here: what it finds dead is only noted, and goes later.
+            while self._gone:
+                gone = self._gone.pop()
+                del self._stores[id(gone)]
+            store = weakref.ref(watched, self._gone.append)
+            self._stores[id(store)] = store
             self._in_order = tuple(self._stores.values())
 
     def wake(self) -> None:

@@ -24,7 +24,7 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, Signature
 from lowheap.types import FuncType, TypeRegistry
-from lowheap.wasm.decode import DecodedModule, Instruction
+from lowheap.wasm.decode import DecodedModule, ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import FunctionCompiler, ModuleState
@@ -38,6 +38,9 @@ _PROGRESS_SECONDS = 1  # between two messages in the log
 INITIALISE_SIGNATURE = Signature("", "")
 
 _EXCEPTIONAL = ("try_table", "throw", "throw_ref")
+
+_LARGEST_TABLE_IMAGE = 1 << 20
+"""A table of more entries is filled in when an instance is made, in wasmtime, and so takes fuel here."""
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
@@ -200,7 +203,7 @@ class ModuleCompiler(ModuleState):
         """Yield what gives an instance's parts their first values, in the order of the standard, and starts it.
 
         With each instruction comes whether it takes no fuel at all, and whether it takes none but for a range's length.
-        Elements of segments that are no more than a function are the instance's to fill in.
+        Elements of segments that are null, or no more than a function, are the instance's to fill in; they take fuel.
         """
         for index, definition in enumerate(self.decoded.globals, self.imported_global_count):
             is_free = number_of(definition.init) is not None
@@ -208,20 +211,27 @@ class ModuleCompiler(ModuleState):
                 yield each, is_free, False
         for index, table in enumerate(self.decoded.tables, self.imported_table_count):
             if table.init is not None:
+                is_free = self._is_known_table(index)
                 for each in (*table.init[:-1], Instruction("table.first", (index,), table.offset)):
-                    yield each, False, False
+                    yield each, is_free, each.name == "table.first"
         for index, elements in enumerate(self.decoded.elements):
             for number, expression in enumerate(elements.expressions or () if elements.mode != "declarative" else ()):
-                if function_of(expression) is None and expression[0].name != "ref.null":
-                    for each in (*expression[:-1], Instruction("elem.first", (index, number), elements.offset)):
-                        yield each, False, False
+                first = Instruction("elem.first", (index, number), elements.offset)
+                if function_of(expression) is not None or expression[0].name == "ref.null":
+                    if not self.consumes_fuel:
+                        continue
+                    first = Instruction("drop", (), elements.offset)
+                for each in (*expression[:-1], first):
+                    yield each, False, each is first
+        is_image = True
         for index, elements in enumerate(self.decoded.elements):
             if elements.table is not None:
                 count = len(elements.functions if elements.expressions is None else elements.expressions)
+                is_image = is_image and self._is_part_of_image(elements, count)
                 for each in elements.place[:-1]:
-                    yield each, False, False
+                    yield each, is_image, False
                 for each in _activating("table.init", "elem.drop", index, elements.table, count, elements.offset):
-                    yield each, False, True
+                    yield each, is_image, True
         is_image = self._data_are_an_image()
         for index, data in enumerate(self.decoded.data):
             if data.memory is not None:
@@ -234,18 +244,36 @@ class ModuleCompiler(ModuleState):
 
     def _compile_initialiser(self, initialising: Sequence[tuple[Instruction, bool, bool]]) -> None:
         exempt = Exempt()
-        for number, (_, is_free, is_range) in enumerate(initialising):
+        for number, (each, is_free, is_range) in enumerate(initialising):
             if is_free:
                 exempt.wholly.add(number)
             elif is_range:
                 exempt.but_range.add(number)
+                if each.name == "table.first":
+                    exempt.lengths[number] = self.table_types[index_operand(each)].limits.min
         exempt.wholly.add(len(initialising))
-        whole = [*(each for each, _, _ in initialising), Instruction("end", (), 0)]
+        whole = [*(instruction for instruction, _, _ in initialising), Instruction("end", (), 0)]
         function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         called = self.decoded.start
         if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
             let_throw(function)
         FunctionCompiler(self, function, FuncType((), ()), (), whole, exempt=exempt, runs_once=True).compile()
+
+    def _is_known_table(self, index: int) -> bool:
+        """Whether what is in an own table before its segments is known beforehand: null, or one function."""
+        init = self.decoded.tables[index - self.imported_table_count].init
+        if init is None:
+            return True
+        return function_of(init) is not None and self.table_types[index].limits.min <= _LARGEST_TABLE_IMAGE
+
+    def _is_part_of_image(self, elements: ElementSegment, count: int) -> bool:
+        """Whether what an active segment puts into its table is known beforehand, if that of all before it is."""
+        assert elements.table is not None, "the segment is active"
+        place = number_of(elements.place)
+        if elements.table < self.imported_table_count or elements.expressions is not None or place is None:
+            return False
+        most = min(self.table_types[elements.table].limits.min, _LARGEST_TABLE_IMAGE)
+        return place + count <= most and self._is_known_table(elements.table)
 
     def _data_are_an_image(self) -> bool:
         """Whether what active segments put into memories is known beforehand: then it takes no fuel."""

@@ -65,10 +65,13 @@ def number_of(init: Sequence[Instruction]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Exempt:
-    """Those instructions of an initialiser, by their numbers, that take nothing; and those that take no flat unit."""
+    """Those instructions of an initialiser, by their numbers, that take nothing; those that take no flat unit; and how
+    long the range is that some work on, where that is known.
+    """
 
     wholly: set[int] = field(default_factory=set)
     but_range: set[int] = field(default_factory=set)
+    lengths: dict[int, int] = field(default_factory=dict)
 
 
 class FuelMeter:
@@ -97,7 +100,9 @@ class FuelMeter:
             self._enter()
         if name not in FREE and (exempt is None or number not in exempt.but_range):
             self._untaken += 1
-        if name in BULK:
+        if exempt is not None and number in exempt.lengths:
+            self._count_range(I64(exempt.lengths[number]))
+        elif name in BULK:
             self._count_range(stack[-1][0])
         elif _ends_stretch(name):
             self._take()

@@ -8,7 +8,8 @@ header gets a phi for each of its parameters and for each local that is set insi
 Where something may be thrown inside of a `try_table`, an edge leads to its handler, with the locals as they are there:
 from a `throw`, or from a landing pad of a call's. The handler is behind the construct's end, where its clauses mean
 what is outside. It goes through them, and hands on what none of them catches: to the next handler of the function, or
-to the callers.
+to the callers. What the locals are would be a lot to bring, where there are many of them and many calls: then numbers
+are kept in the frame, too, and read there.
 
 A small loop that turns out to count (`counted_loops.py`) is compiled a second time. The first has no polls, and is for
 when it ends soon; the second has.
@@ -40,6 +41,7 @@ from lowheap.jit.emit import (
     I32,
     VOID,
     Emitter,
+    VolatileLoad,
     begin_handler,
     llvm_type,
 )
@@ -121,6 +123,9 @@ class _Label:
     A `try_table` has `catches`, and, if something is thrown inside, a `handler`, with the edges that lead there.
     `polled` says of each label around it whether it was polled when it was opened, which is what counts for a handler.
 
+    `brought` are those of the locals that edges bring to the handler; the others are in `slots` of the frame, by their
+    indices.
+
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
     is a `candidate`; one that is had twice goes on at `joined`.
     """
@@ -145,6 +150,8 @@ class _Label:
     catches: tuple[Catch, ...] = ()
     handler: ir.Block | None = None
     handler_edges: list[_Edge] = field(default_factory=list)
+    brought: list[int] = field(default_factory=list)
+    slots: dict[int, ir.Value] = field(default_factory=dict)
     polled: list[bool] = field(default_factory=list)
 
     @property
@@ -164,6 +171,10 @@ however deep, would have the frame of both.
 _MOST_UNPOLLED = 1 << 28
 """So many instructions of a function may run in loops that count, between two polls: mostly a tenth of a second, and
 some seconds where each fetches from memory what is in no cache."""
+
+_MOST_BROUGHT = 4_000
+"""So many values of locals are brought to the handler of a `try_table` at most, from all that may throw inside. With
+more, LLVM takes time that is not linear."""
 
 _Handler = Callable[..., None]
 
@@ -266,6 +277,7 @@ class FunctionCompiler(Emitter):
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
             *(zeros[t] for t in self.local_types[len(type.params) :]),
         ]
+        self._kept: list[_Label] = []  # the constructs that are open and have slots
         self._next = 0  # the number of the instruction that is compiled next
         self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
         self.stack: list[tuple[ir.Value, ValType]] = []
@@ -314,18 +326,27 @@ class FunctionCompiler(Emitter):
             safepoints.fill_from(self.function, liveness)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
-        """Find which locals are set inside each construct, by the number of the instruction that opens it."""
+        """Find which locals are set inside each construct, by the number of the instruction that opens it.
+
+        And how many instructions there may throw.
+        """
         found: dict[int, list[int]] = {}
-        open_constructs: list[tuple[int, set[int]]] = [(-1, set())]
+        self._throwing: dict[int, int] = {}
+        open_constructs: list[tuple[int, set[int], int]] = [(-1, set(), 0)]
+        throwing = 0
         for number, instruction in enumerate(self.instructions):
-            if instruction.name in OPENING:
-                open_constructs.append((number, set()))
-            elif instruction.name in ("local.set", "local.tee"):
+            name = instruction.name
+            if name in OPENING:
+                open_constructs.append((number, set(), throwing))
+            elif name in ("local.set", "local.tee"):
                 open_constructs[-1][1].add(index_operand(instruction))
-            elif instruction.name == "end" and len(open_constructs) > 1:
-                start, inside = open_constructs.pop()
+            elif name == "end" and len(open_constructs) > 1:
+                start, inside, before = open_constructs.pop()
                 found[start] = sorted(inside)
+                self._throwing[start] = throwing - before
                 open_constructs[-1][1].update(inside)
+            elif name == "call" or ((facts := FACTS.get(name)) is not None and (facts.leaves or facts.throws)):
+                throwing += 1
         return found
 
     def _takes_long(self, instruction: Instruction) -> bool:
@@ -438,6 +459,7 @@ class FunctionCompiler(Emitter):
         if catches:
             (label.catches,) = catches
             label.polled = [each.is_polled for each in self.labels]
+            self._keep_locals(label, number)
         self.labels.append(label)
         if kind == "loop":
             self._loops += 1
@@ -500,6 +522,8 @@ class FunctionCompiler(Emitter):
             self.branch(0, self.pop_many(len(label.results)))
             falls_through = True
         self.labels.pop()
+        if label.slots:
+            self._kept.remove(label)
         if label.handler is not None:
             self._handle(label)
         if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
@@ -519,15 +543,15 @@ class FunctionCompiler(Emitter):
             self._join(t, [(edge.values[number], edge.source) for edge in label.edges])
             for number, t in enumerate(label.results)
         ]
-        locals = self._join_locals(label, label.edges)
+        locals = self._join_locals(label.assigned, label.edges)
         self.push_all(values, label.results)
         self._set_locals(label.assigned, locals)
 
-    def _join_locals(self, label: _Label, edges: Sequence[_Edge]) -> list[ir.Value]:
-        """The locals that are set inside a construct, where these edges meet."""
+    def _join_locals(self, indices: Sequence[int], edges: Sequence[_Edge]) -> list[ir.Value]:
+        """The locals that these edges bring, where they meet."""
         return [
             self._join(self.local_types[index], [(edge.locals[number], edge.source) for edge in edges])
-            for number, index in enumerate(label.assigned)
+            for number, index in enumerate(indices)
         ]
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -541,8 +565,31 @@ class FunctionCompiler(Emitter):
         """Leave the current block for a construct's handler: the exception is in the store context."""
         if label.handler is None:
             label.handler = self.function.append_basic_block("handler")
-        label.handler_edges.append(_Edge(self.builder.block, [], self._get_locals(label.assigned)))
+        label.handler_edges.append(_Edge(self.builder.block, [], self._get_locals(label.brought)))
         self.builder.branch(label.handler)
+
+    def _keep_locals(self, label: _Label, number: int) -> None:
+        """Decide which locals edges bring to the handler of a construct that the instruction of this number opens.
+
+        References are always brought: so it is known at each call that they live.
+        """
+        numbers = [index for index in label.assigned if not isinstance(self.local_types[index], RefType)]
+        if len(numbers) * self._throwing[number] <= _MOST_BROUGHT:
+            label.brought = label.assigned
+            return
+        label.brought = [index for index in label.assigned if index not in numbers]
+        for index in numbers:
+            with self._in_frame():
+                label.slots[index] = self.builder.alloca(llvm_type(self.local_types[index]))
+            self.builder.store(self.locals[index], label.slots[index])
+        self._kept.append(label)
+
+    def set_local(self, index: int, value: ir.Value) -> None:
+        """Give a local another value."""
+        self.locals[index] = self.track(value, self.local_types[index])
+        for label in self._kept:
+            if index in label.slots:
+                self.builder.store(value, label.slots[index])
 
     def throw(self, exception: ir.Value) -> None:
         """Throw an exception; code behind is unreachable."""
@@ -563,7 +610,11 @@ class FunctionCompiler(Emitter):
         """Ask the clauses of a construct that has just been closed, in order, about what was thrown inside."""
         self.builder.position_at_end(label.handler)
         del self.stack[label.height :]
-        self._set_locals(label.assigned, self._join_locals(label, label.handler_edges))
+        self._set_locals(label.brought, self._join_locals(label.brought, label.handler_edges))
+        for index, slot in label.slots.items():
+            # Volatile, or LLVM would have no slot, but bring the value.
+            self.locals[index] = VolatileLoad(self.builder.block, slot, typ=llvm_type(self.local_types[index]))
+            self.builder._insert(self.locals[index])
         type = RefType(False, AbstractHeapType.EXN)
         exception = self.track(self.load(self.store_context, VMStoreContext.exception), type)
         for clause in label.catches:

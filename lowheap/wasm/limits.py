@@ -26,7 +26,8 @@ def reserve(least: int, most: int, what: str) -> Mapping:
             return Mapping(max(_GRANULE, (size + _GRANULE - 1) & -_GRANULE))
         except (MemoryError, OverflowError) as error:
             if size <= least:
-                raise HeapError(f"no address space is left for a {what} of {least} bytes: {error}") from error
+                why = f": {error}" if isinstance(error, MemoryError) else ""  # else it is more than any system has
+                raise HeapError(f"no address space is left for a {what} of {least} bytes{why}") from error
             size = max(least, size // 2)
 
 

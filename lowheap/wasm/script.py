@@ -165,19 +165,20 @@ class _Script:
         found = {}
         for each in module.imports:
             key = each.module, each.name
-            exporting = self._exports(each.module)
-            if exporting is not None:
-                if each.name in exporting:
-                    found[key] = exporting[each.name]
+            exports = self._exports_of(each.module)
+            if exports is not None:
+                if each.name in exports:
+                    found[key] = exports[each.name]
             elif (item := self._harness.get(*key)) is not None:
                 found[key] = item
         return Instance(self._store, module, found)
 
-    def _exports(self, name: str) -> Mapping[str, Any] | None:
-        """What can be imported under a name: of what is registered so, or, as wasmtime has it, of who is called so."""
+    def _exports_of(self, name: str) -> Mapping[str, Any] | None:
+        """What is to be imported from a module: one that is registered, or, as in wasmtime's scripts, just named."""
         if name in self._registered:
             return self._registered[name]
-        return self._instances[name].exports if name in self._instances else None
+        named = self._instances.get(name)
+        return None if named is None else named.exports
 
     def _module(self, command: dict[str, Any]) -> None:
         name = command.get("name")

@@ -72,18 +72,23 @@ static lh_heap *new_heap(uint64_t maximum) {
     return heap;
 }
 
-/* Types: a struct of an i32, an i64, a reference to anything and one to its own type; arrays of bytes, of references. */
+/* Types: a struct of an i32, an i64, a reference to anything and one to its own type; arrays of bytes, of references, of
+ * v128s, of references to functions.
+ */
 struct types {
-    lh_type cell, bytes, references;
+    lh_type cell, bytes, references, vectors, functions;
 };
 
 static struct types define(lh_heap *heap) {
     struct types types;
     const lh_field cell[] = {LH_I32_FIELD, LH_I64_FIELD, LH_REF_FIELD(LH_ANY), LH_REF_FIELD(LH_SELF)};
     const lh_field byte = LH_I8_FIELD, reference = LH_REF_FIELD(LH_ANY);
+    const lh_field vector = LH_V128_FIELD, function = LH_REF_FIELD(LH_FUNC);
     NEED(lh_define_struct(heap, cell, 4, LH_NO_SUPERTYPE, LH_FINAL, &types.cell));
     NEED(lh_define_array(heap, &byte, LH_NO_SUPERTYPE, LH_FINAL, &types.bytes));
     NEED(lh_define_array(heap, &reference, LH_NO_SUPERTYPE, LH_FINAL, &types.references));
+    NEED(lh_define_array(heap, &vector, LH_NO_SUPERTYPE, LH_FINAL, &types.vectors));
+    NEED(lh_define_array(heap, &function, LH_NO_SUPERTYPE, LH_FINAL, &types.functions));
     return types;
 }
 
@@ -127,13 +132,17 @@ static void misuse_references(void) {
     int64_t wide;
     uint32_t answer;
     void *data;
-    LH_FRAME(heap, slot, 3);
+    lh_v128 vector = {1, 2};
+    lh_tag tag;
+    LH_FRAME(heap, slot, 5);
 
     NEED(lh_alloc_struct(heap, types.cell, &slot[0]));
     object = slot[0];
     NEED(lh_alloc_array(heap, types.bytes, 10, &slot[1]));
     array = slot[1];
     NEED(lh_alloc_array(heap, types.references, 10, &slot[2]));
+    NEED(lh_alloc_array(heap, types.vectors, 10, &slot[3]));
+    NEED(lh_alloc_array(heap, types.functions, 10, &slot[4]));
 
     EXPECT(heap, LH_NULL_REFERENCE, "object is null", lh_struct_get_i32(heap, LH_NULL, 0, &number));
     EXPECT(heap, LH_NULL_REFERENCE, "null", lh_array_length(heap, LH_NULL, &answer));
@@ -165,6 +174,17 @@ static void misuse_references(void) {
     EXPECT(heap, LH_WRONG_TYPE, "field 0", lh_struct_get_i64(heap, object, 0, &wide));
     EXPECT(heap, LH_WRONG_TYPE, "field 0", lh_struct_set_ref(heap, object, 0, LH_NULL));
     EXPECT(heap, LH_WRONG_TYPE, NULL, lh_struct_set_ref(heap, object, 3, array));
+    EXPECT(heap, LH_WRONG_TYPE, "is not an exception; it is a struct", lh_exception_tag(heap, object, &tag));
+    EXPECT(heap, LH_WRONG_TYPE, "it is an array", lh_exception_get_v128(heap, array, 0, &vector));
+    EXPECT(heap, LH_WRONG_TYPE, "it is a struct", lh_exception_get_ref(heap, object, 2, &value));
+    EXPECT(heap, LH_WRONG_TYPE, "for v128", lh_struct_get_v128(heap, object, 1, &vector));
+    EXPECT(heap, LH_WRONG_TYPE, "for v128", lh_array_set_v128(heap, array, 1, &vector));
+    EXPECT(heap, LH_WRONG_TYPE, "element 3 has storage 6", lh_array_get_i64(heap, slot[3], 3, &wide));
+    EXPECT(heap, LH_WRONG_TYPE, "refers to functions", lh_array_get_ref(heap, slot[4], 3, &value));
+    EXPECT(heap, LH_WRONG_TYPE, "refers to functions", lh_array_set_ref(heap, slot[4], 3, LH_NULL));
+    EXPECT(heap, LH_OUT_OF_BOUNDS, "element 10", lh_array_get_v128(heap, slot[3], 10, &vector));
+    EXPECT(heap, LH_BAD_ARGUMENT, "value is a null pointer", lh_array_set_v128(heap, slot[3], 1, NULL));
+    EXPECT(heap, LH_BAD_ARGUMENT, "result is a null pointer", lh_array_get_v128(heap, slot[3], 1, NULL));
     EXPECT(heap, LH_WRONG_TYPE, "references", lh_array_data(heap, slot[2], &data));
     EXPECT(heap, LH_WRONG_TYPE, "not a struct type", lh_alloc_struct(heap, types.bytes, &value));
     EXPECT(heap, LH_WRONG_TYPE, "not an array type", lh_alloc_array(heap, types.cell, 1, &value));

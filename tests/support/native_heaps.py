@@ -42,7 +42,7 @@ from lowheap.native import Heap, Native
 from support.heap_world import World, fields
 from support.store_world import RETURN_ADDRESS, FakeStack
 
-MAKE = ["cell", "cell", "array", "array", "wide", "externref", "bytes"]
+MAKE = ["cell", "cell", "array", "array", "wide", "externref", "bytes", "exception"]
 CHANGE = ["link", "link", "unlink", "i31", "expose", "expose", "drop", "drop", "read", "read", "sweep", "coalesce"]
 OPERATIONS = [*MAKE, *CHANGE]
 STEPS = st.lists(
@@ -66,7 +66,9 @@ class Made:
         wide = tuple(lh.FieldType(lh.RefType(True, world.cell), True) for _ in range(70))
         (self.wide,) = world.types.register([lh.SubType(lh.StructType(wide))], outer=tuple(world.types))
         (self.pair,) = world.types.register([lh.SubType(fields(lh.types.ANYREF, lh.types.EXTERNREF))])
-        for index in (self.wide, self.pair):
+        carried = lh.FuncType((lh.types.I32, lh.types.ANYREF, lh.types.FUNCREF), ())
+        (self.tag,) = world.types.register([lh.SubType(carried)])
+        for index in (self.wide, self.pair, self.tag):
             self.heap.register_type(index)
         self.handles: list[int] = []
         for step in steps:
@@ -84,6 +86,10 @@ class Made:
                 new = world.new_refs(*[NULL] * number)
             case "wide":
                 new = heap.alloc_uninit_struct(self.wide)
+                for slot in self.slots(new):
+                    slot.value = NULL
+            case "exception":
+                new = heap.alloc_uninit_exn(self.tag)
                 for slot in self.slots(new):
                     slot.value = NULL
             case "externref":

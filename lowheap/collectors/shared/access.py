@@ -13,6 +13,7 @@ from lowheap.errors import Status
 from lowheap.layout import (
     EXTERNREF_TYPE_INDEX,
     FIELD_NULLABLE,
+    FIELD_TRACED,
     FIRST_INDEX,
     I31_TAG,
     KIND_MASK,
@@ -38,6 +39,7 @@ from lowheap.native import (
     u16,
     u32,
     u64,
+    unlikely,
     wrapping_mul,
     wrapping_u8,
     wrapping_u16,
@@ -53,6 +55,11 @@ OBJECT, REFERENCE, VALUE, SLOT_VALUE, FRAME_SLOT = map(
     Text, ("object", "reference", "value", "the slot's value", "slot")
 )
 """What messages call a reference."""
+
+STRUCT, ARRAY, EXTERNREF, EXCEPTION = map(Text, ("a struct", "an array", "an externref", "an exception"))
+THE_STRUCT, THE_EXCEPTION = Text("the struct"), Text("the exception")
+FIELD, ELEMENT = Text("field"), Text("element")
+"""What they call an object, and a part of it."""
 
 
 class Storages:
@@ -170,16 +177,41 @@ def check_kind(heap: Heap, reference: Ref, kind: u32, name: Text) -> None:
     if heap.is_checked:
         check_object(heap, reference, OBJECT)
         found = heap.header(reference).kind_and_reserved & KIND_MASK
+        if unlikely(found != kind):
+            refuse_kind(found, VMGcKind.STRUCT_REF, reference, name, STRUCT)
+            refuse_kind(found, VMGcKind.ARRAY_REF, reference, name, ARRAY)
+            refuse_kind(found, VMGcKind.EXTERN_REF, reference, name, EXTERNREF)
+            refuse_kind(found, VMGcKind.EXN_REF, reference, name, EXCEPTION)
+
+
+@inline
+def refuse_kind(found: u32, kind: u32, reference: Ref, wanted: Text, name: Text) -> None:
+    """Fail if an object has a kind, which is called so, and is not the wanted one."""
+    require(found != kind, Status.WRONG_TYPE, f"the object at {{:#x}} is not {wanted}; it is {name}", reference)
+
+
+@inline
+def check_storage(heap: Heap, entry: VMFieldInfo, storages: Storages, part: Text, number: u32) -> None:
+    """Fail unless a part has a storage that an access is for, and, if that is for references, can hold objects'.
+
+    A reference to a function is a number in a table, which a barrier would take for an object's.
+    """
+    if heap.is_checked:
+        storage = u32(entry.storage)
         require(
-            found == kind,
+            (storages.least <= storage) & (storage <= storages.most),
             Status.WRONG_TYPE,
-            f"the object at {{:#x}} is not {name}; its kind is {{:#x}}",
-            reference,
-            found,
+            f"{part} {{}} has storage {{}}; this is for {storages}",
+            number,
+            storage,
         )
-
-
-STRUCT, ARRAY, EXTERNREF = Text("a struct"), Text("an array"), Text("an externref")
+        if storages.least == VMStorage.REFERENCE:
+            require(
+                (u32(entry.flags) & FIELD_TRACED != 0) or (entry.heap_type == VMHeapType.I31),
+                Status.WRONG_TYPE,
+                f"{part} {{}} refers to functions, which are no objects",
+                number,
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -187,27 +219,34 @@ STRUCT, ARRAY, EXTERNREF = Text("a struct"), Text("an array"), Text("an externre
 
 
 @inline
-def field_place(heap: Heap, reference: Ref, field: u32, storages: Storages) -> tuple[u32, VMFieldInfo]:
-    """Where a struct's field is."""
-    check_kind(heap, reference, VMGcKind.STRUCT_REF, STRUCT)
+def place_of_field(heap: Heap, reference: Ref, field: u32, storages: Storages, name: Text) -> tuple[u32, VMFieldInfo]:
+    """Where a field is of an object that has some, which is called so."""
     info = heap.type_info(heap.header(reference).type_index)
     check(
         field < info.field_count,
         Status.OUT_OF_BOUNDS,
-        "field {} is out of bounds: the struct at {:#x} has {}",
+        f"field {{}} is out of bounds: {name} at {{:#x}} has {{}}",
         field,
         reference,
         info.field_count,
     )
     entry = field_info(heap, info, field)
-    check(
-        (storages.least <= u32(entry.storage)) & (u32(entry.storage) <= storages.most),
-        Status.WRONG_TYPE,
-        f"field {{}} has storage {{}}; this is for {storages}",
-        field,
-        entry.storage,
-    )
+    check_storage(heap, entry, storages, FIELD, field)
     return entry.offset, entry
+
+
+@inline
+def field_place(heap: Heap, reference: Ref, field: u32, storages: Storages) -> tuple[u32, VMFieldInfo]:
+    """Where a struct's field is."""
+    check_kind(heap, reference, VMGcKind.STRUCT_REF, STRUCT)
+    return place_of_field(heap, reference, field, storages, THE_STRUCT)
+
+
+@inline
+def exception_place(heap: Heap, reference: Ref, field: u32, storages: Storages) -> tuple[u32, VMFieldInfo]:
+    """Where an exception's field is."""
+    check_kind(heap, reference, VMGcKind.EXN_REF, EXCEPTION)
+    return place_of_field(heap, reference, field, storages, THE_EXCEPTION)
 
 
 @inline
@@ -224,13 +263,7 @@ def element_place(heap: Heap, reference: Ref, index: u32, storages: Storages) ->
         heap.array(reference).length,
     )
     entry = field_info(heap, info, 0)
-    check(
-        (storages.least <= u32(entry.storage)) & (u32(entry.storage) <= storages.most),
-        Status.WRONG_TYPE,
-        f"element {{}} has storage {{}}; this is for {storages}",
-        index,
-        entry.storage,
-    )
+    check_storage(heap, entry, storages, ELEMENT, index)
     return index * info.element_size + info.size_or_elements_offset, entry
 
 

@@ -157,9 +157,9 @@ def is_subtype(heap: Heap, type_index: u32, supertype: u32) -> bool:
 
 @inline
 def kind_matches(kind: u32, heap_type: u32) -> bool:
-    """Whether objects of a kind are of an abstract heap type. Any object may be any and extern, converted."""
+    """Whether objects of a kind are of an abstract heap type. Any but an exception may be any and extern, converted."""
     if (heap_type == VMHeapType.ANY) or (heap_type == VMHeapType.EXTERN):
-        return True
+        return kind != VMGcKind.EXN_REF
     if heap_type == VMHeapType.EQ:
         return has_kind(kind, VMGcKind.EQ_REF)
     if heap_type == VMHeapType.STRUCT:

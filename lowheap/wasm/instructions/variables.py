@@ -18,12 +18,12 @@ def _local_get(compiler: FunctionCompiler, index: int) -> None:
 
 @instruction("local.set")
 def _local_set(compiler: FunctionCompiler, index: int) -> None:
-    compiler.locals[index] = compiler.track(compiler.pop(), compiler.local_types[index])
+    compiler.set_local(index, compiler.pop())
 
 
 @instruction("local.tee")
 def _local_tee(compiler: FunctionCompiler, index: int) -> None:
-    compiler.locals[index] = compiler.track(compiler.stack[-1][0], compiler.local_types[index])
+    compiler.set_local(index, compiler.stack[-1][0])
 
 
 def _global_cell(compiler: FunctionCompiler, index: int) -> tuple[ir.Value, str]:
