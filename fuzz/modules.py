@@ -79,17 +79,26 @@ def make(seed: int, without: tuple[str, ...] = ()) -> Module:
     flags += [f"--{name}={value}" for name, value in _LIMITS.items()]
     flags.append(f"--disallow-traps={str(seed % 3 == 0).lower()}")
     data = source.randbytes(source.randint(*_BYTES))
-    return callable_module(run_wasm_tools(["smith", "--ensure-termination", *flags], given=data, what_for="fuzzing"))
+    text = run_wasm_tools(["smith", "--wat", "--ensure-termination", *flags], given=data, what_for="fuzzing").decode()
+    return _described(_with_calls(text))
 
 
 def callable_module(binary: bytes) -> Module:
     """Return a module that anybody can call; one that has been made so is not changed, though parts may be gone."""
-    found = decode(binary)
-    if not any(each.name == STATE or each.name.startswith(CALL) for each in found.exports):
+    if not any(each.name == STATE or each.name.startswith(CALL) for each in decode(binary).exports):
         text = run_wasm_tools(["print", "-"], given=binary, what_for="fuzzing").decode()
-        end = text.rindex(")")
-        binary = to_binary("\n".join((text[:end], *_added(found), ")")))
-        found = decode(binary)
+        binary = _with_calls(text)
+    return _described(binary)
+
+
+def _with_calls(text: str) -> bytes:
+    """Return the binary of a module's text, with the functions that are added."""
+    end = text.rindex(")")
+    return to_binary("\n".join((text[:end], *_added(decode(to_binary(text))), ")")))
+
+
+def _described(binary: bytes) -> Module:
+    found = decode(binary)
     functions = {
         int(each.name.removeprefix(CALL)): _numbers(_function_type(found, each.index))
         for each in found.exports

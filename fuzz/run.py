@@ -105,11 +105,12 @@ class _Worker:
         self._start(first)
 
     def _start(self, first: int) -> None:
+        self._words = ""
         rest = (str(first), str(self._end - first), str(self._step), ",".join(self._without))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fuzz", "--work", ",".join(rest[:3]), "--without", rest[3]],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
         )
@@ -120,9 +121,13 @@ class _Worker:
         line = self._process.stdout.readline()
         if not line:
             return self._died()
-        said = json.loads(line)
+        try:
+            said = json.loads(line)
+        except ValueError:
+            self._words = line.strip()
+            return True
         if said["kind"] == "done":
-            self._process.wait()
+            self._process.communicate()
             return None
         if said["kind"] == "begun":
             self._seed = said["seed"]
@@ -130,10 +135,10 @@ class _Worker:
         return Finding(self._seed, sides.way_of(self._seed), said["what"], said["lowheap"], said["wasmtime"])
 
     def _died(self) -> Finding:
-        _, errors = self._process.communicate()
+        self._process.communicate()
         status = self._process.returncode
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        finding = Finding(self._seed, sides.way_of(self._seed), "the process died", name, errors.strip()[-300:])
+        finding = Finding(self._seed, sides.way_of(self._seed), "the process died", name, self._words)
         following = self._seed + self._step
         self._start(min(following, self._end))
         return finding

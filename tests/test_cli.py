@@ -580,8 +580,6 @@ BAD_PROGRAMS: dict[str, tuple[str | bytes, list[str]]] = {
     "component": (b"\0asm\x0d\0\1\0", ["not a valid WebAssembly module"]),
     "truncated": (BINARY[:-7], ["not a valid WebAssembly module"]),
     "with a tail": (BINARY + b"tail", ["not a valid WebAssembly module"]),
-    "exceptions": ('(module (tag $t) (func (export "f") (throw $t)))', ["unsupported"]),
-    "tail call": ('(module (func $f (export "f") (return_call $f)))', ["unsupported", "return_call", "$f"]),
     "imports": (
         '(module (import "host" "[log]" (func)) (import "env" "limit" (global i32)) (func (export "f")))',
         ["imports what this command cannot provide: host.[log], env.limit"],

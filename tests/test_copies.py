@@ -62,6 +62,7 @@ def things(store: lh.Store, instance: lh.Instance) -> list[Any]:
         store.operations,
         lh.Caller(store, None),
         lh.Linker(store.engine),
+        lh.Tag(store, lh.FuncType((), ())),
         lh.Array(store, lh.ArrayType(lh.FieldType(lh.types.I32, True)), 1).view(),
         store.heap,
         store.heap.native,
@@ -109,7 +110,7 @@ def test_the_refusal_names_the_class_that_users_know(instance: lh.Instance) -> N
 
 
 def test_each_kind_of_them_says_why_and_is_looked_at(things: list[Any]) -> None:
-    handles = (lh.Struct, lh.Array, lh.ExternRef)  # each type of a store's has a subclass
+    handles = (lh.Struct, lh.Array, lh.ExternRef, lh.ExnRef)  # each type of a store's has a subclass
     seen = {kind for thing in things for kind in type(thing).__mro__}
     waiting = [NotCopied]
     while waiting:

@@ -42,10 +42,18 @@ def exception_classes() -> list[type[Exception]]:
     return list(defined)
 
 
+def an_exception() -> lh.WasmException:
+    """One that is of a store."""
+    store = lh.Store()
+    types = (lh.ValType.i32(), lh.ValType.f64(), lh.ValType.externref(), lh.ValType.externref())
+    return lh.WasmException(lh.Tag(store, lh.FuncType(types, ())), [7, 0.5, None, "text"])
+
+
 WITH_PARAMETERS: dict[type[Exception], Callable[[], Exception]] = {
     lh.HeapExhaustedError: lambda: lh.HeapExhaustedError("no room", 48),
     lh.HeapCorruptionError: lambda: lh.HeapCorruptionError(["one", "two"]),
     lh.Trap: lambda: lh.Trap(lh.TrapCode.HEAP_EXHAUSTED, function="$make", offset=73, detail="no room"),
+    lh.WasmException: lambda: copy.copy(an_exception()),
     NativeError: lambda: NativeError("file.py", 3, "it is wrong"),
     PeerTrap: lambda: PeerTrap("cast failure", "a backtrace"),
 }
@@ -86,6 +94,15 @@ def test_every_exception_survives(way: str) -> None:
             assert all_of(again) == all_of(error)
         else:  # what only its own process sees
             assert all_of(again)[:3] == all_of(error)[:3]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exception_of_a_program_survives_without_its_store(way: str) -> None:
+    error = an_exception()
+    again = WAYS[way](error)
+    assert str(again) == str(error)
+    assert (again.tag, again.exnref) == (None, None)
+    assert again.fields == (7, 0.5, None, repr(error.fields[3]))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fuzz import modules, run, sides
 from fuzz.sides import WAYS, Run, Way
@@ -90,3 +94,63 @@ def test_findings_of_one_cause_are_alike() -> None:
     assert run.signature(finding("12", "13")) == run.signature(finding("3ff", "-4")) == "outcome: value / value"
     assert run.signature(finding("SIGSEGV", "12")) == "outcome: SIGSEGV / value"
     assert run.signature(finding("null reference", "1")) != run.signature(finding("1", "null reference"))
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_process_that_dies_is_a_finding_and_another_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = """
+        first=${4%%,*}
+        echo "{\\"kind\\": \\"begun\\", \\"seed\\": $first}"
+        [ $first -lt 9 ] && echo "oh no" >&2 && kill -SEGV $$
+        echo '{"kind": "found", "what": "1(2)", "lowheap": "3", "wasmtime": "4"}'
+        echo '{"kind": "done"}'"""
+    monkeypatch.setattr(run.sys, "executable", script(tmp_path / "dying", dying))
+    found = list(run._findings(7, 4, 1, ()))
+    assert [(each.seed, each.what, each.lowheap, each.wasmtime) for each in found] == [
+        (7, "the process died", "SIGSEGV", "oh no"),
+        (8, "the process died", "SIGSEGV", "oh no"),
+        (9, "1(2)", "3", "4"),
+    ]
+    assert [each.way for each in found] == [sides.way_of(each.seed) for each in found]
+
+
+def test_a_finding_is_written_down_and_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the predicate holds: here, that the module is not quite small."""
+    monkeypatch.setattr(run.sys, "executable", script(tmp_path / "same", '[ "$(wc -c < "$5")" -gt 60 ]'))
+    whole, small = [], []
+    for seed in range(4):  # there are modules that wasm-tools can do nothing with
+        smallest = run.shrink(run.Finding(seed, WAYS[0], "1(2)", "3", "4"), tmp_path, (), 20)
+        whole.append(len(modules.make(seed).binary))
+        small.append(len(smallest.read_bytes()))
+        assert (tmp_path / f"{seed}.wasm").read_bytes() == modules.make(seed).binary
+        assert "lowheap:  3" in (tmp_path / f"{seed}.txt").read_text()
+    assert min(small) > 60
+    assert sum(small) < sum(whole)
+
+
+def test_a_smaller_module_must_differ_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, described = tmp_path / "a.wasm", tmp_path / "a.json"
+    path.write_bytes(modules.make(1).binary)
+    finding = run.Finding(1, WAYS[5], "1(2)", "null reference", "4")
+    described.write_text(json.dumps({**asdict(finding.way), "seed": 1, "signature": run.signature(finding)}))
+    for other, is_same in ((finding, True), (replace(finding, lowheap="5"), False), (None, False)):
+        monkeypatch.setattr(run, "compare", lambda module, seed, way, other=other: other if way == WAYS[5] else None)
+        assert run._is_same(path, described) == is_same
+
+
+def test_the_command_says_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = run.Finding(3, WAYS[0], "1(2)", "null reference", "4")
+    monkeypatch.setattr(run, "_findings", lambda *given: iter([finding]) if given[0] == 3 else iter(()))
+    monkeypatch.setattr(run, "shrink", lambda *given: tmp_path)
+    found = CliRunner().invoke(run.command, ["--seed", "3", "--count", "5"])
+    assert found.exit_code == 1
+    assert "seed 3 (drc, native, O0, inline auto): 1(2)\n  lowheap:  null reference\n  wasmtime: 4" in found.output
+    assert "1 × outcome: null reference / value" in found.output
+    nothing = CliRunner().invoke(run.command, ["--count", "5"])
+    assert nothing.exit_code == 0
+    assert nothing.output.startswith("5 modules, seeds 0 to 4, in")

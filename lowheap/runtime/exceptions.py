@@ -76,7 +76,14 @@ class WasmException(LowheapError):
 
     `tag` is its `Tag`, and `fields` the values it carries, as results of calls come. `exnref` is the exception itself,
     as an `exnref` has it: thrown on, it is the same.
+
+    A copy, and what a pickle is read as, are of no store: tag and exnref are None, and of fields that are no numbers
+    there is what they look like.
     """
+
+    tag: Tag | None
+    exnref: ExnRef | None
+    fields: tuple[Any, ...]
 
     def __init__(self, tag: Tag, fields: Sequence[Any] = ()) -> None:
         """Make an exception of a tag. TypeError when the values are not those of its fields."""
@@ -90,6 +97,12 @@ class WasmException(LowheapError):
         made = cls.__new__(cls)
         made._keep(exnref.tag, exnref)
         return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out what belongs to a store."""
+        make, arguments, state = super().__reduce__()
+        fields = tuple(each if isinstance(each, int | float | str | None) else repr(each) for each in self.fields)
+        return make, arguments, state | {"tag": None, "exnref": None, "fields": fields}
 
     def _keep(self, tag: Tag, exnref: ExnRef) -> None:
         self.tag, self.exnref, self.fields = tag, exnref, exnref.fields
@@ -107,8 +120,9 @@ def is_catchable(error: BaseException) -> TypeGuard[Exception]:
 
 def thrown(store: Store, error: Exception) -> ExnRef:
     """Return what compiled code is thrown when a host function has raised an exception."""
-    if isinstance(error, WasmException) and error.exnref.store is store and error.exnref.is_valid:
-        return error.exnref
+    own = error.exnref if isinstance(error, WasmException) else None
+    if own is not None and own.store is store and own.is_valid:
+        return own
     types = store.engine.types
     (index,) = types.register([SubType(FuncType((EXTERNREF,), ()))], outer=tuple(types))
     return new_exception(store, index, HOST_TAG, (error,))
