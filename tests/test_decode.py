@@ -803,7 +803,7 @@ def test_every_single_bit_flip_of_a_module() -> None:
     assert verdicts["unsupported"] > 10
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_after_the_header(data: bytes) -> None:
     assert outcome(data) == "malformed" or data.startswith(module(b""))
@@ -812,7 +812,7 @@ def test_any_bytes_after_the_header(data: bytes) -> None:
         assert verdict != "malformed"
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_as_a_function_body(data: bytes) -> None:
     binary = function(data)

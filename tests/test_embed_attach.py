@@ -393,6 +393,9 @@ def tags(w: World) -> None:
         exception = lh.WasmException(tag, (0, 0, 0.0, 0.0, 0, None, None)).exnref
         found = w.c("lh_exception_tag", exception.reference)
         assert (found.tag_instance, found.tag_defined) == tag.words
+        adopted = w.native.adopt(exception.reference)
+        assert isinstance(adopted, lh.ExnRef)
+        assert adopted.tag is tag
     assert w.tag.words != other.words
 
 

@@ -217,7 +217,7 @@ PRELUDE = "(define (map f l) (if (null? l) '() (cons (f (car l)) (map f (cdr l))
 FORMS = st.sampled_from(["int", "bool", "list", "string"]).flatmap(lambda kind: expressions(kind, 4))
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(forms=st.lists(FORMS, min_size=5, max_size=40), data=st.data())
 def test_random_programs_do_what_the_model_does(sanitized_lisp: Path, forms: list[str], data: st.DataObject) -> None:
     defined = [f"(define g{number} {form})\ng{number}" for number, form in enumerate(forms[::4])]

@@ -448,6 +448,9 @@ def test_tags_are_checked_where_they_are_imported() -> None:
     linker = lh.Linker(engine)
     linker.define(store, "t", "t", tag)
     assert linker.instantiate(store, module).exports.t is tag
+    linker = lh.Linker(engine)
+    linker.define_unknown_imports_as_default_values(store, module)
+    assert linker.instantiate(store, module).exports.t.type == tag.type
     with pytest.raises(TypeError, match="no results"):
         lh.Tag(store, NUMBERS)
     with pytest.raises(TypeError, match="TagType"):

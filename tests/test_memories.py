@@ -20,7 +20,7 @@ from support.combinations import examples
 import lowheap as lh
 from lowheap.errors import TrapCode
 from lowheap.types import Limits, MemoryType
-from lowheap.wasm import memories, memory_ranges
+from lowheap.wasm import limits, memory_ranges
 from lowheap.wasm.opcodes import OPCODES, Immediate
 
 CONFIGURATIONS = {"native-O2": ("native", 2), "python-O0": ("python", 0)}
@@ -471,14 +471,14 @@ def test_a_memory_that_cannot_be_reserved_is_no_crash() -> None:
 def test_where_address_space_is_short_less_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    class Short(memories.Mapping):
+    class Short(limits.Mapping):
         def __init__(self, size: int, guard: int = 0) -> None:
             sizes.append(size)
             if size > 1 << 20:
                 raise MemoryError("short")
             super().__init__(size, guard)
 
-    monkeypatch.setattr(memories, "Mapping", Short)
+    monkeypatch.setattr(limits, "Mapping", Short)
     memory = lh.Memory(lh.Store(engine()), MemoryType(Limits(2)))
     assert sizes == [1 << bits for bits in range(32, 19, -1)]
     assert memory.grow(14) == 2

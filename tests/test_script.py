@@ -76,6 +76,8 @@ PASSING = [
     '(assert_trap (invoke "div" (i32.const 1) (i32.const 0)) "integer divide by zero")',
     '(assert_trap (invoke "length" (ref.null none)) "null array reference")',
     '(assert_exhaustion (invoke "deep") "call stack exhausted")',
+    '(module (import "m" "count" (global (mut i32))))',
+    '(assert_trap (module (table i64 0x1000000000000 funcref)) "table size")',
     '(register "other" $m) (module (import "other" "count" (global (mut i32))))',
     '(module (import "m" "count" (global (mut i32))))',
     '(module definition $d (global (export "g") i32 (i32.const 1))) (module instance $i $d) (module instance $j $d)'
@@ -121,6 +123,7 @@ FAILING = {
     '(assert_unlinkable (module (import "spectest" "nothing" (func))) "incompatible import type")': "missing",
     '(assert_trap (module (func $f) (start $f)) "unreachable")': "came to",
     '(assert_unlinkable (module (func $f unreachable) (start $f)) "null reference")': "unreachable",
+    '(assert_trap (module (table i64 0x1000000000000 funcref)) "unreachable")': "no address space",
     '(module (import "spectest" "nothing" (func)))': "LinkError",
     "(module instance $i $none)": "no module definition 'none'",
     '(register "other" $none)': "no instance 'none'",

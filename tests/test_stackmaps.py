@@ -26,6 +26,7 @@ from support.combinations import examples
 
 from lowheap.errors import CompilerError
 from lowheap.jit import safepoints, stackmaps
+from lowheap.jit.call_frames import CallFrames
 from lowheap.jit.stackmaps import Architecture, FunctionRecord, SafepointRecord, Slots, StackMap, StackMapRegistry
 
 pytestmark = pytest.mark.compiler
@@ -1414,6 +1415,41 @@ def test_aarch64_frames_that_are_not_described_are_refused() -> None:
     object, _ = aarch64(other, with_call_frames=False)
     with pytest.raises(CompilerError, match="function 0 of the stack map has no call frame information"):
         stackmaps.read(object, stackmaps.AARCH64_LINUX)
+
+
+HANDLER = """
+declare i32 @personality()
+declare i32 @callee(ptr, i32)
+define i32 @caught(ptr %vm, i32 %x, i32 %y, double %d) "frame-pointer"="all" personality ptr @personality {
+  %r = invoke i32 @callee(ptr %vm, i32 %x) [ "deopt"(i32 %y) ]
+          to label %ok unwind label %pad
+ok:
+  %q = call i32 @callee(ptr %vm, i32 %r) [ "deopt"(i32 %y) ]
+  %z = add i32 %q, %y
+  ret i32 %z
+pad:
+  %l = landingpad token
+          catch ptr null
+  %i = fptosi double %d to i32
+  %k = add i32 %y, %i
+  ret i32 %k
+}
+"""
+
+
+def test_aarch64_objects_tell_handlers_and_what_frames_keep() -> None:
+    """All that an unwinder would have to know there, which is not written: a register of each kind lives at the pad."""
+    object, _ = aarch64(HANDLER)
+    ((thrown, other),) = (function.records for function in stackmaps.read(object, stackmaps.AARCH64_LINUX))
+    frames = CallFrames(object, stack_pointer_register=31, frame_pointer_register=29)
+    handler = frames.handler(0, thrown.instruction_offset)
+    assert handler > other.instruction_offset
+    assert frames.handler(0, other.instruction_offset) == 0
+    kept = frames.kept_registers(0, thrown.instruction_offset)
+    assert {29: 0, 30: 8}.items() <= kept.items()  # the frame record
+    x, d = range(19, 29), range(72, 80)
+    assert any(register in x for register in kept)
+    assert any(register in d for register in kept)
 
 
 LOOP = """

@@ -69,7 +69,7 @@ def test_a_source_of_another_type_is_named(wrong: object) -> None:
         to_binary(wrong)  # type: ignore[arg-type]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=40) | st.binary(max_size=40))
 def test_any_source_is_assembled_or_malformed(source: str | bytes) -> None:
     try:
@@ -147,7 +147,7 @@ def test_validating_another_type_is_refused_by_name(wrong: object) -> None:
         validate(wrong)  # type: ignore[arg-type]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_valid_or_malformed(data: bytes, header: bool) -> None:
     try:

@@ -421,7 +421,8 @@ def _why_live(store: Store, live: int) -> str:
             pending += filter(is_object, store.heap.references(reference))
     parts = []
     if reached:
-        parts.append(f"{len(reached):,} reachable from globals")
+        holders = "globals or tables" if store.heap.control.root_range_count else "globals"
+        parts.append(f"{len(reached):,} reachable from {holders}")
     if live > len(reached):
         parts.append(f"{live - len(reached):,} from no root, which only reference cycles keep; they are never freed")
     return text + ", ".join(parts)

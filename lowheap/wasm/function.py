@@ -974,7 +974,8 @@ class FunctionCompiler(Emitter):
         """Call compiled code with the arguments on the stack in place of the rest of the function, whose frame is gone
         by then. No safepoint, unless LLVM inlines the function where it is called otherwise.
         """
-        values = self.pop_many(len(type.params))
+        count = len(type.params)
+        values = [value for value, _ in self.stack[len(self.stack) - count :]]
         if self._results_place is not None:
             values.append(self._results_place)
         args = self.context.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
@@ -988,10 +989,22 @@ class FunctionCompiler(Emitter):
             self.builder.ret_void()
         self.is_reachable = False
 
-    def tail_call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType) -> None:
-        """Call the compiled code at an address likewise."""
+    def tail_call_address(self, code: ir.Value, vmctx: ir.Value, type: FuncType, *, may_be_own: bool = True) -> None:
+        """Call the compiled code at an address likewise.
+
+        Mostly the code is of the same instance, if it `may_be_own`, and runs with the vmctx that is at hand. To ask is
+        quick, and processors guess the answer: the callee need not wait for a vmctx to come from memory, nor the next
+        one for what that one finds there.
+        """
         shape = self.context.tail_convention.function_type(Signature.of(type, self.context.types))
-        self.tail_call(self.function_pointer(code, shape.return_type, shape.args), vmctx, type)
+        callee = self.function_pointer(code, shape.return_type, shape.args)
+        if may_be_own:
+            own, other = self.function.append_basic_block("own"), self.function.append_basic_block("other")
+            self.builder.cbranch(self.builder.icmp_unsigned("==", vmctx, self.vmctx), own, other)
+            self.builder.position_at_end(own)
+            self.tail_call(callee, self.vmctx, type)
+            self.builder.position_at_end(other)
+        self.tail_call(callee, vmctx, type)
 
 
 def _is_nullable(type: ValType) -> bool:

@@ -119,7 +119,8 @@ class Linker(NotCopied):
         )
 
     def define_unknown_imports_as_default_values(self, store: Store, module: Module) -> None:
-        """Name all that a module imports and that has no name yet: 0, null, functions that return these, new memories.
+        """Name all that a module imports and that has no name yet: 0, null, functions that return these, and new
+        memories, tables and tags.
 
         LinkError, and nothing is named, where there is no such value, for a reference that cannot be null.
         """
@@ -241,7 +242,7 @@ def _default(store: Store, wanted: ImportType) -> Any:
         return Memory(store, type)
     if isinstance(type, TableType):
         return Table(store, type, _default_value(type.element, wanted))
-    raise LinkError(f"import {wanted.module}.{wanted.name} has no default value: it is {type}")
+    return Tag(store, type)
 
 
 def _default_value(type: Any, wanted: ImportType) -> Any:

@@ -54,8 +54,8 @@ class Table(NotCopied):
         raw = lowering(self.store, type.element)(init, kept)
         definition = VMTable()
         self._reserve(type, definition)
+        runtime_of(self.store).keep(self._mapping, definition)  # before its address is among the roots
         self._bind(self.store, type, ctypes.addressof(definition))
-        runtime_of(self.store).keep(self._mapping, definition)
         if raw != NULL:
             definition.length = 0
             self._grow(type.limits.min, raw)

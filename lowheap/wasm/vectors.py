@@ -329,15 +329,6 @@ def _dot(source: Shape) -> Lowering:
     return lowering
 
 
-def _dot_of_words(emitter: NumericEmitter, a: ir.Value, b: ir.Value) -> ir.Value:
-    """`i32x4.dot_i16x8_s`, apart from what is done with it.
-
-    Some of the machines' instructions add to it as well: to a sum in a loop, which then waits for the products.
-    """
-    found = lanes(emitter, _dot(I16X8)(emitter, a, b), F32X4)
-    return vector(emitter, opaque(emitter, found))
-
-
 def _dot_and_add(emitter: NumericEmitter, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
     """The sums of four neighbouring products, of bytes with signs, and of `c`: no sum before the last wraps."""
     factors = [extended(emitter, lanes(emitter, each, I8X16), True) for each in (a, b)]
@@ -594,7 +585,7 @@ def _instructions() -> Iterator[tuple[str, Instruction]]:
         yield f"i8x16.{name}", Instruction(binary, V128, _lanewise(I8X16, _swizzle))
     for name in ("q15mulr_sat_s", "relaxed_q15mulr_s"):
         yield f"i16x8.{name}", Instruction(binary, V128, _lanewise(I16X8, _q15mulr))
-    yield "i32x4.dot_i16x8_s", Instruction(binary, V128, _dot_of_words)
+    yield "i32x4.dot_i16x8_s", Instruction(binary, V128, _dot(I16X8))
     yield "i16x8.relaxed_dot_i8x16_i7x16_s", Instruction(binary, V128, _dot(I8X16))
     yield "i32x4.relaxed_dot_i8x16_i7x16_add_s", Instruction((*binary, V128), V128, _dot_and_add)
     yield "f32x4.demote_f64x2_zero", Instruction((V128,), V128, _demote)

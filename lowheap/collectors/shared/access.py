@@ -191,27 +191,25 @@ def refuse_kind(found: u32, kind: u32, reference: Ref, wanted: Text, name: Text)
 
 
 @inline
-def check_storage(heap: Heap, entry: VMFieldInfo, storages: Storages, part: Text, number: u32) -> None:
+def check_storage(entry: VMFieldInfo, storages: Storages, part: Text, number: u32) -> None:
     """Fail unless a part has a storage that an access is for, and, if that is for references, can hold objects'.
 
     A reference to a function is a number in a table, which a barrier would take for an object's.
     """
-    if heap.is_checked:
-        storage = u32(entry.storage)
-        require(
-            (storages.least <= storage) & (storage <= storages.most),
+    check(
+        (storages.least <= u32(entry.storage)) & (u32(entry.storage) <= storages.most),
+        Status.WRONG_TYPE,
+        f"{part} {{}} has storage {{}}; this is for {storages}",
+        number,
+        entry.storage,
+    )
+    if storages.least == VMStorage.REFERENCE:
+        check(
+            (entry.flags & FIELD_TRACED != 0) or (entry.heap_type == VMHeapType.I31),
             Status.WRONG_TYPE,
-            f"{part} {{}} has storage {{}}; this is for {storages}",
+            f"{part} {{}} refers to functions, which are no objects",
             number,
-            storage,
         )
-        if storages.least == VMStorage.REFERENCE:
-            require(
-                (u32(entry.flags) & FIELD_TRACED != 0) or (entry.heap_type == VMHeapType.I31),
-                Status.WRONG_TYPE,
-                f"{part} {{}} refers to functions, which are no objects",
-                number,
-            )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -231,7 +229,7 @@ def place_of_field(heap: Heap, reference: Ref, field: u32, storages: Storages, n
         info.field_count,
     )
     entry = field_info(heap, info, field)
-    check_storage(heap, entry, storages, FIELD, field)
+    check_storage(entry, storages, FIELD, field)
     return entry.offset, entry
 
 
@@ -263,7 +261,7 @@ def element_place(heap: Heap, reference: Ref, index: u32, storages: Storages) ->
         heap.array(reference).length,
     )
     entry = field_info(heap, info, 0)
-    check_storage(heap, entry, storages, ELEMENT, index)
+    check_storage(entry, storages, ELEMENT, index)
     return index * info.element_size + info.size_or_elements_offset, entry
 
 

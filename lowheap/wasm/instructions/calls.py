@@ -28,7 +28,7 @@ def _tail_call_function(compiler: FunctionCompiler, index: int) -> None:
     context, type = compiler.context, compiler.context.function_types[index]
     own = index - len(context.imported_functions)
     if own < 0:
-        compiler.tail_call_address(*_imported(compiler, index), type)
+        compiler.tail_call_address(*_imported(compiler, index), type, may_be_own=False)
         return
     may_collect = index in context.collecting_functions
     compiler.tail_call(context.functions[own], compiler.vmctx, type, may_collect=may_collect)
