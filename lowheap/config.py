@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
     interruptible: bool
     consume_fuel: bool
     epoch_interruption: bool
+    cranelift_nan_canonicalization: bool
     max_wasm_stack: int
     cache: bool | str | os.PathLike[str] | None
     wasm_multi_value: bool
@@ -99,6 +100,8 @@ class Config:
     `consume_fuel` has code count its instructions, and trap when there is none left of what `Store.set_fuel` gave it.
     `epoch_interruption` has code trap once `Engine.increment_epoch` was called as often as `Store.set_epoch_deadline`
     said; such code must be interruptible.
+    `cranelift_nan_canonicalization` has code compute the same NaN on every machine, the canonical one, see
+    `wasm/nans.py`; False leaves that to the machine.
 
     `max_wasm_stack` is how many bytes of native stack code may use from its outermost entry on.
 
@@ -119,6 +122,7 @@ class Config:
     interruptible: bool
     consume_fuel: bool
     epoch_interruption: bool
+    cranelift_nan_canonicalization: bool
     max_wasm_stack: int
     cache: bool | str | os.PathLike[str] | None
     wasm_multi_value: bool
@@ -236,6 +240,7 @@ _OPTIONS: dict[str, tuple[Any, Callable[[str, Any], None]]] = {
     "interruptible": (True, _check_bool),
     "consume_fuel": (False, _check_bool),
     "epoch_interruption": (False, _check_bool),
+    "cranelift_nan_canonicalization": (False, _check_bool),
     "max_wasm_stack": (MAX_WASM_STACK, _check_stack_size),
     "cache": (None, _check_cache),
     **{f"wasm_{each}": (True, _check_bool) for each in PROPOSALS},

@@ -38,6 +38,7 @@ class Engine(NotCopied):
         self.inline = config.inline
         self.interruptible = config.interruptible
         self.consume_fuel = config.consume_fuel
+        self.canonical_nans = config.cranelift_nan_canonicalization
         self.max_wasm_stack = config.max_wasm_stack
         self.proposals_off = config.proposals_off
         self.cache = config.cache_directory

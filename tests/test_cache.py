@@ -146,6 +146,7 @@ def test_what_is_no_directory_is_refused(value: Any) -> None:
         {"barriers": "outlined"},
         {"inline": "never"},
         {"interruptible": False},
+        {"cranelift_nan_canonicalization": True},
         {"runtime": "native" if lh.Engine().runtime == "python" else "python"},
     ],
 )

@@ -78,6 +78,7 @@ def test_an_engine_has_what_its_config_says() -> None:
     config = lh.Config(collector="null", opt_level=1)
     config.consume_fuel = True
     config.epoch_interruption = True
+    config.cranelift_nan_canonicalization = True
     config.max_wasm_stack = 1 << 16
     config.inline = "never"
     config.runtime = "python"
@@ -87,6 +88,7 @@ def test_an_engine_has_what_its_config_says() -> None:
     config.opt_level = 3
     assert (engine.collector.name, engine.opt_level, engine.inline, engine.runtime) == ("null", 1, "never", "python")
     assert (engine.consume_fuel, engine.max_wasm_stack, engine.cache) == (True, 1 << 16, None)
+    assert engine.canonical_nans
     assert engine.proposals_off == {"threads"}
     engine.increment_epoch()
     assert lh.Engine(config).opt_level == 3
@@ -121,6 +123,7 @@ def test_there_is_no_other_option() -> None:
 WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("consume_fuel", 1, TypeError, "consume_fuel is 1; it must be a bool"),
     ("wasm_gc", None, TypeError, "wasm_gc is None; it must be a bool"),
+    ("cranelift_nan_canonicalization", 0, TypeError, "cranelift_nan_canonicalization is 0; it must be a bool"),
     ("epoch_interruption", "yes", TypeError, "epoch_interruption is 'yes'; it must be a bool"),
     ("max_wasm_stack", 1.5, TypeError, "max_wasm_stack is 1.5; it must be an int"),
     ("max_wasm_stack", 0, ValueError, "max_wasm_stack is 0; it must be positive"),

@@ -410,6 +410,20 @@ def test_growing() -> None:
     assert memory.size == 2
 
 
+def test_no_size_is_what_growing_returns_when_it_fails() -> None:
+    """As in wasmtime: with pages of a byte there might be 2^32 - 1 of them, which is -1."""
+    exports = instance(
+        """(module (memory (export "m") 0xffff_fffd (pagesize 1))
+          (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"""
+    ).exports
+    assert [exports["grow"](pages) for pages in (2, 1, 1, 0)] == [-1, -3, -1, -2]
+    with pytest.raises(lh.HeapError, match=r"it may have 4294967294$"):
+        exports["m"].grow(1)
+    for maximum in ("", "0xffff_ffff"):
+        with pytest.raises(lh.HeapError, match=r"a memory may have a size of 4294967294 at most; one of 4294967295 is"):
+            instance(f"(module (memory 0xffff_ffff {maximum} (pagesize 1)))")
+
+
 def test_a_view_stays_good_when_the_memory_grows_and_when_the_store_is_closed() -> None:
     store = lh.Store(engine())
     exports = lh.Instance(

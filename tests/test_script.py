@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import lowheap as lh
 from lowheap.cli.wast import wast_command
-from lowheap.engine import Engine
+from lowheap.config import Config
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.types import F32, F64, I32
 from lowheap.wasm import wasm_tools
@@ -130,16 +130,16 @@ FAILING = {
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(opt_level=0)
+def config() -> Config:
+    return Config(opt_level=0)
 
 
 @pytest.fixture
-def run(tmp_path: Path, engine: Engine) -> Callable[[str], ScriptResult]:
+def run(tmp_path: Path, config: Config) -> Callable[[str], ScriptResult]:
     def run(text: str) -> ScriptResult:
         path = tmp_path / "script.wast"
         path.write_text(text)
-        return run_script(path, engine)
+        return run_script(path, config)
 
     return run
 
@@ -151,9 +151,9 @@ def test_what_a_script_asserts_holds(run: Callable[[str], ScriptResult]) -> None
     assert result.passed == result.commands
 
 
-def test_a_host_function_is_given_floats_where_bits_are(engine: Engine) -> None:
+def test_a_host_function_is_given_floats_where_bits_are(config: Config) -> None:
     """It has no others; and what it returns comes as bits."""
-    with lh.Store(engine) as store:
+    with lh.Store(lh.Engine(config)) as store:
         seen: list[tuple[float, float, int]] = []
         runtime = runtime_of(store)
         several = lh.Func(store, lh.FuncType((F32, F64, I32), (F64, I32)), lambda *args: seen.append(args) or (-0.0, 7))
@@ -187,19 +187,31 @@ def test_threads_are_refused_by_name(run: Callable[[str], ScriptResult]) -> None
     assert result.passed == 1
 
 
-def test_a_script_of_the_converter_is_taken_as_it_is(tmp_path: Path, engine: Engine) -> None:
+def test_a_script_of_the_converter_is_taken_as_it_is(tmp_path: Path, config: Config) -> None:
     (tmp_path / "a.wast").write_text('(module (func (export "f") (result i32) (i32.const 1)))\n(invoke "f")')
     wasm_tools.run_wasm_tools(["json-from-wast", "a.wast", "-o", "a.json"], folder=tmp_path, what_for="a test")
     (tmp_path / "a.wast").unlink()
-    result = run_script(tmp_path / "a.json", engine)
+    result = run_script(tmp_path / "a.json", config)
     assert (result.commands, result.passed) == (2, 2)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "", '{"commands": [{"type": "dance", "line": 3}]}'])
-def test_json_that_is_no_script_is_a_failure(tmp_path: Path, engine: Engine, text: str) -> None:
+def test_json_that_is_no_script_is_a_failure(tmp_path: Path, config: Config, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    result = run_script(tmp_path / "a.json", engine)
+    result = run_script(tmp_path / "a.json", config)
     assert (result.commands, result.passed) == (1, 0)
+
+
+def test_a_script_says_what_options_it_wants(run: Callable[[str], ScriptResult], config: Config) -> None:
+    """Of its first lines those count that are an engine's options; what is asked for is not kept for the next one."""
+    nan = """(module (func (export "nan") (param i64) (result i64)
+      (i64.reinterpret_f64 (f64.ceil (f64.reinterpret_i64 (local.get 0))))))
+      (assert_return (invoke "nan" (i64.const 0x7ff8000000000005)) (i64.const {}))"""
+    assert run(";;! hogs_memory = true\n;;! nan_canonicalization = true\n" + nan.format(0x7FF8 << 48)).failures == []
+    assert run(";;! nan_canonicalization = false\n" + nan.format(0x7FF8 << 48 | 5)).failures == []
+    assert run(nan.format(0x7FF8 << 48 | 5)).failures == []
+    assert [each.command for each in run(";;! simd = false\n(module (func (param v128)))").failures] == ["module"]
+    assert repr(config) == "Config(opt_level=0)"
 
 
 def test_a_script_that_cannot_be_read_is_a_failure(run: Callable[[str], ScriptResult]) -> None:
@@ -250,14 +262,14 @@ def test_the_command_prints_a_table_and_each_failure(tmp_path: Path, monkeypatch
 def test_the_command_has_the_options_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def note(path: Path, engine: Engine, *, collect_every: int) -> ScriptResult:
-        seen.append((engine.collector.name, engine.runtime, engine.opt_level, collect_every, engine.cache))
+    def note(path: Path, config: Config, *, collect_every: int) -> ScriptResult:
+        seen.append((config.collector, config.runtime, config.opt_level, collect_every, config.cache))
         return ScriptResult(str(path), 1)
 
     monkeypatch.setattr("lowheap.cli.wast.run_script", note)
     arguments = ["--collector", "null", "--runtime", "python", "--opt-level", "1", "--collect-every", "3"]
     assert wast("x.wast", *arguments).exit_code == 0
-    assert seen == [("null", "python", 1, 3, None)]
+    assert seen == [("null", "python", 1, 3, False)]
 
 
 def test_a_folder_without_scripts_is_an_error(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_description_that_makes_no_sense_is_malformed(description: bytes) -> N
         ({"opt_level": 0}, "opt_level"),
         ({"runtime": "python"}, "runtime"),
         ({"inline": "never"}, "inline"),
+        ({"cranelift_nan_canonicalization": True}, "cranelift_nan_canonicalization"),
         ({"collector": "null"}, "the collector"),
     ],
     ids=lambda each: each if isinstance(each, str) else None,

@@ -238,6 +238,13 @@ def test_many_elements_are_registered_at_once(store: lh.Store) -> None:
     assert held.ref_count == 2
 
 
+def test_no_size_is_what_growing_returns_when_it_fails(store: lh.Store) -> None:
+    """As of memories: -1."""
+    with pytest.raises(lh.HeapError, match=r"a table may have a size of 4294967294 at most; one of 4294967295 is"):
+        lh.Table(store, lh.TableType(lh.types.ANYREF, lh.Limits((1 << 32) - 1)))
+    assert store.heap.control.root_range_count == 0
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Calls through a table
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from lowheap.cli.interrupts import stopping_the_program
 from lowheap.cli.options import check_collector, collector_options, opt_level_option, runtime_option
 from lowheap.cli.output import EXIT_ERROR, printable_on, report_console, say
-from lowheap.engine import Engine
+from lowheap.config import Config
 from lowheap.errors import LowheapError
 from lowheap.wasm.script import Failure, ScriptResult, run_script
 
@@ -114,7 +114,7 @@ class _Settings:
     collect_every: int
 
     def run(self, path: Path) -> ScriptResult:
-        return run_script(path, Engine(**self.engine), collect_every=self.collect_every)
+        return run_script(path, Config(**self.engine), collect_every=self.collect_every)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -60,13 +60,14 @@ class ModuleCompiler(ModuleState):
         inline: str = "auto",
         interruptible: bool = True,
         consume_fuel: bool = False,
+        canonical_nans: bool = False,
         marked: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know.
 
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
-        `interruptible` and `consume_fuel` are an engine's. `marked`: keep marks of what is emitted for which
-        event, for a listing.
+        `interruptible`, `consume_fuel` and `canonical_nans` are an engine's. `marked`: keep marks of what is emitted
+        for which event, for a listing.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
@@ -79,6 +80,7 @@ class ModuleCompiler(ModuleState):
         ]
         self.interruptible = interruptible
         self.consumes_fuel = consume_fuel
+        self.canonical_nans = canonical_nans
         calls, leaving, allocating, throwing = self._scan_calls()
         self.collecting_functions = _callers_of(calls, leaving | allocating | throwing)
         self.throwing_functions = _callers_of(calls, leaving | throwing)

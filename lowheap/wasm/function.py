@@ -230,6 +230,7 @@ class ModuleState(ModuleContext):
     tail_convention: Convention
     interruptible: bool
     consumes_fuel: bool
+    canonical_nans: bool
     collecting_functions: set[int]
     throwing_functions: set[int]
     polling_functions: set[int]
@@ -315,7 +316,8 @@ class FunctionCompiler(Emitter):
                 self._open(name, block_type, number, catches=instruction.operands[1:])
             elif (signature := numeric.SIGNATURES.get(name)) is not None:
                 params, result = signature
-                self.push(numeric.lower(self, name, self.pop_many(len(params))), result)
+                values = self.pop_many(len(params))
+                self.push(numeric.lower(self, name, values, canonical_nans=self.context.canonical_nans), result)
             else:
                 FACTS[name].compile(self, *instruction.operands)
         if len(self.local_types) + self._most_operands > _MANY_VALUES:

@@ -10,9 +10,26 @@ _GRANULE = 1 << 16
 """A reservation is a multiple of so many bytes, as every system's pages are."""
 
 
+_MOST_32 = (1 << 32) - 2
+"""With addresses of 32 bits, how many pages or elements there may be: one more is what growing returns when it fails."""
+
+
 def fits(own: Limits, wanted: Limits) -> bool:
     """Whether what has limits may be imported under others."""
     return own.min >= wanted.min and (wanted.max is None or (own.max is not None and own.max <= wanted.max))
+
+
+def sizes(limits: Limits, is_64: bool, most: int, what: str) -> tuple[int, int]:
+    """Return how many pages or elements there are at first, and how many there may be: `most`, unless at first are more.
+
+    HeapError where there would be so many that `memory.grow` or `table.grow` could not say how many there were.
+    """
+    most = max(limits.min, most if limits.max is None else min(limits.max, most))
+    if is_64:
+        return limits.min, most
+    if limits.min > _MOST_32:
+        raise HeapError(f"a {what} may have a size of {_MOST_32} at most; one of {limits.min} is wanted")
+    return limits.min, min(most, _MOST_32)
 
 
 def reserve(least: int, most: int, what: str) -> Mapping:

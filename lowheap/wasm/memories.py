@@ -17,7 +17,7 @@ from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, MemoryType
-from lowheap.wasm.limits import check_limits, fits, reserve
+from lowheap.wasm.limits import check_limits, fits, reserve, sizes
 from lowheap.wasm.memory_ranges import MOST_RESERVED_32, MOST_RESERVED_64, grow
 
 _exclusive = exclusive("store.lock")
@@ -50,14 +50,11 @@ class Memory(NotCopied):
         runtime_of(self.store).keep(self._mapping, definition)
 
     def _reserve(self, type: MemoryType, definition: VMMemory) -> None:
-        least = type.limits.min << type.page_size_log2
-        most = MOST_RESERVED_64 if type.is_64 else MOST_RESERVED_32
-        if type.limits.max is not None:
-            most = min(most, type.limits.max << type.page_size_log2)
-        self._mapping = reserve(least, max(least, most), "memory")
-        definition.base, definition.length = self._mapping.base, type.limits.min << type.page_size_log2
-        most = self._mapping.size >> type.page_size_log2
-        definition.maximum = min(most, most if type.limits.max is None else type.limits.max) << type.page_size_log2
+        reserved, bits = MOST_RESERVED_64 if type.is_64 else MOST_RESERVED_32, type.page_size_log2
+        least, most = sizes(type.limits, type.is_64, reserved >> bits, "memory")
+        self._mapping = reserve(least << bits, most << bits, "memory")
+        definition.base, definition.length = self._mapping.base, least << bits
+        definition.maximum = min(most, self._mapping.size >> bits) << bits
 
     @classmethod
     def _at(cls, store: Store, type: MemoryType, definition: VMMemory) -> Memory:

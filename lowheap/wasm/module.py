@@ -192,6 +192,7 @@ class Module(NotCopied):
                     inline=self.engine.inline,
                     interruptible=self.engine.interruptible,
                     consume_fuel=self.engine.consume_fuel,
+                    canonical_nans=self.engine.canonical_nans,
                 )
                 module, symbols = compiler.compile(progress)
                 return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
@@ -211,6 +212,7 @@ class Module(NotCopied):
             "inline": self.engine.inline,
             "interruptible": self.engine.interruptible,
             "consume_fuel": self.engine.consume_fuel,
+            "canonical_nans": self.engine.canonical_nans,
             "proposals_off": ", ".join(sorted(self.engine.proposals_off)),
             "inline_allocation": inline_allocation,
         }

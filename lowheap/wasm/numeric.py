@@ -9,9 +9,10 @@ least integer by -1, the conversion of a float that does not fit. Here each such
 a mask, a select, a trap or an intrinsic that defines it, so no operand whatever makes a result poison.
 
 The bits of a result are those that the specification demands. Where it asks for a NaN it fixes the sign and payload
-only in part, and the machine chooses the rest; `neg`, `abs`, `copysign` and `reinterpret` are exact to the bit, of NaNs
-too. For LLVM a signalling NaN is as good as a quiet one, and an operation whose result is its operand (`x * 1.0`) is
-that operand: so constants are kept from it, as `opaque.py` says, and the floats that come here are never known to it.
+only in part, and the machine chooses the rest, unless an engine wants the canonical one (`nans.py`); `neg`, `abs`,
+`copysign` and `reinterpret` are exact to the bit, of NaNs too. For LLVM a signalling NaN is as good as a quiet one, and
+an operation whose result is its operand (`x * 1.0`) is that operand: so constants are kept from it, as `opaque.py`
+says, and the floats that come here are never known to it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from llvmlite import ir
 
 from lowheap.errors import CompilerError, TrapCode
 from lowheap.types import F32, F64, I32, I64, NumType
-from lowheap.wasm import opaque
+from lowheap.wasm import nans, opaque
 from lowheap.wasm.opaque import intrinsic_name
 
 
@@ -57,12 +58,14 @@ _WIDTHS = {I32: 32, I64: 64}
 _EPSILONS = {F32: 2.0**-23, F64: 2.0**-52}  # the distance from 1.0 to the next float
 
 
-def lower(emitter: NumericEmitter, name: str, operands: Sequence[ir.Value]) -> ir.Value:
+def lower(
+    emitter: NumericEmitter, name: str, operands: Sequence[ir.Value], *, canonical_nans: bool = False
+) -> ir.Value:
     """Emit the instruction `name` (as in the text format: `"i32.add"`) on `operands`, and return its result.
 
     The operands, in the order they were pushed, have the LLVM types of the instruction's signature: `i32`, `i64`,
     `float` or `double`; so has the result, and a comparison gives an `i32` of 0 or 1. An instruction that can trap
-    leaves the builder in a new block.
+    leaves the builder in a new block. `canonical_nans`: a NaN that it computes is the canonical one.
 
     Raises `CompilerError` for a name that is no numeric instruction, and for operands that do not match its signature.
     """
@@ -73,7 +76,8 @@ def lower(emitter: NumericEmitter, name: str, operands: Sequence[ir.Value]) -> i
     wanted = _WANTED[name]
     if given != wanted:
         raise CompilerError(f"{name} was given operands of types ({_list(given)}); it takes ({_list(wanted)})")
-    return instruction.lowering(emitter, *operands)
+    result = instruction.lowering(emitter, *operands)
+    return nans.canonical(emitter, result) if canonical_nans and nans.may_come_of(name) else result
 
 
 def _list(types: Sequence[ir.Type]) -> str:

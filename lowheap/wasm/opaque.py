@@ -75,6 +75,15 @@ def float_constant(emitter: OpaqueEmitter, type: ir.Type, bits: int) -> ir.Value
     return opaque(emitter, _FloatConstant(type, bits))
 
 
+def canonical_nan(emitter: OpaqueEmitter, type: ir.Type) -> ir.Value:
+    """Return the canonical NaN, or one in each lane: a constant that LLVM may not take for any other NaN."""
+    lane = type.element if isinstance(type, ir.VectorType) else type
+    fraction = _FRACTION_BITS[lane.__class__]
+    quiet = (1 << (_BITS[lane.__class__].width - 1)) - (1 << (fraction - 1))  # the exponent's bits, and the next
+    constant = _FloatConstant(lane, quiet)
+    return opaque(emitter, constant if lane is type else ir.Constant(type, [constant] * type.count))
+
+
 def intrinsic_name(type: ir.Type) -> str:
     """Return how the names of intrinsics call a type: `i32`, `f64`, `v4f32`."""
     if isinstance(type, ir.VectorType):

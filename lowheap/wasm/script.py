@@ -3,6 +3,9 @@
 `run_script` runs the commands of one file, on one engine and one store, and says which failed. The program `wasm-tools`
 makes JSON and binaries of the script's text, see `wasm_tools.py`; a `.json` that it has made already is taken as it is.
 
+**Options** are in a script's first lines, as wasmtime's scripts have them: `;;! nan_canonicalization = true`, or the
+name of a proposal that is to be off, or on. Others name what lowheap always has, or say how much memory a script takes.
+
 **Floats** go in and come out as their bits: Python's floats cannot carry every NaN of an f32. **Traps** are compared by
 what they say: the script's text must be in wasmtime's wording, or `_WORDINGS` must say that it means the same.
 
@@ -11,9 +14,11 @@ Whatever a command raises that it should not is a failure of that command, and t
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lowheap.config import PROPOSALS, Config
 from lowheap.engine import Engine
 from lowheap.errors import HeapError, LinkError, LowheapError, MalformedModuleError, Trap
 from lowheap.objects import Array, ExternRef, Func, Struct
@@ -69,20 +75,23 @@ class ScriptResult:
         return self.commands - self.skips - len(self.failures)
 
 
-def run_script(path: str | os.PathLike[str], engine: Engine, *, collect_every: int = 0) -> ScriptResult:
-    """Run a script, `.wast` or `.json`, with a store of its own, which is verified at the end.
+def run_script(path: str | os.PathLike[str], config: Config, *, collect_every: int = 0) -> ScriptResult:
+    """Run a script, `.wast` or `.json`, with an engine and a store of its own, which is verified at the end.
 
-    Never raises for what is in the script.
+    What options the script has goes before `config`, which stays as it is. Never raises for what is in the script.
     """
     result = ScriptResult(os.fspath(path))
     with tempfile.TemporaryDirectory(prefix="lowheap-script-") as folder:
         try:
-            commands, place = _read(Path(path), Path(folder))
+            commands, place, options = _read(Path(path), Path(folder))
+            config = copy.copy(config)
+            for name, value in options.items():
+                setattr(config, name, value)
         except (LowheapError, OSError, ValueError) as error:
             result.commands = 1
             result.failures.append(Failure(0, "script", str(error)))
             return result
-        with Store(engine, collect_every=collect_every) as store:
+        with Store(Engine(config), collect_every=collect_every) as store:
             script = _Script(store, place, result)
             for command in commands:
                 script.run(command)
@@ -94,13 +103,22 @@ def run_script(path: str | os.PathLike[str], engine: Engine, *, collect_every: i
     return result
 
 
-def _read(path: Path, folder: Path) -> tuple[list[dict[str, Any]], Path]:
-    """Return a script's commands, and where the modules are that they name."""
+_OPTIONS = {"nan_canonicalization": "cranelift_nan_canonicalization", **{each: f"wasm_{each}" for each in PROPOSALS}}
+"""What scripts call options, and what `Config` does."""
+
+_OPTION = re.compile(r"^;;! *(\w+) *= *(true|false) *$", re.MULTILINE)
+
+
+def _read(path: Path, folder: Path) -> tuple[list[dict[str, Any]], Path, dict[str, bool]]:
+    """Return a script's commands, where the modules are that they name, and its options. JSON has none of these."""
+    options = {}
     if path.suffix == ".json":
         text, folder = path.read_bytes(), path.parent
     else:
         read = folder / path.name
-        script = wat.with_plain_nulls(wat.assemblable(path.read_text(encoding="utf-8")))
+        written = path.read_text(encoding="utf-8")
+        options = {_OPTIONS[name]: value == "true" for name, value in _OPTION.findall(written) if name in _OPTIONS}
+        script = wat.with_plain_nulls(wat.assemblable(written))
         read.write_text(script, encoding="utf-8")
         try:
             text = run_wasm_tools(["json-from-wast", read, "--wasm-dir", folder], what_for=f"reading {path}")
@@ -109,7 +127,7 @@ def _read(path: Path, folder: Path) -> tuple[list[dict[str, Any]], Path]:
     found = json.loads(text)
     if not isinstance(found, dict) or not isinstance(found.get("commands"), list):
         raise ValueError(f"{path} has no commands: it is not what wasm-tools json-from-wast writes")
-    return found["commands"], folder
+    return found["commands"], folder, options
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ _WORDS = {
     "opt_level": "opt_level",
     "runtime": "runtime",
     "inline": "inline",
+    "canonical_nans": "cranelift_nan_canonicalization",
     "proposals_off": "the proposals that are switched off",
 }
 """How messages call facts."""

@@ -21,7 +21,7 @@ from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, RefType, TableType
 from lowheap.values import as_index
-from lowheap.wasm.limits import check_limits, fits, reserve
+from lowheap.wasm.limits import check_limits, fits, reserve, sizes
 
 _exclusive = exclusive("store.lock")
 
@@ -69,8 +69,7 @@ class Table(NotCopied):
         return made
 
     def _reserve(self, type: TableType, definition: VMTable) -> None:
-        least = type.limits.min
-        most = max(least, MOST_ELEMENTS if type.limits.max is None else min(type.limits.max, MOST_ELEMENTS))
+        least, most = sizes(type.limits, type.is_64, MOST_ELEMENTS, "table")
         self._mapping = reserve(least * REFERENCE_SIZE, most * REFERENCE_SIZE, "table")
         definition.base, definition.length = self._mapping.base, least
         definition.maximum = min(most, self._mapping.size // REFERENCE_SIZE)

@@ -25,7 +25,7 @@ from llvmlite import binding, ir
 
 from lowheap.jit.stackmaps import X86_64, host_architecture
 from lowheap.types import F32, F64, I32, I64, V128, NumType, ValType
-from lowheap.wasm import numeric
+from lowheap.wasm import nans, numeric
 from lowheap.wasm.numeric import NumericEmitter
 from lowheap.wasm.opaque import QUIETING, intrinsic_name, opaque
 
@@ -596,6 +596,15 @@ INSTRUCTIONS: dict[str, Instruction] = dict(_instructions())
 """Every vector instruction that computes a value of values, by name."""
 
 
-def lower(emitter: NumericEmitter, name: str, operands: Sequence[ir.Value]) -> ir.Value:
-    """Emit the instruction `name` on `operands`, and return its result."""
-    return INSTRUCTIONS[name].lowering(emitter, *operands)
+def lower(
+    emitter: NumericEmitter, name: str, operands: Sequence[ir.Value], *, canonical_nans: bool = False
+) -> ir.Value:
+    """Emit the instruction `name` on `operands`, and return its result.
+
+    `canonical_nans`: a NaN that it computes in a lane is the canonical one.
+    """
+    result = INSTRUCTIONS[name].lowering(emitter, *operands)
+    if not canonical_nans or not nans.may_come_of(name):
+        return result
+    shape = SHAPES[name.partition(".")[0]]
+    return vector(emitter, nans.canonical(emitter, lanes(emitter, result, shape)))

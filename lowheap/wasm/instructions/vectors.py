@@ -17,7 +17,10 @@ from lowheap.wasm.vectors import I8X16, I16X8, I32X4, I64X2, SHAPES, Shape, lane
 @instruction(*vectors.INSTRUCTIONS)
 def _compute(compiler: FunctionCompiler) -> None:
     operands, result, _ = vectors.INSTRUCTIONS[compiler.name]
-    compiler.push(vectors.lower(compiler, compiler.name, compiler.pop_many(len(operands))), result)
+    values = compiler.pop_many(len(operands))
+    compiler.push(
+        vectors.lower(compiler, compiler.name, values, canonical_nans=compiler.context.canonical_nans), result
+    )
 
 
 @instruction("v128.const")
