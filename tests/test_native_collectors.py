@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from support.combinations import examples
 from support.native_heaps import ANY_U32, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import Compiled, mixed
-from support.store_world import RETURN_ADDRESS
 
 from lowheap.collectors.drc import Drc, counting
 from lowheap.collectors.drc import collection as drc_collection
@@ -49,9 +48,12 @@ from lowheap.layout import (
     VMDrcHeader,
     VMGcKind,
     VMHeapStatistics,
+    VMStackMapEntry,
+    VMUnwindEntry,
     block_length,
 )
 from lowheap.native import Heap, Native, OutOfRange, Ref, address_of, at, cell, local_array, native, u32, u64
+from lowheap.runtime.store_runtime import hash_table
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Functions for what cannot be called by itself: generators, and what takes records or slots
@@ -315,8 +317,13 @@ def an_object_and_the_dead(draw: Draw, made: Made) -> list[int]:
     return [*an_object(draw, made), a_dead_chain(draw, made)[0]]
 
 
-def a_return_address(draw: Draw, made: Made) -> list[int]:
-    return [draw(st.sampled_from([RETURN_ADDRESS, RETURN_ADDRESS + 1, 0, (1 << 64) - 1]))]
+TABLES = [hash_table(each, range(1, 40)) for each in (VMStackMapEntry, VMUnwindEntry)]
+
+
+def a_table_and_return_address(draw: Draw, made: Made) -> list[int]:
+    entries, size = draw(st.sampled_from(TABLES))
+    address = draw(st.integers(0, 60) | st.just((1 << 64) - 1))
+    return [ctypes.addressof(entries), size - 1, ctypes.sizeof(entries) // size, address]
 
 
 ARGUMENTS: dict[Native[..., Any], Arguments] = {
@@ -364,8 +371,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_lists.poison: lambda draw, made: a_block(draw, made)[:2],
     free_lists.pop_small: drawn(st.integers(1, 20).map(lambda n: n * BLOCK_ALIGN)),
     counting.free_pending: drawn(st.integers(0, 5) | st.just((1 << 64) - 1)),
-    frames.safepoint_of: a_return_address,
-    frames.unwind_entry_of: a_return_address,
+    frames.entry_of: a_table_and_return_address,
     free_lists.size_class: drawn(LENGTHS),
     free_lists.push_free: a_block,
     free_lists.run_length: drawn(LENGTHS),

@@ -82,21 +82,20 @@ def frames(innermost: u64, outermost: u64, rules: FrameRules) -> Iterator[u64]:
 
 
 @inline
-def safepoint_of(heap: Heap, return_address: u64) -> u64:
-    """The address of a return address's entry in the hash table of safepoints; 0 when it has none."""
-    context = heap.store_context
-    mask = context.stack_map_mask
-    entries = context.stack_map_entries
+def entry_of(entries: u64, mask: u64, size: u64, return_address: u64) -> u64:
+    """The address of a return address's entry in a hash table; 0 when it has none.
+
+    The table has `mask` + 1 entries of so many bytes, which begin with a return address: 0 in those that are empty.
+    """
     number = wrapping_mul(return_address, STACK_MAP_HASH_MULTIPLIER) >> STACK_MAP_HASH_SHIFT & mask
     while True:
-        entry = at(VMStackMapEntry, entries + number * sizeof(VMStackMapEntry))
-        found = entry.return_address
+        found = cell(u64, entries + number * size).value
         if found == return_address:
             break
         if unlikely(found == 0):
             return 0
         number = (number + 1) & mask
-    return entries + number * sizeof(VMStackMapEntry)
+    return entries + number * size
 
 
 @inline
@@ -112,7 +111,7 @@ def held_by_code(heap: Heap, rules: FrameRules) -> Iterator[Ref]:
         for frame in frames(record.exit_frame_pointer, record.entry_frame_pointer, rules):
             caller = cell(u64, frame + rules.caller_frame_pointer_offset).value
             return_address = cell(u64, frame + rules.return_address_offset).value
-            found = safepoint_of(heap, return_address)
+            found = entry_of(context.stack_map_entries, context.stack_map_mask, sizeof(VMStackMapEntry), return_address)
             if unlikely(found == 0):
                 context.unknown_return_address = return_address
                 return
@@ -130,24 +129,6 @@ def held_by_code(heap: Heap, rules: FrameRules) -> Iterator[Ref]:
         activation = record.previous
 
 
-@inline
-def unwind_entry_of(heap: Heap, return_address: u64) -> u64:
-    """The address of a return address's entry in the hash table of calls that may throw; 0 when it has none."""
-    context = heap.store_context
-    mask = context.unwind_mask
-    entries = context.unwind_entries
-    number = wrapping_mul(return_address, STACK_MAP_HASH_MULTIPLIER) >> STACK_MAP_HASH_SHIFT & mask
-    while True:
-        entry = at(VMUnwindEntry, entries + number * sizeof(VMUnwindEntry))
-        found = entry.return_address
-        if found == return_address:
-            break
-        if unlikely(found == 0):
-            return 0
-        number = (number + 1) & mask
-    return entries + number * sizeof(VMUnwindEntry)
-
-
 @native
 def unwind(heap: Heap, rules: FrameRules, thrower: u64) -> u64:
     """Find the handler of what is thrown, and return what the stack pointer is there; 0 when there is none.
@@ -162,7 +143,7 @@ def unwind(heap: Heap, rules: FrameRules, thrower: u64) -> u64:
     for frame in frames(thrower, outermost, rules):
         caller = cell(u64, frame + rules.caller_frame_pointer_offset).value
         return_address = cell(u64, frame + rules.return_address_offset).value
-        found = unwind_entry_of(heap, return_address)
+        found = entry_of(context.unwind_entries, context.unwind_mask, sizeof(VMUnwindEntry), return_address)
         if unlikely(found == 0):
             context.unknown_return_address = return_address
             return 0
