@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import wasmtime
@@ -93,6 +93,14 @@ def test_an_engine_has_what_its_config_says() -> None:
     engine.increment_epoch()
     assert lh.Engine(config).opt_level == 3
     assert lh.Engine(opt_level=0).opt_level == 0
+
+
+def test_type_checkers_see_the_options_that_there_are() -> None:
+    """As attributes, and as arguments: mypy takes arguments' types from a `TypedDict` alone, so there are two lists."""
+    arguments, attributes = get_type_hints(options.Options), get_type_hints(lh.Config)
+    assert arguments == attributes
+    assert list(arguments) == list(attributes)
+    assert set(arguments) == set(options._NAMES)
 
 
 def test_options_are_given_once() -> None:
