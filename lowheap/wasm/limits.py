@@ -9,9 +9,8 @@ from lowheap.types import Limits
 _GRANULE = 1 << 16
 """A reservation is a multiple of so many bytes, as every system's pages are."""
 
-
 _MOST_32 = (1 << 32) - 2
-"""With addresses of 32 bits, how many pages or elements there may be: one more is what growing returns when it fails."""
+"""Pages or elements, at most, where addresses have 32 bits: one more is what growing returns when it fails."""
 
 
 def fits(own: Limits, wanted: Limits) -> bool:
@@ -20,7 +19,7 @@ def fits(own: Limits, wanted: Limits) -> bool:
 
 
 def sizes(limits: Limits, is_64: bool, most: int, what: str) -> tuple[int, int]:
-    """Return how many pages or elements there are at first, and how many there may be: `most`, unless at first are more.
+    """Return how many pages or elements there are at first, and may be at most: `most`, unless there are more at first.
 
     HeapError where there would be so many that `memory.grow` or `table.grow` could not say how many there were.
     """
