@@ -62,7 +62,10 @@ def things(store: lh.Store, instance: lh.Instance) -> list[Any]:
         store.operations,
         lh.Caller(store, None),
         lh.Linker(store.engine),
+        lh.Linker(store.engine).instantiate_pre(lh.Module(store.engine, "(module)")),
         lh.Tag(store, lh.FuncType((), ())),
+        lh.Table(store, lh.TableType(lh.types.FUNCREF, lh.Limits(1, None)), None),
+        lh.Memory(store, lh.MemoryType(lh.Limits(0, 1))),
         lh.Array(store, lh.ArrayType(lh.FieldType(lh.types.I32, True)), 1).view(),
         store.heap,
         store.heap.native,
@@ -127,7 +130,11 @@ def test_every_public_class_is_a_value_or_is_not_copied() -> None:
         kind = getattr(lh, name)
         if not inspect.isclass(kind) or issubclass(kind, Exception | NotCopied):
             continue
-        is_value = kind in (lh.I31, lh.ValType) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__members__")
+        is_value = (
+            kind in (lh.I31, lh.ValType, lh.Config)
+            or hasattr(kind, "__dataclass_fields__")
+            or hasattr(kind, "__members__")
+        )
         assert is_value, f"{name} has to be a value, or NotCopied"
 
 
@@ -171,6 +178,14 @@ def test_a_copy_of_an_i31_is_one(store: lh.Store) -> None:
             hash(lh.I31(-3)),
         )
         assert lh.Struct(store, CELL, [again, 0])[0] == lh.I31(-3)
+
+
+def test_a_copy_of_a_config_has_its_options() -> None:
+    config = lh.Config(opt_level=1, inline="never")
+    for way in WAYS:
+        again = way(config)
+        assert again is not config
+        assert vars(again) == vars(config)
 
 
 def test_a_copy_of_a_collector_is_as_good() -> None:
