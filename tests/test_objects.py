@@ -17,8 +17,9 @@ from lowheap.bound_types import lift_reference, lower_reference
 from lowheap.errors import AllocationTooLargeError, ForeignReferenceError, HeapError, StaleReferenceError
 from lowheap.layout import HEADER_SIZE, NULL, block_length, i31_from_int
 from lowheap.memory import Memory
-from lowheap.objects import ExnRef, (
+from lowheap.objects import (
     Array,
+    ExnRef,
     ExternRef,
     Func,
     GcObject,
