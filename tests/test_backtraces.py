@@ -130,6 +130,19 @@ def test_of_a_deep_stack_the_innermost_frames_are_there(opt_level: int) -> None:
     assert len({each.module_offset for each in found.frames[1:]}) == 1
 
 
+def test_frames_are_there_where_the_stack_map_tells_the_sizes_of_frames() -> None:
+    """A function without a safepoint that may have a large frame has a record in the stack map that is no call's."""
+    moves = "(local.set 1 (i32.add (local.get 2) (local.get 0))) (local.set 2 (i32.add (local.get 1) (local.get 0)))"
+    source = f"""(module
+      (func $long (param i32) (result i32) (local i32 i32) {moves * 150} (i32.div_s (i32.const 1) (local.get 0)))
+      (func $run (export "run") (param i32) (result i32) (i32.add (call $long (local.get 0)) (i32.const 1))))"""
+    module = lh.Module(lh.Engine(opt_level=0), source)
+    assert module.compiled.statepoints.measured, "one was told"
+    with lh.Store(module.engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, module).exports.run(0)
+    assert [each.func_name for each in caught.value.frames] == ["long", "run"]
+
+
 @pytest.mark.parametrize("runtime", ["native", "python"])
 @pytest.mark.parametrize("opt_level", [0, 2])
 def test_an_allocation_that_fails_is_in_the_function_that_allocates(opt_level: int, runtime: str) -> None:
@@ -192,6 +205,11 @@ def test_a_trap_keeps_no_store() -> None:
     gc.collect()
     assert gone() is None
     assert len(found.frames) == 5
+
+
+def test_a_trap_is_made_of_a_code() -> None:
+    with pytest.raises(TypeError, match="code is 'refused'; it must be a TrapCode. A host function that is to end"):
+        lh.Trap("refused")  # type: ignore[arg-type]
 
 
 def test_a_trap_made_by_hand_has_no_frames() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowheap.jit import large_frames
 from lowheap.jit.stackmaps import FunctionRecord
 from lowheap.jit.statepoints import StatepointModule
 
@@ -68,6 +69,8 @@ class CallSites:
         found: dict[int, CallSite] = {}
         for function in self._records:
             for record in function.records:
+                if record.id >= large_frames.FIRST_MEASURE:
+                    continue  # no call: it tells how large a frame is
                 statepoint = self._statepoints.statepoints[record.id]
                 address = self._addresses[statepoint.function] + record.instruction_offset
                 found[address] = CallSite(statepoint.function, statepoint.places)
