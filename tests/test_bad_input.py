@@ -474,6 +474,12 @@ bad("call ()", lambda w: w.exports["two"](), TypeError, TWO.format(0))
 bad("call 1", lambda w: w.exports["two"](1), TypeError, TWO.format(1))
 bad("call 3", lambda w: w.exports["two"](1, 2, 3), TypeError, TWO.format(3))
 bad("call nothing", lambda w: w.exports["nothing"](None), TypeError, "1 values were given where 0 are wanted")
+bad(
+    "call store",
+    lambda w: w.exports["two"](w.store, 1, 2),
+    TypeError,
+    "wanted; a function knows its store, which is no",
+)
 bad("call keyword", lambda w: w.exports["two"](a=1), TypeError, "keyword")
 for wrong in (None, "1", 1.0, True, b"1", 1j, [1], lh.I31(1)):
     bad(

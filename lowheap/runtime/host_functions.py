@@ -55,7 +55,7 @@ class Caller(NotCopied):
         return self._store
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return an export of the calling instance, a `Func` or a `Global`; `default` when there is none."""
+        """Return an export of the calling instance, of any kind; `default` when there is none."""
         exports: Mapping[str, Any] = {} if self._place is None else self._place.exports
         return exports.get(name, default)
 

@@ -1051,10 +1051,16 @@ def _lift_of(store: Store, type: ValType) -> Callable[[Any], Any]:
     return functools.partial(lift_reference, store, type) if isinstance(type, RefType) else lift_vector
 
 
+def _begins_with_store(values: Sequence[Any]) -> bool:
+    """Whether somebody who comes from wasmtime's Python package has given the store, as calls have it there."""
+    return bool(values) and isinstance(values[0], Store)
+
+
 def _lower_all(lowerings: Sequence[Any], values: Sequence[Any], what: str, kept: list[Any]) -> list[Any]:
     """Return values as they are put into slots; references among them are borrowed, of `values` or of `kept`."""
     if len(values) != len(lowerings):
-        raise TypeError(f"{what}: {len(values)} values were given where {len(lowerings)} are wanted")
+        hint = "; a function knows its store, which is no argument" if _begins_with_store(values) else ""
+        raise TypeError(f"{what}: {len(values)} values were given where {len(lowerings)} are wanted{hint}")
     try:
         if len(values) == 1:
             return [lowerings[0](values[0], kept)]
