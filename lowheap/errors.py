@@ -206,11 +206,11 @@ class Trap(LowheapError):
         detail: str | None = None,
         frames: Callable[[], Sequence[Frame]] | None = None,
     ) -> None:
-        """Compose wasmtime's wording with the place and the detail. TypeError for a code that is no `TrapCode`."""
+        """Compose wasmtime's wording with the place and the detail. TypeError for what is no `TrapCode`."""
         if not isinstance(code, TrapCode):
             raise TypeError(
-                f"code is {code!r}; it must be a TrapCode. A host function that is to end a program raises an exception "
-                "of any other kind"
+                f"code is {code!r}; it must be a TrapCode. A host function that is to end a program raises "
+                "an exception of any other kind"
             )
         text = f"wasm trap: {code.message}"
         if detail:
