@@ -7,12 +7,14 @@ import gc
 import pickle
 import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import wasmtime
 
 import lowheap as lh
+from lowheap.cli.entry import execute
 from lowheap.layout import MOST_TRAP_FRAMES
 from lowheap.wasm.decode import custom_sections, decode
 from lowheap.wasm.validate import wat2wasm
@@ -324,6 +326,18 @@ DAMAGES: dict[str, Any] = {
 def test_what_makes_no_sense_there_tells_nothing(damage: str) -> None:
     found, _ = shop(5, DAMAGES[damage])
     assert [(each.func_name, each.file) for each in found.frames] == [("price", None), ("buy", None)]
+
+
+def test_the_command_tells_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    binary = wat2wasm('(module (func $fail unreachable) (func (export "go") (call $fail)))')
+    _, code = custom_sections(binary)
+    fail, go = (body.offset - code for body in decode(binary).bodies)
+    path = tmp_path / "shop.wasm"
+    path.write_bytes(with_sections(binary, debug_sections([(fail, 7, 3), (go, 9, 1), (go + 9, 0, 0)], 4)))
+    assert execute(["run", str(path), "--invoke", "go", "--opt-level", "0", "--no-cache"]) == 3
+    first, *others = capsys.readouterr().err.splitlines()
+    assert "(in function $fail, at offset" in first
+    assert others == ["  at /home/smith/src/shop.c:7:3", "  called from function 1"]
 
 
 def test_a_message_is_in_wasmtimes_words() -> None:

@@ -127,7 +127,7 @@ def _report(error: Exception) -> int:
         case click.ClickException():
             text = error.format_message()
         case Trap():
-            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ") + _callers(error.frames)
+            status, label, text = EXIT_TRAP, "trap", text.removeprefix("wasm trap: ") + _places(error.frames)
         case click.Abort():
             say(INTERRUPTED)
             return EXIT_INTERRUPTED
@@ -142,8 +142,10 @@ def _report(error: Exception) -> int:
     return status
 
 
-def _callers(frames: Sequence[Frame]) -> str:
-    """Who called the function that trapped, a line each; what repeats is told once."""
+def _places(frames: Sequence[Frame]) -> str:
+    """Where in the source a program trapped, and who called that function, a line each; what repeats is told once."""
+    where = frames[0].source if frames else None
+    innermost = "" if where is None else f"\n  at {where}"
     lines: list[str] = []
     for frame, group in itertools.groupby(map(str, frames[1:])):
         count = len(list(group))
@@ -151,7 +153,7 @@ def _callers(frames: Sequence[Frame]) -> str:
     more = len(lines) - _MOST_CALLERS
     if more > 0:
         lines[_MOST_CALLERS:] = [f"\n  and {more} more"]
-    return "".join(lines)
+    return "".join((innermost, *lines))
 
 
 _MOST_CALLERS = 16
