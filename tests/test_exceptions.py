@@ -719,3 +719,18 @@ def test_random_programs_do_what_they_do_on_wasmtime(
         store.verify()
         store.close()
     assert results == on_wasmtime(wat)
+
+
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_calls_in_code_that_nothing_leads_to(opt_level: int) -> None:
+    """Without optimisation they are still there, and LLVM says nothing of their frames."""
+    wat = """(module (tag $t)
+      (func $throw (throw $t))
+      (func (export "run") (result i32)
+        (block $caught
+          (try_table (catch $t $caught)
+            (block $over (drop (br_on_null $over (ref.null any))) (call $throw) (call $throw))
+            (call $throw)))
+        (i32.const 7)))"""
+    engine = lh.Engine(opt_level=opt_level)
+    assert lh.Instance(lh.Store(engine), lh.Module(engine, wat)).exports.run() == 7

@@ -211,6 +211,15 @@ class CallFrames:
         """Whether the object file has call frame information for a function, by its number in the stack map."""
         return function < len(self._functions) and self._functions[function] in self._entries
 
+    def is_reached(self, function: int, instruction_offset: int) -> bool:
+        """Return whether a call has the rules of a function that has its frame.
+
+        LLVM, which follows all ways from a function's start to make them, gives none to what no way leads to: code that
+        is left where nothing is optimised. The arguments are those of `initial_stack_pointer`.
+        """
+        rules = self._during(self._rows_of(function), instruction_offset)
+        return any(rule.cfa_register == self._registers[1] for rule in rules)
+
     def kept_registers(self, function: int, instruction_offset: int) -> dict[int, int]:
         """Return which of its caller's registers a function has in its frame during a call, by DWARF number, and where.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lowheap.collectors.shared import frames
 from lowheap.errors import UnsupportedError
@@ -22,9 +21,6 @@ from lowheap.jit.engine import CompiledCode, LoadedCode
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.jit.runtime import frame_rules
 from lowheap.jit.stackmaps import host_architecture
-
-if TYPE_CHECKING:  # what makes code is loaded when there is code to make: what is in the cache needs none of it
-    pass
 
 THROW = "lh_throw"
 """void(vmctx), does not return: throw what is in the store context."""

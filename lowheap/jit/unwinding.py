@@ -47,8 +47,9 @@ def read(
 ) -> dict[int, UnwindEntry]:
     """Return the calls of linked code that may throw, by return address.
 
-    `addresses` are those of `module.functions` after linking, `records` the object file's stack map. CompilerError for
-    tables that are not understood, and for a handler in a frame of no fixed size.
+    `addresses` are those of `module.functions` after linking, `records` the object file's stack map. Calls that nothing
+    leads to are left out. CompilerError for tables that are not understood, and for a handler in a frame of no fixed
+    size.
     """
     architecture = architecture or host_architecture()
     if not records:
@@ -65,7 +66,7 @@ def read(
         if not frames.has_rules(number):
             continue
         for record in function.records:
-            if record.id >= large_frames.FIRST_MEASURE:
+            if record.id >= large_frames.FIRST_MEASURE or not frames.is_reached(number, record.instruction_offset):
                 continue
             start = address_of[module.statepoints[record.id].function]
             entry = _entry(frames, number, function, record.instruction_offset, start, architecture)
