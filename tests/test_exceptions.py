@@ -495,6 +495,9 @@ def test_what_an_exception_is_made_of_is_checked() -> None:
         lh.WasmException(tag, (7,))
     with pytest.raises(TypeError):
         lh.WasmException(tag, ("seven", None))
+    for no_fields in (None, 7, iter((7, "text"))):
+        with pytest.raises(TypeError, match=r"fields is .*; it must be a sequence of values"):
+            lh.WasmException(tag, no_fields)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a Tag"):
         lh.WasmException(3)  # type: ignore[arg-type]
     assert (
