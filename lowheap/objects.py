@@ -578,7 +578,10 @@ class Func(NotCopied):
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
-        return self._call(args)
+        try:
+            return self._call(args)
+        finally:
+            del args  # tracebacks reach this frame, and what they belong to may be in the heap: that would be a cycle
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same function of the same store."""

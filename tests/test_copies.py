@@ -168,6 +168,16 @@ def test_values_are_copied_as_values(way: Callable[[Any], Any], store: lh.Store,
         assert type(again) is type(value)
 
 
+def test_a_copy_of_exports_has_the_same(instance: lh.Instance) -> None:
+    again = copy.copy(instance.exports)
+    assert again == instance.exports
+    assert type(again) is type(instance.exports)
+    for way in WAYS:
+        if way is not copy.copy:
+            with pytest.raises(TypeError, match="cannot be copied or pickled"):
+                way(instance.exports)
+
+
 def test_a_copy_of_an_i31_is_one(store: lh.Store) -> None:
     for way in WAYS:
         again = way(lh.I31(-3))

@@ -131,6 +131,34 @@ def test_exceptions_die_when_nobody_holds_them() -> None:
     store.verify()
 
 
+TAKEN = """(module
+  (import "host" "call" (func $host))
+  (func (export "taken") (result exnref)
+    (block $caught (result exnref) (try_table (catch_all_ref $caught) (call $host)) (unreachable)))
+  (func (export "two") (param externref) (result exnref externref)
+    (block $caught (result exnref) (try_table (catch_all_ref $caught) (call $host)) (unreachable))
+    (local.get 0))
+  (func (export "through") (param exnref) (throw_ref (local.get 0))))"""
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_the_hosts_exceptions_die_too_whatever_frames_their_tracebacks_reach(runtime: str) -> None:
+    def host() -> None:
+        raise ZeroDivisionError("by design")
+
+    store, exports = made(TAKEN, {"host": {"call": host}}, engine={"runtime": runtime})
+    assert exports.taken().tag is None
+    assert len(exports.two("a value")) == 2
+    given = exports.taken()
+    with pytest.raises(ZeroDivisionError) as raised:
+        exports.through(given)
+    del given, raised
+    gc.collect()  # what tracebacks hold
+    store.collect()
+    assert (store.stats().live_objects, len(store.host_data)) == (0, 0)
+    store.verify()
+
+
 NESTED = """(module
   (type $cell (struct (field (mut i32)) (field (ref null $cell))))
   (tag $a (param i32)) (tag $b (param i32)) (tag $c (param (ref $cell)))
@@ -467,6 +495,9 @@ def test_what_an_exception_is_made_of_is_checked() -> None:
         lh.WasmException(tag, (7,))
     with pytest.raises(TypeError):
         lh.WasmException(tag, ("seven", None))
+    for no_fields in (None, 7, iter((7, "text"))):
+        with pytest.raises(TypeError, match=r"fields is .*; it must be a sequence of values"):
+            lh.WasmException(tag, no_fields)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a Tag"):
         lh.WasmException(3)  # type: ignore[arg-type]
     assert (

@@ -241,5 +241,9 @@ def test_wrong_arguments_are_refused(engine: lh.Engine, module: lh.Module) -> No
     with lh.Store(engine) as store:
         with pytest.raises(TypeError, match="it takes two strings"):
             linker.define(store, "m", 1, 2)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="linker is 5; it must be a Linker"):
+            lh.InstancePre(5, module)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="module is None; it must be a Module"):
+            lh.InstancePre(linker, None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="it must be a Module"):
             linker.instantiate(store, "(module)")  # type: ignore[arg-type]

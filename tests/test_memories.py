@@ -450,6 +450,15 @@ def test_a_view_stays_good_when_the_memory_grows_and_when_the_store_is_closed() 
     view[PAGE - 1] = 1
 
 
+@pytest.mark.parametrize("delta", [None, True, 1.0, "1"], ids=repr)
+def test_what_is_no_number_of_pages(delta: Any) -> None:
+    with lh.Store() as store:
+        memory = lh.Memory(store, MemoryType(Limits(1, 4)))
+        with pytest.raises(TypeError, match="a memory grows by an int, a number of pages, not by"):
+            memory.grow(delta)
+        assert memory.size == 1
+
+
 WRONG_TYPES: dict[str, tuple[Any, type[Exception], str]] = {
     "no type": (5, TypeError, "type is 5; it must be a MemoryType"),
     "no limits": (MemoryType((1, 2)), TypeError, "must be Limits"),  # type: ignore[arg-type]
@@ -460,6 +469,9 @@ WRONG_TYPES: dict[str, tuple[Any, type[Exception], str]] = {
     "too many at most": (MemoryType(Limits(0, 65537)), ValueError, "the limits' max is 65537"),
     "upside down": (MemoryType(Limits(3, 2)), ValueError, "the limits are 3 to 2"),
     "odd pages": (MemoryType(Limits(1), page_size_log2=3), ValueError, "page_size_log2 is 3; it must be 0 or 16"),
+    "no width": (MemoryType(Limits(1), is_64=None), TypeError, "is_64 is None; it must be a bool"),  # type: ignore[arg-type]
+    "a number": (MemoryType(Limits(1, 2), is_shared=1), TypeError, "is_shared is 1; it must be"),  # type: ignore[arg-type]
+    "no page size": (MemoryType(Limits(1), page_size_log2=None), ValueError, "is None; it must be 0"),  # type: ignore[arg-type]
     "shared for ever": (MemoryType(Limits(1), is_shared=True), ValueError, "a shared memory's limits must have a max"),
     "as large as can be": (MemoryType(Limits(1 << 47), is_64=True), lh.HeapError, "no address space is left"),
 }

@@ -452,12 +452,22 @@ def test_what_does_not_match_is_no_element(store: lh.Store) -> None:
         (lh.TableType(lh.types.FUNCREF, lh.Limits(-1)), ValueError, "it must be 0 to 4294967295"),
         (lh.TableType(lh.types.FUNCREF, lh.Limits(0, 1 << 32)), ValueError, "it must be 0 to 4294967295"),
         (lh.TableType(lh.types.FUNCREF, lh.Limits(2, 1)), ValueError, "the first may not be the larger one"),
+        (lh.TableType(lh.types.FUNCREF, lh.Limits(1), is_64=1), TypeError, "is_64 is 1; it must be a bool"),  # type: ignore[arg-type]
         (lh.TableType(lh.types.FUNCREF, lh.Limits(1 << 50), is_64=True), lh.HeapError, "no address space is left"),
     ],
 )
 def test_what_is_no_type_of_a_table(type: Any, error: Any, said: str) -> None:
     with lh.Store(engine()) as store, pytest.raises(error, match=said):
         lh.Table(store, type)
+
+
+@pytest.mark.parametrize("delta", [None, True, 1.0, "1"], ids=repr)
+def test_what_is_no_number_of_elements(delta: Any) -> None:
+    with lh.Store(engine()) as store:
+        table = lh.Table(store, lh.TableType(lh.types.FUNCREF, lh.Limits(1)))
+        with pytest.raises(TypeError, match="a table grows by an int, a number of elements, not by"):
+            table.grow(delta)
+        assert len(table) == 1
 
 
 IMPORTS = '(module (type $f (func)) (import "h" "t" (table TYPE)) (export "t" (table 0)))'

@@ -10,7 +10,7 @@ out, it is itself again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeGuard
 
 from lowheap.bound_types import new_exception
@@ -89,6 +89,8 @@ class WasmException(LowheapError):
         """Make an exception of a tag. TypeError when the values are not those of its fields."""
         if not isinstance(tag, Tag):
             raise TypeError(f"tag is {tag!r}; it must be a Tag")
+        if not isinstance(fields, Sized) or not isinstance(fields, Iterable):
+            raise TypeError(f"fields is {fields!r}; it must be a sequence of values, one for each field of the tag")
         self._keep(tag, new_exception(tag.store, tag.type_index, tag.words, fields))
 
     @classmethod

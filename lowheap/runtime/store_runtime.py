@@ -655,7 +655,7 @@ class StoreRuntime(NotCopied):
                     self._check_callable()
                 if forgotten or set_aside or heap.control.dead_externrefs:
                     store.tidy_in_use()
-                kept: list[Any] = []
+                kept: Any = []
                 raws = _lower_all(lowerings, args, name, kept) if lowerings or args else ()
                 # This call's own; without `except`, in whose places CPython 3.11 keeps the exception for ever when a
                 # handler raises another.
@@ -667,7 +667,7 @@ class StoreRuntime(NotCopied):
                 if is_reference:
                     addresses[handle_place] = cell = mind(new_cell(cell_type), forget)
                 else:
-                    cells = [mind(new_cell(cell_type), forget) for _ in places] if places else []
+                    cells: Any = [mind(new_cell(cell_type), forget) for _ in places] if places else []
                     for (_, place), each in zip(places, cells, strict=True):
                         addresses[place] = each
                 if watched.floor is not _thread_stack.floor:
@@ -698,6 +698,10 @@ class StoreRuntime(NotCopied):
                 return results[0] if is_single else results or None
             finally:
                 lock.owner = outer
+                # The traceback of what a host function raises reaches this frame, and a program may have caught that
+                # and return it: a handle that stayed here would be a cycle through the heap, which nobody collects.
+                args = kept = returned = cell = cells = results = each = ()
+                values = []
 
         return call
 

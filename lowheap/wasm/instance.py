@@ -72,6 +72,10 @@ class Exports(dict[str, Any]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("exports cannot be changed")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how a copy is made: it is of the same exports."""
+        return type(self), (dict(self),)
+
     __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lowheap.errors import HeapError
 from lowheap.memory import Mapping
 from lowheap.types import Limits
+from lowheap.values import as_index
 
 _GRANULE = 1 << 16
 """A reservation is a multiple of so many bytes, as every system's pages are."""
@@ -45,6 +46,23 @@ def reserve(least: int, most: int, what: str) -> Mapping:
                 why = f": {error}" if isinstance(error, MemoryError) else ""  # else it is more than any system has
                 raise HeapError(f"no address space is left for a {what} of {least} bytes{why}") from error
             size = max(least, size // 2)
+
+
+def check_flags(**flags: object) -> None:
+    """TypeError for what a type says of itself and is no bool."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; it must be a bool")
+
+
+def growth(delta: object, what: str, unit: str) -> int:
+    """Return by how much something is to grow. TypeError or ValueError for what does not say that."""
+    count = as_index(delta)
+    if count is None:
+        raise TypeError(f"a {what} grows by an int, a number of {unit}, not by {delta!r}")
+    if count < 0:
+        raise ValueError(f"cannot grow a {what} by {count} {unit}")
+    return count
 
 
 def check_limits(limits: object, most: int, unit: str, range: str) -> None:

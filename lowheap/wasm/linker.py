@@ -192,7 +192,9 @@ class InstancePre(NotCopied):
 
     def __init__(self, linker: Linker, module: Module) -> None:
         """Keep the linker's names as they are now. What makes one is `Linker.instantiate_pre`."""
-        self.module = module
+        if not isinstance(linker, Linker):
+            raise TypeError(f"linker is {linker!r}; it must be a Linker")
+        self.module = _checked(module)
         self._check_store = linker._check_store
         self._items = dict(linker._items)
 

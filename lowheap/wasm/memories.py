@@ -17,7 +17,7 @@ from lowheap.operations import exclusive
 from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, MemoryType
-from lowheap.wasm.limits import check_limits, fits, reserve, sizes
+from lowheap.wasm.limits import check_flags, check_limits, fits, growth, reserve, sizes
 from lowheap.wasm.memory_ranges import MOST_RESERVED_32, MOST_RESERVED_64, grow
 
 _exclusive = exclusive("store.lock")
@@ -106,9 +106,7 @@ class Memory(NotCopied):
     @_exclusive
     def grow(self, delta: int) -> int:
         """Add so many pages, all zero, and return how many there were. HeapError where it may not have as many."""
-        pages = operator.index(delta)
-        if pages < 0:
-            raise ValueError(f"cannot grow a memory by {pages} pages")
+        pages = growth(delta, "memory", "pages")
         old = grow(self._fields, pages, self.page_size_log2) if pages < FAILED else None
         if old is None or old == FAILED:
             most = int(self._fields.maximum) >> self.page_size_log2
@@ -167,9 +165,10 @@ class Memory(NotCopied):
 def _check_type(type: object) -> None:
     if not isinstance(type, MemoryType):
         raise TypeError(f"type is {type!r}; it must be a MemoryType")
-    limits, most = type.limits, _MOST_BYTES[type.is_64] >> type.page_size_log2
+    check_flags(is_64=type.is_64, is_shared=type.is_shared)
     if type.page_size_log2 not in (0, 16):
         raise ValueError(f"page_size_log2 is {type.page_size_log2!r}; it must be 0 or 16")
+    limits, most = type.limits, _MOST_BYTES[type.is_64] >> type.page_size_log2
     check_limits(limits, most, "pages", f"0 to {most}, pages of {type.page_size} bytes")
     if type.is_shared and limits.max is None:
         raise ValueError("a shared memory's limits must have a max")

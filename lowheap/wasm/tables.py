@@ -8,7 +8,6 @@ slot that counts what it holds.
 from __future__ import annotations
 
 import ctypes
-import operator
 from typing import Any
 
 from lowheap.bound_types import lift, lift_reference, lowering
@@ -21,7 +20,7 @@ from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import Limits, RefType, TableType
 from lowheap.values import as_index
-from lowheap.wasm.limits import check_limits, fits, reserve, sizes
+from lowheap.wasm.limits import check_flags, check_limits, fits, growth, reserve, sizes
 
 _exclusive = exclusive("store.lock")
 
@@ -106,9 +105,7 @@ class Table(NotCopied):
     @_exclusive
     def grow(self, delta: int, init: Any = None) -> int:
         """Add so many elements, all `init`, and return how many there were. HeapError where it may not have as many."""
-        count = operator.index(delta)
-        if count < 0:
-            raise ValueError(f"cannot grow a table by {count} elements")
+        count = growth(delta, "table", "elements")
         self.store.tidy_in_use()
         kept: list[Any] = []
         return self._grow(count, lowering(self.store, self._declared.element)(init, kept))
@@ -184,5 +181,6 @@ def _check_type(type: object) -> None:
         raise TypeError(f"type is {type!r}; it must be a TableType")
     if not isinstance(type.element, RefType):
         raise TypeError(f"the elements are {type.element!r}; their type must be a RefType")
+    check_flags(is_64=type.is_64)
     most = _MOST[type.is_64]
     check_limits(type.limits, most, "elements", f"0 to {most}, a number of elements")
