@@ -110,7 +110,7 @@ class Config:
     is the same, see `jit/cache.py`. The code in that directory is run: it must be one that only its user writes.
 
     `wasm_gc = False`, and likewise the other proposals of `PROPOSALS`, has modules refused that use it, or what needs
-    it. All are on; one that lowheap does not have is refused by its name in any case.
+    it. All are on.
     """
 
     collector: str | type[Collector] | Collector | None

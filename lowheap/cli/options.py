@@ -86,6 +86,17 @@ def interruptible_option() -> Callable[[_Command], _Command]:
     )
 
 
+def collect_every_option() -> Callable[[_Command], _Command]:
+    """Return the option of how often to collect, whatever the heap needs."""
+    return click.option(
+        "--collect-every",
+        type=click.IntRange(min=0),
+        metavar="N",
+        default=0,
+        help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
+    )
+
+
 def opt_level_option(default: int = 2) -> Callable[[_Command], _Command]:
     """Return the option of how hard to optimise."""
     return click.option(

@@ -21,6 +21,7 @@ from click.core import ParameterSource
 from lowheap.cli.interrupts import stopping_the_program
 from lowheap.cli.options import (
     check_collector,
+    collect_every_option,
     collector_options,
     interruptible_option,
     naming,
@@ -134,13 +135,7 @@ everything is an argument.
     is_flag=True,
     help="Look for corruption in every operation of the heap in Python, and poison what is freed; slow.",
 )
-@click.option(
-    "--collect-every",
-    type=click.IntRange(min=0),
-    metavar="N",
-    default=0,
-    help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
-)
+@collect_every_option()
 @opt_level_option()
 @interruptible_option()
 @click.option(

@@ -18,7 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lowheap.cli.interrupts import stopping_the_program
-from lowheap.cli.options import check_collector, collector_options, opt_level_option, runtime_option
+from lowheap.cli.options import (
+    check_collector,
+    collect_every_option,
+    collector_options,
+    opt_level_option,
+    runtime_option,
+)
 from lowheap.cli.output import EXIT_ERROR, printable_on, report_console, say
 from lowheap.config import Config
 from lowheap.errors import LowheapError
@@ -31,13 +37,7 @@ _SUFFIXES = (".wast", ".json")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @collector_options
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
-@click.option(
-    "--collect-every",
-    type=click.IntRange(min=0),
-    metavar="N",
-    default=0,
-    help="Collect at every Nth safepoint; 0, the default, leaves it to the heap.",
-)
+@collect_every_option()
 @opt_level_option()
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code in the user's cache directory.")
 @click.option(

@@ -3,8 +3,8 @@
 This is the only module that imports `wasmtime` (the optional extra `wasm`), and it does so when first asked. Nothing is
 compiled that `validate` has not accepted, so the decoder and the compiler may rely on what a validator guarantees.
 
-Validation has more proposals switched on than lowheap supports. A valid module that uses one of those reaches the
-decoder, which names the instruction or the section, instead of being called invalid here.
+Validation has on what lowheap compiles, but for what an engine's options switch off. wasmtime validates no legacy
+exceptions: modules that have some are shown to the program `wasm-tools`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def wat2wasm(text: str | bytes) -> bytes:
 
 
 def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
-    """Return if `binary` is a valid module, with every proposal on that lowheap compiles or can refuse by name.
+    """Return if `binary` is a valid module, with every proposal on that lowheap compiles.
 
     But for those that are `off`, and what needs them, which must be among them. One with legacy exceptions is shown to
     the program `wasm-tools` instead.
