@@ -153,5 +153,5 @@ def __dir__() -> list[str]:
 check_interpreter()
 place("lowheap.bound_types", "bind", "bound_type_for", "new_externref")
 place("lowheap.runtime.store_runtime", "runtime_of")
-place("lowheap.runtime.exceptions", "raised")
+place("lowheap.runtime.exceptions", "raised", "tag_of")
 place("lowheap.runtime.host_functions", "make_host_function")

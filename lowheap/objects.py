@@ -520,7 +520,7 @@ class ExnRef(GcObject):
     @property
     def tag(self) -> Any:
         """The exception's `Tag`; None for one of Python's, which is under no tag of a program's."""
-        return self.store.tags.get(self.words)
+        return later("tag_of")(self)
 
     @property
     def fields(self) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from lowheap.collector import DrcCollection, GcProgress
 from lowheap.collectors.interface import Collector
@@ -142,8 +143,8 @@ class Store(NotCopied):
         self.collect_every = collect_every
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
-        self.tags: dict[tuple[int, int], Any] = {}
-        """The tags of exceptions, by the two words that exceptions have in their headers: `runtime/exceptions.py`."""
+        self.tags: WeakValueDictionary[tuple[int, int], Any] = WeakValueDictionary()
+        """The tags that anybody has, by the two words in their exceptions' headers: `runtime/exceptions.py`."""
         self.tag_numbers = itertools.count(1)
         self._safepoints = 0
         self.unreachable_cells: deque[Any] = deque()

@@ -225,3 +225,30 @@ def test_pass_managers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {type(each) for each in freed} == {passes.FunctionPassManager, passes.ModulePassManager}
     assert all(each.closed for each in freed)
     assert len(freed) == 2
+
+
+def test_an_exception_of_an_instance_that_failed_has_its_tag(store: lh.Store) -> None:
+    text = """(module (type $s (struct)) (tag $t (param anyref))
+      (import "h" "kept" (table $kept 1 exnref))
+      (func $throw (throw $t (struct.new $s)))
+      (func $start (table.set $kept (i32.const 0)
+          (block $caught (result exnref) (try_table (catch_all_ref $caught) (call $throw)) (unreachable)))
+        (call $throw))
+      (start $start))"""
+    kept = lh.Table(store, lh.TableType(lh.types.EXNREF, lh.Limits(1)))
+    with pytest.raises(lh.WasmException) as failed:
+        lh.Instance(store, lh.Module(store.engine, text), {"h": {"kept": kept}})
+    assert failed.value.exnref is not None
+    assert failed.value.exnref.tag is failed.value.tag is kept[0].tag
+    del failed
+    gc.collect()
+    assert not store.tags  # nobody has it, but for what is in the table
+    exception = kept[0].exception()
+    assert str(exception.tag.type.functype) == "(func (param anyref))"
+    catching = """(module (import "h" "t" (tag $t (param anyref)))
+      (func (export "caught") (param exnref) (result anyref)
+        (block $caught (result anyref) (try_table (catch $t $caught) (throw_ref (local.get 0))) (unreachable))))"""
+    exports = lh.Instance(store, lh.Module(store.engine, catching), {"h": {"t": exception.tag}}).exports
+    assert exports.caught(kept[0]) == exception.fields[0]
+    kept[0] = None
+    store.verify()

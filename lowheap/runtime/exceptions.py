@@ -111,6 +111,18 @@ class WasmException(LowheapError):
         super().__init__(f"an exception of {tag!r}: {self.fields!r}")
 
 
+def tag_of(exnref: ExnRef) -> Tag | None:
+    """Return the tag of an exception, as long as somebody has it the same one; None for one of Python's.
+
+    An exception may outlive the instance that has made its tag: one that has failed to start.
+    """
+    words, store = exnref.words, exnref.store
+    if words == HOST_TAG:
+        return None
+    found: Tag | None = store.tags.get(words)
+    return Tag._of(store, exnref._bound_type.type_index, words) if found is None else found
+
+
 def is_catchable(error: BaseException) -> TypeGuard[Exception]:
     """Whether compiled code may catch what a host function has raised.
 

@@ -144,8 +144,6 @@ class Instance(NotCopied):
         for made in self._made_globals:
             made._forget()
             runtime.let_go(made._memory)
-        for tag in self._tags[self.module.outline.imported_tag_count :]:
-            del self.store.tags[tag.words]
         for own in self._globals[self.module.vmctx_layout.imported_globals :]:
             own._forget()
         for table in self._tables[self.module.vmctx_layout.imported_tables :]:
