@@ -1150,15 +1150,17 @@ def test_large_structures_drop_without_recursion(make: Callable[[World, int], in
 
 @pytest.mark.parametrize("make", [chain, big_array])
 def test_a_drop_takes_the_same_memory_whatever_it_drops(make: Callable[[World, int], int]) -> None:
-    peaks = []
-    for count in (5_000, 100, 5_000):  # the first brings in what Python runs of each function
+    peaks: dict[int, list[int]] = {5_000: [], 100: []}
+    for count in (5_000, 100) * 4:
         world = World(1 << 21)
         head = make(world, count)
         tracemalloc.start()
         world.heap.drop_gc_ref(head)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        peaks[count].append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < peaks[1] + 4096
+    # The lowest: the first brings in what Python runs of each function, and what is not of the drop (other tests'
+    # garbage, whose finalizers run whenever Python collects; other threads) only adds to some.
+    assert min(peaks[5_000]) < min(peaks[100]) + 4096
 
 
 def test_the_images_above_are_sound() -> None:
