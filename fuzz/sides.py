@@ -31,6 +31,9 @@ CALLS = 2
 INCONCLUSIVE = ("call stack exhausted", "GC heap out of memory", "allocation size too large")
 """What either side may come to sooner than the other."""
 
+_WASMTIME_FRAMES = 20
+"""So many frames wasmtime tells of a trap."""
+
 _MOST_HEAP = 1 << 26
 """How large a heap may become: a program that asks for more is told so at once."""
 
@@ -137,14 +140,21 @@ def _told(value: Any) -> str:
 
 
 def _failure(error: Exception) -> str:
-    """What went wrong, in wasmtime's words where it is a trap."""
+    """What went wrong, in wasmtime's words where it is a trap, and where: the offset of each function's instruction."""
     text = str(error)
     for each in INCONCLUSIVE:
         if each in text:
             return each
     for code in lh.TrapCode:
         if f"wasm trap: {code.message}" in text:
-            return code.message
+            frames: Sequence[Any] = (
+                error.frames[:_WASMTIME_FRAMES] if isinstance(error, lh.Trap | wasmtime.Trap) else []
+            )
+            offsets = [each.module_offset for each in frames]
+            if code is lh.TrapCode.UNREACHABLE:  # wasmtime may trap at the branch that leads there
+                offsets[:1] = [None] * bool(offsets)
+            found = zip(frames, offsets, strict=True)
+            return " ".join([code.message, *(f"{each.func_index}@{offset}" for each, offset in found)])
     if isinstance(error, lh.WasmException) or "thrown Wasm exception" in text or "uncaught exception" in text:
         return "exception"
     return f"{type(error).__name__}: {text}"

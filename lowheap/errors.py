@@ -160,7 +160,7 @@ class Frame:
     """One function of a module that was being run: its index and name there, and the name of the module.
 
     `module_offset` is the byte offset in the module of the instruction that it had come to, `func_offset` that from the
-    beginning of the function's body. Both are None for a call that cannot collect, but for the innermost frame.
+    beginning of the function's body. Both are None where that is not known, which a log's warning tells.
 
     `file`, `line` and `column` are that instruction's in the source, where the module's DWARF sections tell.
     """

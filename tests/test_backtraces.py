@@ -15,6 +15,7 @@ import wasmtime
 
 import lowheap as lh
 from lowheap.cli.entry import execute
+from lowheap.jit import debug_locations
 from lowheap.layout import MOST_TRAP_FRAMES
 from lowheap.wasm.decode import custom_sections, decode
 from lowheap.wasm.validate import wat2wasm
@@ -79,9 +80,27 @@ def check(frames: list[lh.Frame]) -> None:
             assert names[0] in ("call", "call_ref")
 
 
+def places(frames: Any) -> list[tuple[int, int | None, int | None]]:
+    return [(each.func_index, each.module_offset, each.func_offset) for each in frames]
+
+
+@functools.cache
+def wasmtime_places(source: str, export: str, *args: int) -> list[tuple[int, int | None, int | None]]:
+    """What wasmtime says of a trap; all functions that it gives a module return what they get."""
+    engine = wasmtime.Engine()
+    store = wasmtime.Store(engine)
+    module = wasmtime.Module(engine, source)
+    given = [wasmtime.Func(store, each.type, lambda value: value) for each in module.imports]
+    exports: Any = wasmtime.Instance(store, module, given).exports(store)
+    with pytest.raises(wasmtime.Trap) as caught:
+        exports[export](store, *args)
+    return places(caught.value.frames)
+
+
 @pytest.mark.parametrize("runtime", ["native", "python"])
-def test_all_frames_are_there_when_nothing_is_inlined(runtime: str) -> None:
-    found = trap(compiled(0, runtime), "run", 0)
+@pytest.mark.parametrize("opt_level", [0, 1, 2, 3])
+def test_all_frames_are_there_and_where_wasmtime_says(opt_level: int, runtime: str) -> None:
+    found = trap(compiled(opt_level, runtime), "run", 0)
     assert [each.func_name for each in found.frames] == [
         "divide",
         "collecting",
@@ -90,20 +109,93 @@ def test_all_frames_are_there_when_nothing_is_inlined(runtime: str) -> None:
         None,
     ]
     check(found.frames)
-    known = [each.module_offset is not None for each in found.frames]
-    assert known == [True, False, True, True, True], "a call that cannot collect tells no offset"
+    assert places(found.frames) == wasmtime_places(SOURCE, "run", 0)
     assert (found.frames[0].module_offset, f"${found.frames[0].func_name}") == (found.offset, found.function)
 
 
-@pytest.mark.parametrize("opt_level", [1, 2, 3])
-def test_what_is_inlined_has_a_frame_where_it_calls_what_may_collect(opt_level: int) -> None:
-    found = trap(compiled(opt_level), "run", 0)
-    check(found.frames)
-    names = [each.func_name for each in found.frames]
-    assert names[0] == "divide"
-    assert names[-1] is None
-    assert found.frames[-1].func_index == 5
-    assert "middle" in names, "inlined, but its call is a safepoint"
+# Calls that cannot collect, some of which LLVM inlines, and would join: of one function, with one argument, and of none
+# that comes back.
+PLAIN = """(module $plain
+  (type $unary (func (param i32) (result i32)))
+  (table 3 3 funcref)
+  (elem (i32.const 0) $middle $other $stop)
+  (func $divide (param i32) (result i32) (i32.div_s (i32.const 1) (local.get 0)))
+  (func $other (param i32) (result i32) (i32.mul (i32.const 7) (call $divide (local.get 0))))
+  (func $middle (param i32) (result i32)
+    (if (result i32) (i32.and (local.get 0) (i32.const 4))
+      (then (call $other (i32.sub (local.get 0) (i32.const 4))))
+      (else (call $divide (local.get 0)))))
+  (func $replaced (param i32) (result i32) (return_call $divide (local.get 0)))
+  (func $panic (param i32) (drop (i32.div_u (i32.const 5) (i32.const 0))) (unreachable))
+  (func $stop (param i32) (result i32)
+    (if (i32.gt_u (local.get 0) (i32.const 70)) (then (call $panic (i32.const 1)) (unreachable)))
+    (if (i32.gt_u (local.get 0) (i32.const 68)) (then (call $panic (i32.const 1)) (unreachable)))
+    (call $replaced (i32.const 0)))
+  (func $recursive (export "recursive") (param i32 i32) (result i32)
+    (if (result i32) (local.get 0)
+      (then (i32.add (call $recursive (i32.sub (local.get 0) (i32.const 1)) (local.get 1)) (i32.const 1)))
+      (else (call_indirect (type $unary) (local.get 1) (i32.shr_u (local.get 1) (i32.const 5))))))
+  (func (export "run") (param i32) (result i32)
+    (i32.mul (call $recursive (i32.const 2) (local.get 0)) (i32.const 3))))"""
+
+
+@pytest.mark.parametrize("opt_level", [0, 1, 2, 3])
+@pytest.mark.parametrize("value", [0, 4, 64, 69, 71, 96])
+def test_frames_of_calls_that_cannot_collect_are_where_wasmtime_says(opt_level: int, value: int) -> None:
+    module = lh.Module(lh.Engine(opt_level=opt_level), PLAIN)
+    with lh.Store(module.engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, module).exports.run(value)
+    assert places(caught.value.frames) == wasmtime_places(PLAIN, "run", value)
+
+
+TAILS = """(module
+  (import "host" "pass" (func $pass (param i32) (result i32)))
+  (func $divide (param i32) (result i32) (drop (call $pass (i32.const 1))) (i32.div_s (i32.const 1) (local.get 0)))
+  (func $gone (param i32) (result i32) (drop (call $pass (i32.const 1))) (return_call $divide (local.get 0)))
+  (func (export "run") (param i32) (result i32) (i32.add (call $gone (local.get 0)) (i32.const 1))))"""
+
+
+@pytest.mark.parametrize("opt_level", [0, 1, 2, 3])
+def test_what_a_tail_call_has_left_is_no_frame(opt_level: int) -> None:
+    module = lh.Module(lh.Engine(opt_level=opt_level), TAILS)
+    with lh.Store(module.engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, module, {"host": {"pass": lambda value: value}}).exports.run(0)
+    assert places(caught.value.frames) == wasmtime_places(TAILS, "run", 0)
+    assert [each.func_index for each in caught.value.frames] == [1, 3]
+
+
+def test_frames_are_there_where_a_large_one_is() -> None:
+    each = range(3000)
+    source = f"""(module
+      (import "host" "many" (func $many (result {"f64 " * 1000})))
+      (func $divide (param i32) (result i32) (i32.div_s (i32.const 1) (local.get 0)))
+      (func (export "run") (param i32) (result f64) {"(local f64)" * len(each)}
+        {("(call $many)" + "".join(f"(local.set {n + 1})" for n in each[:1000]))}
+        {("(call $many)" + "".join(f"(local.set {n + 1})" for n in each[1000:2000]))}
+        {("(call $many)" + "".join(f"(local.set {n + 1})" for n in each[2000:]))}
+        (drop (call $divide (local.get 0)))
+        (call $many) {"(drop)" * 999}
+        {" ".join(f"(f64.add (local.get {n + 1}))" for n in each)}))"""
+    module = lh.Module(lh.Engine(opt_level=1), source)
+    assert "lowheap.check:" in module.compiled.llvm_ir
+    with lh.Store(module.engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, module, {"host": {"many": lambda: [0.5] * 1000}}).exports.run(0)
+    calls = [each.offset for each in module.decoded.bodies[1].instructions if each.name == "call"]
+    assert [(each.func_index, each.module_offset) for each in caught.value.frames[1:]] == [(2, calls[3])]
+
+
+def test_where_code_is_another_when_it_is_compiled_again_only_functions_are_known(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = lh.Module(lh.Engine(opt_level=0), PLAIN)
+    codes = iter((b"this", b"that"))
+    monkeypatch.setattr(debug_locations, "code_of", lambda object: next(codes))
+    with lh.Store(module.engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, module).exports.recursive(0, 0)
+    first, *others = places(caught.value.frames)
+    assert first == wasmtime_places(PLAIN, "recursive", 0, 0)[0]
+    assert others == [(2, None, None), (6, 199, 25)]
+    assert "module plain: its code was another, compiled again" in caplog.text
 
 
 @pytest.mark.parametrize("opt_level", [0, 2])
@@ -337,7 +429,10 @@ def test_the_command_tells_the_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert execute(["run", str(path), "--invoke", "go", "--opt-level", "0", "--no-cache"]) == 3
     first, *others = capsys.readouterr().err.splitlines()
     assert "(in function $fail, at offset" in first
-    assert others == ["  at /home/smith/src/shop.c:7:3", "  called from function 1"]
+    assert others == [
+        "  at /home/smith/src/shop.c:7:3",
+        "  called from function 1, at offset 0x24, /home/smith/src/shop.c:9:1",
+    ]
 
 
 def test_a_message_is_in_wasmtimes_words() -> None:

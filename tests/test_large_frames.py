@@ -81,6 +81,37 @@ def test_a_frame_counts_that_nobody_could_expect(between: str) -> None:
             assert max(sizes) > 17_000
 
 
+def test_a_function_of_vectors_with_a_large_frame_throws_catches_and_returns_a_vector() -> None:
+    each = range(1, 1500)
+    loads = "".join(f"(local.set {number} (v128.load (i32.const {16 * number})))" for number in each)
+    sums = "".join(f"(v128.xor (local.get {number})) (i32x4.add (local.get {number}))" for number in reversed(each))
+    source = f"""(module (import "host" "value" (func $value (param i32) (result i32)))
+      (memory 1) (tag $thrown (param i32)) (data (i32.const 16) "\\02")
+      (func $throw (param i32) (result i32)
+        (if (local.get 0) (then (throw $thrown (i32.const 3))))
+        (call $value (i32.const 4)))
+      (func $through (param i32) (result v128) {"(local v128)" * 1500} {loads}
+        (i32x4.splat (call $throw (local.get 0))) {sums})
+      (func (export "catching") (param i32) (result v128) {"(local v128)" * 1500} {loads}
+        (block $caught (result i32)
+          (try_table (result i32) (catch $thrown $caught) (i32x4.extract_lane 0 (call $through (local.get 0)))))
+        i32x4.splat {sums})
+      (export "through" (func $through)))"""
+    module = lh.Module(lh.Engine(opt_level=1), source)
+    assert module.compiled.llvm_ir.count("lowheap.check:") == 2
+    with lh.Store(module.engine) as store:
+        exports = lh.Instance(store, module, {"host": {"value": lambda value: value}}).exports
+
+        def vector(*lanes: int) -> int:
+            return sum(lane << 32 * number for number, lane in enumerate(lanes))
+
+        assert exports.through(0) == vector((4 ^ 2) + 2, 4, 4, 4)
+        assert exports.catching(0) == vector((8 ^ 2) + 2, 8, 8, 8)
+        assert exports.catching(1) == vector((3 ^ 2) + 2, 3, 3, 3)
+        with pytest.raises(lh.WasmException):
+            exports.through(1)
+
+
 def test_a_frame_counts_in_full() -> None:
     """A function whose frame alone passes the limit traps at once; its caller need not."""
     source = f"""(module (import "host" "value" (func $value (result f64))) (global $g (mut f64) (f64.const 0))

@@ -2,7 +2,7 @@
 
 A call that may collect is in the stack map, and its statepoint has the byte offsets of the instructions that it is for:
 its own, and those of the calls that were inlined around it. Of any other call, the object's symbol table tells the
-function, and nothing the instruction. Both are looked up when somebody asks, and not before.
+function; the instruction, debug information does (`debug_locations.py`). Both are looked up when somebody asks.
 
 Promises: what is unknown is None. Where objects are not ELF files, functions are known by the stack map alone.
 """
@@ -27,11 +27,25 @@ _ELF_MAGIC = b"\x7fELF"
 class CallSite:
     """A call in linked code: the symbol of the function that it is in, and the byte offsets of what it is for.
 
-    `places` are a `Statepoint`'s, the innermost last; None for a call that cannot collect.
+    `places` are a `Statepoint`'s, the innermost last; None for a call that cannot collect, which returns to so many
+    bytes (`return_place`) from the start of a section.
     """
 
     function: str
     places: tuple[int, ...] | None
+    section: str = ""
+    return_place: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Function:
+    """A function in memory: where it is, its symbol, the section of the object file that it is of, and its start."""
+
+    start: int
+    end: int
+    name: str
+    section: str
+    base: int
 
 
 class CallSites:
@@ -53,15 +67,24 @@ class CallSites:
         self._addresses = {**symbols, **dict(zip(statepoints.functions, functions, strict=True))}
 
     def find(self, return_address: int) -> CallSite | None:
-        """Return the call that returns to this address; None when it is none of this module's."""
+        """Return the call that returns to this address; None when it is none of this module's.
+
+        Nor when it is one that a function with a large frame is called by, for which there is no instruction.
+        """
         known = self._known.get(return_address)
-        if known is not None:
-            return known
-        starts, ends, names = self._functions
-        number = bisect.bisect_left(starts, return_address) - 1  # a call may be the last that a function has
-        if number < 0 or return_address > ends[number]:
+        found = self._in_function(return_address) if known is None else known
+        if found is None or large_frames.body_of(found.function) in self._symbols:
             return None
-        return CallSite(names[number], None)
+        return found
+
+    def _in_function(self, return_address: int) -> CallSite | None:
+        functions = self._functions
+        # A call may be the last that a function has.
+        number = bisect.bisect_left(functions, return_address, key=lambda each: each.start) - 1
+        if number < 0 or return_address > functions[number].end:
+            return None
+        function = functions[number]
+        return CallSite(function.name, None, function.section, return_address - function.base)
 
     @functools.cached_property
     def _known(self) -> dict[int, CallSite]:
@@ -77,13 +100,19 @@ class CallSites:
         return found
 
     @functools.cached_property
-    def _functions(self) -> tuple[list[int], list[int], list[str]]:
-        """Where functions begin, in order, where they end, and their symbols."""
-        found: list[tuple[int, int, str]] = []
+    def _symbols(self) -> frozenset[str]:
+        """The functions' symbols, as far as they are known."""
+        return frozenset((*self._addresses, *(each.name for each in self._functions)))
+
+    @functools.cached_property
+    def _functions(self) -> list[_Function]:
+        """The functions, in the order in which they are in memory."""
+        found: list[_Function] = []
         if self._object.startswith(_ELF_MAGIC):
             from elftools.elf.elffile import ELFFile  # here, because it takes long to load
 
-            table: Any = ELFFile(io.BytesIO(self._object)).get_section_by_name(".symtab")
+            file = ELFFile(io.BytesIO(self._object))
+            table: Any = file.get_section_by_name(".symtab")
             symbols = [each for each in table.iter_symbols() if each["st_info"]["type"] == "STT_FUNC"]
             # The linker has moved each section as a whole: one function of it that is known tells where the others are.
             bases = {
@@ -93,8 +122,8 @@ class CallSites:
             }
             for each in symbols:
                 if each["st_shndx"] in bases:
-                    start = bases[each["st_shndx"]] + each["st_value"]
-                    found.append((start, start + each["st_size"], str(each.name)))
+                    base, section = bases[each["st_shndx"]], file.get_section(each["st_shndx"]).name
+                    start = base + each["st_value"]
+                    found.append(_Function(start, start + each["st_size"], str(each.name), section, base))
         found.sort()
-        starts, ends, names = [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
-        return starts, ends, names
+        return found

@@ -80,10 +80,14 @@ NO_MEMSET = '"no-builtin-memset"'
 """Attribute: LLVM makes no calls of memset of loops."""
 
 
-class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
-    """Function attributes with the string attributes that llvmlite does not know."""
+NO_MERGE = "nomerge"
+"""Attribute: LLVM does not join calls of the function, so that a backtrace can tell them apart."""
 
-    _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET}
+
+class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]  # llvmlite ships no type information
+    """Function attributes with those that llvmlite does not know."""
+
+    _known = ir.values.FunctionAttributes._known | {*_FRAME_ATTRIBUTES, NO_MEMSET, NO_MERGE}
 
 
 class _Names(NameScope):  # type: ignore[misc]  # llvmlite ships no type information

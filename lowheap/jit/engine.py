@@ -348,6 +348,11 @@ class LoadedCode(NotCopied):
         self.call_sites = CallSites(code.object, code.statepoints, code.stack_map, functions, self._addresses)
 
     @property
+    def object(self) -> bytes:
+        """The object file that was linked."""
+        return self._code.object
+
+    @property
     def has_exceptions(self) -> bool:
         """Whether the code may throw of itself, or catch."""
         return EXCEPTIONS in self._addresses

@@ -41,10 +41,15 @@ DECLARATION = f"declare void @{_STACK_MAP}(i64, i32, ...)"
 _BODY_SUFFIX = ".large_frame"
 _LINKAGE = re.compile(r"\b(?:internal|private|dso_local|hidden) ")
 _HEAD = re.compile(
-    r'define (?P<returned>(?:[^@"]*? )?(?P<type>void|i32|i64|float|double)) (?P<name>@(?:"[^"]*"|[-\w$.]+))\('
+    r'define (?P<returned>(?:[^@"]*? )?(?P<type>void|i32|i64|float|double|<\d+ x \w+>)) (?P<name>@(?:"[^"]*"|[-\w$.]+))\('
 )
 _LOCAL = re.compile(r'%(?:"[^"]*"|[-\w$.]+)')
 _DEBUG = re.compile(r" !dbg !\d+")
+
+
+def body_of(name: str) -> str:
+    """Return what a function with a large frame is called when it has got one in front, which has its name now."""
+    return name + _BODY_SUFFIX
 
 
 def may_be_large(body: Sequence[str]) -> bool:
@@ -102,7 +107,7 @@ def _checked(line: str, head: re.Match[str], body: Sequence[str], size: int, off
     if vmctx is None or not parameters.startswith("ptr "):
         raise CompilerError(f"function {head['name']} has a large frame, and no vmctx: {line}")
     returned = _LINKAGE.sub("", head["returned"])
-    own = f'@"{head["name"][1:].strip(chr(34))}{_BODY_SUFFIX}"'
+    own = f'@"{body_of(head["name"][1:].strip(chr(34)))}"'
     # A tail call that led here leaves no frame behind, so this may not either.
     tail = "musttail " if any(_TAIL_CALL in each for each in body) else ""
     collects = not tail and any('"deopt"(' in each for each in body)

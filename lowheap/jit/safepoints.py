@@ -1210,11 +1210,8 @@ def _plain_name(printed: str) -> str:
     return _ESCAPE.sub(resolve, name[1:-1].encode()).decode("utf-8", "surrogateescape")
 
 
-_TAIL_CALL = re.compile(
-    r"( +(?:%[-\w$.]+ = )?musttail call [^\[]*)"
-    rf' \[ "deopt"\((?:{_PLACE_TYPE} \d+(?:, {_PLACE_TYPE} \d+)*)?\) \](.*)'
-)
-"""A tail call that is one still: behind it there is no frame, so its bundle has places and nothing else."""
+_TAIL_CALL = re.compile(r'( +(?:%[-\w$.]+ = )?musttail call [^\[]*) \[ "deopt"\(\) \](.*)')
+"""A tail call that is one still: behind it there is no frame, so its bundle has nothing."""
 _UNNAMED_PARAMETER = re.compile(r"%\d+(?=[,)])")
 _BLOCK_LABEL = re.compile(r'([-\w$.]+|"[^"]*"):(?:\s|$)')
 

@@ -44,6 +44,7 @@ from lowheap.jit.conventions import LLVM_OF_LETTER, SHARED
 from lowheap.jit.emit import (
     I32,
     I64,
+    NO_MERGE,
     PTR,
     REFERENCE,
     VOID,
@@ -116,9 +117,12 @@ def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) ->
 
 
 def _emit_trap(function: ir.Function) -> None:
-    """It is not internal: or LLVM may leave out a parameter that is the same in all calls (`large_frames.py`)."""
-    emitter = begin_internal(function, "noinline", "cold", "noreturn")
-    function.linkage = "hidden"
+    """It is not internal: or LLVM may leave out a parameter that is the same in all calls (`large_frames.py`).
+
+    And where it is, once linked, tells where the section is that LLVM puts functions in that always trap.
+    """
+    emitter = begin_internal(function, "noinline", "cold", "noreturn", NO_MERGE)
+    function.linkage = ""
     vmctx, code, offset = emitter.function.args
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)

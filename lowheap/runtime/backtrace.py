@@ -1,7 +1,8 @@
 """Backtraces: which functions of which modules were being run, from the return addresses that a trap leaves.
 
 Promises: the frames are in order, the innermost first, and each is one that was there. What is missing are functions
-that were inlined into their callers, where what they called cannot collect; but never the one that trapped.
+that were inlined into their callers, where LLVM has joined what they called with other calls; but never the one that
+trapped.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lowheap.errors import CompilerError, Frame
 from lowheap.jit.call_sites import CallSite
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import walk_frames
 from lowheap.layout import MOST_TRAP_FRAMES, VMActivation
+
+if TYPE_CHECKING:
+    from lowheap.jit.debug_locations import DebugLocations
 
 _FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
 """How compiled functions of a module are named: by their indices. All others are for events, or trampolines."""
@@ -33,6 +37,9 @@ class Source(Protocol):
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""
+
+    def locations_of(self, code: LoadedCode) -> DebugLocations | None:
+        """Return which instructions its code is for; None where that cannot be said. This may take long."""
 
 
 class Place(Protocol):
@@ -72,12 +79,15 @@ def frames_of_trap(
     first = None if innermost is None else innermost.frame_at(offset)
     found: list[Frame] = [] if first is None else [first]
     is_innermost = first is not None
-    for source, site in _call_sites(sources, addresses):
+    for source, code, site in _call_sites(sources, addresses):
         index = _FUNCTION.match(site.function)
         if index is None:
             continue
-        if site.places:
-            frames = [frame for each in reversed(site.places) if (frame := source.frame_at(each)) is not None]
+        places = site.places
+        if places is None and (locations := source.locations_of(code)) is not None:
+            places = locations.of_call(site.section, site.return_place)
+        if places:
+            frames = [frame for each in reversed(places) if (frame := source.frame_at(each)) is not None]
         else:
             frames = [source.frame_of(int(index[1]))]
         if is_innermost and first is not None:  # this call's, if that was not inlined
@@ -88,10 +98,12 @@ def frames_of_trap(
     return found[:MOST_TRAP_FRAMES]
 
 
-def _call_sites(sources: Mapping[LoadedCode, Source], addresses: Sequence[int]) -> Iterator[tuple[Source, CallSite]]:
+def _call_sites(
+    sources: Mapping[LoadedCode, Source], addresses: Sequence[int]
+) -> Iterator[tuple[Source, LoadedCode, CallSite]]:
     for address in addresses:
         for code, source in sources.items():
             site = code.call_sites.find(address)
             if site is not None:
-                yield source, site
+                yield source, code, site
                 break

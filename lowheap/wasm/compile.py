@@ -15,14 +15,16 @@ from llvmlite import ir
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
+from lowheap.jit.debug_locations import DebugScopes
 from lowheap.jit.emit import (
     I8,
+    NO_MERGE,
     PTR,
     NativeFunction,
     let_throw,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import EXCEPTIONS, Signature
+from lowheap.jit.signatures import EXCEPTIONS, TRAP_FUNCTION, Signature
 from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm.decode import DecodedModule, ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions
@@ -62,15 +64,17 @@ class ModuleCompiler(ModuleState):
         consume_fuel: bool = False,
         canonical_nans: bool = False,
         marked: bool = False,
+        located: bool = False,
     ) -> None:
         """Gather what all functions of the module need to know.
 
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
         `interruptible`, `consume_fuel` and `canonical_nans` are an engine's. `marked`: keep marks of what is emitted
-        for which event, for a listing.
+        for which event, for a listing. `located`: with debug information, of which instruction code is for.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
+        self.debug_scopes = DebugScopes(self.module) if located else None
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
@@ -130,6 +134,8 @@ class ModuleCompiler(ModuleState):
             mark = ir.GlobalVariable(self.module, I8, EXCEPTIONS)
             mark.initializer = I8(0)
             symbols.append(EXCEPTIONS)
+        if TRAP_FUNCTION in self.module.globals:
+            symbols.append(TRAP_FUNCTION)
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
         table.global_constant = True
         table.initializer = ir.Constant(
@@ -148,7 +154,7 @@ class ModuleCompiler(ModuleState):
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))
         convention = self.conventions[index - len(self.imported_functions)]
         type = convention.function_type(Signature.of(self.function_types[index], self.types))
-        function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."))
+        function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."), NO_MERGE)
         function.linkage = "internal"
         return function
 

@@ -36,6 +36,7 @@ from llvmlite import ir
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
 from lowheap.jit.conventions import SHARED, Convention
+from lowheap.jit.debug_locations import DebugScopes
 from lowheap.jit.emit import (
     I1,
     I32,
@@ -220,7 +221,7 @@ class ModuleState(ModuleContext):
     tail calls are made. Of the functions' indices, `collecting_functions` are those that may collect,
     `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions` those that
     poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at which they
-    trap.
+    trap. Where there are `debug_scopes`, instructions get debug locations.
     """
 
     module: ir.Module
@@ -235,6 +236,7 @@ class ModuleState(ModuleContext):
     throwing_functions: set[int]
     polling_functions: set[int]
     stack_checks: dict[str, int]
+    debug_scopes: DebugScopes | None
 
 
 class FunctionCompiler(Emitter):
@@ -259,8 +261,9 @@ class FunctionCompiler(Emitter):
         `exempt` are the instructions of an initialiser that take no fuel.
         """
         super().__init__(function)
-        self.offset = offset
         self.context = module
+        self._scope = None if module.debug_scopes is None else module.debug_scopes.of_function(function)
+        self._come_to(offset)
         self._sites = module.events.begin(runs_once=runs_once)
         self._loops = 0  # how many are open
         self._twice = 0  # how many loops are had twice
@@ -306,7 +309,7 @@ class FunctionCompiler(Emitter):
                     continue
                 if skipped or name not in ("end", "else"):
                     continue
-            self.offset = instruction.offset
+            self._come_to(instruction.offset, is_tail_call=name.startswith("return_call"))
             self._previous, self.name = self.name, name
             if self._fuel is not None:
                 self._fuel.before(number, instruction, self.stack)
@@ -326,6 +329,12 @@ class FunctionCompiler(Emitter):
             liveness = safepoints.Liveness.of(self.function, self.references)
             self.context.events.complete(self._sites, liveness)
             safepoints.fill_from(self.function, liveness)
+
+    def _come_to(self, offset: ir.Value | int, *, is_tail_call: bool = False) -> None:
+        """Say that what is emitted now is for the instruction at a byte offset of the module."""
+        self.offset = offset
+        if self._scope is not None and self.context.debug_scopes is not None and isinstance(offset, int):
+            self.builder.debug_metadata = self.context.debug_scopes.location(self._scope, offset, is_tail_call)
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it.
@@ -693,12 +702,12 @@ class FunctionCompiler(Emitter):
             block, offset = self.builder.block, self.offset
             for each in candidate.rounds:
                 self.builder.position_before(each.source.terminator)
-                self.offset = each.offset
+                self._come_to(each.offset)
                 self._poll()
             self.builder.position_at_end(candidate.before)
             self.builder.branch(candidate.entry)
             self.builder.position_at_end(block)
-            self.offset = offset
+            self._come_to(offset)
         return counting
 
     def _length_of(self, value: ir.Value) -> ir.Value | None:
@@ -980,7 +989,7 @@ class FunctionCompiler(Emitter):
             values.append(self._results_place)
         args = self.context.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
         if may_collect:
-            result = safepoints.call(self.builder, callee, args, place=self.offset, tail="musttail")
+            result = safepoints.call(self.builder, callee, args, tail="musttail")
         else:
             result = self.builder.call(callee, args, tail="musttail")
         if len(type.results) == 1:

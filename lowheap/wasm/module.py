@@ -6,12 +6,13 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lowheap.copying import NotCopied
 from lowheap.engine import Engine
@@ -24,6 +25,11 @@ from lowheap.wasm import legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
 from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
+
+if TYPE_CHECKING:
+    from lowheap.jit.debug_locations import DebugLocations
+
+_log = logging.getLogger("lowheap.wasm")
 
 
 class Module(NotCopied):
@@ -138,6 +144,7 @@ class Module(NotCopied):
             inline_allocation = engine.runtime == "native"
             self.compiled = compiled(inline_allocation)
         self._loaded = {inline_allocation: LoadedCode(self.compiled)}
+        self._locations: dict[bool, DebugLocations | None] = {}
         self._body_offsets = [body.offset for body in self.decoded.bodies]
 
     @property
@@ -177,7 +184,32 @@ class Module(NotCopied):
             self._loaded[inline_allocation] = LoadedCode(self._compile(inline_allocation))
         return self._loaded[inline_allocation]
 
-    def _compile(self, inline_allocation: bool, progress: Callable[[int, int], None] | None = None) -> CompiledCode:
+    def locations_of(self, code: LoadedCode) -> DebugLocations | None:
+        """Return which instructions its code is for; None where that cannot be said.
+
+        The first time, this compiles the module again.
+        """
+        inline_allocation = next(inline for inline, each in self._loaded.items() if each is code)
+        if inline_allocation not in self._locations:
+            self._locations[inline_allocation] = self._locate(inline_allocation)
+        return self._locations[inline_allocation]
+
+    def _locate(self, inline_allocation: bool) -> DebugLocations | None:
+        from lowheap.jit.debug_locations import DebugLocations, code_of  # here, because few want to know
+
+        located = self._compile(inline_allocation, located=True).object
+        if code_of(located) != code_of(self._loaded[inline_allocation].object):
+            _log.warning("module %s: its code was another, compiled again: no calls can be located", self.name or "")
+            return None
+        return DebugLocations(located)
+
+    def _compile(
+        self,
+        inline_allocation: bool,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        located: bool = False,
+    ) -> CompiledCode:
         def compile_now() -> CompiledCode:
             from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
             from lowheap.wasm.compile import ModuleCompiler
@@ -193,11 +225,14 @@ class Module(NotCopied):
                     interruptible=self.engine.interruptible,
                     consume_fuel=self.engine.consume_fuel,
                     canonical_nans=self.engine.canonical_nans,
+                    located=located,
                 )
                 module, symbols = compiler.compile(progress)
                 return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
 
         parts = self._code_parts(inline_allocation)
+        if located:
+            parts["located"] = True
         return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
