@@ -41,7 +41,8 @@ DECLARATION = f"declare void @{_STACK_MAP}(i64, i32, ...)"
 _BODY_SUFFIX = ".large_frame"
 _LINKAGE = re.compile(r"\b(?:internal|private|dso_local|hidden) ")
 _HEAD = re.compile(
-    r'define (?P<returned>(?:[^@"]*? )?(?P<type>void|i32|i64|float|double|<\d+ x \w+>)) (?P<name>@(?:"[^"]*"|[-\w$.]+))\('
+    r'define (?P<returned>(?:[^@"]*? )?(?P<type>void|i32|i64|float|double|<\d+ x \w+>)) '
+    r'(?P<name>@(?:"[^"]*"|[-\w$.]+))\('
 )
 _LOCAL = re.compile(r'%(?:"[^"]*"|[-\w$.]+)')
 _DEBUG = re.compile(r" !dbg !\d+")
