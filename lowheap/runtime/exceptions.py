@@ -116,6 +116,7 @@ class WasmException(LowheapError):
         """Return one of the same tag and fields."""
         made = type(self).__new__(type(self), *self.args)
         vars(made).update(vars(self))
+        made.__cause__ = self.__cause__
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
