@@ -263,6 +263,19 @@ def test_frames_of_a_start_function() -> None:
     assert [each.func_name for each in caught.value.frames] == ["f", "start"]
 
 
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_start_functions_that_are_inlined_are_frames(opt_level: int) -> None:
+    engine = lh.Engine(opt_level=opt_level)
+    inner = lh.Module(engine, '(module $inner (func $stop (export "stop") unreachable))')
+    source = """(module $outer (import "m" "stop" (func $stop))
+      (func $called (call $stop)) (func $start (call $called)) (start $start))"""
+    with lh.Store(engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, lh.Module(engine, source), {"m": {"stop": lh.Instance(store, inner).exports.stop}})
+    found = caught.value.frames
+    assert [each.func_name for each in found] == ["stop", "called", "start"]
+    assert [each.func_offset for each in found] == [1, 1, 1]
+
+
 def test_frames_of_several_modules() -> None:
     engine = lh.Engine(opt_level=0)
     inner = lh.Module(engine, '(module $inner (func $stop (export "stop") unreachable))')
