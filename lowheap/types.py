@@ -33,6 +33,7 @@ engine's after it. Names are for people: they help to find a field, and play no 
 from __future__ import annotations
 
 import enum
+import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -592,6 +593,14 @@ class _Entry(NamedTuple):
     display: tuple[int, ...]  # the chain of supertypes, from its root down to this type
 
 
+class _Pending(list[_Entry]):
+    """Entries that are to be registered, from index `base` on."""
+
+    def __init__(self, base: int) -> None:
+        super().__init__()
+        self.base = base
+
+
 @dataclass(slots=True)
 class _Names:
     """What the modules call one type and its fields."""
@@ -616,7 +625,9 @@ class TypeRegistry(NotCopied):
         self._entries: list[_Entry] = []  # only ever appended to, so readers need no lock
         self._groups: dict[tuple[SubType, ...], tuple[int, ...]] = {}  # rolled-up group: its members' indices
         self._names: dict[int, _Names] = {}
-        self._lock = threading.Lock()  # guards the groups and names, and appending an entry
+        # Guards the groups and names, and appending an entry. A signal's handler, or a finalizer of Python's, may
+        # interrupt the thread that has it, and register, or ask for names, too.
+        self._lock = threading.RLock()
 
     def register(self, group: Sequence[SubType], *, outer: Sequence[int] = ()) -> tuple[int, ...]:
         """Register one recursion group, and return the engine's index of each member: the same for an equal group.
@@ -645,24 +656,28 @@ class TypeRegistry(NotCopied):
             known = self._groups.get(key)
             if known is not None:
                 return known
-            base = len(self._entries)
-            if base + len(group) > MAX_TYPES:
-                raise TypeDefinitionError(
-                    f"no room for {len(group)} more types: the engine has {base} of at most {MAX_TYPES}"
-                )
-            self._entries.extend(self._unroll(key, outer))
-            return self._groups.setdefault(key, tuple(range(base, base + len(group))))
+            while True:
+                base = len(self._entries)
+                if base + len(group) > MAX_TYPES:
+                    raise TypeDefinitionError(
+                        f"no room for {len(group)} more types: the engine has {base} of at most {MAX_TYPES}"
+                    )
+                entries = self._unroll(key, outer, base)
+                self._entries.extend(entries)
+                # Else somebody has registered meanwhile, in this thread: nobody knows of what was appended, so again.
+                if all(map(operator.is_, self._entries[base:], entries)):
+                    return self._groups.setdefault(key, tuple(range(base, base + len(group))))
 
-    def _unroll(self, key: tuple[SubType, ...], outer: Sequence[int]) -> list[_Entry]:
-        """Turn a rolled-up group into the entries to append, each checked against the supertype that it declares."""
-        base, first = len(self._entries), len(outer)
+    def _unroll(self, key: tuple[SubType, ...], outer: Sequence[int], base: int) -> list[_Entry]:
+        """Turn a rolled-up group into entries from `base` on, each checked against the supertype that it declares."""
+        first = len(outer)
 
         def in_module(index: int) -> int:  # for messages; what the module does not know keeps the engine's number
             if index >= base:
                 return first + index - base
             return outer.index(index) if index in outer else index
 
-        pending: list[_Entry] = []
+        pending = _Pending(base)
         for position, rolled_up in enumerate(key):
             definition = _map_indices(rolled_up, lambda index: index if index >= 0 else base + ~index)
             above: tuple[int, ...] = ()
@@ -691,7 +706,7 @@ class TypeRegistry(NotCopied):
         self,
         composite: CompositeType,
         extended: CompositeType,
-        pending: Sequence[_Entry],
+        pending: _Pending,
         in_module: Callable[[int], int],
     ) -> str | None:
         """Why a type with this composite type may not extend one with the other; None if it may."""
@@ -735,11 +750,11 @@ class TypeRegistry(NotCopied):
 
     # Look-up
 
-    def _entry(self, index: int, pending: Sequence[_Entry] = ()) -> _Entry:
-        """The entry of a type; `pending` ones stand behind the registered, as if they were."""
-        registered = len(self._entries)
-        if _is_index(index) and 0 <= index < registered + len(pending):
-            return self._entries[index] if index < registered else pending[index - registered]
+    def _entry(self, index: int, pending: _Pending | None = None) -> _Entry:
+        """The entry of a type; `pending` ones are as if they were registered."""
+        registered = len(self._entries) if pending is None else pending.base
+        if _is_index(index) and 0 <= index < registered + len(pending or ()):
+            return self._entries[index] if pending is None or index < registered else pending[index - registered]
         allowed = f"0 to {registered - 1}" if registered else "none yet"
         raise UnknownTypeError(f"{index!r} is not a type index of this engine; allowed: {allowed}")
 
@@ -771,13 +786,13 @@ class TypeRegistry(NotCopied):
 
     def is_subtype(self, a: HeapType, b: HeapType) -> bool:
         """Whether every reference to an `a` is one to a `b`: the specification's matching of heap types."""
-        return self._is_subtype(a, b, ())
+        return self._is_subtype(a, b, None)
 
     def matches(self, a: StorageType, b: StorageType) -> bool:
         """Whether an `a` may stand where a `b` is wanted; number, vector and packed types match only themselves."""
-        return self._matches(a, b, ())
+        return self._matches(a, b, None)
 
-    def _is_subtype(self, a: HeapType, b: HeapType, pending: Sequence[_Entry]) -> bool:
+    def _is_subtype(self, a: HeapType, b: HeapType, pending: _Pending | None) -> bool:
         if isinstance(b, int):
             display = self._entry(b, pending).display
             if isinstance(a, int):
@@ -788,12 +803,12 @@ class TypeRegistry(NotCopied):
             return a is _BOTTOMS[_TOPS[self._kind(b, pending)]]
         return b in _SUPERTYPES[self._kind(a, pending)]
 
-    def _matches(self, a: StorageType, b: StorageType, pending: Sequence[_Entry]) -> bool:
+    def _matches(self, a: StorageType, b: StorageType, pending: _Pending | None) -> bool:
         if isinstance(a, RefType) and isinstance(b, RefType):
             return (b.nullable or not a.nullable) and self._is_subtype(a.heap_type, b.heap_type, pending)
         return a == b
 
-    def _kind(self, heap_type: HeapType, pending: Sequence[_Entry] = ()) -> AbstractHeapType:
+    def _kind(self, heap_type: HeapType, pending: _Pending | None = None) -> AbstractHeapType:
         """The lowest abstract heap type that holds all of this one: itself, or struct, array or func."""
         if isinstance(heap_type, int):
             return _KINDS[type(self._entry(heap_type, pending).definition.composite)]

@@ -802,6 +802,34 @@ def test_which_fields_are_traced() -> None:
     assert not any(registry.is_traced(storage) for storage in (*SCALARS, *PACKED))
 
 
+def test_a_handler_may_register_while_its_thread_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As may a finalizer: its types, and those that were being registered, are right, whoever comes first."""
+    registry = TypeRegistry()
+    unroll, seen = registry._unroll, []
+
+    def interrupted(*args: Any) -> Any:
+        monkeypatch.setattr(registry, "_unroll", unroll)
+        before = unroll(*args)
+        assert registry._lock.acquire(blocking=False), "the thread itself is not kept out"
+        registry._lock.release()
+        seen.append(registry.register([SubType(struct(I64))]))
+        seen.append(registry.register([SubType(struct(ref_null(0)), final=False), SubType(struct(I32))]))
+        return before
+
+    monkeypatch.setattr(registry, "_unroll", interrupted)
+    group = [SubType(struct(ref_null(0)), final=False), SubType(struct(ref_null(0), I32), supertype=0)]
+    parent, child = registry.register(group)
+    assert registry[parent].composite == struct(ref_null(parent))
+    assert registry[child].supertype == parent
+    assert registry.is_subtype(child, parent)
+    assert not registry.is_subtype(parent, child)
+    assert registry.register(group) == (parent, child)
+    ((other,), (first, second)) = seen
+    assert registry[other].composite == struct(I64)
+    assert registry[first].composite == struct(ref_null(first))
+    assert registry[second].composite == struct(I32)
+
+
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 
