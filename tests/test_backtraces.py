@@ -451,6 +451,7 @@ def test_a_message_is_in_wasmtimes_words() -> None:
             assert caught.value.message == theirs.value.message
             assert caught.value.trap_code is caught.value.code
             assert caught.value.trap_code.name == theirs.value.trap_code.name  # type: ignore[union-attr]
+            assert str(caught.value.trap_code) == str(theirs.value.trap_code)
     found, _ = shop(4)
     assert found.message.splitlines()[2] == "                    at /home/smith/src/shop.c:12:5"
     assert lh.Trap(lh.TrapCode.UNREACHABLE).message == "wasm trap: wasm `unreachable` instruction executed"
