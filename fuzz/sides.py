@@ -34,6 +34,9 @@ INCONCLUSIVE = ("call stack exhausted", "GC heap out of memory", "allocation siz
 _WASMTIME_FRAMES = 20
 """So many frames wasmtime tells of a trap."""
 
+_MOVED = (lh.TrapCode.UNREACHABLE, lh.TrapCode.MEMORY_OUT_OF_BOUNDS)
+"""Traps that wasmtime may have at another instruction: at the branch that leads there, or where what is loaded is used."""
+
 _MOST_HEAP = 1 << 26
 """How large a heap may become: a program that asks for more is told so at once."""
 
@@ -151,7 +154,7 @@ def _failure(error: Exception) -> str:
                 error.frames[:_WASMTIME_FRAMES] if isinstance(error, lh.Trap | wasmtime.Trap) else []
             )
             offsets = [each.module_offset for each in frames]
-            if code is lh.TrapCode.UNREACHABLE:  # wasmtime may trap at the branch that leads there
+            if code in _MOVED:
                 offsets[:1] = [None] * bool(offsets)
             found = zip(frames, offsets, strict=True)
             return " ".join([code.message, *(f"{each.func_index}@{offset}" for each, offset in found)])
