@@ -35,7 +35,7 @@ _WASMTIME_FRAMES = 20
 """So many frames wasmtime tells of a trap."""
 
 _MOVED = (lh.TrapCode.UNREACHABLE, lh.TrapCode.MEMORY_OUT_OF_BOUNDS)
-"""Traps that wasmtime may have at another instruction: at the branch that leads there, or where what is loaded is used."""
+"""Traps that wasmtime may have at another instruction: a branch that leads there, or what uses what is loaded."""
 
 _MOST_HEAP = 1 << 26
 """How large a heap may become: a program that asks for more is told so at once."""
