@@ -47,6 +47,7 @@ from lowheap.layout import (
 from lowheap.native import Heap
 from lowheap.objects import Array, ExnRef, ExternRef, Func, GcObject, Struct, TypedObject, no_handle_left
 from lowheap.operations import exclusive, view_of
+from lowheap.representation import printable
 from lowheap.store import Store, check_store
 from lowheap.types import (
     AbstractHeapType,
@@ -323,7 +324,7 @@ class BoundType:
         if self.type_index == EXTERNREF_TYPE_INDEX:
             return "externref"
         name = self.store.engine.types.type_name(self.type_index)
-        return f"${name}" if name else f"type {self.type_index}"
+        return f"${printable(name)}" if name else f"type {self.type_index}"
 
     def memory(self) -> Any:
         """Return the heap's bytes. HeapError when it has none."""

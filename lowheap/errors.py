@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowheap.representation import printable
+
 
 class Portable(Exception):
     """An exception that pickling and copying keep whole, whatever its `__init__` takes: attributes and notes too.
@@ -180,9 +182,9 @@ class Frame:
 
     def __str__(self) -> str:
         """Say where that is, as `Trap` does: `function $make, at offset 0x49, list.c:3:7`."""
-        name = str(self.func_index) if self.func_name is None else f"${self.func_name}"
+        name = f"${printable(self.func_name)}" if self.func_name else str(self.func_index)
         where = "" if self.module_offset is None else f", at offset {self.module_offset:#x}"
-        source = "" if self.source is None else f", {self.source}"
+        source = "" if self.source is None else f", {printable(self.source)}"
         return f"function {name}{where}{source}"
 
     @property
@@ -220,7 +222,7 @@ class Trap(LowheapError):
         if detail:
             text += f": {detail}"
         if function is not None:
-            text += f" (in function {function}"
+            text += f" (in function {printable(function)}"
             text += f", at offset {offset:#x})" if offset is not None else ")"
         super().__init__(text)
         self.code = code
@@ -257,10 +259,10 @@ class Trap(LowheapError):
         lines = ["error while executing at wasm backtrace:"]
         for number, frame in enumerate(self.frames):
             offset = "" if frame.module_offset is None else f"{frame.module_offset:#8x} - "
-            function = frame.func_name or f"<wasm function {frame.func_index}>"
-            lines.append(f"  {number:>3}: {offset}{frame.module_name or '<unknown>'}!{function}")
+            function = printable(frame.func_name or f"<wasm function {frame.func_index}>")
+            lines.append(f"  {number:>3}: {offset}{printable(frame.module_name or '<unknown>')}!{function}")
             if frame.source is not None:
-                lines.append(f"                    at {frame.source}")
+                lines.append(f"                    at {printable(frame.source)}")
         return "\n".join((*lines, "", "Caused by:", f"    {what}", ""))
 
     def __reduce__(self) -> Any:

@@ -1,4 +1,7 @@
-"""How things that hold much are shown: `repr` in a few lines, however many bytes, objects or lines they hold."""
+"""How things that hold much are shown: `repr` in a few lines, however many bytes, objects or lines they hold.
+
+And names that programs have: they do not forge lines, or tell a terminal what to do.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,13 @@ LONGEST = 400
 """So many characters of an attribute are shown; of a longer one only what it is, and how long."""
 
 _MOST_ITEMS = 50
+
+
+def printable(name: str) -> str:
+    """Return a name with what a terminal would obey escaped: names are the program's, not ours."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 def short_repr(cls: type[_T]) -> type[_T]:

@@ -40,6 +40,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from lowheap.copying import NotCopied
 from lowheap.errors import LowheapError, TypeDefinitionError
+from lowheap.representation import printable
 
 # Implementation limits: those of wasmtime, so that what it validates can be registered.
 MAX_STRUCT_FIELDS = 10_000
@@ -888,4 +889,4 @@ class TypeRegistry(NotCopied):
 
     def _label(self, index: int) -> str:
         name = self.type_name(index)
-        return f"type {index}" if name is None else f"type {index} (${name})"
+        return f"type {index}" if name is None else f"type {index} (${printable(name)})"

@@ -265,6 +265,19 @@ def test_frames_of_a_start_function(opt_level: int) -> None:
     assert caught.value.frames[1].func_offset is not None
 
 
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_start_functions_that_are_inlined_are_frames(opt_level: int) -> None:
+    engine = lh.Engine(opt_level=opt_level)
+    inner = lh.Module(engine, '(module $inner (func $stop (export "stop") unreachable))')
+    source = """(module $outer (import "m" "stop" (func $stop))
+      (func $called (call $stop)) (func $start (call $called)) (start $start))"""
+    with lh.Store(engine) as store, pytest.raises(lh.Trap) as caught:
+        lh.Instance(store, lh.Module(engine, source), {"m": {"stop": lh.Instance(store, inner).exports.stop}})
+    found = caught.value.frames
+    assert [each.func_name for each in found] == ["stop", "called", "start"]
+    assert [each.func_offset for each in found] == [1, 1, 1]
+
+
 def test_frames_of_several_modules() -> None:
     engine = lh.Engine(opt_level=0)
     inner = lh.Module(engine, '(module $inner (func $stop (export "stop") unreachable))')
@@ -461,6 +474,25 @@ def test_a_message_is_in_wasmtimes_words() -> None:
 
 def test_a_frame_says_where_it_is() -> None:
     assert str(lh.Frame(3, "make", None, 0x49, 2)) == "function $make, at offset 0x49"
-    assert str(lh.Frame(3, None, None, None, None)) == "function 3"
+    assert str(lh.Frame(3, None, None, None, None)) == str(lh.Frame(3, "", None, None, None)) == "function 3"
     found = trap(compiled(0), "run", 0)
     assert re.search(r"\(in (.*)\)$", str(found))[1] == str(found.frames[0])  # type: ignore[index]
+
+
+def test_a_name_is_no_line() -> None:
+    wat = r"""(module $"m\0a" (type $"t\0a" (struct))
+      (func $"x\0aCaused by:\1b[2J" (export "run") (result (ref null $"t\0a"))
+        (drop (struct.new $"t\0a")) (unreachable))
+      (func (export "make") (result (ref $"t\0a")) (struct.new $"t\0a")))"""
+    engine = lh.Engine(opt_level=0)
+    exports = lh.Instance(lh.Store(engine), lh.Module(engine, wat)).exports
+    with pytest.raises(lh.Trap) as caught:
+        exports.run()
+    found = caught.value
+    assert found.frames[0].func_name == "x\nCaused by:\x1b[2J"
+    assert found.frames[0].module_name == "m\n"
+    name = r"x\nCaused by:\x1b[2J"
+    assert f"(in function ${name}, at offset" in str(found)
+    assert str(found.frames[0]).startswith(f"function ${name}, at offset")
+    assert f"- m\\n!{name}\n" in found.message
+    assert repr(exports.make()).startswith(r"<Struct $t\n at ")

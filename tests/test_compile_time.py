@@ -10,7 +10,7 @@ import pytest
 
 import lowheap as lh
 from lowheap.jit import copies, engine, safepoints
-from lowheap.wasm.compile import INITIALISE
+from lowheap.jit.signatures import INITIALISE
 
 pytestmark = pytest.mark.compiler
 

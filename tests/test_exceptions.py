@@ -5,12 +5,13 @@ Programs drawn at random are run on wasmtime, too, which says what they should c
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import random
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import wasmtime
@@ -322,6 +323,52 @@ def test_exceptions_of_host_functions_are_caught_and_what_ends_programs_is_not()
             exports.host(number)
         assert caught.value is errors[number]
     assert exports.host(6) == 6
+    store.verify()
+
+
+def test_an_exception_whose_exnref_was_released_is_still_one_of_its_tag() -> None:
+    raised: list[Exception] = []
+
+    def host() -> None:
+        raise raised[0]
+
+    store, exports = made(
+        """(module (tag $t (export "t") (param i32 anyref)) (import "host" "call" (func $host))
+          (func (export "run") (result i32)
+            (block $all
+              (block $caught (result i32 anyref)
+                (try_table (catch $t $caught) (catch_all $all) (call $host)) (return (i32.const 0)))
+              (drop) (return))
+            (i32.const -1)))""",
+        {"host": {"call": host}},
+    )
+
+    def outcome(error: Exception) -> int:
+        raised[:] = [error]
+        return cast(int, exports.run())
+
+    error = lh.WasmException(exports.t, [7, lh.I31(1)])
+    error.add_note("noted")
+    copied = copy.copy(error)
+    assert (copied.tag, copied.fields, copied.args) == (exports.t, error.fields, error.args)
+    assert (copied.exnref, copied.__notes__) == (error.exnref, ["noted"])
+    assert [outcome(error), outcome(copied)] == [7, 7]
+    assert error.exnref is not None
+    error.exnref.release()
+    assert [outcome(error), outcome(copied), outcome(copy.deepcopy(error))] == [7, 7, -1]
+    kept = lh.ExternRef(store, "internalized")
+    of_stale = lh.WasmException(lh.Tag(store, FuncType([EXTERNREF], [])), [kept])
+    assert of_stale.exnref is not None
+    of_stale.exnref.release()
+    for field in of_stale.fields:
+        field.release()
+    assert outcome(of_stale) == -1
+
+    class Own(lh.WasmException):
+        def __init__(self) -> None:
+            pass
+
+    assert (Own().tag, Own().exnref, Own().fields, outcome(Own())) == (None, None, (), -1)
     store.verify()
 
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.combinations import examples
 
+import lowheap as lh
 from lowheap.collector import GcProgress
 from lowheap.collectors.drc import Drc
 from lowheap.config import RUNTIMES
@@ -137,6 +138,9 @@ def test_closing(store: Rig) -> None:
         assert not any(int(line.split("-")[0], 16) <= base < int(line.split("-")[1].split()[0], 16) for line in maps)
 
 
+MEMORY = lh.MemoryType(lh.Limits(1))
+TABLE = lh.TableType(ANYREF, lh.Limits(1))
+
 CLOSED: dict[str, Callable[[Rig], Any]] = {
     "collection": lambda store: store.collection(),
     "collect": lambda store: store.collect(),
@@ -151,6 +155,9 @@ CLOSED: dict[str, Callable[[Rig], Any]] = {
     "Struct": lambda store: Struct(store, store.cell),
     "Array": lambda store: Array(store, store.bytes, 3),
     "ExternRef": lambda store: ExternRef(store, "value"),
+    "Tag": lambda store: lh.Tag(store, FuncType([], [])),
+    "Memory": lambda store: lh.Memory(store, MEMORY),
+    "Table": lambda store: lh.Table(store, TABLE),
 }
 
 
@@ -159,6 +166,28 @@ def test_a_closed_store_refuses(operation: str, store: Rig) -> None:
     store.close()
     with pytest.raises(HeapError, match="the store is closed"):
         CLOSED[operation](store)
+
+
+def test_the_memories_and_tables_of_a_closed_store_refuse(store: Rig) -> None:
+    memory, table = lh.Memory(store, MEMORY), lh.Table(store, TABLE)
+    view = memory.data
+    store.close()
+    uses: list[Callable[[], Any]] = [
+        lambda: memory.size,
+        lambda: memory.data_len,
+        lambda: memory.data,
+        lambda: memory.grow(0),
+        lambda: memory.read(),
+        lambda: memory.write(b""),
+        lambda: table.size,
+        lambda: table.get(0),
+        lambda: table.set(0, None),
+        lambda: table.grow(0),
+    ]
+    for use in uses:
+        with pytest.raises(HeapError, match="the store is closed"):
+            use()
+    assert (view[0], repr(memory), repr(table)) == (0, "<Memory 1: 1 pages>", "<Table 1 anyref: 1 elements>")
 
 
 def test_a_with_block_closes() -> None:

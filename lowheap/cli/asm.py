@@ -25,7 +25,7 @@ from lowheap.errors import LowheapError
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.listing import BARRIER_EVENTS, Line, MarkedCode, RegionSize
 from lowheap.jit.marks import MOVED, PLAIN, MarkedModule, Path
-from lowheap.snapshot.contents import printable
+from lowheap.representation import printable
 from lowheap.wasm.compile import ModuleCompiler
 from lowheap.wasm.module import Module
 

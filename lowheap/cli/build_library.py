@@ -10,7 +10,7 @@ from lowheap.cli.options import opt_level_option
 from lowheap.cli.output import report_console
 from lowheap.embed import library
 from lowheap.errors import UnsupportedError
-from lowheap.snapshot.contents import printable
+from lowheap.representation import printable
 
 _SUMMARIES = {
     "object": "object",

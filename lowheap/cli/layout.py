@@ -28,8 +28,7 @@ from lowheap.layout import (
     VMGcKind,
     block_length,
 )
-from lowheap.representation import short_repr
-from lowheap.snapshot.contents import printable
+from lowheap.representation import printable, short_repr
 from lowheap.types import ArrayType, CompositeType, StorageType, StructType, SubType, TypeRegistry, storage_size
 from lowheap.wasm import validate
 from lowheap.wasm.decode import Names, decode

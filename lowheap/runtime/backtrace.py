@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from lowheap.jit.debug_locations import DebugLocations
 
 _FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
-"""How compiled functions of a module are named: by their indices. All others are for events, or trampolines, but one
-that makes the instance, where the start function may be inlined."""
+"""How compiled functions of a module are named: by their indices.
+
+Of the others the initialiser may have such inlined: the start function, and what that calls. The rest is for events, or
+trampolines.
+"""
 
 
 class Source(Protocol):

@@ -10,15 +10,19 @@ out, it is itself again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any, TypeGuard
 
 from lowheap.bound_types import new_exception
 from lowheap.copying import NotCopied
-from lowheap.errors import CompilerError, HeapCorruptionError, LowheapError, Trap
+from lowheap.errors import CompilerError, HeapCorruptionError, LowheapError, StaleReferenceError, Trap
 from lowheap.objects import ExnRef
+from lowheap.operations import exclusive
 from lowheap.store import Store, check_store
 from lowheap.types import EXTERNREF, FuncType, SubType, TagType
+
+_exclusive = exclusive("store.lock")
 
 HOST_INSTANCE = 0
 """The first word of tags that the host has made."""
@@ -37,13 +41,20 @@ class Tag(NotCopied):
     NOT_COPIED_BECAUSE = "it belongs to one store"
 
     def __init__(self, store: Store, type: TagType | FuncType) -> None:
-        """Make a tag of the host's. TypeError for a type that no tag can have."""
+        """Make a tag of the host's. TypeError for a type that no tag can have, HeapError when the store was closed."""
         check_store(store)
         functype = type.functype if isinstance(type, TagType) else type
         if not isinstance(functype, FuncType):
             raise TypeError(f"type is {type!r}; it must be a TagType, or a FuncType")
         if functype.results:
             raise TypeError(f"type is {functype}; the type of a tag has no results")
+        self.store = store
+        self._make(functype)
+
+    @_exclusive
+    def _make(self, functype: FuncType) -> None:
+        store = self.store
+        store.check_open()
         types = store.engine.types
         (index,) = types.register([SubType(functype)], outer=tuple(types))
         self._bind(store, index, (HOST_INSTANCE, next(store.tag_numbers)))
@@ -75,15 +86,16 @@ class WasmException(LowheapError):
     """An exception of WebAssembly's that nobody there has caught; or one that a host function throws, to be caught.
 
     `tag` is its `Tag`, and `fields` the values it carries, as results of calls come. `exnref` is the exception itself,
-    as an `exnref` has it: thrown on, it is the same.
+    as an `exnref` has it: thrown on, it is the same. Where that was released, one that is alike is thrown.
 
-    A copy, and what a pickle is read as, are of no store: tag and exnref are None, and of fields that are no numbers
-    there is what they look like.
+    A deep copy, and what a pickle is read as, are of no store: tag and exnref are None, and of fields that are no
+    numbers there is what they look like. So is one of a subclass that has not called `__init__`. To compiled code such
+    are exceptions of Python's.
     """
 
-    tag: Tag | None
-    exnref: ExnRef | None
-    fields: tuple[Any, ...]
+    tag: Tag | None = None
+    exnref: ExnRef | None = None
+    fields: tuple[Any, ...] = ()
 
     def __init__(self, tag: Tag, fields: Sequence[Any] = ()) -> None:
         """Make an exception of a tag. TypeError when the values are not those of its fields."""
@@ -98,6 +110,13 @@ class WasmException(LowheapError):
         """Return an exception that compiled code has thrown."""
         made = cls.__new__(cls)
         made._keep(exnref.tag, exnref)
+        return made
+
+    def __copy__(self) -> WasmException:
+        """Return one of the same tag and fields."""
+        made = type(self).__new__(type(self), *self.args)
+        vars(made).update(vars(self))
+        made.__cause__ = self.__cause__
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,9 +153,12 @@ def is_catchable(error: BaseException) -> TypeGuard[Exception]:
 
 def thrown(store: Store, error: Exception) -> ExnRef:
     """Return what compiled code is thrown when a host function has raised an exception."""
-    own = error.exnref if isinstance(error, WasmException) else None
-    if own is not None and own.store is store and own.is_valid:
-        return own
+    if isinstance(error, WasmException) and isinstance(error.tag, Tag) and error.tag.store is store:
+        own, tag = error.exnref, error.tag
+        if own is not None and own.is_valid:
+            return own
+        with contextlib.suppress(StaleReferenceError):  # a field's, which nobody can have again
+            return new_exception(store, tag.type_index, tag.words, error.fields)
     types = store.engine.types
     (index,) = types.register([SubType(FuncType((EXTERNREF,), ()))], outer=tuple(types))
     return new_exception(store, index, HOST_TAG, (error,))

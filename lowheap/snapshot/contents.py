@@ -36,7 +36,7 @@ from lowheap.layout import (
     i31_get_s,
     is_i31,
 )
-from lowheap.representation import short_repr
+from lowheap.representation import printable, short_repr
 from lowheap.snapshot.parts import ImagePart
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import ArrayType, FuncType, StorageType, StructType, TypeRegistry, storage_size
@@ -60,11 +60,6 @@ TAG_STORAGE = "tag"
 def kind_label(kind: VMGcKind) -> str:
     """Return what people call objects of a kind: struct, array, externref, exception."""
     return _KIND_LABELS[kind]
-
-
-def printable(name: str) -> str:
-    """Return a name with what a terminal would obey escaped: names are the program's, not ours."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ from lowheap.layout import (
     RESERVED_MASK,
     VMPartKind,
 )
-from lowheap.snapshot.contents import ImageField, ImageType, kind_label, printable
+from lowheap.representation import printable
+from lowheap.snapshot.contents import ImageField, ImageType, kind_label
 from lowheap.snapshot.image import Image, ImageObject
 from lowheap.snapshot.parts import ImagePart
 

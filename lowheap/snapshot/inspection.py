@@ -44,9 +44,9 @@ from lowheap.layout import (
     is_object,
 )
 from lowheap.native import Heap
-from lowheap.representation import short_repr
+from lowheap.representation import printable, short_repr
 from lowheap.snapshot import Image, ImageObject
-from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label, printable
+from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label
 from lowheap.snapshot.reopened import collector_of, reopen
 from lowheap.verification import problems_of
 

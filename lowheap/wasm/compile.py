@@ -25,6 +25,7 @@ from lowheap.jit.emit import (
 )
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, INITIALISE, TRAP_FUNCTION, Signature
+from lowheap.representation import printable
 from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm.decode import DecodedModule, ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions
@@ -148,7 +149,7 @@ class ModuleCompiler(ModuleState):
     def function_label(self, index: int) -> str:
         """Return how messages call a function: its index, and its name where it has one."""
         name = self.decoded.names.functions.get(index)
-        return f"{index} (${name})" if name else str(index)
+        return f"{index} (${printable(name)})" if name else str(index)
 
     def _declare(self, index: int) -> ir.Function:
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))

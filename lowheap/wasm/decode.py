@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from lowheap.errors import MalformedModuleError, UnsupportedError
-from lowheap.representation import short_repr
+from lowheap.representation import printable, short_repr
 from lowheap.types import (
     F32,
     F64,
@@ -1088,7 +1088,7 @@ class _ModuleDecoder:
 
 def _named(kind: str, index: int, names: dict[int, str]) -> str:
     """`function 3 ($dispatch)`, or `function 3` if it has no name."""
-    return f"{kind} {index} (${names[index]})" if index in names else f"{kind} {index}"
+    return f"{kind} {index} (${printable(names[index])})" if index in names else f"{kind} {index}"
 
 
 def _prefixed_opcode(reader: Reader, prefix: int, place: str, offset: int) -> Opcode:

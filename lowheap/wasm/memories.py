@@ -71,6 +71,11 @@ class Memory(NotCopied):
     def _fields(self) -> VMMemory:
         return VMMemory.from_address(self.address)
 
+    def _opened(self) -> VMMemory:
+        """Return the fields. HeapError when the store was closed."""
+        self.store.check_open()
+        return self._fields
+
     @property
     def type(self) -> MemoryType:
         """Its type; the limits' `min` is what it was made with."""
@@ -80,13 +85,13 @@ class Memory(NotCopied):
     @_exclusive
     def size(self) -> int:
         """How many pages it has."""
-        return int(self._fields.length) >> self._declared.page_size_log2
+        return int(self._opened().length) >> self._declared.page_size_log2
 
     @property
     @_exclusive
     def data_len(self) -> int:
         """How many bytes it has."""
-        return int(self._fields.length)
+        return int(self._opened().length)
 
     @property
     def page_size(self) -> int:
@@ -100,31 +105,32 @@ class Memory(NotCopied):
 
     @property
     def data_ptr(self) -> int:
-        """The address of its first byte, which stays what it is as long as the store is there."""
+        """The address of its first byte, which stays what it is as long as the store is open."""
         return self._mapping.base
 
     @_exclusive
     def grow(self, delta: int) -> int:
         """Add so many pages, all zero, and return how many there were. HeapError where it may not have as many."""
         pages = growth(delta, "memory", "pages")
-        old = grow(self._fields, pages, self.page_size_log2) if pages < FAILED else None
+        fields = self._opened()
+        old = grow(fields, pages, self.page_size_log2) if pages < FAILED else None
         if old is None or old == FAILED:
-            most = int(self._fields.maximum) >> self.page_size_log2
-            now = int(self._fields.length) >> self.page_size_log2
+            most = int(fields.maximum) >> self.page_size_log2
+            now = int(fields.length) >> self.page_size_log2
             raise HeapError(f"cannot grow a memory of {now} pages by {pages}: it may have {most}")
         return old
 
     @_exclusive
     def read(self, start: int | None = 0, stop: int | None = None) -> bytearray:
         """Return a copy of the bytes from `start` up to `stop`, which mean what they mean in a slice."""
-        first, end, _ = slice(start, stop).indices(self._fields.length)
+        first, end, _ = slice(start, stop).indices(self._opened().length)
         return bytearray(self._mapping.buffer[first : max(first, end)])
 
     @_exclusive
     def write(self, value: bytes | bytearray | memoryview, start: int | None = None) -> int:
         """Copy bytes to `start`, which may count from the end, and return how many. IndexError when they do not fit."""
         data = memoryview(value).cast("B")
-        length = int(self._fields.length)
+        length = int(self._opened().length)
         first = 0 if start is None else operator.index(start)
         if first < 0:
             first += length
@@ -143,7 +149,7 @@ class Memory(NotCopied):
         The view has as many as the memory has now, and stays good whatever happens: a memory that grows does not move,
         and one whose store is closed stays mapped until the last view is gone.
         """
-        array = ctypes.c_uint8 * int(self._fields.length)
+        array = ctypes.c_uint8 * int(self._opened().length)
         return memoryview(array.from_buffer(self._mapping.buffer)).cast("B")
 
     def _mismatch(self, wanted: MemoryType) -> bool:

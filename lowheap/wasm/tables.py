@@ -96,6 +96,7 @@ class Table(NotCopied):
     @_exclusive
     def size(self) -> int:
         """How many elements it has."""
+        self.store.check_open()
         return int(self._fields.length)
 
     def __len__(self) -> int:
