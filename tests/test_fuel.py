@@ -242,8 +242,8 @@ def test_a_range_takes_fuel_when_it_is_done() -> None:
         try:
             returned = call(name, *args[:-1])
         except (lh.Trap, wasmtime.Trap) as trap:
-            assert trap.trap_code is not None
-            returned = trap.trap_code.name, *([side.get_fuel()] if trap.trap_code.name == "OUT_OF_FUEL" else [])
+            code = str(getattr(trap.trap_code, "name", None))
+            returned = code, *([side.get_fuel()] if code == "OUT_OF_FUEL" else [])
         else:
             returned = returned, side.get_fuel()
         side.set_fuel(PLENTY)
