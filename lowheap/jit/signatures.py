@@ -23,6 +23,9 @@ WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
+INITIALISE = "lowheap.initialise"
+"""The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
+
 EXCEPTIONS = "lowheap.exceptions"
 """A global, of no use but to be among a module's symbols: its code may throw, or catch."""
 

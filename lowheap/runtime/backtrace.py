@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lowheap.errors import CompilerError, Frame
 from lowheap.jit.call_sites import CallSite
 from lowheap.jit.engine import LoadedCode
+from lowheap.jit.signatures import INITIALISE
 from lowheap.jit.stackmaps import walk_frames
 from lowheap.layout import MOST_TRAP_FRAMES, VMActivation
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from lowheap.jit.debug_locations import DebugLocations
 
 _FUNCTION = re.compile(r"wasm\.(\d+)(?:\.|$)")
-"""How compiled functions of a module are named: by their indices. All others are for events, or trampolines."""
+"""How compiled functions of a module are named: by their indices. All others are for events, or trampolines, but one
+that makes the instance, where the start function may be inlined."""
 
 
 class Source(Protocol):
@@ -81,15 +83,15 @@ def frames_of_trap(
     is_innermost = first is not None
     for source, code, site in _call_sites(sources, addresses):
         index = _FUNCTION.match(site.function)
-        if index is None:
+        if index is None and site.function != INITIALISE:
             continue
         places = site.places
         if places is None and (locations := source.locations_of(code)) is not None:
-            places = locations.of_call(site.section, site.return_place)
+            places = locations.of_call(site.section, site.start, site.return_place)
         if places:
             frames = [frame for each in reversed(places) if (frame := source.frame_at(each)) is not None]
         else:
-            frames = [source.frame_of(int(index[1]))]
+            frames = [] if index is None else [source.frame_of(int(index[1]))]
         if is_innermost and first is not None:  # this call's, if that was not inlined
             is_innermost = False
             if frames and frames[0].func_index == first.func_index and frames[0].module_offset in (None, offset):

@@ -24,14 +24,14 @@ from lowheap.jit.emit import (
     let_throw,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import EXCEPTIONS, TRAP_FUNCTION, Signature
+from lowheap.jit.signatures import EXCEPTIONS, INITIALISE, TRAP_FUNCTION, Signature
 from lowheap.types import FuncType, TypeRegistry
 from lowheap.wasm.decode import DecodedModule, ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions
 from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import FunctionCompiler, ModuleState
 from lowheap.wasm.instructions import FACTS
-from lowheap.wasm.outline import FUNCTION_TABLE, INITIALISE, function_of, index_operand
+from lowheap.wasm.outline import FUNCTION_TABLE, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from lowheap.copying import NotCopied
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
-from lowheap.jit.signatures import Signature
+from lowheap.jit.signatures import INITIALISE, Signature
 from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
@@ -32,7 +32,7 @@ from lowheap.wasm.decode import (
 from lowheap.wasm.globals import Global
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
-from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, INITIALISE, function_of
+from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, function_of
 from lowheap.wasm.tables import Table, let_go
 
 _PAGE = 1 << 12

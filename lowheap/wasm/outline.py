@@ -23,9 +23,6 @@ from lowheap.wasm.decode import (
     TagImport,
 )
 
-INITIALISE = "lowheap.initialise"
-"""The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
-
 FUNCTION_TABLE = "lowheap.wasm_functions"
 """The addresses of the module's functions that can be called from outside, in the order of `escaping_functions`."""
 
