@@ -20,7 +20,7 @@ from typing import Any
 import wasmtime
 
 import lowheap as lh
-from fuzz.modules import CALL, MEMORY, STATE, Module
+from fuzz.modules import CALL, IMPORTED, MEMORY, STATE, Module
 from lowheap.types import NumType
 
 _COLLECTORS = Path(__file__).resolve().parent.parent / "examples" / "collectors"
@@ -33,6 +33,9 @@ INCONCLUSIVE = ("call stack exhausted", "GC heap out of memory", "allocation siz
 
 _WASMTIME_FRAMES = 20
 """So many frames wasmtime tells of a trap."""
+
+_MOVED = (lh.TrapCode.UNREACHABLE, lh.TrapCode.MEMORY_OUT_OF_BOUNDS)
+"""Traps that wasmtime may have at another instruction: a branch that leads there, or what uses what is loaded."""
 
 _MOST_HEAP = 1 << 26
 """How large a heap may become: a program that asks for more is told so at once."""
@@ -151,7 +154,7 @@ def _failure(error: Exception) -> str:
                 error.frames[:_WASMTIME_FRAMES] if isinstance(error, lh.Trap | wasmtime.Trap) else []
             )
             offsets = [each.module_offset for each in frames]
-            if code is lh.TrapCode.UNREACHABLE:  # wasmtime may trap at the branch that leads there
+            if code in _MOVED:
                 offsets[:1] = [None] * bool(offsets)
             found = zip(frames, offsets, strict=True)
             return " ".join([code.message, *(f"{each.func_index}@{offset}" for each, offset in found)])
@@ -178,12 +181,16 @@ def on_lowheap(module: Module, seed: int, way: Way) -> Run:
     """Run a module on lowheap, and verify the heap. Whatever is wrong with that is an entry, too."""
     try:
         compiled = lh.Module(_engine(way), module.binary)
+        imported = None if module.imported is None else lh.Module(_engine(way), module.imported)
     except lh.LowheapError as error:
         return [("module", _failure(error), "")]
     with lh.Store(_engine(way), collect_every=way.collect_every, maximum_heap_size=_MOST_HEAP) as store:
 
         def instantiate() -> tuple[Callable[..., Any], Callable[[int], bytes]]:
-            exports = lh.Instance(store, compiled).exports
+            given = {} if imported is None else {IMPORTED: dict(lh.Instance(store, imported).exports)}
+            for name in module.through_host:
+                given[IMPORTED][name] = functools.partial(given[IMPORTED][name])
+            exports = lh.Instance(store, compiled, given).exports
             return (lambda name, *args: exports[name](*args)), lambda number: bytes(exports[f"{MEMORY}{number}"].read())
 
         run = _observe(module, seed, instantiate)
@@ -212,7 +219,14 @@ def on_wasmtime(module: Module, seed: int) -> Run:
     store.set_limits(memory_size=_MOST_HEAP)
 
     def instantiate() -> tuple[Callable[..., Any], Callable[[int], bytes]]:
-        exports: Any = wasmtime.Instance(store, compiled, []).exports(store)
+        given: list[Any] = []
+        if module.imported is not None:
+            provider = wasmtime.Instance(store, wasmtime.Module(engine, module.imported), []).exports(store)
+            for each in compiled.imports:
+                given.append(provider[each.name or ""])
+                if each.name in module.through_host:
+                    given[-1] = wasmtime.Func(store, given[-1].type(store), functools.partial(given[-1], store))
+        exports: Any = wasmtime.Instance(store, compiled, given).exports(store)
         return (
             lambda name, *args: exports[name](store, *args),
             lambda number: bytes(exports[f"{MEMORY}{number}"].read(store)),

@@ -129,6 +129,10 @@ class TrapCode(enum.IntEnum):
     OUT_OF_FUEL = 17
     INTERRUPT = 18
 
+    def __str__(self) -> str:
+        """`TrapCode.UNREACHABLE`, where an int's would be its digits."""
+        return f"{type(self).__name__}.{self.name}"
+
     @property
     def message(self) -> str:
         """wasmtime's sentence for this code."""

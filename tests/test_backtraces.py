@@ -256,11 +256,13 @@ def test_what_an_event_calls_is_no_frame(opt_level: int, inline: str) -> None:
     check(found.frames)
 
 
-def test_frames_of_a_start_function() -> None:
+@pytest.mark.parametrize("opt_level", [0, 1, 2, 3])
+def test_frames_of_a_start_function(opt_level: int) -> None:
     source = "(module (func $f unreachable) (func $start (call $f)) (start $start))"
-    with lh.Store(lh.Engine(opt_level=0)) as store, pytest.raises(lh.Trap) as caught:
+    with lh.Store(lh.Engine(opt_level=opt_level)) as store, pytest.raises(lh.Trap) as caught:
         lh.Instance(store, lh.Module(store.engine, source))
     assert [each.func_name for each in caught.value.frames] == ["f", "start"]
+    assert caught.value.frames[1].func_offset is not None
 
 
 @pytest.mark.parametrize("opt_level", [0, 2])
@@ -464,6 +466,7 @@ def test_a_message_is_in_wasmtimes_words() -> None:
             assert caught.value.message == theirs.value.message
             assert caught.value.trap_code is caught.value.code
             assert caught.value.trap_code.name == theirs.value.trap_code.name  # type: ignore[union-attr]
+            assert str(caught.value.trap_code) == str(theirs.value.trap_code)
     found, _ = shop(4)
     assert found.message.splitlines()[2] == "                    at /home/smith/src/shop.c:12:5"
     assert lh.Trap(lh.TrapCode.UNREACHABLE).message == "wasm trap: wasm `unreachable` instruction executed"

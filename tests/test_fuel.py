@@ -204,6 +204,91 @@ def test_they_stop_where_they_stop_in_wasmtime(peer: Side, module: lh.Module) ->
     assert side.run("cells", 5, PLENTY)[0] == ""
 
 
+RANGES = """
+(module
+  (memory (export "memory") 1 20)
+  (table $t 9 500 funcref)
+  (type $bytes (array (mut i8)))
+  (global $bytes (ref $bytes) (array.new_default $bytes (i32.const 1000)))
+  (data $more (i32.const 0) "")
+  (func (export "memory.grow") (param $at i32) (param $n i32) (result i32) (memory.grow (local.get $n)))
+  (func (export "few") (param $at i32) (param $n i32) (result i32) (memory.grow (i32.const 20)))
+  (func (export "many") (param $at i32) (param $n i32) (result i32) (memory.grow (i32.const 129)))
+  (func (export "table.grow") (param $at i32) (param $n i32) (result i32)
+    (table.grow $t (ref.null func) (local.get $n)))
+  (func (export "memory.fill") (param $at i32) (param $n i32)
+    (memory.fill (local.get $at) (i32.const 1) (local.get $n)))
+  (func (export "array.fill") (param $at i32) (param $n i32)
+    (array.fill $bytes (global.get $bytes) (local.get $at) (i32.const 1) (local.get $n)))
+  (func (export "array.new") (param $at i32) (param $n i32) (drop (array.new_default $bytes (local.get $n))))
+  (func (export "first") (param $at i32) (param $n i32) (result i32 i32 i32 i32)
+    (i32.load8_u (i32.const 0)) (array.get_u $bytes (global.get $bytes) (i32.const 0)) (memory.size) (table.size $t)))
+"""
+
+
+def test_a_range_takes_fuel_when_it_is_done() -> None:
+    """What is out of bounds or too large traps for that; what does not grow takes none; what was done stays done."""
+    config = wasmtime.Config()
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
+    peer = wasmtime.Store(wasmtime.Engine(config))
+    peer.set_fuel(PLENTY)
+    theirs = wasmtime.Instance(peer, wasmtime.Module(peer.engine, RANGES), []).exports(peer)
+    store = lh.Store(lh.Engine(consume_fuel=True))
+    store.set_fuel(PLENTY)
+    ours = lh.Instance(store, lh.Module(store.engine, RANGES)).exports
+
+    def run(name: str, side: Any, call: Callable[..., Any], *args: int) -> Any:
+        side.set_fuel(args[-1])
+        try:
+            returned = call(name, *args[:-1])
+        except (lh.Trap, wasmtime.Trap) as trap:
+            code = str(getattr(trap.trap_code, "name", None))
+            returned = code, *([side.get_fuel()] if code == "OUT_OF_FUEL" else [])
+        else:
+            returned = returned, side.get_fuel()
+        side.set_fuel(PLENTY)
+        return returned, *call("first", 0, 0)
+
+    seen = set()
+    names = ("memory.fill", "array.fill", "array.new", "memory.grow", "few", "many", "table.grow")
+    for name in names:
+        for args in ((999, 2000, 100), (70_000, 9, 100), (0, -1, 100), (0, 900, 100), (0, 5, 8), (0, 6, 100)):
+            found = run(name, store, lambda name, *args: ours[name](*args), *args)
+            assert found == run(name, peer, lambda name, *args: theirs[name](peer, *args), *args), (name, args)  # type: ignore[operator]
+            seen.add(found[0][0])
+    assert seen >= {"OUT_OF_FUEL", "MEMORY_OUT_OF_BOUNDS", "ARRAY_OUT_OF_BOUNDS", "ALLOCATION_TOO_LARGE", -1, 1}
+    store.verify()
+
+
+PLACES = """
+(module
+  (memory 1)
+  (func (export "entered") (local i32 i64) (local.set 0 (i32.const 1)))
+  (func (export "counts twice") (local i32)
+    (loop (br_if 0 (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const -1)))))
+  (func (export "fills") (memory.fill (i32.const 0) (i32.const 0) (i32.const 129))))
+"""
+
+
+def test_it_stops_at_the_offset_of_wasmtime() -> None:
+    """Where the last locals are declared, at a loop, in either version of one that counts, and at a range."""
+    config = wasmtime.Config()
+    config.consume_fuel = True
+    peer = wasmtime.Store(wasmtime.Engine(config))
+    theirs = wasmtime.Instance(peer, wasmtime.Module(peer.engine, PLACES), []).exports(peer)
+    store = lh.Store(lh.Engine(consume_fuel=True))
+    ours = lh.Instance(store, lh.Module(store.engine, PLACES)).exports
+    for name, fuel in (("entered", 1), ("counts twice", 9), ("fills", 9)):
+        peer.set_fuel(fuel)
+        with pytest.raises(wasmtime.Trap) as expected:
+            theirs[name](peer)  # type: ignore[operator]
+        store.set_fuel(fuel)
+        with pytest.raises(lh.Trap) as found:
+            ours[name]()
+        offsets = [[each.module_offset for each in trap.value.frames] for trap in (found, expected)]
+        assert offsets[0] == offsets[1], name
+
+
 @pytest.mark.parametrize("every", [0, 1])
 def test_the_store_is_sound_wherever_it_stops(module: lh.Module, every: int) -> None:
     side = side_of(module, collect_every=every)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from fuzz import modules, run, sides
 from fuzz.sides import WAYS, Run, Way
-from lowheap.wasm.decode import decode
+from lowheap.wasm.decode import FunctionImport, GlobalImport, MemoryImport, TableImport, TagImport, decode
 
 _EACH = 30
 
@@ -51,6 +51,18 @@ def test_what_can_be_called_is_added_once() -> None:
     names = [each.name for each in decode(found.binary).exports]
     assert {f"{modules.CALL}{index}" for index in found.functions} | {modules.STATE} <= {*names}
     assert len(names) == len({*names})
+
+
+def test_some_modules_import_and_get_what_they_want() -> None:
+    found = [modules.make(seed) for seed in range(1, 61, 4)]
+    wanted = {type(each.desc) for module in found for each in decode(module.binary).imports}
+    assert wanted == {FunctionImport, GlobalImport, MemoryImport, TableImport, TagImport}
+    assert any(each.through_host for each in found)
+    for module in found:
+        assert module.imported is not None
+        names = [each.name for each in decode(module.binary).imports]
+        assert [each.name for each in decode(module.imported).exports] == names == [str(n) for n in range(len(names))]
+    assert all(modules.make(seed).imported is None for seed in (0, 2, 3))
 
 
 @pytest.mark.parametrize(

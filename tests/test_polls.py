@@ -610,8 +610,9 @@ def run_alone(script: str) -> subprocess.CompletedProcess[str]:
 
 
 PROLOGUE = """
-import os, signal, sys, threading
+import os, signal, sys, threading, warnings
 import lowheap as lh
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # of Python 3.12 and later
 source = '''(module
   (import "host" "fork" (func $fork))
   (func (export "spin") (loop $again (br $again)))

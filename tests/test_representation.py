@@ -99,6 +99,16 @@ def test_an_image_says_what_it_has(store: lh.Store) -> None:
     )
 
 
+def test_a_module_and_its_instances_say_what_they_are(store: lh.Store) -> None:
+    module = lh.Module(store.engine, '(module $m (import "a" "b" (func)) (func (export "f")) (memory (export "m") 1))')
+    assert repr(module) == "<Module 'm': 1 imports, 2 exports>"
+    assert repr(lh.Instance(store, module, {"a": {"b": lambda: None}})) == f"<Instance of {module!r}>"
+    assert repr(lh.Module(store.engine, "(module)")) == "<Module: 0 imports, 0 exports>"
+    assert repr(lh.Linker(store.engine).instantiate_pre(lh.Module(store.engine, "(module)"))) == (
+        "<InstancePre of <Module: 0 imports, 0 exports>>"
+    )
+
+
 def test_what_is_short_is_shown_and_what_is_long_is_told() -> None:
     assert brief((1, 2)) == "(1, 2)"
     assert brief("text") == "'text'"

@@ -27,13 +27,14 @@ _ELF_MAGIC = b"\x7fELF"
 class CallSite:
     """A call in linked code: the symbol of the function that it is in, and the byte offsets of what it is for.
 
-    `places` are a `Statepoint`'s, the innermost last; None for a call that cannot collect, which returns to so many
-    bytes (`return_place`) from the start of a section.
+    `places` are a `Statepoint`'s, the innermost last; None for a call that cannot collect. Of that one, `section` is
+    where its function is, and `start` and `return_place` are where that begins there, and where it returns to.
     """
 
     function: str
     places: tuple[int, ...] | None
     section: str = ""
+    start: int = 0
     return_place: int = 0
 
 
@@ -84,7 +85,8 @@ class CallSites:
         if number < 0 or return_address > functions[number].end:
             return None
         function = functions[number]
-        return CallSite(function.name, None, function.section, return_address - function.base)
+        start, return_place = function.start - function.base, return_address - function.base
+        return CallSite(function.name, None, function.section, start, return_place)
 
     @functools.cached_property
     def _known(self) -> dict[int, CallSite]:

@@ -99,17 +99,19 @@ class DebugLocations:
             self._inlined += _inlined(top, ranges, start)
         self._rows.sort(key=lambda row: row[0])  # of rows with one address, the last counts
 
-    def of_call(self, section: str, return_place: int) -> tuple[int, ...]:
-        """Return the byte offsets of the instructions that a call is for, by where in a section it returns to.
+    def of_call(self, section: str, start: int, return_place: int) -> tuple[int, ...]:
+        """Return the byte offsets of the instructions that a call is for.
 
         First the calls that were inlined around it, the outermost first; nothing, where it is for none, or for several.
+        `start` is where in the section its function begins, `return_place` where it returns to.
         """
         if section not in self._sections:
             return ()
-        within = (self._sections[section] << _SECTION_SHIFT) + return_place - 1  # in the call itself
+        base = self._sections[section] << _SECTION_SHIFT
+        within = base + return_place - 1  # in the call itself
         number = bisect.bisect_right(self._rows, within, key=lambda row: row[0]) - 1
-        _, line, column = self._rows[number] if number >= 0 else (0, 0, 0)
-        if not line:
+        row, line, column = self._rows[number] if number >= 0 else (0, 0, 0)
+        if not line or row < base + start:
             return ()
         around = (call for start, end, call in self._inlined if start <= within < end)
         return (*around, *([] if column == _TAIL_CALL else [line]))

@@ -90,7 +90,7 @@ def frames_of_trap(
             continue
         places = site.places
         if places is None and (locations := source.locations_of(code)) is not None:
-            places = locations.of_call(site.section, site.return_place)
+            places = locations.of_call(site.section, site.start, site.return_place)
         if places:
             frames = [frame for each in reversed(places) if (frame := source.frame_at(each)) is not None]
         else:

@@ -109,7 +109,7 @@ class ModuleCompiler(ModuleState):
                 self.function_types[index],
                 body.locals,
                 body.instructions,
-                body.offset,
+                body.entry_offset,
                 convention=self.conventions[index - len(self.imported_functions)],
                 polls=index in self.polling_functions,
             ).compile()

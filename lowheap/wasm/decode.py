@@ -252,12 +252,14 @@ class FunctionBody:
     """The code of one function of the module's own.
 
     `locals` are the declared ones, without the parameters; `instructions` include the final `end`. The body occupies
-    the bytes from `offset`, where its locals are declared, up to `end_offset`.
+    the bytes from `offset`, where its locals are declared, up to `end_offset`. What the function does before its first
+    instruction is at `entry_offset`, where wasmtime has it: the last declaration of locals, or `offset` without any.
     """
 
     locals: tuple[ValType, ...]
     instructions: tuple[Instruction, ...]
     offset: int
+    entry_offset: int
     end_offset: int
 
 
@@ -969,14 +971,18 @@ class _ModuleDecoder:
         body = reader.part(reader.u32())
         offset = body.position
         place = _named("function", self.imported[FunctionImport] + index, self.names.functions)
-        local_types = self.locals(body, place)
+        local_types, entry_offset = self.locals(body, place)
         instructions = self.expression(body, place)
         body.expect_end(f"the body of {place}")
-        return FunctionBody(local_types, instructions, offset, body.end)
+        return FunctionBody(local_types, instructions, offset, entry_offset, body.end)
 
-    def locals(self, reader: Reader, place: str) -> tuple[ValType, ...]:
-        """The declared locals of a body. The binary has them run-length encoded, so their number needs limits."""
+    def locals(self, reader: Reader, place: str) -> tuple[tuple[ValType, ...], int]:
+        """The declared locals of a body, and where the last of their declarations begins.
+
+        The binary has them run-length encoded, so their number needs limits.
+        """
         found: list[ValType] = []
+        offset = reader.position
         for _ in range(reader.count("groups of locals")):
             offset = reader.position
             count = reader.u32()
@@ -987,7 +993,7 @@ class _ModuleDecoder:
             if self.total_locals > MAX_MODULE_LOCALS:
                 unsupported(f"number of locals: more than {MAX_MODULE_LOCALS} in one module", offset)
             found += [_value_type(reader)] * count
-        return tuple(found)
+        return tuple(found), offset
 
     def expression(self, reader: Reader, place: str) -> tuple[Instruction, ...]:
         """The instructions up to and including the `end` that closes the expression; `place` is for messages."""

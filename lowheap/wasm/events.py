@@ -677,9 +677,9 @@ class EventEmitter(Emitter):
             self.trap_if(builder.not_(displays), TrapCode.BAD_SIGNATURE)
             builder.branch(same)
         else:
-            code = I32(TrapCode.BAD_SIGNATURE)
+            code = I32(int(TrapCode.BAD_SIGNATURE))
             if may_be_null:
-                code = builder.select(self.is_null(function), I32(TrapCode.INDIRECT_CALL_TO_NULL), code)
+                code = builder.select(self.is_null(function), I32(int(TrapCode.INDIRECT_CALL_TO_NULL)), code)
             self.trap(code)
         builder.position_at_end(same)
         return entry

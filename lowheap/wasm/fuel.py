@@ -1,11 +1,12 @@
 """Fuel: compiled code counts the instructions that it runs, by wasmtime's rule, and traps when there is none left.
 
 An instruction takes one unit; what only opens, closes or leaves a construct, `nop` and `drop` take none (`FREE`). The
-call of a function takes one more. What works on ranges takes a unit for each element, byte or page besides (`BULK`).
+call of a function takes one more. What works on ranges takes a unit for each element, byte or page besides (`BULK`),
+when it has done its work: a range that is out of bounds traps for that, and what did not grow takes none.
 
 What a straight stretch of code takes is known when it is compiled, and is taken off `VMStoreContext.fuel` at once,
 where the stretch ends: before control goes elsewhere. Whether any is left is looked up where a function begins, in each
-round of a loop, and before work on a range that is not known to be short. So where a program stops depends on nothing
+round of a loop, and behind work on a range that is not known to be short. So where a program stops depends on nothing
 but the program, its input and the fuel.
 
 Promises: when a function of the host's is called, and when an export returns, the fuel is what wasmtime's would be.
@@ -85,6 +86,8 @@ class FuelMeter:
         self._emitter, self._exempt = emitter, exempt
         self._untaken = 0
         """What the stretch so far takes."""
+        self._range: ir.Value | None = None
+        """How long the range is that the instruction works on, where that is to be counted."""
         self._is_entered = False
         if exempt is None:
             self._enter()
@@ -101,11 +104,17 @@ class FuelMeter:
         if name not in FREE and (exempt is None or number not in exempt.but_range):
             self._untaken += 1
         if exempt is not None and number in exempt.lengths:
-            self._count_range(I64(exempt.lengths[number]))
+            self._range = I64(exempt.lengths[number])
         elif name in BULK:
-            self._count_range(stack[-1][0])
+            self._range = stack[-1][0]
         elif _ends_stretch(name):
             self._take()
+
+    def after(self, name: str, stack: Sequence[tuple[ir.Value, ValType]]) -> None:
+        """Count the range that an instruction has worked on; `stack` has its results on top."""
+        length, self._range = self._range, None
+        if length is not None:
+            self._count_range(length, stack[-1][0] if name.endswith(".grow") else None)
 
     def check(self) -> None:
         """Trap when no fuel is left."""
@@ -136,22 +145,24 @@ class FuelMeter:
             fuel = emitter.load(emitter.store_context, VMStoreContext.fuel)
             emitter.store(emitter.builder.sub(fuel, units), emitter.store_context, VMStoreContext.fuel)
 
-    def _count_range(self, length: ir.Value) -> None:
+    def _count_range(self, length: ir.Value, grown: ir.Value | None) -> None:
+        """Count a range, unless it is what something should have grown by, and `grown` says that it did not."""
         builder = self._emitter.builder
         width = length.type.width
         if isinstance(length, ir.Constant):
-            units = length.constant & ((1 << width) - 1)
-            self._untaken = min(self._untaken + units, MOST_FUEL)
-            if units <= _SHORT:
+            length = I64(min(length.constant & ((1 << width) - 1), MOST_FUEL))
+            if length.constant <= _SHORT:
+                self._untaken += length.constant
                 return
-            self._take()
-        else:
-            self._take()
-            with self._emitter.event("fuel"):
-                if width < I64.width:
-                    length = builder.zext(length, I64)
-                else:
-                    is_less = builder.icmp_unsigned("<", length, I64(MOST_FUEL))
-                    length = builder.select(is_less, length, I64(MOST_FUEL))
-            self._take_off(length)
+        with self._emitter.event("fuel"):
+            if length.type.width < I64.width:
+                length = builder.zext(length, I64)
+            elif not isinstance(length, ir.Constant):
+                is_less = builder.icmp_unsigned("<", length, I64(MOST_FUEL))
+                length = builder.select(is_less, length, I64(MOST_FUEL))
+            if grown is not None:
+                has_failed = builder.icmp_unsigned("==", grown, ir.Constant(grown.type, -1))
+                length = builder.select(has_failed, I64(0), length)
+        self._take()
+        self._take_off(length)
         self.check()

@@ -256,7 +256,7 @@ class FunctionCompiler(Emitter):
         runs_once: bool = False,
         exempt: Exempt | None = None,
     ) -> None:
-        """Start the function: its prologue, which may poll, and its locals. `offset` is where its body begins.
+        """Start the function: its prologue, which may poll, and its locals. `offset` is where that is.
 
         `exempt` are the instructions of an initialiser that take no fuel.
         """
@@ -323,6 +323,8 @@ class FunctionCompiler(Emitter):
                 self.push(numeric.lower(self, name, values, canonical_nans=self.context.canonical_nans), result)
             else:
                 FACTS[name].compile(self, *instruction.operands)
+            if self._fuel is not None and self.is_reachable:
+                self._fuel.after(name, self.stack)
         if len(self.local_types) + self._most_operands > _MANY_VALUES:
             self.function.attributes.add("noinline")
         if self.references or self._sites.reads:
@@ -733,8 +735,10 @@ class FunctionCompiler(Emitter):
         del self.stack[label.height :]
         self.push_all(label.entry_values, label.params)
         self._set_locals(label.assigned, label.entry_locals)
-        block_type = self.instructions[candidate.number].operands[0]
+        loop = self.instructions[candidate.number]
+        (block_type,) = loop.operands
         assert isinstance(block_type, BlockType), "decoded: a loop has a block type"
+        self._come_to(loop.offset)
         self._open("loop", block_type, candidate.number, label.joined)
         self.name, self._next = "loop", candidate.number + 1
         # So that there is no end of calls of this function, each with loops that end soon.

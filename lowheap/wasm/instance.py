@@ -105,6 +105,10 @@ class Instance(NotCopied):
         self.module = module
         self._make(imports)
 
+    def __repr__(self) -> str:
+        """Show the module."""
+        return f"<Instance of {self.module!r}>"
+
     @_exclusive
     def _make(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module

@@ -198,6 +198,10 @@ class InstancePre(NotCopied):
         self._check_store = linker._check_store
         self._items = dict(linker._items)
 
+    def __repr__(self) -> str:
+        """Show the module."""
+        return f"<InstancePre of {self.module!r}>"
+
     def instantiate(self, store: Store) -> Instance:
         """Make an instance of the module. Raises as `Instance` does."""
         self._check_store(store)

@@ -20,6 +20,7 @@ from lowheap.errors import Frame, ModuleError
 from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
+from lowheap.representation import brief
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
@@ -146,6 +147,11 @@ class Module(NotCopied):
         self._loaded = {inline_allocation: LoadedCode(self.compiled)}
         self._locations: dict[bool, DebugLocations | None] = {}
         self._body_offsets = [body.offset for body in self.decoded.bodies]
+
+    def __repr__(self) -> str:
+        """Show the name, where there is one, and how many imports and exports there are."""
+        name = "" if self.name is None else f" {brief(self.name)}"
+        return f"<Module{name}: {len(self.decoded.imports)} imports, {len(self.decoded.exports)} exports>"
 
     @property
     def name(self) -> str | None:
