@@ -184,6 +184,41 @@ def test_nothing_is_lost(interruption: Interruption, name: str, runtime: str) ->
     assert raised
 
 
+ROOTED = """(module (type $s (struct))
+  (import "host" "global" (global anyref)) (import "host" "pass" (func))
+  (global (export "g") (mut anyref) (ref.null any))
+  (table (export "t") 2 anyref)
+  (elem anyref (item (struct.new $s))))"""
+
+MAKES: dict[str, Callable[[Scene, lh.Module], Any]] = {
+    "a global": lambda scene, _: lh.Global(scene.store, ANYREF, scene.holder, mutable=True),
+    "a table": lambda scene, _: lh.Table(scene.store, lh.TableType(ANYREF, lh.Limits(2)), scene.holder),
+    "an instance": lambda scene, module: lh.Instance(
+        scene.store, module, {"host": {"global": scene.holder, "pass": lambda: None}}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_what_is_not_made_leaves_no_root(interruption: Interruption, name: str) -> None:
+    """It would lie in memory that is gone."""
+    scene = Scene("native")
+    module = lh.Module(scene.store.engine, ROOTED)
+
+    def operation() -> None:
+        MAKES[name](scene, module)
+
+    operation()
+    places = interruption.run(operation, 0)
+    expected = len(scene.store.snapshot().roots)
+    for wanted in range(1, places + 1, max(1, places // PLACES)):
+        with pytest.raises(Interrupted):
+            interruption.run(operation, wanted)
+        gc.collect()
+        scene.store.verify()
+        assert len(scene.store.snapshot().roots) == expected, f"at opcode {wanted} of {places}"
+
+
 @pytest.mark.parametrize("runtime", ["native", "python"])
 def test_a_handler_may_use_the_store(interruption: Interruption, runtime: str) -> None:
     """It may give back what the operation that it interrupts was about to give back."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.copying import NotCopied
+from lowheap.critical import whole_unless_unheard
 from lowheap.errors import HeapError
 from lowheap.layout import NULL
 from lowheap.memory import Mapping as MemoryMapping
@@ -43,21 +44,25 @@ class Global(NotCopied):
         self.store, self.type = store, GlobalType(type, mutable)
         self._make(value)
 
+    def _unmake(self, _: object) -> None:
+        self._forget()
+        self.store.runtime.let_go(self._memory)
+
     @_exclusive
+    @whole_unless_unheard(_unmake)
     def _make(self, value: Any) -> None:
         store = self.store
         runtime = runtime_of(store)
         memory = MemoryMapping(_PAGE)
         self._memory = memory
         self.address = memory.base
+        runtime.keep(memory)  # before its address is among the roots
         if store.engine.types.is_traced(self.type.storage):
             store.roots.add_slot(self.address)
-        runtime.keep(memory)
         try:
             self._set(value)
         except BaseException:
-            self._forget()
-            runtime.let_go(memory)
+            self._unmake(None)
             raise
 
     def _forget(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from lowheap.copying import NotCopied
+from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit.signatures import INITIALISE, Signature
 from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
@@ -132,6 +133,7 @@ class Instance(NotCopied):
                 self._give_back()
             raise
 
+    @whole
     def _give_back(self) -> None:
         """Give the store back what the instance has of it. Nobody has got hold of a function or a global of it.
 
@@ -160,9 +162,20 @@ class Instance(NotCopied):
         runtime.let_go(self)
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
-        store, module = self.store, self.module
+        module = self.module
         values = self._find_all(_flatten(imports))
         self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
+        self._lay_out(values)
+        if INITIALISE in module.compiled.symbols:
+            type = FuncType((), ())
+            self._runtime.caller(
+                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
+            )(())
+
+    @whole
+    def _lay_out(self, values: list[Any]) -> None:
+        """Make all that the instance has, whole: what is a root of the heap is known to `_give_back`, too."""
+        store, module = self.store, self.module
         for index in module.type_indices:
             store.heap.register_type(index)
 
@@ -194,11 +207,6 @@ class Instance(NotCopied):
         self._is_entered = True
         self._runtime.add_place(self._vmctx.base, self)
         self._runtime.add_stack_map(self.code)
-        if INITIALISE in module.compiled.symbols:
-            type = FuncType((), ())
-            self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
-            )(())
 
     # Imports
 

@@ -13,6 +13,7 @@ from typing import Any
 from lowheap.bound_types import lift, lift_reference, lowering
 from lowheap.collectors.shared.ranges import FAILED
 from lowheap.copying import NotCopied
+from lowheap.critical import whole_unless_unheard
 from lowheap.errors import HeapError
 from lowheap.layout import NULL, REFERENCE_SIZE, VMTable
 from lowheap.operations import exclusive
@@ -47,8 +48,14 @@ class Table(NotCopied):
         self.store = store
         self._make(type, init)
 
+    def _unmake(self, definition: VMTable) -> None:
+        self._forget()
+        runtime_of(self.store).let_go(definition)
+        runtime_of(self.store).let_go(self._mapping)
+
     @_exclusive
-    def _make(self, type: TableType, init: Any) -> None:
+    @whole_unless_unheard(_unmake)
+    def _make(self, type: TableType, init: Any) -> VMTable:
         kept: list[Any] = []
         raw = lowering(self.store, type.element)(init, kept)
         definition = VMTable()
@@ -58,6 +65,7 @@ class Table(NotCopied):
         if raw != NULL:
             definition.length = 0
             self._grow(type.limits.min, raw)
+        return definition
 
     @classmethod
     def _at(cls, store: Store, type: TableType, definition: VMTable) -> Table:
