@@ -372,6 +372,35 @@ def test_an_exception_whose_exnref_was_released_is_still_one_of_its_tag() -> Non
     store.verify()
 
 
+@pytest.mark.parametrize("runtime", ["native", "python"])
+def test_an_interrupt_while_the_host_looks_at_one_call_is_not_about_another(
+    monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    store, exports = made(
+        """(module (tag $t)
+          (func (export "throw") (throw $t)) (func (export "ok")) (func (export "trap") (unreachable)))""",
+        {},
+        engine={"runtime": runtime},
+    )
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for first, looks, second, expected in (
+        ("throw", "_uncaught", "trap", lh.Trap),
+        ("trap", "_trap", "throw", lh.WasmException),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(store.runtime, looks, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                exports[first]()
+        exports.ok()
+        store.verify()
+        with pytest.raises(expected):
+            exports[second]()
+        store.verify()
+
+
 CARRIED = """(module
   (tag $t (export "t") (param i32))
   (import "host" "call" (func $host (param i32)))

@@ -120,6 +120,9 @@ def _emit_trap(function: ir.Function) -> None:
     """It is not internal: or LLVM may leave out a parameter that is the same in all calls (`large_frames.py`).
 
     And where it is, once linked, tells where the section is that LLVM puts functions in that always trap.
+
+    Nothing is being thrown. If a signal's handler has ended the host's look into an earlier call, what that one threw
+    is still noted.
     """
     emitter = begin_internal(function, "noinline", "cold", "noreturn", NO_MERGE)
     function.linkage = ""
@@ -127,6 +130,7 @@ def _emit_trap(function: ir.Function) -> None:
     emitter.store(code, emitter.store_context, VMStoreContext.trap_code)
     emitter.store(offset, emitter.store_context, VMStoreContext.trap_offset)
     emitter.store(vmctx, emitter.store_context, VMStoreContext.trap_vmctx)
+    emitter.store(NULL, emitter.store_context, VMStoreContext.exception)
     _note_frames(emitter)
     _leave(emitter)
 
