@@ -48,6 +48,7 @@ def test_help_loads_no_command() -> None:
         "lowheap.later",
         "lowheap.cli.output",
         "lowheap.errors",
+        "lowheap.representation",
     }
     assert not {each.partition(".")[0] for each in found} & {"llvmlite", "cffi", "wasmtime", "rich", "elftools"}
 
