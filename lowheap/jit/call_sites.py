@@ -73,12 +73,8 @@ class CallSites:
         Nor when it is one that a function with a large frame is called by, for which there is no instruction.
         """
         known = self._known.get(return_address)
-        found = self._in_function(return_address) if known is None else known
-        if found is None or large_frames.body_of(found.function) in self._symbols:
-            return None
-        return found
-
-    def _in_function(self, return_address: int) -> CallSite | None:
+        if known is not None:
+            return known
         functions = self._functions
         # A call may be the last that a function has.
         number = bisect.bisect_left(functions, return_address, key=lambda each: each.start) - 1
@@ -97,18 +93,15 @@ class CallSites:
                 if record.id >= large_frames.FIRST_MEASURE:
                     continue  # no call: it tells how large a frame is
                 statepoint = self._statepoints.statepoints[record.id]
+                if large_frames.body_of(statepoint.function) in self._addresses:
+                    continue  # for no instruction
                 address = self._addresses[statepoint.function] + record.instruction_offset
                 found[address] = CallSite(statepoint.function, statepoint.places)
         return found
 
     @functools.cached_property
-    def _symbols(self) -> frozenset[str]:
-        """The functions' symbols, as far as they are known."""
-        return frozenset((*self._addresses, *(each.name for each in self._functions)))
-
-    @functools.cached_property
     def _functions(self) -> list[_Function]:
-        """The functions, in the order in which they are in memory."""
+        """The functions, in the order in which they are in memory, but those in front of one with a large frame."""
         found: list[_Function] = []
         if self._object.startswith(_ELF_MAGIC):
             from elftools.elf.elffile import ELFFile  # here, because it takes long to load
@@ -127,5 +120,5 @@ class CallSites:
                     base, section = bases[each["st_shndx"]], file.get_section(each["st_shndx"]).name
                     start = base + each["st_value"]
                     found.append(_Function(start, start + each["st_size"], str(each.name), section, base))
-        found.sort()
-        return found
+        names = {each.name for each in found}
+        return sorted(each for each in found if large_frames.body_of(each.name) not in names)

@@ -12,9 +12,10 @@ Format: "DWARF Debugging Information Format, Version 4".
 from __future__ import annotations
 
 import bisect
+import functools
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -22,11 +23,9 @@ from llvmlite import ir
 _VERSION = 4  # of DWARF: the last with addresses where they are used
 _SECTION_SHIFT = 32  # an address here is a section's number above the place in the section
 _U64 = struct.Struct("<Q")
-_SYMBOL_VALUE, _SYMBOL_SIZE = 8, 24  # where an ELF symbol has its value, and how large it is
-_TAIL_CALL = (
-    1  # the column of tail calls: when what one calls is inlined, its own function's frame is gone all the same
-)
-_EXECUTABLE = 4  # the flag of sections with code
+_SYMBOL_VALUE = 8  # where an ELF symbol has its value
+_TAIL_CALL = 1
+"""The column of tail calls: when what one calls is inlined, the frame of its own function is gone all the same."""
 
 
 class DebugScopes:
@@ -51,8 +50,8 @@ class DebugScopes:
         for behaviour, name, value in ((7, "Dwarf Version", _VERSION), (2, "Debug Info Version", 3)):
             module.add_named_metadata("llvm.module.flags", module.add_metadata([i32(behaviour), name, i32(value)]))
 
-    def of_function(self, function: ir.Function) -> ir.DIValue:
-        """Return the scope of a function's instructions, and give it to the function."""
+    def of_function(self, function: ir.Function) -> Callable[[int, bool], ir.DIValue]:
+        """Give a function a scope. Return what makes locations there: of an offset, and whether a tail call is at it."""
         scope = self._module.add_debug_info(
             "DISubprogram",
             {
@@ -65,10 +64,9 @@ class DebugScopes:
             is_distinct=True,
         )
         function.set_metadata("dbg", scope)
-        return scope
+        return functools.partial(self._location, scope)
 
-    def location(self, scope: ir.DIValue, offset: int, is_tail_call: bool) -> ir.DIValue:
-        """Return what says that instructions are for what is at a byte offset of the module."""
+    def _location(self, scope: ir.DIValue, offset: int, is_tail_call: bool) -> ir.DIValue:
         column = {"column": _TAIL_CALL} if is_tail_call else {}
         return self._module.add_debug_info("DILocation", {"line": offset, **column, "scope": scope})
 
@@ -122,7 +120,13 @@ def code_of(object: bytes) -> dict[str, bytes]:
     from elftools.elf.elffile import ELFFile  # here, because it takes long to load
 
     sections = ELFFile(io.BytesIO(object)).iter_sections()
-    return {section.name: section.data() for section in sections if section["sh_flags"] & _EXECUTABLE}
+    return {section.name: section.data() for section in sections if _has_code(section)}
+
+
+def _has_code(section: Any) -> bool:
+    from elftools.elf.constants import SH_FLAGS
+
+    return bool(section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR)
 
 
 def _with_numbered_sections(object: bytes) -> bytes:
@@ -134,12 +138,12 @@ def _with_numbered_sections(object: bytes) -> bytes:
 
     changed = bytearray(object)
     file = ELFFile(io.BytesIO(object))
-    code = {number for number, each in enumerate(file.iter_sections()) if each["sh_flags"] & _EXECUTABLE}
+    code = {number for number, each in enumerate(file.iter_sections()) if _has_code(each)}
     table: Any = file.get_section_by_name(".symtab")
     for number, symbol in enumerate(table.iter_symbols()):
         section = symbol["st_shndx"]
         if section in code:
-            place = table["sh_offset"] + number * _SYMBOL_SIZE + _SYMBOL_VALUE
+            place = table["sh_offset"] + number * table["sh_entsize"] + _SYMBOL_VALUE
             _U64.pack_into(changed, place, symbol["st_value"] + (section << _SECTION_SHIFT))
     return bytes(changed)
 

@@ -262,7 +262,7 @@ class FunctionCompiler(Emitter):
         """
         super().__init__(function)
         self.context = module
-        self._scope = None if module.debug_scopes is None else module.debug_scopes.of_function(function)
+        self._location = None if module.debug_scopes is None else module.debug_scopes.of_function(function)
         self._come_to(offset)
         self._sites = module.events.begin(runs_once=runs_once)
         self._loops = 0  # how many are open
@@ -309,7 +309,7 @@ class FunctionCompiler(Emitter):
                     continue
                 if skipped or name not in ("end", "else"):
                     continue
-            self._come_to(instruction.offset, is_tail_call=name.startswith("return_call"))
+            self._come_to(instruction.offset, name)
             self._previous, self.name = self.name, name
             if self._fuel is not None:
                 self._fuel.before(number, instruction, self.stack)
@@ -332,11 +332,11 @@ class FunctionCompiler(Emitter):
             self.context.events.complete(self._sites, liveness)
             safepoints.fill_from(self.function, liveness)
 
-    def _come_to(self, offset: ir.Value | int, *, is_tail_call: bool = False) -> None:
+    def _come_to(self, offset: ir.Value | int, name: str = "") -> None:
         """Say that what is emitted now is for the instruction at a byte offset of the module."""
         self.offset = offset
-        if self._scope is not None and self.context.debug_scopes is not None and isinstance(offset, int):
-            self.builder.debug_metadata = self.context.debug_scopes.location(self._scope, offset, is_tail_call)
+        if self._location is not None and isinstance(offset, int):
+            self.builder.debug_metadata = self._location(offset, name.startswith("return_call"))
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it.
