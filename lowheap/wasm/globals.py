@@ -44,7 +44,8 @@ class Global(NotCopied):
         self.store, self.type = store, GlobalType(type, mutable)
         self._make(value)
 
-    def _unmake(self, _: object) -> None:
+    def _unmake(self, _: object = None) -> None:
+        """Give the store back what it has of the global, which nobody has got hold of."""
         self._forget()
         self.store.runtime.let_go(self._memory)
 
@@ -62,7 +63,7 @@ class Global(NotCopied):
         try:
             self._set(value)
         except BaseException:
-            self._unmake(None)
+            self._unmake()
             raise
 
     def _forget(self) -> None:

@@ -148,8 +148,7 @@ class Instance(NotCopied):
         for context in self._made_contexts:
             runtime.remove_host_context(context)
         for made in self._made_globals:
-            made._forget()
-            runtime.let_go(made._memory)
+            made._unmake()
         for own in self._globals[self.module.vmctx_layout.imported_globals :]:
             own._forget()
         for table in self._tables[self.module.vmctx_layout.imported_tables :]:
