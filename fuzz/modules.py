@@ -284,9 +284,10 @@ def _imported_by(binary: bytes) -> bytes:
     """Return the module that another one imports. Its types are the other's, so that they are the same."""
     module = decode(binary)
     text = run_wasm_tools(["print", "-"], given=binary, what_for="fuzzing").decode()
-    types = text[: _NO_TYPE.search(text).start()]  # type: ignore[union-attr]  # it imports something
+    other = _NO_TYPE.search(text)
+    assert other is not None, "it imports something"
     tags = [number for number, each in enumerate(module.imports) if isinstance(each.desc, TagImport)]
-    return to_binary("\n".join((types, *_provided(module, tags), ")")))
+    return to_binary("\n".join((text[: other.start()], *_provided(module, tags), ")")))
 
 
 def _through_host(module: DecodedModule) -> Iterator[str]:

@@ -153,11 +153,10 @@ def _failure(error: Exception) -> str:
             frames: Sequence[Any] = (
                 error.frames[:_WASMTIME_FRAMES] if isinstance(error, lh.Trap | wasmtime.Trap) else []
             )
-            offsets = [each.module_offset for each in frames]
-            if code in _MOVED:
-                offsets[:1] = [None] * bool(offsets)
-            found = zip(frames, offsets, strict=True)
-            return " ".join([code.message, *(f"{each.func_index}@{offset}" for each, offset in found)])
+            places = [f"{each.func_index}@{each.module_offset}" for each in frames]
+            if code in _MOVED and places:
+                places[0] = str(frames[0].func_index)
+            return " ".join((code.message, *places))
     if isinstance(error, lh.WasmException) or "thrown Wasm exception" in text or "uncaught exception" in text:
         return "exception"
     return f"{type(error).__name__}: {text}"
