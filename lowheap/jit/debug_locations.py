@@ -51,7 +51,7 @@ class DebugScopes:
             module.add_named_metadata("llvm.module.flags", module.add_metadata([i32(behaviour), name, i32(value)]))
 
     def of_function(self, function: ir.Function) -> Callable[[int, bool], ir.DIValue]:
-        """Give a function a scope. Return what makes locations there: of an offset, and whether a tail call is at it."""
+        """Give a function a scope. Return what makes locations there: of an offset, and whether a tail call is it."""
         scope = self._module.add_debug_info(
             "DISubprogram",
             {
