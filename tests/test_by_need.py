@@ -14,7 +14,7 @@ import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
 from lowheap.wasm import optimiser, pieces
-from lowheap.wasm.module import LARGE, Module
+from lowheap.wasm.module import LARGE, MANY, Module
 
 pytestmark = pytest.mark.compiler
 
@@ -128,11 +128,14 @@ def test_what_is_called_is_compiled(opt_level: int, runtime: str) -> None:
 
 
 def test_large_modules_are_compiled_so_by_themselves() -> None:
-    one = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * 100 + "(i32.const 1)" + ")" * 101
-    count = LARGE // 202  # instructions, with the end
+    one = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * 30 + "(i32.const 1)" + ")" * 31
+    count = LARGE // 62  # instructions, with the end
+    assert count > MANY
     small = f"(module {one * count})"
     large = f"(module {one * (count + 1)})"
+    few = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * LARGE + "(i32.const 1)" + ")" * (LARGE + 1)
     assert not Module(lh.Engine(), small).is_compiled_by_need
+    assert not Module(lh.Engine(opt_level=0), f"(module {few})").is_compiled_by_need
     assert Module(lh.Engine(), large).is_compiled_by_need
     assert not Module(lh.Engine(compilation="whole"), large).is_compiled_by_need
 
@@ -142,6 +145,7 @@ def test_no_machine_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(lh.UnsupportedError, match="compilation is 'by_need', which is not written for this machine"):
         Module(engine(), SOURCE)
     monkeypatch.setattr("lowheap.wasm.module.LARGE", 1)
+    monkeypatch.setattr("lowheap.wasm.module.MANY", 1)
     assert not Module(lh.Engine(), SOURCE).is_compiled_by_need
 
 

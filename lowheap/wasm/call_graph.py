@@ -5,14 +5,32 @@ This looks at the whole module once; what is compiled may be a part of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
 from lowheap.jit.signatures import Signature
 from lowheap.types import FuncType
-from lowheap.wasm.instructions import FACTS
 from lowheap.wasm.outline import ModuleOutline, index_operand
 
 _MOST_CALLS = 10_000
 """So many calls of functions that do not poll may come between two polls: a moment's work."""
+
+
+class Facts(Protocol):
+    """What an instruction may come to: `function.Facts`."""
+
+    @property
+    def allocates(self) -> bool:
+        """Whether it may make an object, and so collect."""
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it may come to code that is not this module's."""
+
+    @property
+    def throws(self) -> bool:
+        """Whether it throws an exception."""
 
 
 class CallGraph:
@@ -23,10 +41,10 @@ class CallGraph:
     beginning. `conventions` are how each is called, `tail_convention` is how tail calls are made.
     """
 
-    def __init__(self, outline: ModuleOutline, *, interruptible: bool) -> None:
-        """Look at all functions of a module."""
+    def __init__(self, outline: ModuleOutline, facts: Mapping[str, Facts], *, interruptible: bool) -> None:
+        """Look at all functions of a module. `facts` are those of instructions that do more than compute."""
         self.tail_convention, self.conventions = _choose_conventions(outline)
-        self.called, leaving, allocating, throwing = _scan(outline)
+        self.called, leaving, allocating, throwing = _scan(outline, facts)
         self.collecting = _callers_of(self.called, leaving | allocating | throwing)
         self.throwing = _callers_of(self.called, leaving | throwing)
         self.polling = _breaking_calls(self.called, leaving) if interruptible else set()
@@ -54,7 +72,9 @@ def _choose_conventions(outline: ModuleOutline) -> tuple[Convention, dict[int, C
     }
 
 
-def _scan(outline: ModuleOutline) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
+def _scan(
+    outline: ModuleOutline, facts_of: Mapping[str, Facts]
+) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
     """What the module's own functions do: which of one another they call; which leave the module, allocate, throw."""
     imported = len(outline.imported_functions)
     calls: dict[int, list[int]] = {}
@@ -70,7 +90,7 @@ def _scan(outline: ModuleOutline) -> tuple[dict[int, list[int]], set[int], set[i
                     leaving.add(index)
                 else:
                     called.append(callee)
-            elif (facts := FACTS.get(instruction.name)) is not None:
+            elif (facts := facts_of.get(instruction.name)) is not None:
                 if facts.leaves:
                     leaving.add(index)
                 if facts.allocates:

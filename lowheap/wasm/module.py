@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lowheap.wasm")
 
-LARGE = 4_000
-"""A module of more instructions than these is compiled by need, unless it is told otherwise."""
+LARGE, MANY = 4_000, 50
+"""A module of more instructions than these, in more functions, is compiled by need, unless it is told otherwise."""
 
 
 class Module(NotCopied):
@@ -197,8 +197,9 @@ class Module(NotCopied):
     def call_graph(self) -> CallGraph:
         """Which of the module's functions call which; looked at when something is compiled."""
         from lowheap.wasm.call_graph import CallGraph  # here, because code from a cache needs none of it
+        from lowheap.wasm.instructions import FACTS
 
-        return CallGraph(self.outline, interruptible=self.engine.interruptible)
+        return CallGraph(self.outline, FACTS, interruptible=self.engine.interruptible)
 
     @functools.cached_property
     def names_functions(self) -> bool:
@@ -230,13 +231,14 @@ class Module(NotCopied):
     def is_compiled_by_need(self) -> bool:
         """Whether each function is compiled when it is called first, in whichever instance.
 
-        By default, that is so for modules of more than `LARGE` instructions.
+        By default, that is so for modules of more than `LARGE` instructions, in more than `MANY` functions.
         """
         return bool(self._pieces)
 
     def _is_large_enough(self) -> bool:
         if self.engine.compilation == "auto":
-            return sum(self._sizes.values()) > LARGE and by_need.is_available()
+            is_large = sum(self._sizes.values()) > LARGE and len(self._sizes) > MANY
+            return is_large and by_need.is_available()
         if self.engine.compilation == "by_need" and not by_need.is_available():
             raise UnsupportedError(
                 "compilation is 'by_need', which is not written for this machine; 'auto' and 'whole' are there"
