@@ -79,7 +79,7 @@ SOURCE = f"""(module
   (func $trap (export "trap") (param i32) (result i32) (i32.div_s (i32.const 1) (local.get 0)))
   (func (export "outer trap") (param i32) (result i32) (i32.add (i32.const 1) (call $trap (local.get 0)))))"""
 
-MANY = [1, 0.5, 2] * (PARAMS // 3)
+VALUES = [1, 0.5, 2] * (PARAMS // 3)
 
 
 def engine(**options: Any) -> lh.Engine:
@@ -121,7 +121,7 @@ def test_what_is_called_is_compiled(opt_level: int, runtime: str) -> None:
     assert exports.indirect(4, 0) == 8
     assert exports.indirect(4, 1) == 12
     assert exports.reference(5) == 10
-    assert exports.many(*MANY) == PARAMS // 3 * 3.5
+    assert exports.many(*VALUES) == PARAMS // 3 * 3.5
     assert exports.sum(exports.list(100)) == 5050
     assert exports.nested(10) == 450
     assert index_of(module, "never") not in compiled(module)
@@ -306,7 +306,7 @@ def test_a_handler_may_call_what_is_being_compiled() -> None:
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:
-        assert made.exports.many(*MANY) == PARAMS // 3 * 3.5
+        assert made.exports.many(*VALUES) == PARAMS // 3 * 3.5
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
