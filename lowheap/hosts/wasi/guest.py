@@ -41,7 +41,9 @@ class GuestMemory:
             self._length = len(self._view)
 
     def bytes_at(self, pointer: int, length: int) -> memoryview:
-        """Return bytes, to read and to write in place."""
+        """Return bytes, to read and to write in place. No bytes may be anywhere."""
+        if length == 0:
+            return self._view[:0]
         end = pointer + length
         if end > self._length:
             raise self._out_of_bounds(pointer, length)
@@ -77,7 +79,8 @@ class GuestMemory:
 
     def buffers(self, pointer: int, count: int) -> list[memoryview]:
         """Return the bytes that so many `Iovec`s tell of, without those that are empty."""
-        _check_alignment(pointer, ctypes.alignment(Iovec))
+        if count:
+            _check_alignment(pointer, ctypes.alignment(Iovec))
         limit, view = self._length, self._view
         found = []
         for start, length in IOVEC.iter_unpack(self.bytes_at(pointer, IOVEC.size * count)):

@@ -90,7 +90,7 @@ def _open(directory: Directory, path: bytes, follows: bool, flags: int) -> Opene
     with Walk(directory.number, path, follow=follows and not is_exclusive) as walk:
         if walk.must_be_folder:
             if flags & os.O_CREAT:
-                raise WasiError(Errno.ISDIR)
+                raise WasiError(Errno.EXIST if is_exclusive and walk.name == b"." else Errno.ISDIR)
             flags |= os.O_DIRECTORY
         number = os.open(walk.name, flags, 0o666, dir_fd=walk.folder)
     try:
@@ -124,6 +124,8 @@ def path_readlink(
     """Write the text of a link, as much as fits. EPERM for one that leads out by its first byte."""
     text = guest.path(path, path_len)
     with Walk(context.directory(fd).number, text) as walk:
+        if walk.must_be_folder:
+            _found(walk)
         link = os.readlink(walk.name, dir_fd=walk.folder)
     if link.startswith(b"/"):
         raise WasiError(Errno.PERM)
@@ -256,9 +258,9 @@ def path_rename(
         Walk(old.number, old_text, slash_follows=False) as source,
         Walk(new.number, text, slash_follows=False) as target,
     ):
-        found = _found(source)
-        if target.must_be_folder and not stat.S_ISDIR(found.st_mode):
-            raise WasiError(Errno.NOTDIR)
+        if any(each.must_be_folder and each.name != b"." for each in (source, target)):
+            source.must_be_folder = True
+            _found(source)
         os.rename(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
 
 
