@@ -39,7 +39,7 @@ from lowheap.engine import Engine
 from lowheap.errors import ExitTrap, LowheapError, Trap
 from lowheap.heap import HeapStatistics
 from lowheap.hosts import registry as hosts
-from lowheap.hosts.wasi.layout import MODULE as WASI
+from lowheap.hosts.wasi import MODULE as WASI
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
