@@ -37,6 +37,7 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     MAXIMUM_CAPACITY,
     MINIMUM_OBJECT_BLOCK,
@@ -454,7 +455,11 @@ class Image(Contents):
             return found.size == EXTERNREF_TYPE.size_or_elements_offset
         if known is not None:
             return known.kind is found.kind and found.size == known.object_size(found.length)
-        least = {VMGcKind.ARRAY_REF: ARRAY_HEADER_END, VMGcKind.EXN_REF: ctypes.sizeof(VMDrcExnHeader)}
+        least = {
+            VMGcKind.ARRAY_REF: ARRAY_HEADER_END,
+            VMGcKind.HIDDEN_ARRAY_REF: ARRAY_HEADER_END,
+            VMGcKind.EXN_REF: ctypes.sizeof(VMDrcExnHeader),
+        }
         return found.size >= least.get(found.kind, HEADER_SIZE)
 
     def _confirmed_by_list(self, found: Mapping[int, ImageObject]) -> list[int]:
@@ -492,7 +497,7 @@ class Image(Contents):
         if kind not in KIND_WORDS:
             return None
         length = None
-        if kind == VMGcKind.ARRAY_REF:
+        if kind & KIND_ARRAY_BIT:
             if index + ARRAY_HEADER_END > len(self.data):
                 return None
             length = self._words(index + ARRAY_LENGTH_OFFSET, 1)[0]

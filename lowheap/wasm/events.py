@@ -270,8 +270,8 @@ class EventEmitter(Emitter):
         return reference
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
-        size = self.context.struct_layout(type_index).size
-        return self._allocate_fixed(type_index, VMGcKind.STRUCT_REF, size)
+        layout = self.context.struct_layout(type_index)
+        return self._allocate_fixed(type_index, layout.kind, layout.size)
 
     def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
         """Make an object of a type whose objects are all of one size, a struct or an exception."""
@@ -436,9 +436,7 @@ class EventEmitter(Emitter):
             most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
             is_small = builder.icmp_unsigned("<=", length, I32(most))
             size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
-            return self._allocate_inline(
-                type_index, VMGcKind.ARRAY_REF, size, call, is_small=is_small, array_length=length
-            )
+            return self._allocate_inline(type_index, layout.kind, size, call, is_small=is_small, array_length=length)
 
     def array_init(self, array: ir.Value, offset: ir.Value, value: ir.Value, type_index: int) -> None:
         """Initialise an element of a new array, `offset` bytes into it: a small constant, once this is inlined.
