@@ -1096,7 +1096,8 @@ class EventFunctions:
             assert isinstance(type_index, int), "a type's index"
             numbers = range(len(self.context.fields(type_index)))
             fields = (self._what_counts(event, type_index, number) for number in numbers)
-            return self.context.struct_layout(type_index).size, *fields
+            layout = self.context.struct_layout(type_index)
+            return layout.kind, layout.size, *fields
         if event.startswith("array_"):
             return tuple(
                 self._what_counts(event, each, ELEMENT)
@@ -1118,7 +1119,7 @@ class EventFunctions:
             place: tuple[Any, ...]
             if number == ELEMENT:
                 layout = context.array_layout(type_index)
-                place = layout.elements_offset, layout.element_size
+                place = layout.kind, layout.elements_offset, layout.element_size
                 name = context.element_name(type_index)
             else:
                 place = (context.struct_layout(type_index).fields[number].offset,)
