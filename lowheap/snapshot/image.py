@@ -161,7 +161,7 @@ class ImageObject:
 
     @property
     def text(self) -> str | None:
-        """The text of a JavaScript string; None for what is none, or not sound, or of more parts than there are bytes."""
+        """The text of a JavaScript string; None for what is none, not sound, or of more parts than there are bytes."""
         if self.kind not in (VMGcKind.HIDDEN_ARRAY_REF, VMGcKind.HIDDEN_STRUCT_REF):
             return None
         left = len(self._image.data)  # of a sound heap, more objects than these many are not on the way

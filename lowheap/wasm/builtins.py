@@ -29,6 +29,8 @@ from lowheap.representation import brief
 from lowheap.types import (
     AbstractHeapType,
     FuncType,
+    GlobalType,
+    ImportType,
     RefType,
     SubType,
     TypeRegistry,
@@ -198,6 +200,15 @@ def string_constants(
     if problems:
         raise LinkError("; ".join(problems))
     return found
+
+
+def is_string_constant(imports: Iterable[ImportType], one: ImportType) -> bool:
+    """Whether an import can be nothing but a string constant, whatever its namespace.
+
+    That is where all of that namespace are immutable globals of externrefs.
+    """
+    same = [each.type for each in imports if each.module == one.module]
+    return all(isinstance(each, GlobalType) and not each.mutable and _is_externref(each.storage) for each in same)
 
 
 def _is_externref(type: object) -> bool:

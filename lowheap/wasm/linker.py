@@ -113,8 +113,8 @@ class Linker(NotCopied):
         self._define(
             {
                 (each.module, each.name): _unknown(each)
-                for each in _checked(module).imports
-                if isinstance(each.type, FuncType) and (each.module, each.name) not in self._items
+                for each in self.missing(module)
+                if isinstance(each.type, FuncType)
             }
         )
 
@@ -125,8 +125,11 @@ class Linker(NotCopied):
         LinkError, and nothing is named, where there is no such value, for a reference that cannot be null.
         """
         self._check_store(store)
-        unknown = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
-        self._define({(each.module, each.name): _default(store, each) for each in unknown})
+        self._define({(each.module, each.name): _default(store, each) for each in self.missing(module)})
+
+    def missing(self, module: Module) -> list[ImportType]:
+        """Return what a module imports that has no name yet, in order."""
+        return [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
 
     def instantiate(self, store: Store, module: Module) -> Instance:
         """Make an instance of a module. Raises as `Instance` does."""
@@ -135,8 +138,7 @@ class Linker(NotCopied):
 
     def instantiate_pre(self, module: Module) -> InstancePre:
         """Return what makes instances of a module, of the names as they are now. LinkError names those missing."""
-        missing = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
-        if missing:
+        if missing := self.missing(module):
             names = ", ".join(f"{each.module}.{each.name}" for each in missing)
             raise LinkError(f"{names}: not defined; {self._known()}")
         return InstancePre(self, module)
