@@ -1,6 +1,7 @@
 """`lowheap run PROGRAM --invoke EXPORT [ARGS]...`: call an export, and say what became of the program's objects.
 
-Standard output holds the results and nothing else, one a line.
+Standard output holds the results and nothing else, one a line, and what the program writes there itself. A command, a
+program that exports `_start`, is called by that; its exit status is the command's.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,15 +37,19 @@ from lowheap.cli.values import format_value, parse_value
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.engine import Engine
-from lowheap.errors import LowheapError, Trap
+from lowheap.errors import ExitTrap, LowheapError, Trap
 from lowheap.heap import HeapStatistics
+from lowheap.hosts import registry as hosts
+from lowheap.hosts.wasi.layout import MODULE as WASI
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
 from lowheap.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType, TypeRegistry, ValType
+from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
+from lowheap.wasm.linker import Linker
 from lowheap.wasm.module import Module
 
 _LOG_LEVELS = {
@@ -76,6 +83,40 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return size
 
 
+def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return folders of the host's, each with the path that the program knows it by."""
+    found = []
+    for value in values:
+        host, separator, guest = value.partition("::")
+        if not host or (separator and not guest):
+            raise click.BadParameter(f"{value!r} is not HOST::GUEST, or HOST", ctx, param)
+        if not os.path.isdir(host):
+            raise click.BadParameter(f"there is no folder {host!r}", ctx, param)
+        found.append((host, guest or host))
+    return found
+
+
+def _variables(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return variables of the environment: as given, or as this process has them."""
+    found = []
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, or NAME", ctx, param)
+        if not separator and name not in os.environ:
+            raise click.BadParameter(f"the environment has no variable {name!r}", ctx, param)
+        found.append((name, text if separator else os.environ[name]))
+    return found
+
+
+def _hosts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, hosts.Host]:
+    """Return hosts by name. A file of one's own is looked for in the current directory."""
+    try:
+        return {value: hosts.find(value) for value in values}
+    except LowheapError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
 class _RunCommand(click.Command):
     """A command whose positional arguments may be negative numbers, before options and behind them."""
 
@@ -99,7 +140,8 @@ class _RunCommand(click.Command):
 
 _RUN_EPILOG = (
     """\b
-Example: lowheap run prog.wat --invoke run 10 100 --stats
+Examples: lowheap run prog.wat --invoke run 10 100 --stats
+          lowheap run prog.wasm --dir . -- --verbose input.txt
 Arguments may be negative numbers. Options may stand anywhere; behind --
 everything is an argument.
 """
@@ -115,7 +157,42 @@ everything is an argument.
 )
 @click.argument("program")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
-@click.option("--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.")
+@click.option(
+    "--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.  [default: _start]"
+)
+@click.option(
+    "--dir",
+    "folders",
+    callback=_folders,
+    multiple=True,
+    metavar="HOST[::GUEST]",
+    help="A folder that the program may use, by the path GUEST, or the same path.",
+)
+@click.option(
+    "--env",
+    "variables",
+    callback=_variables,
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable of the program's environment; without VALUE, as it is here.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    callback=_hosts,
+    multiple=True,
+    metavar="WHAT",
+    help=f"Who provides what the program imports: {', '.join(hosts.BUILT_IN)}, or `file.py:name`, a callable "
+    "name(linker, store). wasi goes without saying where the program imports it.",
+)
+@click.option(
+    "--js-glue",
+    "glue",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The JavaScript that the program's compiler wrote beside it, for --host js.  [default: PROGRAM's name "
+    "with .mjs or .js, where there is such a file]",
+)
 @collector_options
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
 @click.option(
@@ -176,7 +253,12 @@ def run_command(
     """Compile PROGRAM, call one of its exports with ARGS, and print the results, one a line.
 
     PROGRAM is WebAssembly, as text or binary; - is standard input. ARGS are read by the types of the parameters:
-    integers in decimal or 0x form, floats, null for a nullable reference, an integer for an i31ref.
+    integers in decimal or 0x form, floats, null for a nullable reference, an integer for an i31ref, text for an
+    externref of a program with JavaScript's strings.
+
+    Without --invoke, a program that exports _start is run as a command: ARGS are its own arguments, and its exit status
+    is that of this one. Of another program, _initialize is called first, if there is one. With --host js, a program
+    that exports $invokeMain, as Dart's do, gets ARGS as a list, and is over when no timer is left.
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
@@ -200,12 +282,23 @@ def run_command(
     program = "<stdin>" if program == "-" else program
     with naming(program), compile_progress() as progress:
         module = Module(engine, source, progress=progress)
+    needs_wasi = "wasi" in options["hosts"] or any(each.module == WASI for each in module.imports)
+    if export is None and _is_nullary(module, "_start"):
+        export = "_start"
+    is_dart = export is None and options["hosts"] and any(each.name == _DART_MAIN for each in module.exports)
+    if is_dart:
+        export = _DART_MAIN
+    is_command = export == "_start" and needs_wasi
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"
-    values = _parse_arguments(engine.types, export, function_type, arguments, ctx)
-    if module.imports:
-        wanted = ", ".join(f"{i.module}.{i.name}" for i in module.imports)
-        raise LowheapError(f"{program} imports what this command cannot provide: {wanted}")
+    own = () if is_command else arguments
+    values = [list(arguments)]
+    if not is_dart:
+        values = _parse_arguments(module, export, function_type, own, ctx)
+    glue = _find_glue(program, options["glue"])
+    for option, given in (("--dir", options["folders"]), ("--env", options["variables"])):
+        if given and not needs_wasi:
+            raise click.UsageError(f"{option} is for programs that import {WASI}; {program} does not", ctx)
     with Store(
         engine,
         allocator=allocator,
@@ -216,7 +309,105 @@ def run_command(
         collect_every=options["collect_every"],
         checked=options["checked"],
     ) as store:
-        _call(store, module, export, function_type, values, stats=options["stats"], verify=options["verify"])
+        if needs_wasi:
+            argv = (os.path.basename(program), *arguments)
+            _give_wasi(store, argv, options["folders"], options["variables"])
+        linker, worlds = _link(store, module, program, options["hosts"], glue, needs_wasi=needs_wasi)
+
+        def instantiate() -> Instance:
+            instance = linker.instantiate(store, module)
+            for world in worlds:
+                world.start(instance)
+            if export not in ("_start", "_initialize") and _is_nullary(module, "_initialize"):
+                instance.exports["_initialize"]()
+            return instance
+
+        call = _Call(store, module, instantiate, export, function_type, values, worlds)
+        status = _call(call, stats=options["stats"], verify=options["verify"])
+    ctx.exit(status)
+
+
+def _give_wasi(
+    store: Store, argv: Sequence[str], folders: Sequence[tuple[str, str]], variables: Sequence[tuple[str, str]]
+) -> None:
+    """Give a store what the command line says that the program gets, and this process's streams."""
+    from lowheap.hosts.wasi.config import WasiConfig  # here, because other programs need none of it
+
+    config = WasiConfig()
+    config.argv = argv
+    config.env = variables
+    config.inherit_stdin()
+    config.inherit_stdout()
+    config.inherit_stderr()
+    for host, guest in folders:
+        config.preopen_dir(host, guest)
+    store.set_wasi(config)
+
+
+_DART_MAIN = "$invokeMain"
+
+
+def _find_glue(program: str, given: str | None) -> str | None:
+    """Return the path of the JavaScript beside a program, if there is some."""
+    beside = [os.path.splitext(program)[0] + ending for ending in (".mjs", ".js")]
+    return given or next((each for each in beside if os.path.isfile(each)), None)
+
+
+def _use_glue(world: hosts.World, path: str) -> None:
+    """Give a world the JavaScript in a file, if it takes any."""
+    if not isinstance(world, hosts.WorldWithGlue):
+        return
+    try:
+        source = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LowheapError(f"cannot read {path}: {error}") from error
+    with naming(path):
+        world.use_glue(source)
+
+
+def _link(
+    store: Store,
+    module: Module,
+    program: str,
+    given: dict[str, hosts.Host],
+    glue: str | None,
+    *,
+    needs_wasi: bool,
+) -> tuple[Linker, list[hosts.World]]:
+    """Return a linker that has all that a program imports, and the worlds around it.
+
+    What is defined last holds: WASI, where nobody asked for it, comes first. LowheapError names all that nobody
+    provides; string constants of a program with JavaScript's strings are nobody's to provide.
+    """
+    linker = Linker(module.engine)
+    linker.allow_shadowing = True
+    if needs_wasi and "wasi" not in given:
+        hosts.wasi(linker, store)
+    worlds: list[hosts.World] = []
+    for host in given.values():
+        world = host(linker, store)
+        if isinstance(world, hosts.World):
+            if glue is not None:
+                _use_glue(world, glue)
+            world.define(linker, store, module)
+            worlds.append(world)
+    if module.provided.functions:
+        store.use_strings()
+        for each in linker.missing(module):
+            if is_string_constant(module.imports, each):
+                linker.define(store, each.module, each.name, each.name)
+    missing = linker.missing(module)
+    if missing:
+        types = module.engine.types
+        listed = [f"  {each.module}.{each.name}: {_describe_external(types, each.type)}" for each in missing]
+        problem = f"{program} imports what nobody provides; --host file.py:name would define"
+        raise LowheapError("\n".join([f"{problem}:", *listed]))
+    return linker, worlds
+
+
+def _is_nullary(module: Module, name: str) -> bool:
+    """Whether a module exports a function that takes and returns nothing."""
+    return any(each.name == name and each.type == FuncType((), ()) for each in module.exports)
 
 
 @contextlib.contextmanager
@@ -275,9 +466,10 @@ def _describe(types: TypeRegistry, type: ValType | FuncType | Any) -> str:
 
 
 def _parse_arguments(
-    types: TypeRegistry, export: str, type: FuncType, arguments: Sequence[str], ctx: click.Context
+    module: Module, export: str, type: FuncType, arguments: Sequence[str], ctx: click.Context
 ) -> list[Any]:
     """Return the arguments as the export's parameters want them; a usage error where one does not fit."""
+    types = module.engine.types
     if len(arguments) != len(type.params):
         raise click.UsageError(
             f"{export!r} takes {len(type.params)} arguments, {_describe(types, type)}; not {len(arguments)}", ctx
@@ -285,7 +477,7 @@ def _parse_arguments(
     values = []
     for number, (wanted, text) in enumerate(zip(type.params, arguments, strict=True), 1):
         try:
-            values.append(parse_value(wanted, text))
+            values.append(parse_value(wanted, text, has_strings=bool(module.provided.functions)))
         except ValueError as error:
             shown = text if len(text) <= 40 else f"{text[:37]}..."
             raise click.UsageError(
@@ -307,27 +499,47 @@ class _Times:
     running: float = 0.0
 
 
-def _call(
-    store: Store, module: Module, export: str, type: FuncType, values: list[Any], *, stats: bool, verify: bool
-) -> None:
-    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is to be called, with which values."""
+
+    store: Store
+    module: Module
+    instantiate: Callable[[], Instance]
+    export: str
+    type: FuncType
+    values: list[Any]
+    worlds: list[hosts.World]
+
+
+def _call(call: _Call, *, stats: bool, verify: bool) -> int:
+    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that.
+
+    Return the program's exit status; 0 if it has not said one.
+    """
+    store, module, type = call.store, call.module, call.type
     times = _Times(compiling=module.compile_seconds)
     trapped: Trap | None = None
     interrupted = False
+    status = 0
     try:
         with stopping_the_program() if module.engine.interruptible else contextlib.nullcontext():
             started = time.perf_counter()
-            instance = Instance(store, module)
+            instance = call.instantiate()
             times.instantiating = time.perf_counter() - started
-            function: Func = instance.exports[export]
+            function: Func = instance.exports[call.export]
             started = time.perf_counter()
             try:
-                returned = function(*values)
+                returned = function(*call.values)
+                for world in call.worlds:
+                    world.run()
             finally:
                 times.running = time.perf_counter() - started
         results = returned if len(type.results) > 1 else (returned,) if type.results else ()
         _print_results([format_value(each, value) for each, value in zip(type.results, results, strict=True)])
         del returned, results  # handles, which hold objects
+    except ExitTrap as error:
+        status = exit_status(error.code)
     except Trap as error:
         trapped = error
     except KeyboardInterrupt:
@@ -344,6 +556,12 @@ def _call(
         raise trapped
     if interrupted:
         raise click.Abort
+    return status
+
+
+def exit_status(code: int) -> int:
+    """Return a program's exit status as a process has it: a byte, and 0 for 0 alone."""
+    return code & 0xFF or min(code, 1)
 
 
 def _print_results(lines: list[str]) -> None:

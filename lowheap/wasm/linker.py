@@ -9,6 +9,7 @@ from typing import Any
 from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
+from lowheap.later import later
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
 from lowheap.runtime.exceptions import Tag
@@ -83,6 +84,16 @@ class Linker(NotCopied):
         host_functions.check(type, callable, access_caller)
         self._define({(module, name): _HostFunction(type, callable, access_caller)})
 
+    def define_funcs(self, module: str, functions: Mapping[str, tuple[FuncType, Callable[..., Any]]]) -> None:
+        """Name host functions that take a `Caller` first, under one module; none of them, where one name is taken."""
+        for type, callable in functions.values():
+            host_functions.check(type, callable, True)
+        self._define({(module, name): _HostFunction(*each, access_caller=True) for name, each in functions.items()})
+
+    def define_wasi(self) -> None:
+        """Name all functions of WASI preview 1. What they do is up to the `WasiConfig` that a store has."""
+        later("define_wasi")(self)
+
     def define_instance(self, store: Store, name: str, instance: Instance) -> None:
         """Name all that an instance exports, under `name` as the module's; none of it, where one name is taken."""
         self._check_store(store)
@@ -127,18 +138,19 @@ class Linker(NotCopied):
         self._check_store(store)
         self._define({(each.module, each.name): _default(store, each) for each in self.missing(module)})
 
-    def missing(self, module: Module) -> list[ImportType]:
-        """Return what a module imports that has no name yet, in order."""
-        return [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
-
     def instantiate(self, store: Store, module: Module) -> Instance:
         """Make an instance of a module. Raises as `Instance` does."""
         self._check_store(store)
         return _instantiate(store, _checked(module), self._items)
 
+    def missing(self, module: Module) -> list[ImportType]:
+        """Return what a module imports that has no name yet."""
+        return [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
+
     def instantiate_pre(self, module: Module) -> InstancePre:
         """Return what makes instances of a module, of the names as they are now. LinkError names those missing."""
-        if missing := self.missing(module):
+        missing = self.missing(module)
+        if missing:
             names = ", ".join(f"{each.module}.{each.name}" for each in missing)
             raise LinkError(f"{names}: not defined; {self._known()}")
         return InstancePre(self, module)

@@ -84,8 +84,9 @@ class JsWorld:
         self.exports: Mapping[str, Any] = {}
         self._started = clock()
         self._add_hosts()
-        self.glue = None if glue is None else self._read(glue)
-        self._glue_objects: dict[str, JsObject | None] = {}
+        self.glue: Glue | None = None
+        if glue is not None:
+            self.use_glue(glue)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What there is beside the language
@@ -200,10 +201,11 @@ class JsWorld:
         """Run what timers and promises have to do, until nothing is left."""
         self.loop.run()
 
-    def _read(self, source: str) -> Glue:
-        glue = Glue(self, source)
-        glue.names |= dict.fromkeys((*_INSTANCES, *_EXPORTS), UNDEFINED)
-        return glue
+    def use_glue(self, source: str) -> None:
+        """Take functions from the glue beside a program. GlueError for what is not JavaScript."""
+        self.glue = Glue(self, source)
+        self.glue.names |= dict.fromkeys((*_INSTANCES, *_EXPORTS), UNDEFINED)
+        self._glue_objects: dict[str, JsObject | None] = {}
 
     # ------------------------------------------------------------------------------------------------------------------
     # What the interpreter asks
