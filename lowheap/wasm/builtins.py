@@ -64,11 +64,15 @@ _TYPE_OPERANDS = {
     **dict.fromkeys(("struct.new", "struct.get", "struct.set"), 1),
     **dict.fromkeys(("array.new_default", "array.new_fixed", "array.get", "array.get_u", "array.set"), 1),
     "array.copy": 2,
+    "string.write": 1,
 }
 """How many operands are type indices, of the instructions that the builtins use."""
 
 _TESTS = ("br_on_cast_fail", "ref.test", "ref.cast", "ref.null")
 """The instructions of theirs with types among their operands."""
+
+_ROPE = 1
+"""The index of the ropes' type in the builtins' own module."""
 
 _ENTERING = ("block", "loop", "if")
 _LOCALS = ("local.get", "local.set", "local.tee")
@@ -260,7 +264,7 @@ class _Library:
 def _library() -> _Library:
     """Read the builtins' module, once in a process."""
     text = (Path(__file__).parent / "js_string.wat").read_text(encoding="utf-8")
-    decoded = decode(validate.to_binary(text))
+    decoded = _with_instructions(decode(validate.to_binary(text)))
     numbers = {name: number for number, name in decoded.names.functions.items()}
     types = _function_types(decoded)
     for name in _INLINED:
@@ -277,6 +281,32 @@ def _library() -> _Library:
         [[replace(each, hidden=True) for each in strings], *others],
         {each.name: each.index for each in decoded.exports},
         frozenset(numbers[name] for name in _INLINED),
+    )
+
+
+def _with_instructions(decoded: DecodedModule) -> DecodedModule:
+    """Return the module without its imports, which stand for instructions that WebAssembly has not."""
+    count = len(decoded.imports)
+    operands = {"string.write": (_ROPE,)}
+
+    def told(each: Instruction) -> Instruction:
+        if each.name not in ("call", "return_call"):
+            return each
+        index = _index(each)
+        if index >= count:
+            return each._replace(operands=(index - count,))
+        name = decoded.imports[index].name
+        return each._replace(name=name, operands=operands.get(name, ()))
+
+    return replace(
+        decoded,
+        imports=[],
+        bodies=[replace(body, instructions=tuple(map(told, body.instructions))) for body in decoded.bodies],
+        exports=[replace(each, index=each.index - count) for each in decoded.exports],
+        names=replace(
+            decoded.names,
+            functions={index - count: name for index, name in decoded.names.functions.items() if index >= count},
+        ),
     )
 
 

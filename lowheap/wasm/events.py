@@ -33,7 +33,7 @@ from llvmlite import ir
 
 from lowheap.collectors import table_ranges
 from lowheap.collectors.interface import ELEMENT, Shape
-from lowheap.collectors.shared import allocation, casts, ranges
+from lowheap.collectors.shared import allocation, casts, ranges, texts
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
@@ -536,6 +536,18 @@ class EventEmitter(Emitter):
         inline_loop(self, ranges.copied, [target_start, source_start, count], write)
 
     # ------------------------------------------------------------------------------------------------------------------
+    # JavaScript's strings
+
+    def string_difference(self, one: ir.Value, other: ir.Value, end: ir.Value) -> ir.Value:
+        """The first place, below `end`, at which two texts differ."""
+        return inline_call(self, texts.first_difference, [HEAP, one, other, end])
+
+    def string_write(self, rope: ir.Value, into: ir.Value, rope_type: int) -> None:
+        """Write a rope into a text of its length."""
+        length, left, right = (field.offset for field in self.context.struct_layout(rope_type).fields)
+        inline_call(self, texts.write_rope, [HEAP, rope, into, self.type_id, length, left, right])
+
+    # ------------------------------------------------------------------------------------------------------------------
     # Linear memories and data segments
 
     def memory_grow(self, memory: ir.Value, pages: ir.Value, page_bits: int) -> ir.Value:
@@ -792,7 +804,7 @@ _COLLECTING = frozenset(
 _MAKING = _COLLECTING
 """The events that make an object of a type: the last of their static arguments, or, of an exception, a tag's."""
 
-_TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3}
+_TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3, "string_write": 0}
 """The events that test for one of the module's types: behind so many static arguments, it may be missing."""
 
 _READING = frozenset(("struct_get", "array_get", "global_get", "table_get"))

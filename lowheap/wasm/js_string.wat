@@ -14,8 +14,12 @@
       (field $right (mut anyref))))) ;; and then null
 
   (type $char_codes (array (mut i16)))
-  (type $strings (array (mut anyref)))
-  (type $places (array (mut i32)))
+
+  ;; What there is beside the instructions of WebAssembly, for these functions: `builtins.py` has them.
+  ;; The first place below an end at which two texts differ, which have so many code units; the end where there is none.
+  (import "instruction" "string.difference" (func $difference (param (ref $text) (ref $text) i32) (result i32)))
+  ;; Write all code units of a rope into a text of its length.
+  (import "instruction" "string.write" (func $write (param (ref $rope) (ref $text))))
 
   ;; --- What a string is
 
@@ -40,18 +44,24 @@
 
   ;; The code units of a string. Small, so that it is part of what calls it.
   (func $whole (param $string externref) (result (ref $text))
-    (block $rope (result anyref)
-      (br_on_cast_fail $rope anyref (ref $text) (any.convert_extern (local.get $string)))
+    (local $any anyref)
+    (local $rope (ref null $rope))
+    (block $no_text (result anyref)
+      (br_on_cast_fail $no_text anyref (ref $text) (any.convert_extern (local.get $string)))
       (return))
+    (local.set $any)
+    (block $broken (result anyref)
+      (local.set $rope (br_on_cast_fail $broken anyref (ref $rope) (local.get $any)))
+      (if (ref.is_null (struct.get $rope $right (local.get $rope)))
+        (then (return (ref.cast (ref $text) (struct.get $rope $left (local.get $rope))))))
+      (local.get $any))
     (call $flatten))
 
-  ;; The same of a rope; a trap for what is no string.
+  ;; The same of a rope that is not whole yet; a trap for what is no string.
   (func $flatten (param $string anyref) (result (ref $text))
     (local $rope (ref $rope))
     (local $whole (ref $text))
     (local.set $rope (ref.cast (ref $rope) (local.get $string)))
-    (if (ref.is_null (struct.get $rope $right (local.get $rope)))
-      (then (return (ref.cast (ref $text) (struct.get $rope $left (local.get $rope))))))
     (local.set $whole (array.new_default $text (struct.get $rope $length (local.get $rope))))
     (call $write (local.get $rope) (local.get $whole))
     (struct.set $rope $left (local.get $rope) (local.get $whole))
@@ -68,76 +78,6 @@
       (if (result anyref) (ref.is_null (struct.get $rope $right (local.get $rope)))
         (then (struct.get $rope $left (local.get $rope)))
         (else (local.get $any)))))
-
-  (func $length_of (param $string anyref) (result i32)
-    (call $length (extern.convert_any (local.get $string))))
-
-  ;; Write a rope's code units into a text of its length. Where both parts are ropes, the longer one waits: so no more
-  ;; wait than a length can be halved.
-  (func $write (param $string anyref) (param $into (ref $text))
-    (local $start i32)
-    (local $rope (ref null $rope))
-    (local $text (ref null $text))
-    (local $left anyref)
-    (local $right anyref)
-    (local $left_length i32)
-    (local $right_length i32)
-    (local $waiting (ref null $strings))
-    (local $places (ref null $places))
-    (local $count i32)
-    (loop $next
-      (block $is_text (result anyref)
-        (local.set $rope (br_on_cast_fail $is_text anyref (ref $rope) (local.get $string)))
-        (local.set $left (struct.get $rope $left (local.get $rope)))
-        (local.set $right (struct.get $rope $right (local.get $rope)))
-        (if (ref.is_null (local.get $right))
-          (then (local.set $string (local.get $left)) (br $next)))
-        (local.set $left_length (call $length_of (local.get $left)))
-        (block $right_is_rope (result anyref)
-          (local.set $text (br_on_cast_fail $right_is_rope anyref (ref $text) (local.get $right)))
-          (array.copy $text $text
-            (local.get $into) (i32.add (local.get $start) (local.get $left_length))
-            (local.get $text) (i32.const 0) (array.len (local.get $text)))
-          (local.set $string (local.get $left))
-          (br $next))
-        (drop)
-        (block $left_is_rope (result anyref)
-          (local.set $text (br_on_cast_fail $left_is_rope anyref (ref $text) (local.get $left)))
-          (array.copy $text $text
-            (local.get $into) (local.get $start)
-            (local.get $text) (i32.const 0) (local.get $left_length))
-          (local.set $start (i32.add (local.get $start) (local.get $left_length)))
-          (local.set $string (local.get $right))
-          (br $next))
-        (drop)
-        (if (ref.is_null (local.get $waiting))
-          (then
-            (local.set $waiting (array.new_default $strings (i32.const 32)))
-            (local.set $places (array.new_default $places (i32.const 32)))))
-        (local.set $right_length (call $length_of (local.get $right)))
-        (if (i32.le_u (local.get $left_length) (local.get $right_length))
-          (then
-            (array.set $strings (local.get $waiting) (local.get $count) (local.get $right))
-            (array.set $places (local.get $places) (local.get $count)
-              (i32.add (local.get $start) (local.get $left_length)))
-            (local.set $string (local.get $left)))
-          (else
-            (array.set $strings (local.get $waiting) (local.get $count) (local.get $left))
-            (array.set $places (local.get $places) (local.get $count) (local.get $start))
-            (local.set $start (i32.add (local.get $start) (local.get $left_length)))
-            (local.set $string (local.get $right))))
-        (local.set $count (i32.add (local.get $count) (i32.const 1)))
-        (br $next))
-      (local.set $text (ref.cast (ref $text)))
-      (array.copy $text $text
-        (local.get $into) (local.get $start)
-        (local.get $text) (i32.const 0) (array.len (local.get $text)))
-      (if (local.get $count)
-        (then
-          (local.set $count (i32.sub (local.get $count) (i32.const 1)))
-          (local.set $string (array.get $strings (local.get $waiting) (local.get $count)))
-          (local.set $start (array.get $places (local.get $places) (local.get $count)))
-          (br $next)))))
 
   ;; --- Code units
 
@@ -243,20 +183,6 @@
     (extern.convert_any (local.get $text)))
 
   ;; --- Comparisons
-
-  ;; The first place below `$end` at which two texts differ, which have so many code units; `$end` where there is none.
-  (func $difference (param $first (ref $text)) (param $second (ref $text)) (param $end i32) (result i32)
-    (local $index i32)
-    (block $done
-      (loop $next
-        (br_if $done (i32.eq (local.get $index) (local.get $end)))
-        (br_if $done
-          (i32.ne
-            (array.get_u $text (local.get $first) (local.get $index))
-            (array.get_u $text (local.get $second) (local.get $index))))
-        (local.set $index (i32.add (local.get $index) (i32.const 1)))
-        (br $next)))
-    (local.get $index))
 
   (func $equals (export "equals") (param $first externref) (param $second externref) (result i32)
     (local $length i32)
