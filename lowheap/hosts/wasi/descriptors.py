@@ -181,7 +181,7 @@ class File(Opened):
 
     def set_flags(self, flags: int) -> None:
         """Set whether it appends, and whether it waits. EINVAL for what cannot be set of an open file."""
-        if flags & ~(Fdflags.APPEND | Fdflags.NONBLOCK):
+        if flags & ~int(Fdflags.APPEND | Fdflags.NONBLOCK):
             raise WasiError(Errno.INVAL)
         status = fcntl.fcntl(self.number, fcntl.F_GETFL) & ~(os.O_APPEND | os.O_NONBLOCK)
         for flag in (Fdflags.APPEND, Fdflags.NONBLOCK):

@@ -14,15 +14,16 @@ from lowheap.hosts.wasi.guest import GuestMemory
 from lowheap.hosts.wasi.layout import Errno, Lookupflags, Oflags, Rights
 from lowheap.hosts.wasi.resolution import Walk
 
+_FOLLOW = int(Lookupflags.SYMLINK_FOLLOW)  # an int, for of a flag's complement only what has names is left
 _ALL_OFLAGS = int(Oflags.CREAT | Oflags.DIRECTORY | Oflags.EXCL | Oflags.TRUNC)
 _ALL_FDFLAGS = int(sum(SYSTEM_FLAGS))
 
 
 def _follows(flags: int) -> bool:
     """Whether a last name that is a link is followed. EINVAL for flags that there are not."""
-    if flags & ~Lookupflags.SYMLINK_FOLLOW:
+    if flags & ~_FOLLOW:
         raise WasiError(Errno.INVAL)
-    return bool(flags & Lookupflags.SYMLINK_FOLLOW)
+    return bool(flags)
 
 
 def _found(walk: Walk) -> os.stat_result:
@@ -57,7 +58,7 @@ def path_open(
         raise WasiError(Errno.INVAL)
     text = guest.path(path, path_len)
     directory = context.directory(fd, otherwise=Errno.NOTDIR)
-    if oflags & Oflags.DIRECTORY and oflags & ~Oflags.DIRECTORY:
+    if oflags & Oflags.DIRECTORY and oflags != Oflags.DIRECTORY:
         raise WasiError(Errno.INVAL)
     writes = bool(rights_base & Rights.FD_WRITE or oflags & (Oflags.CREAT | Oflags.TRUNC))
     if writes:

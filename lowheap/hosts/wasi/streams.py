@@ -147,7 +147,9 @@ class CallableSink(_Python):
         self._function = function
 
     def write(self, buffers: Sequence[memoryview]) -> int:
-        """Call it. What it returns, if that is an int, is how many bytes it has taken; else it has taken all."""
+        """Call it, unless there is nothing. If it returns an int, it has taken so many bytes; else it has taken all."""
+        if not buffers:
+            return 0
         data = bytes(buffers[0]) if len(buffers) == 1 else b"".join(buffers)
         taken = self._function(data)
         is_count = isinstance(taken, int) and not isinstance(taken, bool) and 0 <= taken <= len(data)
