@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from support.combinations import examples
 from support.v8 import V8, has_js_strings
 
 import lowheap as lh
+from lowheap import cli
 from lowheap.hosts.js import (
     UNDEFINED,
     BigInt,
@@ -452,3 +454,84 @@ def test_a_value_that_javascript_throws_is_the_payload() -> None:
     assert isinstance(found, JsError)
     assert str(found) == "TypeError: nothing"
     assert isinstance(exports["catch"](JsObject({"a": 1})).value, JsObject)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run a program by the command, with files beside it."""
+
+    def run(source: str, *arguments: str, **files: str) -> tuple[int, str, str]:
+        program = tmp_path / "prog.wat"
+        program.write_text(source, "utf-8")
+        for name, text in files.items():
+            (tmp_path / name.replace("_", ".")).write_text(text, "utf-8")
+        capsys.readouterr()
+        status = cli.execute(["run", str(program), "--no-cache", "--opt-level", "0", *arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+GREETER = """(module
+  (import "S" "hello " (global $hello (ref extern)))
+  (import "wasm:js-string" "concat" (func $concat (param externref externref) (result (ref extern))))
+  (func (export "greet") (param externref) (result externref) (call $concat (global.get $hello) (local.get 0))))"""
+
+
+def test_a_program_with_strings_alone_needs_no_host(run: Run) -> None:
+    assert run(GREETER, "--invoke", "greet", "world") == (0, "'hello world'\n", "")
+
+
+MAIN = """(module
+  (import "dart2wasm" "_1" (func $print (param externref)))
+  (import "dart2wasm" "_2" (func $after (param f64 anyref) (result f64)))
+  (import "dart2wasm" "_3" (func $first (param externref) (result externref)))
+  (type $cell (struct))
+  (func (export "$invokeCallback") (param anyref) (call $print (ref.null extern)))
+  (func (export "$invokeMain") (param externref)
+    (drop (call $after (f64.const 1) (struct.new $cell)))
+    (call $print (call $first (local.get 0)))))"""
+MAIN_GLUE = """
+let dartInstance;
+function printToConsole(value) { console.log(`said ${value}`); }
+const dart2wasm = {
+  _1: s => printToConsole(s),
+  _2: (ms, c) =>
+    setTimeout(() => dartInstance.exports.$invokeCallback(c), ms),
+  _3: x0 => x0[0],
+};
+"""
+
+
+def test_the_glue_beside_a_program_is_found_and_timers_run(run: Run) -> None:
+    assert run(MAIN, "--host", "js", "--", "argument", prog_mjs=MAIN_GLUE) == (0, "said argument\nsaid null\n", "")
+
+
+def test_without_glue_what_is_missing_is_listed(run: Run) -> None:
+    status, out, err = run(MAIN, "--host", "js", "--", "argument")
+    assert (status, out) == (1, "")
+    assert "  dart2wasm._1: (func (param externref))\n  dart2wasm._2: (func (param f64 anyref) (result f64))" in err
+
+
+def test_a_world_of_ones_own_goes_with_the_option(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from lowheap.hosts.js import JsWorld\n"
+        "class World(JsWorld):\n"
+        "    def import__1(self, value): self.write(f'own {value}\\n')\n"
+        "def host(linker, store): return World()\n",
+        "utf-8",
+    )
+    host = f"{tmp_path / 'own.py'}:host"
+    assert run(MAIN, "--host", host, "--", "argument", prog_js=MAIN_GLUE) == (0, "own argument\nown None\n", "")
+
+
+def test_glue_that_cannot_be_read_is_an_error(run: Run, tmp_path: Path) -> None:
+    status, _, err = run(MAIN, "--host", "js", prog_mjs="const x = `")
+    assert status == 1
+    assert "prog.mjs: line 1: a template has no end" in err

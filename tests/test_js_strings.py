@@ -241,6 +241,48 @@ def test_the_longest_string_is_v8s() -> None:
     assert caught.value.code is TrapCode.UNREACHABLE
 
 
+WAYS: list[dict[str, Any]] = [
+    {"collector": "null"},
+    {"barriers": "outlined"},
+    {"runtime": "python"},
+    {"collector": "examples/collectors/deutsch_bobrow.py:DeutschBobrow"},
+    {"collector": "examples/collectors/levanoni_petrank.py:LevanoniPetrank", "opt_level": 0},
+    {"consume_fuel": True, "epoch_interruption": True, "opt_level": 1},
+]
+
+
+@pytest.mark.parametrize("options", WAYS, ids=lambda options: " ".join(map(str, options.values())))
+def test_every_collector_has_strings(options: dict[str, Any]) -> None:
+    engine = lh.Engine(**options)
+    module = lh.Module(engine, PROGRAM)
+    with lh.Store(engine, collect_every=3) as store:
+        if engine.consume_fuel:
+            store.set_fuel(1_000_000)
+        if "epoch_interruption" in options:
+            store.set_epoch_deadline(10)
+        exports = lh.Instance(store, module).exports
+        expected = "ab😀" * 9
+        for _ in range(9):
+            exports["set"](1, "ab😀")
+            exports["concat"](0, 1, 0) if exports["test"](0) else exports["set"](0, "ab😀")
+            exports["concat"](0, 1, 2)
+        store.verify()
+        assert exports["get"](0) == expected
+        assert exports["charCodeAt"](0, 35) == 0xDE00
+        exports["set"](3, expected)
+        assert (exports["equals"](0, 3), exports["compare"](0, 2)) == (1, -1)
+        store.verify()
+    if engine.consume_fuel:
+        with lh.Store(engine) as store:
+            store.set_fuel(100_000)
+            store.set_epoch_deadline(10)
+            exports = lh.Instance(store, module).exports
+            before = store.get_fuel()
+            exports["set"](0, "x")
+            exports["charCodeAt"](0, 0)
+            assert store.get_fuel() < before
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What is a string
 

@@ -361,8 +361,10 @@ def _use_glue(world: hosts.World, path: str) -> None:
         source = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LowheapError(f"cannot read {path}: {error}") from error
-    with naming(path):
+    try:
         world.use_glue(source)
+    except LowheapError as error:
+        raise LowheapError(f"{path}: {error}") from error
 
 
 def _link(
