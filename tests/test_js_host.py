@@ -456,6 +456,43 @@ def test_a_value_that_javascript_throws_is_the_payload() -> None:
     assert isinstance(exports["catch"](JsObject({"a": 1})).value, JsObject)
 
 
+KOTLINS = """(module
+  (import "intrinsics" "tag" (tag $js (param externref)))
+  (import "intrinsics" "memory" (global $memory externref))
+  (import "intrinsics" "memory" (memory 0))
+  (import "js_code" "throws" (func $throws (param externref)))
+  (import "js_code" "closure" (func $closure (param structref funcref) (result externref)))
+  (import "js_code" "call" (func $call (param externref) (result i32)))
+  (import "'" "text" (global $text (ref extern)))
+  (type $number (struct (field i32)))
+  (func $value (param structref) (result i32) (struct.get $number 0 (ref.cast (ref $number) (local.get 0))))
+  (elem declare func $value)
+  (func (export "caught") (result externref)
+    (block $caught (result externref)
+      (try_table (catch $js $caught) (call $throws (global.get $text)))
+      (ref.null extern)))
+  (func (export "called") (param i32) (result i32)
+    (call $call (call $closure (struct.new $number (local.get 0)) (ref.func $value)))))"""
+
+
+@needs_unwinder
+def test_kotlins_glue_has_the_tag_a_memory_under_two_types_and_closures() -> None:
+    glue = """
+    const wasmJsTag = WebAssembly.JSTag;
+    const wasmTag = wasmJsTag ?? new WebAssembly.Tag({parameters: ["externref"]});
+    const cached = new WeakMap();
+    function once(key, value) { const found = cached.get(key); return found ?? (cached.set(key, value), value); }
+    const js_code = {
+      'throws' : wasmTag === wasmJsTag ? (e) => { throw new Error(e) } : () => {},
+      'closure' : (f, trampoline) => once(f, () => trampoline(f, )),
+      'call' : (f) => f(),
+    }
+    """
+    exports = linked(JsWorld(glue=glue), KOTLINS)
+    assert str(exports.caught().value) == "Error: text"
+    assert exports.called(42) == 42
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The command
 

@@ -191,7 +191,7 @@ everything is an argument.
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
     help="The JavaScript that the program's compiler wrote beside it, for --host js.  [default: PROGRAM's name "
-    "with .mjs or .js, where there is such a file]",
+    "with .import-object.mjs, .mjs or .js, where there is such a file]",
 )
 @collector_options
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
@@ -349,7 +349,7 @@ _DART_MAIN = "$invokeMain"
 
 def _find_glue(program: str, given: str | None) -> str | None:
     """Return the path of the JavaScript beside a program, if there is some."""
-    beside = [os.path.splitext(program)[0] + ending for ending in (".mjs", ".js")]
+    beside = [os.path.splitext(program)[0] + ending for ending in (".import-object.mjs", ".mjs", ".js")]
     return given or next((each for each in beside if os.path.isfile(each)), None)
 
 

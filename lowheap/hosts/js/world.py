@@ -4,8 +4,10 @@
 
 1. `functions`: what a user has given, by module and name;
 2. `glue`: the objects of the glue beside the program, by the module's name, if there is a glue;
-3. global objects: `Math.pow` of the module `Math`, `JSTag` of `WebAssembly`;
+3. global objects: `Math.pow` of the module `Math`;
 4. J2CL's names in the module `imports`: `Math.sin`, `string.indexOf$2`, `get Error.stack`.
+
+A tag of one externref is JavaScript's, `WebAssembly.JSTag`, and a memory a new one.
 
 Globals are a dictionary that a user changes, and the world a class to extend: a method is an import of any module if it
 has the import's name behind `import_`. What a program prints goes to `out` and `err`. Timers and promises wait for
@@ -51,10 +53,11 @@ from lowheap.hosts.js.values import (
 from lowheap.objects import GcObject
 from lowheap.runtime.exceptions import host_tag
 from lowheap.store import Store
-from lowheap.types import FuncType, GlobalType, ImportType, TagType
+from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, TagType
 from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
+from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
 
 _INSTANCES = ("dartInstance", "wasmInstance", "instance", "instantiatedModule")
@@ -116,6 +119,7 @@ class JsWorld:
             "console": console,
             "performance": JsObject({"now": Function(lambda _: (self._clock() - self._started) * 1000)}),
             "Promise": promise,
+            "WebAssembly": JsObject({"JSTag": JsObject()}),
             "setTimeout": Function(timer),
             "setInterval": Function(lambda *args: timer(*args, repeats=True)),
             "clearTimeout": Function(clear),
@@ -155,17 +159,22 @@ class JsWorld:
         String constants are among them: of a namespace in which all imports are immutable globals of externrefs.
         """
         store.use_strings()
-        wanted = {(each.module, each.name): each for each in reversed(linker.missing(module))}
-        for each in wanted.values():
+        defined = set()
+        for each in linker.missing(module):
+            if (each.module, each.name) in defined:
+                continue  # one thing may be imported as several
             found = self.find(store, module, each)
             if found is not None:
                 linker.define(store, each.module, each.name, found)
+                defined.add((each.module, each.name))
 
     def find(self, store: Store, module: Module, wanted: ImportType) -> Any:
         """Return what a module is to be given for an import; None where this world has nothing."""
         match wanted.type:
-            case TagType():
-                return host_tag(store) if wanted.name == "JSTag" else None
+            case TagType(type):
+                return host_tag(store) if type == host_tag(store).type.functype else None
+            case MemoryType():
+                return Memory(store, wanted.type)
             case GlobalType():
                 return wanted.name if is_string_constant(module.imports, wanted) else None
             case FuncType():
