@@ -243,6 +243,31 @@ def test_one_call_writes_and_reads_several_buffers(own: Own, tmp_path: Path) -> 
     many = own.iovecs(*[(DATA_AT, 1)] * 1500)
     assert own.call("fd_write", descriptor, *many, RESULT_AT) == 0
     assert own.result() == 1024  # as many as the system takes at once
+    pieces: list[bytes] = []
+    world = Own(lambda config: setattr(config, "stdout", pieces.append))
+    assert world.call("fd_write", 1, *world.iovecs(*[(0, 65536)] * 4000), RESULT_AT) == 0
+    assert world.result() == sum(map(len, pieces)) == 1024 * 65536
+    world.close()
+
+
+def test_what_a_call_takes_has_a_limit() -> None:
+    engine = lh.Engine()
+    linker = lh.Linker(engine)
+    linker.define_wasi()
+    source = """(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $p (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 4096)
+      (func (export "write") (result i32)
+        (i32.store (i32.const 0) (i32.const 0)) (i32.store (i32.const 4) (i32.const 0xfffffff))
+        (i32.store (i32.const 8) (i32.const 0)) (i32.store (i32.const 12) (i32.const 0xfffffff))
+        (drop (call $w (i32.const 1) (i32.const 0) (i32.const 2) (i32.const 16)))
+        (i32.load (i32.const 16)))
+      (func (export "poll") (result i32) (call $p (i32.const 0) (i32.const 0) (i32.const 65537) (i32.const 0))))"""
+    with lh.Store(engine) as store:
+        store.set_wasi(lh.WasiConfig())
+        exports = linker.instantiate(store, lh.Module(engine, source)).exports
+        assert exports.write() == 1 << 27
+        assert exports.poll() == Errno.NOMEM
 
 
 def test_room_is_allocated(own: Own, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 from support.wasi_worlds import DATA_AT, RESULT_AT, Own
 
 import lowheap as lh
-from lowheap.hosts.wasi.functions import FUNCTIONS
 from lowheap.hosts.wasi.layout import Errno, Fdstat, Filetype
 
 
@@ -225,14 +224,23 @@ def test_names_are_defined_once() -> None:
     linker.define_wasi()
 
 
-def test_what_is_missing_is_told_without_what_is_there() -> None:
+def test_what_is_missing_is_told_without_all_that_is_there() -> None:
     engine = lh.Engine()
     linker = lh.Linker(engine)
     linker.define_wasi()
-    source = '(module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) (import "env" "f" (func)))'
+    linker.define_func("env", "g", lh.FuncType([], []), print)
+    source = """(module (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+      (import "env" "f" (func (param i64))) (import "env" "m" (memory 1 3)))"""
     module = lh.Module(engine, source)
-    assert [each.name for each in linker.missing(module)] == ["f"]
-    assert len(FUNCTIONS) > 40
+    assert [str(each) for each in linker.missing(module)] == ["env.f (func (param i64))", "env.m (memory 1 3)"]
+    known = "env.g, 46 names of wasi_snapshot_preview1"
+    with lh.Store(engine) as store, pytest.raises(lh.LinkError) as caught:
+        linker.instantiate(store, module)
+    listed = "env.f (func (param i64)), env.m (memory 1 3)"
+    assert str(caught.value) == f"imports {listed} are missing; these were given: {known}"
+    with pytest.raises(lh.LinkError) as caught:
+        linker.instantiate_pre(module)
+    assert str(caught.value) == f"{listed}: not defined; these are: {known}"
 
 
 CATCHES = """(module

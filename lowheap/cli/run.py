@@ -40,13 +40,23 @@ from lowheap.engine import Engine
 from lowheap.errors import ExitTrap, LowheapError, Trap
 from lowheap.heap import HeapStatistics
 from lowheap.hosts import registry as hosts
-from lowheap.hosts.wasi.layout import MODULE as WASI
+from lowheap.hosts.wasi import MODULE as WASI
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
-from lowheap.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType, TypeRegistry, ValType
+from lowheap.types import (
+    ExternType,
+    FuncType,
+    GlobalType,
+    MemoryType,
+    TableType,
+    TagType,
+    TypeRegistry,
+    ValType,
+    describe_external,
+)
 from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
@@ -450,21 +460,20 @@ _KINDS: dict[type, str] = {MemoryType: "memory", TableType: "table", GlobalType:
 
 
 def _describe_external(types: TypeRegistry, type: ExternType) -> str:
-    if isinstance(type, FuncType):
-        return _describe(types, type)
-    if isinstance(type, GlobalType):
-        return f"(global {'mut ' * type.mutable}{_describe(types, type.storage)})"
-    return f"({_KINDS[type.__class__]} {_describe(types, type)})"
+    return _with_names(types, describe_external(type))
 
 
 def _describe(types: TypeRegistry, type: ValType | FuncType | Any) -> str:
     """Return a type's text format, with the names that the program gives to types."""
+    return _with_names(types, str(type))
 
+
+def _with_names(types: TypeRegistry, text: str) -> str:
     def name(found: re.Match[str]) -> str:
         known = types.type_name(int(found[2]))
         return f"{found[1]}${known}" if known else found[0]
 
-    return re.sub(r"(\(ref (?:null )?)([0-9]+)", name, str(type))
+    return re.sub(r"(\(ref (?:null )?)([0-9]+)", name, text)
 
 
 def _parse_arguments(

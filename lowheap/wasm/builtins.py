@@ -65,6 +65,7 @@ _TYPE_OPERANDS = {
     **dict.fromkeys(("array.new_default", "array.new_fixed", "array.get", "array.get_u", "array.set"), 1),
     "array.copy": 2,
     "string.write": 1,
+    "string.unit": 1,
 }
 """How many operands are type indices, of the instructions that the builtins use."""
 
@@ -287,7 +288,7 @@ def _library() -> _Library:
 def _with_instructions(decoded: DecodedModule) -> DecodedModule:
     """Return the module without its imports, which stand for instructions that WebAssembly has not."""
     count = len(decoded.imports)
-    operands = {"string.write": (_ROPE,)}
+    operands = {"string.write": (_ROPE,), "string.unit": (_ROPE,)}
 
     def told(each: Instruction) -> Instruction:
         if each.name not in ("call", "return_call"):

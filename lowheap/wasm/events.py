@@ -542,6 +542,11 @@ class EventEmitter(Emitter):
         """The first place, below `end`, at which two texts differ."""
         return inline_call(self, texts.first_difference, [HEAP, one, other, end])
 
+    def string_unit(self, rope: ir.Value, index: ir.Value, rope_type: int) -> ir.Value:
+        """A code unit of a rope that is whole, or what is none."""
+        _, left, right = (field.offset for field in self.context.struct_layout(rope_type).fields)
+        return inline_call(self, texts.unit_of_whole, [HEAP, rope, index, left, right])
+
     def string_write(self, rope: ir.Value, into: ir.Value, rope_type: int) -> None:
         """Write a rope into a text of its length."""
         length, left, right = (field.offset for field in self.context.struct_layout(rope_type).fields)

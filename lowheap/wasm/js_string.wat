@@ -18,6 +18,8 @@
   ;; What there is beside the instructions of WebAssembly, for these functions: `builtins.py` has them.
   ;; The first place below an end at which two texts differ, which have so many code units; the end where there is none.
   (import "instruction" "string.difference" (func $difference (param (ref $text) (ref $text) i32) (result i32)))
+  ;; A code unit of a rope that is whole; -1 where there is none such, and for other ropes.
+  (import "instruction" "string.unit" (func $unit (param (ref $rope) i32) (result i32)))
   ;; Write all code units of a rope into a text of its length.
   (import "instruction" "string.write" (func $write (param (ref $rope) (ref $text))))
 
@@ -82,7 +84,20 @@
   ;; --- Code units
 
   (func $charCodeAt (export "charCodeAt") (param $string externref) (param $index i32) (result i32)
-    (array.get_u $text (call $whole (local.get $string)) (local.get $index)))
+    (local $any anyref)
+    (local $unit i32)
+    (block $no_text (result anyref)
+      (br_on_cast_fail $no_text anyref (ref $text) (any.convert_extern (local.get $string)))
+      (local.get $index)
+      (array.get_u $text)
+      (return))
+    (local.set $any)
+    (block $no_rope (result anyref)
+      (br_on_cast_fail $no_rope anyref (ref $rope) (local.get $any))
+      (local.set $unit (call $unit (local.get $index)))
+      (if (i32.ge_s (local.get $unit) (i32.const 0)) (then (return (local.get $unit))))
+      (local.get $any))
+    (array.get_u $text (call $whole (extern.convert_any)) (local.get $index)))
 
   (func $codePointAt (export "codePointAt") (param $string externref) (param $index i32) (result i32)
     (local $text (ref $text))

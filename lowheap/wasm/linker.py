@@ -17,7 +17,7 @@ from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType
 from lowheap.wasm.globals import Global
-from lowheap.wasm.instance import Instance
+from lowheap.wasm.instance import Instance, listed_names
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
 from lowheap.wasm.tables import Table
@@ -151,8 +151,7 @@ class Linker(NotCopied):
         """Return what makes instances of a module, of the names as they are now. LinkError names those missing."""
         missing = self.missing(module)
         if missing:
-            names = ", ".join(f"{each.module}.{each.name}" for each in missing)
-            raise LinkError(f"{names}: not defined; {self._known()}")
+            raise LinkError(f"{', '.join(map(str, missing))}: not defined; {self._known()}")
         return InstancePre(self, module)
 
     def get(self, store: Store, module: str, name: str) -> Any:
@@ -183,7 +182,7 @@ class Linker(NotCopied):
         return _NOTHING.of(store)
 
     def _known(self) -> str:
-        return f"these are: {', '.join(f'{m}.{n}' for m, n in sorted(self._items)) or 'none'}"
+        return f"these are: {listed_names(self._items)}"
 
     def _define(self, items: dict[tuple[str, str], Any]) -> None:
         for module, name in items:

@@ -14,9 +14,8 @@ from typing import Any
 import wasmtime
 
 import lowheap as lh
-from lowheap.hosts.wasi import linking
+from lowheap.hosts.wasi import MODULE, linking
 from lowheap.hosts.wasi.functions import FUNCTIONS
-from lowheap.hosts.wasi.layout import MODULE
 
 assert linking.FUNCTIONS is FUNCTIONS, "importing it has made the list whole"
 

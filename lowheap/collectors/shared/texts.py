@@ -64,6 +64,21 @@ def reference_at(heap: Heap, string: Ref, offset: u32) -> Ref:
     return found
 
 
+NO_UNIT = 0xFFFF_FFFF
+"""What is no code unit."""
+
+
+@inline
+def unit_of_whole(heap: Heap, rope: Ref, index: u32, left: u32, right: u32) -> u32:
+    """A code unit of a rope that is whole; `NO_UNIT` where there is none such, and for other ropes."""
+    if reference_at(heap, rope, right) != NULL:
+        return NO_UNIT
+    text = reference_at(heap, rope, left)
+    if index >= heap.array(text).length:
+        return NO_UNIT
+    return u32(cell(u16, unit_address(heap, text, index)).value)
+
+
 @inline
 def write_units(heap: Heap, text: Ref, into: Ref, start: u32) -> None:
     """Write the code units of a text into another, from a place on."""

@@ -11,9 +11,6 @@ from typing import Any, Protocol
 
 from lowheap.hosts.wasi.layout import Filetype
 
-MOST_BUFFERS = 1024
-"""So many buffers one call of the system reads or writes at most (IOV_MAX)."""
-
 
 class Source(Protocol):
     """Where standard input comes from."""
@@ -69,7 +66,7 @@ class SystemStream:
         descriptor = self._open()
         while True:
             try:
-                return os.readv(descriptor, buffers[:MOST_BUFFERS])
+                return os.readv(descriptor, buffers)
             except BlockingIOError:  # one that whoever started this process has made so
                 _wait(descriptor, select.POLLIN)
 
@@ -78,7 +75,7 @@ class SystemStream:
         descriptor = self._open()
         while True:
             try:
-                return os.writev(descriptor, buffers[:MOST_BUFFERS])
+                return os.writev(descriptor, buffers)
             except BlockingIOError:
                 _wait(descriptor, select.POLLOUT)
 

@@ -129,6 +129,11 @@ def _string_difference(compiler: FunctionCompiler) -> None:
     compiler.push(compiler.call_event("string_difference", I32, compiler.pop_many(3)), NumType.I32)
 
 
+@instruction("string.unit")
+def _string_unit(compiler: FunctionCompiler, rope_type: int) -> None:
+    compiler.push(compiler.call_event("string_unit", I32, compiler.pop_many(2), rope_type), NumType.I32)
+
+
 @instruction("string.write", takes_long=True)
 def _string_write(compiler: FunctionCompiler, rope_type: int) -> None:
     compiler.call_event("string_write", VOID, compiler.pop_many(2), rope_type)
