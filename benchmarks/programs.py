@@ -39,6 +39,8 @@ THAT_FREE = (NATIVE, OUTLINED, *WASMTIMES, V8, YARDSTICK)
 """All fast ones but that which frees nothing: for programs whose garbage would fill gigabytes."""
 COMPILERS = (NATIVE, WASMTIME_NEWEST, V8)
 """For what is not about the heap: what is made of an instruction."""
+WITH_JS_STRINGS = (NATIVE, V8)
+"""For JavaScript's strings."""
 
 Step = tuple[str, tuple[int, ...]] | None
 """An export to call and its arguments; None is a collection."""
@@ -145,6 +147,9 @@ LANGUAGE: dict[tuple[str, str], tuple[str, int, int, int]] = {
     ("tail_calls", "referred"): ("call", 20_000_000, 500_000, 500),
     ("dot_product", "integers"): ("vector", 20_000, 500, 5),
     ("dot_product", "floats"): ("vector", 20_000, 500, 5),
+    ("strings", "builds"): ("character", 1_000_000, 20_000, 500),
+    ("strings", "walks"): ("character", 20_000_000, 500_000, 500),
+    ("strings", "compares"): ("character", 20_000_000, 500_000, 500),
 }
 """Programs about instructions, by the file and the export: what is counted, and how many at each scale."""
 
@@ -313,5 +318,5 @@ def language(name: str, export: str, event: str, rounds: int) -> Program:
         timed=((export, (rounds,)),),
         events=rounds,
         event=event,
-        contenders=COMPILERS,
+        contenders=WITH_JS_STRINGS if name == "strings" else COMPILERS,
     )

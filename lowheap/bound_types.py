@@ -7,7 +7,8 @@ Python values and WebAssembly values correspond like this:
 - f32, f64: a float;
 - v128: an int, unsigned when read; written, as above, or 16 bytes;
 - a reference: None for null, `Struct`, `Array`, `I31`, `ExternRef`, `Func`. Where an externref is wanted, any other
-  Python value is wrapped in a new `ExternRef`; where an i31ref is wanted, an int will do.
+  Python value is wrapped in a new `ExternRef`; where an i31ref is wanted, an int will do. In a store that has strings
+  (`Store.use_strings`), a str is none of these: it becomes a string on the heap, and strings are read as str.
 
 What has `__index__` will do for an int, and what has `__float__` for a float, as numpy's numbers have; a bool will not.
 
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
 from typing import Any, cast
 
+from lowheap import strings
 from lowheap.collectors import host
 from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, HeapError
@@ -34,6 +36,7 @@ from lowheap.layout import (
     HEADER_SIZE,
     KIND_MASK,
     NULL,
+    OBJECT_KINDS,
     U32_MAX,
     VMDrcArrayHeader,
     VMDrcExnHeader,
@@ -97,6 +100,7 @@ def lowering(store: Store, wanted: StorageType) -> Lowering:
 
 def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
     is_nullable, is_extern = wanted.nullable, wanted.heap_type is AbstractHeapType.EXTERN
+    takes_strings = is_extern or wanted.heap_type is AbstractHeapType.ANY
     host_data, bound_types = store.host_data, store.bound_types
     accepted: set[type] = set()  # classes whose objects were found to match: each is of one type, in this memory
 
@@ -105,6 +109,9 @@ def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
             return NULL
         if type(value) in accepted and value._cell.number and value._bound_type.binding is host_data.binding:
             return cast(int, value._reference)
+        if takes_strings and isinstance(value, str) and store.strings is not None:
+            kept.append(string := new_string(store, value))
+            return string.reference
         if is_extern and value is not None and not isinstance(value, _REFERENCE_CLASSES):
             bound_type = bound_types.get(EXTERNREF_TYPE_INDEX)
             if bound_type is None or bound_type.binding is not host_data.binding:
@@ -121,6 +128,7 @@ def _reference_lowering(store: Store, wanted: RefType) -> Lowering:
 
 
 _REFERENCE_CLASSES = (GcObject, I31)
+_OF_STRINGS = (AbstractHeapType.EXTERN, AbstractHeapType.ANY)
 
 
 def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) -> int:
@@ -155,6 +163,9 @@ def lower_reference(store: Store, wanted: RefType, value: Any, kept: list[Any]) 
         reference = value.reference
         if wanted.heap_type is AbstractHeapType.EXTERN or types.is_subtype(_dynamic_type(value), wanted.heap_type):
             return reference
+    elif isinstance(value, str) and store.strings is not None and wanted.heap_type in _OF_STRINGS:
+        kept.append(string := new_string(store, value))
+        return string.reference
     elif wanted.heap_type is AbstractHeapType.EXTERN:
         kept.append(made := ExternRef(store, value))
         return made.reference
@@ -185,11 +196,37 @@ def lift(store: Store, raw: int, cell: Any) -> Any:
     bound_type = store.bound_types.get(_TYPE_INDEX(native.buffer, raw)[0])
     if bound_type is None or bound_type.binding is not store.host_data.binding:
         bound_type = _bound_type_of_object(store, native, raw)
+    if bound_type.is_hidden:
+        return _text_of(store, native, raw)
     made: Any = _new(bound_type.cls)
     made._cell, made._reference = cell, raw
     if bound_type.is_array:
         made._length = _LENGTH(native.buffer, raw)[0]
     return made
+
+
+def new_string(store: Store, value: str) -> GcObject:
+    """Make a string on the heap of a store that has them, and return a handle of it, for the store's own use."""
+    assert store.strings is not None, "asked before"
+    data = strings.encoded(value)
+    return _bound_type_of(store, store.strings.text).new_array_of(len(data) // _UNIT_SIZE, data)
+
+
+def _text_of(store: Store, native: Heap, raw: int) -> str:
+    """Return a string of the heap as a str."""
+    types = strings.string_types(store.engine.types)
+    units = store.heap.array_layout(types.text).elements_offset
+    fields = store.heap.struct_layout(types.rope).fields
+    left, right = (fields[number].offset for number in strings.ROPE_PARTS)
+    buffer = native.buffer
+
+    def parts(reference: int) -> bytes | tuple[int, int]:
+        if _TYPE_INDEX(buffer, reference)[0] == types.rope:
+            return _REFERENCE(buffer, reference + left)[0], _REFERENCE(buffer, reference + right)[0]
+        start = reference + units
+        return bytes(buffer[start : start + _LENGTH(buffer, reference)[0] * _UNIT_SIZE])
+
+    return strings.decoded(strings.units_of(raw, parts))
 
 
 def _bound_type_of_object(store: Store, native: Heap, raw: int) -> BoundType:
@@ -204,10 +241,10 @@ def _bound_type_of_object(store: Store, native: Heap, raw: int) -> BoundType:
 _TAG = struct.Struct("<II")  # behind an exception's header
 assert (VMDrcExnHeader.tag_instance.offset, ctypes.sizeof(VMDrcExnHeader)) == (HEADER_SIZE, HEADER_SIZE + _TAG.size)
 _TYPE_INDEX = struct.Struct(f"<{VMGcHeader.type_index.offset}xI").unpack_from
+_REFERENCE = struct.Struct(f"<{REFERENCE_FORMAT}").unpack_from
+_UNIT_SIZE = storage_size(PackedType.I16)
 _LENGTH = struct.Struct(f"<{VMDrcArrayHeader.length.offset}xI").unpack_from
-_LIFTED_KINDS = frozenset(
-    {int(VMGcKind.STRUCT_REF), int(VMGcKind.ARRAY_REF), int(VMGcKind.EXTERN_REF), int(VMGcKind.EXN_REF)}
-)
+_LIFTED_KINDS = frozenset(map(int, OBJECT_KINDS))
 
 
 def _dynamic_type(value: GcObject) -> HeapType:
@@ -287,6 +324,7 @@ class BoundType:
     """
 
     is_array = False
+    is_hidden = False
 
     def __init__(self, store: Store, type_index: int) -> None:
         """Bind a type to a store, as its memory is now. HeapError when it is closed.
@@ -306,6 +344,7 @@ class BoundType:
             return
         store.check_open()
         self.type = store.engine.types[type_index]
+        self.is_hidden = self.type.hidden
         store.heap.register_type(type_index)
         composite = self.type.composite
         if isinstance(composite, StructType):

@@ -55,6 +55,7 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     MAXIMUM_CAPACITY,
     NULL,
@@ -457,9 +458,13 @@ class DrcHeap(NotCopied):
         if layout is None:
             composite = self.types[type_index].composite
             if isinstance(composite, StructType):
-                layout = self._layouts.struct_layout([self._slot(field.storage) for field in composite.fields])
+                layout = self._layouts.struct_layout(
+                    [self._slot(field.storage) for field in composite.fields], is_hidden=self.types[type_index].hidden
+                )
             elif isinstance(composite, ArrayType):
-                layout = self._layouts.array_layout(self._slot(composite.element.storage))
+                layout = self._layouts.array_layout(
+                    self._slot(composite.element.storage), is_hidden=self.types[type_index].hidden
+                )
             else:
                 layout = self._layouts.exception_layout([self._slot(param) for param in composite.params])
             self._layout_cache[type_index] = layout
@@ -573,7 +578,11 @@ class DrcHeap(NotCopied):
 
     def array_len(self, reference: int) -> int:
         """Return the number of elements of an array. InvalidReferenceError when the object is not one."""
-        self._check_kind(reference, VMGcKind.ARRAY_REF)
+        kind = self.kind(reference)
+        if not kind & KIND_ARRAY_BIT:
+            raise InvalidReferenceError(
+                f"the object at {reference:#x} is of kind {kind.name}, not {VMGcKind.ARRAY_REF.name}"
+            )
         return self.memory.view(VMDrcArrayHeader, reference).length
 
     def externref_host_data(self, reference: int) -> int:
@@ -770,12 +779,12 @@ class DrcHeap(NotCopied):
     @whole
     def dealloc_uninit_struct_or_exn(self, reference: int) -> None:
         """Free an object that was allocated and never initialised, without looking at its fields."""
-        self._dealloc_uninit(reference, (VMGcKind.STRUCT_REF, VMGcKind.EXN_REF))
+        self._dealloc_uninit(reference, (VMGcKind.STRUCT_REF, VMGcKind.HIDDEN_STRUCT_REF, VMGcKind.EXN_REF))
 
     @whole
     def dealloc_uninit_array(self, reference: int) -> None:
         """Free an array that was allocated and never initialised, without looking at its elements."""
-        self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF,))
+        self._dealloc_uninit(reference, (VMGcKind.ARRAY_REF, VMGcKind.HIDDEN_ARRAY_REF))
 
     @whole
     def coalesce(self) -> None:

@@ -137,7 +137,11 @@ RESERVED_MASK = ~KIND_MASK & U32_MAX
 
 
 class VMGcKind(enum.IntEnum):
-    """What an object is, in the upper 6 bits of its header's first word. A kind contains the bits of its supertypes."""
+    """What an object is, in the upper 6 bits of its header's first word. A kind contains the bits of its supertypes.
+
+    Objects of hidden types, which no program can name, are arrays and structs to the heap; for a program they are of
+    no type but `any`, and have not the bit of `eq`. Those two are lowheap's own.
+    """
 
     EXTERN_REF = 0b010000 << KIND_SHIFT
     ANY_REF = 0b100000 << KIND_SHIFT
@@ -145,14 +149,25 @@ class VMGcKind(enum.IntEnum):
     ARRAY_REF = 0b101010 << KIND_SHIFT
     STRUCT_REF = 0b101100 << KIND_SHIFT
     EXN_REF = 0b000001 << KIND_SHIFT
+    HIDDEN_ARRAY_REF = 0b100010 << KIND_SHIFT
+    HIDDEN_STRUCT_REF = 0b100100 << KIND_SHIFT
 
     def matches(self, supertype: VMGcKind) -> bool:
         """Whether this kind is `supertype` or a subtype of it."""
         return self & supertype == supertype
 
 
-OBJECT_KINDS = (VMGcKind.EXTERN_REF, VMGcKind.ARRAY_REF, VMGcKind.STRUCT_REF, VMGcKind.EXN_REF)
-"""The kinds that objects have; `ANY_REF` and `EQ_REF` only occur as supertypes."""
+KIND_ARRAY_BIT = VMGcKind.ARRAY_REF & VMGcKind.HIDDEN_ARRAY_REF & ~VMGcKind.ANY_REF
+"""The bit that the kinds of arrays have, hidden or not, and no others."""
+
+WASMTIME_KINDS = (VMGcKind.EXTERN_REF, VMGcKind.ARRAY_REF, VMGcKind.STRUCT_REF, VMGcKind.EXN_REF)
+"""The kinds that objects have in wasmtime; `ANY_REF` and `EQ_REF` only occur as supertypes."""
+
+OBJECT_KINDS = (*WASMTIME_KINDS, VMGcKind.HIDDEN_ARRAY_REF, VMGcKind.HIDDEN_STRUCT_REF)
+"""The kinds that objects have."""
+
+TYPED_KINDS = tuple(kind for kind in OBJECT_KINDS if kind is not VMGcKind.EXTERN_REF)
+"""The kinds of objects that have a type of the type table."""
 
 HEADER_MARK_BIT = 1 << 0
 """Reserved bit: found in a stack map by the running collection (wasmtime, `environ::drc`)."""
@@ -289,11 +304,14 @@ class GcStructLayout:
     align: int
     fields: tuple[FieldLayout, ...]
     is_exception: bool = False
+    is_hidden: bool = False
 
     @property
     def kind(self) -> VMGcKind:
         """The kind of an instance's header."""
-        return VMGcKind.EXN_REF if self.is_exception else VMGcKind.STRUCT_REF
+        if self.is_exception:
+            return VMGcKind.EXN_REF
+        return VMGcKind.HIDDEN_STRUCT_REF if self.is_hidden else VMGcKind.STRUCT_REF
 
     @property
     def traced_offsets(self) -> tuple[int, ...]:
@@ -309,11 +327,12 @@ class GcArrayLayout:
     element_size: int
     align: int
     elements_are_traced: bool
+    is_hidden: bool = False
 
     @property
     def kind(self) -> VMGcKind:
         """The kind of an instance's header."""
-        return VMGcKind.ARRAY_REF
+        return VMGcKind.HIDDEN_ARRAY_REF if self.is_hidden else VMGcKind.ARRAY_REF
 
     def element_offset(self, index: int) -> int:
         """Return the offset of element `index` from the object's start, in bytes."""
@@ -346,21 +365,23 @@ class GcTypeLayouts:
     order, because a subtype's objects must have its supertype's fields where the supertype has them.
     """
 
-    def struct_layout(self, fields: Sequence[tuple[int, bool]]) -> GcStructLayout:
+    def struct_layout(self, fields: Sequence[tuple[int, bool]], *, is_hidden: bool = False) -> GcStructLayout:
         """Return the layout of a struct type. OverflowError when its size does not fit u32."""
-        return self._fields_layout(fields, HEADER_SIZE, is_exception=False)
+        return self._fields_layout(fields, HEADER_SIZE, is_hidden=is_hidden)
 
     def exception_layout(self, fields: Sequence[tuple[int, bool]]) -> GcStructLayout:
         """Return the layout of an exception whose tag has these parameters. OverflowError as for structs."""
         return self._fields_layout(fields, EXCEPTION_FIELDS_OFFSET, is_exception=True)
 
-    def array_layout(self, element: tuple[int, bool]) -> GcArrayLayout:
+    def array_layout(self, element: tuple[int, bool], *, is_hidden: bool = False) -> GcArrayLayout:
         """Return the layout of an array type."""
         size, is_traced = element
-        return GcArrayLayout(align_up(ARRAY_HEADER_END, size), size, max(HEADER_ALIGN, size), is_traced)
+        return GcArrayLayout(align_up(ARRAY_HEADER_END, size), size, max(HEADER_ALIGN, size), is_traced, is_hidden)
 
     @staticmethod
-    def _fields_layout(fields: Sequence[tuple[int, bool]], start: int, *, is_exception: bool) -> GcStructLayout:
+    def _fields_layout(
+        fields: Sequence[tuple[int, bool]], start: int, *, is_exception: bool = False, is_hidden: bool = False
+    ) -> GcStructLayout:
         offset, align = start, HEADER_ALIGN
         places = []
         for size, is_traced in fields:
@@ -369,7 +390,7 @@ class GcTypeLayouts:
             offset += size
             align = max(align, size)
         total = checked_size(align_up(offset, align), f"a type with {len(fields)} fields")
-        return GcStructLayout(total, align, tuple(places), is_exception)
+        return GcStructLayout(total, align, tuple(places), is_exception, is_hidden)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -519,7 +519,7 @@ class ExnRef(GcObject):
 
     @property
     def tag(self) -> Any:
-        """The exception's `Tag`; None for one of Python's, which is under no tag of a program's."""
+        """The exception's `Tag`; None for one of Python's, unless somebody has got the tag for those."""
         return later("tag_of")(self)
 
     @property

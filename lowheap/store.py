@@ -35,6 +35,7 @@ from lowheap.layout import (
 from lowheap.memory import RESERVATIONS, Memory, default_initial
 from lowheap.operations import HostOperations, StoreLock, exclusive
 from lowheap.roots import RootSet
+from lowheap.strings import StringTypes, string_types
 
 if TYPE_CHECKING:
     from lowheap.snapshot import Image
@@ -158,6 +159,8 @@ class Store(NotCopied):
         """What handles know of each type, by type index; `bound_types.py` fills this, and the next two."""
         self.resolved: dict[int, Any] = {}
         self.lowerings: dict[Any, Any] = {}
+        self.strings: StringTypes | None = None
+        """The types of strings, once `use_strings` was called."""
         self._is_closed = False
 
     def _make_runtime(self) -> None:
@@ -166,6 +169,16 @@ class Store(NotCopied):
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""
         return later("bind")(self, type)
+
+    def use_strings(self) -> None:
+        """Have a `str` that becomes an externref or an anyref be a JavaScript string on the heap from now on.
+
+        Read by Python, such a string is a `str`, equal to the one that it was made of, and not the same object. Until
+        then, a `str` is a host value as any other is. An instance of a module that has to do with strings calls this.
+        """
+        self.check_open()
+        if self.strings is None:
+            self.strings = string_types(self.engine.types)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Life

@@ -349,14 +349,20 @@ class ExportType:
 
 @dataclass(frozen=True, slots=True)
 class SubType:
-    """A member of a recursion group: a composite type, the type that it extends, and whether it may be extended."""
+    """A member of a recursion group: a composite type, the type that it extends, and whether it may be extended.
+
+    A `hidden` one is lowheap's own: no module can define it, and to programs its objects are of no type but `any`.
+    """
 
     composite: CompositeType
     supertype: int | None = None
     final: bool = True
+    hidden: bool = False
 
     def __str__(self) -> str:
         """Text format: `(sub final 2 (struct))`, or the composite type alone where that means the same."""
+        if self.hidden:
+            return f"(hidden {self.composite})"
         if self.final and self.supertype is None:
             return str(self.composite)
         final = " final" if self.final else ""
@@ -527,7 +533,8 @@ _KINDS: dict[type[CompositeType], AbstractHeapType] = {
 # --- Rewriting and checking one definition ---------------------------------------------------------------------------
 
 
-def _map_value(value: ValType, index_of: Callable[[int], int]) -> ValType:
+def map_value(value: ValType, index_of: Callable[[int], int]) -> ValType:
+    """Return a value type with the type index in it, if there is one, replaced by `index_of(index)`."""
     if isinstance(value, RefType) and isinstance(value.heap_type, int):
         return RefType(value.nullable, index_of(value.heap_type))
     return value
@@ -536,11 +543,11 @@ def _map_value(value: ValType, index_of: Callable[[int], int]) -> ValType:
 def _map_field(field_type: FieldType, index_of: Callable[[int], int]) -> FieldType:
     if isinstance(field_type.storage, PackedType):
         return field_type
-    return FieldType(_map_value(field_type.storage, index_of), field_type.mutable)
+    return FieldType(map_value(field_type.storage, index_of), field_type.mutable)
 
 
-def _map_indices(definition: SubType, index_of: Callable[[int], int]) -> SubType:
-    """The definition with every type index in it replaced by `index_of(index)`."""
+def map_indices(definition: SubType, index_of: Callable[[int], int]) -> SubType:
+    """Return the definition with every type index in it replaced by `index_of(index)`."""
     composite: CompositeType
     match definition.composite:
         case StructType(fields):
@@ -549,11 +556,11 @@ def _map_indices(definition: SubType, index_of: Callable[[int], int]) -> SubType
             composite = ArrayType(_map_field(element, index_of))
         case FuncType(params, results):
             composite = FuncType(
-                tuple(_map_value(value, index_of) for value in params),
-                tuple(_map_value(value, index_of) for value in results),
+                tuple(map_value(value, index_of) for value in params),
+                tuple(map_value(value, index_of) for value in results),
             )
     supertype = None if definition.supertype is None else index_of(definition.supertype)
-    return SubType(composite, supertype, definition.final)
+    return SubType(composite, supertype, definition.final, definition.hidden)
 
 
 def _refusal(number: int, problem: str) -> TypeDefinitionError:
@@ -584,6 +591,8 @@ def _check_shape(definition: SubType, number: int) -> None:
         raise _refusal(number, f"{definition} is not a SubType")
     if definition.supertype is not None and not _is_index(definition.supertype):
         raise _refusal(number, f"its supertype is {definition.supertype!r}, which is not a type index")
+    if definition.hidden and (isinstance(definition.composite, FuncType) or definition.supertype is not None):
+        raise _refusal(number, "it is hidden; such a type is of structs or arrays, and extends none")
     match definition.composite:
         case StructType(fields):
             if len(fields) > MAX_STRUCT_FIELDS:
@@ -670,7 +679,7 @@ class TypeRegistry(NotCopied):
 
         for number, definition in enumerate(group, first):
             _check_shape(definition, number)
-        key = tuple(_map_indices(definition, roll_up) for definition in group)
+        key = tuple(map_indices(definition, roll_up) for definition in group)
         with self._lock:
             known = self._groups.get(key)
             if known is not None:
@@ -698,7 +707,7 @@ class TypeRegistry(NotCopied):
 
         pending = _Pending(base)
         for position, rolled_up in enumerate(key):
-            definition = _map_indices(rolled_up, lambda index: index if index >= 0 else base + ~index)
+            definition = map_indices(rolled_up, lambda index: index if index >= 0 else base + ~index)
             above: tuple[int, ...] = ()
             if definition.supertype is not None:
                 if definition.supertype >= base + position:

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 
 const job = JSON.parse(process.argv[2]);
-const module = new WebAssembly.Module(readFileSync(job.binary));
+const module = new WebAssembly.Module(readFileSync(job.binary), { builtins: ["js-string"] });
 const { exports } = new WebAssembly.Instance(module, { host: { next: (value) => (value + 1) | 0 } });
 
 const memoryFigure = (name) => {

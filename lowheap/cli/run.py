@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,6 +57,7 @@ from lowheap.types import (
     ValType,
     describe_external,
 )
+from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
 from lowheap.wasm.module import Module
@@ -193,6 +195,14 @@ everything is an argument.
     help=f"Who provides what the program imports: {', '.join(hosts.BUILT_IN)}, or `file.py:name`, a callable "
     "name(linker, store). wasi goes without saying where the program imports it.",
 )
+@click.option(
+    "--js-glue",
+    "glue",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The JavaScript that the program's compiler wrote beside it, for --host js.  [default: PROGRAM's name "
+    "with .import-object.mjs, .mjs or .js, where there is such a file]",
+)
 @collector_options
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
 @click.option(
@@ -253,10 +263,12 @@ def run_command(
     """Compile PROGRAM, call one of its exports with ARGS, and print the results, one a line.
 
     PROGRAM is WebAssembly, as text or binary; - is standard input. ARGS are read by the types of the parameters:
-    integers in decimal or 0x form, floats, null for a nullable reference, an integer for an i31ref.
+    integers in decimal or 0x form, floats, null for a nullable reference, an integer for an i31ref, text for an
+    externref of a program with JavaScript's strings.
 
     Without --invoke, a program that exports _start is run as a command: ARGS are its own arguments, and its exit status
-    is that of this one. Of another program, _initialize is called first, if there is one.
+    is that of this one. Of another program, _initialize is called first, if there is one. With --host js, a program
+    that exports $invokeMain, as Dart's do, gets ARGS as a list, and is over when no timer is left.
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
@@ -283,11 +295,17 @@ def run_command(
     needs_wasi = "wasi" in options["hosts"] or any(each.module == WASI for each in module.imports)
     if export is None and _is_nullary(module, "_start"):
         export = "_start"
+    is_dart = export is None and options["hosts"] and any(each.name == _DART_MAIN for each in module.exports)
+    if is_dart:
+        export = _DART_MAIN
     is_command = export == "_start" and needs_wasi
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"
     own = () if is_command else arguments
-    values = _parse_arguments(engine.types, export, function_type, own, ctx)
+    values = [list(arguments)]
+    if not is_dart:
+        values = _parse_arguments(module, export, function_type, own, ctx)
+    glue = _find_glue(program, options["glue"])
     for option, given in (("--dir", options["folders"]), ("--env", options["variables"])):
         if given and not needs_wasi:
             raise click.UsageError(f"{option} is for programs that import {WASI}; {program} does not", ctx)
@@ -304,15 +322,17 @@ def run_command(
         if needs_wasi:
             argv = (os.path.basename(program), *arguments)
             _give_wasi(store, argv, options["folders"], options["variables"])
-        linker = _link(store, module, program, options["hosts"], needs_wasi=needs_wasi)
+        linker, worlds = _link(store, module, program, options["hosts"], glue, needs_wasi=needs_wasi)
 
         def instantiate() -> Instance:
             instance = linker.instantiate(store, module)
+            for world in worlds:
+                world.start(instance)
             if export not in ("_start", "_initialize") and _is_nullary(module, "_initialize"):
                 instance.exports["_initialize"]()
             return instance
 
-        call = _Call(store, module, instantiate, export, function_type, values)
+        call = _Call(store, module, instantiate, export, function_type, values, worlds)
         status = _call(call, stats=options["stats"], verify=options["verify"])
     ctx.exit(status)
 
@@ -334,24 +354,67 @@ def _give_wasi(
     store.set_wasi(config)
 
 
-def _link(store: Store, module: Module, program: str, given: dict[str, hosts.Host], *, needs_wasi: bool) -> Linker:
-    """Return a linker that has all that a program imports; LowheapError names all that nobody provides.
+_DART_MAIN = "$invokeMain"
 
-    What is defined last holds: WASI, where nobody asked for it, comes first.
+
+def _find_glue(program: str, given: str | None) -> str | None:
+    """Return the path of the JavaScript beside a program, if there is some."""
+    beside = [os.path.splitext(program)[0] + ending for ending in (".import-object.mjs", ".mjs", ".js")]
+    return given or next((each for each in beside if os.path.isfile(each)), None)
+
+
+def _use_glue(world: hosts.World, path: str) -> None:
+    """Give a world the JavaScript in a file, if it takes any."""
+    if not isinstance(world, hosts.WorldWithGlue):
+        return
+    try:
+        source = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LowheapError(f"cannot read {path}: {error}") from error
+    try:
+        world.use_glue(source)
+    except LowheapError as error:
+        raise LowheapError(f"{path}: {error}") from error
+
+
+def _link(
+    store: Store,
+    module: Module,
+    program: str,
+    given: dict[str, hosts.Host],
+    glue: str | None,
+    *,
+    needs_wasi: bool,
+) -> tuple[Linker, list[hosts.World]]:
+    """Return a linker that has all that a program imports, and the worlds around it.
+
+    What is defined last holds: WASI, where nobody asked for it, comes first. LowheapError names all that nobody
+    provides; string constants of a program with JavaScript's strings are nobody's to provide.
     """
     linker = Linker(module.engine)
     linker.allow_shadowing = True
     if needs_wasi and "wasi" not in given:
         hosts.wasi(linker, store)
+    worlds: list[hosts.World] = []
     for host in given.values():
-        host(linker, store)
+        world = host(linker, store)
+        if isinstance(world, hosts.World):
+            if glue is not None:
+                _use_glue(world, glue)
+            world.define(linker, store, module)
+            worlds.append(world)
+    if module.provided.functions:
+        store.use_strings()
+        for each in linker.missing(module):
+            if is_string_constant(module.imports, each):
+                linker.define(store, each.module, each.name, each.name)
     missing = linker.missing(module)
     if missing:
         types = module.engine.types
         listed = [f"  {each.module}.{each.name}: {_describe_external(types, each.type)}" for each in missing]
         problem = f"{program} imports what nobody provides; --host file.py:name would define"
         raise LowheapError("\n".join([f"{problem}:", *listed]))
-    return linker
+    return linker, worlds
 
 
 def _is_nullary(module: Module, name: str) -> bool:
@@ -414,9 +477,10 @@ def _with_names(types: TypeRegistry, text: str) -> str:
 
 
 def _parse_arguments(
-    types: TypeRegistry, export: str, type: FuncType, arguments: Sequence[str], ctx: click.Context
+    module: Module, export: str, type: FuncType, arguments: Sequence[str], ctx: click.Context
 ) -> list[Any]:
     """Return the arguments as the export's parameters want them; a usage error where one does not fit."""
+    types = module.engine.types
     if len(arguments) != len(type.params):
         raise click.UsageError(
             f"{export!r} takes {len(type.params)} arguments, {_describe(types, type)}; not {len(arguments)}", ctx
@@ -424,7 +488,7 @@ def _parse_arguments(
     values = []
     for number, (wanted, text) in enumerate(zip(type.params, arguments, strict=True), 1):
         try:
-            values.append(parse_value(wanted, text))
+            values.append(parse_value(wanted, text, has_strings=bool(module.provided.functions)))
         except ValueError as error:
             shown = text if len(text) <= 40 else f"{text[:37]}..."
             raise click.UsageError(
@@ -456,6 +520,7 @@ class _Call:
     export: str
     type: FuncType
     values: list[Any]
+    worlds: list[hosts.World]
 
 
 def _call(call: _Call, *, stats: bool, verify: bool) -> int:
@@ -477,6 +542,8 @@ def _call(call: _Call, *, stats: bool, verify: bool) -> int:
             started = time.perf_counter()
             try:
                 returned = function(*call.values)
+                for world in call.worlds:
+                    world.run()
             finally:
                 times.running = time.perf_counter() - started
         results = returned if len(type.results) > 1 else (returned,) if type.results else ()

@@ -25,11 +25,12 @@ _INTEGER_RANGES: dict[ValType, tuple[int, int]] = {  # as either sign
 _I31_RANGE = (-(1 << 30), (1 << 31) - 1)
 
 
-def parse_value(type: ValType, text: str) -> Any:
+def parse_value(type: ValType, text: str, *, has_strings: bool = False) -> Any:
     """Return the Python value that `text` stands for as a WebAssembly value of this type.
 
     Integers, a v128 among them, are decimal or 0x hexadecimal, signed or unsigned; floats decimal or hexadecimal, `inf`
-    and `nan` among them, rounded once to the type. A reference can only be `null`, or an integer for an i31ref.
+    and `nan` among them, rounded once to the type. A reference can only be `null`, or an integer for an i31ref; or any
+    text for an externref of a program that `has_strings`.
     ValueError, which says what was allowed, for anything else.
     """
     if type in (NumType.F32, NumType.F64):
@@ -43,6 +44,8 @@ def parse_value(type: ValType, text: str) -> Any:
         return None
     if type.heap_type is AbstractHeapType.I31:
         return I31(_parse_integer(text, *_I31_RANGE, also="null" if type.nullable else None))
+    if has_strings and type.heap_type is AbstractHeapType.EXTERN:
+        return text
     raise ValueError("only null can be written here" if type.nullable else "no such reference can be written here")
 
 

@@ -1,19 +1,44 @@
 """Hosts by name: those that lowheap has, and one's own.
 
-A host is a callable, `host(linker, store)`: it defines for the linker what programs import.
+A host is a callable, `host(linker, store)`: it defines for the linker what programs import. It may return a `World`,
+which is told more: which module is linked, and which instance is made of it; and which has its turn at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lowheap.by_name import is_a_place, load
 from lowheap.errors import LowheapError
 from lowheap.store import Store
+from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
+from lowheap.wasm.module import Module
 
 Host = Callable[[Linker, Store], object]
+
+
+@runtime_checkable
+class World(Protocol):
+    """What a host may return."""
+
+    def define(self, linker: Linker, store: Store, module: Module) -> None:
+        """Define what a module imports, and nobody has defined yet."""
+
+    def start(self, instance: Instance) -> None:
+        """See to an instance that was made of it."""
+
+    def run(self) -> None:
+        """Do what is left to do, once the program's function has returned."""
+
+
+@runtime_checkable
+class WorldWithGlue(World, Protocol):
+    """A world that reads the JavaScript beside a program."""
+
+    def use_glue(self, source: str) -> None:
+        """Take functions from it."""
 
 
 def wasi(linker: Linker, store: Store) -> None:
@@ -30,7 +55,14 @@ def wasi(linker: Linker, store: Store) -> None:
         store.set_wasi(config)
 
 
-BUILT_IN: dict[str, Host] = {"wasi": wasi}
+def js(linker: Linker, store: Store) -> World:
+    """Return a JavaScript world."""
+    from lowheap.hosts.js.world import JsWorld  # here, because most programs import other things
+
+    return JsWorld()
+
+
+BUILT_IN: dict[str, Host] = {"wasi": wasi, "js": js}
 
 
 def find(name: str) -> Host:

@@ -71,6 +71,7 @@ which level they are optimised.
 _INDEX = struct.Struct("<I")
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 _PACKAGE = Path(__file__).resolve().parent.parent
+_SOURCES = ("*.py", "*.wat")
 
 # A source that is younger may not be what this process runs: loading lowheap takes a moment, hence the allowance.
 _LOADED_AT = time.time() - 1
@@ -171,7 +172,7 @@ def _machine() -> dict[str, str]:
 def _package_digest() -> str | None:
     """A hash of lowheap's sources; None when they are not there, or not what this process runs."""
     digest = hashlib.sha256()
-    paths = sorted(_PACKAGE.rglob("*.py"))
+    paths = sorted(path for pattern in _SOURCES for path in _PACKAGE.rglob(pattern))
     for path in paths:
         source = _source_digest(path)
         if source is None:

@@ -13,8 +13,8 @@ from lowheap.layout import (
     HEADER_SIZE,
     KIND_MASK,
     NULL,
-    OBJECT_KINDS,
     RESERVED_MASK,
+    WASMTIME_KINDS,
     VMDrcHeader,
     VMGcKind,
     block_length,
@@ -110,7 +110,7 @@ class HeapImage:
         """Yield (index, next) for whatever looks like a listed object."""
         # The kind and bits are the header's first word; of a listed object it is one of four values, which the search
         # for bytes finds faster than a loop over all blocks would.
-        for kind in OBJECT_KINDS:
+        for kind in WASMTIME_KINDS:
             word = (kind | HEADER_IN_OVER_APPROX_LIST_BIT).to_bytes(4, "little")
             index = self.data.find(word, FIRST_INDEX)
             while index >= 0:
@@ -125,7 +125,7 @@ class HeapImage:
             return None
         header = self.header(index)
         bits, kind = header.kind_and_reserved & RESERVED_MASK, header.kind_and_reserved & KIND_MASK
-        if bits != HEADER_IN_OVER_APPROX_LIST_BIT or kind not in OBJECT_KINDS or header.ref_count == 0:
+        if bits != HEADER_IN_OVER_APPROX_LIST_BIT or kind not in WASMTIME_KINDS or header.ref_count == 0:
             return None
         least = ARRAY_HEADER_END if kind in (VMGcKind.ARRAY_REF, VMGcKind.EXTERN_REF) else HEADER_SIZE
         if not least <= header.object_size <= len(self.data) - index:

@@ -3,9 +3,10 @@
 A tag is known by two words, which its exceptions have in their headers: for the instance that has made it, and for its
 place there. The host's own have 0 for the instance.
 
-What a host function raises can be caught, too. An exception of Python's is thrown as one of a tag that no program has,
-`HOST_TAG`, whose one field is an externref of it; so `catch_all` catches it, and an `exnref` carries it. Where it comes
-out, it is itself again.
+What a host function raises can be caught, too. An exception of Python's is thrown as one of the tag `HOST_TAG`, whose
+one field is an externref of it; so `catch_all` catches it, and an `exnref` carries it. Where it comes out, it is itself
+again. A program that imports that tag (`host_tag`; JavaScript's JSTag) catches such exceptions by it, and throws what
+it likes: an exception of Python's comes out as itself, everything else as a `WasmException`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeGuard
 from lowheap.bound_types import new_exception
 from lowheap.copying import NotCopied
 from lowheap.errors import CompilerError, ExitTrap, HeapCorruptionError, LowheapError, StaleReferenceError, Trap
-from lowheap.objects import ExnRef
+from lowheap.objects import ExnRef, ExternRef
 from lowheap.operations import exclusive
 from lowheap.store import Store, check_store
 from lowheap.types import EXTERNREF, FuncType, SubType, TagType
@@ -29,6 +30,8 @@ HOST_INSTANCE = 0
 
 HOST_TAG = (HOST_INSTANCE, 0)
 """The words of the tag that exceptions of Python's are thrown under."""
+
+_HOST_TYPE = FuncType((EXTERNREF,), ())
 
 
 class Tag(NotCopied):
@@ -82,6 +85,20 @@ class Tag(NotCopied):
         return f"<Tag {self.type}>"
 
 
+def host_tag(store: Store) -> Tag:
+    """Return the tag that a store's exceptions of Python's are thrown under, to import: always the same."""
+    check_store(store)
+    store.check_open()
+    found: Tag | None = store.tags.get(HOST_TAG)
+    return Tag._of(store, _host_type_index(store), HOST_TAG) if found is None else found
+
+
+def _host_type_index(store: Store) -> int:
+    types = store.engine.types
+    (index,) = types.register([SubType(_HOST_TYPE)], outer=tuple(types))
+    return index
+
+
 class WasmException(LowheapError):
     """An exception of WebAssembly's that nobody there has caught; or one that a host function throws, to be caught.
 
@@ -131,14 +148,16 @@ class WasmException(LowheapError):
 
 
 def tag_of(exnref: ExnRef) -> Tag | None:
-    """Return the tag of an exception, as long as somebody has it the same one; None for one of Python's.
+    """Return the tag of an exception, as long as somebody has it the same one.
+
+    None for one of Python's, unless somebody has got the tag for those.
 
     An exception may outlive the instance that has made its tag: one that has failed to start.
     """
     words, store = exnref.words, exnref.store
-    if words == HOST_TAG:
-        return None
     found: Tag | None = store.tags.get(words)
+    if words == HOST_TAG:
+        return found
     return Tag._of(store, exnref._bound_type.type_index, words) if found is None else found
 
 
@@ -159,15 +178,13 @@ def thrown(store: Store, error: Exception) -> ExnRef:
             return own
         with contextlib.suppress(StaleReferenceError):  # a field's, which nobody can have again
             return new_exception(store, tag.type_index, tag.words, error.fields)
-    types = store.engine.types
-    (index,) = types.register([SubType(FuncType((EXTERNREF,), ()))], outer=tuple(types))
-    return new_exception(store, index, HOST_TAG, (error,))
+    return new_exception(store, _host_type_index(store), HOST_TAG, (error,))
 
 
 def raised(exnref: ExnRef) -> Exception:
     """Return what Python is to raise when an exception has come out of compiled code."""
     if exnref.words == HOST_TAG:
         (carried,) = exnref.fields
-        error: Exception = carried.value
-        return error
+        if isinstance(carried, ExternRef) and isinstance(error := carried.value, Exception):
+            return error
     return WasmException._of(exnref)

@@ -20,6 +20,7 @@ from lowheap.layout import (
     CONTROL_BLOCK_OFFSET,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
+    KIND_ARRAY_BIT,
     NULL,
     OBJECT_KINDS,
     TYPE_DATA_LIMIT,
@@ -49,6 +50,8 @@ _KIND_LABELS = {
     VMGcKind.ARRAY_REF: "array",
     VMGcKind.STRUCT_REF: "struct",
     VMGcKind.EXN_REF: "exception",
+    VMGcKind.HIDDEN_ARRAY_REF: "hidden array",
+    VMGcKind.HIDDEN_STRUCT_REF: "hidden struct",
 }
 _INTEGERS = frozenset({"i8", "i16", "i32", "i64"})
 _FLOATS = {"f32": "<f", "f64": "<d"}
@@ -149,7 +152,7 @@ class ImageType:
     @property
     def is_array(self) -> bool:
         """Whether its objects are arrays."""
-        return self.kind is VMGcKind.ARRAY_REF
+        return bool(self.kind & KIND_ARRAY_BIT)
 
     @property
     def label(self) -> str:
@@ -226,7 +229,7 @@ def image_types(control: VMHeapControl, registry: TypeRegistry) -> dict[int, Ima
 
 def type_of_entry(index: int, info: VMTypeInfo, data: ctypes.Array[ctypes.c_uint32] | memoryview) -> ImageType:
     """Return what an entry of the type table says, with the words of type data that are there; its kind is one."""
-    is_array = info.kind == VMGcKind.ARRAY_REF
+    is_array = bool(info.kind & KIND_ARRAY_BIT)
     traced_start, display_start = info.traced_offsets_start, info.supertypes_start
     return ImageType(
         index,

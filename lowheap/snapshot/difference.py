@@ -31,7 +31,7 @@ from lowheap.layout import (
     RESERVED_MASK,
     VMPartKind,
 )
-from lowheap.representation import printable
+from lowheap.representation import brief, printable
 from lowheap.snapshot.contents import ImageField, ImageType, kind_label
 from lowheap.snapshot.image import Image, ImageObject
 from lowheap.snapshot.parts import ImagePart
@@ -455,7 +455,8 @@ def _header_text(found: ImageObject | None) -> str:
     length = "" if found.length is None else f" [{found.length}]"
     listed = "" if found.kind_and_reserved & RESERVED_MASK == 0 else f", {_bits(found)}"
     kind = "" if found.label == kind_label(found.kind) else f"{kind_label(found.kind)} "
-    return f"{kind}{found.label}{length}, count {found.ref_count}, {found.size} bytes{listed}"
+    text = "" if found.text is None else f" {brief(found.text)}"
+    return f"{kind}{found.label}{length}{text}, count {found.ref_count}, {found.size} bytes{listed}"
 
 
 def _value_lines(found: ImageObject | None, elements: int) -> dict[str, str]:

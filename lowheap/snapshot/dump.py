@@ -23,6 +23,8 @@ from lowheap.layout import (
     FIELD_NULLABLE,
     FIELD_TRACED,
     HEAP_RESERVATION,
+    KIND_ARRAY_BIT,
+    TYPED_KINDS,
     VMDump,
     VMDumpPart,
     VMDumpRoot,
@@ -70,7 +72,6 @@ _WORD_SIZE = ctypes.sizeof(ctypes.c_uint32)
 _FIELD_WORDS = ctypes.sizeof(VMFieldInfo) // _WORD_SIZE
 
 _ROOT_KINDS: dict[int, str] = {VMRootKind.HANDLE: "handle", VMRootKind.SLOT: "slot", VMRootKind.FRAME: "frame"}
-_TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
 _ELEMENT_SIZES = (1, 2, 4, 8, 16)
 _SCALARS: dict[int, StorageType] = {
     VMStorage.I8: PackedType.I8,
@@ -205,10 +206,10 @@ def _types(entries: Sequence[VMTypeInfo], words: memoryview) -> dict[int, ImageT
     types = {}
     left = len(words)  # a type's words are its own, so all types together have no more than there are
     for index, info in enumerate(entries):
-        is_array = info.kind == VMGcKind.ARRAY_REF
+        is_array = bool(info.kind & KIND_ARRAY_BIT)
         traced = 0 if is_array else info.traced_count
         wanted = traced + info.depth + 1 + info.field_count * _FIELD_WORDS
-        if info.kind not in _TYPE_KINDS or wanted > left:
+        if info.kind not in TYPED_KINDS or wanted > left:
             continue
         left -= wanted
         found = _type(index, info, words, traced)
@@ -220,7 +221,7 @@ def _types(entries: Sequence[VMTypeInfo], words: memoryview) -> dict[int, ImageT
 def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> ImageType | None:
     """What the type table says of a type; None when it makes no sense."""
     kind = VMGcKind(info.kind)
-    is_array = kind is VMGcKind.ARRAY_REF
+    is_array = bool(kind & KIND_ARRAY_BIT)
     parts = (
         (info.traced_offsets_start, traced),
         (info.supertypes_start, info.depth + 1),
@@ -242,7 +243,9 @@ def _type(index: int, info: VMTypeInfo, words: memoryview, traced: int) -> Image
     definition = None
     if kind is not VMGcKind.EXN_REF:  # of a function type nothing says what it returns
         composite = ArrayType(fields[0]) if is_array else StructType(tuple(fields))
-        definition = str(SubType(composite, found.supertypes[-2] if info.depth else None, bool(info.is_final)))
+        supertype = found.supertypes[-2] if info.depth else None
+        is_hidden = kind in (VMGcKind.HIDDEN_ARRAY_REF, VMGcKind.HIDDEN_STRUCT_REF)
+        definition = str(SubType(composite, supertype, bool(info.is_final), is_hidden))
     return dataclasses.replace(
         found,
         definition=definition,

@@ -37,6 +37,7 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     HEAP_RESERVATION,
+    KIND_ARRAY_BIT,
     OBJECT_KINDS,
     PART_NAME_SIZE,
     SIZE_CLASS_COUNT,
@@ -358,7 +359,7 @@ def _type(reader: _Reader) -> ImageType:
     index = reader.member("index").integer(EXTERNREF_TYPE_INDEX - 1)
     kind = VMGcKind[reader.member("kind").choice(tuple(each.name for each in OBJECT_KINDS))]
     fields = reader.member("fields").optional(lambda each: each.every(_field))
-    if fields is not None and kind is VMGcKind.ARRAY_REF and len(fields) != 1:
+    if fields is not None and kind & KIND_ARRAY_BIT and len(fields) != 1:
         raise reader.member("fields").refuse("an array's element")
     return ImageType(
         index,

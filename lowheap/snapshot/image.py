@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from lowheap import strings
 from lowheap.collectors.shared.allocator import Block, walk
 from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
@@ -37,6 +38,7 @@ from lowheap.layout import (
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     HEADER_SIZE,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     MAXIMUM_CAPACITY,
     MINIMUM_OBJECT_BLOCK,
@@ -156,6 +158,29 @@ class ImageObject:
         element = known.element
         for number in range(self.length or 0):
             yield self._value(str(number), element, element.offset + number * element.size)
+
+    @property
+    def text(self) -> str | None:
+        """The text of a JavaScript string; None for what is none, not sound, or of more parts than there are bytes."""
+        if self.kind not in (VMGcKind.HIDDEN_ARRAY_REF, VMGcKind.HIDDEN_STRUCT_REF):
+            return None
+        left = len(self._image.data)  # of a sound heap, more objects than these many are not on the way
+
+        def parts(reference: int) -> bytes | tuple[int, int]:
+            nonlocal left
+            left -= 1
+            found = self._image.object_at(reference)
+            if found.kind is VMGcKind.HIDDEN_ARRAY_REF and found.type is not None:
+                return found.data[found.type.element.offset :]
+            if found.kind is not VMGcKind.HIDDEN_STRUCT_REF or left < 0:
+                raise HeapCorruptionError([f"the object at {reference:#x} is no part of a string"])
+            one, other = self._image.traced_slots(found)
+            return one, other
+
+        try:
+            return strings.decoded(strings.units_of(self.index, parts))
+        except (HeapCorruptionError, ValueError):
+            return None
 
     def references(self) -> list[int]:
         """Return the references that it holds to other objects, in the order of its slots.
@@ -454,7 +479,11 @@ class Image(Contents):
             return found.size == EXTERNREF_TYPE.size_or_elements_offset
         if known is not None:
             return known.kind is found.kind and found.size == known.object_size(found.length)
-        least = {VMGcKind.ARRAY_REF: ARRAY_HEADER_END, VMGcKind.EXN_REF: ctypes.sizeof(VMDrcExnHeader)}
+        least = {
+            VMGcKind.ARRAY_REF: ARRAY_HEADER_END,
+            VMGcKind.HIDDEN_ARRAY_REF: ARRAY_HEADER_END,
+            VMGcKind.EXN_REF: ctypes.sizeof(VMDrcExnHeader),
+        }
         return found.size >= least.get(found.kind, HEADER_SIZE)
 
     def _confirmed_by_list(self, found: Mapping[int, ImageObject]) -> list[int]:
@@ -492,7 +521,7 @@ class Image(Contents):
         if kind not in KIND_WORDS:
             return None
         length = None
-        if kind == VMGcKind.ARRAY_REF:
+        if kind & KIND_ARRAY_BIT:
             if index + ARRAY_HEADER_END > len(self.data):
                 return None
             length = self._words(index + ARRAY_LENGTH_OFFSET, 1)[0]

@@ -91,7 +91,9 @@ class ModuleContext(ModuleOutline):
         """Return the layout of a struct type at one of the module's type indices."""
         layout = self._layout_cache.get(type_index)
         if layout is None:
-            layout = self._layouts.struct_layout([self._slot(f.storage) for f in self.fields(type_index)])
+            layout = self._layouts.struct_layout(
+                [self._slot(f.storage) for f in self.fields(type_index)], is_hidden=self._is_hidden(type_index)
+            )
             self._layout_cache[type_index] = layout
         assert isinstance(layout, GcStructLayout), "validated: struct instructions have struct types"
         return layout
@@ -109,10 +111,15 @@ class ModuleContext(ModuleOutline):
         """Return the layout of an array type at one of the module's type indices."""
         layout = self._layout_cache.get(type_index)
         if layout is None:
-            layout = self._layouts.array_layout(self._slot(self.element(type_index).storage))
+            layout = self._layouts.array_layout(
+                self._slot(self.element(type_index).storage), is_hidden=self._is_hidden(type_index)
+            )
             self._layout_cache[type_index] = layout
         assert isinstance(layout, GcArrayLayout), "validated: array instructions have array types"
         return layout
+
+    def _is_hidden(self, type_index: int) -> bool:
+        return self.types[self.type_indices[type_index]].hidden
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)

@@ -34,7 +34,7 @@ from llvmlite import ir
 
 from lowheap.collectors import table_ranges
 from lowheap.collectors.interface import ELEMENT, Shape
-from lowheap.collectors.shared import allocation, casts, ranges
+from lowheap.collectors.shared import allocation, casts, ranges, texts
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.errors import TrapCode
 from lowheap.jit import safepoints, transitions
@@ -281,8 +281,8 @@ class EventEmitter(Emitter):
         return reference
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
-        size = self.context.struct_layout(type_index).size
-        return self._allocate_fixed(type_index, VMGcKind.STRUCT_REF, size)
+        layout = self.context.struct_layout(type_index)
+        return self._allocate_fixed(type_index, layout.kind, layout.size)
 
     def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
         """Make an object of a type whose objects are all of one size, a struct or an exception."""
@@ -446,9 +446,7 @@ class EventEmitter(Emitter):
             most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
             is_small = builder.icmp_unsigned("<=", length, I32(most))
             size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
-            return self._allocate_inline(
-                type_index, VMGcKind.ARRAY_REF, size, call, is_small=is_small, array_length=length
-            )
+            return self._allocate_inline(type_index, layout.kind, size, call, is_small=is_small, array_length=length)
 
     def array_init(self, array: ir.Value, offset: ir.Value, value: ir.Value, type_index: int) -> None:
         """Initialise an element of a new array, `offset` bytes into it: a small constant, once this is inlined.
@@ -547,6 +545,23 @@ class EventEmitter(Emitter):
             self.write(to_place, self.load_typed(from_place, REFERENCE), target, target_type, ELEMENT)
 
         inline_loop(self, ranges.copied, [target_start, source_start, count], write)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # JavaScript's strings
+
+    def string_difference(self, one: ir.Value, other: ir.Value, end: ir.Value) -> ir.Value:
+        """The first place, below `end`, at which two texts differ."""
+        return inline_call(self, texts.first_difference, [HEAP, one, other, end])
+
+    def string_unit(self, rope: ir.Value, index: ir.Value, rope_type: int) -> ir.Value:
+        """A code unit of a rope that is whole, or what is none."""
+        _, left, right = (field.offset for field in self.context.struct_layout(rope_type).fields)
+        return inline_call(self, texts.unit_of_whole, [HEAP, rope, index, left, right])
+
+    def string_write(self, rope: ir.Value, into: ir.Value, rope_type: int) -> None:
+        """Write a rope into a text of its length."""
+        length, left, right = (field.offset for field in self.context.struct_layout(rope_type).fields)
+        inline_call(self, texts.write_rope, [HEAP, rope, into, self.type_id, length, left, right])
 
     # ------------------------------------------------------------------------------------------------------------------
     # Linear memories and data segments
@@ -811,7 +826,7 @@ _ALWAYS_INLINED = frozenset(("stack_check", "stack_poll", "poll"))
 _MAKING = _COLLECTING
 """The events that make an object of a type: the last of their static arguments, or, of an exception, a tag's."""
 
-_TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3}
+_TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3, "string_write": 0}
 """The events that test for one of the module's types: behind so many static arguments, it may be missing."""
 
 _READING = frozenset(("struct_get", "array_get", "global_get", "table_get"))
@@ -1128,7 +1143,8 @@ class EventFunctions:
             assert isinstance(type_index, int), "a type's index"
             numbers = range(len(self.context.fields(type_index)))
             fields = (self._what_counts(event, type_index, number) for number in numbers)
-            return self.context.struct_layout(type_index).size, *fields
+            layout = self.context.struct_layout(type_index)
+            return layout.kind, layout.size, *fields
         if event.startswith("array_"):
             return tuple(
                 self._what_counts(event, each, ELEMENT)
@@ -1150,7 +1166,7 @@ class EventFunctions:
             place: tuple[Any, ...]
             if number == ELEMENT:
                 layout = context.array_layout(type_index)
-                place = layout.elements_offset, layout.element_size
+                place = layout.kind, layout.elements_offset, layout.element_size
                 name = context.element_name(type_index)
             else:
                 place = (context.struct_layout(type_index).fields[number].offset,)

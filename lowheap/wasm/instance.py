@@ -185,6 +185,8 @@ class Instance(NotCopied):
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
         module = self.module
+        if module.provided.functions or module.provided.constants:
+            self.store.use_strings()
         values = self._find_all(_flatten(imports))
         self._pieces = module.pieces(inline_allocation=self._runtime.allocates_inline)
         self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
@@ -293,12 +295,12 @@ class Instance(NotCopied):
     # Imports
 
     def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
-        """Return the values of all imports, in order; a LinkError names all that are missing or do not match."""
+        """Return the values of all that must be given, in order; a LinkError names all that are missing or wrong."""
         wanted = self.module.imports
         missing = [str(each) for each in wanted if (each.module, each.name) not in given]
         problems = [
             problem
-            for each, declared in zip(wanted, self.module.decoded.imports, strict=True)
+            for declared, each in self.module.wanted
             if (each.module, each.name) in given
             and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
         ]
@@ -364,17 +366,20 @@ class Instance(NotCopied):
         return None
 
     def _link(self, values: list[Any]) -> None:
-        functions = 0
-        for declared, described, value in zip(self.module.decoded.imports, self.module.imports, values, strict=True):
+        functions, provided, given = 0, self.module.provided, iter(values)
+        for place, declared in enumerate(self.module.decoded.imports):
             what = f"import {declared.module}.{declared.name}"
+            if isinstance(declared.desc, FunctionImport) and functions in provided.functions:
+                functions += 1  # nothing refers to it
+                continue
+            value: Any = provided.constants[place] if place in provided.constants else next(given)
             match declared.desc:
                 case FunctionImport(type_index):
                     index = self.module.type_indices[type_index]
                     self._link_function(functions, self._resolve_function(what, index, value))
                     functions += 1
                 case GlobalImport():
-                    assert isinstance(described.type, GlobalType), "a global import has a global type"
-                    imported = self._resolve_global(what, described.type, value)
+                    imported = self._resolve_global(what, self.module.global_types[len(self._globals)], value)
                     if imported is not value:
                         self._made_globals.append(imported)
                     self._import(self.module.vmctx_layout.global_import(len(self._globals)), imported.address)

@@ -10,7 +10,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,9 +23,9 @@ from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
 from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
-from lowheap.wasm import legacy_exceptions, serialization, validate
+from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
-from lowheap.wasm.decode import DecodedModule, ExternalKind, custom_sections, decode
+from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 from lowheap.wasm.pieces import BASELINE, PiecewiseCode
 
@@ -47,6 +48,10 @@ class Module(NotCopied):
 
     `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
     a cache. LLVM's part comes after the last.
+
+    `builtins` are the sets of functions that lowheap itself provides, in the namespace `wasm:` and the set's name;
+    there is one, "js-string", of JavaScript's strings. `imported_string_constants` is the namespace whose imported
+    globals are strings, each its name. Neither are among `imports`. LinkError for imports of either with a wrong type.
     """
 
     NOT_COPIED_BECAUSE = "its code is linked into this process; compile the source again, with a cache for speed"
@@ -57,9 +62,12 @@ class Module(NotCopied):
         source: str | bytes | bytearray | memoryview,
         *,
         progress: Callable[[int, int], None] | None = None,
+        builtins: Iterable[str] = builtins.BUILTINS,
+        imported_string_constants: str | None = None,
     ) -> None:
         """Compile the module."""
         _check_engine(engine)
+        given = _Given.checked(builtins, imported_string_constants)
         started = time.perf_counter()
 
         def valid_binary() -> bytes:
@@ -74,14 +82,14 @@ class Module(NotCopied):
             binary = cache.valid_binary(engine.cache, bytes(text), validator, valid_binary)
         else:
             binary = valid_binary()
-        self._make(engine, binary, progress=progress)
+        self._make(engine, binary, given, progress=progress)
         self.compile_seconds = time.perf_counter() - started
 
     @classmethod
-    def from_file(cls, engine: Engine, path: str | os.PathLike[str]) -> Self:
+    def from_file(cls, engine: Engine, path: str | os.PathLike[str], **options: Any) -> Self:
         """Compile a file: wat text, or a binary. OSError when it cannot be read, else as the class itself."""
         _check_engine(engine)
-        return cls(engine, Path(path).read_bytes())
+        return cls(engine, Path(path).read_bytes(), **options)
 
     @staticmethod
     def validate(engine: Engine, binary: bytes | bytearray | memoryview) -> None:
@@ -125,7 +133,7 @@ class Module(NotCopied):
         started = time.perf_counter()
         self = object.__new__(cls)
         found = serialization.decode(bytes(encoded))
-        self._make(engine, found.binary, lambda inline: found.code(self._facts(inline)))
+        self._make(engine, found.binary, _Given.told(found.facts), lambda inline: found.code(self._facts(inline)))
         self.compile_seconds = time.perf_counter() - started
         return self
 
@@ -139,6 +147,7 @@ class Module(NotCopied):
         self,
         engine: Engine,
         binary: bytes,
+        given: _Given,
         compiled: Callable[[bool], CompiledCode] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -147,7 +156,7 @@ class Module(NotCopied):
         `compiled` returns its code, that allocates inline or asks each time, where that is there.
         """
         with without_gc():
-            self._outline(engine, binary)
+            self._outline(engine, binary, given)
             inline_allocation = engine.runtime == "native"
             if compiled is None and self._is_large_enough():
                 pieces = self._pieces[inline_allocation] = self._piecewise(inline_allocation)
@@ -157,18 +166,23 @@ class Module(NotCopied):
                 self._loaded[inline_allocation] = LoadedCode(self.compiled)
 
     @classmethod
-    def _outlined(cls, engine: Engine, binary: bytes) -> Self:
+    def _outlined(cls, engine: Engine, binary: bytes, given: _Given) -> Self:
         """Return the module of a valid binary without any code, to compile pieces of it."""
         self = object.__new__(cls)
-        self._outline(engine, binary)
+        self._outline(engine, binary, given)
         return self
 
-    def _outline(self, engine: Engine, binary: bytes) -> None:
+    def _outline(self, engine: Engine, binary: bytes, given: _Given) -> None:
         """Find out what is known of a module that is not compiled."""
         self.engine = engine
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
-        self.decoded: DecodedModule = legacy_exceptions.translated(decode(binary))
+        decoded = legacy_exceptions.translated(decode(binary))
+        constants = builtins.string_constants(decoded, given.string_constants, lambda: custom_sections(binary)[0])
+        self.decoded: DecodedModule
+        self.decoded, functions = builtins.with_builtins(decoded, given.builtins, engine.types, len(binary))
+        self.provided = builtins.Provided(functions, constants)
+        self._given = given
         self.type_indices = self._register_types()
         outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
         self.outline = outline
@@ -186,7 +200,7 @@ class Module(NotCopied):
     def __repr__(self) -> str:
         """Show the name, where there is one, and how many imports and exports there are."""
         name = "" if self.name is None else f" {brief(self.name)}"
-        return f"<Module{name}: {len(self.decoded.imports)} imports, {len(self.decoded.exports)} exports>"
+        return f"<Module{name}: {len(self.imports)} imports, {len(self.decoded.exports)} exports>"
 
     @property
     def name(self) -> str | None:
@@ -214,12 +228,20 @@ class Module(NotCopied):
     @property
     def imports(self) -> list[ImportType]:
         """What an instance must be given, in order. Type indices in the types are the engine's."""
+        return [each for _, each in self.wanted]
+
+    @functools.cached_property
+    def wanted(self) -> list[tuple[Import, ImportType]]:
+        """The imports that an instance must be given, as they are declared, and what they are."""
         counts: Counter[ExternalKind] = Counter()
         found = []
-        for each in self.decoded.imports:
+        for place, each in enumerate(self.decoded.imports):
             kind = EXTERNAL_KINDS[type(each.desc)]
-            found.append(ImportType(each.module, each.name, self.outline.external_type(kind, counts[kind])))
+            index = counts[kind]
             counts[kind] += 1
+            is_builtin = kind == "function" and index in self.provided.functions
+            if not is_builtin and place not in self.provided.constants:
+                found.append((each, ImportType(each.module, each.name, self.outline.external_type(kind, index))))
         return found
 
     @property
@@ -366,6 +388,7 @@ class Module(NotCopied):
             "canonical_nans": self.engine.canonical_nans,
             "proposals_off": ", ".join(sorted(self.engine.proposals_off)),
             "inline_allocation": inline_allocation,
+            **self._given.facts,
         }
 
     def _facts(self, inline_allocation: bool) -> dict[str, Any] | None:
@@ -407,7 +430,8 @@ class Module(NotCopied):
 
     def frame_of(self, index: int) -> Frame:
         """Return a frame of a function of which no more than its index is known."""
-        return Frame(index, self.decoded.names.functions.get(index), self.name, None, None)
+        number = next((imported for imported, added in self.provided.functions.items() if added == index), index)
+        return Frame(number, self.decoded.names.functions.get(index), self.name, None, None)
 
     def canonical(self, type: ValType) -> ValType:
         """Return a value type of the module with the engine's type index in place of the module's."""
@@ -463,6 +487,38 @@ class _PieceCompiler:
         from lowheap.wasm import optimiser  # here, because short runs need none
 
         optimiser.optimise(self.module, self.inline_allocation, functions, done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a module is told to take from lowheap itself: sets of builtins, and a namespace of string constants."""
+
+    builtins: tuple[str, ...]
+    string_constants: str | None
+
+    @classmethod
+    def checked(cls, names: object, namespace: object) -> Self:
+        """Return the options of a module. TypeError or ValueError for what is none."""
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"builtins is {names!r}; it must be a sequence of names")
+        found = tuple(names)
+        if unknown := [each for each in found if each not in builtins.BUILTINS]:
+            raise ValueError(f"builtins has {unknown[0]!r}; there are: {', '.join(builtins.BUILTINS)}")
+        if namespace is not None and not isinstance(namespace, str):
+            raise TypeError(f"imported_string_constants is {namespace!r}; it must be a str, or None")
+        return cls(found, namespace)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What of it code, and a module that is read again, depends on."""
+        found = {"builtins": ", ".join(sorted(set(self.builtins)))}
+        return found if self.string_constants is None else {**found, "string_constants": self.string_constants}
+
+    @classmethod
+    def told(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the options that a serialised module was made with, of its facts."""
+        parts = facts.get("parts", {})
+        return cls(tuple(filter(None, str(parts.get("builtins", "")).split(", "))), parts.get("string_constants"))
 
 
 def _check_engine(engine: object) -> None:

@@ -68,7 +68,9 @@ class _Process:
         known = self._modules.setdefault(module, {})
         if inline_allocation not in known:
             known[inline_allocation] = next(self._numbers)
-            self._queue.put(("module", known[inline_allocation], inline_allocation, module._binary, _options(module)))
+            self._queue.put(
+                ("module", known[inline_allocation], inline_allocation, module._binary, module._given, _options(module))
+            )
         number = next(self._numbers)
         self._waiting[number] = done
         self._queue.put(("piece", number, known[inline_allocation], functions))
@@ -224,8 +226,8 @@ def serve() -> None:
     while (message := _receive(source)) is not None:
         kind, number, *others = message
         if kind == "module":
-            inline_allocation, binary, options = others
-            modules[number] = Module._outlined(Engine(**options), binary), inline_allocation
+            inline_allocation, binary, given, options = others
+            modules[number] = Module._outlined(Engine(**options), binary, given), inline_allocation
             continue
         module, inline_allocation = modules[others[0]]
         compiled = _compiled(module, inline_allocation, others[1])

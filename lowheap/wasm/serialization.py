@@ -41,6 +41,8 @@ _WORDS = {
     "runtime": "runtime",
     "inline": "inline",
     "canonical_nans": "cranelift_nan_canonicalization",
+    "builtins": "builtins",
+    "string_constants": "imported_string_constants",
     "proposals_off": "the proposals that are switched off",
 }
 """How messages call facts."""

@@ -16,6 +16,7 @@ from lowheap.layout import (
     FIELD_TRACED,
     FIRST_INDEX,
     I31_TAG,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     NULL,
     VMDrcExternRef,
@@ -57,6 +58,7 @@ OBJECT, REFERENCE, VALUE, SLOT_VALUE, FRAME_SLOT = map(
 """What messages call a reference."""
 
 STRUCT, ARRAY, EXTERNREF, EXCEPTION = map(Text, ("a struct", "an array", "an externref", "an exception"))
+HIDDEN = Text("of a hidden type")
 THE_STRUCT, THE_EXCEPTION = Text("the struct"), Text("the exception")
 FIELD, ELEMENT = Text("field"), Text("element")
 """What they call an object, and a part of it."""
@@ -108,7 +110,7 @@ def agrees_with_type(heap: Heap, reference: Ref) -> bool:
     info = heap.type_info(type_index)
     if info.kind != kind:
         return False
-    if kind == VMGcKind.ARRAY_REF:
+    if kind & KIND_ARRAY_BIT != 0:
         return u64(size) == array_size(heap, type_index, heap.array(reference).length)
     return size == info.size_or_elements_offset
 
@@ -182,6 +184,8 @@ def check_kind(heap: Heap, reference: Ref, kind: u32, name: Text) -> None:
             refuse_kind(found, VMGcKind.ARRAY_REF, reference, name, ARRAY)
             refuse_kind(found, VMGcKind.EXTERN_REF, reference, name, EXTERNREF)
             refuse_kind(found, VMGcKind.EXN_REF, reference, name, EXCEPTION)
+            refuse_kind(found, VMGcKind.HIDDEN_ARRAY_REF, reference, name, HIDDEN)
+            refuse_kind(found, VMGcKind.HIDDEN_STRUCT_REF, reference, name, HIDDEN)
 
 
 @inline

@@ -151,7 +151,7 @@ def allocate_array(heap: Heap, rules: FrameRules, type_index: u32, length: u32) 
     if size > MAXIMUM_CAPACITY - FIRST_INDEX:  # both multiples of a block's alignment: so no block's length is either
         heap.store_context.trap_code = TrapCode.ALLOCATION_TOO_LARGE
         return NULL
-    array = allocate_object(heap, rules, VMGcKind.ARRAY_REF, type_index, u32(size))
+    array = allocate_object(heap, rules, heap.type_info(type_index).kind, type_index, u32(size))
     if array != NULL:
         heap.array(array).length = length
     return array

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_SIZE, REFERENCE_SIZE, VMGcKind
+from lowheap.layout import (
+    EXTERNREF_TYPE_INDEX,
+    HEADER_SIZE,
+    KIND_ARRAY_BIT,
+    REFERENCE_SIZE,
+)
 from lowheap.native import Heap, Ref, Slot, ctz, inline, u32, unlikely
 
 
@@ -41,7 +46,7 @@ def masked_slots(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
 def slots_beyond(heap: Heap, reference: Ref, type_index: u32) -> Iterator[Slot]:
     """Yield the traced slots of an object whose type's are beyond the mask."""
     info = heap.type_info(type_index)
-    if info.kind == VMGcKind.ARRAY_REF:
+    if info.kind & KIND_ARRAY_BIT != 0:
         start = info.size_or_elements_offset
         for number in range(heap.array(reference).length):
             yield heap.slot(reference, start + number * REFERENCE_SIZE)

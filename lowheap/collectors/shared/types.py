@@ -16,6 +16,7 @@ from lowheap.layout import (
     FIELD_TRACED,
     HEADER_ALIGN,
     HEADER_SIZE,
+    KIND_ARRAY_BIT,
     NO_SUPERTYPE,
     REFERENCE_SIZE,
     SELF_TYPE,
@@ -325,7 +326,7 @@ def write_type(
     traced: u32 = 0
     for number in range(count):
         traced += u32(is_traced(definition_at(fields, number)))
-    is_array = kind == VMGcKind.ARRAY_REF
+    is_array = kind & KIND_ARRAY_BIT != 0
     offsets = 0 if is_array else traced
     start = control.type_data_length
     display = start + offsets

@@ -51,6 +51,7 @@ from lowheap.layout import (
     HOST_DATA_OFFSET,
     I31_SHIFT,
     I31_TAG,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     MAXIMUM_CAPACITY,
     NULL,
@@ -67,6 +68,7 @@ from lowheap.layout import (
     TYPE_DATA_OFFSET,
     TYPE_LIMIT,
     TYPE_TABLE_OFFSET,
+    TYPED_KINDS,
     CollectionPhase,
     VMDrcExternRef,
     VMFieldInfo,
@@ -106,7 +108,6 @@ BYTES_PER_NOTE_SHIFT = 1
 """An index >> this is how far behind the first note its own is: 8 bytes for each 16 of the heap."""
 
 _KNOWN_FLAGS = CONTROL_ATTACHED | CONTROL_UNCOUNTED | CONTROL_OTHER_COLLECTOR
-_TYPE_KINDS = (VMGcKind.STRUCT_REF, VMGcKind.ARRAY_REF, VMGcKind.EXN_REF)
 _FIELD_FLAGS = FIELD_MUTABLE | FIELD_NULLABLE | FIELD_TRACED
 _WORD = 4
 _FIELD_WORDS = sizeof(VMFieldInfo) // _WORD
@@ -269,7 +270,7 @@ def verify_types(heap: Heap) -> None:
 def words_of_type(heap: Heap, index: u32) -> u64:
     """How many words of type data are a type's own."""
     info = heap.type_info(index)
-    traced = u64(0) if info.kind == VMGcKind.ARRAY_REF else u64(info.traced_count)
+    traced = u64(0) if info.kind & KIND_ARRAY_BIT != 0 else u64(info.traced_count)
     return traced + u64(info.depth) + 1 + u64(info.field_count) * _FIELD_WORDS
 
 
@@ -284,10 +285,10 @@ def verify_type(heap: Heap, index: u32) -> None:
     """Check one type's entry in the type table, whose words of type data are not too many."""
     info = heap.type_info(index)
     kind = info.kind
-    if kind not in _TYPE_KINDS:
+    if kind not in TYPED_KINDS:
         problem(heap, "type {} has kind word {:#x}, which is no kind", index, kind)
         return
-    is_array = kind == VMGcKind.ARRAY_REF
+    is_array = kind & KIND_ARRAY_BIT != 0
     length = heap.control.type_data_length
     if not is_array and lies_beyond(heap, info.traced_offsets_start, u64(info.traced_count)):
         problem(
@@ -542,7 +543,7 @@ def verify_object(heap: Heap, reference: Ref) -> None:
         )
         return
     wanted = u64(info.size_or_elements_offset)
-    if kind == VMGcKind.ARRAY_REF:
+    if kind & KIND_ARRAY_BIT != 0:
         wanted += u64(heap.array(reference).length) * u64(info.element_size)
     if u64(size) != wanted:
         problem(heap, "object {:#x} has size {}; its type and length make it {}", reference, size, wanted)

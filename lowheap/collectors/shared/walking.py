@@ -12,11 +12,11 @@ from lowheap.layout import (
     BLOCK_ALIGN,
     FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
+    KIND_ARRAY_BIT,
     KIND_MASK,
     MINIMUM_OBJECT_BLOCK,
     NULL,
     OBJECT_KINDS,
-    VMGcKind,
     VMObjectInfo,
 )
 from lowheap.native import Heap, Ref, address_of, at, inline, local_array, native, problem, sizeof, u32, u64
@@ -102,7 +102,7 @@ def walk(heap: Heap, visitor: u64, argument: u64) -> tuple[u32, Ref]:
             info.type_index = header.type_index
             info.size = header.object_size
             info.length = 0
-            if kind == VMGcKind.ARRAY_REF:
+            if kind & KIND_ARRAY_BIT != 0:
                 info.length = heap.array(index).length
             info.is_listed = u32(header.kind_and_reserved & HEADER_IN_OVER_APPROX_LIST_BIT != 0)
             returned = heap.visit(visitor, argument, address_of(info))

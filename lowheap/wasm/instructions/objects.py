@@ -121,6 +121,24 @@ def _array_copy(compiler: FunctionCompiler, target_type: int, source_type: int) 
     compiler.call_event("array_copy", VOID, args, *static, mark=mark)
 
 
+# What the builtins of `wasm:js-string` have beside the instructions of WebAssembly: `wasm/builtins.py`.
+
+
+@instruction("string.difference", takes_long=True)
+def _string_difference(compiler: FunctionCompiler) -> None:
+    compiler.push(compiler.call_event("string_difference", I32, compiler.pop_many(3)), NumType.I32)
+
+
+@instruction("string.unit")
+def _string_unit(compiler: FunctionCompiler, rope_type: int) -> None:
+    compiler.push(compiler.call_event("string_unit", I32, compiler.pop_many(2), rope_type), NumType.I32)
+
+
+@instruction("string.write", takes_long=True)
+def _string_write(compiler: FunctionCompiler, rope_type: int) -> None:
+    compiler.call_event("string_write", VOID, compiler.pop_many(2), rope_type)
+
+
 def _mark(event: str, storage: StorageType) -> str | None:
     """What to mark an access as: a barrier's event, or, of a number, nothing."""
     return event if isinstance(storage, RefType) else None
