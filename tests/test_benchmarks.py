@@ -31,7 +31,7 @@ from benchmarks import (
     run,
 )
 from benchmarks.compile_time import Case, CompileTimes
-from benchmarks.contenders import ContenderError, Field
+from benchmarks.contenders import Field
 from benchmarks.from_python import FromPython, Taken
 from benchmarks.generated import Kind
 from benchmarks.instructions import CountError
