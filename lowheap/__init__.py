@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lowheap.engine import Engine as Engine
     from lowheap.errors import AllocationTooLargeError as AllocationTooLargeError
     from lowheap.errors import CompilerError as CompilerError
+    from lowheap.errors import ExitTrap as ExitTrap
     from lowheap.errors import ForeignReferenceError as ForeignReferenceError
     from lowheap.errors import Frame as Frame
     from lowheap.errors import HeapCorruptionError as HeapCorruptionError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lowheap.errors import TypeDefinitionError as TypeDefinitionError
     from lowheap.errors import UnsupportedError as UnsupportedError
     from lowheap.heap import DrcHeap as DrcHeap
+    from lowheap.hosts.wasi.config import WasiConfig as WasiConfig
     from lowheap.objects import Array as Array
     from lowheap.objects import ExnRef as ExnRef
     from lowheap.objects import ExternRef as ExternRef
@@ -72,6 +74,7 @@ _NAMES = {
     "errors": (
         "AllocationTooLargeError",
         "CompilerError",
+        "ExitTrap",
         "ForeignReferenceError",
         "Frame",
         "HeapCorruptionError",
@@ -90,6 +93,7 @@ _NAMES = {
         "UnsupportedError",
     ),
     "heap": ("DrcHeap",),
+    "hosts.wasi.config": ("WasiConfig",),
     "objects": ("Array", "ExnRef", "ExternRef", "Func", "Struct"),
     "runtime.exceptions": ("Tag", "WasmException"),
     "runtime.host_functions": ("Caller",),
@@ -155,3 +159,4 @@ place("lowheap.bound_types", "bind", "bound_type_for", "new_externref")
 place("lowheap.runtime.store_runtime", "runtime_of")
 place("lowheap.runtime.exceptions", "raised", "tag_of")
 place("lowheap.runtime.host_functions", "make_host_function")
+place("lowheap.hosts.wasi.linking", "define_wasi", "wasi_context")

@@ -271,6 +271,15 @@ class Trap(LowheapError):
         return super().__reduce__()
 
 
+class ExitTrap(LowheapError):
+    """A program has ended itself, with `proc_exit` of WASI's. `code` is its exit status. No program catches this."""
+
+    def __init__(self, code: int) -> None:
+        """Keep the status."""
+        super().__init__(f"the program has exited with status {code}")
+        self.code = code
+
+
 class Status(enum.IntEnum):
     """What a call of the C interface returns: 0, or why it failed. `lh_error_message` tells more."""
 

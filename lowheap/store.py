@@ -143,6 +143,8 @@ class Store(NotCopied):
         self.collect_every = collect_every
         self.runtime: Any = None
         """What runs compiled code on this store; `runtime/` sets it when the first module is instantiated."""
+        self.wasi: Any = None
+        """What programs have of WASI; `set_wasi` sets it, and `hosts/wasi/` uses it."""
         self.tags: WeakValueDictionary[tuple[int, int], Any] = WeakValueDictionary()
         """The tags that anybody has, by the two words in their exceptions' headers: `runtime/exceptions.py`."""
         self.tag_numbers = itertools.count(1)
@@ -187,6 +189,8 @@ class Store(NotCopied):
         if self.runtime is not None:
             self.runtime.close()
         self._unmap()
+        if self.wasi is not None:
+            self.wasi.close()
         self.host_data.clear()
 
     @whole
@@ -211,6 +215,18 @@ class Store(NotCopied):
         """HeapError when the store was closed."""
         if self._is_closed:
             raise HeapError("the store is closed")
+
+    @exclusive("lock")
+    def set_wasi(self, config: Any) -> None:
+        """Give programs what a `WasiConfig` says: arguments, environment, streams, folders.
+
+        What an earlier one has given is closed. LowheapError for a file or a folder that cannot be opened.
+        """
+        self.check_open()
+        context, old = later("wasi_context")(config), self.wasi
+        self.wasi = context
+        if old is not None:
+            old.close()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Collecting

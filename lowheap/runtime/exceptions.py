@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from lowheap.bound_types import new_exception
 from lowheap.copying import NotCopied
-from lowheap.errors import CompilerError, HeapCorruptionError, LowheapError, StaleReferenceError, Trap
+from lowheap.errors import CompilerError, ExitTrap, HeapCorruptionError, LowheapError, StaleReferenceError, Trap
 from lowheap.objects import ExnRef
 from lowheap.operations import exclusive
 from lowheap.store import Store, check_store
@@ -145,10 +145,10 @@ def tag_of(exnref: ExnRef) -> Tag | None:
 def is_catchable(error: BaseException) -> TypeGuard[Exception]:
     """Whether compiled code may catch what a host function has raised.
 
-    Not what ends programs, as KeyboardInterrupt does; nor traps, which no program catches; nor what says that the heap
-    or the code is broken.
+    Not what ends programs, as KeyboardInterrupt and `ExitTrap` do; nor traps, which no program catches; nor what says
+    that the heap or the code is broken.
     """
-    return isinstance(error, Exception) and not isinstance(error, Trap | HeapCorruptionError | CompilerError)
+    return isinstance(error, Exception) and not isinstance(error, Trap | ExitTrap | HeapCorruptionError | CompilerError)
 
 
 def thrown(store: Store, error: Exception) -> ExnRef:

@@ -9,6 +9,7 @@ from typing import Any
 from lowheap.copying import NotCopied
 from lowheap.engine import Engine
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
+from lowheap.later import later
 from lowheap.objects import Func
 from lowheap.runtime import host_functions
 from lowheap.runtime.exceptions import Tag
@@ -82,6 +83,16 @@ class Linker(NotCopied):
         """Name a host function, of whichever store needs it. `access_caller`: it takes a `Caller` first."""
         host_functions.check(type, callable, access_caller)
         self._define({(module, name): _HostFunction(type, callable, access_caller)})
+
+    def define_funcs(self, module: str, functions: Mapping[str, tuple[FuncType, Callable[..., Any]]]) -> None:
+        """Name host functions that take a `Caller` first, under one module; none of them, where one name is taken."""
+        for type, callable in functions.values():
+            host_functions.check(type, callable, True)
+        self._define({(module, name): _HostFunction(*each, access_caller=True) for name, each in functions.items()})
+
+    def define_wasi(self) -> None:
+        """Name all functions of WASI preview 1. What they do is up to the `WasiConfig` that a store has."""
+        later("define_wasi")(self)
 
     def define_instance(self, store: Store, name: str, instance: Instance) -> None:
         """Name all that an instance exports, under `name` as the module's; none of it, where one name is taken."""
