@@ -109,6 +109,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         inline_allocation=engine.runtime == "native",
         inline=engine.inline,
         interruptible=engine.interruptible,
+        is_optimised=engine.opt_level > 0,
         marked=True,
     )
     emitted, _ = compiler.compile()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -334,7 +334,7 @@ class Emitter:
         """Load a value of an LLVM type, aligned to its size unless an alignment is given."""
         loaded = self.builder.load(address, typ=type, align=alignment or alignment_of(type))
         if invariant:
-            loaded.set_metadata("invariant.load", self.module.add_metadata([]))
+            loaded.set_metadata("invariant.load", _metadata(self.module, "", lambda: self.module.add_metadata([])))
         else:
             self._annotate(loaded, address)
         return loaded
@@ -377,13 +377,10 @@ class Emitter:
         return address
 
     def _annotate(self, access: ir.Instruction, address: ir.Value) -> None:
-        if id(address) not in self._names:
-            return
-        module = self.module
-        root = module.add_metadata([ir.MetaDataString(module, "lowheap")])
-        name = ir.MetaDataString(module, self._names[id(address)][1])
-        type = module.add_metadata([name, root, I64(0)])
-        access.set_metadata("tbaa", module.add_metadata([type, type, I64(0)]))
+        known = self._names.get(id(address))
+        if known is not None and tells_aliases(self.module):
+            name, module = known[1], self.module
+            access.set_metadata("tbaa", _metadata(module, name, lambda: _alias_type(module, name)))
 
     # ------------------------------------------------------------------------------------------------------------------
     # The heap
@@ -513,6 +510,31 @@ class CheckedEmitter(Emitter):
     """Emits functions of a checked heap."""
 
     is_checked = True
+
+
+def tell_no_aliases(module: ir.Module) -> None:
+    """Leave out what alias analysis wants to know: a module is not to be optimised."""
+    module.lowheap_tells_no_aliases = True
+
+
+def tells_aliases(module: ir.Module) -> bool:
+    """Whether a module's loads and stores say what they are to."""
+    return "lowheap_tells_no_aliases" not in module.__dict__
+
+
+def _metadata(module: ir.Module, key: str, make: Callable[[], Any]) -> Any:
+    """Return metadata of a module, made at the first request: llvmlite would look it up by all that is in it."""
+    known: dict[str, Any] = module.__dict__.setdefault("lowheap_metadata", {})
+    found = known.get(key)
+    if found is None:
+        found = known[key] = make()
+    return found
+
+
+def _alias_type(module: ir.Module, name: str) -> Any:
+    root = module.add_metadata([ir.MetaDataString(module, "lowheap")])
+    type = module.add_metadata([ir.MetaDataString(module, name), root, I64(0)])
+    return module.add_metadata([type, type, I64(0)])
 
 
 def alignment_of(type: ir.Type) -> int:

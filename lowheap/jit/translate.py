@@ -366,8 +366,7 @@ class Translator:
     def _finish(self, frame: _Frame) -> None:
         checked = frame.checked
         body = checked.tree.body
-        returns = [each for each in ast.walk(checked.tree) if isinstance(each, ast.Return)]
-        frame.returns_at_end = len(returns) == 1 and returns[0] is body[-1]
+        frame.returns_at_end = checked.returns_at_end
         frame.done = None if frame.returns_at_end else self._new_block("done")
         if not frame.returns_at_end and not isinstance(checked.result, NoneType):
             items = checked.result.items if isinstance(checked.result, TupleType) else (checked.result,)

@@ -20,6 +20,7 @@ import ast
 import builtins
 import ctypes
 import enum
+import functools
 import inspect
 import linecache
 import types
@@ -326,6 +327,12 @@ class Checked:
     def type(self, node: ast.AST) -> Type:
         """Return an expression's type."""
         return self.types[node]
+
+    @functools.cached_property
+    def returns_at_end(self) -> bool:
+        """Whether the function's only `return` is its last statement."""
+        returns = [each for each in ast.walk(self.tree) if isinstance(each, ast.Return)]
+        return len(returns) == 1 and returns[0] is self.tree.body[-1]
 
     def reads_of(self, static: str, collector: Any = None) -> frozenset[str] | None:
         """Return which attributes of a static parameter the function reads, by itself or through what it calls.

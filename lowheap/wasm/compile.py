@@ -22,6 +22,7 @@ from lowheap.jit.emit import (
     PTR,
     NativeFunction,
     let_throw,
+    tell_no_aliases,
 )
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, INITIALISE, TRAP_FUNCTION, Signature
@@ -64,6 +65,7 @@ class ModuleCompiler(ModuleState):
         interruptible: bool = True,
         consume_fuel: bool = False,
         canonical_nans: bool = False,
+        is_optimised: bool = True,
         marked: bool = False,
         located: bool = False,
     ) -> None:
@@ -71,10 +73,12 @@ class ModuleCompiler(ModuleState):
 
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
         `interruptible`, `consume_fuel` and `canonical_nans` are an engine's. `marked`: keep marks of what is emitted
-        for which event, for a listing. `located`: with debug information, of which instruction code is for.
+        for which event, for a listing. `is_optimised`: LLVM is to make fast code of it, and not just soon. `located`: with debug information, of which instruction code is for.
         """
         super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
+        if not is_optimised:
+            tell_no_aliases(self.module)
         self.debug_scopes = DebugScopes(self.module) if located else None
         self.events = EventFunctions(self, self.module, inline)
         self.stack_checks: dict[str, int] = {}

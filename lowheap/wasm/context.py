@@ -91,6 +91,14 @@ class ModuleContext(ModuleOutline):
                 return index
         raise AssertionError("validated: a struct type has the fields that instructions name")
 
+    def field_name(self, type_index: int, number: int) -> str:
+        """Return what alias analysis calls a field, which is one with that of the supertypes that have it."""
+        return f"struct {self.origin_of_field(type_index, number)}+{number}"
+
+    def element_name(self, type_index: int) -> str:
+        """Return what alias analysis calls the elements of an array type, and of its subtypes."""
+        return f"array {self.types.supertypes(self.type_indices[type_index])[0]}"
+
     def struct_layout(self, type_index: int) -> GcStructLayout:
         """Return the layout of a struct type at one of the module's type indices."""
         layout = self._layout_cache.get(type_index)

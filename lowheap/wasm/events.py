@@ -47,6 +47,7 @@ from lowheap.jit.emit import (
     Emitter,
     NativeFunction,
     llvm_type,
+    tells_aliases,
 )
 from lowheap.jit.lifetimes import UNKNOWN, Lifetime, Writes, lifetimes
 from lowheap.jit.marks import MarkedModule
@@ -118,15 +119,19 @@ Static = bool | int | str | Shape | TypeTest
 class EventEmitter(Emitter):
     """Emits one event's function: `vmctx`, the instruction's offset, and then what the event's method is given.
 
-    `owner` is the object that a slot is in; None for a global.
+    Where the event is for objects of a type, its index, the engine's, comes in between: `type_id`. So types of one
+    layout share the function. `owner` is the object that a slot is in; None for a global.
     """
 
-    def __init__(self, context: ModuleContext, function: ir.Function, lifetime: Lifetime) -> None:
-        """Start the function. `lifetime` is that of what the event reads."""
+    def __init__(
+        self, context: ModuleContext, function: ir.Function, lifetime: Lifetime, *, is_for_type: bool = False
+    ) -> None:
+        """Start the function. `lifetime` is that of what the event reads. `is_for_type`: it is given a `type_id`."""
         super().__init__(function)
         self.context = context
         self.lifetime = lifetime
         self.offset = function.args[1]
+        self.type_id = function.args[2] if is_for_type else None
         self.references: list[ir.Value] = []
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -249,16 +254,11 @@ class EventEmitter(Emitter):
 
     def is_instance(self, reference: ir.Value, test: TypeTest, *type_index: int) -> ir.Value:
         """Return, as an i1, whether a reference passes a test; if that is for one of the module's types, for that."""
-        wanted = self._type_id(*type_index) if type_index else 0
+        wanted = self.type_id if type_index else 0
         return inline_call(self, casts.is_instance, [HEAP, reference, wanted, test])
 
     # ------------------------------------------------------------------------------------------------------------------
     # Allocation
-
-    def _type_id(self, type_index: int) -> ir.Value:
-        """Return the engine's index of one of the module's types."""
-        ids = self.load_pointer(self.vmctx, VMContext.type_ids, invariant=True)
-        return self.load_typed(self.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
 
     def _allocate(self, function: str, args: Sequence[ir.Value]) -> ir.Value:
         """Have the runtime make an object, which is a safepoint, and hand it over: `transitions.define`."""
@@ -276,7 +276,7 @@ class EventEmitter(Emitter):
     def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
         """Make an object of a type whose objects are all of one size, a struct or an exception."""
         with self.event("allocate"):
-            call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self._type_id(type_index)])
+            call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self.type_id])
             if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
                 return call()
             return self._allocate_inline(type_index, kind, I32(size), call)
@@ -305,7 +305,7 @@ class EventEmitter(Emitter):
             builder.cbranch(is_small, small, empty).set_weights([1 << 10, 1])
             builder.position_at_end(small)
         length = builder.and_(builder.add(size, I32(BLOCK_ALIGN - 1)), I32(-BLOCK_ALIGN))
-        args = [HEAP, I32(kind), self._type_id(type_index), size, length]
+        args = [HEAP, I32(kind), self.type_id, size, length]
         head = self.context.barriers.inline(self, allocation.allocate_at_once, args)
         builder.cbranch(self.is_null(head), empty, listed).set_weights([1, 1 << 10])
 
@@ -334,8 +334,7 @@ class EventEmitter(Emitter):
     def _struct_field(self, reference: ir.Value, type_index: int, number: int) -> ir.Value:
         """The address of a field, which is one with the field of that number in the supertypes that have it."""
         place = self.context.struct_layout(type_index).fields[number]
-        origin = self.context.origin_of_field(type_index, number)
-        return self.named(self.heap_address(reference, place.offset), f"struct {origin}+{number}")
+        return self.named(self.heap_address(reference, place.offset), self.context.field_name(type_index, number))
 
     def struct_new(self, *args: Any) -> ir.Value:
         """`struct.new` of the type whose index is the last argument, behind the fields' values."""
@@ -429,7 +428,7 @@ class EventEmitter(Emitter):
         """Make an array whose elements are yet to be initialised."""
         layout, builder = self.context.array_layout(type_index), self.builder
         with self.event("allocate"):
-            args = [self._type_id(type_index), length]
+            args = [self.type_id, length]
             call = functools.partial(self._allocate, transitions.ALLOCATE_ARRAY_FUNCTION, args)
             if not self.context.inline_allocation:
                 return call()
@@ -445,7 +444,7 @@ class EventEmitter(Emitter):
 
         LLVM can tell the places of such stores apart at once, where those of an index's it must ask about in pairs.
         """
-        address = self.named(self.at(self.heap_address(array), offset), self._element_name(type_index))
+        address = self.named(self.at(self.heap_address(array), offset), self.context.element_name(type_index))
         self.init(address, value, array, type_index, ELEMENT)
 
     def array_new(self, value: ir.Value, length: ir.Value, type_index: int) -> ir.Value:
@@ -666,7 +665,7 @@ class EventEmitter(Emitter):
         test, type_index = wanted
         assert isinstance(test, TypeTest), "a test comes first"
         assert isinstance(type_index, int), "a type follows"
-        found, type = self.load(entry, VMFuncRef.type_index), self._type_id(type_index)
+        found, type = self.load(entry, VMFuncRef.type_index), self.type_id
         other, same = self.function.append_basic_block("other_type"), self.function.append_basic_block("callee")
         builder.cbranch(builder.icmp_unsigned("==", found, type), same, other).set_weights([1 << 20, 1])
         builder.position_at_end(other)
@@ -764,12 +763,7 @@ class EventEmitter(Emitter):
         layout = self.context.array_layout(type_index)
         scaled = self.builder.mul(index, I32(layout.element_size))
         address = self.at(self.heap_address(array, scaled), layout.elements_offset)
-        return self.named(address, self._element_name(type_index))
-
-    def _element_name(self, type_index: int) -> str:
-        """What alias analysis calls the elements of an array type, and of its subtypes."""
-        origin = self.context.types.supertypes(self.context.type_indices[type_index])[0]
-        return f"array {origin}"
+        return self.named(address, self.context.element_name(type_index))
 
     def _length(self, array: ir.Value) -> ir.Value:
         return self.load_header(array, VMDrcArrayHeader.length)
@@ -796,6 +790,12 @@ _COLLECTING = frozenset(
     )
 )
 """The events that are safepoints."""
+
+_MAKING = _COLLECTING
+"""The events that make an object of a type: the last of their static arguments, or, of an exception, a tag's."""
+
+_TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3}
+"""The events that test for one of the module's types: behind so many static arguments, it may be missing."""
 
 _READING = frozenset(("struct_get", "array_get", "global_get", "table_get"))
 _WRITING = {
@@ -853,6 +853,12 @@ def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
     if storage in (NumType.F32, NumType.F64):
         return float_constant(emitter, llvm_type(storage), 0)
     return ir.Constant(llvm_type(storage), None if isinstance(storage, VectorType) else 0)
+
+
+def _type_id(emitter: Emitter, type_index: int) -> ir.Value:
+    """Emit the engine's index of one of the module's types."""
+    ids = emitter.load_pointer(emitter.vmctx, VMContext.type_ids, invariant=True)
+    return emitter.load_typed(emitter.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
 
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
@@ -913,6 +919,7 @@ class EventFunctions:
         self._module = module
         self._inline = inline
         self._functions: dict[tuple[Any, ...], ir.Function] = {}
+        self._known_parts: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._tiny: set[str] = set()  # their names
         self._functions_with_sites: list[_Sites] = []
         collector = context.barriers.collector
@@ -949,7 +956,8 @@ class EventFunctions:
             assert isinstance(shape, Shape), "the event of a slot in no object is given its shape"
             static = shape.only(self._asked[_SHAPED[event]]), *others
         function = self.function(event, result, [arg.type for arg in args], static)
-        args = [site.vmctx, site.offset_value(), *args]
+        type_index = self._type_of(event, static)
+        args = [site.vmctx, site.offset_value(), *([] if type_index is None else [_type_id(site, type_index)]), *args]
         if event in _COLLECTING:
             with site.event("safepoint"):
                 call = safepoints.call(site.builder, function, args)
@@ -1002,14 +1010,14 @@ class EventFunctions:
                 known.outlives_safepoint or not self._asks_safepoint, known.outlives_write or not self._asks_write
             )
             if lifetime != UNKNOWN:
-                types = [arg.type for arg in read.call.args[2:]]
+                types = [arg.type for arg in read.call.args[2:]]  # what reads is for no type
                 read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
             self._add(sites, read.call, read.in_loop, read.again)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
 
-        - In a function that runs once, the initialiser, all are called.
+        - In a function that runs once, the initialiser, all are called; and in a module that is not optimised.
         - An event of no more than `SMALL_BODY` instructions is inlined in all others.
         - A barrier set whose `called` is true has the larger ones called everywhere.
         - In a function with no more than `MOST_INLINED` of them they are inlined. If there are more, those in its loops
@@ -1020,13 +1028,15 @@ class EventFunctions:
 
         The engine may be told to inline, or to call, all the larger ones. LLVM never inlines what is to be called.
         """
-        never = self._inline == "never" or (self._inline == "auto" and self.context.barriers.collector.called)
+        is_plain = not tells_aliases(self._module)
+        is_called = is_plain or self.context.barriers.collector.called
+        never = self._inline == "never" or (self._inline == "auto" and is_called)
         always = self._inline == "always"
         in_loops: list[ir.CallInstr] = []
         again: list[ir.CallInstr] = []
         others: list[ir.CallInstr] = []
         for sites in self._functions_with_sites:
-            _mark(sites.tiny, always or not sites.runs_once)
+            _mark(sites.tiny, always or not (sites.runs_once or is_plain))
             if not (always or never or sites.runs_once):
                 count = len(sites.in_loops)
                 may_inline_loops, may_inline = count <= MOST_INLINED, count + len(sites.others) <= MOST_INLINED
@@ -1054,16 +1064,73 @@ class EventFunctions:
     ) -> ir.Function:
         """Return the function of an event with these static arguments, made at its first use.
 
-        Its arguments are a vmctx, the offset of an instruction, and then the event's. `lifetime` is that of what it
-        reads.
+        Its arguments are a vmctx, the offset of an instruction, for some events a type's index, and then the event's.
+        `lifetime` is that of what it reads.
         """
-        key = (event, *static, lifetime)
+        key = (event, *self._only_what_counts(event, static), lifetime)
         function = self._functions.get(key)
         if function is None:
             function = self._functions[key] = self._define(event, result, argument_types, static, lifetime)
             if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
                 self._tiny.add(function.name)
         return function
+
+    def _type_of(self, event: str, static: Sequence[Static]) -> int | None:
+        """The module's index of the type whose index, the engine's, an event's function is given."""
+        if event in _MAKING:
+            found = static[-1]
+        elif event in _TESTING and len(static) > _TESTING[event]:
+            found = static[_TESTING[event]]
+        else:
+            return None
+        assert isinstance(found, int), "a type's index"
+        return self.context.tags[found] if event == "exn_new" else found
+
+    def _only_what_counts(self, event: str, static: Sequence[Static]) -> tuple[Any, ...]:
+        """Static arguments, of types only what the code of an event depends on: so that types share functions."""
+        if event in ("struct_get", "struct_set"):
+            type_index, number, *others = static
+            assert isinstance(type_index, int), "a type's index"
+            assert isinstance(number, int), "a field's number"
+            return self._what_counts(event, type_index, number), *others
+        if event in ("struct_new", "struct_new_default"):
+            (type_index,) = static
+            assert isinstance(type_index, int), "a type's index"
+            numbers = range(len(self.context.fields(type_index)))
+            fields = (self._what_counts(event, type_index, number) for number in numbers)
+            return self.context.struct_layout(type_index).size, *fields
+        if event.startswith("array_"):
+            return tuple(
+                self._what_counts(event, each, ELEMENT)
+                if isinstance(each, int) and not isinstance(each, bool)
+                else each
+                for each in static
+            )
+        if event in _TESTING:
+            return *static[: _TESTING[event]], len(static) > _TESTING[event]
+        return tuple(static)
+
+    def _what_counts(self, event: str, type_index: int, number: int) -> tuple[Any, ...]:
+        """What the code of an event depends on, of a field or of an array's elements."""
+        asked = self._asked["write" if event in _WRITING else "read" if event in _READING else "init"]
+        key = type_index, number, None if asked is None else frozenset(asked)
+        found = self._known_parts.get(key)
+        if found is None:
+            context = self.context
+            place: tuple[Any, ...]
+            if number == ELEMENT:
+                layout = context.array_layout(type_index)
+                place = layout.elements_offset, layout.element_size
+                name = context.element_name(type_index)
+            else:
+                place = (context.struct_layout(type_index).fields[number].offset,)
+                name = context.field_name(type_index, number)
+            if tells_aliases(self._module):
+                place += (name,)
+            shape = context.shape_of_part(type_index, number)
+            storage = context.part(type_index, number).storage if shape is None else shape.only(asked)
+            found = self._known_parts[key] = *place, storage, shape is not None and shape.is_counted
+        return found
 
     def _define(
         self,
@@ -1075,12 +1142,13 @@ class EventFunctions:
     ) -> ir.Function:
         name = ".".join(("lowheap", event, *map(_label, static)))
         name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
-        type = ir.FunctionType(result, [PTR, I32, *argument_types])
-        function = NativeFunction(self._module, type, name)
+        is_for_type = self._type_of(event, static) is not None
+        first = [PTR, I32, *[I32] * is_for_type]
+        function = NativeFunction(self._module, ir.FunctionType(result, [*first, *argument_types]), name)
         function.linkage = "internal"
         with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
-            emitter = EventEmitter(self.context, function, lifetime)
-            value = getattr(emitter, event)(*function.args[2:], *static)
+            emitter = EventEmitter(self.context, function, lifetime, is_for_type=is_for_type)
+            value = getattr(emitter, event)(*function.args[len(first) :], *static)
             if value is None:
                 emitter.builder.ret_void()
             else:

@@ -231,6 +231,7 @@ class Module(NotCopied):
                     interruptible=self.engine.interruptible,
                     consume_fuel=self.engine.consume_fuel,
                     canonical_nans=self.engine.canonical_nans,
+                    is_optimised=self.engine.opt_level > 0,
                     located=located,
                 )
                 module, symbols = compiler.compile(progress)
