@@ -1,7 +1,7 @@
 """The programs: which there are, and at what sizes they are run.
 
-Each prints something when it is started, which `examples/LANGUAGE/expected/NAME.txt` holds as V8 gave it (`v8.py` writes
-that), and exports `bench(n)`, a longer run without output that returns a number made of all that it did.
+Each prints something when it is started, which `examples/LANGUAGE/expected/NAME.txt` holds as V8 gave it (`v8.py`
+writes that), and exports `bench(n)`, a longer run without output that returns a number made of all that it did.
 """
 
 from __future__ import annotations

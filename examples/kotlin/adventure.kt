@@ -156,9 +156,9 @@ fun main() {
     val words = "look east take dance south take look west east leave".split(' ')
     println(play(3, 3, words.asSequence()) { println(it) })
     println(play(3, 2, player(11).take(40)) { println(it) })
-    val outcomes = (0 until 60).map { play(2, 2, player(it).take(400)) {} }.groupingBy { it }.eachCount()
+    val outcomes = (0 until 20).map { play(2, 2, player(it).take(400)) {} }.groupingBy { it }.eachCount()
     for ((outcome, count) in outcomes.toList().sortedBy { it.first }) println("$count times $outcome")
-    println(bench(20))
+    println(bench(5))
 }
 
 /** `n` games of two hundred words at most, in castles of several sizes; of what is told the length is summed. */

@@ -133,7 +133,7 @@ fun main() {
     } catch (error: Contradiction) {
         println(error.message)
     }
-    println(bench(2))
+    println(bench(1))
 }
 
 /** `n` times over all six and seven queens, a map, and a sudoku's first solution. */

@@ -170,7 +170,7 @@ fun main() {
         println("$text = " + try { show(interpreter.run(text)) } catch (error: Problem) { "problem: ${error.message}" })
     }
     println("${interpreter.calls} calls")
-    println(bench(2))
+    println(bench(1))
 }
 
 /** `n` times over the numbers of Fibonacci, and lists mapped and summed, some with an error in them. */

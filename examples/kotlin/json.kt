@@ -189,7 +189,7 @@ fun main() {
             println("${wrong.take(8)}: ${error.message}")
         }
     }
-    println(bench(20))
+    println(bench(2))
 }
 
 /** Parses and prints a text about a hundred things, `n` times over; of every tenth round the text is cut, and wrong. */

@@ -134,7 +134,7 @@ fun main() {
     scheduler.run(500)
     println("time ${scheduler.time}, idle ${scheduler.idle}, sent ${scheduler.sent}")
     for (task in tasks) println("${task.name.padEnd(10)} ${task.priority} handled ${task.handled}, ${task.waiting} wait")
-    println(bench(200))
+    println(bench(10))
 }
 
 /** The day's work of an office, in `n` rounds of a hundred turns. */
