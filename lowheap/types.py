@@ -311,6 +311,21 @@ class TagType:
 ExternType: TypeAlias = FuncType | GlobalType | MemoryType | TableType | TagType
 
 
+def describe_external(type: ExternType) -> str:
+    """Return a type as the text format has it, with the kind of what it is the type of."""
+    match type:
+        case FuncType():
+            return str(type)
+        case GlobalType():
+            return f"(global {'mut ' * type.mutable}{type.storage})"
+        case MemoryType():
+            return f"(memory {type})"
+        case TableType():
+            return f"(table {type})"
+        case TagType():
+            return f"(tag {type})"
+
+
 @dataclass(frozen=True, slots=True)
 class ImportType:
     """One import of a module: its two names, and what must be given for it."""
@@ -318,6 +333,10 @@ class ImportType:
     module: str
     name: str
     type: ExternType
+
+    def __str__(self) -> str:
+        """`module.name` and the type."""
+        return f"{self.module}.{self.name} {describe_external(self.type)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1025,9 +1025,9 @@ def test_what_does_not_match_is_refused(number: int) -> None:
         with pytest.raises(lh.LinkError, match=message) as caught:
             lh.Instance(store, importer, {"a": {"x": make(store, first)}})
         assert "import a.x" in str(caught.value)
-        with pytest.raises(lh.LinkError, match=r"import a\.x is missing; these were given: none"):
+        with pytest.raises(lh.LinkError, match=r"import a\.x \(.*\) is missing; these were given: none"):
             lh.Instance(store, importer)
-        with pytest.raises(lh.LinkError, match=r"import a\.x is missing; these were given: a\.y, b\.x"):
+        with pytest.raises(lh.LinkError, match=r"import a\.x \(.*\) is missing; these were given: a\.y, b\.x"):
             lh.Instance(store, importer, {("a", "y"): 1, "b": {"x": 2}})
         del caught
         store.collect()

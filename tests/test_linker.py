@@ -71,7 +71,8 @@ def test_all_that_is_missing_or_does_not_match_is_named_at_once(engine: lh.Engin
     with lh.Store(engine) as store:
         given = {"b": {"f": 3, "g": 4, "h": "five", "unused": 0}}
         expected = (
-            r"imports a\.x, a\.y, b\.z are missing; these were given: b\.f, b\.g, b\.h, b\.unused; "
+            r"imports a\.x \(func\), a\.y \(func \(param i32\)\), b\.z \(global i32\) are missing; "
+            r"these were given: b\.f, b\.g, b\.h, b\.unused; "
             r"import b\.f is a function, \(func\); 3 was given; "
             r"import b\.g is a mutable global of type i64; not a Global: 4; "
             r"import b\.h is a global: 'five' was given .*"
@@ -201,7 +202,7 @@ def test_unknown_functions_fail_when_they_are_called(engine: lh.Engine, module: 
     linker = lh.Linker(engine)
     linker.define_unknown_imports_as_traps(module)
     with lh.Store(engine) as store:
-        with pytest.raises(lh.LinkError, match=r"import host\.step is missing"):
+        with pytest.raises(lh.LinkError, match=r"import host\.step \(global i32\) is missing"):
             linker.instantiate(store, module)
         linker.define(store, "host", "step", 1)
         run = linker.instantiate(store, module).exports.run
@@ -211,7 +212,9 @@ def test_unknown_functions_fail_when_they_are_called(engine: lh.Engine, module: 
 
 def test_what_is_found_beforehand_stays_as_it_was(engine: lh.Engine, module: lh.Module) -> None:
     linker = lh.Linker(engine)
-    with pytest.raises(lh.LinkError, match=r"^host\.double, host\.step: not defined; these are: none$"):
+    with pytest.raises(
+        lh.LinkError, match=r"^host\.double \(func .*\), host\.step \(global i32\): not defined; these are: none$"
+    ):
         linker.instantiate_pre(module)
     linker.define_func("host", "double", UNARY, lambda value: 2 * value)
     with lh.Store(engine) as store:

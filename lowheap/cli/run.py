@@ -1,6 +1,7 @@
 """`lowheap run PROGRAM --invoke EXPORT [ARGS]...`: call an export, and say what became of the program's objects.
 
-Standard output holds the results and nothing else, one a line.
+Standard output holds the results and nothing else, one a line, and what the program writes there itself. A command, a
+program that exports `_start`, is called by that; its exit status is the command's.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +36,28 @@ from lowheap.cli.values import format_value, parse_value
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
 from lowheap.engine import Engine
-from lowheap.errors import LowheapError, Trap
+from lowheap.errors import ExitTrap, LowheapError, Trap
 from lowheap.heap import HeapStatistics
+from lowheap.hosts import registry as hosts
+from lowheap.hosts.wasi import MODULE as WASI
 from lowheap.layout import MAXIMUM_CAPACITY, is_object
 from lowheap.memory import RESERVATIONS
 from lowheap.native.words import TRACE
 from lowheap.objects import Func
 from lowheap.store import ALLOCATORS, DEFAULT_INITIAL_HEAP_SIZE, GROWTH_POLICIES, Store
-from lowheap.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType, TypeRegistry, ValType
+from lowheap.types import (
+    ExternType,
+    FuncType,
+    GlobalType,
+    MemoryType,
+    TableType,
+    TagType,
+    TypeRegistry,
+    ValType,
+    describe_external,
+)
 from lowheap.wasm.instance import Instance
+from lowheap.wasm.linker import Linker
 from lowheap.wasm.module import Module
 
 _LOG_LEVELS = {
@@ -76,6 +91,40 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return size
 
 
+def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return folders of the host's, each with the path that the program knows it by."""
+    found = []
+    for value in values:
+        host, separator, guest = value.partition("::")
+        if not host or (separator and not guest):
+            raise click.BadParameter(f"{value!r} is not HOST::GUEST, or HOST", ctx, param)
+        if not os.path.isdir(host):
+            raise click.BadParameter(f"there is no folder {host!r}", ctx, param)
+        found.append((host, guest or host))
+    return found
+
+
+def _variables(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return variables of the environment: as given, or as this process has them."""
+    found = []
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, or NAME", ctx, param)
+        if not separator and name not in os.environ:
+            raise click.BadParameter(f"the environment has no variable {name!r}", ctx, param)
+        found.append((name, text if separator else os.environ[name]))
+    return found
+
+
+def _hosts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, hosts.Host]:
+    """Return hosts by name. A file of one's own is looked for in the current directory."""
+    try:
+        return {value: hosts.find(value) for value in values}
+    except LowheapError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
 class _RunCommand(click.Command):
     """A command whose positional arguments may be negative numbers, before options and behind them."""
 
@@ -99,7 +148,8 @@ class _RunCommand(click.Command):
 
 _RUN_EPILOG = (
     """\b
-Example: lowheap run prog.wat --invoke run 10 100 --stats
+Examples: lowheap run prog.wat --invoke run 10 100 --stats
+          lowheap run prog.wasm --dir . -- --verbose input.txt
 Arguments may be negative numbers. Options may stand anywhere; behind --
 everything is an argument.
 """
@@ -115,7 +165,34 @@ everything is an argument.
 )
 @click.argument("program")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
-@click.option("--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.")
+@click.option(
+    "--invoke", "export", metavar="EXPORT", help="The exported function to call, with ARGS.  [default: _start]"
+)
+@click.option(
+    "--dir",
+    "folders",
+    callback=_folders,
+    multiple=True,
+    metavar="HOST[::GUEST]",
+    help="A folder that the program may use, by the path GUEST, or the same path.",
+)
+@click.option(
+    "--env",
+    "variables",
+    callback=_variables,
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable of the program's environment; without VALUE, as it is here.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    callback=_hosts,
+    multiple=True,
+    metavar="WHAT",
+    help=f"Who provides what the program imports: {', '.join(hosts.BUILT_IN)}, or `file.py:name`, a callable "
+    "name(linker, store). wasi goes without saying where the program imports it.",
+)
 @collector_options
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
 @click.option(
@@ -177,6 +254,9 @@ def run_command(
 
     PROGRAM is WebAssembly, as text or binary; - is standard input. ARGS are read by the types of the parameters:
     integers in decimal or 0x form, floats, null for a nullable reference, an integer for an i31ref.
+
+    Without --invoke, a program that exports _start is run as a command: ARGS are its own arguments, and its exit status
+    is that of this one. Of another program, _initialize is called first, if there is one.
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
@@ -200,12 +280,17 @@ def run_command(
     program = "<stdin>" if program == "-" else program
     with naming(program), compile_progress() as progress:
         module = Module(engine, source, progress=progress)
+    needs_wasi = "wasi" in options["hosts"] or any(each.module == WASI for each in module.imports)
+    if export is None and _is_nullary(module, "_start"):
+        export = "_start"
+    is_command = export == "_start" and needs_wasi
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"
-    values = _parse_arguments(engine.types, export, function_type, arguments, ctx)
-    if module.imports:
-        wanted = ", ".join(f"{i.module}.{i.name}" for i in module.imports)
-        raise LowheapError(f"{program} imports what this command cannot provide: {wanted}")
+    own = () if is_command else arguments
+    values = _parse_arguments(engine.types, export, function_type, own, ctx)
+    for option, given in (("--dir", options["folders"]), ("--env", options["variables"])):
+        if given and not needs_wasi:
+            raise click.UsageError(f"{option} is for programs that import {WASI}; {program} does not", ctx)
     with Store(
         engine,
         allocator=allocator,
@@ -216,7 +301,62 @@ def run_command(
         collect_every=options["collect_every"],
         checked=options["checked"],
     ) as store:
-        _call(store, module, export, function_type, values, stats=options["stats"], verify=options["verify"])
+        if needs_wasi:
+            argv = (os.path.basename(program), *arguments)
+            _give_wasi(store, argv, options["folders"], options["variables"])
+        linker = _link(store, module, program, options["hosts"], needs_wasi=needs_wasi)
+
+        def instantiate() -> Instance:
+            instance = linker.instantiate(store, module)
+            if export not in ("_start", "_initialize") and _is_nullary(module, "_initialize"):
+                instance.exports["_initialize"]()
+            return instance
+
+        call = _Call(store, module, instantiate, export, function_type, values)
+        status = _call(call, stats=options["stats"], verify=options["verify"])
+    ctx.exit(status)
+
+
+def _give_wasi(
+    store: Store, argv: Sequence[str], folders: Sequence[tuple[str, str]], variables: Sequence[tuple[str, str]]
+) -> None:
+    """Give a store what the command line says that the program gets, and this process's streams."""
+    from lowheap.hosts.wasi.config import WasiConfig  # here, because other programs need none of it
+
+    config = WasiConfig()
+    config.argv = argv
+    config.env = variables
+    config.inherit_stdin()
+    config.inherit_stdout()
+    config.inherit_stderr()
+    for host, guest in folders:
+        config.preopen_dir(host, guest)
+    store.set_wasi(config)
+
+
+def _link(store: Store, module: Module, program: str, given: dict[str, hosts.Host], *, needs_wasi: bool) -> Linker:
+    """Return a linker that has all that a program imports; LowheapError names all that nobody provides.
+
+    What is defined last holds: WASI, where nobody asked for it, comes first.
+    """
+    linker = Linker(module.engine)
+    linker.allow_shadowing = True
+    if needs_wasi and "wasi" not in given:
+        hosts.wasi(linker, store)
+    for host in given.values():
+        host(linker, store)
+    missing = linker.missing(module)
+    if missing:
+        types = module.engine.types
+        listed = [f"  {each.module}.{each.name}: {_describe_external(types, each.type)}" for each in missing]
+        problem = f"{program} imports what nobody provides; --host file.py:name would define"
+        raise LowheapError("\n".join([f"{problem}:", *listed]))
+    return linker
+
+
+def _is_nullary(module: Module, name: str) -> bool:
+    """Whether a module exports a function that takes and returns nothing."""
+    return any(each.name == name and each.type == FuncType((), ()) for each in module.exports)
 
 
 @contextlib.contextmanager
@@ -257,21 +397,20 @@ _KINDS: dict[type, str] = {MemoryType: "memory", TableType: "table", GlobalType:
 
 
 def _describe_external(types: TypeRegistry, type: ExternType) -> str:
-    if isinstance(type, FuncType):
-        return _describe(types, type)
-    if isinstance(type, GlobalType):
-        return f"(global {'mut ' * type.mutable}{_describe(types, type.storage)})"
-    return f"({_KINDS[type.__class__]} {_describe(types, type)})"
+    return _with_names(types, describe_external(type))
 
 
 def _describe(types: TypeRegistry, type: ValType | FuncType | Any) -> str:
     """Return a type's text format, with the names that the program gives to types."""
+    return _with_names(types, str(type))
 
+
+def _with_names(types: TypeRegistry, text: str) -> str:
     def name(found: re.Match[str]) -> str:
         known = types.type_name(int(found[2]))
         return f"{found[1]}${known}" if known else found[0]
 
-    return re.sub(r"(\(ref (?:null )?)([0-9]+)", name, str(type))
+    return re.sub(r"(\(ref (?:null )?)([0-9]+)", name, text)
 
 
 def _parse_arguments(
@@ -307,27 +446,44 @@ class _Times:
     running: float = 0.0
 
 
-def _call(
-    store: Store, module: Module, export: str, type: FuncType, values: list[Any], *, stats: bool, verify: bool
-) -> None:
-    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is to be called, with which values."""
+
+    store: Store
+    module: Module
+    instantiate: Callable[[], Instance]
+    export: str
+    type: FuncType
+    values: list[Any]
+
+
+def _call(call: _Call, *, stats: bool, verify: bool) -> int:
+    """Instantiate and call; print results, then figures. A trap, or an interrupt, comes out behind that.
+
+    Return the program's exit status; 0 if it has not said one.
+    """
+    store, module, type = call.store, call.module, call.type
     times = _Times(compiling=module.compile_seconds)
     trapped: Trap | None = None
     interrupted = False
+    status = 0
     try:
         with stopping_the_program() if module.engine.interruptible else contextlib.nullcontext():
             started = time.perf_counter()
-            instance = Instance(store, module)
+            instance = call.instantiate()
             times.instantiating = time.perf_counter() - started
-            function: Func = instance.exports[export]
+            function: Func = instance.exports[call.export]
             started = time.perf_counter()
             try:
-                returned = function(*values)
+                returned = function(*call.values)
             finally:
                 times.running = time.perf_counter() - started
         results = returned if len(type.results) > 1 else (returned,) if type.results else ()
         _print_results([format_value(each, value) for each, value in zip(type.results, results, strict=True)])
         del returned, results  # handles, which hold objects
+    except ExitTrap as error:
+        status = exit_status(error.code)
     except Trap as error:
         trapped = error
     except KeyboardInterrupt:
@@ -344,6 +500,12 @@ def _call(
         raise trapped
     if interrupted:
         raise click.Abort
+    return status
+
+
+def exit_status(code: int) -> int:
+    """Return a program's exit status as a process has it: a byte, and 0 for 0 alone."""
+    return code & 0xFF or min(code, 1)
 
 
 def _print_results(lines: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from lowheap.copying import NotCopied
@@ -82,6 +82,21 @@ class Exports(dict[str, Any]):
 
     __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
+
+
+_MOST_NAMES = 12
+"""So many names of one module are listed where all are that there are."""
+
+
+def listed_names(names: Iterable[tuple[str, str]]) -> str:
+    """Return the names of imports, to be read; of a module with very many only how many there are."""
+    by_module: dict[str, list[str]] = {}
+    for module, name in sorted(names):
+        by_module.setdefault(module, []).append(f"{module}.{name}")
+    parts = (
+        each if len(each) <= _MOST_NAMES else [f"{len(each)} names of {module}"] for module, each in by_module.items()
+    )
+    return ", ".join(name for part in parts for name in part) or "none"
 
 
 class Instance(NotCopied):
@@ -280,7 +295,7 @@ class Instance(NotCopied):
     def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
         """Return the values of all imports, in order; a LinkError names all that are missing or do not match."""
         wanted = self.module.imports
-        missing = [f"{each.module}.{each.name}" for each in wanted if (each.module, each.name) not in given]
+        missing = [str(each) for each in wanted if (each.module, each.name) not in given]
         problems = [
             problem
             for each, declared in zip(wanted, self.module.decoded.imports, strict=True)
@@ -288,9 +303,8 @@ class Instance(NotCopied):
             and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
         ]
         if missing:
-            known = ", ".join(f"{m}.{n}" for m, n in sorted(given)) or "none"
             are = f"import {missing[0]} is" if len(missing) == 1 else f"imports {', '.join(missing)} are"
-            problems.insert(0, f"{are} missing; these were given: {known}")
+            problems.insert(0, f"{are} missing; these were given: {listed_names(given)}")
         if problems:
             raise LinkError("; ".join(problems))
         return [given[each.module, each.name] for each in wanted]

@@ -17,7 +17,7 @@ from lowheap.runtime.store_runtime import runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType
 from lowheap.wasm.globals import Global
-from lowheap.wasm.instance import Instance
+from lowheap.wasm.instance import Instance, listed_names
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
 from lowheap.wasm.tables import Table
@@ -124,8 +124,8 @@ class Linker(NotCopied):
         self._define(
             {
                 (each.module, each.name): _unknown(each)
-                for each in _checked(module).imports
-                if isinstance(each.type, FuncType) and (each.module, each.name) not in self._items
+                for each in self.missing(module)
+                if isinstance(each.type, FuncType)
             }
         )
 
@@ -136,20 +136,22 @@ class Linker(NotCopied):
         LinkError, and nothing is named, where there is no such value, for a reference that cannot be null.
         """
         self._check_store(store)
-        unknown = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
-        self._define({(each.module, each.name): _default(store, each) for each in unknown})
+        self._define({(each.module, each.name): _default(store, each) for each in self.missing(module)})
 
     def instantiate(self, store: Store, module: Module) -> Instance:
         """Make an instance of a module. Raises as `Instance` does."""
         self._check_store(store)
         return _instantiate(store, _checked(module), self._items)
 
+    def missing(self, module: Module) -> list[ImportType]:
+        """Return what a module imports that has no name yet."""
+        return [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
+
     def instantiate_pre(self, module: Module) -> InstancePre:
         """Return what makes instances of a module, of the names as they are now. LinkError names those missing."""
-        missing = [each for each in _checked(module).imports if (each.module, each.name) not in self._items]
+        missing = self.missing(module)
         if missing:
-            names = ", ".join(f"{each.module}.{each.name}" for each in missing)
-            raise LinkError(f"{names}: not defined; {self._known()}")
+            raise LinkError(f"{', '.join(map(str, missing))}: not defined; {self._known()}")
         return InstancePre(self, module)
 
     def get(self, store: Store, module: str, name: str) -> Any:
@@ -180,7 +182,7 @@ class Linker(NotCopied):
         return _NOTHING.of(store)
 
     def _known(self) -> str:
-        return f"these are: {', '.join(f'{m}.{n}' for m, n in sorted(self._items)) or 'none'}"
+        return f"these are: {listed_names(self._items)}"
 
     def _define(self, items: dict[tuple[str, str], Any]) -> None:
         for module, name in items:

@@ -13,3 +13,6 @@ never asked to follow a symbolic link, or `..`.
 that is not in the memory, or not aligned, is a trap, as the witx says. What Python code raises that was given as a
 stream comes out of the outermost call as itself, but an OSError, which the program is told.
 """
+
+MODULE = "wasi_snapshot_preview1"
+"""What programs import the functions from. It is here, where asking for it loads nothing else."""

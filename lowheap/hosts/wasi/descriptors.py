@@ -26,7 +26,7 @@ from lowheap.hosts.wasi.layout import (
     Filetype,
     Rights,
 )
-from lowheap.hosts.wasi.streams import MOST_BUFFERS, Sink, Source
+from lowheap.hosts.wasi.streams import Sink, Source
 
 MOST_OFFSET = (1 << 63) - 1
 """The largest offset that files have."""
@@ -181,7 +181,7 @@ class File(Opened):
 
     def set_flags(self, flags: int) -> None:
         """Set whether it appends, and whether it waits. EINVAL for what cannot be set of an open file."""
-        if flags & ~(Fdflags.APPEND | Fdflags.NONBLOCK):
+        if flags & ~int(Fdflags.APPEND | Fdflags.NONBLOCK):
             raise WasiError(Errno.INVAL)
         status = fcntl.fcntl(self.number, fcntl.F_GETFL) & ~(os.O_APPEND | os.O_NONBLOCK)
         for flag in (Fdflags.APPEND, Fdflags.NONBLOCK):
@@ -191,19 +191,19 @@ class File(Opened):
 
     def read(self, buffers: Sequence[memoryview]) -> int:
         """Read from where it is."""
-        return os.readv(self.number, buffers[:MOST_BUFFERS])
+        return os.readv(self.number, buffers)
 
     def write(self, buffers: Sequence[memoryview]) -> int:
         """Write where it is."""
-        return os.writev(self.number, buffers[:MOST_BUFFERS])
+        return os.writev(self.number, buffers)
 
     def read_at(self, buffers: Sequence[memoryview], offset: int) -> int:
         """Read from an offset, and stay where it is."""
-        return os.preadv(self.number, buffers[:MOST_BUFFERS], checked_offset(offset))
+        return os.preadv(self.number, buffers, checked_offset(offset))
 
     def write_at(self, buffers: Sequence[memoryview], offset: int) -> int:
         """Write to an offset, or to the end if it appends, and stay where it is."""
-        return os.pwritev(self.number, buffers[:MOST_BUFFERS], checked_offset(offset))
+        return os.pwritev(self.number, buffers, checked_offset(offset))
 
     def seek(self, offset: int, whence: int) -> int:
         """Go to an offset."""

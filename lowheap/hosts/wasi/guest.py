@@ -18,6 +18,15 @@ from lowheap.wasm.memories import Memory
 
 _Record = TypeVar("_Record", bound=ctypes.Structure)
 
+MOST_BUFFERS = 1024
+"""So many buffers the system takes in one call (IOV_MAX)."""
+
+MOST_BYTES = 1 << 27
+"""So many bytes one call reads or writes at most: buffers may overlap, and so be more than there is memory."""
+
+MOST_RECORDS = 1 << 16
+"""So many structures in a row one call takes; more are ENOMEM."""
+
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -41,7 +50,9 @@ class GuestMemory:
             self._length = len(self._view)
 
     def bytes_at(self, pointer: int, length: int) -> memoryview:
-        """Return bytes, to read and to write in place."""
+        """Return bytes, to read and to write in place. No bytes may be anywhere."""
+        if length == 0:
+            return self._view[:0]
         end = pointer + length
         if end > self._length:
             raise self._out_of_bounds(pointer, length)
@@ -69,22 +80,28 @@ class GuestMemory:
         self.write(pointer, bytes(record))
 
     def records(self, record: type[_Record], pointer: int, count: int) -> list[_Record]:
-        """Return copies of so many structures in a row."""
+        """Return copies of so many structures in a row. ENOMEM for very many."""
         _check_alignment(pointer, ctypes.alignment(record))
         size = ctypes.sizeof(record)
+        if count > MOST_RECORDS:
+            raise WasiError(Errno.NOMEM)
         whole = bytes(self.bytes_at(pointer, size * count))
         return [record.from_buffer_copy(whole, size * number) for number in range(count)]
 
     def buffers(self, pointer: int, count: int) -> list[memoryview]:
-        """Return the bytes that so many `Iovec`s tell of, without those that are empty."""
-        _check_alignment(pointer, ctypes.alignment(Iovec))
-        limit, view = self._length, self._view
-        found = []
+        """Return the bytes that so many `Iovec`s tell of, without those that are empty, as far as one call goes."""
+        if count:
+            _check_alignment(pointer, ctypes.alignment(Iovec))
+        limit, view, room = self._length, self._view, MOST_BYTES
+        found: list[memoryview] = []
         for start, length in IOVEC.iter_unpack(self.bytes_at(pointer, IOVEC.size * count)):
             if length:
                 if start + length > limit:
                     raise self._out_of_bounds(start, length)
-                found.append(view[start : start + length])
+                found.append(view[start : start + min(length, room)])
+                room -= length
+                if room <= 0 or len(found) == MOST_BUFFERS:
+                    break
         return found
 
     def path(self, pointer: int, length: int) -> bytes:

@@ -9,9 +9,6 @@ import ctypes
 import enum
 import struct
 
-MODULE = "wasi_snapshot_preview1"
-"""What programs import the functions from."""
-
 
 class Errno(enum.IntEnum):
     """What a function returns: 0, or why it did nothing."""

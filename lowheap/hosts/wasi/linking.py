@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 # Each of these adds its functions to `FUNCTIONS`.
-from lowheap.hosts.wasi import clocks, files, paths, polling, process  # noqa: F401
+from lowheap.hosts.wasi import MODULE, clocks, files, paths, polling, process  # noqa: F401
 from lowheap.hosts.wasi.config import WasiConfig
 from lowheap.hosts.wasi.context import Context
 from lowheap.hosts.wasi.functions import FUNCTIONS
-from lowheap.hosts.wasi.layout import MODULE
 
 
 def wasi_context(config: Any) -> Context:

@@ -14,15 +14,16 @@ from lowheap.hosts.wasi.guest import GuestMemory
 from lowheap.hosts.wasi.layout import Errno, Lookupflags, Oflags, Rights
 from lowheap.hosts.wasi.resolution import Walk
 
+_FOLLOW = int(Lookupflags.SYMLINK_FOLLOW)  # an int, for of a flag's complement only what has names is left
 _ALL_OFLAGS = int(Oflags.CREAT | Oflags.DIRECTORY | Oflags.EXCL | Oflags.TRUNC)
 _ALL_FDFLAGS = int(sum(SYSTEM_FLAGS))
 
 
 def _follows(flags: int) -> bool:
     """Whether a last name that is a link is followed. EINVAL for flags that there are not."""
-    if flags & ~Lookupflags.SYMLINK_FOLLOW:
+    if flags & ~_FOLLOW:
         raise WasiError(Errno.INVAL)
-    return bool(flags & Lookupflags.SYMLINK_FOLLOW)
+    return bool(flags)
 
 
 def _found(walk: Walk) -> os.stat_result:
@@ -57,7 +58,7 @@ def path_open(
         raise WasiError(Errno.INVAL)
     text = guest.path(path, path_len)
     directory = context.directory(fd, otherwise=Errno.NOTDIR)
-    if oflags & Oflags.DIRECTORY and oflags & ~Oflags.DIRECTORY:
+    if oflags & Oflags.DIRECTORY and oflags != Oflags.DIRECTORY:
         raise WasiError(Errno.INVAL)
     writes = bool(rights_base & Rights.FD_WRITE or oflags & (Oflags.CREAT | Oflags.TRUNC))
     if writes:
@@ -90,7 +91,7 @@ def _open(directory: Directory, path: bytes, follows: bool, flags: int) -> Opene
     with Walk(directory.number, path, follow=follows and not is_exclusive) as walk:
         if walk.must_be_folder:
             if flags & os.O_CREAT:
-                raise WasiError(Errno.ISDIR)
+                raise WasiError(Errno.EXIST if is_exclusive and walk.name == b"." else Errno.ISDIR)
             flags |= os.O_DIRECTORY
         number = os.open(walk.name, flags, 0o666, dir_fd=walk.folder)
     try:
@@ -124,6 +125,8 @@ def path_readlink(
     """Write the text of a link, as much as fits. EPERM for one that leads out by its first byte."""
     text = guest.path(path, path_len)
     with Walk(context.directory(fd).number, text) as walk:
+        if walk.must_be_folder:
+            _found(walk)
         link = os.readlink(walk.name, dir_fd=walk.folder)
     if link.startswith(b"/"):
         raise WasiError(Errno.PERM)
@@ -256,9 +259,9 @@ def path_rename(
         Walk(old.number, old_text, slash_follows=False) as source,
         Walk(new.number, text, slash_follows=False) as target,
     ):
-        found = _found(source)
-        if target.must_be_folder and not stat.S_ISDIR(found.st_mode):
-            raise WasiError(Errno.NOTDIR)
+        if any(each.must_be_folder and each.name != b"." for each in (source, target)):
+            source.must_be_folder = True
+            _found(source)
         os.rename(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
 
 

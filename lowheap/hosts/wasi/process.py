@@ -12,6 +12,9 @@ from lowheap.hosts.wasi.functions import preview1
 from lowheap.hosts.wasi.guest import GuestMemory
 from lowheap.hosts.wasi.layout import POINTER_SIZE, Errno
 
+_PIECE = 1 << 16
+"""So many random bytes the system is asked for at once."""
+
 
 def _write_sizes(guest: GuestMemory, strings: Sequence[bytes], count: int, size: int) -> None:
     guest.write_u32(count, len(strings))
@@ -52,7 +55,10 @@ def environ_sizes_get(context: Context, guest: GuestMemory, count: int, size: in
 @preview1("ii")
 def random_get(context: Context, guest: GuestMemory, buf: int, buf_len: int) -> None:
     """Fill bytes with the system's random numbers."""
-    guest.bytes_at(buf, buf_len)[:] = os.urandom(buf_len)
+    whole = guest.bytes_at(buf, buf_len)
+    for start in range(0, buf_len, _PIECE):
+        piece = whole[start : start + _PIECE]
+        piece[:] = os.urandom(len(piece))
 
 
 @preview1("i", has_result=False)

@@ -11,9 +11,6 @@ from typing import Any, Protocol
 
 from lowheap.hosts.wasi.layout import Filetype
 
-MOST_BUFFERS = 1024
-"""So many buffers one call of the system reads or writes at most (IOV_MAX)."""
-
 
 class Source(Protocol):
     """Where standard input comes from."""
@@ -69,7 +66,7 @@ class SystemStream:
         descriptor = self._open()
         while True:
             try:
-                return os.readv(descriptor, buffers[:MOST_BUFFERS])
+                return os.readv(descriptor, buffers)
             except BlockingIOError:  # one that whoever started this process has made so
                 _wait(descriptor, select.POLLIN)
 
@@ -78,7 +75,7 @@ class SystemStream:
         descriptor = self._open()
         while True:
             try:
-                return os.writev(descriptor, buffers[:MOST_BUFFERS])
+                return os.writev(descriptor, buffers)
             except BlockingIOError:
                 _wait(descriptor, select.POLLOUT)
 
@@ -147,7 +144,9 @@ class CallableSink(_Python):
         self._function = function
 
     def write(self, buffers: Sequence[memoryview]) -> int:
-        """Call it. What it returns, if that is an int, is how many bytes it has taken; else it has taken all."""
+        """Call it, unless there is nothing. If it returns an int, it has taken so many bytes; else it has taken all."""
+        if not buffers:
+            return 0
         data = bytes(buffers[0]) if len(buffers) == 1 else b"".join(buffers)
         taken = self._function(data)
         is_count = isinstance(taken, int) and not isinstance(taken, bool) and 0 <= taken <= len(data)
