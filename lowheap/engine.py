@@ -35,6 +35,7 @@ class Engine(NotCopied):
         self.types = TypeRegistry()
         self.runtime = config.runtime
         self.opt_level = config.opt_level
+        self.compilation = config.compilation
         self.inline = config.inline
         self.interruptible = config.interruptible
         self.consume_fuel = config.consume_fuel

@@ -812,6 +812,8 @@ class VMStoreContext(ctypes.Structure):
         ("drop", ctypes.c_uint64),
         ("call_host", ctypes.c_uint64),
         ("poll", ctypes.c_uint64),
+        ("compile_function", ctypes.c_uint64),
+        ("optimise_function", ctypes.c_uint64),
         ("stack_map_entries", ctypes.c_uint64),
         ("stack_map_mask", ctypes.c_uint64),
         ("stack_map_slots", ctypes.c_uint64),
@@ -846,6 +848,8 @@ class VMStoreContext(ctypes.Structure):
     drop: Unsigned
     call_host: Unsigned
     poll: Unsigned
+    compile_function: Unsigned
+    optimise_function: Unsigned
     stack_map_entries: Unsigned
     stack_map_mask: Unsigned
     stack_map_slots: Unsigned
@@ -990,7 +994,9 @@ class VMSavedRegister(ctypes.Structure):
 class VMContext(ctypes.Structure):
     """The vmctx, first argument of every compiled function. `VMContextLayout` places the instance's parts behind it.
 
-    `type_ids` is the address of a u32 array: the engine's type index for each of the module's.
+    `type_ids` is the address of a u32 array: the engine's type index for each of the module's. Where the module's own
+    functions are compiled by need, `codes` is that of a u64 array, the address of the code of each, and `counters` that
+    of a u32 array: how often each is yet to be called, or a loop of it to go round, until it is worth optimising.
     """
 
     _fields_ = (
@@ -998,11 +1004,15 @@ class VMContext(ctypes.Structure):
         ("control", ctypes.c_uint64),
         ("store", ctypes.c_uint64),
         ("type_ids", ctypes.c_uint64),
+        ("codes", ctypes.c_uint64),
+        ("counters", ctypes.c_uint64),
     )
     heap_base: Unsigned
     control: Unsigned
     store: Unsigned
     type_ids: Unsigned
+    codes: Unsigned
+    counters: Unsigned
 
 
 class VMFunctionImport(ctypes.Structure):
@@ -1076,6 +1086,8 @@ class VMHostFunction(ctypes.Structure):
     control: Unsigned
     store: Unsigned
     type_ids: Unsigned
+    codes: Unsigned
+    counters: Unsigned
     function: Unsigned
 
 
@@ -1120,6 +1132,8 @@ class VMHeap(ctypes.Structure):
     control: Unsigned
     store: Unsigned
     type_ids: Unsigned
+    codes: Unsigned
+    counters: Unsigned
     abi: Unsigned
     out_of_memory: Unsigned
     out_of_memory_argument: Unsigned

@@ -31,7 +31,7 @@ from benchmarks import (
     run,
 )
 from benchmarks.compile_time import Case, CompileTimes
-from benchmarks.contenders import ContenderError, Field
+from benchmarks.contenders import Field
 from benchmarks.from_python import FromPython, Taken
 from benchmarks.generated import Kind
 from benchmarks.instructions import CountError
@@ -39,6 +39,8 @@ from benchmarks.measure import Measured, Outcome, Report
 from lowheap.embed import header
 from lowheap.layout import HEADER_SIZE, block_length
 from lowheap.wasm import validate
+from toolchains import node
+from toolchains.errors import ToolchainError
 
 ALL = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
 
@@ -298,12 +300,12 @@ def test_instructions_of_assembly_text() -> None:
 
 
 def test_a_node_that_is_too_old_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = tmp_path / "node"
-    node.write_text("#!/bin/sh\necho v20.1.0\n", "utf-8")
-    node.chmod(0o755)
-    monkeypatch.setenv("LOWHEAP_NODE", str(node))
-    with pytest.raises(ContenderError, match=r"v20\.1\.0, and WasmGC takes 22"):
-        contenders.find_node()
+    old = tmp_path / "node"
+    old.write_text("#!/bin/sh\necho v20.1.0\n", "utf-8")
+    old.chmod(0o755)
+    monkeypatch.setenv("LOWHEAP_NODE", str(old))
+    with pytest.raises(ToolchainError, match=r"v20\.1\.0, and WasmGC takes 22"):
+        node.find()
     with Field((programs.V8,)) as field:
         assert not field.contenders
         assert field.skipped[0].name == programs.V8

@@ -80,6 +80,7 @@ def things(store: lh.Store, instance: lh.Instance) -> list[Any]:
         instance,
         instance.module,
         instance.module.loaded(inline_allocation=True),
+        lh.Module(lh.Engine(compilation="by_need"), "(module (func))").pieces(inline_allocation=True),
         instance.exports["add"],
         instance.exports["call"],
         host,

@@ -39,9 +39,8 @@ def emitted(source: str, *, inline: str = "auto", barrier_set: str = "drc") -> s
     """A module's IR before optimisation."""
     module = lh.Module(lh.Engine(barriers=barrier_set), source)
     compiler = ModuleCompiler(
-        module.decoded,
-        module.engine.types,
-        module.type_indices,
+        module.outline,
+        module.call_graph,
         Barriers(registry.find(barrier_set)),
         inline_allocation=True,
         inline=inline,

@@ -352,9 +352,7 @@ def test_what_is_held_for_short_is_a_load() -> None:
 def emitted(source: str, collector: Collector) -> str:
     """A module's IR before optimisation."""
     module = lh.Module(lh.Engine(), source)
-    compiler = ModuleCompiler(
-        module.decoded, module.engine.types, module.type_indices, Barriers(collector), inline_allocation=True
-    )
+    compiler = ModuleCompiler(module.outline, module.call_graph, Barriers(collector), inline_allocation=True)
     return str(compiler.compile()[0])
 
 

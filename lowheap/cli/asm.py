@@ -102,9 +102,8 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
     """Compile again, with marks. Returns also the symbols of the module's own functions, by function index."""
     engine = module.engine
     compiler = ModuleCompiler(
-        module.decoded,
-        engine.types,
-        module.type_indices,
+        module.outline,
+        module.call_graph,
         Barriers(module.engine.collector),
         inline_allocation=engine.runtime == "native",
         inline=engine.inline,
@@ -114,8 +113,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
     )
     emitted, _ = compiler.compile()
     assert isinstance(emitted, MarkedModule), "the compiler was asked for marks"
-    imported = len(compiler.imported_functions)
-    symbols = {imported + number: str(function.name) for number, function in enumerate(compiler.functions)}
+    symbols = {index: str(function.name) for index, function in compiler.functions.items()}
     return MarkedCode(emitted, opt_level=engine.opt_level), symbols
 
 

@@ -14,6 +14,9 @@ An entry is a container with a checksum:
     ...        the object file
     ...        the LLVM IR, compressed by zlib
 
+The code of a module that is compiled by need is in a file of pieces: one record after the other, each with its length
+and its functions, and then an entry as above. Another is put behind the last when it is compiled.
+
 Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded.
 
 Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
@@ -27,12 +30,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import logging
 import os
 import stat
+import struct
 import sys
 import time
 import zlib
@@ -52,12 +57,18 @@ from lowheap.jit.statepoints import Statepoint, StatepointModule
 MAGIC = b"lowheap\x02"
 SUFFIX = ".lowheap"
 BINARY_SUFFIX = ".lowheap-wasm"
+PIECES_SUFFIX = ".lowheap-pieces"
 DEFAULT_LIMIT = 256 << 20
 """How many bytes the entries of a cache may take together."""
 
 _TEMPORARY_SUFFIX = ".tmp"
 _ABANDONED_SECONDS = 3600  # a temporary file this old is of a process that did not get to rename it
 _LENGTH_SIZE = 4
+_RECORD = struct.Struct("<QII")
+"""What a record of a file of pieces begins with: how long its entry is, how many functions come before that, and at
+which level they are optimised.
+"""
+_INDEX = struct.Struct("<I")
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SOURCES = ("*.py", "*.wat")
@@ -191,12 +202,10 @@ def collector_sources(collector: Collector) -> list[str] | None:
     a function closes over what no source tells.
     """
     kinds = type(collector).__mro__
-    if all(kind.__module__.partition(".")[0] in _KNOWN_PACKAGES for kind in kinds):
+    if all(kind.__module__.partition(".")[0] in KNOWN_PACKAGES for kind in kinds):
         return []  # what they call is lowheap's, too
     functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
-    if any(
-        each.function.__closure__ and each.__module__.partition(".")[0] not in _KNOWN_PACKAGES for each in functions
-    ):
+    if any(each.function.__closure__ and each.__module__.partition(".")[0] not in KNOWN_PACKAGES for each in functions):
         return None
     pending = {kind.__module__ for kind in kinds} | {each.__module__ for each in functions}
     seen: set[str] = set()
@@ -204,7 +213,7 @@ def collector_sources(collector: Collector) -> list[str] | None:
     while pending:
         name = pending.pop()
         seen.add(name)
-        if name.partition(".")[0] in _KNOWN_PACKAGES or name not in sys.modules:
+        if name.partition(".")[0] in KNOWN_PACKAGES or name not in sys.modules:
             continue
         file = getattr(sys.modules[name], "__file__", None)
         if file is None and hasattr(sys.modules[name], "__path__"):
@@ -221,7 +230,7 @@ def collector_sources(collector: Collector) -> list[str] | None:
     return sorted(found)
 
 
-_KNOWN_PACKAGES = frozenset({"lowheap", "llvmlite", *sys.stdlib_module_names})
+KNOWN_PACKAGES = frozenset({"lowheap", "llvmlite", *sys.stdlib_module_names})
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:
@@ -261,6 +270,7 @@ def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
     return {
         "key": key,
         "symbols": code.symbols,
+        "imports": code.imports,
         "functions": code.statepoints.functions,
         "measured": code.statepoints.measured,
         "statepoints": [[numbers[s.function], s.callee, s.live_count, *s.places] for s in code.statepoints.statepoints],
@@ -270,7 +280,7 @@ def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
     }
 
 
-def decode(key: str, data: bytes) -> CompiledCode:
+def decode(key: str, data: bytes | memoryview) -> CompiledCode:
     """Return the code in an entry. ValueError, which says what is wrong, when it is not a sound one for that key."""
     start = len(MAGIC) + _CHECKSUM_SIZE
     if data[: len(MAGIC)] != MAGIC:
@@ -296,7 +306,8 @@ def decode(key: str, data: bytes) -> CompiledCode:
         text = zlib.decompress(content[object_size:]).decode()
         module = StatepointModule(text, functions, statepoints, tuple(map(str, said["measured"])))
         symbols = tuple(map(str, said["symbols"]))
-        return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]))
+        imports = tuple(map(str, said["imports"]))
+        return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]), imports)
     except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:
         raise ValueError(f"it does not make sense: {error!r}") from error
 
@@ -369,7 +380,7 @@ class CodeCache:
         now = time.time()
         entries: list[tuple[float, int, Path]] = []
         for path in self.directory.iterdir():
-            if path.suffix not in (SUFFIX, BINARY_SUFFIX, _TEMPORARY_SUFFIX):
+            if path.suffix not in (SUFFIX, BINARY_SUFFIX, PIECES_SUFFIX, _TEMPORARY_SUFFIX):
                 continue
             with contextlib.suppress(FileNotFoundError):  # another process removes old ones, too
                 status = path.lstat()
@@ -386,6 +397,77 @@ class CodeCache:
             if path != keep:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+PieceKey = tuple[int, tuple[int, ...]]
+"""A piece: its level of optimisation, and the indices of its functions."""
+
+
+class PieceFile:
+    """The pieces of one module in a cache, by the level of their code and the indices of their functions; the base has
+    none.
+    """
+
+    def __init__(self, directory: Path, key: str) -> None:
+        """Read what is there. What is damaged counts as not there; if it cannot be told where, nothing is."""
+        self._cache, self._key = CodeCache(directory), key
+        self._path = directory / f"{key}{PIECES_SUFFIX}"
+        self._is_trimmed = False
+        self._entries: dict[PieceKey, memoryview] = self._cache._get(self._path, _records) or {}
+
+    def pieces(self) -> list[PieceKey]:
+        """Return the level and the functions of each piece, in the order in which they came."""
+        return list(self._entries)
+
+    def get(self, piece: PieceKey) -> CompiledCode | None:
+        """Return the code of a piece, or None when there is no sound one."""
+        data = self._entries.get(piece)
+        if data is None:
+            return None
+        try:
+            return decode(self._key_of(piece), data)
+        except ValueError as error:
+            _log.info("compiling again: cannot use a piece in %s: %s", self._path, error)
+            return None
+
+    def put(self, piece: PieceKey, code: CompiledCode) -> None:
+        """Add a piece to the file. What cannot be written is left out."""
+        level, functions = piece
+        entry = encode(self._key_of(piece), code)
+        record = b"".join((_RECORD.pack(len(entry), len(functions), level), *map(_INDEX.pack, functions), entry))
+        try:
+            self._cache.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            with open(descriptor, "ab", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(descriptor).st_size + len(record) <= self._cache.limit:
+                    file.write(record)
+            if not self._is_trimmed:
+                self._is_trimmed = True
+                self._cache._remove_old(keep=self._path)
+        except OSError as error:
+            _log.warning("cannot cache compiled code in %s: %s", self._path, error.strerror or error)
+
+    def _key_of(self, piece: PieceKey) -> str:
+        level, functions = piece
+        return f"{self._key} {level} {','.join(map(str, functions))}"
+
+
+def _records(data: bytes) -> dict[PieceKey, memoryview]:
+    """Read a file of pieces. What is behind a record that does not fit is left out: somebody was cut off, writing."""
+    found: dict[PieceKey, memoryview] = {}
+    view, position = memoryview(data), 0
+    while position + _RECORD.size <= len(data):
+        length, count, level = _RECORD.unpack_from(data, position)
+        start = position + _RECORD.size + count * _INDEX.size
+        if start + length > len(data):
+            break
+        functions = tuple(index for (index,) in _INDEX.iter_unpack(view[position + _RECORD.size : start]))
+        found.setdefault((level, functions), view[start : start + length])
+        position = start + length
+    return found
 
 
 def _read_own(path: Path) -> bytes:

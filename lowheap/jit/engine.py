@@ -177,6 +177,7 @@ def _libc_address(name: str) -> int:
 class CompiledCode:
     """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
 
+    `imports` are the symbols of other code that it refers to, beside libc's.
     `llvm_ir` is the module's text after optimisation and lowering; `seconds` is how long compiling took.
     """
 
@@ -185,6 +186,7 @@ class CompiledCode:
     statepoints: StatepointModule
     stack_map: tuple[stackmaps.FunctionRecord, ...]
     seconds: float
+    imports: tuple[str, ...] = ()
 
     @property
     def llvm_ir(self) -> str:
@@ -219,7 +221,13 @@ def compile(
             records = stackmaps.read(image)
     seconds = time.perf_counter() - started
     _log.debug("compiled %d bytes of object code in %.3f s", len(image), seconds)
-    return CompiledCode(image, symbols, lowered, records, seconds)
+    return CompiledCode(image, symbols, lowered, records, seconds, _imports(module))
+
+
+def _imports(module: ir.Module) -> tuple[str, ...]:
+    known = {*IMPORTED_SYMBOLS, *WIDE_DIVISIONS}
+    declared = (each.name for each in module.functions if each.is_declaration)
+    return tuple(each for each in declared if not each.startswith("llvm.") and each not in known)
 
 
 def lower(module: ir.Module, *, opt_level: int) -> tuple[StatepointModule, binding.TargetMachine]:
@@ -322,12 +330,23 @@ class LoadedCode(NotCopied):
 
     NOT_COPIED_BECAUSE = "it is linked into this process; link the CompiledCode again"
 
-    def __init__(self, code: CompiledCode, *, imports: tuple[str, ...] = ()) -> None:
-        """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may."""
+    def __init__(
+        self, code: CompiledCode, *, imports: tuple[str, ...] = (), known: Mapping[str, int] | None = None
+    ) -> None:
+        """Link `code` into this process; `imports` are libc's functions that it calls, besides those all code may.
+
+        `known` are the addresses of symbols of other code: CompilerError when one is missing that it refers to.
+        """
         has_statepoints = bool(code.statepoints.functions)
+        others = known or {}
+        missing = [] if known is None else [name for name in code.imports if name not in others]
+        if missing:
+            raise CompilerError(f"the code refers to {', '.join(missing)}, which nobody has")
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
+        for name in code.imports if known is not None else ():
+            builder.import_symbol(name, others[name])
         for name in WIDE_DIVISIONS:
             if name.encode() in code.object and name not in code.symbols:
                 builder.import_symbol(name, _wide_divisions().address(name))
@@ -351,6 +370,11 @@ class LoadedCode(NotCopied):
     def object(self) -> bytes:
         """The object file that was linked."""
         return self._code.object
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The symbols of other code that it refers to."""
+        return self._code.imports
 
     @property
     def has_exceptions(self) -> bool:

@@ -15,6 +15,9 @@ pointer in the activation, so that a frame walk can start there, and calls a C f
 context. When that reports a failure, the stub leaves the activation by `_longjmp`. So a jump passes over compiled
 frames only: Python's are below the stub that jumps, or above the trampoline that it jumps to.
 
+**By need**: a function that is not compiled yet is stood in for (`by_need.py`) by what calls the host for it, likewise
+at no safepoint, and goes on there.
+
 **Polls**: interruptible code compares its frame with a limit that another thread may raise (`poll_limit`), and calls
 the runtime when it is below. Python runs signal handlers there. Such a call is no safepoint: no frame is noted, and
 nobody may collect. It is a way out like the others, so that what a handler raises is raised behind the trampoline.
@@ -42,6 +45,7 @@ from lowheap.errors import TrapCode
 from lowheap.jit import safepoints
 from lowheap.jit.conventions import LLVM_OF_LETTER, SHARED
 from lowheap.jit.emit import (
+    I1,
     I32,
     I64,
     NO_MERGE,
@@ -68,7 +72,9 @@ from lowheap.jit.signatures import (
 from lowheap.jit.stackmaps import host_architecture
 from lowheap.layout import (
     ACTIVATION_ALIGN,
+    ARGUMENTS_OFFSET,
     CONTROL_ATTACHED,
+    FUNCTION_TABLE_OFFSET,
     MOST_FUEL,
     NULL,
     TRAP_ADDRESS_LIMIT,
@@ -96,8 +102,11 @@ called, and where that fails, this does not return."""
 FUEL_FUNCTION = "lowheap.refuel"
 """void(vmctx, offset): compiled code has no fuel left. It gets what is in reserve; where nothing is, this traps."""
 
+OPTIMISE_FUNCTION = "lowheap.optimise"
+"""void(vmctx, number): one of the module's own functions has run often. Where the host fails, this does not return."""
+
 POLL_CONVENTION = "preserve_mostcc"
-"""How these two are called: they leave nearly all registers as they are, so that a loop need not keep its values
+"""How these three are called: they leave nearly all registers as they are, so that a loop need not keep its values
 elsewhere."""
 
 
@@ -168,18 +177,49 @@ def _emit_poll(function: ir.Function) -> None:
     is_beyond = emitter.builder.icmp_unsigned("<", emitter.builder.ptrtoint(frame, I64), limit)
     emitter.trap_if(is_beyond, TrapCode.STACK_OVERFLOW)
     emitter.store(limit, store, VMStoreContext.poll_limit)
-    activation = emitter.load_pointer(store, VMStoreContext.activation)
-    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)  # where code left before tells nothing now
-    pointer = emitter.load_pointer(store, VMStoreContext.poll, invariant=True)
-    _add_to_no_gc_count(emitter, 1)
-    _add(emitter, store, VMStoreContext.interrupted, 1)
-    status = emitter.call_pointer(pointer, I32, [PTR], [vmctx])
-    _add(emitter, store, VMStoreContext.interrupted, -1)
-    _add_to_no_gc_count(emitter, -1)
+    status = _call_apart(emitter, VMStoreContext.poll, I32, [vmctx])
     emitter.trap_if(emitter.builder.icmp_unsigned("==", status, I32(PAST_DEADLINE)), TrapCode.INTERRUPT)
     with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
         _leave(emitter)
     emitter.builder.ret_void()
+
+
+def _call_apart(emitter: Emitter, call: Field, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
+    """Call the host in between, at no safepoint: nobody may ask for the frames meanwhile."""
+    store = emitter.store_context
+    activation = emitter.load_pointer(store, VMStoreContext.activation)
+    emitter.store(PTR(None), activation, VMActivation.exit_frame_pointer)  # where code left before tells nothing now
+    pointer = emitter.load_pointer(store, call, invariant=True)
+    _add_to_no_gc_count(emitter, 1)
+    _add(emitter, store, VMStoreContext.interrupted, 1)
+    returned = emitter.call_pointer(pointer, result, [each.type for each in args], args)
+    _add(emitter, store, VMStoreContext.interrupted, -1)
+    _add_to_no_gc_count(emitter, -1)
+    return returned
+
+
+def _emit_optimise(function: ir.Function) -> None:
+    emitter = begin_internal(function, "noinline", "cold")
+    function.calling_convention = POLL_CONVENTION
+    status = _call_apart(emitter, VMStoreContext.optimise_function, I32, function.args)
+    with emitter.builder.if_then(emitter.builder.icmp_unsigned("!=", status, I32(0)), likely=False):
+        _leave(emitter)
+    emitter.builder.ret_void()
+
+
+def emit_compile_by_need(function: ir.Function) -> None:
+    """Emit how code asks for a function that is not compiled yet, u64(vmctx, number): it returns the address."""
+    emitter = Emitter(function)
+    # The callee's arguments that are in memory: a signal's handler may call code that passes others.
+    size = FUNCTION_TABLE_OFFSET - ARGUMENTS_OFFSET
+    arguments, kept = emitter.at(emitter.store_context, ARGUMENTS_OFFSET), emitter.stack_buffer(size, VALUE_SLOT_SIZE)
+    move = emitter.intrinsic("llvm.memmove.p0.p0.i64", VOID, [PTR, PTR, I64, I1])
+    emitter.builder.call(move, [kept, arguments, I64(size), I1(0)])
+    address = _call_apart(emitter, VMStoreContext.compile_function, I64, function.args)
+    emitter.builder.call(move, [arguments, kept, I64(size), I1(0)])
+    with emitter.builder.if_then(emitter.builder.icmp_unsigned("==", address, I64(0)), likely=False):
+        _leave(emitter)
+    emitter.builder.ret(address)
 
 
 def _emit_refuel(function: ir.Function) -> None:
@@ -199,6 +239,7 @@ def _emit_refuel(function: ir.Function) -> None:
 
 _OTHERS: dict[str, Callable[[ir.Function], None]] = {
     POLL_FUNCTION: _emit_poll,
+    OPTIMISE_FUNCTION: _emit_optimise,
     FUEL_FUNCTION: _emit_refuel,
     DROP_FUNCTION: _emit_drop,
     TRAP_FUNCTION: _emit_trap,

@@ -50,8 +50,17 @@ class Source(Protocol):
 class Place(Protocol):
     """What code is run for: an instance."""
 
-    code: LoadedCode
-    """The module's code, linked."""
+    linked: list[LoadedCode]
+    """The module's code, as far as it is linked for the instance."""
+
+    def compile_function(self, number: int) -> int:
+        """Return the address of one of the module's own functions, compiled now if need be."""
+
+    def optimise_function(self, number: int) -> None:
+        """Have one of the module's own functions optimised, in the background."""
+
+    def take_up_ready(self) -> None:
+        """Take up code that was compiled in the meantime."""
 
     @property
     def module(self) -> Source:

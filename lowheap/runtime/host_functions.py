@@ -146,7 +146,7 @@ def _innermost(runtime: StoreRuntime) -> Place | None:
     record = VMActivation.from_address(runtime.context.activation)
     link = record.exit_frame_pointer + host_architecture().return_address_offset
     address = ctypes.c_uint64.from_address(link).value
-    found = [place for place in runtime.places.values() if place.code.stack_map.has(address)]
+    found = [place for place in runtime.places.values() if any(each.stack_map.has(address) for each in place.linked)]
     return found[0] if len(found) == 1 else None
 
 

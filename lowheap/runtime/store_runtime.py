@@ -42,7 +42,7 @@ from lowheap.errors import (
 from lowheap.heap import unsound_root
 from lowheap.jit import runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.stackmaps import Slots, StackMapRegistry, host_architecture, stack_slots
+from lowheap.jit.stackmaps import Slots, StackMap, StackMapRegistry, host_architecture, stack_slots
 from lowheap.jit.unwinding import UnwindEntry
 from lowheap.layout import (
     FUNCTION_LIMIT,
@@ -259,11 +259,63 @@ def hash_table(structure: type[ctypes.Structure], addresses: Sequence[int]) -> t
     size = 1 << (2 * len(addresses)).bit_length()
     entries = (structure * size)()
     for address in addresses:
-        place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
-        while entries[place % size].return_address:
-            place += 1
-        entries[place % size].return_address = address
+        _new_entry(entries, address)
     return entries, size
+
+
+def _new_entry(entries: Any, address: int) -> Any:
+    """Return the entry of a return address that the hash table has not got yet, and has room for."""
+    size = len(entries)
+    place = (address * STACK_MAP_HASH_MULTIPLIER % (1 << 64)) >> STACK_MAP_HASH_SHIFT
+    while entries[place % size].return_address:
+        place += 1
+    entry = entries[place % size]
+    entry.return_address = address
+    return entry
+
+
+class _StackMapTable:
+    """The stack maps of all code of a store as the compiled frame walk reads them: `entries` by return address, and the
+    `slots` that they refer to. Both have room for as many again.
+    """
+
+    def __init__(self, known: StackMapRegistry) -> None:
+        by_address = known.by_return_address
+        self.entries: Any = (VMStackMapEntry * (1 << (4 * len(by_address)).bit_length()))()
+        self.slots: Any = (VMStackSlot * 1)()
+        self._count = self._slot_count = 0
+        self._fill(by_address)
+
+    def add(self, stack_map: StackMap) -> bool:
+        """Take in more, and return True; False when there is no room."""
+        added = stack_map.by_return_address
+        if 2 * (self._count + len(added)) > len(self.entries):
+            return False
+        self._fill(added)
+        return True
+
+    def _fill(self, by_address: dict[int, tuple[Slots, ...]]) -> None:
+        slots: list[Slots] = []
+        entries = self.entries
+        for address, its_slots in by_address.items():
+            entry = _new_entry(entries, address)
+            entry.first_slot, entry.slot_count = self._slot_count + len(slots), len(its_slots)
+            slots += its_slots
+        frame_pointer = host_architecture().frame_pointer_register
+        encoded = {  # by id: many safepoints have the same slots
+            id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
+            for each in {id(each): each for each in slots}.values()
+        }
+        content = b"".join(encoded[id(each)] for each in slots)
+        total = self._slot_count + len(slots)
+        if total > len(self.slots):
+            larger = (VMStackSlot * (2 * total))()
+            ctypes.memmove(larger, self.slots, self._slot_count * ctypes.sizeof(VMStackSlot))
+            self.slots = larger
+        place = ctypes.addressof(self.slots) + self._slot_count * ctypes.sizeof(VMStackSlot)
+        ctypes.memmove(place, content, len(content))
+        self._count += len(by_address)
+        self._slot_count = total
 
 
 def runtime_of(store: Store) -> StoreRuntime:
@@ -299,6 +351,7 @@ class StoreRuntime(NotCopied):
         self.places: dict[int, Place] = {}
         """The instances, by their vmctxs."""
         self._keep: dict[int, Any] = {}
+        self._stack_map_table = _StackMapTable(self.stack_maps)
         self._mapped_code: Counter[LoadedCode] = Counter()
         self._stubs: dict[LoadedCode, None] = {}
         self.has_exceptions = False
@@ -320,6 +373,8 @@ class StoreRuntime(NotCopied):
             "lend": self._callback(signatures.LEND_CDECL, self._lend, None),
             "share": self._callback(signatures.SHARE_CDECL, self._share, None),
             "poll": self._callback(signatures.POLL_CDECL, self._poll, 1),
+            "compile_function": self._callback(signatures.COMPILE_FUNCTION_CDECL, self._compile_function, 0),
+            "optimise_function": self._callback(signatures.OPTIMISE_FUNCTION_CDECL, self._optimise_function, 1),
             "prepare_unwinding": self._callback(signatures.PREPARE_UNWINDING_CDECL, self._prepare_unwinding, 1),
         }
         self._call_python()
@@ -431,7 +486,9 @@ class StoreRuntime(NotCopied):
         self._mapped_code[code] += 1
         if self._mapped_code[code] == 1:
             self.stack_maps.add(code.stack_map)
-            self._write_stack_map_table()
+            if not self._stack_map_table.add(code.stack_map):
+                self._stack_map_table = _StackMapTable(self.stack_maps)
+            self._tell_stack_map_table()
             if code.has_exceptions and not self.has_exceptions:
                 self.context.throw_exception = unwinder.load(self._store.engine.cache).address(unwinder.THROW)
                 self.has_exceptions = True
@@ -472,30 +529,15 @@ class StoreRuntime(NotCopied):
         if not self._mapped_code[code]:
             del self._mapped_code[code]
             self.stack_maps.remove(code.stack_map)
-            self._write_stack_map_table()
+            self._stack_map_table = _StackMapTable(self.stack_maps)
+            self._tell_stack_map_table()
 
-    def _write_stack_map_table(self) -> None:
-        """Lay out all stack maps for the compiled frame walk: see `VMStoreContext`."""
-        by_address = self.stack_maps.by_return_address
-        entries, size = hash_table(VMStackMapEntry, list(by_address))
-        slots: list[Slots] = []
-        for entry in entries:
-            if entry.return_address:
-                its_slots = by_address[entry.return_address]
-                entry.first_slot, entry.slot_count = len(slots), len(its_slots)
-                slots += its_slots
-        frame_pointer = host_architecture().frame_pointer_register
-        encoded = {  # by id: many safepoints have the same slots
-            id(each): bytes(VMStackSlot(each.offset, int(each.register == frame_pointer), each.mask))
-            for each in {id(each): each for each in slots}.values()
-        }
-        table = (VMStackSlot * max(1, len(slots)))()
-        content = b"".join(encoded[id(each)] for each in slots)
-        ctypes.memmove(table, content, len(content))
-        self._stack_map_table = (entries, table)
-        self.context.stack_map_entries = ctypes.addressof(entries)
-        self.context.stack_map_mask = size - 1
-        self.context.stack_map_slots = ctypes.addressof(table)
+    def _tell_stack_map_table(self) -> None:
+        """Say where what the compiled frame walk goes by is: see `VMStoreContext`."""
+        table = self._stack_map_table
+        self.context.stack_map_entries = ctypes.addressof(table.entries)
+        self.context.stack_map_mask = len(table.entries) - 1
+        self.context.stack_map_slots = ctypes.addressof(table.slots)
         self.context.unwind_entries = 0  # that table is made when it is asked for
 
     def add_place(self, vmctx: int, place: Place) -> None:
@@ -792,7 +834,8 @@ class StoreRuntime(NotCopied):
             return LowheapError("a call out of compiled code failed, and its exception was lost")
         context = self.context
         source = None if place is None else place.module
-        sources = {each.code: each.module for each in self.places.values()}  # no instance, which would keep the store
+        # No instance, which would keep the store.
+        sources = {code: each.module for each in self.places.values() for code in each.linked}
         addresses = list(context.trap_frames[: context.trap_frame_count])
         addresses += outer_addresses(context.activation, TRAP_ADDRESS_LIMIT - len(addresses))
         trap = Trap(
@@ -945,7 +988,21 @@ class StoreRuntime(NotCopied):
         They may have done to the store what they liked, but for what needs to know the frames.
         """
         self._check_after("a signal handler")
+        for place in list(self.places.values()):
+            place.take_up_ready()
         return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
+
+    def _compile_function(self, vmctx: Any, number: int) -> int:
+        """Compiled code calls a function that it has no address of yet."""
+        address = self.places[int(quick.cast("uintptr_t", vmctx))].compile_function(number)
+        self._check_after("a signal handler")
+        return address
+
+    def _optimise_function(self, vmctx: Any, number: int) -> int:
+        """A function of compiled code's has run often."""
+        self.places[int(quick.cast("uintptr_t", vmctx))].optimise_function(number)
+        self._check_after("a signal handler")
+        return 0
 
     def _check_after(self, what: str) -> None:
         """Compiled code is to go on, behind what Python did in between."""

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
-from lowheap.jit.conventions import PRIVATE, SHARED, Convention, wide
+from lowheap.jit.conventions import SHARED
 from lowheap.jit.debug_locations import DebugScopes
 from lowheap.jit.emit import (
     I8,
@@ -27,13 +27,13 @@ from lowheap.jit.emit import (
 from lowheap.jit.marks import MarkedModule
 from lowheap.jit.signatures import EXCEPTIONS, INITIALISE, TRAP_FUNCTION, Signature
 from lowheap.representation import printable
-from lowheap.types import FuncType, TypeRegistry
-from lowheap.wasm.decode import DecodedModule, ElementSegment, Instruction
-from lowheap.wasm.events import EventFunctions
+from lowheap.types import FuncType
+from lowheap.wasm.call_graph import CallGraph
+from lowheap.wasm.decode import ElementSegment, Instruction
+from lowheap.wasm.events import EventFunctions, SharedEvents
 from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import FunctionCompiler, ModuleState
-from lowheap.wasm.instructions import FACTS
-from lowheap.wasm.outline import FUNCTION_TABLE, function_of, index_operand
+from lowheap.wasm.outline import FUNCTION_TABLE, ModuleOutline, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
 
@@ -46,18 +46,14 @@ _EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 _LARGEST_TABLE_IMAGE = 1 << 20
 """A table of more entries is filled in when an instance is made, in wasmtime, and so takes fuel here."""
 
-_MOST_CALLS = 10_000
-"""So many calls of functions that do not poll may come between two polls: a moment's work."""
-
 
 class ModuleCompiler(ModuleState):
-    """Compiles one decoded module. `type_indices` are the engine's indices of the module's types."""
+    """Compiles one decoded module, or a piece of it."""
 
     def __init__(
         self,
-        decoded: DecodedModule,
-        types: TypeRegistry,
-        type_indices: Sequence[int],
+        outline: ModuleOutline,
+        graph: CallGraph,
         barriers: Barriers,
         *,
         inline_allocation: bool,
@@ -68,45 +64,50 @@ class ModuleCompiler(ModuleState):
         is_optimised: bool = True,
         marked: bool = False,
         located: bool = False,
+        piece: Sequence[int] | None = None,
+        shared: SharedEvents | None = None,
+        counts: bool = False,
     ) -> None:
-        """Gather what all functions of the module need to know.
+        """Gather what all functions of the module need to know. `graph` is which of them call which.
 
         `inline_allocation`: take blocks off the size classes' lists without a call, where there is one. `inline`,
         `interruptible`, `consume_fuel` and `canonical_nans` are an engine's. `marked`: keep marks of what is emitted
-        for which event, for a listing. `is_optimised`: LLVM is to make fast code of it, and not just soon. `located`: with debug information, of which instruction code is for.
+        for which event, for a listing. `is_optimised`: LLVM is to make fast code of it, and not just soon. `located`:
+        with debug information, of which instruction code is for.
+
+        `piece`: compile these functions only, by their indices; without any, what is of no function. They call others
+        by the addresses that the vmctx leads to. None: the whole module. `shared` are the events of other pieces, which
+        are linked to this. `counts`: functions count how often they run, until they are worth optimising.
         """
-        super().__init__(decoded, types, type_indices, barriers, inline_allocation=inline_allocation)
-        self.module = (MarkedModule if marked else ir.Module)(decoded.names.module or "module")
+        super().__init__(outline, barriers, inline_allocation=inline_allocation)
+        self.module = (MarkedModule if marked else ir.Module)(self.decoded.names.module or "module")
         if not is_optimised:
             tell_no_aliases(self.module)
         self.debug_scopes = DebugScopes(self.module) if located else None
-        self.events = EventFunctions(self, self.module, inline)
+        self.events = EventFunctions(self, self.module, inline, shared)
         self.stack_checks: dict[str, int] = {}
         """The functions that check the stack limit, and the offset at which they trap."""
-        self.tail_convention, self.conventions = self._choose_conventions()
-        self.functions = [
-            self._declare(len(self.imported_functions) + number) for number in range(len(decoded.functions))
-        ]
         self.interruptible = interruptible
         self.consumes_fuel = consume_fuel
         self.canonical_nans = canonical_nans
-        calls, leaving, allocating, throwing = self._scan_calls()
-        self.collecting_functions = _callers_of(calls, leaving | allocating | throwing)
-        self.throwing_functions = _callers_of(calls, leaving | throwing)
-        for index in self.throwing_functions:
-            let_throw(self.functions[index - len(self.imported_functions)])
-        self.polling_functions = _breaking_calls(calls, leaving) if interruptible else set()
+        self.is_optimised, self.counts = is_optimised, counts
+        self.graph = graph
+        self.piece, self.shared = piece, shared
+        imported = len(self.imported_functions)
+        every = range(imported, len(self.function_types))
+        self.functions = {index: self._declare(index) for index in (every if piece is None else piece)}
+        for index in graph.throwing & self.functions.keys():
+            let_throw(self.functions[index])
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> tuple[ir.Module, tuple[str, ...]]:
         """Compile everything, and return the module with the names of its globals that linking must find.
 
         `progress(done, total)` is called before the first function and after each.
         """
-        symbols = []
         report = _Progress(len(self.functions), progress)
-        for index, (function, body) in enumerate(
-            zip(self.functions, self.decoded.bodies, strict=True), len(self.imported_functions)
-        ):
+        imported = len(self.imported_functions)
+        for index, function in self.functions.items():
+            body = self.decoded.bodies[index - imported]
             FunctionCompiler(
                 self,
                 function,
@@ -114,10 +115,33 @@ class ModuleCompiler(ModuleState):
                 body.locals,
                 body.instructions,
                 body.entry_offset,
-                convention=self.conventions[index - len(self.imported_functions)],
-                polls=index in self.polling_functions,
+                convention=self.graph.conventions[index],
+                polls=index in self.graph.polling,
+                number=index - imported if self.counts else None,
             ).compile()
             report.advance()
+        symbols = [] if self.piece else self._compile_what_is_of_no_function()
+        self.events.choose()
+        transitions.define(self.module, self.barriers.allocate)
+        if TRAP_FUNCTION in self.module.globals:
+            symbols.append(TRAP_FUNCTION)
+        named = [index for index in self.escaping_functions if index >= imported] if self.piece is None else self.piece
+        table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(named)), FUNCTION_TABLE)
+        table.global_constant = True
+        addresses = [ir.Constant(PTR, self.functions[index].get_reference()) for index in named]
+        table.initializer = ir.Constant(table.value_type, addresses)
+        symbols.append(FUNCTION_TABLE)
+        if self.piece:  # where it is, once linked, tells where all code is
+            first = self.functions[self.piece[0]]
+            first.linkage = ""
+            symbols.append(first.name)
+        if self.shared is not None:
+            symbols += self.shared.defined
+        return self.module, tuple(symbols)
+
+    def _compile_what_is_of_no_function(self) -> list[str]:
+        """Compile the initialiser, trampolines and stubs, and return the symbols of these."""
+        symbols = []
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
         if initialising := list(self._initialising()):
             self._compile_initialiser(initialising)
@@ -125,13 +149,10 @@ class ModuleCompiler(ModuleState):
             entered.append(INITIALISE_SIGNATURE)
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
-        self.events.choose()
-        transitions.define(self.module, self.barriers.allocate)
         imported = {Signature.of(type, self.types) for type in self.function_types[: len(self.imported_functions)]}
         for signature in sorted(imported, key=lambda each: each.host_stub):
             transitions.define_host_stub(self.module, signature)
             symbols.append(signature.host_stub)
-        defined = [index for index in self.escaping_functions if index >= len(self.imported_functions)]
         for signature in sorted(set(entered), key=lambda each: each.entry):
             transitions.define_entry(self.module, signature)
             symbols.append(signature.entry)
@@ -139,16 +160,7 @@ class ModuleCompiler(ModuleState):
             mark = ir.GlobalVariable(self.module, I8, EXCEPTIONS)
             mark.initializer = I8(0)
             symbols.append(EXCEPTIONS)
-        if TRAP_FUNCTION in self.module.globals:
-            symbols.append(TRAP_FUNCTION)
-        table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(defined)), FUNCTION_TABLE)
-        table.global_constant = True
-        table.initializer = ir.Constant(
-            table.value_type,
-            [ir.Constant(PTR, self.functions[i - len(self.imported_functions)].get_reference()) for i in defined],
-        )
-        symbols.append(FUNCTION_TABLE)
-        return self.module, tuple(symbols)
+        return symbols
 
     def function_label(self, index: int) -> str:
         """Return how messages call a function: its index, and its name where it has one."""
@@ -157,60 +169,10 @@ class ModuleCompiler(ModuleState):
 
     def _declare(self, index: int) -> ir.Function:
         name = re.sub(r"[^A-Za-z0-9_.]", "_", self.decoded.names.functions.get(index, ""))
-        convention = self.conventions[index - len(self.imported_functions)]
-        type = convention.function_type(Signature.of(self.function_types[index], self.types))
+        type = self.graph.conventions[index].function_type(Signature.of(self.function_types[index], self.types))
         function = NativeFunction(self.module, type, f"wasm.{index}.{name}".rstrip("."), NO_MERGE)
         function.linkage = "internal"
         return function
-
-    def _choose_conventions(self) -> tuple[Convention, list[Convention]]:
-        """Return how tail calls are made, and how each of the module's own functions is called."""
-        imported = len(self.imported_functions)
-        callers_and_callees: set[int] = set()
-        types: list[FuncType] = []
-        for index, body in enumerate(self.decoded.bodies, imported):
-            for instruction in body.instructions:
-                if instruction.name.startswith("return_call"):
-                    callers_and_callees.add(index)
-                    type = self.called_type(instruction)
-                    assert type is not None, "a tail call is a call"
-                    types += (self.function_types[index], type)
-                    if instruction.name == "return_call" and index_operand(instruction) >= imported:
-                        callers_and_callees.add(index_operand(instruction))
-        tails = wide(Signature.of(type, self.types) for type in dict.fromkeys(types))
-        escaping = set(self.escaping_functions)
-        return tails, [
-            tails if index in callers_and_callees else SHARED if index in escaping else PRIVATE
-            for index in range(imported, len(self.function_types))
-        ]
-
-    def _scan_calls(self) -> tuple[dict[int, list[int]], set[int], set[int], set[int]]:
-        """What the module's own functions do: which of one another they call; which leave the module, allocate, throw.
-
-        A call is there as often as it is in the code.
-        """
-        imported = len(self.imported_functions)
-        calls: dict[int, list[int]] = {}
-        leaving: set[int] = set()
-        allocating: set[int] = set()
-        throwing: set[int] = set()
-        for index, body in enumerate(self.decoded.bodies, imported):
-            calls[index] = called = []
-            for instruction in body.instructions:
-                if instruction.name in ("call", "return_call"):
-                    callee = index_operand(instruction)
-                    if callee < imported:
-                        leaving.add(index)
-                    else:
-                        called.append(callee)
-                elif (facts := FACTS.get(instruction.name)) is not None:
-                    if facts.leaves:
-                        leaving.add(index)
-                    if facts.allocates:
-                        allocating.add(index)
-                    if facts.throws:
-                        throwing.add(index)
-        return calls, leaving, allocating, throwing
 
     def _initialising(self) -> Iterator[tuple[Instruction, bool, bool]]:
         """Yield what gives an instance's parts their first values, in the order of the standard, and starts it.
@@ -268,7 +230,7 @@ class ModuleCompiler(ModuleState):
         whole = [*(instruction for instruction, _, _ in initialising), Instruction("end", (), 0)]
         function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
         called = self.decoded.start
-        if called is not None and (called < len(self.imported_functions) or called in self.throwing_functions):
+        if called is not None and (called < len(self.imported_functions) or called in self.graph.throwing):
             let_throw(function)
         FunctionCompiler(self, function, FuncType((), ()), (), whole, exempt=exempt, runs_once=True).compile()
 
@@ -305,51 +267,6 @@ def _activating(init: str, drop: str, segment: int, target: int, count: int, off
     yield Instruction("i32.const", (count,), offset)
     yield Instruction(init, (segment, target), offset)
     yield Instruction(drop, (segment,), offset)
-
-
-def _callers_of(calls: dict[int, list[int]], found: set[int]) -> set[int]:
-    """Return some functions, those that call one of them, and so on. `calls` are every function's."""
-    callers: dict[int, list[int]] = {}
-    for index, called in calls.items():
-        for callee in called:
-            callers.setdefault(callee, []).append(index)
-    reached: set[int] = set()
-    pending = list(found)
-    while pending:
-        index = pending.pop()
-        if index not in reached:
-            reached.add(index)
-            pending += callers.get(index, ())
-    return reached
-
-
-def _breaking_calls(calls: dict[int, list[int]], leaving: set[int]) -> set[int]:
-    """Choose functions so that, if these poll, no more than `_MOST_CALLS` calls are made of others between two polls.
-
-    One is chosen in each cycle of calls; all that leave the module, for nobody knows what they come to; and those that
-    would make too many calls without a cycle: each of 64 functions that calls the next one twice, say.
-    """
-    chosen = set(leaving)
-    counts: dict[int, int] = {}  # how many calls a function comes to before a poll, once all that it calls are known
-    for start in calls:
-        path = [(start, iter(calls[start]))] if start not in counts else []
-        on_path = {start}
-        while path:
-            index, rest = path[-1]
-            for callee in rest:
-                if callee in on_path:
-                    chosen.add(callee)
-                elif callee not in counts:
-                    path.append((callee, iter(calls[callee])))
-                    on_path.add(callee)
-                    break
-            else:
-                path.pop()
-                on_path.discard(index)
-                counts[index] = sum(1 + (0 if each in chosen else counts[each]) for each in calls[index])
-                if counts[index] > _MOST_CALLS:
-                    chosen.add(index)
-    return chosen
 
 
 class _Progress:

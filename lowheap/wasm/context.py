@@ -6,8 +6,6 @@ are two numbers: `canonical` turns one into the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lowheap.collectors.interface import ELEMENT, NO_FIELD, NO_TYPE, Shape
 from lowheap.jit.barriers import Barriers
 from lowheap.layout import GcArrayLayout, GcStructLayout, GcTypeLayouts
@@ -17,10 +15,8 @@ from lowheap.types import (
     RefType,
     StorageType,
     StructType,
-    TypeRegistry,
     storage_size,
 )
-from lowheap.wasm.decode import DecodedModule
 from lowheap.wasm.outline import ModuleOutline
 
 
@@ -30,17 +26,9 @@ class ModuleContext(ModuleOutline):
     `inline_allocation`: blocks are taken off the size classes' lists without a call of the runtime, where there is one.
     """
 
-    def __init__(
-        self,
-        decoded: DecodedModule,
-        types: TypeRegistry,
-        type_indices: Sequence[int],
-        barriers: Barriers,
-        *,
-        inline_allocation: bool,
-    ) -> None:
-        """Keep what all functions of the module need to know."""
-        super().__init__(decoded, types, type_indices)
+    def __init__(self, outline: ModuleOutline, barriers: Barriers, *, inline_allocation: bool) -> None:
+        """Keep what all functions of the module need to know; what the outline has found is shared with it."""
+        vars(self).update(vars(outline))
         self.barriers = barriers
         self.inline_allocation = inline_allocation
         self._layouts = GcTypeLayouts()

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -210,6 +211,16 @@ class EventEmitter(Emitter):
         """Poll, in a loop."""
         with self.event("poll"):
             self._poll_below_limit()
+
+    def count(self, number: ir.Value) -> None:
+        """Count down what one of the module's own functions is run, and tell the host when that comes to 0."""
+        counters = self.load_pointer(self.vmctx, VMContext.counters, invariant=True)
+        address = entry_of(self, counters, number, ctypes.c_uint32)
+        left = self.builder.sub(self.load_typed(address, I32), I32(1))
+        self.store_typed(left, address)
+        function = self.declare(transitions.OPTIMISE_FUNCTION, VOID, [PTR, I32])
+        with self.builder.if_then(self.builder.icmp_unsigned("==", left, I32(0)), likely=False):
+            self.builder.call(function, [self.vmctx, number], cconv=transitions.POLL_CONVENTION)
 
     def _poll_below_limit(self) -> None:
         frame = self.frame_address()
@@ -806,6 +817,12 @@ _COLLECTING = frozenset(
 )
 """The events that are safepoints."""
 
+_DIGITS = 20
+"""So many digits of a hash tell all events of a module apart."""
+
+_ALWAYS_INLINED = frozenset(("stack_check", "stack_poll", "poll"))
+"""The events that look at the frame that they are in."""
+
 _MAKING = _COLLECTING
 """The events that make an object of a type: the last of their static arguments, or, of an exception, a tag's."""
 
@@ -889,8 +906,10 @@ def table_length(emitter: Emitter, place: ir.Value, fixed: int) -> ir.Value:
     return emitter.load_typed(emitter.named(emitter.at(place, VMTable.length.offset), TABLE_LENGTH), I64)
 
 
-def entry_of(emitter: Emitter, table: ir.Value, index: ir.Value, structure: type[ctypes.Structure]) -> ir.Value:
-    """Emit the address of an entry, a structure, in a table of them."""
+def entry_of(
+    emitter: Emitter, table: ir.Value, index: ir.Value, structure: type[ctypes.Structure | ctypes.c_uint32]
+) -> ir.Value:
+    """Emit the address of an entry, a structure or a number, in a table of them."""
     builder = emitter.builder
     return emitter.at(table, builder.mul(builder.zext(index, I64), I64(ctypes.sizeof(structure))))
 
@@ -925,14 +944,25 @@ class _Sites:
     writes: dict[int, Writes] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class SharedEvents:
+    """The events' functions that pieces of a module share: the names of those that others have, and that this has."""
+
+    known: Collection[str]
+    defined: list[str] = field(default_factory=list)
+
+
 class EventFunctions:
     """The functions for the events of one module, and where they are called."""
 
-    def __init__(self, context: ModuleContext, module: ir.Module, inline: str) -> None:
-        """Start without any. `inline` is an engine's."""
+    def __init__(
+        self, context: ModuleContext, module: ir.Module, inline: str, shared: SharedEvents | None = None
+    ) -> None:
+        """Start without any. `inline` is an engine's. Those that are `shared` are not made again, nor inlined."""
         self.context = context
         self._module = module
         self._inline = inline
+        self._shared = shared
         self._functions: dict[tuple[Any, ...], ir.Function] = {}
         self._known_parts: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._tiny: set[str] = set()  # their names
@@ -1085,7 +1115,7 @@ class EventFunctions:
         key = (event, *self._only_what_counts(event, static), lifetime)
         function = self._functions.get(key)
         if function is None:
-            function = self._functions[key] = self._define(event, result, argument_types, static, lifetime)
+            function = self._functions[key] = self._declare(key, event, result, argument_types, static, lifetime)
             if sum(len(block.instructions) for block in function.blocks) <= SMALL_BODY:
                 self._tiny.add(function.name)
         return function
@@ -1148,20 +1178,30 @@ class EventFunctions:
             found = self._known_parts[key] = *place, storage, shape is not None and shape.is_counted
         return found
 
-    def _define(
+    def _declare(
         self,
+        key: tuple[Any, ...],
         event: str,
         result: ir.Type,
         argument_types: Sequence[ir.Type],
         static: Sequence[Static],
         lifetime: Lifetime,
     ) -> ir.Function:
-        name = ".".join(("lowheap", event, *map(_label, static)))
-        name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
+        shared = self._shared if event not in _ALWAYS_INLINED else None
+        if shared is None:
+            name = ".".join(("lowheap", event, *map(_label, static)))
+            name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
+        else:  # the same in all processes, for all that it depends on
+            name = f"lowheap.{event}.{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGITS]}"
         is_for_type = self._type_of(event, static) is not None
         first = [PTR, I32, *[I32] * is_for_type]
         function = NativeFunction(self._module, ir.FunctionType(result, [*first, *argument_types]), name)
-        function.linkage = "internal"
+        if shared is None:
+            function.linkage = "internal"
+        elif name in shared.known:
+            return function
+        else:
+            shared.defined.append(name)
         with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
             emitter = EventEmitter(self.context, function, lifetime, is_for_type=is_for_type)
             value = getattr(emitter, event)(*function.args[len(first) :], *static)

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
@@ -73,6 +73,9 @@ from lowheap.wasm.events import (
 )
 from lowheap.wasm.fuel import Exempt, FuelMeter
 from lowheap.wasm.outline import index_operand
+
+if TYPE_CHECKING:
+    from lowheap.wasm.call_graph import CallGraph
 
 
 @dataclass(slots=True)
@@ -217,24 +220,19 @@ def instruction(
 class ModuleState(ModuleContext):
     """What the compilers of a module's functions share: `ModuleCompiler` fills it in.
 
-    `functions` are the module's own, as LLVM has them, and `conventions` how each is called; `tail_convention` is how
-    tail calls are made. Of the functions' indices, `collecting_functions` are those that may collect,
-    `throwing_functions` those that an exception may come out of, which may collect, too, `polling_functions` those that
-    poll at their beginning. `stack_checks` are the functions that check the stack limit, and the offset at which they
-    trap. Where there are `debug_scopes`, instructions get debug locations.
+    `functions` are those that are compiled, by their indices, as LLVM has them. `stack_checks` are the functions that
+    check the stack limit, and the offset at which they trap. Where there are `debug_scopes`, instructions get debug
+    locations. Functions that are not optimised are compiled in as little time as possible.
     """
 
     module: ir.Module
     events: EventFunctions
-    functions: list[ir.Function]
-    conventions: list[Convention]
-    tail_convention: Convention
+    functions: dict[int, ir.Function]
+    graph: CallGraph
     interruptible: bool
     consumes_fuel: bool
     canonical_nans: bool
-    collecting_functions: set[int]
-    throwing_functions: set[int]
-    polling_functions: set[int]
+    is_optimised: bool
     stack_checks: dict[str, int]
     debug_scopes: DebugScopes | None
 
@@ -255,10 +253,12 @@ class FunctionCompiler(Emitter):
         polls: bool = False,
         runs_once: bool = False,
         exempt: Exempt | None = None,
+        number: int | None = None,
     ) -> None:
         """Start the function: its prologue, which may poll, and its locals. `offset` is where that is.
 
-        `exempt` are the instructions of an initialiser that take no fuel.
+        `exempt` are the instructions of an initialiser that take no fuel. A function that counts how often it runs has
+        its `number`, among the module's own.
         """
         super().__init__(function)
         self.context = module
@@ -275,6 +275,8 @@ class FunctionCompiler(Emitter):
         params = convention.parameters(self, Signature.of(type, module.types))
         self._results_place = params.pop() if len(type.results) > 1 else None
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
+        self._number = number
+        self._count()
         self._most_operands = 0
         zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
@@ -293,7 +295,8 @@ class FunctionCompiler(Emitter):
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
         self._assigned = self._scan_assigned_locals()
-        self._short_loops = short_loops(self.instructions, self._takes_long) if self.context.interruptible else set()
+        may_count = self.context.interruptible and self.context.is_optimised
+        self._short_loops = short_loops(self.instructions, self._takes_long) if may_count else set()
         self.labels.append(_Label("function", (), self.type.results, 0, [], None))
         skipped = 0  # how many constructs that open in unreachable code are still open
         while self._next < len(self.instructions):
@@ -771,6 +774,7 @@ class FunctionCompiler(Emitter):
     def _leave_for(self, label: _Label, values: list[ir.Value]) -> None:
         """Note what an edge from the current block to a label brings there. Where a loop goes round, poll first."""
         if label.kind == "loop":
+            self._count()
             label.goes_round = True
             if label.is_polled:
                 pass
@@ -795,6 +799,12 @@ class FunctionCompiler(Emitter):
             if label.kind not in ("block", "try_table") or label.edges or label.handler_edges:
                 return None
         return None
+
+    def _count(self) -> None:
+        """Count that the function is run, or a loop of it goes round, if it is to be counted."""
+        if self._number is not None:
+            function = self.context.events.function("count", VOID, [I32], ())
+            self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=("noinline",))
 
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""
@@ -991,7 +1001,7 @@ class FunctionCompiler(Emitter):
         values = [value for value, _ in self.stack[len(self.stack) - count :]]
         if self._results_place is not None:
             values.append(self._results_place)
-        args = self.context.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
+        args = self.context.graph.tail_convention.arguments(self, Signature.of(type, self.context.types), vmctx, values)
         if may_collect:
             result = safepoints.call(self.builder, callee, args, tail="musttail")
         else:
@@ -1009,7 +1019,7 @@ class FunctionCompiler(Emitter):
         quick, and processors guess the answer: the callee need not wait for a vmctx to come from memory, nor the next
         one for what that one finds there.
         """
-        shape = self.context.tail_convention.function_type(Signature.of(type, self.context.types))
+        shape = self.context.graph.tail_convention.function_type(Signature.of(type, self.context.types))
         callee = self.function_pointer(code, shape.return_type, shape.args)
         if may_be_own:
             own, other = self.function.append_basic_block("own"), self.function.append_basic_block("other")

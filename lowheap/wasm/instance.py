@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
+from lowheap.jit import by_need
+from lowheap.jit.engine import LoadedCode
 from lowheap.jit.signatures import INITIALISE, Signature
 from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
@@ -34,6 +36,7 @@ from lowheap.wasm.globals import Global
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
 from lowheap.wasm.outline import EXTERNAL_KINDS, FUNCTION_TABLE, function_of
+from lowheap.wasm.pieces import BASELINE, OFTEN, PiecewiseCode
 from lowheap.wasm.tables import Table, let_go
 
 _PAGE = 1 << 12
@@ -140,6 +143,10 @@ class Instance(NotCopied):
         self._made_globals: list[Global] = []
         self._made_contexts: list[int] = []
         self._is_entered = False
+        self._taken_up = 0  # so many pieces of the module's
+        self._levels: dict[int, int] = {}  # of the code of functions that has an address, by their numbers
+        self.linked: list[LoadedCode] = []
+        """The module's code, as far as it is linked for the instance."""
         self._runtime.keep(self)
         try:
             self._instantiate(imports)
@@ -172,7 +179,8 @@ class Instance(NotCopied):
             let_go(self.store, address, is_counted=True)
         if self._is_entered:
             runtime.remove_place(self._vmctx.base)
-            runtime.remove_stack_map(self.code)
+            for code in self.linked:
+                runtime.remove_stack_map(code)
         runtime.let_go(self)
 
     def _instantiate(self, imports: Mapping[Any, Any] | None) -> None:
@@ -180,7 +188,9 @@ class Instance(NotCopied):
         if module.provided.functions or module.provided.constants:
             self.store.use_strings()
         values = self._find_all(_flatten(imports))
+        self._pieces = module.pieces(inline_allocation=self._runtime.allocates_inline)
         self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
+        self.linked.append(self.code)
         self._lay_out(values)
         if INITIALISE in module.compiled.symbols:
             type = FuncType((), ())
@@ -203,6 +213,12 @@ class Instance(NotCopied):
         context.control = ctypes.addressof(store.heap.control)
         context.store = self._runtime.context_address
         context.type_ids = ctypes.addressof(self._type_ids)
+        if self._pieces is not None:
+            count = len(module.decoded.functions)
+            first_stubs, self._lasting_stubs = by_need.stubs(count, store.engine.cache)
+            self._codes = (ctypes.c_uint64 * count)(*first_stubs)
+            self._counters = (ctypes.c_uint32 * count)(*[OFTEN] * count)
+            context.codes, context.counters = ctypes.addressof(self._codes), ctypes.addressof(self._counters)
 
         self._link(values)
         self._make_functions()
@@ -223,6 +239,58 @@ class Instance(NotCopied):
         self._is_entered = True
         self._runtime.add_place(self._vmctx.base, self)
         self._runtime.add_stack_map(self.code)
+        if self._pieces is not None:
+            self._take_up_linked(self._pieces)
+
+    @whole
+    def compile_function(self, number: int) -> int:
+        """Return the address of one of the module's own functions, compiled now if need be.
+
+        Raises what the compiler does; nothing has changed then. Signals wait: their handlers may call what is being
+        compiled.
+        """
+        assert self._pieces is not None, "code that is whole asks for nothing"
+        self._pieces.piece_of(self.module.vmctx_layout.imported_functions + number)
+        self.take_up_ready()
+        return self._codes[number]
+
+    @whole
+    def optimise_function(self, number: int) -> None:
+        """One of the module's own functions runs often: have it optimised in the background."""
+        assert self._pieces is not None, "code that is whole counts nothing"
+        self._pieces.want_optimised(self.module.vmctx_layout.imported_functions + number)
+        self.take_up_ready()
+        if self._levels.get(number) == BASELINE:
+            self._counters[number] = OFTEN  # to look then whether it is ready
+
+    def take_up_ready(self) -> None:
+        """Take up what was compiled in the meantime, for this instance or for another of the module's."""
+        if self._pieces is None:
+            return
+        if self._pieces.has_ready:
+            self._pieces.link_ready()
+        if len(self._pieces.linked) > self._taken_up:
+            self._take_up_linked(self._pieces)
+
+    @whole
+    def _take_up_linked(self, pieces: PiecewiseCode) -> None:
+        """Have the instance's functions run from where their best code is."""
+        imported = self.module.vmctx_layout.imported_functions
+        linked = pieces.linked
+        while self._taken_up < len(linked):
+            piece = linked[self._taken_up]
+            self._taken_up += 1
+            self._runtime.add_stack_map(piece.code)
+            self.linked.append(piece.code)
+            for index, address in zip(piece.functions, piece.addresses, strict=True):
+                number = index - imported
+                level = self._levels.get(number)
+                if level is None or level < piece.level:
+                    self._levels[number] = piece.level
+                    self._codes[number] = address
+                    function = self._functions.get(index)
+                    if function is not None:
+                        self._runtime.entry(function).code = address
 
     # Imports
 
@@ -363,7 +431,10 @@ class Instance(NotCopied):
         module = self.module
         imported = module.vmctx_layout.imported_functions
         own = [index for index in module.escaping_functions if index >= imported]
-        addresses = (ctypes.c_uint64 * len(own)).from_address(self.code.address(FUNCTION_TABLE))
+        if self._pieces is None:
+            addresses = list((ctypes.c_uint64 * len(own)).from_address(self.code.address(FUNCTION_TABLE)))
+        else:
+            addresses = [self._lasting_stubs[index - imported] for index in own]
         names = {export.index: export.name for export in module.decoded.exports if export.kind == "function"}
         type_indices = module.decoded.functions
         for index, code in zip(own, addresses, strict=True):

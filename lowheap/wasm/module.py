@@ -10,15 +10,15 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lowheap.copying import NotCopied
 from lowheap.engine import Engine
-from lowheap.errors import Frame, ModuleError
-from lowheap.jit import cache
+from lowheap.errors import Frame, ModuleError, UnsupportedError
+from lowheap.jit import by_need, cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
@@ -27,11 +27,17 @@ from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
+from lowheap.wasm.pieces import BASELINE, PiecewiseCode
 
 if TYPE_CHECKING:
+    from lowheap.jit.cache import PieceKey
     from lowheap.jit.debug_locations import DebugLocations
+    from lowheap.wasm.call_graph import CallGraph
 
 _log = logging.getLogger("lowheap.wasm")
+
+LARGE, MANY = 4_000, 50
+"""A module of more instructions than these, in more functions, is compiled by need, unless it is told otherwise."""
 
 
 class Module(NotCopied):
@@ -76,7 +82,7 @@ class Module(NotCopied):
             binary = cache.valid_binary(engine.cache, bytes(text), validator, valid_binary)
         else:
             binary = valid_binary()
-        self._make(engine, binary, given, lambda inline: self._compile(inline, progress))
+        self._make(engine, binary, given, progress=progress)
         self.compile_seconds = time.perf_counter() - started
 
     @classmethod
@@ -108,7 +114,8 @@ class Module(NotCopied):
                 "the module cannot be serialised: not all sources that its code depends on can be read, or they have "
                 "changed since this process started"
             )
-        return serialization.encode(self._binary, facts, self.compiled)
+        compiled = self._compile(self.engine.runtime == "native") if self.is_compiled_by_need else self.compiled
+        return serialization.encode(self._binary, facts, compiled)
 
     @classmethod
     def deserialize(cls, engine: Engine, encoded: bytes | bytearray | memoryview) -> Self:
@@ -136,30 +143,59 @@ class Module(NotCopied):
         _check_engine(engine)
         return cls.deserialize(engine, Path(path).read_bytes())
 
-    def _make(self, engine: Engine, binary: bytes, given: _Given, compiled: Callable[[bool], CompiledCode]) -> None:
-        """Become the module of a valid binary; `compiled` returns its code, that allocates inline or asks each time."""
+    def _make(
+        self,
+        engine: Engine,
+        binary: bytes,
+        given: _Given,
+        compiled: Callable[[bool], CompiledCode] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Become the module of a valid binary.
+
+        `compiled` returns its code, that allocates inline or asks each time, where that is there.
+        """
+        with without_gc():
+            self._outline(engine, binary, given)
+            inline_allocation = engine.runtime == "native"
+            if compiled is None and self._is_large_enough():
+                pieces = self._pieces[inline_allocation] = self._piecewise(inline_allocation)
+                self.compiled, self._loaded[inline_allocation] = pieces.compiled, pieces.base
+            else:
+                self.compiled = (compiled or (lambda inline: self._compile(inline, progress)))(inline_allocation)
+                self._loaded[inline_allocation] = LoadedCode(self.compiled)
+
+    @classmethod
+    def _outlined(cls, engine: Engine, binary: bytes, given: _Given) -> Self:
+        """Return the module of a valid binary without any code, to compile pieces of it."""
+        self = object.__new__(cls)
+        self._outline(engine, binary, given)
+        return self
+
+    def _outline(self, engine: Engine, binary: bytes, given: _Given) -> None:
+        """Find out what is known of a module that is not compiled."""
         self.engine = engine
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
-        with without_gc():
-            decoded = legacy_exceptions.translated(decode(binary))
-            constants = builtins.string_constants(decoded, given.string_constants, lambda: custom_sections(binary)[0])
-            self.decoded: DecodedModule
-            self.decoded, functions = builtins.with_builtins(decoded, given.builtins, engine.types, len(binary))
-            self.provided = builtins.Provided(functions, constants)
-            self._given = given
-            self.type_indices = self._register_types()
-            outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
-            self.outline = outline
-            self.function_types = outline.function_types
-            self.global_types = outline.global_types
-            self.escaping_functions = outline.escaping_functions
-            self.vmctx_layout = outline.vmctx_layout
-            inline_allocation = engine.runtime == "native"
-            self.compiled = compiled(inline_allocation)
-        self._loaded = {inline_allocation: LoadedCode(self.compiled)}
-        self._locations: dict[bool, DebugLocations | None] = {}
+        decoded = legacy_exceptions.translated(decode(binary))
+        constants = builtins.string_constants(decoded, given.string_constants, lambda: custom_sections(binary)[0])
+        self.decoded: DecodedModule
+        self.decoded, functions = builtins.with_builtins(decoded, given.builtins, engine.types, len(binary))
+        self.provided = builtins.Provided(functions, constants)
+        self._given = given
+        self.type_indices = self._register_types()
+        outline = ModuleOutline(self.decoded, engine.types, self.type_indices)
+        self.outline = outline
+        self.function_types = outline.function_types
+        self.global_types = outline.global_types
+        self.escaping_functions = outline.escaping_functions
+        self.vmctx_layout = outline.vmctx_layout
+        first = len(outline.imported_functions)
+        self._sizes = {index: len(each.instructions) for index, each in enumerate(self.decoded.bodies, first)}
         self._body_offsets = [body.offset for body in self.decoded.bodies]
+        self._pieces: dict[bool, PiecewiseCode] = {}
+        self._loaded: dict[bool, LoadedCode] = {}
+        self._locations: dict[LoadedCode, DebugLocations | None] = {}
 
     def __repr__(self) -> str:
         """Show the name, where there is one, and how many imports and exports there are."""
@@ -170,6 +206,14 @@ class Module(NotCopied):
     def name(self) -> str | None:
         """The module's name, where it has one."""
         return self.decoded.names.module
+
+    @functools.cached_property
+    def call_graph(self) -> CallGraph:
+        """Which of the module's functions call which; looked at when something is compiled."""
+        from lowheap.wasm.call_graph import CallGraph  # here, because code from a cache needs none of it
+        from lowheap.wasm.instructions import FACTS
+
+        return CallGraph(self.outline, FACTS, interruptible=self.engine.interruptible)
 
     @functools.cached_property
     def names_functions(self) -> bool:
@@ -205,63 +249,129 @@ class Module(NotCopied):
         """What an instance offers, in order. Type indices in the types are the engine's."""
         return [ExportType(e.name, self.outline.external_type(e.kind, e.index)) for e in self.decoded.exports]
 
+    @property
+    def is_compiled_by_need(self) -> bool:
+        """Whether each function is compiled when it is called first, in whichever instance.
+
+        By default, that is so for modules of more than `LARGE` instructions, in more than `MANY` functions.
+        """
+        return bool(self._pieces)
+
+    def _is_large_enough(self) -> bool:
+        if self.engine.compilation == "auto":
+            is_large = sum(self._sizes.values()) > LARGE and len(self._sizes) > MANY
+            return is_large and by_need.is_available()
+        if self.engine.compilation == "by_need" and not by_need.is_available():
+            raise UnsupportedError(
+                "compilation is 'by_need', which is not written for this machine; 'auto' and 'whole' are there"
+            )
+        return self.engine.compilation == "by_need"
+
     def loaded(self, *, inline_allocation: bool) -> LoadedCode:
-        """Return the linked code for a store that allocates inline, or for one that must be asked each time."""
+        """Return the linked code for a store that allocates inline, or for one that must be asked each time.
+
+        That is all there is, or, where functions are compiled by need, what is of no function.
+        """
         if inline_allocation not in self._loaded:
-            self._loaded[inline_allocation] = LoadedCode(self._compile(inline_allocation))
+            pieces = self.pieces(inline_allocation=inline_allocation)
+            self._loaded[inline_allocation] = (
+                LoadedCode(self._compile(inline_allocation)) if pieces is None else pieces.base
+            )
         return self._loaded[inline_allocation]
+
+    def pieces(self, *, inline_allocation: bool) -> PiecewiseCode | None:
+        """Return the code of functions that are compiled by need, likewise; None where all is compiled together."""
+        if self._pieces and inline_allocation not in self._pieces:
+            self._pieces[inline_allocation] = self._piecewise(inline_allocation)
+        return self._pieces.get(inline_allocation)
+
+    def _piecewise(self, inline_allocation: bool) -> PiecewiseCode:
+        cached = None
+        if self.engine.cache is not None:
+            key = cache.code_key(self._code_parts(inline_allocation), self.engine.collector)
+            cached = None if key is None else cache.PieceFile(self.engine.cache, key)
+        return PiecewiseCode(_PieceCompiler(self, inline_allocation), cached)
 
     def locations_of(self, code: LoadedCode) -> DebugLocations | None:
         """Return which instructions its code is for; None where that cannot be said.
 
-        The first time, this compiles the module again.
+        The first time, this compiles that code again.
         """
-        inline_allocation = next(inline for inline, each in self._loaded.items() if each is code)
-        if inline_allocation not in self._locations:
-            self._locations[inline_allocation] = self._locate(inline_allocation)
-        return self._locations[inline_allocation]
+        if code not in self._locations:
+            self._locations[code] = self._locate(code)
+        return self._locations[code]
 
-    def _locate(self, inline_allocation: bool) -> DebugLocations | None:
+    def _locate(self, code: LoadedCode) -> DebugLocations | None:
         from lowheap.jit.debug_locations import DebugLocations, code_of  # here, because few want to know
 
-        located = self._compile(inline_allocation, located=True).object
-        if code_of(located) != code_of(self._loaded[inline_allocation].object):
+        inline_allocation, piece = self._origin_of(code)
+        if piece is None:
+            located = self._compile(inline_allocation, located=True).object
+        else:
+            located = self._compile_now(inline_allocation, located=True, piece=piece, known=code.imports).object
+        if code_of(located) != code_of(code.object):
             _log.warning("module %s: its code was another, compiled again: no calls can be located", self.name or "")
             return None
         return DebugLocations(located)
 
+    def _origin_of(self, code: LoadedCode) -> tuple[bool, PieceKey | None]:
+        """Return what code of the module was compiled for: which stores, and which piece, if not all."""
+        for inline_allocation, pieces in self._pieces.items():
+            for each in pieces.linked:
+                if each.code is code:
+                    return inline_allocation, (each.level, each.functions)
+            if pieces.base is code:
+                return inline_allocation, (BASELINE, ())
+        return next(inline for inline, each in self._loaded.items() if each is code), None
+
     def _compile(
+        self, inline_allocation: bool, progress: Callable[[int, int], None] | None = None, *, located: bool = False
+    ) -> CompiledCode:
+        """Return code of the whole module, from the cache if it is there."""
+        parts = self._code_parts(inline_allocation)
+        if located:
+            parts["located"] = True
+
+        def compile_now() -> CompiledCode:
+            return self._compile_now(inline_allocation, progress, located=located)
+
+        return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
+
+    def _compile_now(
         self,
         inline_allocation: bool,
         progress: Callable[[int, int], None] | None = None,
         *,
         located: bool = False,
+        piece: PieceKey | None = None,
+        known: Collection[str] = (),
     ) -> CompiledCode:
-        def compile_now() -> CompiledCode:
-            from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
-            from lowheap.wasm.compile import ModuleCompiler
+        """Compile the whole module, or a piece; `known` are the functions that other pieces have for it."""
+        from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
+        from lowheap.wasm.compile import ModuleCompiler
+        from lowheap.wasm.events import SharedEvents
 
-            with without_gc():
-                compiler = ModuleCompiler(
-                    self.decoded,
-                    self.engine.types,
-                    self.type_indices,
-                    Barriers(self.engine.collector),
-                    inline_allocation=inline_allocation,
-                    inline=self.engine.inline,
-                    interruptible=self.engine.interruptible,
-                    consume_fuel=self.engine.consume_fuel,
-                    canonical_nans=self.engine.canonical_nans,
-                    is_optimised=self.engine.opt_level > 0,
-                    located=located,
-                )
-                module, symbols = compiler.compile(progress)
-                return compile_ir(module, symbols, opt_level=self.engine.opt_level, stack_checks=compiler.stack_checks)
-
-        parts = self._code_parts(inline_allocation)
-        if located:
-            parts["located"] = True
-        return cache.compiled(self.engine.cache, parts, compile_now, self.engine.collector)
+        engine = self.engine
+        level, functions = (engine.opt_level, None) if piece is None else piece
+        is_baseline = piece is not None and level == BASELINE
+        with without_gc():
+            compiler = ModuleCompiler(
+                self.outline,
+                self.call_graph,
+                Barriers(engine.collector),
+                inline_allocation=inline_allocation,
+                inline=engine.inline,
+                interruptible=engine.interruptible,
+                consume_fuel=engine.consume_fuel,
+                canonical_nans=engine.canonical_nans,
+                is_optimised=level > 0,
+                located=located,
+                piece=functions,
+                shared=SharedEvents(known) if is_baseline else None,
+                counts=is_baseline and engine.opt_level > 0,
+            )
+            module, symbols = compiler.compile(progress)
+            return compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
         """What code depends on that is the module's or the engine's.
@@ -342,6 +452,41 @@ class Module(NotCopied):
                 fields = names.fields.get(number, {})  # a name section may say anything
                 types.name_fields(index, {k: name for k, name in fields.items() if k < len(composite.fields)})
         return indices
+
+
+class _PieceCompiler:
+    """Compiles pieces of a module: see `pieces.PieceCompiler`."""
+
+    def __init__(self, module: Module, inline_allocation: bool) -> None:
+        self.module, self.inline_allocation = module, inline_allocation
+        self.level = module.engine.opt_level
+
+    @property
+    def graph(self) -> CallGraph:
+        return self.module.call_graph
+
+    def size(self, index: int) -> int:
+        return self.module._sizes[index]
+
+    def has_nested_loops(self, index: int) -> bool:
+        body = self.module.decoded.bodies[index - len(self.module.outline.imported_functions)]
+        depths: list[int] = [0]  # the loops around, by open construct
+        for each in body.instructions:
+            if each.name in ("block", "loop", "if", "try_table"):
+                depths.append(depths[-1] + (each.name == "loop"))
+                if depths[-1] > 1:
+                    return True
+            elif each.name == "end" and len(depths) > 1:
+                depths.pop()
+        return False
+
+    def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
+        return self.module._compile_now(self.inline_allocation, piece=(level, functions), known=known)
+
+    def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
+        from lowheap.wasm import optimiser  # here, because short runs need none
+
+        optimiser.optimise(self.module, self.inline_allocation, functions, done)
 
 
 @dataclass(frozen=True, slots=True)

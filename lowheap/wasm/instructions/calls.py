@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from llvmlite import ir
 
-from lowheap.layout import VMFuncRef, VMFunctionImport
+from lowheap.jit.emit import PTR
+from lowheap.jit.signatures import Signature
+from lowheap.layout import VMContext, VMFuncRef, VMFunctionImport
 from lowheap.wasm.events import function_entry
 from lowheap.wasm.function import FunctionCompiler, instruction
 
@@ -12,26 +16,25 @@ from lowheap.wasm.function import FunctionCompiler, instruction
 @instruction("call")
 def _call_function(compiler: FunctionCompiler, index: int) -> None:
     context, type = compiler.context, compiler.context.function_types[index]
-    own = index - len(context.imported_functions)
-    if own < 0:
+    if index < len(context.imported_functions):
         compiler.call_address(*_imported(compiler, index), type)
         return
-    if index in context.polling_functions and (loop := compiler.loop_that_comes_here()) is not None:
+    graph = context.graph
+    if index in graph.polling and (loop := compiler.loop_that_comes_here()) is not None:
         loop.is_polled = True
-    may_collect, may_throw = index in context.collecting_functions, index in context.throwing_functions
-    callee, convention = context.functions[own], context.conventions[own]
-    compiler.call(callee, compiler.vmctx, type, convention, may_collect=may_collect, may_throw=may_throw)
+    may_collect, may_throw = index in graph.collecting, index in graph.throwing
+    callee = _own(compiler, index)
+    compiler.call(callee, compiler.vmctx, type, graph.conventions[index], may_collect=may_collect, may_throw=may_throw)
 
 
 @instruction("return_call")
 def _tail_call_function(compiler: FunctionCompiler, index: int) -> None:
     context, type = compiler.context, compiler.context.function_types[index]
-    own = index - len(context.imported_functions)
-    if own < 0:
+    if index < len(context.imported_functions):
         compiler.tail_call_address(*_imported(compiler, index), type, may_be_own=False)
         return
-    may_collect = index in context.collecting_functions
-    compiler.tail_call(context.functions[own], compiler.vmctx, type, may_collect=may_collect)
+    may_collect = index in context.graph.collecting
+    compiler.tail_call(_own(compiler, index), compiler.vmctx, type, may_collect=may_collect)
 
 
 @instruction("call_ref", leaves=True)
@@ -42,6 +45,19 @@ def _call_ref(compiler: FunctionCompiler, type_index: int) -> None:
 @instruction("return_call_ref", leaves=True)
 def _tail_call_ref(compiler: FunctionCompiler, type_index: int) -> None:
     compiler.tail_call_address(*_referenced(compiler), compiler.context.function_type(type_index))
+
+
+def _own(compiler: FunctionCompiler, index: int) -> ir.Value:
+    """One of the module's own functions; the address of its code, where that is not compiled along with this."""
+    context = compiler.context
+    function = context.functions.get(index)
+    if function is not None:
+        return function
+    codes = compiler.load_pointer(compiler.vmctx, VMContext.codes, invariant=True)
+    number = index - len(context.imported_functions)
+    code = compiler.load_typed(compiler.at(codes, number * ctypes.sizeof(ctypes.c_uint64)), PTR)
+    type = context.graph.conventions[index].function_type(Signature.of(context.function_types[index], context.types))
+    return compiler.function_pointer(code, type.return_type, type.args)
 
 
 def _imported(compiler: FunctionCompiler, index: int) -> tuple[ir.Value, ir.Value]:

@@ -1,0 +1,235 @@
+"""Optimising in the background: a process of this Python's, that compiles pieces of modules while their code runs.
+
+It is started when something is to be optimised first, there is one at most, and it ends with this one. A module is
+sent there once, with what its engine was made with; then pieces are asked for by their functions, and come back as an
+entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
+ended), a thread does the same here, which takes turns with the program.
+
+Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import pickle
+import queue
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any
+
+from lowheap.jit import cache
+from lowheap.jit.engine import CompiledCode
+from lowheap.wasm.pieces import on_large_stack
+
+if TYPE_CHECKING:
+    from lowheap.wasm.module import Module
+
+_log = logging.getLogger("lowheap.wasm")
+
+_LENGTH = struct.Struct("<Q")
+_SERVE = "import sys; sys.path[:] = sys.argv[1:]; from lowheap.wasm.optimiser import serve; serve()"
+"""What the process runs: so it finds what is imported where this one does."""
+
+Done = Callable[[CompiledCode | None], None]
+
+
+class _Process:
+    """The process, and the thread that hears from it."""
+
+    def __init__(self) -> None:
+        # -I: what is in the current directory, or named by the environment, is no part of the program's own choice.
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.path[:] = eval(sys.argv[1]); from lowheap.wasm import optimiser; optimiser.serve()",
+        ]
+        command = [sys.executable, "-c", _SERVE, *sys.path]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+        assert self._process.stdin is not None, "it was asked for"
+        assert self._process.stdout is not None, "it was asked for"
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._modules: weakref.WeakKeyDictionary[Module, dict[bool, int]] = weakref.WeakKeyDictionary()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Done] = {}
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.has_ended = False
+        for run in (self._write, self._read):
+            threading.Thread(target=run, name="lowheap.optimiser", daemon=True).start()
+
+    def optimise(self, module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
+        known = self._modules.setdefault(module, {})
+        if inline_allocation not in known:
+            known[inline_allocation] = next(self._numbers)
+            self._queue.put(
+                ("module", known[inline_allocation], inline_allocation, module._binary, module._given, _options(module))
+            )
+        number = next(self._numbers)
+        self._waiting[number] = done
+        self._queue.put(("piece", number, known[inline_allocation], functions))
+
+    def _write(self) -> None:
+        try:
+            while True:
+                _send(self._to, self._queue.get())
+        except (OSError, ValueError):
+            self._end()
+
+    def _read(self) -> None:
+        try:
+            while (answer := _receive(self._from)) is not None:
+                number, key, data = answer
+                done = self._waiting.pop(number)
+                done(None if data is None else cache.decode(key, data))
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("the optimiser says what nobody understands: %s", error)
+        self._end()
+
+    def _end(self) -> None:
+        self.has_ended = True
+        while self._waiting:
+            self._waiting.popitem()[1](None)
+
+    def close(self) -> None:
+        """End the process."""
+        self.has_ended = True
+        self._process.kill()
+        self._process.wait()
+
+
+class _Thread:
+    """The same, in a thread of this process."""
+
+    has_ended = False
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[Module, bool, tuple[int, ...], Done]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="lowheap.optimiser", daemon=True).start()
+
+    def optimise(self, module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
+        self._queue.put((module, inline_allocation, functions, done))
+
+    def _run(self) -> None:
+        while True:
+            module, inline_allocation, functions, done = self._queue.get()
+            done(_compiled(module, inline_allocation, functions))
+            del module, done
+
+
+def _compiled(module: Module, inline_allocation: bool, functions: tuple[int, ...]) -> CompiledCode | None:
+    """Return the code of a piece; None, and a warning, if the compiler refuses."""
+    piece = module.engine.opt_level, functions
+    try:
+        return on_large_stack(lambda: module._compile_now(inline_allocation, piece=piece))
+    except Exception:
+        _log.exception("functions %s cannot be optimised, and stay as they are", functions)
+        return None
+
+
+_lock = threading.Lock()
+_process: list[_Process] = []
+_thread: list[_Thread] = []
+
+
+def optimise(module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
+    """Have a piece of a module optimised; `done` is called in another thread, with None if that has failed."""
+    with _lock:
+        _find(module).optimise(module, inline_allocation, functions, done)
+
+
+def _find(module: Module) -> _Process | _Thread:
+    if _is_own(module) and sys.executable:
+        try:
+            if not _process:
+                _process.append(_Process())
+            if not _process[0].has_ended:
+                return _process[0]
+        except (OSError, RuntimeError) as error:
+            _log.warning("no process can be started to optimise code in: %s", error)
+    if not _thread:
+        _thread.append(_Thread())
+    return _thread[0]
+
+
+def _is_own(module: Module) -> bool:
+    """Whether the collector is lowheap's, so that another process has it."""
+    kinds = type(module.engine.collector).__mro__
+    return all(each.__module__.partition(".")[0] in cache.KNOWN_PACKAGES for each in kinds)
+
+
+def _options(module: Module) -> dict[str, Any]:
+    """What an engine is made with that compiles alike."""
+    engine = module.engine
+    return {
+        "collector": engine.collector,
+        "runtime": engine.runtime,
+        "opt_level": engine.opt_level,
+        "inline": engine.inline,
+        "interruptible": engine.interruptible,
+        "consume_fuel": engine.consume_fuel,
+        "cranelift_nan_canonicalization": engine.canonical_nans,
+    }
+
+
+def _close() -> None:
+    while _process:
+        _process.pop().close()
+
+
+def _forget() -> None:
+    """In a child of `os.fork`: what its parent has started is not its own."""
+    global _lock
+    _lock = threading.Lock()
+    _process.clear()
+    _thread.clear()
+
+
+atexit.register(_close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _send(file: IO[bytes], message: Any) -> None:
+    data = pickle.dumps(message)
+    file.write(_LENGTH.pack(len(data)) + data)
+    file.flush()
+
+
+def _receive(file: IO[bytes]) -> Any:
+    """Return the next message; None at the end."""
+    head = file.read(_LENGTH.size)
+    if not head:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    data = file.read(length)
+    if len(data) != length:
+        raise EOFError("the other end has gone")
+    return pickle.loads(data)
+
+
+def serve() -> None:
+    """Be the process: compile what standard input asks for, and write it to standard output."""
+    from lowheap.engine import Engine
+    from lowheap.wasm.module import Module
+
+    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    os.nice(5)
+    modules: dict[int, tuple[Module, bool]] = {}
+    while (message := _receive(source)) is not None:
+        kind, number, *others = message
+        if kind == "module":
+            inline_allocation, binary, given, options = others
+            modules[number] = Module._outlined(Engine(**options), binary, given), inline_allocation
+            continue
+        module, inline_allocation = modules[others[0]]
+        compiled = _compiled(module, inline_allocation, others[1])
+        key = str(number)
+        _send(target, (number, key, None if compiled is None else cache.encode(key, compiled)))

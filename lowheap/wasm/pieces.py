@@ -1,0 +1,255 @@
+"""Code of a module that is compiled by need: in pieces, and each of these at first as quickly as possible.
+
+A function that is called first is compiled together with what it calls and what has not been compiled: that is the
+**baseline**, code that is not optimised and calls functions for all that it does to objects. It counts how often it
+runs.
+What runs often is compiled again, optimised as the engine says, in the background (`optimiser.py`); with it come copies
+of small functions that it calls, for LLVM to inline. A frame that runs baseline code goes on doing so, so that a
+function with a loop within a loop is optimised at once.
+
+What is of no function (the initialiser, trampolines, stubs for host functions) is the base, and is compiled first. The
+functions for what baseline code does to objects are compiled with the first piece that needs them.
+
+Pieces are the module's: an instance that calls a function of one takes up the whole piece. Until then, its table of
+addresses has the stub there that asks for it (`jit/by_need.py`). What is optimised in the meantime, an instance takes
+up when it asks for something, or polls.
+
+Promises: a function is compiled once at each level, whoever asks; what an exception ends is as if it had not begun.
+LLVM runs on a stack of its own, large enough, wherever compiled code was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from lowheap.copying import NotCopied
+from lowheap.jit.engine import CompiledCode, LoadedCode
+from lowheap.wasm.outline import FUNCTION_TABLE
+
+if TYPE_CHECKING:
+    from lowheap.jit.cache import PieceFile
+    from lowheap.wasm.call_graph import CallGraph
+
+BASELINE = 0
+"""The level of code that is not optimised."""
+
+MOST_IN_BASELINE = 1500
+"""So many instructions of WebAssembly are in a piece of the baseline, but for its first function, at most."""
+
+SMALL, MOST_OPTIMISED = 40, 1500
+"""A function of so many instructions, or fewer, is optimised along with those that call it; a piece has so many."""
+
+OFTEN = 1000
+"""A function that has run so often, its loops' rounds counted, is worth optimising."""
+
+_STACK_SIZE = 64 << 20
+_stack_size_lock = threading.Lock()
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Linked code of some of a module's own functions: its level, their indices, and where each is."""
+
+    code: LoadedCode
+    level: int
+    functions: tuple[int, ...]
+    addresses: tuple[int, ...]
+
+
+class PieceCompiler(Protocol):
+    """What compiles pieces: a module, for stores that allocate inline, or for those that do not."""
+
+    level: int
+    """How the engine wants code to be optimised."""
+
+    @property
+    def graph(self) -> CallGraph:
+        """Which functions call which."""
+
+    def size(self, index: int) -> int:
+        """How many instructions a function has."""
+
+    def has_nested_loops(self, index: int) -> bool:
+        """Whether a function has a loop within a loop."""
+
+    def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
+        """Compile a piece. `known` are the functions for what is done to objects that other pieces have."""
+
+    def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
+        """Compile a piece in the background, and call `done` in another thread; with None, if that has failed."""
+
+
+class PiecewiseCode(NotCopied):
+    """The code of a module as far as it is compiled."""
+
+    NOT_COPIED_BECAUSE = "it is linked into this process"
+
+    def __init__(self, compiler: PieceCompiler, cached: PieceFile | None) -> None:
+        """Link the base, from the cache if it is there."""
+        self._compiler, self._cached = compiler, cached
+        self._lock = threading.RLock()
+        self.linked: list[Piece] = []
+        """All pieces that are linked, in this order."""
+        self._pieces: dict[int, Piece] = {}  # the best there is, by the indices of functions
+        self._symbols: dict[str, int] = {}  # what pieces have for others, and where
+        self._cached_pieces: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for level, functions in () if cached is None else cached.pieces():
+            for index in functions:
+                if level >= self._cached_pieces.get(index, (BASELINE, ()))[0]:
+                    self._cached_pieces[index] = level, functions
+        self.compiled, self.base = self._code_of((), BASELINE)
+        self._ready: deque[tuple[tuple[int, ...], CompiledCode]] = deque()
+        self._background = threading.Lock()
+        self._wanted: dict[int, None] = {}  # functions that are yet to be optimised
+        self._requested: set[int] = set()  # those that were, or are being
+        self._is_optimising = False
+
+    def piece_of(self, index: int) -> Piece:
+        """Return the piece that a function is in, compiled now if need be. Raises what the compiler does."""
+        found = self._pieces.get(index)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._pieces.get(index)
+            if found is None:
+                level, functions = self._cached_pieces.get(index) or self._choose(index)
+                found = self._link(functions, level)
+            return found
+
+    def want_optimised(self, index: int) -> None:
+        """Say that a function has run often."""
+        with self._background:
+            if index not in self._requested:
+                self._requested.add(index)
+                self._wanted[index] = None
+                self._optimise_next()
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether optimised code waits to be linked."""
+        return bool(self._ready)
+
+    def link_ready(self) -> None:
+        """Link what was optimised in the background."""
+        with self._lock:
+            while self._ready:
+                functions, compiled = self._ready.popleft()
+                self._link(functions, self._compiler.level, compiled)
+
+    def _optimise_next(self) -> None:
+        if self._is_optimising or not self._wanted:
+            return
+        functions = self._with_small(list(self._wanted))
+        self._requested.update(functions)
+        self._wanted = dict.fromkeys(index for index in self._wanted if index not in functions)
+        self._is_optimising = True
+
+        def done(compiled: CompiledCode | None) -> None:
+            if compiled is not None:
+                if self._cached is not None:
+                    self._cached.put((self._compiler.level, functions), compiled)
+                self._ready.append((functions, compiled))
+            with self._background:
+                self._is_optimising = False
+                self._optimise_next()
+
+        self._compiler.optimise(functions, done)
+
+    def _code_of(
+        self, functions: tuple[int, ...], level: int, compiled: CompiledCode | None = None
+    ) -> tuple[CompiledCode, LoadedCode]:
+        """Return the code of a piece as it was compiled, now if it was not, and as it is linked."""
+        if compiled is None and self._cached is not None:
+            compiled = self._cached.get((level, functions))
+            if compiled is not None and not self._symbols.keys() >= {*compiled.imports}:
+                compiled = None  # it was compiled in another order
+        if compiled is None:
+            known = frozenset(self._symbols)
+            compiled = on_large_stack(lambda: self._compiler.compile(functions, level, known))
+            if self._cached is not None:
+                self._cached.put((level, functions), compiled)
+        code = LoadedCode(compiled, known=self._symbols)
+        if level == BASELINE:
+            for name in compiled.symbols:
+                self._symbols.setdefault(name, code.address(name))
+        return compiled, code
+
+    def _link(self, functions: tuple[int, ...], level: int, compiled: CompiledCode | None = None) -> Piece:
+        _, code = self._code_of(functions, level, compiled)
+        addresses = (ctypes.c_uint64 * len(functions)).from_address(code.address(FUNCTION_TABLE))
+        piece = Piece(code, level, functions, tuple(addresses))
+        self.linked.append(piece)
+        for each in functions:
+            known = self._pieces.get(each)
+            if known is None or known.level < level:
+                self._pieces[each] = piece
+        return piece
+
+    def _choose(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """Return what is compiled for a function that is called, and at which level."""
+        compiler = self._compiler
+        if compiler.level != BASELINE and compiler.has_nested_loops(index):
+            return compiler.level, self._with_small([index])
+        chosen = {index: None}
+        total, pending = 0, [index]
+        for each in pending:
+            for callee in dict.fromkeys(compiler.graph.called[each]):
+                total_with = total + compiler.size(callee)
+                if callee not in chosen and callee not in self._pieces and total_with <= MOST_IN_BASELINE:
+                    chosen[callee], total = None, total_with
+                    pending.append(callee)
+        return BASELINE, tuple(chosen)
+
+    def _with_small(self, roots: Sequence[int]) -> tuple[int, ...]:
+        """Return some of these functions, the first at least, and small ones that they call, and that those call."""
+        compiler = self._compiler
+        chosen: dict[int, None] = {}
+        total = 0
+        for root in roots:
+            pending = [root] if root not in chosen else []
+            for each in pending:
+                size = compiler.size(each)
+                if each in chosen or (chosen and total + size > MOST_OPTIMISED):
+                    continue
+                chosen[each], total = None, total + size
+                pending += (callee for callee in compiler.graph.called[each] if compiler.size(callee) <= SMALL)
+            if total > MOST_OPTIMISED:
+                break
+        return tuple(chosen)
+
+
+def on_large_stack(function: Callable[[], _Result]) -> _Result:
+    """Run a function on a stack of its own; here, where no thread is to be had. Raises what it raises."""
+    outcome: list[_Result] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="lowheap.compiler", daemon=True)
+    try:
+        with _stack_size_lock:
+            before = threading.stack_size(_STACK_SIZE)
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(before)
+    except RuntimeError:  # the system has none to give, or the interpreter is ending
+        return function()
+    thread.join()
+    if failures:
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()
+    return outcome[0]

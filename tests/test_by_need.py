@@ -1,0 +1,386 @@
+"""Modules whose functions are compiled when one is called first, and again, optimised, when one runs often."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lowheap as lh
+from lowheap.errors import CompilerError
+from lowheap.jit import by_need, cache
+from lowheap.wasm import optimiser, pieces
+from lowheap.wasm.module import LARGE, MANY, Module
+
+pytestmark = pytest.mark.compiler
+
+PARAMS = 12
+TYPES = " ".join(("i64", "f64", "i32") * (PARAMS // 3))
+SOURCE = f"""(module
+  (type $node (struct (field $next (ref null $node)) (field $value i32)))
+  (type $binary (func (param i32) (result i32)))
+  (import "host" "call" (func $host (param i32) (result i32)))
+  (table $t 2 funcref)
+  (elem (table $t) (i32.const 0) func $twice $deep)
+  (func $never (export "never") (param i32) (result i32) (i32.add (local.get 0) (i32.const 5)))
+  (func $twice (export "twice") (param i32) (result i32) (i32.mul (local.get 0) (i32.const 2)))
+  (func $deep (param $n i32) (result i32)
+    (if (i32.eqz (local.get $n)) (then (return (call $host (i32.const 7)))))
+    (i32.add (i32.const 1) (call $deep (i32.sub (local.get $n) (i32.const 1)))))
+  (func (export "deep") (param i32) (result i32) (call $deep (local.get 0)))
+  (func (export "indirect") (param i32 i32) (result i32)
+    (call_indirect $t (type $binary) (local.get 0) (local.get 1)))
+  (func (export "reference") (param i32) (result i32) (call_ref $binary (local.get 0) (ref.func $twice)))
+  (func $many (export "many") (param {TYPES}) (result f64)
+    {
+    "".join(
+        f"(f64.add {each} "
+        for each in (
+            f"(f64.convert_i64_s (local.get {n}))"
+            if n % 3 == 0
+            else f"(local.get {n})"
+            if n % 3 == 1
+            else f"(f64.convert_i32_s (local.get {n}))"
+            for n in range(PARAMS)
+        )
+    )
+} (f64.const 0) {")" * PARAMS})
+  (func $list (export "list") (param $n i32) (result (ref null $node))
+    (local $head (ref null $node))
+    (loop $more
+      (if (local.get $n)
+        (then
+          (local.set $head (struct.new $node (local.get $head) (local.get $n)))
+          (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+          (br $more))))
+    (local.get $head))
+  (func $sum (export "sum") (param $node (ref null $node)) (result i32)
+    (local $sum i32)
+    (block $done
+      (loop $more
+        (br_if $done (ref.is_null (local.get $node)))
+        (local.set $sum (i32.add (local.get $sum) (struct.get $node $value (local.get $node))))
+        (local.set $node (struct.get $node $next (local.get $node)))
+        (br $more)))
+    (local.get $sum))
+  (func (export "nested") (param $n i32) (result i32)
+    (local $i i32) (local $j i32) (local $sum i32)
+    (loop $outer
+      (local.set $j (i32.const 0))
+      (loop $inner
+        (local.set $sum (i32.add (local.get $sum) (local.get $j)))
+        (br_if $inner (i32.lt_s (local.tee $j (i32.add (local.get $j) (i32.const 1))) (local.get $n))))
+      (br_if $outer (i32.lt_s (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $n))))
+    (local.get $sum))
+  (func $trap (export "trap") (param i32) (result i32) (i32.div_s (i32.const 1) (local.get 0)))
+  (func (export "outer trap") (param i32) (result i32) (i32.add (i32.const 1) (call $trap (local.get 0)))))"""
+
+VALUES = [1, 0.5, 2] * (PARAMS // 3)
+
+
+def engine(**options: Any) -> lh.Engine:
+    return lh.Engine(compilation="by_need", **options)
+
+
+def instance(module: Module, call: Any = lambda value: value + 1, store: lh.Store | None = None) -> lh.Instance:
+    return lh.Instance(store or lh.Store(module.engine), module, {"host": {"call": call}})
+
+
+def compiled(module: Module) -> set[int]:
+    """The functions that have code."""
+    found = module.pieces(inline_allocation=module.engine.runtime == "native")
+    assert found is not None
+    return {index for piece in found.linked for index in piece.functions}
+
+
+def levels(module: Module, function: int) -> list[int]:
+    """The levels that a function was compiled at."""
+    found = module.pieces(inline_allocation=True)
+    assert found is not None
+    return [piece.level for piece in found.linked if function in piece.functions]
+
+
+def index_of(module: Module, name: str) -> int:
+    return next(index for index, each in module.decoded.names.functions.items() if each == name)
+
+
+@pytest.mark.parametrize("runtime", ["native", "python"])
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_what_is_called_is_compiled(opt_level: int, runtime: str) -> None:
+    module = Module(engine(opt_level=opt_level, runtime=runtime), SOURCE)
+    assert module.is_compiled_by_need
+    assert compiled(module) == set()
+    exports = instance(module).exports
+    assert exports.twice(21) == 42
+    assert compiled(module) == {index_of(module, "twice")}
+    assert exports.deep(10) == 18
+    assert exports.indirect(4, 0) == 8
+    assert exports.indirect(4, 1) == 12
+    assert exports.reference(5) == 10
+    assert exports.many(*VALUES) == PARAMS // 3 * 3.5
+    assert exports.sum(exports.list(100)) == 5050
+    assert exports.nested(10) == 450
+    assert index_of(module, "never") not in compiled(module)
+
+
+def test_large_modules_are_compiled_so_by_themselves() -> None:
+    one = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * 30 + "(i32.const 1)" + ")" * 31
+    count = LARGE // 62  # instructions, with the end
+    assert count > MANY
+    small = f"(module {one * count})"
+    large = f"(module {one * (count + 1)})"
+    few = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * LARGE + "(i32.const 1)" + ")" * (LARGE + 1)
+    assert not Module(lh.Engine(), small).is_compiled_by_need
+    assert not Module(lh.Engine(opt_level=0), f"(module {few})").is_compiled_by_need
+    assert Module(lh.Engine(), large).is_compiled_by_need
+    assert not Module(lh.Engine(compilation="whole"), large).is_compiled_by_need
+
+
+def test_no_machine_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_need, "is_available", lambda: False)
+    with pytest.raises(lh.UnsupportedError, match="compilation is 'by_need', which is not written for this machine"):
+        Module(engine(), SOURCE)
+    monkeypatch.setattr("lowheap.wasm.module.LARGE", 1)
+    monkeypatch.setattr("lowheap.wasm.module.MANY", 1)
+    assert not Module(lh.Engine(), SOURCE).is_compiled_by_need
+
+
+def wait_until_optimised(module: Module, function: int, run: Any) -> None:
+    limit = time.monotonic() + 60
+    while 2 not in levels(module, function):
+        run()
+        assert time.monotonic() < limit, "it was never optimised"
+
+
+@pytest.mark.parametrize("where", ["process", "thread"])
+def test_what_runs_often_is_optimised(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if where == "thread":
+        monkeypatch.setattr(optimiser, "_is_own", lambda module: False)
+    module = Module(engine(), SOURCE)
+    twice = index_of(module, "twice")
+    one, other = instance(module), instance(module)
+    assert [other.exports.twice(1), other.exports.reference(3)] == [2, 6]
+    wait_until_optimised(module, twice, lambda: one.exports.twice(4))
+    assert levels(module, twice)[0] == 0
+    for each in (one, other):
+        assert [each.exports.twice(4), each.exports.reference(3), each.exports.indirect(4, 0)] == [8, 6, 8]
+    late = instance(module)
+    assert late.exports.twice(4) == 8
+    assert levels(module, twice).count(2) == 1, "once, whoever asked"
+
+
+def test_loops_count_too() -> None:
+    module = Module(engine(), SOURCE)
+    exports = instance(module).exports
+    total = index_of(module, "sum")
+    nodes = exports.list(300)
+    wait_until_optimised(module, total, lambda: exports.sum(nodes))
+    assert exports.sum(nodes) == 45150
+
+
+def test_a_loop_within_a_loop_is_optimised_at_once() -> None:
+    module = Module(engine(), SOURCE)
+    exports = instance(module).exports
+    assert exports.nested(100) == 495000
+    (nested,) = compiled(module)
+    assert levels(module, nested) == [2]
+
+
+def test_level_0_stays_there() -> None:
+    module = Module(engine(opt_level=0), SOURCE)
+    exports = instance(module).exports
+    for _ in range(2 * pieces.OFTEN):
+        exports.twice(1)
+    assert set(levels(module, index_of(module, "twice"))) == {0}
+
+
+def test_what_is_optimised_is_taken_up_by_polls() -> None:
+    """While one call runs."""
+    source = """(module
+      (global $stop (export "stop") (mut i32) (i32.const 0))
+      (func $step (param i32) (result i32) (i32.add (local.get 0) (i32.const 1)))
+      (func (export "run") (result i32)
+        (local $i i32)
+        (loop $more
+          (local.set $i (call $step (local.get $i)))
+          (br_if $more (i32.eqz (global.get $stop))))
+        (local.get $i)))"""
+    module = Module(engine(), source)
+    made = lh.Instance(lh.Store(module.engine), module)
+    limit = time.monotonic() + 60
+
+    def handle(*_: Any) -> None:
+        if 2 in levels(module, 0) or time.monotonic() > limit:
+            made.exports.stop.value = 1
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        made.exports.run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 2 in levels(module, 0)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_frames_are_told(level: int) -> None:
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    trapped = index_of(module, "trap")
+    if level:
+        wait_until_optimised(module, trapped, lambda: made.exports["outer trap"](1))
+    whole = instance(Module(lh.Engine(), SOURCE))
+    frames = []
+    for each in (made, whole):
+        with pytest.raises(lh.Trap) as caught:
+            each.exports["outer trap"](0)
+        frames.append(caught.value.frames)
+    assert frames[0] == frames[1]
+    assert len(frames[0]) == 2
+
+
+def test_exceptions_pass_through_pieces() -> None:
+    source = """(module
+      (tag $e (param i32))
+      (func $throw (param i32) (throw $e (local.get 0)))
+      (func $between (param i32) (call $throw (local.get 0)))
+      (func (export "run") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (catch $e $caught) (call $between (local.get 0)))
+          (i32.const -1))))"""
+    module = Module(engine(), source)
+    made = lh.Instance(lh.Store(module.engine), module)
+    assert [made.exports.run(3), made.exports.run(4)] == [3, 4]
+    wait_until_optimised(module, 0, lambda: made.exports.run(1))
+    assert made.exports.run(5) == 5
+
+
+def test_a_failure_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    compile_now = Module._compile_now
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise CompilerError("no more")
+
+    monkeypatch.setattr(Module, "_compile_now", fail)
+    with pytest.raises(CompilerError, match="no more"):
+        made.exports.deep(3)
+    assert compiled(module) == set()
+    monkeypatch.setattr(Module, "_compile_now", compile_now)
+    assert made.exports.deep(3) == 11
+
+
+def test_ctrl_c_while_a_function_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised when that is done, out of the call."""
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    compile_now = Module._compile_now
+
+    def slowly(self: Module, *args: Any, **options: Any) -> Any:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return compile_now(self, *args, **options)
+
+    monkeypatch.setattr(Module, "_compile_now", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        made.exports.twice(3)
+    monkeypatch.setattr(Module, "_compile_now", compile_now)
+    assert made.exports.twice(3) == 6
+
+
+def test_a_handler_may_call_what_is_being_compiled() -> None:
+    """Its arguments, which are in memory, are not those of the call that it interrupts."""
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    seen: list[float] = []
+
+    def handle(*_: Any) -> None:
+        if len(seen) < 5:
+            seen.append(made.exports.many(*[0] * PARAMS))
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        assert made.exports.many(*VALUES) == PARAMS // 3 * 3.5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert set(seen) <= {0.0}
+
+
+def test_stores_of_two_threads_share_a_module() -> None:
+    module = Module(engine(), SOURCE)
+    results: list[list[int]] = []
+
+    def run() -> None:
+        exports = instance(module).exports
+        results.append([exports.sum(exports.list(count)) for count in range(200)])
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert results == [[n * (n + 1) // 2 for n in range(200)]] * 3
+
+
+# --- The cache --------------------------------------------------------------------------------------------------------
+
+
+def test_pieces_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> tuple[Module, list[Any]]:
+        module = Module(engine(cache=tmp_path), SOURCE)
+        exports = instance(module).exports
+        return module, [exports.twice(4), exports.deep(3), exports.sum(exports.list(10)), exports.nested(5)]
+
+    module, first = run()
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    size = path.stat().st_size
+    monkeypatch.setattr(Module, "_compile_now", None)
+    again, second = run()
+    assert second == first == [8, 11, 55, 50]
+    assert compiled(again) == compiled(module)
+    assert path.stat().st_size == size
+
+
+def test_optimised_pieces_are_cached(tmp_path: Path) -> None:
+    module = Module(engine(cache=tmp_path), SOURCE)
+    exports = instance(module).exports
+    twice = index_of(module, "twice")
+    wait_until_optimised(module, twice, lambda: exports.twice(1))
+    again = Module(engine(cache=tmp_path), SOURCE)
+    assert instance(again).exports.twice(5) == 10
+    assert levels(again, twice) == [2]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_damaged_pieces_are_compiled_again(tmp_path: Path, damage: str) -> None:
+    def run() -> list[Any]:
+        exports = instance(Module(engine(cache=tmp_path), SOURCE)).exports
+        return [exports.twice(4), exports.deep(3), exports.sum(exports.list(10))]
+
+    first = run()
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: 2 * len(data) // 3]
+    elif damage == "flip":
+        for place in range(200, len(data), 1000):
+            data[place] ^= 0xFF
+    else:
+        data = bytearray()
+    path.write_bytes(data)
+    assert run() == first
+    assert run() == first
+
+
+def test_serialised_modules_are_whole() -> None:
+    module = Module(engine(), SOURCE)
+    again = Module.deserialize(engine(), module.serialize())
+    assert not again.is_compiled_by_need
+    assert instance(again).exports.twice(3) == 6
