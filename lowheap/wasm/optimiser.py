@@ -55,12 +55,6 @@ class _Process:
     """The process, and the thread that hears from it."""
 
     def __init__(self) -> None:
-        # -I: what is in the current directory, or named by the environment, is no part of the program's own choice.
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; sys.path[:] = eval(sys.argv[1]); from lowheap.wasm import optimiser; optimiser.serve()",
-        ]
         command = [sys.executable, "-c", _SERVE, *sys.path]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
