@@ -25,7 +25,7 @@ from benchmarks import programs
 from benchmarks.programs import Program
 from lowheap import embed
 from lowheap.peers import PeerError, wheels
-from toolchains import node
+from toolchains import build, examples, node
 from toolchains.errors import ToolchainError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +73,11 @@ def provide(say: Any) -> None:
         node.provide()
     except ToolchainError as error:
         say(f"{programs.V8}: {error}")
+    for language in examples.LANGUAGES:
+        try:
+            build.ensure([each for each in examples.EXAMPLES if each.language == language])
+        except ToolchainError as error:
+            say(f"programs in {language}: {error}")
 
 
 def c_compiler() -> str | None:
@@ -294,14 +299,14 @@ class Conversation:
 class Process(Conversation):
     """A contender's process with a program in it."""
 
-    def __init__(self, contender: Contender, program: Program, binary: Path, *, has_imports: bool) -> None:
+    def __init__(self, contender: Contender, program: Program, binary: Path) -> None:
         """Start it; `wait_until_ready` is next."""
         self.contender = contender
         if contender.job is None:
             arguments = [program.yardstick, *map(str, program.arguments)]
         else:
             steps = {"once": program.once, "before": program.before, "timed": program.timed, "times": program.times}
-            arguments = [json.dumps({"binary": str(binary), "imports": has_imports, **steps, **contender.job})]
+            arguments = [json.dumps({"binary": str(binary), **steps, **contender.job})]
         super().__init__([*contender.command, *arguments], contender.path)
         self.version = ""
 

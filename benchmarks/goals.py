@@ -37,6 +37,9 @@ _YARDSTICK_FACTOR = 1.3
 _MIXED = ("shuffle", "hash_table", "tree_of_arrays")
 _V8_FACTOR = 2.0
 _SWEEP_FACTOR = 2.0
+_TOOLCHAIN_V8_FACTOR = 1.3
+_TOOLCHAIN_WASMTIME_FACTOR = 5.0
+_WITHOUT_GARBAGE = ("kotlin-hello-optimised", "moonbit-hello", "moonbit-life")
 _LANGUAGE_FACTOR = 1.2
 _CAUGHT_NANOSECONDS = 1000.0
 _ENTERED_FACTOR = 1.03
@@ -86,6 +89,7 @@ def verdicts(report: Report) -> list[Verdict]:
     return [
         *_about_wasmtime(report),
         *_about_language(report),
+        *_about_toolchains(report),
         *_about_seconds(report),
         *_about_yardstick(report),
         *_about_mixed(report),
@@ -130,6 +134,18 @@ def _about_language(report: Report) -> Iterator[Verdict]:
         ratio = times[0] / times[1]
         goal = f"a call in a try_table: at most {_ENTERED_FACTOR:g} times the time of one outside"
         yield Verdict(goal, f"{ratio:.2f} times", ratio <= _ENTERED_FACTOR)
+
+
+def _about_toolchains(report: Report) -> Iterator[Verdict]:
+    """Programs in other languages: several times as fast as on wasmtime where GC costs, and about as fast as on V8."""
+    for measured in report.programs:
+        if measured.program.example is None:
+            continue
+        yield from _within(measured, programs.V8, _TOOLCHAIN_V8_FACTOR)
+        ratio = measured.ratio(programs.WASMTIME_NEWEST)
+        if ratio is not None and measured.program.name not in _WITHOUT_GARBAGE:
+            goal = f"{measured.program.title}: {_TOOLCHAIN_WASMTIME_FACTOR:g} times as fast as wasmtime newest"
+            yield Verdict(goal, f"{ratio:.2f} times", ratio >= _TOOLCHAIN_WASMTIME_FACTOR)
 
 
 def _about_yardstick(report: Report) -> Iterator[Verdict]:

@@ -22,7 +22,8 @@ from benchmarks.contenders import ContenderError, Field, Process
 from benchmarks.from_python import FromPython
 from benchmarks.instructions import Instructions
 from benchmarks.programs import Program
-from lowheap.wasm import decode, validate
+from lowheap.wasm import validate
+from toolchains import build
 
 Say = Callable[[str], None]
 
@@ -185,16 +186,17 @@ def machine_facts() -> dict[str, str]:
 
 def measure(field_: Field, program: Program, rounds: int, say: Say) -> Measured:
     """Run a program's rounds. A contender that fails drops out, and its outcome says why."""
-    binary = validate.to_binary(program.source.read_text("utf-8"))
-    has_imports = bool(decode.decode(binary).imports)
-    path = field_.folder / f"{program.source.stem}.wasm"
-    path.write_bytes(binary)
+    if program.example is None:
+        path = field_.folder / f"{program.source.stem}.wasm"
+        path.write_bytes(validate.to_binary(program.source.read_text("utf-8")))
+    else:
+        path = build.binary(program.example)
     outcomes: dict[str, Outcome] = {}
     with contextlib.ExitStack() as stack:
         running: dict[str, Process] = {}
         for name in program.contenders:
             if name in field_.contenders:
-                process = Process(field_.contenders[name], program, path, has_imports=has_imports)
+                process = Process(field_.contenders[name], program, path)
                 running[name] = stack.enter_context(process)
                 outcomes[name] = Outcome()
         for name in list(running):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolchains.examples import EXAMPLES, KOTLIN, Example
+
 _HERE = Path(__file__).resolve().parent
 _PROGRAMS = _HERE / "programs"
 _EXAMPLES = _HERE.parent / "examples"
@@ -42,6 +44,9 @@ COMPILERS = (NATIVE, WASMTIME_NEWEST, V8)
 WITH_JS_STRINGS = (NATIVE, V8)
 """For JavaScript's strings."""
 
+TOOLCHAINS = (NATIVE, OUTLINED, WASMTIME_NEWEST, V8)
+"""For what compilers of other languages made: the older wasmtimes have not all that it takes."""
+
 Step = tuple[str, tuple[int, ...]] | None
 """An export to call and its arguments; None is a collection."""
 
@@ -73,6 +78,7 @@ class Program:
     generations: int | None = None
     is_micro: bool = False
     times: int = 1
+    example: Example | None = None
 
     @property
     def title(self) -> str:
@@ -125,11 +131,20 @@ def suite(scale: str) -> list[Program]:
             language(name, export, event, *at(*((size,) for size in sizes)))
             for (name, export), (event, *sizes) in LANGUAGE.items()
         ),
+        # What compilers of other languages made, of Kotlin as it is released.
+        *(
+            toolchain(each, *at((each.rounds,), (max(1, each.rounds // 20),), (1,)))
+            for each in EXAMPLES
+            if each.is_optimised or each.language != KOTLIN
+        ),
     ]
     if scale != "tiny":
         return programs
-    # One export of each file says enough of those about instructions.
-    different = {(program.name.partition(".")[0], program.contenders): program for program in reversed(programs)}
+    # One export of each file says enough of those about instructions, one program of each of the other languages.
+    different = {
+        (program.example.language if program.example else program.name.partition(".")[0], program.contenders): program
+        for program in reversed(programs)
+    }
     return list(reversed(different.values()))  # one size of each says all that a test wants to know
 
 
@@ -319,4 +334,20 @@ def language(name: str, export: str, event: str, rounds: int) -> Program:
         events=rounds,
         event=event,
         contenders=WITH_JS_STRINGS if name == "strings" else COMPILERS,
+    )
+
+
+def toolchain(example: Example, rounds: int) -> Program:
+    """One of the programs in another language."""
+    return Program(
+        example.title,
+        example.source,
+        "",
+        (rounds,),
+        once=(("_start", ()),),
+        timed=(("bench", (rounds,)),),
+        events=rounds,
+        event="round",
+        contenders=TOOLCHAINS,
+        example=example,
     )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import compile_time, contenders, from_python, instructions, measure, programs, report
 from benchmarks.contenders import Field
+from toolchains import build
 
 _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
 _WIDTH = 120  # of the tables, when they go to a file
@@ -51,7 +52,12 @@ def run(
     if PROGRAMS not in parts:  # the others need no C programs, which take time to build
         names = tuple(name for name in compile_time.CONTENDERS if names is None or name in names)
     with Field(names) as field:
-        measured = [measure.measure(field, program, rounds, say) for program in chosen if PROGRAMS in parts]
+        absent = [each for each in chosen if each.example is not None and not build.binary(each.example).is_file()]
+        measured = [
+            measure.measure(field, program, rounds, say)
+            for program in chosen
+            if PROGRAMS in parts and program not in absent
+        ]
         counted = None
         if INSTRUCTIONS in parts:
             say("counting instructions")
@@ -63,7 +69,8 @@ def run(
             rounds=rounds,
             machine=machine,
             contenders={name: contender.description for name, contender in field.contenders.items()},
-            skipped={skipped.name: skipped.reason for skipped in field.skipped},
+            skipped={skipped.name: skipped.reason for skipped in field.skipped}
+            | {each.name: "it is not compiled; `make programs` does that" for each in absent if PROGRAMS in parts},
             programs=measured,
             instructions=counted,
             compile_times=compile_times,

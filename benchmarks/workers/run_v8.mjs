@@ -1,10 +1,15 @@
 // V8, in node, as a contender; the conversation is that of protocol.py. Needs --expose-gc.
 import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import { host } from "../../toolchains/host.mjs";
 
 const job = JSON.parse(process.argv[2]);
 const module = new WebAssembly.Module(readFileSync(job.binary), { builtins: ["js-string"] });
-const { exports } = new WebAssembly.Instance(module, { host: { next: (value) => (value + 1) | 0 } });
+// Programs in other languages print when they start, which nobody reads.
+const { imports, attach } = host(() => {});
+const instance = new WebAssembly.Instance(module, { ...imports, host: { next: (value) => (value + 1) | 0 } });
+attach(instance);
+const { exports } = instance;
 
 const memoryFigure = (name) => {
   const found = readFileSync("/proc/self/status", "ascii").match(new RegExp(`^${name}:\\s*(\\d+)`, "m"));
