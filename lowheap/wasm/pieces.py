@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lowheap.copying import NotCopied
-from lowheap.jit.engine import CompiledCode, LoadedCode
+from lowheap.jit.engine import CompiledCode, LoadedCode, is_in_use_here
 from lowheap.wasm.outline import FUNCTION_TABLE
 
 if TYPE_CHECKING:
@@ -226,7 +226,12 @@ class PiecewiseCode(NotCopied):
 
 
 def on_large_stack(function: Callable[[], _Result]) -> _Result:
-    """Run a function on a stack of its own; here, where no thread is to be had. Raises what it raises."""
+    """Run a function on a stack of its own; here, where no thread is to be had. Raises what it raises.
+
+    Here, too, if this thread is using LLVM already: another would wait for that, and this one for the other.
+    """
+    if is_in_use_here():
+        return function()
     outcome: list[_Result] = []
     failures: list[BaseException] = []
 
