@@ -13,8 +13,8 @@ import pytest
 import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
-from lowheap.wasm import optimiser, pieces
-from lowheap.wasm.module import LARGE, MANY, Module
+from lowheap.wasm import pieces
+from lowheap.wasm.module import LARGE, MANY, Module, PieceCompiler
 
 pytestmark = pytest.mark.compiler
 
@@ -159,7 +159,7 @@ def wait_until_optimised(module: Module, function: int, run: Any) -> None:
 @pytest.mark.parametrize("where", ["process", "thread"])
 def test_what_runs_often_is_optimised(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if where == "thread":
-        monkeypatch.setattr(optimiser, "_is_own", lambda module: False)
+        monkeypatch.setattr(PieceCompiler, "is_portable", False)
     module = Module(engine(), SOURCE)
     twice = index_of(module, "twice")
     one, other = instance(module), instance(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -352,6 +353,37 @@ def test_a_user_gives_functions_globals_and_methods_of_a_subclass() -> None:
     assert exports.shout("abc") == "<abc>"
     assert exports.box(3) == "box 3"
     assert exports.pow(5.0, 3.0) == 2.0
+
+
+class Own:
+    """A user's object."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+
+def test_a_program_reads_no_more_of_pythons_objects_than_their_attributes() -> None:
+    world = JsWorld()
+    own = world.globals["own"] = Own()
+    world.globals["helper"] = lambda: own
+    world.globals["math"] = math
+    read = functools.partial(Interpreter(world).expression, scope=Scope(None))
+    assert read("[own.number, own.number = 5, own.other = 'x', own.missing]") == [1, 5, "x", UNDEFINED]
+    assert vars(own) == {"number": 5, "other": "x"}
+    for hidden in (
+        "own.__class__",
+        "own['__init__']",
+        "own._private",
+        "helper.__globals__",
+        "helper.__code__",
+        "math.pi",
+        "console.log.body",
+        "[].__class__",
+        "''.__class__",
+    ):
+        assert read(hidden) is UNDEFINED, hidden
+    read("(own.__class__ = 1, own._x = 2, helper.__code__ = 3, helper.x = 4)")
+    assert vars(own) == {"number": 5, "other": "x"}
 
 
 def test_what_nobody_provides_is_listed_at_once() -> None:

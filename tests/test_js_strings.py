@@ -19,6 +19,8 @@ from support.v8 import V8, has_js_strings
 
 import lowheap as lh
 from lowheap import strings
+from lowheap.bound_types import new_string
+from lowheap.collectors.shared import texts
 from lowheap.errors import LinkError, MalformedModuleError, TrapCode
 from lowheap.layout import VMGcKind
 from lowheap.snapshot import Image, inspection
@@ -283,6 +285,27 @@ def test_every_collector_has_strings(options: dict[str, Any]) -> None:
             assert store.get_fuel() < before
 
 
+def test_native_functions_of_strings_do_in_python_what_they_do_compiled() -> None:
+    with lh.Store(program().engine) as store:
+        store.use_strings()
+        types, heap = strings.string_types(store.engine.types), store.heap.native
+        length, left, right = (field.offset for field in store.heap.struct_layout(types.rope).fields)
+        one, other = "abcdefgh😀xy", "abcdefgh😀zy"
+        first, second = (new_string(store, text) for text in (one, other))
+        found = [texts.first_difference(heap, first.reference, second.reference, end) for end in (0, 3, 10, 12)]
+        assert found == [0, 3, 10, 10]
+        rope = store.bind(types.rope)
+        whole = rope(36, rope(24, one, other), rope(12, "1", "23456789abc"))
+        into = new_string(store, "." * 36)
+        assert texts.unit_of_whole(heap, whole.reference, 0, left, right) == texts.NO_UNIT
+        texts.write_rope(heap, whole.reference, into.reference, types.rope, length, left, right)
+        looked_into = rope(36, one + other + "123456789abc", None)
+        here = looked_into.reference
+        expected = [*units(one + other + "123456789abc"), texts.NO_UNIT]
+        assert [texts.unit_of_whole(heap, here, place, left, right) for place in range(37)] == expected
+        assert texts.first_difference(heap, into.reference, heap.slot(here, left).value, 36) == 36
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What is a string
 
@@ -428,7 +451,7 @@ def test_a_serialised_module_keeps_its_builtins_and_constants() -> None:
     again = lh.Module.deserialize(engine, made.serialize())
     assert again.imports == []
     assert lh.Instance(lh.Store(engine), again).exports.run() == 5
-    with pytest.raises(LinkError, match=r"import '\.hello is missing"):
+    with pytest.raises(LinkError, match=r"import '\.hello \(global externref\) is missing"):
         lh.Instance(lh.Store(engine), lh.Module(engine, source))
 
 

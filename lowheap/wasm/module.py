@@ -290,7 +290,7 @@ class Module(NotCopied):
         if self.engine.cache is not None:
             key = cache.code_key(self._code_parts(inline_allocation), self.engine.collector)
             cached = None if key is None else cache.PieceFile(self.engine.cache, key)
-        return PiecewiseCode(_PieceCompiler(self, inline_allocation), cached)
+        return PiecewiseCode(PieceCompiler(self, inline_allocation), cached)
 
     def locations_of(self, code: LoadedCode) -> DebugLocations | None:
         """Return which instructions its code is for; None where that cannot be said.
@@ -454,21 +454,27 @@ class Module(NotCopied):
         return indices
 
 
-class _PieceCompiler:
-    """Compiles pieces of a module: see `pieces.PieceCompiler`."""
+class PieceCompiler:
+    """Compiles pieces of a module, for stores that allocate inline or for those that do not: for `pieces.py` and for
+    `optimiser.py`, whose protocols say what is what.
+    """
 
     def __init__(self, module: Module, inline_allocation: bool) -> None:
+        """Take the module, which need not have any code."""
         self.module, self.inline_allocation = module, inline_allocation
         self.level = module.engine.opt_level
 
     @property
     def graph(self) -> CallGraph:
+        """Which functions call which."""
         return self.module.call_graph
 
     def size(self, index: int) -> int:
+        """How many instructions a function has."""
         return self.module._sizes[index]
 
     def has_nested_loops(self, index: int) -> bool:
+        """Whether a function has a loop within a loop."""
         body = self.module.decoded.bodies[index - len(self.module.outline.imported_functions)]
         depths: list[int] = [0]  # the loops around, by open construct
         for each in body.instructions:
@@ -481,12 +487,44 @@ class _PieceCompiler:
         return False
 
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
+        """Compile a piece; `known` are the functions that other pieces have for it."""
         return self.module._compile_now(self.inline_allocation, piece=(level, functions), known=known)
 
     def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
+        """Compile a piece in the background, and call `done` in another thread."""
         from lowheap.wasm import optimiser  # here, because short runs need none
 
-        optimiser.optimise(self.module, self.inline_allocation, functions, done)
+        optimiser.optimise(self, functions, done)
+
+    def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
+        """Compile a piece, optimised as the engine says."""
+        return self.compile(functions, self.level, ())
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can compile alike: whether the collector is lowheap's."""
+        kinds = type(self.module.engine.collector).__mro__
+        return all(each.__module__.partition(".")[0] in cache.KNOWN_PACKAGES for each in kinds)
+
+    def described(self) -> Any:
+        """What `of` makes the same of, in another process."""
+        engine = self.module.engine
+        options = {
+            "collector": engine.collector,
+            "runtime": engine.runtime,
+            "opt_level": engine.opt_level,
+            "inline": engine.inline,
+            "interruptible": engine.interruptible,
+            "consume_fuel": engine.consume_fuel,
+            "cranelift_nan_canonicalization": engine.canonical_nans,
+        }
+        return self.module._binary, self.module._given, self.inline_allocation, options
+
+    @classmethod
+    def of(cls, described: Any) -> Self:
+        """Return what was described."""
+        binary, given, inline_allocation, options = described
+        return cls(Module._outlined(Engine(**options), binary, given), inline_allocation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,41 +22,46 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Protocol
 
 from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode
 from lowheap.wasm.pieces import on_large_stack
 
-if TYPE_CHECKING:
-    from lowheap.wasm.module import Module
-
 _log = logging.getLogger("lowheap.wasm")
 
 _LENGTH = struct.Struct("<Q")
-_SERVE = "import sys; sys.path[:] = sys.argv[1:]; from lowheap.wasm.optimiser import serve; serve()"
+_SERVE = "import sys; sys.path[:] = sys.argv[1:]; from lowheap.wasm.optimiser_process import serve; serve()"
 """What the process runs: so it finds what is imported where this one does."""
 
 Done = Callable[[CompiledCode | None], None]
+
+
+class Optimisable(Protocol):
+    """What pieces are compiled of: a module, for certain stores."""
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can compile alike."""
+
+    def described(self) -> Any:
+        """What another process makes the same of."""
+
+    def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
+        """Compile a piece, optimised as the engine says."""
 
 
 class _Process:
     """The process, and the thread that hears from it."""
 
     def __init__(self) -> None:
-        # -I: what is in the current directory, or named by the environment, is no part of the program's own choice.
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; sys.path[:] = eval(sys.argv[1]); from lowheap.wasm import optimiser; optimiser.serve()",
-        ]
         command = [sys.executable, "-c", _SERVE, *sys.path]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         assert self._process.stdin is not None, "it was asked for"
         assert self._process.stdout is not None, "it was asked for"
         self._to, self._from = self._process.stdin, self._process.stdout
-        self._modules: weakref.WeakKeyDictionary[Module, dict[bool, int]] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Optimisable, int] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count()
         self._waiting: dict[int, Done] = {}
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -64,27 +69,24 @@ class _Process:
         for run in (self._write, self._read):
             threading.Thread(target=run, name="lowheap.optimiser", daemon=True).start()
 
-    def optimise(self, module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
-        known = self._modules.setdefault(module, {})
-        if inline_allocation not in known:
-            known[inline_allocation] = next(self._numbers)
-            self._queue.put(
-                ("module", known[inline_allocation], inline_allocation, module._binary, module._given, _options(module))
-            )
+    def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
+        if optimisable not in self._known:
+            self._known[optimisable] = next(self._numbers)
+            self._queue.put(("module", self._known[optimisable], optimisable.described()))
         number = next(self._numbers)
         self._waiting[number] = done
-        self._queue.put(("piece", number, known[inline_allocation], functions))
+        self._queue.put(("piece", number, (self._known[optimisable], functions)))
 
     def _write(self) -> None:
         try:
             while True:
-                _send(self._to, self._queue.get())
+                send(self._to, self._queue.get())
         except (OSError, ValueError):
             self._end()
 
     def _read(self) -> None:
         try:
-            while (answer := _receive(self._from)) is not None:
+            while (answer := receive(self._from)) is not None:
                 number, key, data = answer
                 done = self._waiting.pop(number)
                 done(None if data is None else cache.decode(key, data))
@@ -110,24 +112,23 @@ class _Thread:
     has_ended = False
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Module, bool, tuple[int, ...], Done]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Optimisable, tuple[int, ...], Done]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="lowheap.optimiser", daemon=True).start()
 
-    def optimise(self, module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
-        self._queue.put((module, inline_allocation, functions, done))
+    def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
+        self._queue.put((optimisable, functions, done))
 
     def _run(self) -> None:
         while True:
-            module, inline_allocation, functions, done = self._queue.get()
-            done(_compiled(module, inline_allocation, functions))
-            del module, done
+            optimisable, functions, done = self._queue.get()
+            done(compiled(optimisable, functions))
+            del optimisable, done
 
 
-def _compiled(module: Module, inline_allocation: bool, functions: tuple[int, ...]) -> CompiledCode | None:
+def compiled(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode | None:
     """Return the code of a piece; None, and a warning, if the compiler refuses."""
-    piece = module.engine.opt_level, functions
     try:
-        return on_large_stack(lambda: module._compile_now(inline_allocation, piece=piece))
+        return on_large_stack(lambda: optimisable.compile_optimised(functions))
     except Exception:
         _log.exception("functions %s cannot be optimised, and stay as they are", functions)
         return None
@@ -138,14 +139,14 @@ _process: list[_Process] = []
 _thread: list[_Thread] = []
 
 
-def optimise(module: Module, inline_allocation: bool, functions: tuple[int, ...], done: Done) -> None:
-    """Have a piece of a module optimised; `done` is called in another thread, with None if that has failed."""
+def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
+    """Have a piece optimised; `done` is called in another thread, with None if that has failed."""
     with _lock:
-        _find(module).optimise(module, inline_allocation, functions, done)
+        _find(optimisable).optimise(optimisable, functions, done)
 
 
-def _find(module: Module) -> _Process | _Thread:
-    if _is_own(module) and sys.executable:
+def _find(optimisable: Optimisable) -> _Process | _Thread:
+    if optimisable.is_portable and sys.executable:
         try:
             if not _process:
                 _process.append(_Process())
@@ -156,26 +157,6 @@ def _find(module: Module) -> _Process | _Thread:
     if not _thread:
         _thread.append(_Thread())
     return _thread[0]
-
-
-def _is_own(module: Module) -> bool:
-    """Whether the collector is lowheap's, so that another process has it."""
-    kinds = type(module.engine.collector).__mro__
-    return all(each.__module__.partition(".")[0] in cache.KNOWN_PACKAGES for each in kinds)
-
-
-def _options(module: Module) -> dict[str, Any]:
-    """What an engine is made with that compiles alike."""
-    engine = module.engine
-    return {
-        "collector": engine.collector,
-        "runtime": engine.runtime,
-        "opt_level": engine.opt_level,
-        "inline": engine.inline,
-        "interruptible": engine.interruptible,
-        "consume_fuel": engine.consume_fuel,
-        "cranelift_nan_canonicalization": engine.canonical_nans,
-    }
 
 
 def _close() -> None:
@@ -196,13 +177,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _send(file: IO[bytes], message: Any) -> None:
+def send(file: IO[bytes], message: Any) -> None:
+    """Send a message."""
     data = pickle.dumps(message)
     file.write(_LENGTH.pack(len(data)) + data)
     file.flush()
 
 
-def _receive(file: IO[bytes]) -> Any:
+def receive(file: IO[bytes]) -> Any:
     """Return the next message; None at the end."""
     head = file.read(_LENGTH.size)
     if not head:
@@ -212,24 +194,3 @@ def _receive(file: IO[bytes]) -> Any:
     if len(data) != length:
         raise EOFError("the other end has gone")
     return pickle.loads(data)
-
-
-def serve() -> None:
-    """Be the process: compile what standard input asks for, and write it to standard output."""
-    from lowheap.engine import Engine
-    from lowheap.wasm.module import Module
-
-    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    os.nice(5)
-    modules: dict[int, tuple[Module, bool]] = {}
-    while (message := _receive(source)) is not None:
-        kind, number, *others = message
-        if kind == "module":
-            inline_allocation, binary, given, options = others
-            modules[number] = Module._outlined(Engine(**options), binary, given), inline_allocation
-            continue
-        module, inline_allocation = modules[others[0]]
-        compiled = _compiled(module, inline_allocation, others[1])
-        key = str(number)
-        _send(target, (number, key, None if compiled is None else cache.encode(key, compiled)))

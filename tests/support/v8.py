@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 from typing import Any, Self
 
-from benchmarks.contenders import ContenderError, find_node
+from toolchains import node
+from toolchains.errors import ToolchainError
 
 FIRST_WITH_STRINGS = 13
 """The first V8 that has them without a flag."""
@@ -26,13 +27,13 @@ class V8:
     """A node at work: `script` defines a function `answer(question)`. A context manager."""
 
     def __init__(self, script: str) -> None:
-        """Start it. ContenderError where there is no node, or one that is too old."""
-        node, self.version = find_node()
+        """Start it. ToolchainError where there is no node, or one that is too old."""
+        path, self.version = node.find()
         self._file = tempfile.NamedTemporaryFile("w", suffix=".cjs", encoding="utf-8")  # noqa: SIM115  # `__exit__` closes it
         self._file.write(script + _ANSWERING)
         self._file.flush()
         self._process = subprocess.Popen(
-            [str(node), self._file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            [str(path), self._file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
         assert self._process.stdin is not None, "it is a pipe"
         assert self._process.stdout is not None, "it is a pipe"
@@ -71,5 +72,5 @@ def has_js_strings() -> bool:
     try:
         with V8(probe) as v8:
             return int(v8.ask(0)) >= FIRST_WITH_STRINGS
-    except ContenderError:
+    except ToolchainError:
         return False

@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import CodeType, FrameType, GeneratorType, ModuleType, TracebackType
 from typing import Any, TextIO
 
 from lowheap.hosts.js import j2cl
@@ -268,9 +269,9 @@ class JsWorld:
             return _own(NUMBER_METHODS, value, key)
         if isinstance(value, Mapping):
             return value.get(key, UNDEFINED)
-        if is_callable(value) and key in FUNCTION_METHODS:
+        if is_callable(value):
             return _own(FUNCTION_METHODS, value, key)
-        return UNDEFINED if isinstance(value, GcObject) else getattr(value, str(key), UNDEFINED)
+        return getattr(value, key, UNDEFINED) if _is_attribute(value, key) else UNDEFINED
 
     def set(self, value: Any, key: Any, new: Any) -> None:
         """Set a property. A TypeError of null's and undefined's; of what has no properties, nothing is set."""
@@ -287,8 +288,8 @@ class JsWorld:
             elif isinstance(key, int) and key >= 0:
                 value.extend([UNDEFINED] * (key + 1 - len(value)))
                 value[key] = new
-        elif not isinstance(value, str | int | float | Symbol | GcObject | Mapping):
-            setattr(value, str(key), new)
+        elif not is_callable(value) and _is_attribute(value, key):
+            setattr(value, key, new)
 
     def has(self, value: Any, key: Any) -> bool:
         """Whether there is a property of that name."""
@@ -336,6 +337,17 @@ class _Global(JsObject):
 
     def __init__(self, world: JsWorld) -> None:
         super().__init__(world.globals)
+
+
+_HAVE_NONE = (str, int, float, Symbol, GcObject, Mapping, type, GeneratorType, FrameType, CodeType, TracebackType)
+
+
+def _is_attribute(value: Any, key: Any) -> bool:
+    """Whether a key is an attribute of a user's object, which a program may read and write.
+
+    Programs choose keys. None leads to what Python has behind an object: its class, its code, its globals.
+    """
+    return isinstance(key, str) and not key.startswith("_") and not isinstance(value, (*_HAVE_NONE, ModuleType))
 
 
 def _own(methods: Mapping[str, Any], value: Any, key: Any) -> Any:
