@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import queue
 import signal
 import threading
 import time
@@ -13,7 +15,7 @@ import pytest
 import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
-from lowheap.wasm import pieces
+from lowheap.wasm import optimiser, pieces
 from lowheap.wasm.module import LARGE, MANY, Module, PieceCompiler
 
 pytestmark = pytest.mark.compiler
@@ -171,6 +173,24 @@ def test_what_runs_often_is_optimised(where: str, monkeypatch: pytest.MonkeyPatc
     late = instance(module)
     assert late.exports.twice(4) == 8
     assert levels(module, twice).count(2) == 1, "once, whoever asked"
+
+
+def test_the_process_forgets_modules_that_are_gone() -> None:
+    """It would keep what each was decoded to."""
+    process = optimiser._Process()
+    try:
+        for _ in range(2):
+            module = Module(engine(), SOURCE)
+            compiler = PieceCompiler(module, inline_allocation=True)
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            process.optimise(compiler, (index_of(module, "twice"),), answers.put)
+            assert answers.get(timeout=60) is not None
+            del compiler, module
+            gc.collect()
+            assert not process._known
+        assert not process.has_ended
+    finally:
+        process.close()
 
 
 def test_loops_count_too() -> None:

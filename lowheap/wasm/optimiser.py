@@ -73,6 +73,7 @@ class _Process:
         if optimisable not in self._known:
             self._known[optimisable] = next(self._numbers)
             self._queue.put(("module", self._known[optimisable], optimisable.described()))
+            weakref.finalize(optimisable, self._queue.put, ("forget", self._known[optimisable], None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
         self._queue.put(("piece", number, (self._known[optimisable], functions)))

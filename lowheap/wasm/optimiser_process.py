@@ -20,6 +20,9 @@ def serve() -> None:
         if kind == "module":
             known[number] = PieceCompiler.of(what)
             continue
+        if kind == "forget":
+            del known[number]
+            continue
         module, functions = what
         compiled, key = optimiser.compiled(known[module], functions), str(number)
         optimiser.send(target, (number, key, None if compiled is None else cache.encode(key, compiled)))
