@@ -15,6 +15,7 @@ import pytest
 import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
+from lowheap.jit import engine as jit_engine
 from lowheap.wasm import optimiser, pieces
 from lowheap.wasm.module import LARGE, MANY, Module, PieceCompiler
 
@@ -331,6 +332,21 @@ def test_a_handler_may_call_what_is_being_compiled() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert set(seen) <= {0.0}
+
+
+def test_a_handler_that_comes_while_its_thread_uses_llvm_waits_for_nobody() -> None:
+    """Or the thread that compiles would wait for this one, and this one for that."""
+    module = Module(engine(), SOURCE)
+    results: list[int] = []
+
+    def run() -> None:
+        with jit_engine._lock:
+            results.append(instance(module).exports.twice(4))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert results == [8]
 
 
 def test_stores_of_two_threads_share_a_module() -> None:

@@ -5,7 +5,9 @@ sent there once, with what its engine was made with; then pieces are asked for b
 entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
 ended), a thread does the same here, which takes turns with the program.
 
-Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it.
+Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it,
+and that it ends harms nobody. No lock is held where code of others may come in between: a signal's handler, or a
+finalizer, may have something optimised, too.
 """
 
 from __future__ import annotations
@@ -16,15 +18,16 @@ import logging
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
-from lowheap.jit import cache
+from lowheap.jit import cache, engine
 from lowheap.jit.engine import CompiledCode
 from lowheap.wasm.pieces import on_large_stack
 
@@ -55,9 +58,13 @@ class _Process:
     """The process, and the thread that hears from it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _SERVE, *sys.path]
+        # Where it may look for modules before it is told is not more than where this one did.
+        limits = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
+        flags = [flag for flag, is_set in limits.items() if is_set]
+        command = [sys.executable, *flags, "-c", _SERVE, *(each for each in sys.path if isinstance(each, str))]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+        # No buffers: a child of `os.fork` would have a copy of what is in them, and write it.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
         assert self._process.stdin is not None, "it was asked for"
         assert self._process.stdout is not None, "it was asked for"
         self._to, self._from = self._process.stdin, self._process.stdout
@@ -66,45 +73,77 @@ class _Process:
         self._waiting: dict[int, Done] = {}
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.has_ended = False
-        for run in (self._write, self._read):
-            threading.Thread(target=run, name="lowheap.optimiser", daemon=True).start()
+        try:
+            self._threads = [
+                threading.Thread(target=run, name="lowheap.optimiser", daemon=True) for run in (self._write, self._read)
+            ]
+            for each in self._threads:
+                each.start()
+        except BaseException:
+            self._end()
+            raise
 
     def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
         if optimisable not in self._known:
-            self._known[optimisable] = next(self._numbers)
-            self._queue.put(("module", self._known[optimisable], optimisable.described()))
-            weakref.finalize(optimisable, self._queue.put, ("forget", self._known[optimisable], None)).atexit = False
+            known = self._known[optimisable] = next(self._numbers)
+            self._queue.put((MODULE, known, optimisable.described()))
+            weakref.finalize(optimisable, self._queue.put, (FORGET, known, None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
-        self._queue.put(("piece", number, (self._known[optimisable], functions)))
+        self._queue.put((PIECE, number, (self._known[optimisable], functions)))
+        if self.has_ended:
+            self._answer(number, None)
+
+    def _answer(self, number: int, compiled: CompiledCode | None) -> None:
+        done = self._waiting.pop(number, None)
+        if done is not None:  # else another thread was here first
+            done(compiled)
 
     def _write(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # or it may end the program, if that wants it to
         try:
-            while True:
-                send(self._to, self._queue.get())
-        except (OSError, ValueError):
+            while (message := self._queue.get()) is not None:
+                send(self._to, message)
+        except Exception as error:  # among others, what pickling raises
+            _log.debug("nothing can be sent to the optimiser any more: %s", error)
+        with self._to:
             self._end()
 
     def _read(self) -> None:
         try:
             while (answer := receive(self._from)) is not None:
                 number, key, data = answer
-                done = self._waiting.pop(number)
-                done(None if data is None else cache.decode(key, data))
-        except (OSError, ValueError, EOFError) as error:
-            _log.warning("the optimiser says what nobody understands: %s", error)
-        self._end()
+                compiled = None
+                try:
+                    compiled = None if data is None else cache.decode(key, data)
+                finally:
+                    self._answer(number, compiled)
+        except Exception as error:
+            _log.warning("the optimiser says what nobody understands: %r", error)
+        with self._from:
+            self._end()
 
     def _end(self) -> None:
+        """End the process, if it has not ended, and answer all who wait."""
         self.has_ended = True
-        while self._waiting:
-            self._waiting.popitem()[1](None)
-
-    def close(self) -> None:
-        """End the process."""
-        self.has_ended = True
+        self._queue.put(None)
         self._process.kill()
         self._process.wait()
+        for number in list(self._waiting):
+            self._answer(number, None)
+
+    def close(self) -> None:
+        """End the process, and the threads; not for ever waiting for these, which run code of others, too."""
+        self._end()
+        for each in self._threads:
+            each.join(_PATIENCE)
+
+    def forget(self) -> None:
+        """In a child of `os.fork`: it is another's."""
+        self.has_ended = True
+        self._to.close()
+        self._from.close()
+        self._process.returncode = 0
 
 
 class _Thread:
@@ -122,7 +161,10 @@ class _Thread:
     def _run(self) -> None:
         while True:
             optimisable, functions, done = self._queue.get()
-            done(compiled(optimisable, functions))
+            try:
+                done(compiled(optimisable, functions))
+            except Exception:
+                _log.exception("functions %s were optimised for nobody", functions)
             del optimisable, done
 
 
@@ -135,41 +177,65 @@ def compiled(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCo
         return None
 
 
-_lock = threading.Lock()
+MODULE, PIECE, FORGET = "module", "piece", "forget"
+"""What a message asks for: to take a module in, to compile a piece of one, to forget one."""
+
+_PATIENCE = 1  # seconds
+
+_lock = threading.RLock()
 _process: list[_Process] = []
 _thread: list[_Thread] = []
+_is_closed: list[bool] = []
 
 
 def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
-    """Have a piece optimised; `done` is called in another thread, with None if that has failed."""
-    with _lock:
-        _find(optimisable).optimise(optimisable, functions, done)
+    """Have a piece optimised; `done` is called, with None if that has failed: in another thread, or at once.
+
+    RuntimeError where there is no thread to be had.
+    """
+    if _is_closed:
+        return  # nobody would take it up
+    _find(optimisable).optimise(optimisable, functions, done)
 
 
 def _find(optimisable: Optimisable) -> _Process | _Thread:
-    if optimisable.is_portable and sys.executable:
+    # What is frozen has no interpreter's executable: that is the program itself.
+    if optimisable.is_portable and sys.executable and not getattr(sys, "frozen", False):
         try:
-            if not _process:
-                _process.append(_Process())
-            if not _process[0].has_ended:
-                return _process[0]
-        except (OSError, RuntimeError) as error:
+            process = _only(_process, _Process)
+            if not process.has_ended:
+                return process
+        except (OSError, RuntimeError, ValueError) as error:
             _log.warning("no process can be started to optimise code in: %s", error)
-    if not _thread:
-        _thread.append(_Thread())
-    return _thread[0]
+    return _only(_thread, _Thread)
+
+
+_Optimiser = TypeVar("_Optimiser", _Process, _Thread)
+
+
+def _only(found: list[_Optimiser], make: Callable[[], _Optimiser]) -> _Optimiser:
+    """Return the only one, made at the first use."""
+    if not found:
+        with engine.without_gc(), _lock:  # no finalizer comes in between, which would make another
+            if not found:
+                found.append(make())
+    return found[0]
 
 
 def _close() -> None:
+    _is_closed.append(True)
     while _process:
         _process.pop().close()
+    if _thread:
+        engine.stop()
 
 
 def _forget() -> None:
     """In a child of `os.fork`: what its parent has started is not its own."""
     global _lock
-    _lock = threading.Lock()
-    _process.clear()
+    _lock = threading.RLock()
+    while _process:
+        _process.pop().forget()
     _thread.clear()
 
 
@@ -181,17 +247,22 @@ if hasattr(os, "register_at_fork"):
 def send(file: IO[bytes], message: Any) -> None:
     """Send a message."""
     data = pickle.dumps(message)
-    file.write(_LENGTH.pack(len(data)) + data)
-    file.flush()
+    rest = memoryview(_LENGTH.pack(len(data)) + data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def receive(file: IO[bytes]) -> Any:
     """Return the next message; None at the end."""
-    head = file.read(_LENGTH.size)
-    if not head:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data = file.read(length)
-    if len(data) != length:
-        raise EOFError("the other end has gone")
-    return pickle.loads(data)
+    head = _read(file, _LENGTH.size)
+    data = _read(file, _LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
+    return pickle.loads(data) if data else None
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Return so many bytes; none, if the other end has gone in between."""
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"" if size else b"".join(parts)
