@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks import programs
+from benchmarks import programs, start_up
 from benchmarks.compile_time import CompileTimes, Factor
 from benchmarks.measure import Measured, Report
 
@@ -41,6 +41,12 @@ _TOOLCHAIN_V8_FACTOR = 1.3
 _TOOLCHAIN_WASMTIME_FACTOR = 5.0
 _WITHOUT_GARBAGE = ("kotlin-hello-optimised", "moonbit-hello", "moonbit-life")
 _LANGUAGE_FACTOR = 1.2
+_STARTED_WITHIN = (
+    ("kotlin-hello", start_up.COLD, 1.5),
+    ("kotlin-hello", start_up.CACHED, 0.25),
+    ("kotlin-adventure", start_up.COLD, 4.0),
+)
+"""Program, contender, and the seconds from its start to its end that it should take at most."""
 _CAUGHT_NANOSECONDS = 1000.0
 _ENTERED_FACTOR = 1.03
 _SCALAR_CALL_NANOSECONDS = 1000.0
@@ -98,6 +104,7 @@ def verdicts(report: Report) -> list[Verdict]:
         *_about_memory(report),
         *_about_compile_times(report),
         *_about_from_python(report),
+        *_about_start_up(report),
     ]
 
 
@@ -247,6 +254,14 @@ def _about_from_python(report: Report) -> Iterator[Verdict]:
             wanted = FROM_PYTHON[taken.row.name]
             goal = f"from Python: {taken.row.title}: at most {in_unit(wanted)}"
             yield Verdict(goal, in_unit(taken.median), taken.median <= wanted)
+
+
+def _about_start_up(report: Report) -> Iterator[Verdict]:
+    for title, contender, wanted in _STARTED_WITHIN:
+        seconds = None if report.start_up is None else report.start_up.median(title, contender)
+        if seconds is not None:
+            goal = f"start {title}: {contender}: at most {in_unit(wanted)}"
+            yield Verdict(goal, in_unit(seconds), seconds <= wanted)
 
 
 def in_unit(seconds: float) -> str:

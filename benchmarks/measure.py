@@ -22,6 +22,7 @@ from benchmarks.contenders import ContenderError, Field, Process
 from benchmarks.from_python import FromPython
 from benchmarks.instructions import Instructions
 from benchmarks.programs import Program
+from benchmarks.start_up import StartUp
 from lowheap.wasm import validate
 from toolchains import build
 
@@ -116,6 +117,7 @@ class Report:
     instructions: Instructions | None
     compile_times: CompileTimes | None = None
     from_python: FromPython | None = None
+    start_up: StartUp | None = None
 
     def find(self, name: str, arguments: tuple[int, ...] | None = None) -> Measured | None:
         """The first program of that name, and of those arguments if they are given."""
@@ -132,7 +134,7 @@ class Report:
             title = measured.program.title
             found += [f"{title}: {n}: {o.failed}" for n, o in measured.outcomes.items() if o.failed is not None]
             found += [f"{title}: {name} has another result" for name in measured.disagreements]
-        for part in (self.compile_times, self.from_python):
+        for part in (self.compile_times, self.from_python, self.start_up):
             found += [] if part is None else part.failures
         return found
 
@@ -163,6 +165,7 @@ class Report:
             "instructions": None if self.instructions is None else self.instructions.as_json(),
             "compile_times": None if self.compile_times is None else self.compile_times.as_json(),
             "from_python": None if self.from_python is None else self.from_python.as_json(),
+            "start_up": None if self.start_up is None else self.start_up.as_json(),
         }
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import programs
+from benchmarks import programs, start_up
 from benchmarks.compile_time import Case, CompileTimes, Factor
 from benchmarks.from_python import CONTENDERS, ROWS, FromPython, Row
 from benchmarks.goals import FROM_PYTHON, MEBIBYTE, in_unit, verdicts
 from benchmarks.instructions import EVENTS, FUNCTIONS, Count, Instructions
 from benchmarks.measure import Measured, Outcome, Report
+from benchmarks.start_up import StartUp
 
 NOTES_START = "<!-- notes: what stands from here to the next mark is kept when this file is written anew -->"
 NOTES_END = "<!-- end of notes -->"
@@ -55,6 +56,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_plain_table(_compile_table(report.compile_times)))
     if report.from_python is not None:
         console.print(_plain_table(_from_python_table(report.from_python)))
+    if report.start_up is not None and report.start_up.started:
+        console.print(_plain_table(_start_up_table(report.start_up)))
     found = verdicts(report)
     if found:
         table = Table("goal", "measured", "", title="Goals")
@@ -170,6 +173,16 @@ def _from_python_cell(uses: FromPython, row: Row, contender: str) -> str:
     if taken is None:
         return "–"
     return "failed" if taken.median is None else in_unit(taken.median)
+
+
+def _start_up_table(starts: StartUp) -> _Table:
+    """A row for each program and contender: its time, and that as a multiple of V8's and of wasmtime's."""
+    rows = []
+    for each in starts.started:
+        ratios = [starts.ratio(each.title, each.contender, other) for other in (start_up.V8, start_up.WASMTIME)]
+        time = "failed" if each.median is None else in_unit(each.median)
+        rows.append([f"{each.title}: {each.contender}", time, *(_ratio(ratio) for ratio in ratios)])
+    return "From the start to the end of a program in Kotlin", ["", "median", "to V8", "to wasmtime's compiling"], rows
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -326,6 +339,8 @@ def document(report: Report, notes: str, chart: str) -> str:
         parts += _compile_part(report.compile_times)
     if report.from_python is not None:
         parts += _from_python_part(report.from_python)
+    if report.start_up is not None and report.start_up.started:
+        parts += _start_up_part(report.start_up)
     for failure in report.failures:
         parts += [f"Failed: {failure}", ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -344,6 +359,19 @@ def _compile_part(times: CompileTimes) -> list[str]:
         "shown with that limit.",
         "",
         *(f"- {kind.name}: {kind.description}" for kind in kinds),
+        "",
+        *_markdown(header, rows),
+    ]
+
+
+def _start_up_part(starts: StartUp) -> list[str]:
+    _, header, rows = _start_up_table(starts)
+    return [
+        "## Starting",
+        "",
+        "Seconds from the start of a process to its end, of a program in Kotlin that prints something "
+        "([start_up.py](../benchmarks/start_up.py)): `lowheap run`, with nothing in its cache and with all of it, and "
+        "node. Of wasmtime only the time to compile the module.",
         "",
         *_markdown(header, rows),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lowheap.collectors.shared import roots
@@ -100,6 +100,23 @@ class RootSet(NotCopied):
         self._heap.check_attached()
         self._check_address(address)
         roots.register_slot(tables(self._heap.control), address)
+
+    @whole
+    def add_slots(self, addresses: Sequence[int]) -> None:
+        """Register several slots; none, where there is no room for all of them."""
+        self._heap.check_attached()
+        heap, start = tables(self._heap.control), 0
+        entered = []
+        try:
+            for address in addresses:
+                self._check_address(address)
+                start = roots.free_slot(heap, start)
+                roots.enter_slot(heap, start, address)
+                entered.append(address)
+        except BaseException:
+            for address in entered:
+                roots.unregister_slot(heap, address)
+            raise
 
     @whole
     def remove_slot(self, address: int) -> None:

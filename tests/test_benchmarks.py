@@ -29,6 +29,7 @@ from benchmarks import (
     programs,
     report,
     run,
+    start_up,
 )
 from benchmarks.compile_time import Case, CompileTimes
 from benchmarks.contenders import Field
@@ -36,10 +37,12 @@ from benchmarks.from_python import FromPython, Taken
 from benchmarks.generated import Kind
 from benchmarks.instructions import CountError
 from benchmarks.measure import Measured, Outcome, Report
+from benchmarks.start_up import Started, StartUp
 from lowheap.embed import header
 from lowheap.layout import HEADER_SIZE, block_length
 from lowheap.wasm import validate
 from toolchains import build, node
+from toolchains import examples as examples_of_toolchains
 from toolchains.errors import ToolchainError
 
 ALL = (*programs.FAST, programs.PYTHON, programs.POINTER, *programs.MEMORY_MANAGERS)
@@ -98,6 +101,7 @@ def test_a_whole_run_at_tiny_sizes_of_one_program(tmp_path: Path, monkeypatch: p
     instructions_are_counted(tiny)
     every_kind_is_compiled_at_every_size(tiny, kinds)
     everything_is_done_from_python(tiny)
+    programs_that_are_compiled_are_started(tiny)
     the_report_has_everything(tiny, kinds, tmp_path)
 
 
@@ -191,6 +195,16 @@ def every_kind_is_compiled_at_every_size(tiny: Report, kinds: Sequence[Kind]) ->
         assert len(case.seconds) == 1, case.title
         assert case.peak
     assert all(times.ratio(kind.name) for kind in kinds)
+
+
+def programs_that_are_compiled_are_started(tiny: Report) -> None:
+    starts = tiny.start_up
+    assert starts is not None
+    for title in start_up.TITLES:
+        for contender, needed in start_up.CONTENDERS.items():
+            is_there = needed in tiny.contenders and build.binary(examples_of_toolchains.find(title)).is_file()
+            assert (starts.median(title, contender) is not None) == is_there, (title, contender)
+            assert starts.ratio(title, contender, contender) == (1 if is_there else None)
 
 
 def everything_is_done_from_python(tiny: Report) -> None:
@@ -345,7 +359,7 @@ def test_only_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = instructions.Instructions({}, {}, ())
     monkeypatch.setattr(instructions, "measure", lambda folder: counted)  # which the whole run does in earnest
     found = run.run("tiny", parts=(run.INSTRUCTIONS,))
-    assert (found.programs, found.compile_times, found.from_python) == ([], None, None)
+    assert (found.programs, found.compile_times, found.from_python, found.start_up) == ([], None, None, None)
     assert found.instructions is counted
     for wrong in (
         ["--docs", "--only", "programs"],
@@ -560,3 +574,29 @@ def test_the_c_programs_compile_without_a_warning(tmp_path: Path) -> None:
         source = str(contenders.ROOT / "benchmarks" / name)
         command = [compiler, "-O2", *warnings, *flags, "-c", source, "-o", str(tmp_path / "program.o")]
         subprocess.run(command, check=True)
+
+
+def test_starts_have_goals_and_a_table(tmp_path: Path) -> None:
+    hello = start_up.TITLES[0]
+    seconds = {start_up.COLD: 2.0, start_up.CACHED: 0.2, start_up.V8: 0.1}
+    found = Report("full", 1, {}, {}, {}, [], None)
+    found.start_up = StartUp([Started(hello, name, [each]) for name, each in seconds.items()])
+    found.start_up.started.append(Started(hello, start_up.WASMTIME, failed="broken"))
+    assert [(each.measured, each.is_met) for each in goals.verdicts(found)] == [("2.00 s", False), ("200 ms", True)]
+    assert found.failures == [f"start {hello}: {start_up.WASMTIME}: broken"]
+    console = Console(width=120, file=io.StringIO())
+    report.show(found, console)
+    assert isinstance(console.file, io.StringIO)
+    (line,) = (line for line in console.file.getvalue().splitlines() if f"{start_up.COLD} " in line and hello in line)
+    assert "2.00 s" in line
+    assert "20.0× " in line
+
+
+def test_a_program_that_does_not_start_fails_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.wasm"
+    wrong.write_bytes(b"\0asm")
+    monkeypatch.setattr(build, "binary", lambda example: wrong)
+    with Field((programs.NATIVE, programs.WASMTIME_NEWEST)) as field:
+        starts = start_up.measure(field, 1, lambda text: None)
+    assert len(starts.failures) == len(start_up.TITLES) * 3
+    assert all("ended (status 1)" in each for each in starts.failures)

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import gc
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -178,6 +179,24 @@ def test_what_runs_often_is_optimised(where: str, monkeypatch: pytest.MonkeyPatc
     late = instance(module)
     assert late.exports.twice(4) == 8
     assert levels(module, twice).count(2) == 1, "once, whoever asked"
+
+
+def test_the_process_forgets_modules_that_are_gone() -> None:
+    """It would keep what each was decoded to."""
+    process = optimiser._Process()
+    try:
+        for _ in range(2):
+            module = Module(engine(), SOURCE)
+            compiler = PieceCompiler(module, inline_allocation=True)
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            process.optimise(compiler, (index_of(module, "twice"),), answers.put)
+            assert answers.get(timeout=60) is not None
+            del compiler, module
+            gc.collect()
+            assert not process._known
+        assert not process.has_ended
+    finally:
+        process.close()
 
 
 def test_loops_count_too() -> None:

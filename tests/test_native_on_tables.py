@@ -1006,6 +1006,11 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     roots.register_range: a_shared_range,
     roots.unregister_range: a_shared_range,
     roots.register_slot: a_shared_slot,
+    roots.free_slot: drawn(UP_TO_9),
+    roots.enter_slot: lambda draw, made: [
+        draw(st.integers(0, made.heap.control.root_slot_count)),
+        *a_shared_slot(draw, made),
+    ],
     roots.unregister_slot: a_shared_slot,
     roots.free_handle: a_handle,
     roots.take_handle: an_object,

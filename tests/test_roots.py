@@ -192,6 +192,12 @@ def test_too_many_slots(world: World) -> None:
     control.root_slot_count = ROOT_SLOT_LIMIT
     with pytest.raises(HeapError, match=f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use"):
         world.roots.add_slot(4096)
+    entries[0] = entries[2] = 0
+    with pytest.raises(HeapError, match="no root slot is left"):
+        world.roots.add_slots([16, 32, 48])
+    assert list(entries) == [0, 8, 0, 8], "none was added"
+    world.roots.add_slots([16, 32])
+    assert list(entries) == [16, 8, 32, 8]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def on_wasmtime(name: str) -> dict[tuple[str, int], int]:
 @pytest.mark.parametrize("name", MODULES)
 def test_v8_does_as_wasmtime(name: str, tmp_path: Path) -> None:
     try:
-        found, _ = node.find()
+        found = node.provide()
     except ToolchainError as error:
         unless_absent(error, "V8")
         raise

@@ -24,7 +24,7 @@ class Run:
 
 def run(binary: Path, *sizes: int) -> Run:
     """Run a program. ToolchainError if there is no V8, or if the program fails there."""
-    command = [str(node.find()[0]), str(_SCRIPT), str(binary), *map(str, sizes)]
+    command = [str(node.provide()), str(_SCRIPT), str(binary), *map(str, sizes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise ToolchainError(f"{binary.name} fails on V8: {done.stderr.strip()}")

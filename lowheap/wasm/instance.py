@@ -451,12 +451,13 @@ class Instance(NotCopied):
         return self.code.address(Signature.of(type, self.store.engine.types).entry)
 
     def _make_globals(self) -> None:
-        imported = self.module.vmctx_layout.imported_globals
-        for number, type in enumerate(self.module.global_types[imported:]):
-            address = self._vmctx.base + self.module.vmctx_layout.global_cell(number)
-            if self.store.engine.types.is_traced(type.storage):
-                self.store.roots.add_slot(address)
-            self._globals.append(Global._at(self.store, type, address))
+        layout, types = self.module.vmctx_layout, self.store.engine.types
+        own = [
+            (type, self._vmctx.base + layout.global_cell(number))
+            for number, type in enumerate(self.module.global_types[layout.imported_globals :])
+        ]
+        self.store.roots.add_slots([address for type, address in own if types.is_traced(type.storage)])
+        self._globals += (Global._at(self.store, type, address) for type, address in own)
 
     def _make_memories(self) -> None:
         imported = self.module.vmctx_layout.imported_memories

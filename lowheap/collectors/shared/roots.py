@@ -133,15 +133,32 @@ def holds(table: VMTable, address: u64) -> bool:
     return (offset % _REFERENCE == 0) and (offset // _REFERENCE < table.length)
 
 
-@inline
-def register_slot(heap: Heap, address: u64) -> None:
-    """Enter a slot in the table. Fails when that is full."""
+@native
+def free_slot(heap: Heap, start: u32) -> u32:
+    """The number of the first entry for a slot that is free, from `start` on; behind the last, where none is."""
     control = heap.control
-    number = find(control.root_slots, control.root_slot_count, 0)
+    number = start
+    while number < control.root_slot_count:
+        if cell(u64, control.root_slots + u64(number) * _ADDRESS).value == 0:
+            return number
+        number += 1
+    return number
+
+
+@inline
+def enter_slot(heap: Heap, number: u32, address: u64) -> None:
+    """Enter a slot in the table, where that is free. Fails when it is full."""
+    control = heap.control
     require(number < ROOT_SLOT_LIMIT, Status.LIMIT, f"no root slot is left: all {ROOT_SLOT_LIMIT} are in use")
     cell(u64, control.root_slots + u64(number) * _ADDRESS).value = address
     if number == control.root_slot_count:
         control.root_slot_count = number + 1
+
+
+@inline
+def register_slot(heap: Heap, address: u64) -> None:
+    """Enter a slot in the table. Fails when that is full."""
+    enter_slot(heap, free_slot(heap, 0), address)
 
 
 @inline
