@@ -132,7 +132,7 @@ def test_every_public_class_is_a_value_or_is_not_copied() -> None:
         if not inspect.isclass(kind) or issubclass(kind, Exception | NotCopied):
             continue
         is_value = (
-            kind in (lh.I31, lh.ValType, lh.Config)
+            kind in (lh.I31, lh.ValType, lh.Config, lh.WasiConfig)
             or hasattr(kind, "__dataclass_fields__")
             or hasattr(kind, "__members__")
         )

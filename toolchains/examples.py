@@ -52,7 +52,7 @@ _ROUNDS = {
         "constraints": 700,
         "adventure": 3_000,
         "life": 1_000,
-        "interpreter": 500,
+        "interpreter": 1_500,
     },
     MOONBIT: {
         "hello": 300_000_000,

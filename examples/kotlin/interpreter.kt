@@ -163,7 +163,7 @@ fun main() {
     interpreter.run(LIBRARY)
     val texts = listOf(
         "(map (compose (function (x) (* x x)) (function (x) (+ x 1))) (range 0 10))",
-        "(fib 12)", "(sum (map fib (range 0 12)))", "(quote (a (b c) 3))", "(first nil)", "(try (/ 1 0) (quote nothing))",
+        "(fib 10)", "(sum (map fib (range 0 9)))", "(quote (a (b c) 3))", "(first nil)", "(try (/ 1 0) (quote nothing))",
         "(1 2)", "(fib 1 2)", "(unknown)", "(", "(pair map nil)", "(+ 1 (quote a))",
     )
     for (text in texts) {
@@ -180,7 +180,7 @@ fun bench(n: Int): Int {
     interpreter.run(LIBRARY)
     var sum = 0
     for (round in 0 until n) {
-        val found = interpreter.run("(fib 13) (sum (map (function (x) (try (/ 100 (- x 30)) 7)) (range 0 60)))")
+        val found = interpreter.run("(fib 9) (sum (map (function (x) (try (/ 100 (- x 30)) 7)) (range 0 60)))")
         sum = sum * 31 + (found as Whole).value.toInt() + interpreter.calls
     }
     return sum
