@@ -169,9 +169,9 @@ class PiecewiseCode(NotCopied):
         def done(compiled: CompiledCode | None) -> None:
             try:
                 if compiled is not None:
-                    self._ready.append((functions, compiled))
                     if self._cached is not None:
                         self._cached.put((self._compiler.level, functions), compiled)
+                    self._ready.append((functions, compiled))
             finally:
                 self._being_optimised = ()
                 self._optimise_next()
