@@ -270,6 +270,22 @@ def test_frames_are_told(level: int) -> None:
     assert len(frames[0]) == 2
 
 
+def test_frames_are_told_where_llvm_has_put_code_in_several_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What always traps is in one of its own; that it is the piece's first function tells nothing of the other."""
+    source = """(module
+      (func $always (param i32) (result i32) (unreachable))
+      (func (export "down") (param $n i32) (result i32)
+        (if (i32.eqz (local.get $n)) (then (unreachable)))
+        (i32.add (i32.const 1) (call 1 (i32.sub (local.get $n) (i32.const 1))))))"""
+    monkeypatch.setattr(pieces.PiecewiseCode, "_choose", lambda *_: (1, (0, 1)))
+    module = Module(engine(opt_level=1), source)
+    made = lh.Instance(lh.Store(module.engine), module)
+    with pytest.raises(lh.Trap) as caught:
+        made.exports.down(3)
+    assert [each.func_index for each in caught.value.frames] == [1] * 4
+    assert all(each.module_offset for each in caught.value.frames)
+
+
 def test_exceptions_pass_through_pieces() -> None:
     source = """(module
       (tag $e (param i32))

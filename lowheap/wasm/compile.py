@@ -131,10 +131,9 @@ class ModuleCompiler(ModuleState):
         addresses = [ir.Constant(PTR, self.functions[index].get_reference()) for index in named]
         table.initializer = ir.Constant(table.value_type, addresses)
         symbols.append(FUNCTION_TABLE)
-        if self.piece:  # where it is, once linked, tells where all code is
-            first = self.functions[self.piece[0]]
-            first.linkage = ""
-            symbols.append(first.name)
+        for index in self.piece or ():  # where these are, once linked, tells where all sections are: LLVM makes several
+            self.functions[index].linkage = ""
+            symbols.append(self.functions[index].name)
         if self.shared is not None:
             symbols += self.shared.defined
         return self.module, tuple(symbols)
