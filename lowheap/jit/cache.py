@@ -413,6 +413,10 @@ class PieceFile:
         self._cache, self._key = CodeCache(directory), key
         self._path = directory / f"{key}{PIECES_SUFFIX}"
         self._is_trimmed = False
+        self.read()
+
+    def read(self) -> None:
+        """Read again what is there: others put pieces there, too."""
         self._entries: dict[PieceKey, memoryview] = self._cache._get(self._path, _records) or {}
 
     def pieces(self) -> list[PieceKey]:
@@ -456,7 +460,10 @@ class PieceFile:
 
 
 def _records(data: bytes) -> dict[PieceKey, memoryview]:
-    """Read a file of pieces. What is behind a record that does not fit is left out: somebody was cut off, writing."""
+    """Read a file of pieces. What is behind a record that does not fit is left out: somebody was cut off, writing.
+
+    Of a piece that is there twice, because it was of no use the first time, the last counts.
+    """
     found: dict[PieceKey, memoryview] = {}
     view, position = memoryview(data), 0
     while position + _RECORD.size <= len(data):
@@ -465,7 +472,8 @@ def _records(data: bytes) -> dict[PieceKey, memoryview]:
         if start + length > len(data):
             break
         functions = tuple(index for (index,) in _INDEX.iter_unpack(view[position + _RECORD.size : start]))
-        found.setdefault((level, functions), view[start : start + length])
+        found.pop((level, functions), None)  # so that its place in the order is a new one
+        found[level, functions] = view[start : start + length]
         position = start + length
     return found
 

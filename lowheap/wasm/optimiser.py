@@ -5,6 +5,8 @@ sent there once, with what its engine was made with; then pieces are asked for b
 entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
 ended), a thread does the same here, which takes turns with the program.
 
+To compile all of a module ahead, `compile_all` has processes like it, as many as are wanted, until that is done.
+
 Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it.
 """
 
@@ -21,7 +23,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, Protocol
 
 from lowheap.jit import cache
@@ -128,10 +131,69 @@ class _Thread:
 def compiled(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode | None:
     """Return the code of a piece; None, and a warning, if the compiler refuses."""
     try:
-        return on_large_stack(lambda: optimisable.compile_optimised(functions))
+        return _compile_here(optimisable, functions)
     except Exception:
         _log.exception("functions %s cannot be optimised, and stay as they are", functions)
         return None
+
+
+def compile_all(
+    optimisable: Optimisable, pieces: Sequence[tuple[int, ...]], jobs: int | None = None
+) -> Generator[tuple[tuple[int, ...], CompiledCode], None, None]:
+    """Compile pieces in so many processes, and yield each when it is done; with one, and where none can be, here.
+
+    None: as many as this process may use processors. Raises what the compiler does.
+    """
+    count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(pieces))
+    processes: list[_Process] = []
+    pending = deque(pieces)
+    answers: queue.SimpleQueue[tuple[_Process, tuple[int, ...], CompiledCode | None]] = queue.SimpleQueue()
+    given: dict[tuple[int, ...], _Process] = {}
+
+    def give(process: _Process) -> None:
+        if pending and not process.has_ended:
+            functions = pending.popleft()
+            given[functions] = process
+            process.optimise(optimisable, functions, lambda compiled: answers.put((process, functions, compiled)))
+
+    try:
+        if count > 1 and optimisable.is_portable and sys.executable:
+            try:
+                processes += (_Process() for _ in range(count))
+            except (OSError, RuntimeError) as error:
+                _log.warning("no more processes can be started to compile in: %s", error)
+        for process in processes * _AHEAD:
+            give(process)
+        while given or pending:
+            if not given:
+                functions, compiled = pending.popleft(), None
+            else:
+                try:
+                    process, functions, compiled = answers.get(timeout=_PATIENCE)
+                except queue.Empty:  # nobody answers for what a process was given when it was ending
+                    pending += [each for each, process in given.items() if process.has_ended]
+                    given = {each: process for each, process in given.items() if not process.has_ended}
+                    continue
+                if given.pop(functions, None) is None:
+                    continue
+                give(process)
+            if compiled is None:  # again, here, to see what is raised
+                compiled = _compile_here(optimisable, functions)
+            yield functions, compiled
+    finally:
+        for process in processes:
+            process.close()
+
+
+_AHEAD = 2
+"""So many pieces a process is given at first, so that it need not wait for the next."""
+
+_PATIENCE = 1.0
+"""After so many seconds without an answer, we look whether there is anybody to give one."""
+
+
+def _compile_here(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode:
+    return on_large_stack(lambda: optimisable.compile_optimised(functions))
 
 
 _lock = threading.Lock()
