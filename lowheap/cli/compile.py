@@ -49,5 +49,5 @@ def compile_command(ctx: click.Context, /, files: tuple[str, ...], jobs: int | N
         if not module.is_cached:
             where = "this user has no cache directory" if engine.cache is None else f"{engine.cache} cannot have it all"
             raise LowheapError(f"{name} was compiled, but is not in the cache: {where}")
-        seconds = time.perf_counter() - started
-        click.echo(f"{printable_on(name, sys.stdout)}: {total:,} functions in the cache, {seconds:.1f} s")
+        took = 1000 * (time.perf_counter() - started)
+        click.echo(f"{printable_on(name, sys.stdout)}: {total:,} functions in the cache, {took:,.1f} ms")
