@@ -462,7 +462,7 @@ for wrong in (5, "host", [("host", "f")], {"host": 5}, {5: {"f": int}}, {("host"
         TypeError,
         "imports (is|has) .*it must",
     )
-bad("Instance no imports", lambda w: lh.Instance(w.store, w.module), lh.LinkError, r"host\.f is missing")
+bad("Instance no imports", lambda w: lh.Instance(w.store, w.module), lh.LinkError, r"host\.f \(func .*\) is missing")
 bad("Instance engine", lambda w: lh.Instance(w.elsewhere, w.module), lh.LinkError, "another engine")
 bad("Instance closed", lambda w: lh.Instance(w.closed, w.module, {"host": {"f": int}}), Heap, "the store is closed")
 bad("export", lambda w: w.exports["nope"], KeyError, "no export 'nope'; there are: any, count, float")

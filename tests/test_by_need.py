@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import gc
+import os
+import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +20,8 @@ import pytest
 import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
-from lowheap.wasm import pieces
+from lowheap.jit import engine as jit_engine
+from lowheap.wasm import optimiser, pieces
 from lowheap.wasm.module import LARGE, MANY, Module, PieceCompiler
 
 pytestmark = pytest.mark.compiler
@@ -173,6 +181,24 @@ def test_what_runs_often_is_optimised(where: str, monkeypatch: pytest.MonkeyPatc
     assert levels(module, twice).count(2) == 1, "once, whoever asked"
 
 
+def test_the_process_forgets_modules_that_are_gone() -> None:
+    """It would keep what each was decoded to."""
+    process = optimiser._Process()
+    try:
+        for _ in range(2):
+            module = Module(engine(), SOURCE)
+            compiler = PieceCompiler(module, inline_allocation=True)
+            answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            process.optimise(compiler, (index_of(module, "twice"),), answers.put)
+            assert answers.get(timeout=60) is not None
+            del compiler, module
+            gc.collect()
+            assert not process._known
+        assert not process.has_ended
+    finally:
+        process.close()
+
+
 def test_loops_count_too() -> None:
     module = Module(engine(), SOURCE)
     exports = instance(module).exports
@@ -313,6 +339,47 @@ def test_a_handler_may_call_what_is_being_compiled() -> None:
     assert set(seen) <= {0.0}
 
 
+def test_a_handler_that_comes_while_its_thread_uses_llvm_waits_for_nobody() -> None:
+    """Or the thread that compiles would wait for this one, and this one for that."""
+    module = Module(engine(), SOURCE)
+    results: list[int] = []
+
+    def run() -> None:
+        with jit_engine._lock:
+            results.append(instance(module).exports.twice(4))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert results == [8]
+
+
+def test_code_may_run_often_while_something_is_chosen_to_be_optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer may run it then."""
+    module = Module(engine(), SOURCE)
+    optimise = PieceCompiler.optimise
+
+    def run_often(*args: Any) -> None:
+        another = instance(module).exports
+        for _ in range(2 * pieces.OFTEN):
+            another.never(1)
+        optimise(*args)
+
+    def run() -> None:
+        exports = instance(module).exports
+        for _ in range(2 * pieces.OFTEN):
+            exports.twice(1)
+
+    monkeypatch.setattr(PieceCompiler, "optimise", run_often)
+    never = index_of(module, "never")
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    exports = instance(module).exports
+    wait_until_optimised(module, never, lambda: exports.never(1))
+
+
 def test_stores_of_two_threads_share_a_module() -> None:
     module = Module(engine(), SOURCE)
     results: list[list[int]] = []
@@ -327,6 +394,97 @@ def test_stores_of_two_threads_share_a_module() -> None:
     for each in threads:
         each.join()
     assert results == [[n * (n + 1) // 2 for n in range(200)]] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_has_optimised_what_its_parent_was_about_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes no lock that a thread had which it has not got."""
+    module = Module(engine(), SOURCE)
+    exports = instance(module).exports
+    twice = index_of(module, "twice")
+    with monkeypatch.context() as patch:
+        patch.setattr(PieceCompiler, "optimise", lambda *_: None)
+        for _ in range(2 * pieces.OFTEN):
+            exports.twice(1)
+    found = module.pieces(inline_allocation=True)
+    assert found is not None
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with found._lock, found._choosing:
+            held.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        try:
+            exports.deep(3)
+            wait_until_optimised(module, twice, lambda: [exports.never(1), exports.twice(1)])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    leave.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+PROGRAM = f"""
+import os, pathlib, signal, sys, time
+import lowheap as lh
+from lowheap.wasm import optimiser, pieces
+
+sys.path += [pathlib.Path("/nowhere"), 5]
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+module = lh.Module(lh.Engine(compilation="by_need"), {SOURCE!r})
+exports = lh.Instance(lh.Store(module.engine), module, {{"host": {{"call": int}}}}).exports
+
+def run_until_optimised(name):
+    (index,) = [index for index, each in module.decoded.names.functions.items() if each == name]
+    while not any(piece.level and index in piece.functions for piece in module._pieces[True].linked):
+        exports[name](1)
+
+run_until_optimised("twice")
+process = optimiser._process[0]._process.pid
+os.kill(process, signal.SIGKILL)
+while pathlib.Path(f"/proc/{{process}}").exists():
+    time.sleep(0.01)
+run_until_optimised("never")
+for _ in range(2 * pieces.OFTEN):
+    exports.trap(1)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks the system of Linux which processes there are")
+def test_that_the_process_is_killed_is_not_felt() -> None:
+    """It leaves no zombie, and nothing is said at the program's end."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_process_forgets_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[Any, ...]] = []
+    send = optimiser.send
+
+    def listen(file: Any, message: Any) -> None:
+        said.append(message[:2])
+        send(file, message)
+
+    monkeypatch.setattr(optimiser, "send", listen)
+    module = Module(engine(), SOURCE)
+    exports = instance(module).exports
+    wait_until_optimised(module, index_of(module, "twice"), functools.partial(exports.twice, 1))
+    del module, exports
+    gc.collect()
+    (number,) = [number for kind, number in said if kind == optimiser.MODULE]
+    limit = time.monotonic() + 60
+    while (optimiser.FORGET, number) not in said:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 # --- The cache --------------------------------------------------------------------------------------------------------
@@ -379,19 +537,65 @@ def test_damaged_pieces_are_compiled_again(tmp_path: Path, damage: str) -> None:
     assert run() == first
 
 
-def test_a_piece_that_was_damaged_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> int:
-        result: int = instance(Module(engine(cache=tmp_path), SOURCE)).exports.twice(4)
-        return result
+def call_each(tmp_path: Path, *names: str) -> None:
+    exports = instance(Module(engine(cache=tmp_path), SOURCE)).exports
+    for name in names:
+        exports[name](*([2] if name != "sum" else [None]))
 
-    assert run() == 8
+
+def test_what_was_cut_off_is_written_again_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call_each(tmp_path, "twice", "deep", "list")
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    os.truncate(path, path.stat().st_size - 100)
+    call_each(tmp_path, "twice", "deep", "list")
+    monkeypatch.setattr(Module, "_compile_now", None)
+    call_each(tmp_path, "twice", "deep", "list")
+
+
+def test_a_piece_under_another_name_is_not_used(tmp_path: Path) -> None:
+    """What comes before an entry tells what to compile, too, and may be damaged."""
+    call_each(tmp_path, "twice")
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    data = bytearray(path.read_bytes())
+    *_, (_, entry, end) = cache._records(bytes(data))
+    start = end - len(entry) - 4
+    for damaged in (data[: start - 4] + b"\x4d" + data[start - 3 :], data[:start] + b"\xff" + data[start + 1 :]):
+        path.write_bytes(damaged)
+        call_each(tmp_path, "twice")
+
+
+def test_pieces_of_several_orders_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in (("list", "sum"), ("sum", "list")):
+        call_each(tmp_path, *names)
+    with monkeypatch.context() as patch:
+        patch.setattr(Module, "_compile_now", None)
+        for names in (("list", "sum"), ("sum", "list")):
+            call_each(tmp_path, *names)
+
+
+def test_nobody_waits_for_the_file_of_pieces(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another process may be stopped that has it, or it may be a pipe."""
+    call_each(tmp_path)
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        call_each(tmp_path, "twice")
+    assert "another process has it" in caplog.text
+    path.unlink()
+    os.mkfifo(path)
+    call_each(tmp_path, "twice")
+    assert "it is no file" in caplog.text
+
+
+def test_a_piece_that_was_damaged_is_compiled_again_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call_each(tmp_path, "twice")
     (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
     data = bytearray(path.read_bytes())
     data[-100] ^= 0xFF
     path.write_bytes(data)
-    assert run() == 8
+    call_each(tmp_path, "twice")
     monkeypatch.setattr(Module, "_compile_now", None)
-    assert run() == 8
+    call_each(tmp_path, "twice")
 
 
 def test_serialised_modules_are_whole() -> None:

@@ -41,7 +41,8 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,7 @@ DEFAULT_LIMIT = 256 << 20
 
 _TEMPORARY_SUFFIX = ".tmp"
 _ABANDONED_SECONDS = 3600  # a temporary file this old is of a process that did not get to rename it
+_ATTEMPTS, _PAUSE = 20, 0.005  # to have a file alone, and seconds between
 _LENGTH_SIZE = 4
 _RECORD = struct.Struct("<QII")
 """What a record of a file of pieces begins with: how long its entry is, how many functions come before that, and at
@@ -413,26 +415,33 @@ class PieceFile:
         self._cache, self._key = CodeCache(directory), key
         self._path = directory / f"{key}{PIECES_SUFFIX}"
         self._is_trimmed = False
+        self._sound = 0  # bytes of the file, at its beginning, that are known to be whole records
         self.read()
 
     def read(self) -> None:
         """Read again what is there: others put pieces there, too."""
-        self._entries: dict[PieceKey, memoryview] = self._cache._get(self._path, _records) or {}
+        self._entries: dict[PieceKey, list[memoryview]] = {}
+        for piece, entry, _ in self._cache._get(self._path, lambda data: list(_records(data))) or ():
+            self._entries[piece] = [*self._entries.pop(piece, ()), entry]
 
     def pieces(self) -> list[PieceKey]:
-        """Return the level and the functions of each piece, in the order in which they came."""
+        """Return the level and the functions of each piece, in the order in which they came last."""
         return list(self._entries)
 
-    def get(self, piece: PieceKey) -> CompiledCode | None:
-        """Return the code of a piece, or None when there is no sound one."""
-        data = self._entries.get(piece)
-        if data is None:
-            return None
-        try:
-            return decode(self._key_of(piece), data)
-        except ValueError as error:
-            _log.info("compiling again: cannot use a piece in %s: %s", self._path, error)
-            return None
+    def get(self, piece: PieceKey, known: Collection[str]) -> CompiledCode | None:
+        """Return the code of a piece, that refers to nothing but what is known; or None when there is no sound one.
+
+        There may be several: programs call functions in different orders.
+        """
+        for data in self._entries.get(piece, ()):
+            try:
+                code = decode(self._key_of(piece), data)
+            except ValueError as error:
+                _log.info("compiling again: cannot use a piece in %s: %s", self._path, error)
+                continue
+            if all(each in known for each in code.imports):
+                return code
+        return None
 
     def put(self, piece: PieceKey, code: CompiledCode) -> None:
         """Add a piece to the file. What cannot be written is left out."""
@@ -441,30 +450,46 @@ class PieceFile:
         record = b"".join((_RECORD.pack(len(entry), len(functions), level), *map(_INDEX.pack, functions), entry))
         try:
             self._cache.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-            with open(descriptor, "ab", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_size + len(record) <= self._cache.limit:
-                    file.write(record)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(self._path, flags, 0o600), "r+b", buffering=0) as file:
+                self._append(file, record)
             if not self._is_trimmed:
                 self._is_trimmed = True
                 self._cache._remove_old(keep=self._path)
         except OSError as error:
             _log.warning("cannot cache compiled code in %s: %s", self._path, error.strerror or error)
 
+    def _append(self, file: RawIOBase, record: bytes) -> None:
+        """Put a record behind the last whole one: what is after that, somebody has not got to write down.
+
+        Else nobody would find what comes later.
+        """
+        _lock(file)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no file")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(self._sound if self._sound <= size else 0)
+        start = file.tell()
+        self._sound = start + max((end for _, _, end in _records(file.read() or b"")), default=0)
+        if self._sound + len(record) > self._cache.limit:
+            return
+        if self._sound < size:
+            file.truncate(self._sound)
+        if file.write(record) != len(record):
+            file.truncate(self._sound)
+            raise OSError("there is no room")
+        self._sound += len(record)
+
     def _key_of(self, piece: PieceKey) -> str:
         level, functions = piece
         return f"{self._key} {level} {','.join(map(str, functions))}"
 
 
-def _records(data: bytes) -> dict[PieceKey, memoryview]:
-    """Read a file of pieces. What is behind a record that does not fit is left out: somebody was cut off, writing.
+def _records(data: bytes) -> Iterator[tuple[PieceKey, memoryview, int]]:
+    """Read a file of pieces: yield these, their entries, and where each record ends.
 
-    Of a piece that is there twice, because it was of no use the first time, the last counts.
+    What is behind a record that does not fit is left out: somebody was cut off, writing.
     """
-    found: dict[PieceKey, memoryview] = {}
     view, position = memoryview(data), 0
     while position + _RECORD.size <= len(data):
         length, count, level = _RECORD.unpack_from(data, position)
@@ -472,10 +497,18 @@ def _records(data: bytes) -> dict[PieceKey, memoryview]:
         if start + length > len(data):
             break
         functions = tuple(index for (index,) in _INDEX.iter_unpack(view[position + _RECORD.size : start]))
-        found.pop((level, functions), None)  # so that its place in the order is a new one
-        found[level, functions] = view[start : start + length]
         position = start + length
-    return found
+        yield (level, functions), view[start:position], position
+
+
+def _lock(file: RawIOBase) -> None:
+    """Have a file alone. OSError when another process has it for longer than that takes: it may be a stopped one."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_PAUSE)
+    raise OSError("another process has it")
 
 
 def _read_own(path: Path) -> bytes:

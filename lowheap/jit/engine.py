@@ -13,6 +13,7 @@ import functools
 import gc
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lowheap.jit")
 _lock = threading.RLock()  # one thread at a time uses LLVM
+if hasattr(os, "register_at_fork"):  # a child must not find another thread's half of LLVM's work, and nobody to end it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _library_numbers = itertools.count()
 
 LARGE_MODULE = 10_000
@@ -71,6 +74,16 @@ _CODE_GENERATION = (0, 1, 1, 3)
 What 2 has over 1 is one more round of scheduling, which makes no difference that could be measured, and takes a
 twentieth of the time.
 """
+
+
+def is_in_use_here() -> bool:
+    """Whether this thread is using LLVM: then what asks is a signal's handler, or a finalizer, that came in between."""
+    return bool(_lock._is_owned())  # type: ignore[attr-defined]  # as `threading.Condition` asks
+
+
+def stop() -> None:
+    """Wait for another thread that is using LLVM, and let none begin: the process ends, and LLVM takes itself apart."""
+    _lock.acquire()
 
 
 @contextmanager

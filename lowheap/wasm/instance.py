@@ -267,14 +267,13 @@ class Instance(NotCopied):
         """Take up what was compiled in the meantime, for this instance or for another of the module's."""
         if self._pieces is None:
             return
-        if self._pieces.has_ready:
-            self._pieces.link_ready()
-        if len(self._pieces.linked) > self._taken_up:
+        if self._pieces.has_ready or len(self._pieces.linked) > self._taken_up:
             self._take_up_linked(self._pieces)
 
     @whole
     def _take_up_linked(self, pieces: PiecewiseCode) -> None:
         """Have the instance's functions run from where their best code is."""
+        pieces.link_ready()
         imported = self.module.vmctx_layout.imported_functions
         linked = pieces.linked
         while self._taken_up < len(linked):

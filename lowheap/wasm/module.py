@@ -347,7 +347,7 @@ class Module(NotCopied):
     def pieces(self, *, inline_allocation: bool) -> PiecewiseCode | None:
         """Return the code of functions that are compiled by need, likewise; None where all is compiled together."""
         if self._pieces and inline_allocation not in self._pieces:
-            self._pieces[inline_allocation] = self._piecewise(inline_allocation)
+            self._pieces.setdefault(inline_allocation, self._piecewise(inline_allocation))  # other threads ask, too
         return self._pieces.get(inline_allocation)
 
     def _piecewise(self, inline_allocation: bool) -> PiecewiseCode:

@@ -7,7 +7,9 @@ ended), a thread does the same here, which takes turns with the program.
 
 To compile all of a module ahead, `compile_all` has processes like it, as many as are wanted, until that is done.
 
-Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it.
+Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it,
+and that it ends harms nobody. No lock is held where code of others may come in between: a signal's handler, or a
+finalizer, may have something optimised, too.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import logging
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
@@ -25,9 +28,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
-from lowheap.jit import cache
+from lowheap.jit import cache, engine
 from lowheap.jit.engine import CompiledCode
 from lowheap.wasm.pieces import on_large_stack
 
@@ -58,9 +61,13 @@ class _Process:
     """The process, and the thread that hears from it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _SERVE, *sys.path]
+        # Where it may look for modules before it is told is not more than where this one did.
+        limits = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
+        flags = [flag for flag, is_set in limits.items() if is_set]
+        command = [sys.executable, *flags, "-c", _SERVE, *(each for each in sys.path if isinstance(each, str))]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+        # No buffers: a child of `os.fork` would have a copy of what is in them, and write it.
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
         assert self._process.stdin is not None, "it was asked for"
         assert self._process.stdout is not None, "it was asked for"
         self._to, self._from = self._process.stdin, self._process.stdout
@@ -69,44 +76,77 @@ class _Process:
         self._waiting: dict[int, Done] = {}
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.has_ended = False
-        for run in (self._write, self._read):
-            threading.Thread(target=run, name="lowheap.optimiser", daemon=True).start()
+        try:
+            self._threads = [
+                threading.Thread(target=run, name="lowheap.optimiser", daemon=True) for run in (self._write, self._read)
+            ]
+            for each in self._threads:
+                each.start()
+        except BaseException:
+            self._end()
+            raise
 
     def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
         if optimisable not in self._known:
-            self._known[optimisable] = next(self._numbers)
-            self._queue.put(("module", self._known[optimisable], optimisable.described()))
+            known = self._known[optimisable] = next(self._numbers)
+            self._queue.put((MODULE, known, optimisable.described()))
+            weakref.finalize(optimisable, self._queue.put, (FORGET, known, None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
-        self._queue.put(("piece", number, (self._known[optimisable], functions)))
+        self._queue.put((PIECE, number, (self._known[optimisable], functions)))
+        if self.has_ended:
+            self._answer(number, None)
+
+    def _answer(self, number: int, compiled: CompiledCode | None) -> None:
+        done = self._waiting.pop(number, None)
+        if done is not None:  # else another thread was here first
+            done(compiled)
 
     def _write(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # or it may end the program, if that wants it to
         try:
-            while True:
-                send(self._to, self._queue.get())
-        except (OSError, ValueError):
+            while (message := self._queue.get()) is not None:
+                send(self._to, message)
+        except Exception as error:  # among others, what pickling raises
+            _log.debug("nothing can be sent to the optimiser any more: %s", error)
+        with self._to:
             self._end()
 
     def _read(self) -> None:
         try:
             while (answer := receive(self._from)) is not None:
                 number, key, data = answer
-                done = self._waiting.pop(number)
-                done(None if data is None else cache.decode(key, data))
-        except (OSError, ValueError, EOFError) as error:
-            _log.warning("the optimiser says what nobody understands: %s", error)
-        self._end()
+                compiled = None
+                try:
+                    compiled = None if data is None else cache.decode(key, data)
+                finally:
+                    self._answer(number, compiled)
+        except Exception as error:
+            _log.warning("the optimiser says what nobody understands: %r", error)
+        with self._from:
+            self._end()
 
     def _end(self) -> None:
+        """End the process, if it has not ended, and answer all who wait."""
         self.has_ended = True
-        while self._waiting:
-            self._waiting.popitem()[1](None)
-
-    def close(self) -> None:
-        """End the process."""
-        self.has_ended = True
+        self._queue.put(None)
         self._process.kill()
         self._process.wait()
+        for number in list(self._waiting):
+            self._answer(number, None)
+
+    def close(self) -> None:
+        """End the process, and the threads; not for ever waiting for these, which run code of others, too."""
+        self._end()
+        for each in self._threads:
+            each.join(_PATIENCE)
+
+    def forget(self) -> None:
+        """In a child of `os.fork`: it is another's."""
+        self.has_ended = True
+        self._to.close()
+        self._from.close()
+        self._process.returncode = 0
 
 
 class _Thread:
@@ -124,7 +164,10 @@ class _Thread:
     def _run(self) -> None:
         while True:
             optimisable, functions, done = self._queue.get()
-            done(compiled(optimisable, functions))
+            try:
+                done(compiled(optimisable, functions))
+            except Exception:
+                _log.exception("functions %s were optimised for nobody", functions)
             del optimisable, done
 
 
@@ -144,93 +187,118 @@ def compile_all(
 
     None: as many as this process may use processors. Raises what the compiler does.
     """
-    count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(pieces))
-    processes: list[_Process] = []
     pending = deque(pieces)
+    count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(pending))
+    processes: list[_Process] = []
     answers: queue.SimpleQueue[tuple[_Process, tuple[int, ...], CompiledCode | None]] = queue.SimpleQueue()
-    given: dict[tuple[int, ...], _Process] = {}
+    given = 0
 
     def give(process: _Process) -> None:
+        nonlocal given
         if pending and not process.has_ended:
             functions = pending.popleft()
-            given[functions] = process
+            given += 1
             process.optimise(optimisable, functions, lambda compiled: answers.put((process, functions, compiled)))
 
     try:
-        if count > 1 and optimisable.is_portable and sys.executable:
+        if count > 1 and _is_for_processes(optimisable):
             try:
-                processes += (_Process() for _ in range(count))
-            except (OSError, RuntimeError) as error:
+                for _ in range(count):
+                    processes.append(_Process())
+                    _ahead.append(processes[-1])
+            except (OSError, RuntimeError, ValueError) as error:
                 _log.warning("no more processes can be started to compile in: %s", error)
-        for process in processes * _AHEAD:
+        for process in processes * _PIECES_AT_FIRST:
             give(process)
         while given or pending:
-            if not given:
-                functions, compiled = pending.popleft(), None
-            else:
-                try:
-                    process, functions, compiled = answers.get(timeout=_PATIENCE)
-                except queue.Empty:  # nobody answers for what a process was given when it was ending
-                    pending += [each for each, process in given.items() if process.has_ended]
-                    given = {each: process for each, process in given.items() if not process.has_ended}
-                    continue
-                if given.pop(functions, None) is None:
-                    continue
+            if given:
+                process, functions, compiled = answers.get()
+                given -= 1
                 give(process)
-            if compiled is None:  # again, here, to see what is raised
-                compiled = _compile_here(optimisable, functions)
-            yield functions, compiled
+            else:
+                functions, compiled = pending.popleft(), None
+            # Where a process has ended, or the compiler refuses, the same is done here, to see what is raised.
+            yield functions, compiled or _compile_here(optimisable, functions)
     finally:
         for process in processes:
             process.close()
+        _ahead[:] = [each for each in _ahead if each not in processes]
 
 
-_AHEAD = 2
+_PIECES_AT_FIRST = 2
 """So many pieces a process is given at first, so that it need not wait for the next."""
-
-_PATIENCE = 1.0
-"""After so many seconds without an answer, we look whether there is anybody to give one."""
 
 
 def _compile_here(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode:
     return on_large_stack(lambda: optimisable.compile_optimised(functions))
 
 
-_lock = threading.Lock()
+def _is_for_processes(optimisable: Optimisable) -> bool:
+    """Whether another process can do it: what is frozen has no interpreter's executable, that is the program itself."""
+    return optimisable.is_portable and bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+MODULE, PIECE, FORGET = "module", "piece", "forget"
+"""What a message asks for: to take a module in, to compile a piece of one, to forget one."""
+
+_PATIENCE = 1  # seconds
+
+_lock = threading.RLock()
 _process: list[_Process] = []
 _thread: list[_Thread] = []
+_ahead: list[_Process] = []  # those that compile ahead
+_is_closed: list[bool] = []
 
 
 def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
-    """Have a piece optimised; `done` is called in another thread, with None if that has failed."""
-    with _lock:
-        _find(optimisable).optimise(optimisable, functions, done)
+    """Have a piece optimised; `done` is called, with None if that has failed: in another thread, or at once.
+
+    RuntimeError where there is no thread to be had.
+    """
+    if _is_closed:
+        return  # nobody would take it up
+    _find(optimisable).optimise(optimisable, functions, done)
 
 
 def _find(optimisable: Optimisable) -> _Process | _Thread:
-    if optimisable.is_portable and sys.executable:
+    if _is_for_processes(optimisable):
         try:
-            if not _process:
-                _process.append(_Process())
-            if not _process[0].has_ended:
-                return _process[0]
-        except (OSError, RuntimeError) as error:
+            process = _only(_process, _Process)
+            if not process.has_ended:
+                return process
+        except (OSError, RuntimeError, ValueError) as error:
             _log.warning("no process can be started to optimise code in: %s", error)
-    if not _thread:
-        _thread.append(_Thread())
-    return _thread[0]
+    return _only(_thread, _Thread)
+
+
+_Optimiser = TypeVar("_Optimiser", _Process, _Thread)
+
+
+def _only(found: list[_Optimiser], make: Callable[[], _Optimiser]) -> _Optimiser:
+    """Return the only one, made at the first use."""
+    if not found:
+        with engine.without_gc(), _lock:  # no finalizer comes in between, which would make another
+            if not found:
+                found.append(make())
+    return found[0]
 
 
 def _close() -> None:
-    while _process:
-        _process.pop().close()
+    _is_closed.append(True)
+    for processes in (_process, _ahead):
+        while processes:
+            processes.pop().close()
+    if _thread:
+        engine.stop()
 
 
 def _forget() -> None:
     """In a child of `os.fork`: what its parent has started is not its own."""
     global _lock
-    _lock = threading.Lock()
-    _process.clear()
+    _lock = threading.RLock()
+    for processes in (_process, _ahead):
+        while processes:
+            processes.pop().forget()
     _thread.clear()
 
 
@@ -242,17 +310,22 @@ if hasattr(os, "register_at_fork"):
 def send(file: IO[bytes], message: Any) -> None:
     """Send a message."""
     data = pickle.dumps(message)
-    file.write(_LENGTH.pack(len(data)) + data)
-    file.flush()
+    rest = memoryview(_LENGTH.pack(len(data)) + data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def receive(file: IO[bytes]) -> Any:
     """Return the next message; None at the end."""
-    head = file.read(_LENGTH.size)
-    if not head:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data = file.read(length)
-    if len(data) != length:
-        raise EOFError("the other end has gone")
-    return pickle.loads(data)
+    head = _read(file, _LENGTH.size)
+    data = _read(file, _LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
+    return pickle.loads(data) if data else None
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Return so many bytes; none, if the other end has gone in between."""
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"" if size else b"".join(parts)

@@ -11,14 +11,17 @@ from lowheap.wasm.module import PieceCompiler
 
 def serve() -> None:
     """Be the process, until nobody asks any more."""
-    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what anybody prints is no answer
     os.nice(_NICE)
     known: dict[int, PieceCompiler] = {}
     while (message := optimiser.receive(source)) is not None:
         kind, number, what = message
-        if kind == "module":
+        if kind == optimiser.MODULE:
             known[number] = PieceCompiler.of(what)
+            continue
+        if kind == optimiser.FORGET:
+            del known[number]
             continue
         module, functions = what
         compiled, key = optimiser.compiled(known[module], functions), str(number)

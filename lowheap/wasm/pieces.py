@@ -18,22 +18,25 @@ All functions can be compiled ahead, too, as the engine says: `compile_all`. The
 can be compiled and linked in any order.
 
 Promises: a function is compiled once at each level, whoever asks; what an exception ends is as if it had not begun.
-LLVM runs on a stack of its own, large enough, wherever compiled code was.
+LLVM runs on a stack of its own, large enough, wherever compiled code was. To have something optimised, nobody waits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lowheap.copying import NotCopied
-from lowheap.jit.engine import CompiledCode, LoadedCode
+from lowheap.jit.engine import CompiledCode, LoadedCode, is_in_use_here
 from lowheap.wasm.outline import FUNCTION_TABLE
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ SMALL, MOST_OPTIMISED = 40, 1500
 
 OFTEN = 1000
 """A function that has run so often, its loops' rounds counted, is worth optimising."""
+
+_log = logging.getLogger("lowheap.wasm")
 
 _STACK_SIZE = 64 << 20
 _stack_size_lock = threading.Lock()
@@ -134,12 +139,15 @@ class PiecewiseCode(NotCopied):
         self._seconds = 0.0
         self._cached_pieces: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._find_cached()
-        self.compiled, self.base = self._code_of((), BASELINE)
+        self.compiled = self._from_cache((), BASELINE) or self._compile((), BASELINE)
+        self.base = LoadedCode(self.compiled, known={})
+        self._know_symbols(self.compiled, self.base)
         self._ready: deque[tuple[tuple[int, ...], CompiledCode]] = deque()
-        self._background = threading.Lock()
+        self._choosing = threading.Lock()  # nobody waits for it
         self._wanted: dict[int, None] = {}  # functions that are yet to be optimised
         self._requested: set[int] = set()  # those that were, or are being
-        self._is_optimising = False
+        self._being_optimised: tuple[int, ...] = ()
+        _all.add(self)
 
     def piece_of(self, index: int) -> Piece:
         """Return the piece that a function is in, compiled now if need be. Raises what the compiler does."""
@@ -151,10 +159,7 @@ class PiecewiseCode(NotCopied):
             if found is None:
                 started = time.perf_counter()
                 self.link_ready()
-                found = self._pieces.get(index)
-            if found is None:
-                level, functions = self._cached_pieces.get(index) or self._choose(index)
-                found = self._link(functions, level)
+                found = self._pieces.get(index) or self._link(*self._first_code_of(index))
                 self._seconds += time.perf_counter() - started
             return found
 
@@ -178,8 +183,7 @@ class PiecewiseCode(NotCopied):
                     self._ready.append((functions, compiled))
                 else:
                     self._cached.put((compiler.level, functions), compiled)
-                with self._background:
-                    self._requested.update(functions)
+                self._requested.update(functions)
                 for each in functions:
                     missing.pop(each, None)
                 if progress is not None:
@@ -202,11 +206,10 @@ class PiecewiseCode(NotCopied):
 
     def want_optimised(self, index: int) -> None:
         """Say that a function has run often."""
-        with self._background:
-            if index not in self._requested:
-                self._requested.add(index)
-                self._wanted[index] = None
-                self._optimise_next()
+        if index not in self._requested:
+            self._requested.add(index)
+            self._wanted[index] = None
+            self._optimise_next()
 
     @property
     def has_ready(self) -> bool:
@@ -214,30 +217,54 @@ class PiecewiseCode(NotCopied):
         return bool(self._ready)
 
     def link_ready(self) -> None:
-        """Link what was optimised in the background."""
+        """Link what was optimised in the background. What cannot be linked stays as it was."""
         with self._lock:
             while self._ready:
                 functions, compiled = self._ready.popleft()
-                self._link(functions, self._compiler.level, compiled)
+                try:
+                    self._link(functions, self._compiler.level, compiled)
+                except Exception:
+                    _log.exception("functions %s were optimised, but cannot be linked", functions)
 
     def _optimise_next(self) -> None:
-        if self._is_optimising or not self._wanted:
-            return
-        functions = self._with_small(list(self._wanted))
-        self._requested.update(functions)
-        self._wanted = dict.fromkeys(index for index in self._wanted if index not in functions)
-        self._is_optimising = True
+        """Have something optimised that is to be, unless something is.
 
+        Who comes here while another is at it, leaves the rest to that one, who looks again. So a finalizer may come,
+        that runs functions often, and the thread that says what was optimised.
+        """
+        while self._wanted and not self._being_optimised and self._choosing.acquire(blocking=False):
+            try:
+                if self._wanted and not self._being_optimised:
+                    self._optimise(self._with_small(list(self._wanted)))
+            finally:
+                self._choosing.release()
+
+    def _optimise(self, functions: tuple[int, ...]) -> None:
         def done(compiled: CompiledCode | None) -> None:
-            if compiled is not None:
-                if self._cached is not None:
-                    self._cached.put((self._compiler.level, functions), compiled)
-                self._ready.append((functions, compiled))
-            with self._background:
-                self._is_optimising = False
+            try:
+                if compiled is not None:
+                    self._ready.append((functions, compiled))
+                    if self._cached is not None:
+                        self._cached.put((self._compiler.level, functions), compiled)
+            finally:
+                self._being_optimised = ()
                 self._optimise_next()
 
-        self._compiler.optimise(functions, done)
+        self._requested.update(functions)
+        for index in functions:
+            self._wanted.pop(index, None)
+        self._being_optimised = functions
+        try:
+            self._compiler.optimise(functions, done)
+        except Exception:
+            self._being_optimised = ()
+            _log.exception("functions %s cannot be optimised, and stay as they are", functions)
+
+    def after_fork(self) -> None:
+        """In a child of `os.fork`: no other thread is there to give a lock back, or to say what was optimised."""
+        self._lock, self._choosing = threading.RLock(), threading.Lock()
+        self._wanted.update(dict.fromkeys(self._being_optimised))
+        self._being_optimised = ()
 
     def _find_cached(self, *, anew: bool = False) -> None:
         """Note the best piece of each function that the cache has, read again if need be."""
@@ -258,8 +285,8 @@ class PiecewiseCode(NotCopied):
         found: set[int] = set()
         for known, functions in dict.fromkeys(self._cached_pieces.values()):
             if known == level:
-                compiled = self._cached.get((known, functions))
-                if compiled is not None and not compiled.imports:
+                compiled = self._cached.get((known, functions), ())
+                if compiled is not None:
                     found.update(index for index in functions if self._cached_pieces[index] == (known, functions))
         return found
 
@@ -269,7 +296,7 @@ class PiecewiseCode(NotCopied):
         linked = {index: piece.level for index, piece in self._pieces.items()}
         for level, functions in dict.fromkeys(better):
             if any(linked.get(index, level) < level for index in functions):
-                compiled = cached.get((level, functions))
+                compiled = cached.get((level, functions), ())
                 if compiled is not None:
                     self._ready.append((functions, compiled))
 
@@ -294,30 +321,38 @@ class PiecewiseCode(NotCopied):
             end()
         return sorted(pieces, key=lambda piece: sum(map(compiler.size, piece)), reverse=True)
 
-    def _code_of(
-        self, functions: tuple[int, ...], level: int, compiled: CompiledCode | None = None
-    ) -> tuple[CompiledCode, LoadedCode]:
-        """Return the code of a piece as it was compiled, now if it was not, and as it is linked."""
-        if compiled is None and self._cached is not None:
-            compiled = self._cached.get((level, functions))
-            if compiled is not None and not self._symbols.keys() >= {*compiled.imports}:
-                compiled = None  # it was compiled in another order
-        if compiled is None:
-            known = frozenset(self._symbols)
-            compiled = on_large_stack(lambda: self._compiler.compile(functions, level, known))
-            if self._cached is not None:
-                self._cached.put((level, functions), compiled)
-        code = LoadedCode(compiled, known=self._symbols)
-        if level == BASELINE:
-            for name in compiled.symbols:
-                self._symbols.setdefault(name, code.address(name))
-        return compiled, code
+    def _first_code_of(self, index: int) -> tuple[tuple[int, ...], int, CompiledCode]:
+        """Return a piece for a function that is called, and its code: from the cache, if it is there."""
+        if index in self._cached_pieces:
+            level, functions = self._cached_pieces[index]
+            compiled = self._from_cache(functions, level)
+            if compiled is not None:
+                return functions, level, compiled
+        level, functions = self._choose(index)
+        return functions, level, self._from_cache(functions, level) or self._compile(functions, level)
 
-    def _link(self, functions: tuple[int, ...], level: int, compiled: CompiledCode | None = None) -> Piece:
-        _, code = self._code_of(functions, level, compiled)
+    def _from_cache(self, functions: tuple[int, ...], level: int) -> CompiledCode | None:
+        return None if self._cached is None else self._cached.get((level, functions), self._symbols.keys())
+
+    def _compile(self, functions: tuple[int, ...], level: int) -> CompiledCode:
+        known = frozenset(self._symbols)
+        compiled = on_large_stack(lambda: self._compiler.compile(functions, level, known))
+        if self._cached is not None:
+            self._cached.put((level, functions), compiled)
+        return compiled
+
+    def _know_symbols(self, compiled: CompiledCode, code: LoadedCode) -> None:
+        """Let other pieces refer to what code has, which is kept."""
+        for name in compiled.symbols:
+            self._symbols.setdefault(name, code.address(name))
+
+    def _link(self, functions: tuple[int, ...], level: int, compiled: CompiledCode) -> Piece:
+        code = LoadedCode(compiled, known=self._symbols)
         addresses = (ctypes.c_uint64 * len(functions)).from_address(code.address(FUNCTION_TABLE))
         piece = Piece(code, level, functions, tuple(addresses))
         self.linked.append(piece)
+        if level == BASELINE:
+            self._know_symbols(compiled, code)
         for each in functions:
             known = self._pieces.get(each)
             if known is None or known.level < level:
@@ -357,8 +392,27 @@ class PiecewiseCode(NotCopied):
         return tuple(chosen)
 
 
+_all: weakref.WeakSet[PiecewiseCode] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _stack_size_lock
+    _stack_size_lock = threading.Lock()
+    for each in list(_all):
+        each.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def on_large_stack(function: Callable[[], _Result]) -> _Result:
-    """Run a function on a stack of its own; here, where no thread is to be had. Raises what it raises."""
+    """Run a function on a stack of its own; here, where no thread is to be had. Raises what it raises.
+
+    Here, too, if this thread is using LLVM already: another would wait for that, and this one for the other.
+    """
+    if is_in_use_here():
+        return function()
     outcome: list[_Result] = []
     failures: list[BaseException] = []
 

@@ -238,22 +238,24 @@ def test_every_storage_type(peers: Callable[[str], Peer], version: str, tmp_path
 def moved(offset: int) -> Any:
     original = GcTypeLayouts._fields_layout
 
-    def layout_of(fields: Any, start: int, *, is_exception: bool) -> Any:
-        return original(fields, start + offset, is_exception=is_exception)
+    def layout_of(fields: Any, start: int, *, is_exception: bool = False, is_hidden: bool = False) -> Any:
+        return original(fields, start + offset, is_exception=is_exception, is_hidden=is_hidden)
 
     return staticmethod(layout_of)
 
 
-def untraced(fields: Any, start: int, *, is_exception: bool) -> Any:
-    return _ORIGINAL([(size, False) for size, _ in fields], start, is_exception=is_exception)
+def untraced(fields: Any, start: int, *, is_exception: bool = False, is_hidden: bool = False) -> Any:
+    return _ORIGINAL([(size, False) for size, _ in fields], start, is_exception=is_exception, is_hidden=is_hidden)
 
 
-def all_words_traced(fields: Any, start: int, *, is_exception: bool) -> Any:
-    return _ORIGINAL([(size, size == 4) for size, _ in fields], start, is_exception=is_exception)
+def all_words_traced(fields: Any, start: int, *, is_exception: bool = False, is_hidden: bool = False) -> Any:
+    return _ORIGINAL([(size, size == 4) for size, _ in fields], start, is_exception=is_exception, is_hidden=is_hidden)
 
 
-def four_byte_alignment(fields: Any, start: int, *, is_exception: bool) -> Any:
-    return _ORIGINAL([(min(size, 4), traced) for size, traced in fields], start, is_exception=is_exception)
+def four_byte_alignment(fields: Any, start: int, *, is_exception: bool = False, is_hidden: bool = False) -> Any:
+    return _ORIGINAL(
+        [(min(size, 4), traced) for size, traced in fields], start, is_exception=is_exception, is_hidden=is_hidden
+    )
 
 
 _ORIGINAL = GcTypeLayouts._fields_layout

@@ -329,14 +329,14 @@ def growth_by_what_is_needed_only(patch: pytest.MonkeyPatch) -> None:
 def fields_layout(place: Callable[[int, int], int], end: Callable[[int, int], int], start_at: int = 0) -> Any:
     """A `GcTypeLayouts._fields_layout` with rules of one's own for a field's offset and for the size."""
 
-    def layout_of(fields: Any, start: int, *, is_exception: bool) -> GcStructLayout:
+    def layout_of(fields: Any, start: int, *, is_exception: bool = False, is_hidden: bool = False) -> GcStructLayout:
         offset, align, places = start + start_at, layout.HEADER_ALIGN, []
         for size, is_traced in fields:
             offset = place(offset, size)
             places.append(layout.FieldLayout(offset, size, is_traced))
             offset += size
             align = max(align, size)
-        return GcStructLayout(end(offset, align), align, tuple(places), is_exception)
+        return GcStructLayout(end(offset, align), align, tuple(places), is_exception, is_hidden)
 
     return staticmethod(layout_of)
 
@@ -364,7 +364,7 @@ def elements_at_a_wrong_offset(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         GcTypeLayouts,
         "array_layout",
-        lambda self, element: GcArrayLayout(32, element[0], max(8, element[0]), element[1]),
+        lambda self, element, *, is_hidden=False: GcArrayLayout(32, element[0], max(8, element[0]), element[1]),
     )
 
 
