@@ -603,8 +603,143 @@ def test_nobody_waits_for_the_file_of_pieces(tmp_path: Path, caplog: pytest.LogC
     assert "it is no file" in caplog.text
 
 
+def test_a_piece_that_was_damaged_is_compiled_again_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call_each(tmp_path, "twice")
+    (path,) = tmp_path.glob(f"*{cache.PIECES_SUFFIX}")
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 0xFF
+    path.write_bytes(data)
+    call_each(tmp_path, "twice")
+    monkeypatch.setattr(Module, "_compile_now", None)
+    call_each(tmp_path, "twice")
+
+
 def test_serialised_modules_are_whole() -> None:
     module = Module(engine(), SOURCE)
     again = Module.deserialize(engine(), module.serialize())
     assert not again.is_compiled_by_need
     assert instance(again).exports.twice(3) == 6
+
+
+# --- Ahead ------------------------------------------------------------------------------------------------------------
+
+
+def results(module: Module) -> list[Any]:
+    """What becomes of a call of most functions."""
+    exports = instance(module).exports
+    values = [exports.twice(4), exports.deep(3), exports.sum(exports.list(10)), exports.nested(5), exports.never(1)]
+    return [*values, exports.indirect(4, 1), exports.reference(3), exports.many(*VALUES)]
+
+
+EXPECTED = [8, 11, 55, 50, 6, 12, 6, 14.0]
+
+
+@pytest.mark.parametrize(("opt_level", "jobs"), [(0, 1), (2, 2)])
+def test_what_is_compiled_ahead_is_taken_from_the_cache(
+    opt_level: int, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 40)
+    options: dict[str, Any] = {"cache": tmp_path, "opt_level": opt_level}
+    module = Module(engine(**options), SOURCE)
+    count = len(module.decoded.bodies)
+    assert not module.is_cached
+    seen: list[tuple[int, int]] = []
+    assert module.compile_all(lambda *step: seen.append(step), jobs=jobs) == count
+    assert [seen[0], seen[-1]] == [(0, count), (count, count)]
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert module.is_cached
+    monkeypatch.setattr(Module, "_compile_now", None)
+    again = Module(engine(**options), SOURCE)
+    assert [again.is_cached, again.compile_all(jobs=jobs)] == [True, 0]
+    for each in (module, again):
+        assert results(each) == EXPECTED
+        told = each.compiled_by_need()
+        assert told is not None
+        assert told.optimised == (told.compiled if opt_level else set())
+        assert told.functions >= told.compiled == compiled(each)
+
+
+@pytest.mark.parametrize("opt_level", [0, 2])
+def test_what_was_compiled_by_need_is_compiled_ahead(
+    opt_level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again, where it needs what other pieces of its run have: runs call in orders of their own."""
+    get = """(func (export "{}") (param $node (ref null $node)) (result (ref null $node))
+      (struct.get $node $next (local.get $node)))"""
+    source = f"""(module
+      (type $node (struct (field $next (mut (ref null $node)))))
+      (func (export "new") (result (ref null $node)) (struct.new_default $node))
+      {get.format("one")} {get.format("other")})"""
+    made_with = engine(cache=tmp_path, opt_level=opt_level)
+    module = Module(made_with, source)
+    made = lh.Instance(lh.Store(made_with), module)
+    node = made.exports.new()
+    assert [made.exports.one(node), made.exports.other(node)] == [None, None]
+    found = module.pieces(inline_allocation=True)
+    assert found is not None
+    assert any(piece.code.imports for piece in found.linked), "the test needs such"
+    assert not module.is_cached
+    assert module.compile_all(jobs=1) == (3 if opt_level else 1)
+    assert module.is_cached
+    assert made.exports.new() is not None
+    assert made.exports.other(node) is None
+    monkeypatch.setattr(Module, "_compile_now", None)
+    again = Module(made_with, source)
+    other = lh.Instance(lh.Store(made_with), again)
+    assert other.exports.other(other.exports.new()) is None
+    assert levels(again, 2) == [opt_level]
+    if opt_level:
+        wait_until_optimised(module, 2, lambda: made.exports.other(node))
+    assert made.exports.one(node) is None
+
+
+def test_all_is_compiled_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module(engine(), SOURCE)
+    assert module.compile_all(jobs=1) == len(module.decoded.bodies)
+    assert module.compile_all(jobs=1) == 0
+    assert not module.is_cached
+    monkeypatch.setattr(Module, "_compile_now", None)
+    assert results(module) == EXPECTED
+    assert levels(module, index_of(module, "twice")) == [2]
+
+
+def test_a_whole_module_is_compiled_ahead(tmp_path: Path) -> None:
+    module = Module(lh.Engine(), SOURCE)
+    assert [module.compile_all(), module.is_cached, module.compiled_by_need()] == [0, False, None]
+    assert Module(lh.Engine(cache=tmp_path), SOURCE).is_cached
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_cannot_be_compiled_ahead_is_raised(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 1)
+    module = Module(engine(), SOURCE)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise CompilerError("no more")
+
+    monkeypatch.setattr(Module, "_compile_now", fail)
+    monkeypatch.setattr("lowheap.wasm.optimiser._SERVE", "")  # processes that end at once, with no answer
+    with pytest.raises(CompilerError, match="no more"):
+        module.compile_all(jobs=jobs)
+
+
+def test_processes_that_end_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 1)
+    monkeypatch.setattr("lowheap.wasm.optimiser._SERVE", "")
+    module = Module(engine(), SOURCE)
+    assert module.compile_all(jobs=2) == len(module.decoded.bodies)
+    assert results(module) == EXPECTED
+
+
+@pytest.mark.parametrize(("jobs", "error"), [(0, ValueError), (True, TypeError), ("2", TypeError)])
+def test_jobs_are_a_number(jobs: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="jobs is"):
+        Module(engine(), "(module)").compile_all(jobs=jobs)
+
+
+def test_progress_is_for_functions_that_are_compiled_now() -> None:
+    seen: list[tuple[int, int]] = []
+    module = Module(engine(), SOURCE, progress=lambda *step: seen.append(step))
+    assert instance(module).exports.twice(2) == 4
+    assert seen == []

@@ -635,7 +635,7 @@ def test_a_bar_is_shown_on_a_terminal_when_compiling_takes_long(
 ) -> None:
     def shown(*, terminal: bool, delay: float) -> str:
         monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")  # how rich is told that it is one
-        with compile_progress(delay) as progress:
+        with compile_progress(delay, what="[b]") as progress:
             for done in range(3):
                 progress(done, 2)
                 time.sleep(0.15)
@@ -646,8 +646,8 @@ def test_a_bar_is_shown_on_a_terminal_when_compiling_takes_long(
 
     monkeypatch.setenv("TERM", "xterm")
     slow = shown(terminal=True, delay=0.01)
-    assert "compiling" in slow
-    assert "optimising" in slow
+    assert "compiling [b]: 1 of 2 functions" in slow
+    assert "optimising [b]: 2 functions" in slow
     assert slow.rindex("\x1b[?25h") > slow.find("\x1b[?25l")  # the cursor is there at the end
     assert shown(terminal=True, delay=60) == ""
     assert shown(terminal=False, delay=0.01) == ""

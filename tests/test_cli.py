@@ -875,3 +875,67 @@ def test_first_fit_begins_with_no_heap_and_grows_by_pages(lowheap: Callable[...,
 def test_the_native_runtime_cannot_be_asked_for_other_policies(lowheap: Callable[..., Ran]) -> None:
     ran = lowheap("run", TREES, "--invoke", "run", "3", "2", "--runtime", "native", "--allocator", "first-fit")
     assert failed(ran, 2, "--runtime native has no --allocator first-fit with --growth grow-first")
+
+
+# --- Ahead ------------------------------------------------------------------------------------------------------------
+
+
+NOTHING_COMPILED = """
+import sys
+from lowheap.jit import engine
+engine.optimise = None
+from lowheap import cli
+sys.exit(cli.execute(sys.argv[1:]))
+"""
+
+WITH_HOST = """
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (tag $e)
+  (func $throw (throw $e))
+  (func (export "_start")
+    (block $caught (try_table (catch $e $caught) (call $throw)))
+    (call $exit (i32.const 5))))
+"""
+
+
+@pytest.mark.parametrize("compilation", ["whole", "by_need"])
+def test_a_run_takes_all_from_what_was_compiled_ahead(
+    compilation: str, tmp_path: Path, program: Callable[..., str]
+) -> None:
+    """In processes of their own: nothing that either needs is there already."""
+    env = environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    path, options = program(WITH_HOST), ["--compilation", compilation, "--jobs", "1"]
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", NOTHING_COMPILED, "run", path, "--compilation", compilation, *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    assert start().returncode == 1
+    command = [sys.executable, "-m", "lowheap", "compile", path, *options]
+    ahead = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert [ahead.returncode, ahead.stderr] == [0, ""]
+    assert re.fullmatch(re.escape(path) + r": 2 functions in the cache, [\d,]+\.\d ms\n", ahead.stdout)
+    ran = start("--stats")
+    assert ran.returncode == 5, ran.stderr
+    assert ("functions compiled by need" in ran.stderr) is (compilation == "by_need")
+    if compilation == "by_need":
+        assert re.search(r"functions compiled by need .* 2 of 2 .*\n.*functions optimised .* 2 ", ran.stderr)
+    assert start("--opt-level", "1").returncode == 1
+
+
+def test_what_cannot_be_cached_is_an_error(
+    lowheap: Callable[..., Ran], program: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    for compilation in ("whole", "by_need"):
+        ran = lowheap("compile", program(NUMBERS), "--compilation", compilation, "--jobs", "1")
+        assert failed(ran, 1, "was compiled, but is not in the cache", str(file))
+
+
+def test_compiling_ahead_names_the_program(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    path = program("(module (func (result i32)))")
+    assert failed(lowheap("compile", path), 1, path, "type mismatch")

@@ -87,6 +87,7 @@ def things(store: lh.Store, instance: lh.Instance) -> list[Any]:
         instance.exports["g"],
         lh.Global(store, lh.types.ANYREF, None),
         attach(store),
+        lh.WasiConfig().make_context(),
         NativeBarriers(store),
         native,
         object.__new__(Peer),  # without the process

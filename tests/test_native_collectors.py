@@ -10,6 +10,7 @@ The functions are those that the package has: one that there are no arguments fo
 
 from __future__ import annotations
 
+import array
 import ctypes
 import functools
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.combinations import examples
+from support.heap_world import fields
 from support.native_heaps import ANY_U32, RULES, STEPS, Copy, Frames, Made, natives
 from support.native_sides import Compiled, mixed
 
@@ -33,6 +35,7 @@ from lowheap.collectors.shared import (
     free_lists,
     references,
     sizing,
+    texts,
     tracing,
 )
 from lowheap.collectors.shared.frames import FrameRules
@@ -44,6 +47,7 @@ from lowheap.layout import (
     NULL,
     SIZE_CLASS_COUNT,
     SMALL_CLASS_COUNT,
+    GcStructLayout,
     VMActivation,
     VMDrcHeader,
     VMGcKind,
@@ -52,8 +56,9 @@ from lowheap.layout import (
     VMUnwindEntry,
     block_length,
 )
-from lowheap.native import Heap, Native, OutOfRange, Ref, address_of, at, cell, local_array, native, u32, u64
+from lowheap.native import Heap, Native, OutOfRange, Ref, address_of, at, cell, local_array, native, u16, u32, u64
 from lowheap.runtime.store_runtime import hash_table
+from lowheap.types import ANYREF, I16, I32, ArrayType, FieldType, SubType
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Functions for what cannot be called by itself: generators, and what takes records or slots
@@ -184,6 +189,13 @@ def sum_figures(heap: Heap) -> u64:
     return total
 
 
+@native
+def read_a_unit(heap: Heap, text: Ref, index: u32) -> u64:
+    """Where the code unit is, from the text on, and what is there."""
+    address = texts.unit_address(heap, text, index)
+    return mixed(address - address_of(heap.header(text)), u64(cell(u16, address).value))
+
+
 STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     tracing.children: walk_children,
     tracing.traced_slots: move_traced_slots,
@@ -202,6 +214,7 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     counting.free_object: free_an_object,
     counting.free_chain: free_a_chain,
     sizing.statistics: sum_figures,
+    texts.unit_address: read_a_unit,
 }
 
 
@@ -326,6 +339,118 @@ def a_table_and_return_address(draw: Draw, made: Made) -> list[int]:
     return [ctypes.addressof(entries), size - 1, ctypes.sizeof(entries) // size, address]
 
 
+# A string is its code units, a tuple of one string, which is whole, or of the two parts of a rope.
+String = list[int] | tuple[Any, ...]
+
+UNITS = st.lists(st.sampled_from([0, 0x20, 0xD83D, 0xDE00, 0xFFFF]) | st.integers(0, 0xFFFF), max_size=12)
+SOME_UNITS = UNITS.filter(bool)  # no part of a rope is empty: so often a length can be halved
+WHOLE = st.tuples(SOME_UNITS)
+ROPES = WHOLE | st.recursive(SOME_UNITS | WHOLE, lambda parts: st.tuples(parts, parts), max_leaves=12).map(
+    lambda string: string if isinstance(string, tuple) else (string,)
+)
+
+
+@st.composite
+def deep_ropes(draw: Draw) -> String:
+    """Ropes of ropes: to one side all the way, as a loop makes them, or to both."""
+    string: String = draw(ROPES)
+    for _ in range(draw(st.integers(1, 4))):
+        part, sides = draw(SOME_UNITS | ROPES), draw(st.lists(st.booleans(), min_size=1, max_size=3))
+        for number in range(draw(st.integers(1, 40))):
+            string = (part, string) if sides[number % len(sides)] else (string, part)
+    return string
+
+
+STRINGS = ROPES | deep_ropes()
+
+
+def length_of(string: String) -> int:
+    return len(string) if isinstance(string, list) else sum(map(length_of, string))
+
+
+class Strings:
+    """JavaScript's strings in a heap: types as those of `js_string.wat`, and what is made of them."""
+
+    def __init__(self, made: Made) -> None:
+        self.heap, self.memory = made.heap, made.world.memory
+        sizing.grow_to(self.heap.native, 1 << 18)
+        self.made: dict[int, int] = {}  # by the ids of strings: the same one is in as many ropes as it may be
+        units, parts = ArrayType(FieldType(I16, True)), fields(I32, ANYREF, ANYREF)
+        self.text, self.rope = made.world.types.register([SubType(units), SubType(parts)])
+        self.heap.register_type(self.text)
+        self.heap.register_type(self.rope)
+        layout = self.heap.layout(self.rope)
+        assert isinstance(layout, GcStructLayout)
+        self.length, self.left, self.right = (field.offset for field in layout.fields)
+
+    def new_text(self, units: list[int]) -> int:
+        text = self.heap.alloc_uninit_array(self.text, len(units))
+        self.memory.write(text + self.heap.array_layout(self.text).element_offset(0), array.array("H", units).tobytes())
+        return text
+
+    def new_blank(self, length: int) -> int:
+        """A text to write into, each of whose units is another."""
+        return self.new_text(list(range(1, length + 1)))
+
+    def new(self, string: String) -> int:
+        if id(string) in self.made:
+            return self.heap.clone_gc_ref(self.made[id(string)])
+        self.made[id(string)] = new = self.new_text(string) if isinstance(string, list) else self.new_rope(string)
+        return new
+
+    def new_rope(self, string: tuple[Any, ...]) -> int:
+        parts = [self.new(each) for each in string]
+        rope = self.heap.alloc_uninit_struct(self.rope)
+        self.memory.write(rope + self.length, length_of(string).to_bytes(4, "little"))
+        for offset, part in zip((self.left, self.right), [*parts, NULL], strict=False):
+            self.heap.slot(rope, offset).value = part
+        return rope
+
+
+def a_unit_of_a_text(draw: Draw, made: Made) -> list[int]:
+    units = draw(SOME_UNITS)
+    return [Strings(made).new_text(units), draw(st.integers(0, len(units) - 1))]
+
+
+def two_texts_and_an_end(draw: Draw, made: Made) -> list[int]:
+    """The texts are alike, but for one place and behind their end."""
+    strings, alike = Strings(made), draw(UNITS) + draw(UNITS)
+    other = list(alike)
+    if alike and draw(st.booleans()):
+        place = draw(st.integers(0, len(alike) - 1))
+        other[place] ^= 1 << draw(st.integers(0, 15))
+    one = strings.new_text(alike + draw(UNITS))
+    return [one, strings.new_text(other + draw(UNITS)), draw(st.just(len(alike)) | st.integers(0, len(alike)))]
+
+
+def a_string(draw: Draw, made: Made) -> list[int]:
+    strings = Strings(made)
+    return [strings.new(draw(UNITS | ROPES)), strings.rope, strings.length]
+
+
+def a_part(draw: Draw, made: Made) -> list[int]:
+    strings = Strings(made)
+    return [strings.new(draw(ROPES)), draw(st.sampled_from([strings.left, strings.right]))]
+
+
+def a_unit_of_a_rope(draw: Draw, made: Made) -> list[int]:
+    strings, string = Strings(made), draw(WHOLE | ROPES)
+    index = draw(st.integers(0, length_of(string) + 1) | ANY_U32)
+    return [strings.new(string), index, strings.left, strings.right]
+
+
+def a_text_and_where_to(draw: Draw, made: Made) -> list[int]:
+    strings, units = Strings(made), draw(UNITS)
+    start = draw(st.integers(0, 9))
+    return [strings.new_text(units), strings.new_blank(start + len(units) + draw(st.integers(0, 9))), start]
+
+
+def a_rope_and_where_to(draw: Draw, made: Made) -> list[int]:
+    strings, string = Strings(made), draw(STRINGS)
+    into = strings.new_blank(length_of(string))
+    return [strings.new(string), into, strings.rope, strings.length, strings.left, strings.right]
+
+
 ARGUMENTS: dict[Native[..., Any], Arguments] = {
     drc_collection.list_is_long: no_arguments,
     drc_collection.set_limit: drawn(st.integers(0, 40) | ANY_U32, st.integers(0, 9)),
@@ -411,6 +536,13 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     free_a_block: an_object,
     free_an_object: a_dead_object,
     free_a_chain: a_dead_chain,
+    read_a_unit: a_unit_of_a_text,
+    texts.first_difference: two_texts_and_an_end,
+    texts.length_of: a_string,
+    texts.reference_at: a_part,
+    texts.unit_of_whole: a_unit_of_a_rope,
+    texts.write_units: a_text_and_where_to,
+    texts.write_rope: a_rope_and_where_to,
 }
 
 FUNCTIONS = natives(on_tables=False)

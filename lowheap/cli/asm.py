@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 
 import click
 from rich.console import Console
@@ -19,7 +20,7 @@ from lowheap.cli.options import (
     read_program,
     runtime_option,
 )
-from lowheap.cli.output import report_console
+from lowheap.cli.output import compile_progress, report_console
 from lowheap.engine import Engine
 from lowheap.errors import LowheapError
 from lowheap.jit.barriers import Barriers
@@ -76,9 +77,10 @@ def asm_command(
         raise click.UsageError("--llvm and --sizes are two different outputs; give one of them", ctx)
     chosen = check_collector(ctx, collector, barriers)
     engine = Engine(**chosen, runtime=runtime, opt_level=opt_level, interruptible=interruptible)
-    with naming(module):
-        compiled = Module(engine, read_program(module))
-    code, symbols = _compile_marked(compiled)
+    with compile_progress() as progress:
+        with naming(module):
+            compiled = Module(engine, read_program(module), progress=progress)
+        code, symbols = _compile_marked(compiled, progress)
     console = report_console()
     options = f"{compiled.engine.collector.name} barriers, {runtime} runtime, optimisation level {opt_level}"
     if wanted is None:
@@ -98,8 +100,13 @@ def asm_command(
         console.print(line, soft_wrap=True)
 
 
-def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
-    """Compile again, with marks. Returns also the symbols of the module's own functions, by function index."""
+def _compile_marked(
+    module: Module, progress: Callable[[int, int], None] | None = None
+) -> tuple[MarkedCode, dict[int, str]]:
+    """Compile again, all of it, with marks; `progress` is a module's.
+
+    Returns also the symbols of the module's own functions, by function index.
+    """
     engine = module.engine
     compiler = ModuleCompiler(
         module.outline,
@@ -111,7 +118,7 @@ def _compile_marked(module: Module) -> tuple[MarkedCode, dict[int, str]]:
         is_optimised=engine.opt_level > 0,
         marked=True,
     )
-    emitted, _ = compiler.compile()
+    emitted, _ = compiler.compile(progress)
     assert isinstance(emitted, MarkedModule), "the compiler was asked for marks"
     symbols = {index: str(function.name) for index, function in compiler.functions.items()}
     return MarkedCode(emitted, opt_level=engine.opt_level), symbols

@@ -47,6 +47,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 _COMMANDS = {
     "asm": "Print a function's machine code, barriers marked.",
     "build-library": "Build the C library.",
+    "compile": "Compile programs ahead, for run.",
     "header": "Print the C header.",
     "inspect": "Walk, verify and summarise IMAGE.",
     "layout": "Print the layout of every type of a MODULE, or of one TYPE.",

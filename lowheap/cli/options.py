@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from lowheap.collectors import registry
-from lowheap.config import OPT_LEVELS, RUNTIMES
+from lowheap.config import COMPILATION, OPT_LEVELS, RUNTIMES
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.native import NativeError
 
@@ -84,6 +84,36 @@ def interruptible_option() -> Callable[[_Command], _Command]:
         default=True,
         help="Have compiled code not look whether it was interrupted; Ctrl-C ends the process then.",
     )
+
+
+def compilation_option() -> Callable[[_Command], _Command]:
+    """Return the option of when functions are compiled."""
+    return click.option(
+        "--compilation",
+        type=click.Choice(COMPILATION),
+        default=COMPILATION[0],
+        show_default=True,
+        help="When to compile functions: all at first, or each when it is called first; auto: that if they are many.",
+    )
+
+
+def code_options(command: _Command) -> _Command:
+    """Add all options that the code of a program depends on, and when it is compiled."""
+    for option in (
+        interruptible_option(),
+        compilation_option(),
+        opt_level_option(),
+        runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python."),
+        collector_options,
+    ):
+        command = option(command)
+    return command
+
+
+def code_arguments(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an engine's arguments for what `code_options` gave."""
+    chosen = check_collector(ctx, options["collector"], options["barriers"])
+    return {**chosen, **{name: options[name] for name in ("runtime", "opt_level", "compilation", "interruptible")}}
 
 
 def collect_every_option() -> Callable[[_Command], _Command]:

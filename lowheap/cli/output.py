@@ -58,21 +58,24 @@ def report_console() -> Console:
 
 
 @contextlib.contextmanager
-def compile_progress(delay: float = _PROGRESS_DELAY) -> Iterator[Callable[[int, int], None]]:
+def compile_progress(delay: float = _PROGRESS_DELAY, *, what: str = "") -> Iterator[Callable[[int, int], None]]:
     """Yield the `progress(done, total)` of a `Module`, which shows a bar if the body takes longer than `delay` seconds.
 
-    The bar is on standard error, if that is a terminal, and gone afterwards.
+    The bar has numbers of functions, and `what`, if that is said. It is on standard error, if that is a terminal, and
+    gone afterwards.
     """
     if not os.environ.get("FORCE_COLOR") and (sys.stderr is None or not sys.stderr.isatty()):
         yield lambda done, total: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task("compiling", total=None)
+    of = f" {escape(printable_on(what, sys.stderr))}" if what else ""
+    task = progress.add_task(f"compiling{of}", total=None)
 
     def show() -> None:
         progress.start()
@@ -80,9 +83,10 @@ def compile_progress(delay: float = _PROGRESS_DELAY) -> Iterator[Callable[[int, 
 
     def update(done: int, total: int) -> None:
         if done < total:
-            progress.update(task, completed=done, total=total)
+            said = f"compiling{of}: {done:,} of {total:,} functions"
+            progress.update(task, completed=done, total=total, description=said)
         else:  # how far LLVM is, nobody knows
-            progress.reset(task, start=False, total=None, description="optimising")
+            progress.reset(task, start=False, total=None, description=f"optimising{of}: {total:,} functions")
 
     timer = threading.Timer(delay, show)
     timer.daemon = True

@@ -23,14 +23,11 @@ from click.core import ParameterSource
 
 from lowheap.cli.interrupts import stopping_the_program
 from lowheap.cli.options import (
-    check_collector,
+    code_arguments,
+    code_options,
     collect_every_option,
-    collector_options,
-    interruptible_option,
     naming,
-    opt_level_option,
     read_program,
-    runtime_option,
 )
 from lowheap.cli.output import EXIT_STATUSES, abandon_output, compile_progress, printable_on, say
 from lowheap.cli.values import format_value, parse_value
@@ -203,8 +200,7 @@ everything is an argument.
     help="The JavaScript that the program's compiler wrote beside it, for --host js.  [default: PROGRAM's name "
     "with .import-object.mjs, .mjs or .js, where there is such a file]",
 )
-@collector_options
-@runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
+@code_options
 @click.option(
     "--allocator",
     type=click.Choice(list(ALLOCATORS)),
@@ -223,8 +219,6 @@ everything is an argument.
     help="Look for corruption in every operation of the heap in Python, and poison what is freed; slow.",
 )
 @collect_every_option()
-@opt_level_option()
-@interruptible_option()
 @click.option(
     "--initial-heap",
     callback=_size,
@@ -281,13 +275,8 @@ def run_command(
         runtime = "python"
     if initial_heap is not None and initial_heap > max_heap:
         raise click.UsageError(f"--initial-heap {initial_heap} is more than --max-heap {max_heap}", ctx)
-    engine = Engine(
-        **check_collector(ctx, options["collector"], options["barriers"]),
-        runtime=runtime,
-        opt_level=options["opt_level"],
-        interruptible=options["interruptible"],
-        cache=not options["no_cache"],
-    )
+    arguments_of_code = {**code_arguments(ctx, options), "runtime": runtime}
+    engine = Engine(**arguments_of_code, cache=not options["no_cache"])
     source = read_program(program)
     program = "<stdin>" if program == "-" else program
     with naming(program), compile_progress() as progress:
@@ -604,6 +593,7 @@ def _print_statistics(store: Store, module: Module, times: _Times, before: HeapS
         "allocator": store.heap.allocator_policy.name,
         "optimisation level": str(module.engine.opt_level),
         "compile time": _milliseconds(times.compiling),
+        **_compiled_by_need(module),
         "instantiation time": _milliseconds(times.instantiating),
         "run time": _milliseconds(times.running),
         "objects allocated": f"{figures.objects_allocated:,}",
@@ -624,6 +614,19 @@ def _print_statistics(store: Store, module: Module, times: _Times, before: HeapS
     Console(stderr=True, highlight=False).print(table)
     if figures.live_objects:
         say(_why_live(store, figures.live_objects))
+
+
+def _compiled_by_need(module: Module) -> dict[str, str]:
+    """Return the figures of functions that were compiled when they were called, if there are such."""
+    found = module.compiled_by_need()
+    if found is None:
+        return {}
+    return {
+        "functions compiled by need": f"{len(found.compiled):,} of {len(found.functions):,}",
+        "functions optimised": f"{len(found.optimised):,}",
+        "pieces of code": f"{found.pieces:,}",
+        "compile time by need": _milliseconds(found.seconds),
+    }
 
 
 def _milliseconds(seconds: float) -> str:

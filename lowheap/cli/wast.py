@@ -22,6 +22,7 @@ from lowheap.cli.options import (
     check_collector,
     collect_every_option,
     collector_options,
+    compilation_option,
     opt_level_option,
     runtime_option,
 )
@@ -39,6 +40,7 @@ _SUFFIXES = (".wast", ".json")
 @runtime_option("Who allocates, drops and collects: compiled code, or the heap in Python.")
 @collect_every_option()
 @opt_level_option()
+@compilation_option()
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code in the user's cache directory.")
 @click.option(
     "--jobs",
@@ -77,6 +79,7 @@ def wast_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) 
             **check_collector(ctx, options["collector"], options["barriers"]),
             "runtime": options["runtime"],
             "opt_level": options["opt_level"],
+            "compilation": options["compilation"],
             "cache": not options["no_cache"],
         },
         options["collect_every"],

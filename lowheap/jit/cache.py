@@ -416,12 +416,16 @@ class PieceFile:
         self._path = directory / f"{key}{PIECES_SUFFIX}"
         self._is_trimmed = False
         self._sound = 0  # bytes of the file, at its beginning, that are known to be whole records
+        self.read()
+
+    def read(self) -> None:
+        """Read again what is there: others put pieces there, too."""
         self._entries: dict[PieceKey, list[memoryview]] = {}
         for piece, entry, _ in self._cache._get(self._path, lambda data: list(_records(data))) or ():
-            self._entries.setdefault(piece, []).append(entry)
+            self._entries[piece] = [*self._entries.pop(piece, ()), entry]
 
     def pieces(self) -> list[PieceKey]:
-        """Return the level and the functions of each piece, in the order in which they came."""
+        """Return the level and the functions of each piece, in the order in which they came last."""
         return list(self._entries)
 
     def get(self, piece: PieceKey, known: Collection[str]) -> CompiledCode | None:

@@ -103,18 +103,18 @@ def _add(
     types = store.engine.types
     (type_index,) = types.register([SubType(type)], outer=tuple(types))
     signature = Signature.of(type, types)
-    code = _stub(signature, store.engine.cache)
+    code = stub(signature, store.engine.cache)
     runtime.keep_stub(code)
     name = getattr(callable, "__qualname__", None) or repr(callable)
-    stub = code.address(signature.host_stub)
+    address = code.address(signature.host_stub)
     if not access_caller:
-        return runtime.add_host_function(callable, type_index, name, stub, function=function)
+        return runtime.add_host_function(callable, type_index, name, address, function=function)
 
     def called(*args: Any) -> Any:
         return call_with(store, _innermost(runtime), callable, *args)
 
     directly = functools.partial(call_with, store, None, callable)
-    function = runtime.add_host_function(called, type_index, name, stub, directly=directly, function=function)
+    function = runtime.add_host_function(called, type_index, name, address, directly=directly, function=function)
     function._with_caller = callable
     return function
 
@@ -151,8 +151,8 @@ def _innermost(runtime: StoreRuntime) -> Place | None:
 
 
 @functools.cache
-def _stub(signature: Signature, directory: Path | None) -> LoadedCode:
-    """Return the host stub of a signature, linked."""
+def stub(signature: Signature, directory: Path | None) -> LoadedCode:
+    """Return the host stub of a signature, linked; it is kept in the cache that is named."""
 
     def compile_now() -> CompiledCode:
         from llvmlite import ir  # here, because code from a cache needs none of it

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,12 +22,12 @@ from lowheap.jit import by_need, cache
 from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
-from lowheap.types import ExportType, ImportType, RefType, StructType, ValType
+from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
-from lowheap.wasm.pieces import BASELINE, PiecewiseCode
+from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
 
 if TYPE_CHECKING:
     from lowheap.jit.cache import PieceKey
@@ -47,7 +47,8 @@ class Module(NotCopied):
     CompilerError when LLVM refuses what was made of it. Nothing is compiled that wasmtime does not validate.
 
     `progress(done, total)` is called before the first function and after each, when code is compiled and not taken from
-    a cache. LLVM's part comes after the last.
+    a cache. LLVM's part comes after the last. It is not called for a module whose functions are compiled by need, since
+    none is compiled now; `compile_all` compiles them, and says how far it is.
 
     `builtins` are the sets of functions that lowheap itself provides, in the namespace `wasm:` and the set's name;
     there is one, "js-string", of JavaScript's strings. `imported_string_constants` is the namespace whose imported
@@ -256,6 +257,70 @@ class Module(NotCopied):
         By default, that is so for modules of more than `LARGE` instructions, in more than `MANY` functions.
         """
         return bool(self._pieces)
+
+    def compile_all(self, progress: Callable[[int, int], None] | None = None, *, jobs: int | None = None) -> int:
+        """Compile ahead what instances will need, optimised as the engine says; return how many functions that was.
+
+        With a cache, it has all that then, and programs that use the same module, options and cache compile nothing.
+        Without, this module has its functions. Those of a module that was compiled whole are there already. Stores that
+        count their collections, by `collect_every`, need other code.
+
+        `progress(done, total)` is called with numbers of functions, at first and whenever some are done. `jobs` are how
+        many processes compile, each its pieces; as many as there are processors, if nobody says. Raises CompilerError,
+        as the class does; what was compiled until then is kept.
+        """
+        if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool)):
+            raise TypeError(f"jobs is {jobs!r}; it must be an int, or None")
+        if jobs is not None and jobs < 1:
+            raise ValueError(f"jobs is {jobs}; it must be 1 at least")
+        inline_allocation = self.engine.runtime == "native"
+        pieces = self.pieces(inline_allocation=inline_allocation)
+        count = 0 if pieces is None else pieces.compile_all(progress, jobs)
+        if self.engine.cache is not None:
+            self._cache_what_is_shared()
+        return count
+
+    def _cache_what_is_shared(self) -> None:
+        """Have that in the cache which is not of the module, but which runs of it need."""
+        from lowheap.jit import runtime, unwinder  # here, because only instances need them
+        from lowheap.jit.signatures import Signature
+        from lowheap.runtime import host_functions
+
+        engine = self.engine
+        if engine.runtime == "native":
+            runtime.load(engine.collector, engine.cache)
+        if self.is_compiled_by_need:
+            by_need.stubs(len(self.decoded.functions), engine.cache)
+        if any(code.has_exceptions for code in self._loaded.values()):
+            unwinder.load(engine.cache)
+        for each in self.imports:
+            if isinstance(each.type, FuncType):
+                host_functions.stub(Signature.of(each.type, engine.types), engine.cache)
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the engine's cache has all functions, optimised as the engine says."""
+        inline_allocation = self.engine.runtime == "native"
+        pieces = self.pieces(inline_allocation=inline_allocation)
+        if pieces is not None:
+            return pieces.is_all_cached()
+        if self.engine.cache is None:
+            return False
+        key = cache.code_key(self._code_parts(inline_allocation), self.engine.collector)
+        return key is not None and cache.CodeCache(self.engine.cache).get(key) is not None
+
+    def compiled_by_need(self) -> Compiled | None:
+        """Return what has become of functions that are compiled by need; None where all were compiled together."""
+        told = [each.told() for each in self._pieces.values()]
+        if not told:
+            return None
+        return Compiled(
+            told[0].functions,
+            frozenset[int]().union(*(each.compiled for each in told)),
+            frozenset[int]().union(*(each.optimised for each in told)),
+            sum(each.pieces for each in told),
+            sum(each.seconds for each in told),
+        )
 
     def _is_large_enough(self) -> bool:
         if self.engine.compilation == "auto":
@@ -469,6 +534,22 @@ class PieceCompiler:
         """Which functions call which."""
         return self.module.call_graph
 
+    @functools.cached_property
+    def functions(self) -> Sequence[int]:
+        """The module's own functions: in the order in which calls lead to them from outside, and then the others."""
+        decoded = self.module.decoded
+        imported = len(self.module.outline.imported_functions)
+        entered = [each.index for each in decoded.exports if each.kind == "function"]
+        start = [] if decoded.start is None else [decoded.start]
+        found: dict[int, None] = {}
+        pending = [*range(len(self.module.function_types) - 1, imported - 1, -1), *reversed([*start, *entered])]
+        while pending:
+            index = pending.pop()
+            if index >= imported and index not in found:
+                found[index] = None
+                pending += reversed(self.graph.called[index])
+        return tuple(found)
+
     def size(self, index: int) -> int:
         """How many instructions a function has."""
         return self.module._sizes[index]
@@ -495,6 +576,14 @@ class PieceCompiler:
         from lowheap.wasm import optimiser  # here, because short runs need none
 
         optimiser.optimise(self, functions, done)
+
+    def compile_ahead(
+        self, pieces: Sequence[tuple[int, ...]], jobs: int | None
+    ) -> Generator[tuple[tuple[int, ...], CompiledCode], None, None]:
+        """Compile pieces in processes."""
+        from lowheap.wasm import optimiser  # here, because short runs need none
+
+        return optimiser.compile_all(self, pieces, jobs)
 
     def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
         """Compile a piece, optimised as the engine says."""

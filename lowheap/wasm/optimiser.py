@@ -5,6 +5,8 @@ sent there once, with what its engine was made with; then pieces are asked for b
 entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
 ended), a thread does the same here, which takes turns with the program.
 
+To compile all of a module ahead, `compile_all` has processes like it, as many as are wanted, until that is done.
+
 Promises: nobody waits for it, and what it does not come to, stays as it is. The terminal's signals do not reach it,
 and that it ends harms nobody. No lock is held where code of others may come in between: a signal's handler, or a
 finalizer, may have something optimised, too.
@@ -24,7 +26,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any, Protocol, TypeVar
 
 from lowheap.jit import cache, engine
@@ -171,10 +174,68 @@ class _Thread:
 def compiled(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode | None:
     """Return the code of a piece; None, and a warning, if the compiler refuses."""
     try:
-        return on_large_stack(lambda: optimisable.compile_optimised(functions))
+        return _compile_here(optimisable, functions)
     except Exception:
         _log.exception("functions %s cannot be optimised, and stay as they are", functions)
         return None
+
+
+def compile_all(
+    optimisable: Optimisable, pieces: Sequence[tuple[int, ...]], jobs: int | None = None
+) -> Generator[tuple[tuple[int, ...], CompiledCode], None, None]:
+    """Compile pieces in so many processes, and yield each when it is done; with one, and where none can be, here.
+
+    None: as many as this process may use processors. Raises what the compiler does.
+    """
+    pending = deque(pieces)
+    count = min(len(os.sched_getaffinity(0)) if jobs is None else jobs, len(pending))
+    processes: list[_Process] = []
+    answers: queue.SimpleQueue[tuple[_Process, tuple[int, ...], CompiledCode | None]] = queue.SimpleQueue()
+    given = 0
+
+    def give(process: _Process) -> None:
+        nonlocal given
+        if pending and not process.has_ended:
+            functions = pending.popleft()
+            given += 1
+            process.optimise(optimisable, functions, lambda compiled: answers.put((process, functions, compiled)))
+
+    try:
+        if count > 1 and _is_for_processes(optimisable):
+            try:
+                for _ in range(count):
+                    processes.append(_Process())
+                    _ahead.append(processes[-1])
+            except (OSError, RuntimeError, ValueError) as error:
+                _log.warning("no more processes can be started to compile in: %s", error)
+        for process in processes * _PIECES_AT_FIRST:
+            give(process)
+        while given or pending:
+            if given:
+                process, functions, compiled = answers.get()
+                given -= 1
+                give(process)
+            else:
+                functions, compiled = pending.popleft(), None
+            # Where a process has ended, or the compiler refuses, the same is done here, to see what is raised.
+            yield functions, compiled or _compile_here(optimisable, functions)
+    finally:
+        for process in processes:
+            process.close()
+        _ahead[:] = [each for each in _ahead if each not in processes]
+
+
+_PIECES_AT_FIRST = 2
+"""So many pieces a process is given at first, so that it need not wait for the next."""
+
+
+def _compile_here(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode:
+    return on_large_stack(lambda: optimisable.compile_optimised(functions))
+
+
+def _is_for_processes(optimisable: Optimisable) -> bool:
+    """Whether another process can do it: what is frozen has no interpreter's executable, that is the program itself."""
+    return optimisable.is_portable and bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 MODULE, PIECE, FORGET = "module", "piece", "forget"
@@ -185,6 +246,7 @@ _PATIENCE = 1  # seconds
 _lock = threading.RLock()
 _process: list[_Process] = []
 _thread: list[_Thread] = []
+_ahead: list[_Process] = []  # those that compile ahead
 _is_closed: list[bool] = []
 
 
@@ -199,8 +261,7 @@ def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -
 
 
 def _find(optimisable: Optimisable) -> _Process | _Thread:
-    # What is frozen has no interpreter's executable: that is the program itself.
-    if optimisable.is_portable and sys.executable and not getattr(sys, "frozen", False):
+    if _is_for_processes(optimisable):
         try:
             process = _only(_process, _Process)
             if not process.has_ended:
@@ -224,8 +285,9 @@ def _only(found: list[_Optimiser], make: Callable[[], _Optimiser]) -> _Optimiser
 
 def _close() -> None:
     _is_closed.append(True)
-    while _process:
-        _process.pop().close()
+    for processes in (_process, _ahead):
+        while processes:
+            processes.pop().close()
     if _thread:
         engine.stop()
 
@@ -234,8 +296,9 @@ def _forget() -> None:
     """In a child of `os.fork`: what its parent has started is not its own."""
     global _lock
     _lock = threading.RLock()
-    while _process:
-        _process.pop().forget()
+    for processes in (_process, _ahead):
+        while processes:
+            processes.pop().forget()
     _thread.clear()
 
 

@@ -14,19 +14,24 @@ Pieces are the module's: an instance that calls a function of one takes up the w
 addresses has the stub there that asks for it (`jit/by_need.py`). What is optimised in the meantime, an instance takes
 up when it asks for something, or polls.
 
+All functions can be compiled ahead, too, as the engine says: `compile_all`. These pieces need nothing of others, and so
+can be compiled and linked in any order.
+
 Promises: a function is compiled once at each level, whoever asks; what an exception ends is as if it had not begun.
 LLVM runs on a stack of its own, large enough, wherever compiled code was. To have something optimised, nobody waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -68,6 +73,21 @@ class Piece:
     addresses: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What has become of functions that are compiled by need.
+
+    These are the module's own `functions`, those `compiled`, and those `optimised`; in so many `pieces`.
+    `seconds` is how long the program has waited: what is compiled in the background, or ahead, is not in it.
+    """
+
+    functions: frozenset[int]
+    compiled: frozenset[int]
+    optimised: frozenset[int]
+    pieces: int
+    seconds: float
+
+
 class PieceCompiler(Protocol):
     """What compiles pieces: a module, for stores that allocate inline, or for those that do not."""
 
@@ -77,6 +97,10 @@ class PieceCompiler(Protocol):
     @property
     def graph(self) -> CallGraph:
         """Which functions call which."""
+
+    @property
+    def functions(self) -> Sequence[int]:
+        """The module's own functions, those first that are entered first."""
 
     def size(self, index: int) -> int:
         """How many instructions a function has."""
@@ -89,6 +113,14 @@ class PieceCompiler(Protocol):
 
     def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
         """Compile a piece in the background, and call `done` in another thread; with None, if that has failed."""
+
+    def compile_ahead(
+        self, pieces: Sequence[tuple[int, ...]], jobs: int | None
+    ) -> Generator[tuple[tuple[int, ...], CompiledCode], None, None]:
+        """Compile pieces as the engine says, that need nothing of others, and yield each with its functions.
+
+        `jobs` are so many processes; None: as many as there are processors. Raises what the compiler does.
+        """
 
 
 class PiecewiseCode(NotCopied):
@@ -104,11 +136,9 @@ class PiecewiseCode(NotCopied):
         """All pieces that are linked, in this order."""
         self._pieces: dict[int, Piece] = {}  # the best there is, by the indices of functions
         self._symbols: dict[str, int] = {}  # what pieces have for others, and where
+        self._seconds = 0.0
         self._cached_pieces: dict[int, tuple[int, tuple[int, ...]]] = {}
-        for level, functions in () if cached is None else cached.pieces():
-            for index in functions:
-                if level >= self._cached_pieces.get(index, (BASELINE, ()))[0]:
-                    self._cached_pieces[index] = level, functions
+        self._find_cached()
         self.compiled = self._from_cache((), BASELINE) or self._compile((), BASELINE)
         self.base = LoadedCode(self.compiled, known={})
         self._know_symbols(self.compiled, self.base)
@@ -127,8 +157,52 @@ class PiecewiseCode(NotCopied):
         with self._lock:
             found = self._pieces.get(index)
             if found is None:
-                found = self._link(*self._first_code_of(index))
+                started = time.perf_counter()
+                self.link_ready()
+                found = self._pieces.get(index) or self._link(*self._first_code_of(index))
+                self._seconds += time.perf_counter() - started
             return found
+
+    def compile_all(self, progress: Callable[[int, int], None] | None = None, jobs: int | None = None) -> int:
+        """Compile all functions as the engine says, but for those that the cache has so; return how many.
+
+        `progress(done, total)` is called at first and after each piece.
+        """
+        compiler = self._compiler
+        with self._lock:
+            if self._cached is not None:
+                self._find_cached(anew=True)
+            there = self._compiled_ahead()
+            missing = dict.fromkeys(index for index in compiler.functions if index not in there)
+        at_first, total = len(missing), len(compiler.functions)
+        if progress is not None:
+            progress(total - at_first, total)
+        with contextlib.closing(compiler.compile_ahead(self._all_pieces(missing), jobs)) as compiled_pieces:
+            for functions, compiled in compiled_pieces:
+                if self._cached is None:
+                    self._ready.append((functions, compiled))
+                else:
+                    self._cached.put((compiler.level, functions), compiled)
+                self._requested.update(functions)
+                for each in functions:
+                    missing.pop(each, None)
+                if progress is not None:
+                    progress(total - len(missing), total)
+        if self._cached is not None:
+            with self._lock:
+                self._find_cached(anew=True)
+                self._improve_linked(self._cached)
+        return at_first
+
+    def is_all_cached(self) -> bool:
+        """Whether the cache has all functions as the engine says, for whatever order they are called in."""
+        return self._cached is not None and self._compiled_ahead() >= {*self._compiler.functions}
+
+    def told(self) -> Compiled:
+        """Return what has become of the functions."""
+        optimised = frozenset(index for index, piece in self._pieces.items() if piece.level > BASELINE)
+        functions = frozenset(self._compiler.functions)
+        return Compiled(functions, frozenset(self._pieces), optimised, len(self.linked), self._seconds)
 
     def want_optimised(self, index: int) -> None:
         """Say that a function has run often."""
@@ -191,6 +265,61 @@ class PiecewiseCode(NotCopied):
         self._lock, self._choosing = threading.RLock(), threading.Lock()
         self._wanted.update(dict.fromkeys(self._being_optimised))
         self._being_optimised = ()
+
+    def _find_cached(self, *, anew: bool = False) -> None:
+        """Note the best piece of each function that the cache has, read again if need be."""
+        if self._cached is not None and anew:
+            self._cached.read()
+        for level, functions in () if self._cached is None else self._cached.pieces():
+            for index in functions:
+                if level >= self._cached_pieces.get(index, (BASELINE, ()))[0]:
+                    self._cached_pieces[index] = level, functions
+
+    def _compiled_ahead(self) -> set[int]:
+        """The functions that are there as the engine says, in sound pieces that need nothing of others."""
+        level = self._compiler.level
+        if self._cached is None:
+            return {index for functions, _ in self._ready for index in functions} | {
+                index for index, piece in self._pieces.items() if piece.level == level
+            }
+        found: set[int] = set()
+        for known, functions in dict.fromkeys(self._cached_pieces.values()):
+            if known == level:
+                compiled = self._cached.get((known, functions), ())
+                if compiled is not None:
+                    found.update(index for index in functions if self._cached_pieces[index] == (known, functions))
+        return found
+
+    def _improve_linked(self, cached: PieceFile) -> None:
+        """Have those functions linked again of which the cache has better code now."""
+        better = (self._cached_pieces.get(index, (piece.level, ())) for index, piece in self._pieces.items())
+        linked = {index: piece.level for index, piece in self._pieces.items()}
+        for level, functions in dict.fromkeys(better):
+            if any(linked.get(index, level) < level for index in functions):
+                compiled = cached.get((level, functions), ())
+                if compiled is not None:
+                    self._ready.append((functions, compiled))
+
+    def _all_pieces(self, functions: Iterable[int]) -> list[tuple[int, ...]]:
+        """Return pieces that together have all of these functions, those that take longest first."""
+        compiler = self._compiler
+        pieces: list[tuple[int, ...]] = []
+        covered: set[int] = set()
+        roots: list[int] = []
+
+        def end() -> None:
+            pieces.append(tuple(roots) if compiler.level == BASELINE else self._with_small(roots))
+            covered.update(pieces[-1])
+            roots[:] = [index for index in roots if index not in covered]
+
+        for index in functions:
+            if index not in covered:
+                while roots and sum(map(compiler.size, (*roots, index))) > MOST_OPTIMISED:
+                    end()
+                roots.append(index)
+        while roots:
+            end()
+        return sorted(pieces, key=lambda piece: sum(map(compiler.size, piece)), reverse=True)
 
     def _first_code_of(self, index: int) -> tuple[tuple[int, ...], int, CompiledCode]:
         """Return a piece for a function that is called, and its code: from the cache, if it is there."""
