@@ -939,7 +939,7 @@ class _Parser:
                 self.refuse("a property is wanted")
             self.advance()
             text = to_string(token.value) if token.kind != "name" else token.text
-            key = lambda scope: text  # noqa: E731
+            key = _always(text)
             if token.kind == "name" and token.text in ("get", "set", "async") and not self.at(",", ":", "(", "}"):
                 self.refuse("accessors and async functions are not supported")
         if self.at("("):

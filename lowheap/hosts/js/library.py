@@ -328,13 +328,14 @@ def _array_index(this: Any, wanted: Any = UNDEFINED, start: Any = 0) -> int:
 
 
 def _sorted(this: Any, compare: Any = UNDEFINED) -> list[Any]:
-    def order(one: Any, other: Any) -> float:
+    def order(one: Any, other: Any) -> int:
         if compare is UNDEFINED:
             left, right = (to_string(each).encode("utf-16-be", "surrogatepass") for each in (one, other))
             return (left > right) - (left < right)
-        return to_number(call(compare, UNDEFINED, [one, other]))
+        said = to_number(call(compare, UNDEFINED, [one, other]))
+        return (said > 0) - (said < 0)
 
-    _array(this).sort(key=functools.cmp_to_key(lambda one, other: order(one, other)))  # type: ignore[arg-type, return-value]
+    _array(this).sort(key=functools.cmp_to_key(order))
     return _array(this)
 
 

@@ -42,15 +42,15 @@ SYSTEM_FLAGS = {
 
 
 class Descriptor:
-    """What a number stands for. This much all have."""
+    """What a number stands for. All have the first two."""
 
     def fdstat(self) -> Fdstat:
         """Return type, flags and rights."""
-        raise NotImplementedError
+        raise WasiError(Errno.BADF)
 
     def filestat(self) -> Filestat:
         """Return what it is, how large, and its times."""
-        raise NotImplementedError
+        raise WasiError(Errno.BADF)
 
     def read(self, buffers: Sequence[memoryview]) -> int:
         """Fill buffers, from where it is; return how many bytes that were."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lowheap.hosts.wasi.context import Context
 from lowheap.hosts.wasi.descriptors import SYSTEM_FLAGS, Directory, File, Opened, filestat_of
@@ -162,33 +164,34 @@ def path_filestat_set_times(
 # Making, moving and removing
 
 
-@preview1("iii")
-def path_create_directory(context: Context, guest: GuestMemory, fd: int, path: int, path_len: int) -> None:
-    """Make a folder."""
+@contextmanager
+def _to_change(context: Context, guest: GuestMemory, fd: int, path: int, path_len: int) -> Iterator[Walk]:
+    """Walk to a name that is to be made or removed. EPERM where nothing may be changed."""
     text = guest.path(path, path_len)
     directory = context.directory(fd)
     directory.check_mutable()
     with Walk(directory.number, text, slash_follows=False) as walk:
+        yield walk
+
+
+@preview1("iii")
+def path_create_directory(context: Context, guest: GuestMemory, fd: int, path: int, path_len: int) -> None:
+    """Make a folder."""
+    with _to_change(context, guest, fd, path, path_len) as walk:
         os.mkdir(walk.name, dir_fd=walk.folder)
 
 
 @preview1("iii")
 def path_remove_directory(context: Context, guest: GuestMemory, fd: int, path: int, path_len: int) -> None:
     """Remove an empty folder."""
-    text = guest.path(path, path_len)
-    directory = context.directory(fd)
-    directory.check_mutable()
-    with Walk(directory.number, text, slash_follows=False) as walk:
+    with _to_change(context, guest, fd, path, path_len) as walk:
         os.rmdir(walk.name, dir_fd=walk.folder)
 
 
 @preview1("iii")
 def path_unlink_file(context: Context, guest: GuestMemory, fd: int, path: int, path_len: int) -> None:
     """Remove what is no folder."""
-    text = guest.path(path, path_len)
-    directory = context.directory(fd)
-    directory.check_mutable()
-    with Walk(directory.number, text, slash_follows=False) as walk:
+    with _to_change(context, guest, fd, path, path_len) as walk:
         if walk.must_be_folder:
             _found(walk)
             raise WasiError(Errno.ISDIR)
