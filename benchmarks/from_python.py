@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks import programs
 from benchmarks.contenders import ROOT, Contender, ContenderError, Conversation, Field
+from benchmarks.timed import Timed
 from benchmarks.workers.use_from_python import FLOATS, HOST_CALLS
 from lowheap.wasm import validate
 
@@ -76,18 +76,13 @@ ROWS = (
 
 
 @dataclass(slots=True)
-class Taken:
+class Taken(Timed):
     """A row with one contender: CPU seconds for each repetition's event; `failed` says why there are none."""
 
     row: Row
     contender: str
     seconds: list[float] = field(default_factory=list)
     failed: str | None = None
-
-    @property
-    def median(self) -> float | None:
-        """The median repetition's seconds for one event; None where it failed."""
-        return statistics.median(self.seconds) if self.seconds and self.failed is None else None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""

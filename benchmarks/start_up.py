@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from benchmarks import programs
 from benchmarks.contenders import ROOT, ContenderError, Field
+from benchmarks.timed import Timed
 from toolchains import build, examples
 from toolchains.examples import Example
 
@@ -45,18 +45,13 @@ print(time.perf_counter() - started)
 
 
 @dataclass(slots=True)
-class Started:
+class Started(Timed):
     """The starts of one program by one contender: each one's seconds; `failed` says why there are no more."""
 
     title: str
     contender: str
     seconds: list[float] = field(default_factory=list)
     failed: str | None = None
-
-    @property
-    def median(self) -> float | None:
-        """The median start's seconds; None if there is none."""
-        return statistics.median(self.seconds) if self.seconds and self.failed is None else None
 
 
 @dataclass(slots=True)
