@@ -1,7 +1,7 @@
 """What stands in for functions that are not compiled yet, and has them compiled when one is called first.
 
-Code of a module that is compiled by need calls functions through a table of addresses, `VMContext.codes`, which all
-instances of the module share. There are two stubs for each number in it, the same for all modules of the process:
+Code of a module that is compiled by need calls functions through a table of addresses, `VMContext.codes`, of which each
+instance has its own. There are two stubs for each number in it, the same for all modules of the process:
 
 - the **first** is what the table has to begin with. It keeps the arguments as they are, asks the host for the function,
   through `VMStoreContext.compile_function`, and goes on there.

@@ -351,15 +351,15 @@ class LoadedCode(NotCopied):
         `known` are the addresses of symbols of other code: CompilerError when one is missing that it refers to.
         """
         has_statepoints = bool(code.statepoints.functions)
-        others = known or {}
-        missing = [] if known is None else [name for name in code.imports if name not in others]
+        others = {} if known is None else {name: known.get(name) for name in code.imports}
+        missing = [name for name, address in others.items() if address is None]
         if missing:
             raise CompilerError(f"the code refers to {', '.join(missing)}, which nobody has")
         builder = binding.JITLibraryBuilder().add_object_img(code.object).add_current_process()
         for name in (*IMPORTED_SYMBOLS, *imports):
             builder.import_symbol(name, _libc_address(name))
-        for name in code.imports if known is not None else ():
-            builder.import_symbol(name, others[name])
+        for name, address in others.items():
+            builder.import_symbol(name, address)
         for name in WIDE_DIVISIONS:
             if name.encode() in code.object and name not in code.symbols:
                 builder.import_symbol(name, _wide_divisions().address(name))

@@ -282,19 +282,18 @@ class EventEmitter(Emitter):
 
     def _allocate_struct(self, type_index: int) -> ir.Value:
         layout = self.context.struct_layout(type_index)
-        return self._allocate_fixed(type_index, layout.kind, layout.size)
+        return self._allocate_fixed(layout.kind, layout.size)
 
-    def _allocate_fixed(self, type_index: int, kind: VMGcKind, size: int) -> ir.Value:
+    def _allocate_fixed(self, kind: VMGcKind, size: int) -> ir.Value:
         """Make an object of a type whose objects are all of one size, a struct or an exception."""
         with self.event("allocate"):
             call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self.type_id])
             if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
                 return call()
-            return self._allocate_inline(type_index, kind, I32(size), call)
+            return self._allocate_inline(kind, I32(size), call)
 
     def _allocate_inline(
         self,
-        type_index: int,
         kind: VMGcKind,
         size: ir.Value,
         call: Callable[[], ir.Value],
@@ -401,7 +400,7 @@ class EventEmitter(Emitter):
             self._remember(value, type)
         type_index = self.context.tags[tag]
         size = self.context.exception_layout(type_index).size
-        reference = self._allocate_fixed(type_index, VMGcKind.EXN_REF, size)
+        reference = self._allocate_fixed(VMGcKind.EXN_REF, size)
         for word, header in (
             (VMTag.tag_instance, VMDrcExnHeader.tag_instance),
             (VMTag.tag_defined, VMDrcExnHeader.tag_defined),
@@ -446,7 +445,7 @@ class EventEmitter(Emitter):
             most = (SMALL_BLOCK_LIMIT - BLOCK_ALIGN - layout.elements_offset) // layout.element_size
             is_small = builder.icmp_unsigned("<=", length, I32(most))
             size = builder.add(I32(layout.elements_offset), builder.mul(length, I32(layout.element_size)))
-            return self._allocate_inline(type_index, layout.kind, size, call, is_small=is_small, array_length=length)
+            return self._allocate_inline(layout.kind, size, call, is_small=is_small, array_length=length)
 
     def array_init(self, array: ir.Value, offset: ir.Value, value: ir.Value, type_index: int) -> None:
         """Initialise an element of a new array, `offset` bytes into it: a small constant, once this is inlined.
@@ -823,9 +822,6 @@ _DIGITS = 20
 _ALWAYS_INLINED = frozenset(("stack_check", "stack_poll", "poll"))
 """The events that look at the frame that they are in."""
 
-_MAKING = _COLLECTING
-"""The events that make an object of a type: the last of their static arguments, or, of an exception, a tag's."""
-
 _TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3, "string_write": 0}
 """The events that test for one of the module's types: behind so many static arguments, it may be missing."""
 
@@ -1122,7 +1118,7 @@ class EventFunctions:
 
     def _type_of(self, event: str, static: Sequence[Static]) -> int | None:
         """The module's index of the type whose index, the engine's, an event's function is given."""
-        if event in _MAKING:
+        if event in _COLLECTING:  # the last says of which type what it makes is; of an exception, of which tag
             found = static[-1]
         elif event in _TESTING and len(static) > _TESTING[event]:
             found = static[_TESTING[event]]

@@ -25,7 +25,7 @@ from lowheap.representation import brief
 from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
-from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, custom_sections, decode
+from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
 
@@ -191,8 +191,6 @@ class Module(NotCopied):
         self.global_types = outline.global_types
         self.escaping_functions = outline.escaping_functions
         self.vmctx_layout = outline.vmctx_layout
-        first = len(outline.imported_functions)
-        self._sizes = {index: len(each.instructions) for index, each in enumerate(self.decoded.bodies, first)}
         self._body_offsets = [body.offset for body in self.decoded.bodies]
         self._pieces: dict[bool, PiecewiseCode] = {}
         self._loaded: dict[bool, LoadedCode] = {}
@@ -324,7 +322,8 @@ class Module(NotCopied):
 
     def _is_large_enough(self) -> bool:
         if self.engine.compilation == "auto":
-            is_large = sum(self._sizes.values()) > LARGE and len(self._sizes) > MANY
+            bodies = self.decoded.bodies
+            is_large = len(bodies) > MANY and sum(len(each.instructions) for each in bodies) > LARGE
             return is_large and by_need.is_available()
         if self.engine.compilation == "by_need" and not by_need.is_available():
             raise UnsupportedError(
@@ -538,7 +537,7 @@ class PieceCompiler:
     def functions(self) -> Sequence[int]:
         """The module's own functions: in the order in which calls lead to them from outside, and then the others."""
         decoded = self.module.decoded
-        imported = len(self.module.outline.imported_functions)
+        imported = self.module.vmctx_layout.imported_functions
         entered = [each.index for each in decoded.exports if each.kind == "function"]
         start = [] if decoded.start is None else [decoded.start]
         found: dict[int, None] = {}
@@ -552,20 +551,24 @@ class PieceCompiler:
 
     def size(self, index: int) -> int:
         """How many instructions a function has."""
-        return self.module._sizes[index]
+        return len(self._instructions(index))
 
     def has_nested_loops(self, index: int) -> bool:
         """Whether a function has a loop within a loop."""
-        body = self.module.decoded.bodies[index - len(self.module.outline.imported_functions)]
+        from lowheap.wasm.function import OPENING  # here, because code from a cache needs none of it
+
         depths: list[int] = [0]  # the loops around, by open construct
-        for each in body.instructions:
-            if each.name in ("block", "loop", "if", "try_table"):
+        for each in self._instructions(index):
+            if each.name in OPENING:
                 depths.append(depths[-1] + (each.name == "loop"))
                 if depths[-1] > 1:
                     return True
             elif each.name == "end" and len(depths) > 1:
                 depths.pop()
         return False
+
+    def _instructions(self, index: int) -> Sequence[Instruction]:
+        return self.module.decoded.bodies[index - self.module.vmctx_layout.imported_functions].instructions
 
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
         """Compile a piece; `known` are the functions that other pieces have for it."""

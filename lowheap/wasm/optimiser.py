@@ -115,10 +115,10 @@ class _Process:
     def _read(self) -> None:
         try:
             while (answer := receive(self._from)) is not None:
-                number, key, data = answer
+                number, data = answer
                 compiled = None
                 try:
-                    compiled = None if data is None else cache.decode(key, data)
+                    compiled = None if data is None else cache.decode(str(number), data)
                 finally:
                     self._answer(number, compiled)
         except Exception as error:

@@ -24,8 +24,8 @@ def serve() -> None:
             del known[number]
             continue
         module, functions = what
-        compiled, key = optimiser.compiled(known[module], functions), str(number)
-        optimiser.send(target, (number, key, None if compiled is None else cache.encode(key, compiled)))
+        compiled = optimiser.compiled(known[module], functions)
+        optimiser.send(target, (number, None if compiled is None else cache.encode(str(number), compiled)))
 
 
 _NICE = 5

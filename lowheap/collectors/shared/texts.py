@@ -1,7 +1,8 @@
 """JavaScript's strings as their bytes: what `wasm/js_string.wat` cannot do fast, and needs no barrier for.
 
 Nothing here allocates, so all that is read stays where it is, and alive. A text is an array of UTF-16 code units; a
-rope has two parts, or one that is the whole, and null. `left` and `right` are where a rope has these, in bytes.
+rope has two parts, neither of which is empty, or one that is the whole, and null. `left` and `right` are where a rope
+has these, in bytes.
 """
 
 from __future__ import annotations
