@@ -22,6 +22,7 @@ from lowheap.collectors.interface import ANY, ELEMENT, NO_FIELD, NO_TYPE, Collec
 from lowheap.collectors.null import Null
 from lowheap.jit.barriers import Barriers
 from lowheap.native import Heap, Ref, Slot, Text, inline, native, prefetch, require, state, u64
+from lowheap.wasm import inlining
 from lowheap.wasm.compile import ModuleCompiler
 
 pytestmark = pytest.mark.compiler
@@ -159,6 +160,8 @@ NEW = "(drop (struct.new_default $node))"
 WRITE = "(struct.set $node $next (local.get $n) (ref.null $node))"
 NEXT = "(struct.get $node $next (local.get $n))"
 USE = "(drop (struct.get $node $value (local.get $m)))"
+USED = "(drop (struct.get $node $value (local.get $n)))"
+LONG = "(nop)" * inlining.SMALL  # so that a function is not put in the place of its calls
 
 HELD: dict[str, tuple[str, tuple[int, int, int]]] = {
     # What follows is reads, and how many of them outlive a safepoint, and a write.
@@ -194,6 +197,8 @@ HELD: dict[str, tuple[str, tuple[int, int, int]]] = {
     ),
     "returned": (f"(return {NEXT})", (1, 1, 1)),
     "the result": (f"{NEXT} (return)", (1, 1, 1)),
+    "given to a small function": (f"(call $small {NEXT})", (1, 0, 0)),
+    "given to a small function that makes one": (f"(call $makes {NEXT})", (1, 1, 0)),
     "given to a function": (f"(call $takes {NEXT})", (1, 1, 1)),
     "given to a function that makes nothing": (f"(call $leaf {NEXT})", (1, 1, 1)),
     "across a call": (f"(local.set $m {NEXT}) (call $takes (ref.null $node)) {USE}", (1, 1, 1)),
@@ -290,9 +295,11 @@ def program(bodies: Iterable[str]) -> str:
     return f"""(module {TYPES}
       (global $g (mut (ref null $node)) (ref.null $node))
       (global $b (mut (ref null $nodes)) (array.new $nodes (struct.new_default $node) (i32.const 4)))
-      (func $takes (param (ref null $node)) {NEW})
+      (func $small (param $n (ref null $node)) {USED})
+      (func $makes (param $n (ref null $node)) {NEW} {USED})
+      (func $takes (param (ref null $node)) {NEW} {LONG})
       (func $leaf (param $n (ref null $node))
-        (if (i32.eqz (ref.is_null (local.get $n))) (then {WRITE})))
+        (if (i32.eqz (ref.is_null (local.get $n))) (then {WRITE})) {LONG})
       (func (export "make") (result (ref $node))
         (struct.new $node (i32.const 1)
           (struct.new $more (i32.const 2) (ref.null $node) (ref.null $node) (i64.const 3)) (ref.null $node)))

@@ -50,12 +50,19 @@ class DebugScopes:
         for behaviour, name, value in ((7, "Dwarf Version", _VERSION), (2, "Debug Info Version", 3)):
             module.add_named_metadata("llvm.module.flags", module.add_metadata([i32(behaviour), name, i32(value)]))
 
-    def of_function(self, function: ir.Function) -> Callable[[int, bool], ir.DIValue]:
-        """Give a function a scope. Return what makes locations there: of an offset, and whether a tail call is it."""
-        scope = self._module.add_debug_info(
+    def of_function(self, function: ir.Function) -> Callable[[int, tuple[int, ...], bool], ir.DIValue]:
+        """Give a function a scope. Return what makes locations there: of an offset, the offsets of the calls in whose
+        place that is, and whether a tail call is there.
+        """
+        scope = self._scope(function.name)
+        function.set_metadata("dbg", scope)
+        return functools.partial(self._location, scope, {})
+
+    def _scope(self, name: str) -> ir.DIValue:
+        return self._module.add_debug_info(
             "DISubprogram",
             {
-                "name": function.name,
+                "name": name,
                 "file": self._file,
                 "type": self._type,
                 "unit": self._unit,
@@ -63,12 +70,25 @@ class DebugScopes:
             },
             is_distinct=True,
         )
-        function.set_metadata("dbg", scope)
-        return functools.partial(self._location, scope)
 
-    def _location(self, scope: ir.DIValue, offset: int, is_tail_call: bool) -> ir.DIValue:
-        column = {"column": _TAIL_CALL} if is_tail_call else {}
-        return self._module.add_debug_info("DILocation", {"line": offset, **column, "scope": scope})
+    def _location(
+        self,
+        scope: ir.DIValue,
+        calls: dict[tuple[int, ...], tuple[ir.DIValue, ir.DIValue]],
+        offset: int,
+        around: tuple[int, ...],
+        is_tail_call: bool,
+    ) -> ir.DIValue:
+        """`calls` are those that were inlined: by the offsets of the calls around, the scope inside, and its place."""
+        facts: dict[str, Any] = {"line": offset, "scope": scope}
+        if is_tail_call:
+            facts["column"] = _TAIL_CALL
+        if around:
+            if around not in calls:
+                place = self._location(scope, calls, around[-1], around[:-1], False)
+                calls[around] = self._scope(f"inlined at {around[-1]}"), place
+            facts["scope"], facts["inlinedAt"] = calls[around]
+        return self._module.add_debug_info("DILocation", facts)
 
 
 class DebugLocations:

@@ -81,9 +81,10 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
     """
 
     _live: tuple[ir.Value, ...] = ()
-    place: int | None = None
-    """The byte offset, in its module, of the instruction that the call is for, where one is. It goes in front of the
-    bundle's list, so that inlining leaves a chain of them, the outermost first."""
+    places: tuple[int, ...] = ()
+    """The byte offset, in its module, of the instruction that the call is for, where one is; and before it those of the
+    calls in whose place that is, the outermost first. They go in front of the bundle's list, so that inlining leaves
+    such a chain, too."""
     slots: tuple[ir.Value, int] | None = None
     """In place of `live` in a function that has a root frame: its address, and the mask of the slots that are live."""
 
@@ -115,8 +116,8 @@ class SafepointCall(ir.CallInstr):  # type: ignore[misc]  # llvmlite ships no ty
         """Return the operand bundle as it is printed; `reference` is how a value is written."""
         slots = root_frames.operands(reference(self.slots[0]), self.slots[1]) if self.slots else ()
         live = (f"{value.type} {reference(value)}" for value in self._live)
-        place = () if self.place is None else (f"{_PLACE_TYPE} {self.place}",)
-        return f'[ "deopt"({", ".join((*place, *slots, *live))}) ]'
+        places = (f"{_PLACE_TYPE} {place}" for place in self.places)
+        return f'[ "deopt"({", ".join((*places, *slots, *live))}) ]'
 
 
 class SafepointInvoke(SafepointCall):
@@ -159,17 +160,17 @@ def call(
     args: Sequence[ir.Value],
     name: str = "",
     *,
-    place: int | ir.Value | None = None,
+    places: tuple[int, ...] = (),
     tail: str = "",
 ) -> SafepointCall:
     """Insert a call that may collect at the builder's position, and return it.
 
     `callee` is an `ir.Function`, or a value whose type is a pointer to an `ir.FunctionType` (`type.as_pointer()`).
-    `place` is the byte offset of the instruction that it is for; one that is no int is left out. `tail` may be
+    `places` are a `SafepointCall`'s. `tail` may be
     "musttail": such a call is a safepoint only where its function is inlined and something comes after it.
     """
     instruction = SafepointCall(builder.block, callee, args, name=name, tail=tail)
-    instruction.place = place if isinstance(place, int) else None
+    instruction.places = places
     builder._insert(instruction)
     return instruction
 
@@ -180,12 +181,12 @@ def invoke(
     args: Sequence[ir.Value],
     unwind_to: ir.Block,
     *,
-    place: int | ir.Value | None = None,
+    places: tuple[int, ...] = (),
 ) -> SafepointInvoke:
     """Insert a call that may throw, to a handler in this function; the builder goes on behind it, in a new block."""
     normal_to = builder.function.append_basic_block()
     instruction = SafepointInvoke(builder.block, callee, args, normal_to, unwind_to)
-    instruction.place = place if isinstance(place, int) else None
+    instruction.places = places
     builder._set_terminator(instruction)
     builder.position_at_end(normal_to)
     return instruction

@@ -398,18 +398,18 @@ def define_host_stub(module: ir.Module, signature: Signature) -> None:
         builder.ret_void()
 
 
-def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, place: int | ir.Value | None = None) -> None:
+def throw(emitter: Emitter, unwind_to: ir.Block | None = None, *, places: tuple[int, ...] = ()) -> None:
     """Throw what is in the store context, to a handler of this function's or a caller's; ends the block.
 
-    `place` is the byte offset of the instruction that it is for.
+    `places` are those of the instruction that it is for, as a `SafepointCall` has them.
     """
     builder = emitter.builder
     address = emitter.load_pointer(emitter.store_context, VMStoreContext.throw_exception, invariant=True)
     callee = emitter.function_pointer(address, VOID, [PTR])
     if unwind_to is None:
-        safepoints.call(builder, callee, [emitter.vmctx], place=place)
+        safepoints.call(builder, callee, [emitter.vmctx], places=places)
     else:
-        safepoints.invoke(builder, callee, [emitter.vmctx], unwind_to, place=place)
+        safepoints.invoke(builder, callee, [emitter.vmctx], unwind_to, places=places)
     builder.unreachable()
 
 

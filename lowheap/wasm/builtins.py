@@ -50,6 +50,7 @@ from lowheap.wasm.decode import (
     Operand,
     decode,
 )
+from lowheap.wasm.inlining import as_block
 
 BUILTINS = ("js-string",)
 """The sets of builtins that there are."""
@@ -76,7 +77,6 @@ _ROPE = 1
 """The index of the ropes' type in the builtins' own module."""
 
 _ENTERING = ("block", "loop", "if")
-_LOCALS = ("local.get", "local.set", "local.tee")
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,28 +426,11 @@ def _with_inlined(body: FunctionBody, params: int, callees: Mapping[int, _Callee
         if first is None:
             first = first_locals[_index(each)] = params + len(locals)
             locals += [*callee.type.params, *callee.body.locals]
-        code += [instruction._replace(offset=each.offset) for instruction in _as_block(callee, first)]
+        count = len(callee.type.params)
+        code += [Instruction("local.set", (first + number,), each.offset) for number in reversed(range(count))]
+        code.append(Instruction("block", (BlockType((), callee.type.results),), each.offset))
+        code += [inside._replace(offset=each.offset) for inside in as_block(callee.body.instructions, first)]
     return replace(body, locals=tuple(locals), instructions=tuple(code))
-
-
-def _as_block(callee: _Callee, first_local: int) -> list[Instruction]:
-    """Return the code of a function as a block that takes its arguments off the stack; its offsets are to be set."""
-    count = len(callee.type.params)
-    code = [Instruction("local.set", (first_local + number,), 0) for number in reversed(range(count))]
-    code.append(Instruction("block", (BlockType((), callee.type.results),), 0))
-    depth = 0
-    for each in callee.body.instructions:
-        if each.name in _ENTERING:
-            depth += 1
-        elif each.name == "end":
-            depth -= 1
-        if each.name == "return":
-            code.append(Instruction("br", (depth,), 0))
-        elif each.name in _LOCALS:
-            code.append(each._replace(operands=(first_local + _index(each),)))
-        else:
-            code.append(each)
-    return code
 
 
 def _function_types(decoded: DecodedModule) -> dict[int, FuncType]:

@@ -33,6 +33,7 @@ from lowheap.wasm.decode import ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions, SharedEvents
 from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import FunctionCompiler, ModuleState
+from lowheap.wasm.inlining import SMALL, TINY, Body, Inliner
 from lowheap.wasm.outline import FUNCTION_TABLE, ModuleOutline, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
@@ -42,6 +43,9 @@ _PROGRESS_SECONDS = 1  # between two messages in the log
 INITIALISE_SIGNATURE = Signature("", "")
 
 _EXCEPTIONAL = ("try_table", "throw", "throw_ref")
+
+_LARGE = 4_000
+"""In code of more instructions than these, only tiny functions are inlined: it would take too long to compile."""
 
 _LARGEST_TABLE_IMAGE = 1 << 20
 """A table of more entries is filled in when an instance is made, in wasmtime, and so takes fuel here."""
@@ -106,6 +110,7 @@ class ModuleCompiler(ModuleState):
         """
         report = _Progress(len(self.functions), progress)
         imported = len(self.imported_functions)
+        inliner = self._inliner()
         for index, function in self.functions.items():
             body = self.decoded.bodies[index - imported]
             FunctionCompiler(
@@ -113,7 +118,7 @@ class ModuleCompiler(ModuleState):
                 function,
                 self.function_types[index],
                 body.locals,
-                body.instructions,
+                Body(body.instructions, ()) if inliner is None else inliner.body(index),
                 body.entry_offset,
                 convention=self.graph.conventions[index],
                 polls=index in self.graph.polling,
@@ -137,6 +142,15 @@ class ModuleCompiler(ModuleState):
         if self.shared is not None:
             symbols += self.shared.defined
         return self.module, tuple(symbols)
+
+    def _inliner(self) -> Inliner | None:
+        """What inlines functions; None where code is not optimised, or where fuel is counted, by calls among others."""
+        if not self.is_optimised or self.consumes_fuel:
+            return None
+        instructions = sum(
+            len(self.decoded.bodies[each - len(self.imported_functions)].instructions) for each in self.functions
+        )
+        return Inliner(self, self.graph, TINY if instructions > _LARGE else SMALL)
 
     def _compile_what_is_of_no_function(self) -> list[str]:
         """Compile the initialiser, trampolines and stubs, and return the symbols of these."""
@@ -231,7 +245,7 @@ class ModuleCompiler(ModuleState):
         called = self.decoded.start
         if called is not None and (called < len(self.imported_functions) or called in self.graph.throwing):
             let_throw(function)
-        FunctionCompiler(self, function, FuncType((), ()), (), whole, exempt=exempt, runs_once=True).compile()
+        FunctionCompiler(self, function, FuncType((), ()), (), Body(whole, ()), exempt=exempt, runs_once=True).compile()
 
     def _is_known_table(self, index: int) -> bool:
         """Whether what is in an own table before its segments is known beforehand: null, or one function."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from lowheap.wasm.decode import Instruction
+from lowheap.wasm.inlining import OPENING
 
 LONGEST_BODY = 100
 """A loop of more instructions is not had twice: a poll is next to nothing in it."""
@@ -40,9 +41,6 @@ Condition = tuple[ir.Value, bool]
 """An i1, and what it is."""
 
 
-_OPENING = frozenset(("block", "loop", "if", "try_table", "try"))
-
-
 def short_loops(instructions: Sequence[Instruction], takes_long: Callable[[Instruction], bool]) -> set[int]:
     """Find the loops that may be had twice, by the number of the instruction that opens them.
 
@@ -53,7 +51,7 @@ def short_loops(instructions: Sequence[Instruction], takes_long: Callable[[Instr
     innermost = -1  # the loop that may be one, and is open
     for number, instruction in enumerate(instructions):
         name = instruction.name
-        if name in _OPENING:
+        if name in OPENING:
             open_constructs.append(number)
             if name == "loop":
                 innermost = number

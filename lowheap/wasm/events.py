@@ -922,6 +922,7 @@ class _Read:
     static: Sequence[Static]
     in_loop: bool
     again: bool
+    is_cold: bool
 
 
 @dataclass(slots=True)
@@ -986,11 +987,14 @@ class EventFunctions:
         in_loop: bool,
         again: bool = False,
         is_one_of_many: bool = False,
+        is_cold: bool = False,
+        around: tuple[int, ...] = (),
     ) -> ir.CallInstr:
         """Emit a call of an event's function, which is made at its first use.
 
         `again`: in the second version of a loop that is had twice.
-        `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not.
+        `is_one_of_many`: of more than `MOST_INLINED` for one instruction, which are called, tiny or not; so are those
+        where code `is_cold`. `around` are the offsets of the calls in whose place it is.
         """
         if event in _SHAPED:
             shape, *others = static
@@ -1001,7 +1005,7 @@ class EventFunctions:
         args = [site.vmctx, site.offset_value(), *([] if type_index is None else [_type_id(site, type_index)]), *args]
         if event in _COLLECTING:
             with site.event("safepoint"):
-                call = safepoints.call(site.builder, function, args)
+                call = safepoints.call(site.builder, function, args, places=around)
         else:
             call = site.builder.call(function, args)
         if self._asks_safepoint or self._asks_write:
@@ -1009,9 +1013,9 @@ class EventFunctions:
             sites.writes[id(call)] = _WRITING.get(event, Writes.NONE) if is_reference else Writes.NONE
             if event in _READING and is_reference:
                 # Which function it calls, and where it belongs, is known when the caller is complete.
-                sites.reads.append(_Read(call, event, static, in_loop, again))
+                sites.reads.append(_Read(call, event, static, in_loop, again, is_cold))
                 return call
-        if is_one_of_many:
+        if is_one_of_many or is_cold:
             call.attributes.add("noinline")
         else:
             self._add(sites, call, in_loop, again)
@@ -1053,12 +1057,16 @@ class EventFunctions:
             if lifetime != UNKNOWN:
                 types = [arg.type for arg in read.call.args[2:]]  # what reads is for no type
                 read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
-            self._add(sites, read.call, read.in_loop, read.again)
+            if read.is_cold:
+                read.call.attributes.add("noinline")
+            else:
+                self._add(sites, read.call, read.in_loop, read.again)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.
 
-        - In a function that runs once, the initialiser, all are called; and in a module that is not optimised.
+        - In a function that runs once, the initialiser, all are called; and in a module that is not optimised; and
+          where the next thing is a throw or a trap.
         - An event of no more than `SMALL_BODY` instructions is inlined in all others.
         - A barrier set whose `called` is true has the larger ones called everywhere.
         - In a function with no more than `MOST_INLINED` of them they are inlined. If there are more, those in its loops

@@ -72,6 +72,7 @@ from lowheap.wasm.events import (
     zero,
 )
 from lowheap.wasm.fuel import Exempt, FuelMeter
+from lowheap.wasm.inlining import INLINED, OPENING, Body, cold_instructions, inlined_operands
 from lowheap.wasm.outline import index_operand
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class _Edge:
 
 @dataclass(slots=True)
 class _Round:
-    """A way on which a loop goes round: where from, at which instruction, and what holds there."""
+    """A way on which a loop goes round: where from, at which instruction, in which calls, and what holds there."""
 
     source: ir.Block
     offset: ir.Value | int
+    around: tuple[int, ...]
     conditions: list[Condition]
 
 
@@ -132,6 +134,8 @@ class _Label:
 
     `conditions` hold where code now is, if it came there since the construct began. A loop that may turn out to count
     is a `candidate`; one that is had twice goes on at `joined`.
+
+    A function that `is_inlined` is a block.
     """
 
     kind: str
@@ -157,15 +161,13 @@ class _Label:
     brought: list[int] = field(default_factory=list)
     slots: dict[int, ir.Value] = field(default_factory=dict)
     polled: list[bool] = field(default_factory=list)
+    is_inlined: bool = False
 
     @property
     def arity(self) -> tuple[ValType, ...]:
         """The types of what a branch to the label carries."""
         return self.params if self.kind == "loop" else self.results
 
-
-OPENING = ("block", "loop", "if", "try_table")
-"""The instructions that open a construct, up to an `end`. Their first operand is a block type."""
 
 _MANY_VALUES = 256
 """A function of more locals and operands is not inlined, where that is left to LLVM: each activation of its caller's,
@@ -246,7 +248,7 @@ class FunctionCompiler(Emitter):
         function: ir.Function,
         type: FuncType,
         locals: Sequence[ValType],
-        instructions: Sequence[Instruction],
+        body: Body,
         offset: int = 0,
         *,
         convention: Convention = SHARED,
@@ -263,25 +265,26 @@ class FunctionCompiler(Emitter):
         super().__init__(function)
         self.context = module
         self._location = None if module.debug_scopes is None else module.debug_scopes.of_function(function)
+        self._around: tuple[int, ...] = ()  # the offsets of the calls in whose place this is, the outermost first
         self._come_to(offset)
         self._sites = module.events.begin(runs_once=runs_once)
         self._loops = 0  # how many are open
         self._twice = 0  # how many loops are had twice
         self._again = False  # whether this is in a loop's second version
         self.type = type
-        self.instructions = instructions
+        self.instructions = body.instructions
         self.references: list[ir.Value] = []
-        self.local_types = [*type.params, *(module.canonical(t) for t in locals)]
+        self.local_types = [*type.params, *(module.canonical(t) for t in locals), *body.added_locals]
         params = convention.parameters(self, Signature.of(type, module.types))
         self._results_place = params.pop() if len(type.results) > 1 else None
         self._stack_check = self._check_stack("stack_poll" if polls else "stack_check")
         self._number = number
         self._count()
         self._most_operands = 0
-        zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
+        self._zeros = {each: zero(self, each) for each in dict.fromkeys(self.local_types[len(type.params) :])}
         self.locals: list[ir.Value] = [
             *(self.track(param, param_type) for param, param_type in zip(params, type.params, strict=True)),
-            *(zeros[t] for t in self.local_types[len(type.params) :]),
+            *(self._zeros[t] for t in self.local_types[len(type.params) :]),
         ]
         self._kept: list[_Label] = []  # the constructs that are open and have slots
         self._next = 0  # the number of the instruction that is compiled next
@@ -295,6 +298,7 @@ class FunctionCompiler(Emitter):
     def compile(self) -> None:
         """Compile the body, and tell its safepoints what lives across them."""
         self._assigned = self._scan_assigned_locals()
+        self._cold = cold_instructions(self.instructions) if self.context.is_optimised else set()
         may_count = self.context.interruptible and self.context.is_optimised
         self._short_loops = short_loops(self.instructions, self._takes_long) if may_count else set()
         self.labels.append(_Label("function", (), self.type.results, 0, [], None))
@@ -316,7 +320,9 @@ class FunctionCompiler(Emitter):
             self._previous, self.name = self.name, name
             if self._fuel is not None:
                 self._fuel.before(number, instruction, self.stack)
-            if name in OPENING:
+            if name == INLINED:
+                self._open_inlined(instruction, number)
+            elif name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
                 self._open(name, block_type, number, catches=instruction.operands[1:])
@@ -339,7 +345,12 @@ class FunctionCompiler(Emitter):
         """Say that what is emitted now is for the instruction at a byte offset of the module."""
         self.offset = offset
         if self._location is not None and isinstance(offset, int):
-            self.builder.debug_metadata = self._location(offset, name.startswith("return_call"))
+            self.builder.debug_metadata = self._location(offset, self._around, name.startswith("return_call"))
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """The offsets of the calls in whose place this is, and of the instruction itself."""
+        return (*self._around, self.offset) if isinstance(self.offset, int) else ()
 
     def _scan_assigned_locals(self) -> dict[int, list[int]]:
         """Find which locals are set inside each construct, by the number of the instruction that opens it.
@@ -360,6 +371,10 @@ class FunctionCompiler(Emitter):
                 start, inside, before = open_constructs.pop()
                 found[start] = sorted(inside)
                 self._throwing[start] = throwing - before
+                opened = self.instructions[start]
+                if opened.name == INLINED:  # whose locals are nobody else's
+                    _, first, count = inlined_operands(opened)
+                    inside.difference_update(range(first, first + count))
                 open_constructs[-1][1].update(inside)
             elif name == "call" or ((facts := FACTS.get(name)) is not None and (facts.leaves or facts.throws)):
                 throwing += 1
@@ -449,6 +464,8 @@ class FunctionCompiler(Emitter):
                 in_loop=self._loops > 0,
                 again=self._again,
                 is_one_of_many=is_one_of_many,
+                is_cold=self._next - 1 in self._cold,
+                around=self._around,
             )
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -502,6 +519,25 @@ class FunctionCompiler(Emitter):
             label.conditions = [(condition, True)]
         self.push_all(values, params)
 
+    def _open_inlined(self, instruction: Instruction, number: int) -> None:
+        """Open a function in the place of a call: a block, which has its arguments in locals."""
+        index, first, count = inlined_operands(instruction)
+        loop = self.loop_that_comes_here()
+        type, assigned = self.context.function_types[index], self._assigned[number]
+        arguments = self.pop_many(len(type.params))
+        target = self.function.append_basic_block(INLINED)
+        label = _Label("block", (), type.results, len(self.stack), assigned, target, is_inlined=True)
+        self.labels.append(label)
+        self._around += (instruction.offset,)
+        for local in range(first, first + count):
+            self.locals[local] = self._zeros[self.local_types[local]]
+        for local, value in enumerate(arguments, first):
+            self.set_local(local, value)
+        if index in self.context.graph.polling:
+            if loop is not None:
+                loop.is_polled = True
+            self._poll()
+
     @instruction("else")
     def _else(self) -> None:
         label = self.labels[-1]
@@ -538,6 +574,8 @@ class FunctionCompiler(Emitter):
             self.branch(0, self.pop_many(len(label.results)))
             falls_through = True
         self.labels.pop()
+        if label.is_inlined:
+            self._around = self._around[:-1]
         if label.slots:
             self._kept.remove(label)
         if label.handler is not None:
@@ -620,7 +658,7 @@ class FunctionCompiler(Emitter):
             self._lead_to_handler(label)
             return
         with self.event("safepoint"):
-            transitions.throw(self, place=self.offset)
+            transitions.throw(self, places=self._places)
 
     def _handle(self, label: _Label) -> None:
         """Ask the clauses of a construct that has just been closed, in order, about what was thrown inside."""
@@ -704,14 +742,16 @@ class FunctionCompiler(Emitter):
         conditions = [each.conditions for each in candidate.rounds]
         counting = find_counting((*label.value_phis, *label.local_phis), conditions, is_fixed)
         if counting is None:
-            block, offset = self.builder.block, self.offset
+            block, offset, around = self.builder.block, self.offset, self._around
             for each in candidate.rounds:
                 self.builder.position_before(each.source.terminator)
+                self._around = each.around
                 self._come_to(each.offset)
                 self._poll()
             self.builder.position_at_end(candidate.before)
             self.builder.branch(candidate.entry)
             self.builder.position_at_end(block)
+            self._around = around
             self._come_to(offset)
         return counting
 
@@ -782,7 +822,7 @@ class FunctionCompiler(Emitter):
                 self._poll()
             else:
                 conditions = [each for inside in self.labels[self.labels.index(label) :] for each in inside.conditions]
-                label.candidate.rounds.append(_Round(self.builder.block, self.offset, conditions))
+                label.candidate.rounds.append(_Round(self.builder.block, self.offset, self._around, conditions))
         source = self.builder.block
         locals = self._get_locals(label.assigned)
         if label.kind == "loop":
@@ -960,7 +1000,7 @@ class FunctionCompiler(Emitter):
             result = self._invoke(label, callee, args)
         elif may_collect:
             with self.event("safepoint"):
-                result = safepoints.call(self.builder, callee, args, place=self.offset)
+                result = safepoints.call(self.builder, callee, args, places=self._places)
         else:
             result = self.builder.call(callee, args)
         if len(type.results) <= 1:
@@ -980,7 +1020,7 @@ class FunctionCompiler(Emitter):
         """
         pad = self.function.append_basic_block("pad")
         with self.event("safepoint"):
-            result = safepoints.invoke(self.builder, callee, args, pad, place=self.offset)
+            result = safepoints.invoke(self.builder, callee, args, pad, places=self._places)
         behind = self.builder.block
         begin_handler(self.function, pad)
         self.builder.position_at_end(pad)

@@ -555,7 +555,7 @@ class PieceCompiler:
 
     def has_nested_loops(self, index: int) -> bool:
         """Whether a function has a loop within a loop."""
-        from lowheap.wasm.function import OPENING  # here, because code from a cache needs none of it
+        from lowheap.wasm.inlining import OPENING  # here, because code from a cache needs none of it
 
         depths: list[int] = [0]  # the loops around, by open construct
         for each in self._instructions(index):

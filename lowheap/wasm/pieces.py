@@ -3,9 +3,9 @@
 A function that is called first is compiled together with what it calls and what has not been compiled: that is the
 **baseline**, code that is not optimised and calls functions for all that it does to objects. It counts how often it
 runs.
-What runs often is compiled again, optimised as the engine says, in the background (`optimiser.py`); with it come copies
-of small functions that it calls, for LLVM to inline. A frame that runs baseline code goes on doing so, so that a
-function with a loop within a loop is optimised at once.
+What runs often is compiled again, optimised as the engine says, in the background (`optimiser.py`): with small
+functions that it calls in the place of their calls (`inlining.py`). A frame that runs baseline code goes on doing so,
+so that a function with a loop within a loop is optimised at once.
 
 What is of no function (the initialiser, trampolines, stubs for host functions) is the base, and is compiled first. The
 functions for what baseline code does to objects are compiled with the first piece that needs them.
@@ -49,8 +49,8 @@ BASELINE = 0
 MOST_IN_BASELINE = 1500
 """So many instructions of WebAssembly are in a piece of the baseline, but for its first function, at most."""
 
-SMALL, MOST_OPTIMISED = 40, 1500
-"""A function of so many instructions, or fewer, is optimised along with those that call it; a piece has so many."""
+MOST_OPTIMISED = 1500
+"""So many instructions are optimised together at most, but for those of a larger function."""
 
 OFTEN = 1000
 """A function that has run so often, its loops' rounds counted, is worth optimising."""
@@ -235,7 +235,7 @@ class PiecewiseCode(NotCopied):
         while self._wanted and not self._being_optimised and self._choosing.acquire(blocking=False):
             try:
                 if self._wanted and not self._being_optimised:
-                    self._optimise(self._with_small(list(self._wanted)))
+                    self._optimise(self._some(list(self._wanted)))
             finally:
                 self._choosing.release()
 
@@ -302,24 +302,12 @@ class PiecewiseCode(NotCopied):
 
     def _all_pieces(self, functions: Iterable[int]) -> list[tuple[int, ...]]:
         """Return pieces that together have all of these functions, those that take longest first."""
-        compiler = self._compiler
         pieces: list[tuple[int, ...]] = []
-        covered: set[int] = set()
-        roots: list[int] = []
-
-        def end() -> None:
-            pieces.append(tuple(roots) if compiler.level == BASELINE else self._with_small(roots))
-            covered.update(pieces[-1])
-            roots[:] = [index for index in roots if index not in covered]
-
-        for index in functions:
-            if index not in covered:
-                while roots and sum(map(compiler.size, (*roots, index))) > MOST_OPTIMISED:
-                    end()
-                roots.append(index)
-        while roots:
-            end()
-        return sorted(pieces, key=lambda piece: sum(map(compiler.size, piece)), reverse=True)
+        left = list(functions)
+        while left:
+            pieces.append(self._some(left))
+            del left[: len(pieces[-1])]
+        return sorted(pieces, key=lambda piece: sum(map(self._compiler.size, piece)), reverse=True)
 
     def _first_code_of(self, index: int) -> tuple[tuple[int, ...], int, CompiledCode]:
         """Return a piece for a function that is called, and its code: from the cache, if it is there."""
@@ -363,7 +351,7 @@ class PiecewiseCode(NotCopied):
         """Return what is compiled for a function that is called, and at which level."""
         compiler = self._compiler
         if compiler.level != BASELINE and compiler.has_nested_loops(index):
-            return compiler.level, self._with_small([index])
+            return compiler.level, (index,)
         chosen = {index: None}
         total, pending = 0, [index]
         for each in pending:
@@ -374,21 +362,15 @@ class PiecewiseCode(NotCopied):
                     pending.append(callee)
         return BASELINE, tuple(chosen)
 
-    def _with_small(self, roots: Sequence[int]) -> tuple[int, ...]:
-        """Return some of these functions, the first at least, and small ones that they call, and that those call."""
-        compiler = self._compiler
-        chosen: dict[int, None] = {}
+    def _some(self, functions: Sequence[int]) -> tuple[int, ...]:
+        """Return the first of these functions, and as many others as are optimised together."""
+        chosen: list[int] = []
         total = 0
-        for root in roots:
-            pending = [root] if root not in chosen else []
-            for each in pending:
-                size = compiler.size(each)
-                if each in chosen or (chosen and total + size > MOST_OPTIMISED):
-                    continue
-                chosen[each], total = None, total + size
-                pending += (callee for callee in compiler.graph.called[each] if compiler.size(callee) <= SMALL)
-            if total > MOST_OPTIMISED:
+        for index in functions:
+            total += self._compiler.size(index)
+            if chosen and total > MOST_OPTIMISED:
                 break
+            chosen.append(index)
         return tuple(chosen)
 
 

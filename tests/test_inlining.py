@@ -1,0 +1,196 @@
+"""Small functions in the place of their calls: which they are, and that nobody can tell but by the clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import wasmtime
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowheap as lh
+from lowheap.wasm import inlining
+from lowheap.wasm.inlining import INLINED, Inliner, cold_instructions, inlined_operands
+
+pytestmark = pytest.mark.compiler
+
+LONG = "(nop)" * inlining.SMALL
+
+
+def inlined(source: str, function: int, most: int = inlining.SMALL) -> list[int]:
+    """The functions that are put in the place of a function's calls, in order."""
+    module = lh.Module(lh.Engine(), source)
+    body = Inliner(module.outline, module.call_graph, most).body(function)
+    return [inlined_operands(each)[0] for each in body.instructions if each.name == INLINED]
+
+
+def test_small_functions_are_inlined_and_what_they_call() -> None:
+    source = """(module
+      (func $one (result i32) (i32.const 1))
+      (func $two (result i32) (i32.add (call $one) (call $one)))
+      (func (export "f") (result i32) (i32.add (call $two) (call $one))))"""
+    assert inlined(source, 2) == [1, 0, 0, 0]
+    assert inlined(source, 2, most=3) == [0]
+
+
+@pytest.mark.parametrize(
+    "callee",
+    [
+        f"(func $c (param i32) (result i32) {LONG} (local.get 0))",
+        """(func $c (param i32) (result i32)
+          (if (result i32) (local.get 0) (then (i32.const 0)) (else (call $c (i32.const 1)))))""",
+        "(func $c (param i32) (result i32) (return_call $d (local.get 0)))",
+        "(func $c (param i32) (result i32) (unreachable))",
+        f"(func $c (param i32) (result i32) (local {'i64 ' * inlining.MOST_LOCALS}) (local.get 0))",
+    ],
+    ids=["long", "recursive", "tail call", "always traps", "many locals"],
+)
+def test_these_are_not(callee: str) -> None:
+    source = f"""(module {callee} (func (export "f") (param i32) (result i32) (call $c (local.get 0)))
+      (func $d (param i32) (result i32) {LONG} (local.get 0)))"""
+    assert inlined(source, 1) == []
+
+
+def test_functions_that_call_each_other_are_inlined_once() -> None:
+    source = """(module
+      (func $a (param i32) (result i32)
+        (if (result i32) (local.get 0) (then (call $b (i32.const 0))) (else (i32.const 1))))
+      (func $b (param i32) (result i32)
+        (if (result i32) (local.get 0) (then (call $a (i32.const 0))) (else (i32.const 2))))
+      (func (export "f") (param i32) (result i32) (call $a (local.get 0))))"""
+    assert inlined(source, 0) == [1]
+    assert inlined(source, 2) == [0, 1]
+
+
+def test_a_function_does_not_grow_without_bounds() -> None:
+    small = f"(func $c {'(nop)' * (inlining.SMALL - 1)})"
+    calls = "(call $c)" * 100
+    source = f'(module {small} (func (export "f") {calls}))'
+    assert len(inlined(source, 1)) == (inlining.MOST_INSTRUCTIONS - 101) // inlining.SMALL
+
+
+def test_what_comes_to_a_throw_is_cold() -> None:
+    source = """(module (tag $e (param i32)) (func $n (result i32) (i32.const 5))
+      (func (export "f") (param i32) (result i32)
+        (if (i32.lt_s (local.get 0) (call $n)) (then (throw $e (call $n))))
+        (if (i32.eqz (local.get 0)) (then (drop (call $n)) (unreachable)))
+        (call $n)))"""
+    module = lh.Module(lh.Engine(), source)
+    instructions = module.decoded.bodies[1].instructions
+    assert [instructions[number].name for number in sorted(cold_instructions(instructions))] == [
+        *("call", "throw"),
+        *("call", "drop", "unreachable"),
+    ]
+    assert inlined(source, 1) == [0, 0]
+
+
+def test_fuel_is_counted_by_calls_and_nothing_is_inlined() -> None:
+    source = """(module (func $one (result i32) (i32.const 1)) (func (export "f") (result i32) (call $one)))"""
+    used = []
+    for engine in (lh.Engine(consume_fuel=True), lh.Engine(consume_fuel=True, opt_level=0)):
+        store = lh.Store(engine)
+        store.set_fuel(100)
+        lh.Instance(store, lh.Module(engine, source)).exports.f()
+        used.append(store.get_fuel())
+    assert used[0] == used[1] < 100
+
+
+def test_a_local_is_zero_each_time() -> None:
+    source = """(module
+      (func $count (result i32) (local $n i32) (local.set $n (i32.add (local.get $n) (i32.const 1))) (local.get $n))
+      (func (export "f") (result i32) (local $i i32) (local $sum i32)
+        (loop $again
+          (local.set $sum (i32.add (local.get $sum) (i32.add (call $count) (call $count))))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $again (i32.lt_u (local.get $i) (i32.const 10))))
+        (local.get $sum)))"""
+    assert inlined(source, 1) == [0, 0]
+    exports: Any = lh.Instance(lh.Store(engine := lh.Engine()), lh.Module(engine, source)).exports
+    assert exports.f() == 20
+
+
+# --- Random modules, against wasmtime ---------------------------------------------------------------------------------
+
+TYPE, LOCALS = "(param i32 i32) (result i32) (local i32 i32)", 4
+
+LOOP = """(local.set 3 (i32.const 3)) (loop $l (local.set 2 {})
+  (local.set 3 (i32.sub (local.get 3) (i32.const 1))) (br_if $l (i32.gt_s (local.get 3) (i32.const 0))))"""
+BOXED = "(struct.get $box 0 (struct.new $box {}))"
+
+
+def expressions(number: int) -> st.SearchStrategy[str]:
+    """What a function computes, which may call those before it, leave early, trap, or throw."""
+    leaf = st.one_of(
+        st.integers(-3, 3).map("(i32.const {})".format),
+        st.integers(0, LOCALS - 1).map("(local.get {})".format),
+    )
+
+    def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        ways = [
+            st.builds("(i32.{} {} {})".format, st.sampled_from(["add", "sub", "mul", "div_s"]), inner, inner),
+            st.builds("(if (result i32) {} (then {}) (else {}))".format, inner, inner, inner),
+            st.builds("(block $out (result i32) (drop (br_if $out {} {})) {})".format, inner, inner, inner),
+            st.builds("(local.tee {} {})".format, st.integers(0, LOCALS - 1), inner),
+            st.builds("(block (result i32) (local.set {} {}) {})".format, st.integers(0, LOCALS - 1), inner, inner),
+            st.builds("(if (result i32) {} (then (return {})) (else {}))".format, inner, inner, inner),
+            st.builds("(if (result i32) {} (then (throw $e {})) (else {}))".format, inner, inner, inner),
+            st.builds("(block $h (result i32) (try_table (result i32) (catch $e $h) {}))".format, inner),
+            st.builds("(block (result i32) {} {})".format, inner.map(LOOP.format), inner),
+            st.builds("(block (result i32) (drop (struct.new $box {})) {})".format, inner, inner.map(BOXED.format)),
+        ]
+        if number:
+            call = st.builds("(call $f{} {} {})".format, st.integers(0, number - 1), inner, inner)
+            ways += [call, call, call]
+        return st.one_of(ways)
+
+    return st.recursive(leaf, larger, max_leaves=8)
+
+
+@st.composite
+def modules(draw: st.DrawFn) -> str:
+    count = draw(st.integers(2, 6))
+    functions = "".join(
+        f'(func $f{number} (export "f{number}") {TYPE} {draw(expressions(number))})' for number in range(count)
+    )
+    return f"(module (type $box (struct (field i32))) (tag $e (param i32)) {functions})"
+
+
+def outcome_here(exports: Any, name: str, arguments: tuple[int, int]) -> Any:
+    try:
+        return exports[name](*arguments)
+    except lh.Trap as trap:
+        return [(each.func_index, each.module_offset) for each in trap.frames]
+    except lh.WasmException:
+        return "thrown"
+
+
+def outcome_there(store: wasmtime.Store, function: Any, arguments: tuple[int, int]) -> Any:
+    try:
+        return function(store, *arguments)
+    except wasmtime.Trap as trap:
+        if "exception" in trap.message:
+            return "thrown"
+        return [(each.func_index, each.module_offset) for each in trap.frames]
+
+
+@settings(deadline=None)
+@given(modules(), st.lists(st.tuples(st.integers(-2, 3), st.integers(-2, 3)), min_size=1, max_size=4))
+def test_random_functions_do_what_they_do_on_wasmtime(source: str, calls: list[tuple[int, int]]) -> None:
+    config = wasmtime.Config()
+    config.wasm_gc = config.wasm_function_references = config.wasm_exceptions = True
+    there = wasmtime.Store(wasmtime.Engine(config))
+    exports_there = wasmtime.Instance(there, wasmtime.Module(there.engine, source), []).exports(there)
+    for compilation in ("whole", "by_need"):
+        engine = lh.Engine(cache=False, compilation=compilation)
+        store = lh.Store(engine, collect_every=1)
+        module = lh.Module(engine, source)
+        if compilation == "by_need":
+            module.compile_all(jobs=1)
+        exports = lh.Instance(store, module).exports
+        for number in range(len(module.decoded.bodies)):
+            for each in calls:
+                name = f"f{number}"
+                assert outcome_here(exports, name, each) == outcome_there(there, exports_there[name], each)
+        store.verify()
+        store.close()
