@@ -341,6 +341,32 @@ def test_a_module_gets_its_imports_from_glue_globals_and_constants() -> None:
     assert said == [77]
 
 
+def test_a_namespace_of_constants_is_one_as_a_whole() -> None:
+    """With another import it is none: then nobody provides the globals."""
+    store = lh.Store()
+    texts = "".join(f'(import "S" "text {number}" (global externref))' for number in range(500))
+    source = f'(module {texts} (import "T" "a" (global externref)) (import "T" "f" (func)) (export "e" (global 499)))'
+    module = lh.Module(store.engine, source)
+    assert module.string_namespaces == {"S"}
+    linker = lh.Linker(store.engine)
+    JsWorld().define(linker, store, module)
+    assert [(each.module, each.name) for each in linker.missing(module)] == [("T", "a"), ("T", "f")]
+    linker.define(store, "T", "a", None)
+    linker.define_func("T", "f", lh.FuncType([], []), lambda: None)
+    assert linker.instantiate(store, module).exports["e"].value == "text 499"
+
+
+def test_the_global_object_is_one_by_each_of_its_names() -> None:
+    world = JsWorld()
+    source = """(() => {
+      globalThis.window.found = 5;
+      return [globalThis === window, self === window, found, globalThis.found, globalThis.missing,
+        globalThis.Math === Math];
+    })()"""
+    assert Interpreter(world).expression(source, Scope(None)) == [True, True, 5, 5, UNDEFINED, True]
+    assert world.globals["found"] == 5
+
+
 def test_a_user_gives_functions_globals_and_methods_of_a_subclass() -> None:
     class World(JsWorld):
         def import_shout(self, text: str) -> str:

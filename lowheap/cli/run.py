@@ -54,7 +54,6 @@ from lowheap.types import (
     ValType,
     describe_external,
 )
-from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
 from lowheap.wasm.module import Module
@@ -395,7 +394,7 @@ def _link(
     if module.provided.functions:
         store.use_strings()
         for each in linker.missing(module):
-            if is_string_constant(module.imports, each):
+            if each.module in module.string_namespaces:
                 linker.define(store, each.module, each.name, each.name)
     missing = linker.missing(module)
     if missing:

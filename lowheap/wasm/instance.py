@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit import by_need
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.signatures import INITIALISE, Signature
+from lowheap.jit.signatures import Signature, initialiser
 from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
@@ -192,11 +193,9 @@ class Instance(NotCopied):
         self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         self.linked.append(self.code)
         self._lay_out(values)
-        if INITIALISE in module.compiled.symbols:
-            type = FuncType((), ())
-            self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
-            )(())
+        type = FuncType((), ())
+        for name in itertools.takewhile(set(module.compiled.symbols).__contains__, map(initialiser, itertools.count())):
+            self._runtime.caller(self._trampoline(type), self._vmctx.base, self.code.address(name), type, name)(())
 
     @whole
     def _lay_out(self, values: list[Any]) -> None:

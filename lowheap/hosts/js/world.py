@@ -55,7 +55,6 @@ from lowheap.objects import GcObject
 from lowheap.runtime.exceptions import host_tag
 from lowheap.store import Store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, TagType
-from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
 from lowheap.wasm.memories import Memory
@@ -127,6 +126,8 @@ class JsWorld:
             "clearInterval": Function(clear),
             "queueMicrotask": Function(microtask),
         }
+        whole = _Global(self.globals)
+        self.globals |= dict.fromkeys(("globalThis", "self", "window"), whole)
 
     def _settled(self, value: Any, *, fulfils: bool) -> Promise:
         if fulfils and isinstance(value, Promise):
@@ -177,7 +178,7 @@ class JsWorld:
             case MemoryType():
                 return Memory(store, wanted.type)
             case GlobalType():
-                return wanted.name if is_string_constant(module.imports, wanted) else None
+                return wanted.name if wanted.module in module.string_namespaces else None
             case FuncType():
                 function = self.function(wanted.module, wanted.name, wanted.type)
                 return None if function is None else imported(store, wanted.type, function)
@@ -222,11 +223,11 @@ class JsWorld:
 
     def has_global(self, name: str) -> bool:
         """Whether there is a global object of that name."""
-        return name in self.globals or name == "globalThis"
+        return name in self.globals
 
     def get_global(self, name: str) -> Any:
         """Return a global object."""
-        return _Global(self) if name == "globalThis" else self.globals[name]
+        return self.globals[name]
 
     def set_global(self, name: str, value: Any) -> None:
         """Set a global object."""
@@ -331,12 +332,9 @@ class JsWorld:
 
 
 class _Global(JsObject):
-    """The global object."""
+    """The global object, whose properties are the globals themselves."""
 
     name = "global"
-
-    def __init__(self, world: JsWorld) -> None:
-        super().__init__(world.globals)
 
 
 _HAVE_NONE = (str, int, float, Symbol, GcObject, Mapping, type, GeneratorType, FrameType, CodeType, TracebackType)
