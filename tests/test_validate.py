@@ -143,7 +143,7 @@ def test_bytes_that_are_no_module_are_malformed(binary: bytes) -> None:
 
 def test_a_component_is_said_to_be_one() -> None:
     component = to_binary("(component (core module))")
-    with pytest.raises(MalformedModuleError, match=r"a component, and no module: .* unbundle"):
+    with pytest.raises(MalformedModuleError, match=r"not a valid WebAssembly module, but a component: .* unbundle"):
         validate(component)
 
 

@@ -261,7 +261,8 @@ def run_command(
 
     Without --invoke, a program that exports _start is run as a command: ARGS are its own arguments, and its exit status
     is that of this one. Of another program, _initialize is called first, if there is one. With --host js, a program
-    that exports $invokeMain, as Dart's do, gets ARGS as a list, and is over when no timer is left.
+    that exports $invokeMain, as Dart's do, gets ARGS as a list; one that exports _initialize, as OCaml's do, is run by
+    that; and both are over when no timer is left.
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
@@ -286,6 +287,8 @@ def run_command(
     is_dart = export is None and options["hosts"] and any(each.name == _DART_MAIN for each in module.exports)
     if is_dart:
         export = _DART_MAIN
+    elif export is None and options["hosts"] and _is_nullary(module, "_initialize"):
+        export = "_initialize"
     is_command = export == "_start" and needs_wasi
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lowheap.copying import NotCopied
@@ -98,6 +99,13 @@ def listed_names(names: Iterable[tuple[str, str]]) -> str:
         each if len(each) <= _MOST_NAMES else [f"{len(each)} names of {module}"] for module, each in by_module.items()
     )
     return ", ".join(name for part in parts for name in part) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ByType:
+    """What is given for a name that a module imports under several types: `find` returns it for one of these."""
+
+    find: Callable[[ImportType], Any]
 
 
 class Instance(NotCopied):
@@ -294,20 +302,21 @@ class Instance(NotCopied):
 
     def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
         """Return the values of all that must be given, in order; a LinkError names all that are missing or wrong."""
-        wanted = self.module.imports
-        missing = [str(each) for each in wanted if (each.module, each.name) not in given]
-        problems = [
-            problem
-            for declared, each in self.module.wanted
-            if (each.module, each.name) in given
-            and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
-        ]
+        missing, problems, found = [], [], []
+        for declared, each in self.module.wanted:
+            if (each.module, each.name) not in given:
+                missing.append(str(each))
+                continue
+            value = given[each.module, each.name]
+            found.append(value.find(each) if isinstance(value, ByType) else value)
+            if (problem := self._mismatch(each, declared, found[-1])) is not None:
+                problems.append(problem)
         if missing:
             are = f"import {missing[0]} is" if len(missing) == 1 else f"imports {', '.join(missing)} are"
             problems.insert(0, f"{are} missing; these were given: {listed_names(given)}")
         if problems:
             raise LinkError("; ".join(problems))
-        return [given[each.module, each.name] for each in wanted]
+        return found
 
     def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
         """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""

@@ -119,7 +119,7 @@ def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
         raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
     if binary.startswith(_BINARY_MAGIC) and binary[6:8] == _COMPONENT_LAYER:
         raise MalformedModuleError(
-            "this is a component, and no module: only modules are run, such as "
+            "not a valid WebAssembly module, but a component: only modules are run, such as "
             "`wasm-tools component unbundle --module-dir` takes out of it"
         )
     package = _wasmtime()
