@@ -8,6 +8,7 @@ compiles the program, is not looked at. A member that is not understood says so 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,22 +87,22 @@ class Glue(Scope):
 
     def declares(self, name: str) -> bool:
         """Whether the source declares a name, wherever that is; then it has its value now."""
-        place = self._declaration(name)
+        place = self._declarations.get(name)
         if place is None:
             return False
         self.names.setdefault(name, self.value_at(place, self.scope_at(place)))
         return True
 
-    def _declaration(self, name: str) -> int | None:
-        """Where what a name is declared as stands among the tokens."""
+    @functools.cached_property
+    def _declarations(self) -> dict[str, int]:
+        """Where what each name is declared as stands among the tokens: the first, wherever that is."""
+        found: dict[str, int] = {}
         for place, token in enumerate(self.tokens[:-3]):
-            if token.kind != "name" or self.tokens[place + 1].text != name:
-                continue
-            if token.text == "function":
-                return place
-            if token.text in _DECLARING and self.tokens[place + 2].text == "=":
-                return place + 3
-        return None
+            if token.kind == "name" and token.text == "function":
+                found.setdefault(self.tokens[place + 1].text, place)
+            elif token.kind == "name" and token.text in _DECLARING and self.tokens[place + 2].text == "=":
+                found.setdefault(self.tokens[place + 1].text, place + 3)
+        return found
 
     def object(self, name: str) -> JsObject | None:
         """Return the object that the source calls so, or has as a property that is called so; None without one."""
