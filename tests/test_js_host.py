@@ -30,6 +30,7 @@ from lowheap.hosts.js import (
     numbers,
 )
 from lowheap.hosts.js.interpreter import Interpreter, Scope
+from lowheap.hosts.js.values import joined
 from lowheap.jit import unwinder
 
 needs_v8 = pytest.mark.skipif(not has_js_strings(), reason="there is no node of today")
@@ -640,6 +641,27 @@ def test_the_builtins_for_utf8_of_arrays() -> None:
     ):
         with pytest.raises(lh.Trap):
             trapping()
+
+
+HOOTS = """(module
+  (type $bytes (array (mut i8)))
+  (import "rt" "string_to_wtf8" (func $to (param (ref extern)) (result (ref $bytes))))
+  (import "rt" "wtf8_to_string" (func $from (param (ref $bytes)) (result (ref extern))))
+  (import "rt" "bignum_add" (func $add (param (ref extern) i64) (result (ref extern))))
+  (export "to" (func $to)) (export "from" (func $from)) (export "add" (func $add))
+  (func (export "again") (param (ref extern)) (result (ref extern)) (call $from (call $to (local.get 0)))))"""
+
+
+def test_hoots_strings_are_made_of_wtf8() -> None:
+    glue = """class SchemeModule { static #rt = {
+      bignum_add(a, b) { return BigInt(a) + BigInt(b) },
+      wtf8_to_string(wtf8) { return wtf8_to_string(wtf8); },
+    }; }"""
+    exports = linked(JsWorld(glue=glue), HOOTS)
+    assert exports.to("aä\ud800").tobytes() == "aä\ud800".encode("utf-8", "surrogatepass")
+    for text in ("", "aä😀", "\udc00\ud800", "\ud83d\ude00"):
+        assert exports.again(text) == joined(text)
+    assert exports.add(lh.ExternRef(exports.add.store, BigInt(1 << 70)), -1).value == (1 << 70) - 1
 
 
 def test_promises_together() -> None:

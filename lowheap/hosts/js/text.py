@@ -1,5 +1,5 @@
-"""Text and bytes: TextDecoder and TextEncoder, URIs, base64, and the builtins `wasm:text-decoder` and
-`wasm:text-encoder`, which read and make arrays of the heap.
+"""Text and bytes: TextDecoder and TextEncoder, URIs, base64; and what reads and makes arrays of the heap, which are the
+builtins `wasm:text-decoder` and `wasm:text-encoder`, and what Guile Hoot's programs have in `rt` for their strings.
 """
 
 from __future__ import annotations
@@ -198,14 +198,12 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 
 def builtin(store: Store, module: str, name: str, type: FuncType) -> Callable[..., Any] | None:
-    """Return a function of `wasm:text-decoder` or `wasm:text-encoder`; None for another."""
-    if (module, name) == ("wasm:text-encoder", "encodeStringToUTF8Array"):
-        (result,) = type.results
-        assert isinstance(result, RefType), "it returns an array"
-        array = result.heap_type
-        assert isinstance(array, int), "of a type that the module defines"
-        return lambda text: Array.from_buffer(store, array, _utf8(_text(text)))
-    return _BUILTINS.get((module, name))
+    """Return a function of these modules that works on arrays of bytes; None for another."""
+    encode = _ENCODING.get((module, name))
+    if encode is None:
+        return _BUILTINS.get((module, name))
+    array = type.results[0].heap_type if type.results and isinstance(type.results[0], RefType) else None
+    return (lambda text: Array.from_buffer(store, array, encode(_text(text)))) if isinstance(array, int) else None
 
 
 def _text(value: Any) -> str:
@@ -236,7 +234,19 @@ def _encoded_into_array(text: Any, array: Any, start: int) -> int:
     return len(data)
 
 
+def _decoded_wtf8(array: Any) -> str:
+    """A text of WTF-8: UTF-8 that has lone surrogates."""
+    return joined(array.tobytes().decode("utf-8", "surrogatepass"))
+
+
+_ENCODING: dict[tuple[str, str], Callable[[str], bytes]] = {
+    ("wasm:text-encoder", "encodeStringToUTF8Array"): _utf8,
+    ("rt", "string_to_wtf8"): lambda text: joined(text).encode("utf-8", "surrogatepass"),
+}
+"""What makes the bytes of a new array."""
+
 _BUILTINS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("rt", "wtf8_to_string"): _decoded_wtf8,
     ("wasm:text-decoder", "decodeStringFromUTF8Array"): _decoded,
     ("wasm:text-encoder", "measureStringAsUTF8"): lambda text: len(_utf8(_text(text))),
     ("wasm:text-encoder", "encodeStringIntoUTF8Array"): _encoded_into_array,
