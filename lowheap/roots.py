@@ -17,7 +17,7 @@ from lowheap.copying import NotCopied
 from lowheap.critical import whole, whole_unless_unheard
 from lowheap.errors import HeapError
 from lowheap.heap import DrcHeap
-from lowheap.layout import is_object
+from lowheap.layout import ROOT_SLOT_LIMIT, is_object
 from lowheap.native import tables
 
 
@@ -52,6 +52,7 @@ class RootSet(NotCopied):
         """Keep the roots of `heap`, in its control mapping."""
         self._heap = heap
         self._stack_walkers: list[Callable[[], Iterable[int]]] = []
+        self._first_free = 0  # of the table of slots: what is before it was taken when it was looked at last
 
     def __iter__(self) -> Iterator[Root]:
         """Yield every root that refers to an object."""
@@ -99,7 +100,12 @@ class RootSet(NotCopied):
         """Register a slot (a u32 in memory outside the heap) that counts what it holds. It must outlive its entry."""
         self._heap.check_attached()
         self._check_address(address)
-        roots.register_slot(tables(self._heap.control), address)
+        heap = tables(self._heap.control)
+        number = roots.free_slot(heap, min(self._first_free, self._heap.control.root_slot_count))
+        if number >= ROOT_SLOT_LIMIT:
+            number = roots.free_slot(heap, 0)  # compiled code may have given some back
+        roots.enter_slot(heap, number, address)
+        self._first_free = number + 1
 
     @whole
     def add_slots(self, addresses: Sequence[int]) -> None:
@@ -123,6 +129,7 @@ class RootSet(NotCopied):
         """Forget a slot; whoever owns it has dropped what it held. HeapError when it was not registered."""
         self._check_address(address)
         roots.unregister_slot(tables(self._heap.control), address)
+        self._first_free = 0
 
     @whole
     def add_range(self, address: int) -> None:

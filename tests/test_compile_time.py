@@ -88,6 +88,53 @@ def test_a_module_without_an_initialiser_has_no_trampoline_for_it() -> None:
     assert {"lowheap.enter..", "lowheap.enter.i.", INITIALISE} <= set(symbols)
 
 
+def chained(count: int, last: str = "") -> str:
+    """A list of cells, each a global that refers to the one before; a start function that knows how long it is."""
+    cells = "".join(
+        f"(global ${i} (ref $cell) "
+        f"(struct.new $cell ({f'global.get ${i - 1}' if i else 'ref.null $cell'}) (i32.const {i})))"
+        for i in range(count)
+    )
+    return f"""
+      (module
+        (type $cell (struct (field (ref null $cell)) (field i32)))
+        (type $bytes (array i8))
+        (global $free (mut i32) (i32.const 0))
+        {cells} {last}
+        (func $start (global.set $free (struct.get $cell 1 (global.get ${count - 1}))))
+        (start $start)
+        (export "last" (global ${count - 1}))
+        (export "started" (global $free)))
+    """
+
+
+@pytest.mark.parametrize("compilation", ["whole", "by_need"])
+def test_a_long_initialiser_is_several_functions(compilation: str) -> None:
+    """LLVM's time grows faster than a function; and one large frame would be for all."""
+    module = lh.Module(lh.Engine(compilation=compilation), chained(900))
+    initialisers = {each for each in module.compiled.symbols if each.startswith(INITIALISE)}
+    assert initialisers == {INITIALISE, *(f"{INITIALISE}.{number}" for number in (1, 2, 3))}
+    store = lh.Store(module.engine, collect_every=1)
+    exports = lh.Instance(store, module).exports
+    cell, numbers = exports["last"].value, []
+    while cell is not None:
+        numbers.append(cell[1])
+        cell = cell[0]
+    assert numbers == [*reversed(range(900))]
+    assert exports["started"].value == 899
+    store.verify()
+
+
+def test_a_trap_in_a_later_part_of_an_initialiser() -> None:
+    source = chained(900, "(global (ref $bytes) (array.new $bytes (i32.const 1) (i32.const -1)))")
+    store = lh.Store()
+    with pytest.raises(lh.Trap, match="allocation"):
+        lh.Instance(store, lh.Module(store.engine, source))
+    store.collect()
+    store.verify()
+    assert store.heap.stats().live_objects == 0
+
+
 @pytest.mark.parametrize("source", ["(module)", "(module (func))"])
 def test_a_module_that_nothing_enters_links(source: str) -> None:
     """Without any code, JITLink would not link it."""

@@ -337,6 +337,23 @@ def test_what_making_an_instance_takes() -> None:
         assert 1000 - store.get_fuel() == taken, text
 
 
+@pytest.mark.parametrize("free", [0, 1500])
+def test_a_long_initialiser_takes_what_it_takes_in_wasmtime(free: int) -> None:
+    """It is several functions, of which one call is taken, if any is not known beforehand."""
+    numbers = "(global i32 (i32.const 1))" * free
+    boxes = "(global (ref $box) (struct.new $box (i32.const 1)))" * 900
+    source = lh.wat2wasm(f"(module (type $box (struct (field i32))) {numbers} {boxes} (func $start) (start $start))")
+    config = wasmtime.Config()
+    config.consume_fuel = config.wasm_gc = config.wasm_function_references = True
+    peer = wasmtime.Store(wasmtime.Engine(config))
+    peer.set_fuel(PLENTY * 100)
+    wasmtime.Instance(peer, wasmtime.Module(peer.engine, source), [])
+    store = lh.Store(lh.Engine(consume_fuel=True))
+    store.set_fuel(PLENTY * 100)
+    lh.Instance(store, lh.Module(store.engine, source))
+    assert store.get_fuel() == peer.get_fuel()
+
+
 def test_a_host_function_sees_and_sets_it(module: lh.Module) -> None:
     seen = []
     given = 50

@@ -30,6 +30,7 @@ from lowheap.hosts.js import (
     numbers,
 )
 from lowheap.hosts.js.interpreter import Interpreter, Scope
+from lowheap.hosts.js.values import joined
 from lowheap.jit import unwinder
 
 needs_v8 = pytest.mark.skipif(not has_js_strings(), reason="there is no node of today")
@@ -185,6 +186,80 @@ undefined.x
 [1, 2, 3].map(parseInt)
 
 new (function P(x) { this.x = x })(4).x
+
+(() => { if (true) { var a = 1; let b = 2; } for (var i = 0; i < 3; i++) { var last = i; } var a; return [a, i, last,
+  typeof b] })()
+
+(() => { const fs = []; for (var i = 0; i < 3; i++) fs.push(() => i); for (var k in {x: 1}) ; return [fs.map(f => f()),
+  k] })()
+
+(() => { return f(2); function f(n) { return g(n) + 1 } function g(n) { return n * 2 } })()
+
+[[1, 2, 3, 2].findIndex(x => x == 2), [1, 2, 3, 2].findLast(x => x == 2), [1, 2, 3, 2].findLastIndex(x => x == 2),
+  [1, 2, 1].lastIndexOf(1), [1, 2, 1].lastIndexOf(1, -2), [1].lastIndexOf(1, -5), [1, 2].find((x, i, a) => a[i] == 2)]
+
+[[1, [2, [3, [4]]]].flat().length, [1, [2, [3, [4]]]].flat(Infinity), [1, 2].flatMap(x => [x, [x]]).length,
+  ['a', 'b', 'c'].reduceRight((a, b) => a + b), [1, 2, 3, 4, 5].copyWithin(0, 3), [1, 2, 3, 4, 5].copyWithin(1, 0, 3)]
+
+[[3, 1, 2].toSorted(), [1, 2].toReversed(), [1, 2, 3].toSpliced(1, 1, 'x', 'y'), [1, 2, 3].with(-1, 9),
+  [...['a', 'b'].entries()], [...['a', 'b'].keys()], [...['a', 'b'].values()]]
+
+[1, 2].with(5, 1)
+
+(() => { const u = new Uint8Array([3, 1, 2]); return [u.map(x => x * 100)[0], u.filter(x => x > 1).length, u.indexOf(2),
+  u.join('-'), u.reduce((a, b) => a + b), u.includes(9), [...u.slice().sort()], [...u.slice().reverse()],
+  [...u.slice().copyWithin(0, 1)], String(u), u.at(-1), u.BYTES_PER_ELEMENT, u.every(x => x), [...u.entries()][1],
+  new Float64Array([1, NaN, -0, 0, -1]).sort().map(x => 1 / x)[1], u.toSorted() instanceof Uint8Array] })()
+
+(() => { const m = new Map([[1, 'a'], ['k', 2]]); const s = new Set('aab'); const said = [];
+  m.forEach((v, k) => said.push(k, v)); for (const [k, v] of m) said.push(v, k); for (const x of s) said.push(x);
+  return [said, [...m.keys()], [...s.values()], Array.from(m.entries()).length, (m.clear(), m.size), [...s].length] })()
+
+[Object.hasOwn({a: 1}, 'a'), ({a: 1}).hasOwnProperty('b'), Object.fromEntries([['a', 1], ['b', 2]]).b,
+  Object.getOwnPropertyNames([1, 2]), Object.isFrozen(1), [1].hasOwnProperty ? 1 : 0,
+  Object.defineProperty({}, 'x', {get() { return 7 }}).x, Object.defineProperty({}, 'y', {value: 8}).y]
+
+[Math.LOG2E, Math.LOG10E, Math.SQRT1_2, Symbol.for('a') === Symbol.for('a'), Symbol.for('a') === Symbol('a')]
+
+[...'a1b22'.matchAll(/[a-z](\d+)/g)].map(m => m[1] + m.index)
+
+['a\ud800b'.isWellFormed(), 'a\ud800b'.toWellFormed(), '😀'.isWellFormed(), 'ab'.toWellFormed()]
+
+[JSON.parse('{"a": [1, {"b": 2}], "c": 3}', (k, v) => typeof v === 'number' ? v + 1 : v).a[1].b,
+  JSON.stringify(JSON.parse('{"a": 1, "b": [2]}', function (k, v) { return k === 'a' ? undefined : v }))]
+
+[encodeURIComponent('ä b/ü?&😀~'), encodeURI('http://x/ä b?c=d#e'), decodeURIComponent('%C3%A4%20%F0%9F%98%80x'),
+  decodeURI('%2F%20%C3%A4'), btoa('abc\xff'), atob('YWJj/w'), atob(' YW Jj ')]
+
+decodeURIComponent('%')
+
+decodeURIComponent('%ff')
+
+encodeURIComponent('\ud800')
+
+[...new TextEncoder().encode('aä😀\ud800')]
+
+(() => { const u = new Uint8Array(6); const r = new TextEncoder().encodeInto('aä😀b', u); return [r.read, r.written,
+  ...u] })()
+
+[new TextDecoder().decode(new Uint8Array([0xef, 0xbb, 0xbf, 0x61, 0xff, 0xc3])), new TextDecoder('latin1').encoding,
+  new TextDecoder('utf-8', {ignoreBOM: true}).decode(new Uint8Array([0xef, 0xbb, 0xbf, 0x61])).length,
+  new TextDecoder('utf-16').decode(new Uint16Array([0x61, 0xd83d, 0xde00])), new TextDecoder().decode(),
+  new TextDecoder('ascii').decode(new DataView(new Uint8Array([0, 0x80, 0x41]).buffer, 1))]
+
+(() => { const d = new TextDecoder('utf-8'); const f = (...b) => d.decode(new Uint8Array(b), {stream: true});
+  return [f(0xf0, 0x9f), f(0x98), f(0x80, 0x61), d.decode(), d.fatal] })()
+
+new TextDecoder('utf-8', {fatal: true}).decode(new Uint8Array([0xff])) instanceof TypeError
+
+[new Error('a', {cause: 5}).cause, 'cause' in new Error('a'), new URIError('x') instanceof Error,
+  String(new EvalError('e'))]
+
+(() => { const r = new FinalizationRegistry(() => 1); const t = {}; r.register({}, 1, t);
+  return [r.unregister(t), r.unregister(t)] })()
+
+(() => { const a = crypto.getRandomValues(new Uint32Array(4)); return [a.length, a.some(x => x > 0),
+  crypto.randomUUID().length] })()
 """.strip().split("\n\n")
 
 
@@ -341,6 +416,32 @@ def test_a_module_gets_its_imports_from_glue_globals_and_constants() -> None:
     assert said == [77]
 
 
+def test_a_namespace_of_constants_is_one_as_a_whole() -> None:
+    """With another import it is none: then nobody provides the globals."""
+    store = lh.Store()
+    texts = "".join(f'(import "S" "text {number}" (global externref))' for number in range(500))
+    source = f'(module {texts} (import "T" "a" (global externref)) (import "T" "f" (func)) (export "e" (global 499)))'
+    module = lh.Module(store.engine, source)
+    assert module.string_namespaces == {"S"}
+    linker = lh.Linker(store.engine)
+    JsWorld().define(linker, store, module)
+    assert [(each.module, each.name) for each in linker.missing(module)] == [("T", "a"), ("T", "f")]
+    linker.define(store, "T", "a", None)
+    linker.define_func("T", "f", lh.FuncType([], []), lambda: None)
+    assert linker.instantiate(store, module).exports["e"].value == "text 499"
+
+
+def test_the_global_object_is_one_by_each_of_its_names() -> None:
+    world = JsWorld()
+    source = """(() => {
+      globalThis.window.found = 5;
+      return [globalThis === window, self === window, found, globalThis.found, globalThis.missing,
+        globalThis.Math === Math];
+    })()"""
+    assert Interpreter(world).expression(source, Scope(None)) == [True, True, 5, 5, UNDEFINED, True]
+    assert world.globals["found"] == 5
+
+
 def test_a_user_gives_functions_globals_and_methods_of_a_subclass() -> None:
     class World(JsWorld):
         def import_shout(self, text: str) -> str:
@@ -403,6 +504,201 @@ def test_glue_that_is_not_understood_says_so_when_it_is_called() -> None:
         odd()
     with pytest.raises(GlueError, match=r"line 2: '\\\\' begins nothing"):
         JsWorld(glue="\n  \\ x")
+
+
+MINIFIED = """
+(function(a){var b=0;a.first=b}({}));(g=>async a=>{"use strict";const{link:o,src:ad}=a,h=[Uint8Array,Int8Array],
+m=new Map();let _=7;function n(a,b){return b?n(a*2,b-1):a}var D;const l=new TextDecoder("utf-8"),e=()=>e2+_,e2=1,
+u={test:a=>typeof a==="string"},G={little:new Uint8Array(new Uint32Array([1]).buffer)[0],double:(a,b)=>n(a,b),
+kept:(a,b)=>(m.set(a,b),m.size),sum:e,read:a=>l.decode(new Uint8Array(k,0,a)),grown:()=>I.buffer.byteLength,
+back:a=>i(a,g.by),kinds:()=>h.findIndex(a=>new Int8Array(1)instanceof a),odd:a=>K.x,more:a=>({a,...b(a)}).c},
+q=Object.assign({bindings:G,own:g,"wasm:x":u});function b(a){return{c:a+_}}class K{}
+const W=await q.go();var{call_back:i,bytes:I,part:{x:y}={x:3}}=W.instance.exports,k=I?.buffer;await i})
+(function(a){var c=a.Math;return{root:a=>c.sqrt(a),by:3}}(globalThis))
+({"link":[["code",0]],"generated":(a=>{var c=a;return{"pieces":{"get":()=>c.Math.PI,"whole":()=>a===globalThis}}})
+(globalThis)});
+"""
+
+MINIFIED_PROGRAM = """(module
+  (import "bindings" "little" (global $little i32))
+  (import "bindings" "double" (func $double (param i32 i32) (result i32)))
+  (import "bindings" "kept" (func $kept (param i32 i32) (result i32)))
+  (import "bindings" "kept" (func $kept_long (param i32 i64) (result externref)))
+  (import "bindings" "sum" (func $sum (result i32)))
+  (import "bindings" "read" (func $read (param i32) (result externref)))
+  (import "bindings" "grown" (func $grown (result i32)))
+  (import "bindings" "back" (func $back (param i32) (result i32)))
+  (import "bindings" "kinds" (func $kinds (result i32)))
+  (import "bindings" "odd" (func $odd (param i32) (result i32)))
+  (import "bindings" "more" (func $more (param i32) (result i32)))
+  (import "own" "root" (func $root (param f64) (result f64)))
+  (import "pieces" "get" (func $get (result f64)))
+  (import "pieces" "whole" (func $whole (result i32)))
+  (import "wasm:x" "test" (func $test (param externref) (result i32)))
+  (memory (export "bytes") 1)
+  (data (i32.const 0) "h\\c3\\a9llo")
+  (export "little" (global $little)) (export "double" (func $double)) (export "kept" (func $kept))
+  (export "kept_long" (func $kept_long)) (export "sum" (func $sum)) (export "read" (func $read))
+  (export "back" (func $back)) (export "kinds" (func $kinds)) (export "odd" (func $odd)) (export "more" (func $more))
+  (export "root" (func $root)) (export "get" (func $get)) (export "whole" (func $whole)) (export "test" (func $test))
+  (func (export "call_back") (param i32 i32) (result i32) (i32.mul (local.get 0) (local.get 1)))
+  (func (export "grown") (result i32) (drop (memory.grow (i32.const 2))) (call $grown)))"""
+
+
+def test_minified_glue_is_read_by_where_its_names_are_declared() -> None:
+    """As OCaml's compiler writes it: one letter is another thing in each function, and an object has another name."""
+    world = JsWorld(glue=MINIFIED)
+    exports = linked(world, MINIFIED_PROGRAM)
+    assert exports.little.value == 1
+    assert exports.double(5, 3) == 40
+    assert exports.kept(1, 2) == 1
+    assert int(exports.kept_long(2, 1 << 40)) == 2, "the second type takes a bigint, and returns a reference"
+    assert exports.sum() == 8
+    assert exports.read(6) == "héllo"
+    assert exports.grown() == 3 << 16
+    assert exports.back(5) == 15
+    assert exports.kinds() == 1
+    assert exports.more(4) == 11
+    assert exports.root(9.0) == 3.0
+    assert exports["get"]() == math.pi
+    assert exports.whole() == 1
+    assert [exports.test("text"), exports.test(None)] == [1, 0]
+    with pytest.raises(GlueError, match="line 7: classes are not supported, and K is one"):
+        exports.odd(1)
+
+
+def test_what_an_instance_exports_is_not_there_before_it_is() -> None:
+    source = """(module (import "bindings" "back" (func $back (param i32) (result i32)))
+      (func $start (drop (call $back (i32.const 1)))) (start $start))"""
+    with pytest.raises(JsError, match="Cannot access 'i' before initialization"):
+        linked(JsWorld(glue=MINIFIED), source)
+
+
+def test_globals_and_tables_of_an_instance() -> None:
+    glue = """const host = {
+      cell: () => { const g = wasmExports.cell; g.value += 1; return g.value + g.valueOf(); },
+      fixed: () => { wasmExports.fixed.value = 1; },
+      entry: (n) => wasmExports.table.get(n)(20),
+      swap: () => { const t = wasmExports.table; t.set(1, t.get(0)); t.set(0, null); return t.length; },
+      size: () => { wasmExports.bytes.grow(1); return wasmExports.bytes.buffer.byteLength; },
+    }"""
+    source = """(module
+      (import "host" "cell" (func $cell (result i32))) (import "host" "fixed" (func $fixed))
+      (import "host" "entry" (func $entry (param i32) (result i32))) (import "host" "swap" (func $swap (result i32)))
+      (import "host" "size" (func $size (result i32)))
+      (global (export "cell") (mut i32) (i32.const 20)) (global (export "fixed") i32 (i32.const 5))
+      (memory (export "bytes") 1)
+      (table (export "table") 2 funcref) (elem (i32.const 0) $twice)
+      (func $twice (param i32) (result i32) (i32.mul (local.get 0) (i32.const 2)))
+      (export "a" (func $cell)) (export "b" (func $fixed)) (export "c" (func $entry)) (export "d" (func $swap))
+      (export "e" (func $size)))"""
+    exports = linked(JsWorld(glue=glue), source)
+    assert exports.a() == 42
+    assert exports.cell.value == 21
+    with pytest.raises(JsError, match="Can't set the value of an immutable global"):
+        exports.b()
+    assert exports.c(0) == 40
+    assert exports.d() == 2
+    assert exports.c(1) == 40
+    with pytest.raises(JsError, match="invalid address 2 in table of size 2"):
+        exports.c(2)
+    assert exports.e() == 2 << 16
+
+
+UTF8 = """(module
+  (type $bytes (array (mut i8)))
+  (import "wasm:text-decoder" "decodeStringFromUTF8Array"
+    (func $decode (param (ref null $bytes) i32 i32) (result (ref extern))))
+  (import "wasm:text-encoder" "encodeStringToUTF8Array" (func $encode (param externref) (result (ref $bytes))))
+  (import "wasm:text-encoder" "measureStringAsUTF8" (func $measure (param externref) (result i32)))
+  (import "wasm:text-encoder" "encodeStringIntoUTF8Array"
+    (func $encode_into (param externref (ref null $bytes) i32) (result i32)))
+  (export "encode" (func $encode)) (export "measure" (func $measure))
+  (func (export "again") (param externref i32 i32) (result externref)
+    (call $decode (call $encode (local.get 0)) (local.get 1) (local.get 2)))
+  (func (export "none") (result externref) (call $decode (ref.null $bytes) (i32.const 0) (i32.const 0)))
+  (func (export "into") (param externref i32 i32) (result externref)
+    (local $array (ref $bytes))
+    (local.set $array (array.new $bytes (i32.const 0x2e) (local.get 2)))
+    (drop (call $encode_into (local.get 0) (local.get $array) (local.get 1)))
+    (call $decode (local.get $array) (i32.const 0) (local.get 2))))"""
+
+
+def test_the_builtins_for_utf8_of_arrays() -> None:
+    exports = linked(JsWorld(), UTF8)
+    assert exports.encode("aä\ud800").tobytes() == "aä\ufffd".encode()
+    assert exports.measure("aä😀") == 7
+    assert exports.again("aä😀", 1, 7) == "ä😀"
+    assert exports.again("aä😀", 2, 7) == "\ufffd😀"
+    assert exports.into("äb", 2, 6) == "..äb."
+    for trapping in (
+        lambda: exports.again("abc", 2, 1),
+        lambda: exports.again("abc", 0, 4),
+        lambda: exports.again("abc", -1, 3),
+        lambda: exports.into("äb", 4, 6),
+        lambda: exports.measure(None),
+        lambda: exports.none(),
+    ):
+        with pytest.raises(lh.Trap):
+            trapping()
+
+
+HOOTS = """(module
+  (type $bytes (array (mut i8)))
+  (import "rt" "string_to_wtf8" (func $to (param (ref extern)) (result (ref $bytes))))
+  (import "rt" "wtf8_to_string" (func $from (param (ref $bytes)) (result (ref extern))))
+  (import "rt" "bignum_add" (func $add (param (ref extern) i64) (result (ref extern))))
+  (export "to" (func $to)) (export "from" (func $from)) (export "add" (func $add))
+  (func (export "again") (param (ref extern)) (result (ref extern)) (call $from (call $to (local.get 0)))))"""
+
+
+def test_hoots_strings_are_made_of_wtf8() -> None:
+    glue = """class SchemeModule { static #rt = {
+      bignum_add(a, b) { return BigInt(a) + BigInt(b) },
+      wtf8_to_string(wtf8) { return wtf8_to_string(wtf8); },
+    }; }"""
+    exports = linked(JsWorld(glue=glue), HOOTS)
+    assert exports.to("aä\ud800").tobytes() == "aä\ud800".encode("utf-8", "surrogatepass")
+    for text in ("", "aä😀", "\udc00\ud800", "\ud83d\ude00"):
+        assert exports.again(text) == joined(text)
+    assert exports.add(lh.ExternRef(exports.add.store, BigInt(1 << 70)), -1).value == (1 << 70) - 1
+
+
+def test_promises_together() -> None:
+    """The answers are V8's."""
+    world = JsWorld()
+    said: list[Any] = []
+    world.globals["said"] = said
+    world.globals["show"] = Function(lambda _, value: world.get(world.globals["JSON"], "stringify").body(None, value))
+    source = """
+      const no = (x) => Promise.reject(x);
+      for (const kind of ["all", "allSettled", "any", "race"])
+        for (const each of [[1, Promise.resolve(2)], [no(3), 4], [no(5), no(6)], []])
+          Promise[kind](each).then(x => said.push([kind, show(x)]), x => said.push([kind, show(x.errors ?? x)]));
+      Promise.resolve(1).finally(() => said.push("end")).then(x => said.push(["finally", show(x)]));
+    """
+    Interpreter(world).run(source, Scope(None))
+    world.run()
+    assert sorted(each if isinstance(each, str) else ",".join(each) for each in said) == [
+        *("all,3", "all,5", "all,[1,2]", "all,[]", "allSettled,[]"),
+        'allSettled,[{"status":"fulfilled","value":1},{"status":"fulfilled","value":2}]',
+        'allSettled,[{"status":"rejected","reason":3},{"status":"fulfilled","value":4}]',
+        'allSettled,[{"status":"rejected","reason":5},{"status":"rejected","reason":6}]',
+        *("any,1", "any,4", "any,[5,6]", "any,[]", "end", "finally,1", "race,1", "race,3", "race,5"),
+    ]
+
+
+def test_what_else_the_console_has() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    world = JsWorld(out=out, err=err, clock=lambda: 5.0)
+    source = r"""console.group("a"); console.log("b\nc"); console.groupEnd(); console.groupEnd(); console.dir(1);
+      console.count(); console.count(); console.countReset(); console.count("x"); console.count();
+      console.assert(1, "not"); console.assert(0, "x", 2); console.assert(false); console.trace("t");
+      console.time("k"); console.timeEnd("k"); console.timeEnd("k");"""
+    Interpreter(world).run(source, Scope(None))
+    assert out.getvalue() == "a\n  b\n  c\n1\ndefault: 1\ndefault: 2\nx: 1\ndefault: 1\nk: 0.000ms\n"
+    told = "Assertion failed: x 2\nAssertion failed\nTrace: t\nWarning: No such label 'k' for console.time\n"
+    assert err.getvalue() == told
 
 
 def test_the_console_prints() -> None:
@@ -475,6 +771,14 @@ def test_traps_and_interrupts_are_not_caught_by_the_tag(catching: Any) -> None:
         catching["catch"](KeyboardInterrupt())
     with pytest.raises(RecursionError):
         catching.rethrow(RecursionError("deep"))  # an exception like others, thrown on
+
+
+@needs_unwinder
+def test_what_a_program_catches_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = JsWorld(glue="const host = { fail: (x) => x.size.missing };")
+    with caplog.at_level("DEBUG", "lowheap.hosts.js"):
+        linked(world, CATCHING)["catch"](None)
+    assert caplog.messages == ["host.fail threw TypeError: Cannot read properties of null (reading 'size')"]
 
 
 @needs_unwinder
@@ -580,6 +884,16 @@ const dart2wasm = {
 
 def test_the_glue_beside_a_program_is_found_and_timers_run(run: Run) -> None:
     assert run(MAIN, "--host", "js", "--", "argument", prog_mjs=MAIN_GLUE) == (0, "said argument\nsaid null\n", "")
+
+
+def test_a_program_that_only_initialises_is_run_so(run: Run) -> None:
+    """As OCaml's programs do."""
+    source = """(module
+      (import "console" "log" (func $log (param i32)))
+      (import "later" "say" (func $say (param i32)))
+      (func (export "_initialize") (call $say (i32.const 2)) (call $log (i32.const 1))))"""
+    glue = "const later = {say: x => setTimeout(() => console.log(x), 1)};"
+    assert run(source, "--host", "js", prog_js=glue) == (0, "1\n2\n", "")
 
 
 def test_without_glue_what_is_missing_is_listed(run: Run) -> None:

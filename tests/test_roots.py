@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.heap_world import World
 
+from lowheap.collectors.shared import roots
 from lowheap.errors import HeapCorruptionError, HeapError, InvalidReferenceError
 from lowheap.layout import HANDLE_LIMIT, NULL, ROOT_RANGE_LIMIT, ROOT_SLOT_LIMIT, VMTable, i31_from_int
 from lowheap.roots import Root, RootKind
@@ -182,6 +183,23 @@ def test_addresses_of_the_wrong_type(world: World, address: Any) -> None:
     for operation in (world.roots.add_slot, world.roots.remove_slot):
         with pytest.raises(TypeError, match=f"a root slot's address is {address!r}"):
             operation(address)
+
+
+def test_a_slot_is_entered_without_a_look_at_all_before_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    find = roots.free_slot
+    monkeypatch.setattr(roots, "free_slot", lambda heap, start: starts.append(start) or find(heap, start))
+    slots = (ctypes.c_uint32 * 6)()
+    addresses = [ctypes.addressof(slots) + 4 * number for number in range(6)]
+    for address in addresses[:4]:
+        world.roots.add_slot(address)
+    assert starts == [0, 1, 2, 3]
+    world.roots.remove_slot(addresses[1])
+    world.roots.add_slot(addresses[4])
+    assert world.heap.control.root_slot_count == 4, "in the place of the one that was removed"
+    world.roots.add_slot(addresses[5])
+    assert world.heap.control.root_slot_count == 5
+    world.heap.verify()
 
 
 def test_too_many_slots(world: World) -> None:

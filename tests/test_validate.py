@@ -141,6 +141,12 @@ def test_bytes_that_are_no_module_are_malformed(binary: bytes) -> None:
     validate(EMPTY)
 
 
+def test_a_component_is_said_to_be_one() -> None:
+    component = to_binary("(component (core module))")
+    with pytest.raises(MalformedModuleError, match=r"not a valid WebAssembly module, but a component: .* unbundle"):
+        validate(component)
+
+
 @pytest.mark.parametrize("wrong", ["(module)", bytearray(EMPTY), memoryview(EMPTY), None])
 def test_validating_another_type_is_refused_by_name(wrong: object) -> None:
     with pytest.raises(TypeError, match=f"not {type(wrong).__name__}$"):

@@ -54,7 +54,6 @@ from lowheap.types import (
     ValType,
     describe_external,
 )
-from lowheap.wasm.builtins import is_string_constant
 from lowheap.wasm.instance import Instance
 from lowheap.wasm.linker import Linker
 from lowheap.wasm.module import Module
@@ -262,7 +261,8 @@ def run_command(
 
     Without --invoke, a program that exports _start is run as a command: ARGS are its own arguments, and its exit status
     is that of this one. Of another program, _initialize is called first, if there is one. With --host js, a program
-    that exports $invokeMain, as Dart's do, gets ARGS as a list, and is over when no timer is left.
+    that exports $invokeMain, as Dart's do, gets ARGS as a list; one that exports _initialize, as OCaml's do, is run by
+    that; and both are over when no timer is left.
     """
     ctx.obj.enter_context(_logging(_LOG_LEVELS[options["log_level"]]))
     initial_heap, max_heap = options["initial_heap"], options["max_heap"]
@@ -287,6 +287,8 @@ def run_command(
     is_dart = export is None and options["hosts"] and any(each.name == _DART_MAIN for each in module.exports)
     if is_dart:
         export = _DART_MAIN
+    elif export is None and options["hosts"] and _is_nullary(module, "_initialize"):
+        export = "_initialize"
     is_command = export == "_start" and needs_wasi
     function_type = _find_export(module, program, export, ctx)
     assert export is not None, "without one there is nothing to find"
@@ -395,7 +397,7 @@ def _link(
     if module.provided.functions:
         store.use_strings()
         for each in linker.missing(module):
-            if is_string_constant(module.imports, each):
+            if each.module in module.string_namespaces:
                 linker.define(store, each.module, each.name, each.name)
     missing = linker.missing(module)
     if missing:

@@ -24,7 +24,16 @@ TRAP_FUNCTION = "lowheap.trap"
 """void(vmctx, code, offset), does not return; `transitions.define` gives it its body in every module."""
 
 INITIALISE = "lowheap.initialise"
-"""The function that evaluates the globals' initialisers and calls the start function; entered like any other."""
+"""The function that evaluates the globals' initialisers and calls the start function; entered like any other.
+
+Where that is much, it is the first of several, which are entered one after the other: see `initialiser`.
+"""
+
+
+def initialiser(number: int) -> str:
+    """Return what the functions are called that initialise an instance, by their numbers from 0."""
+    return f"{INITIALISE}.{number}" if number else INITIALISE
+
 
 EXCEPTIONS = "lowheap.exceptions"
 """A global, of no use but to be among a module's symbols: its code may throw, or catch."""

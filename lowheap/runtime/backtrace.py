@@ -95,7 +95,7 @@ def frames_of_trap(
     is_innermost = first is not None
     for source, code, site in _call_sites(sources, addresses):
         index = _FUNCTION.match(site.function)
-        if index is None and site.function != INITIALISE:
+        if index is None and not site.function.startswith(INITIALISE):
             continue
         places = site.places
         if places is None and (locations := source.locations_of(code)) is not None:

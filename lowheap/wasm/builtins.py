@@ -207,13 +207,15 @@ def string_constants(
     return found
 
 
-def is_string_constant(imports: Iterable[ImportType], one: ImportType) -> bool:
-    """Whether an import can be nothing but a string constant, whatever its namespace.
-
-    That is where all of that namespace are immutable globals of externrefs.
-    """
-    same = [each.type for each in imports if each.module == one.module]
-    return all(isinstance(each, GlobalType) and not each.mutable and _is_externref(each.storage) for each in same)
+def string_namespaces(imports: Iterable[ImportType]) -> frozenset[str]:
+    """Return the namespaces whose imports can be nothing but string constants: immutable globals of externrefs all."""
+    every, others = set(), set()
+    for each in imports:
+        every.add(each.module)
+        type = each.type
+        if not isinstance(type, GlobalType) or type.mutable or not _is_externref(type.storage):
+            others.add(each.module)
+    return frozenset(every - others)
 
 
 def _is_externref(type: object) -> bool:

@@ -25,7 +25,7 @@ from lowheap.jit.emit import (
     tell_no_aliases,
 )
 from lowheap.jit.marks import MarkedModule
-from lowheap.jit.signatures import EXCEPTIONS, INITIALISE, TRAP_FUNCTION, Signature
+from lowheap.jit.signatures import EXCEPTIONS, TRAP_FUNCTION, Signature, initialiser
 from lowheap.representation import printable
 from lowheap.types import FuncType
 from lowheap.wasm.call_graph import CallGraph
@@ -41,6 +41,12 @@ _log = logging.getLogger("lowheap.wasm")
 _PROGRESS_SECONDS = 1  # between two messages in the log
 
 INITIALISE_SIGNATURE = Signature("", "")
+
+_COMPLETING = ("global.init", "table.first", "elem.first", "elem.drop", "data.drop", "drop")
+"""What an initialiser has behind each part of an instance: nothing is on the stack then."""
+
+_MOST_INITIALISING = 1000
+"""About so many instructions of an initialiser are a function. LLVM takes more than twice as long for twice as many."""
 
 _EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 
@@ -157,8 +163,7 @@ class ModuleCompiler(ModuleState):
         symbols = []
         entered = [Signature.of(self.function_types[index], self.types) for index in self.escaping_functions]
         if initialising := list(self._initialising()):
-            self._compile_initialiser(initialising)
-            symbols.append(INITIALISE)
+            symbols += self._compile_initialisers(initialising)
             entered.append(INITIALISE_SIGNATURE)
         elif not entered:
             entered.append(INITIALISE_SIGNATURE)  # JITLink does not link an object that has no code at all
@@ -230,8 +235,25 @@ class ModuleCompiler(ModuleState):
         if self.decoded.start is not None:
             yield Instruction("call", (self.decoded.start,), 0), False, False
 
-    def _compile_initialiser(self, initialising: Sequence[tuple[Instruction, bool, bool]]) -> None:
-        exempt = Exempt()
+    def _compile_initialisers(self, initialising: Sequence[tuple[Instruction, bool, bool]]) -> list[str]:
+        """Compile what initialises an instance, and return the names of the functions, which are run in this order."""
+        names: list[str] = []
+        start, is_entered = 0, False
+        for number, (each, _, _) in enumerate(initialising, 1):
+            is_last = number == len(initialising)
+            if is_last or (each.name in _COMPLETING and number - start >= _MOST_INITIALISING):
+                part = initialising[start:number]
+                names.append(initialiser(len(names)))
+                self._compile_initialiser(names[-1], part, is_entered=is_entered, starts=is_last)
+                is_entered = is_entered or not all(is_free for _, is_free, _ in part)
+                start = number
+        return names
+
+    def _compile_initialiser(
+        self, name: str, initialising: Sequence[tuple[Instruction, bool, bool]], *, is_entered: bool, starts: bool
+    ) -> None:
+        """Compile a function of these. `is_entered`: one before has taken what the call takes; `starts`: the last."""
+        exempt = Exempt(is_entered)
         for number, (each, is_free, is_range) in enumerate(initialising):
             if is_free:
                 exempt.wholly.add(number)
@@ -241,8 +263,8 @@ class ModuleCompiler(ModuleState):
                     exempt.lengths[number] = self.table_types[index_operand(each)].limits.min
         exempt.wholly.add(len(initialising))
         whole = [*(instruction for instruction, _, _ in initialising), Instruction("end", (), 0)]
-        function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), INITIALISE, "noinline")
-        called = self.decoded.start
+        function = NativeFunction(self.module, SHARED.function_type(INITIALISE_SIGNATURE), name, "noinline")
+        called = self.decoded.start if starts else None
         if called is not None and (called < len(self.imported_functions) or called in self.graph.throwing):
             let_throw(function)
         FunctionCompiler(self, function, FuncType((), ()), (), Body(whole, ()), exempt=exempt, runs_once=True).compile()

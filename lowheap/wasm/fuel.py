@@ -68,8 +68,11 @@ def number_of(init: Sequence[Instruction]) -> int | None:
 class Exempt:
     """Those instructions of an initialiser, by their numbers, that take nothing; those that take no flat unit; and how
     long the range is that some work on, where that is known.
+
+    `is_entered`: the initialiser goes on where another ended, and its call takes nothing.
     """
 
+    is_entered: bool = False
     wholly: set[int] = field(default_factory=set)
     but_range: set[int] = field(default_factory=set)
     lengths: dict[int, int] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class FuelMeter:
         """What the stretch so far takes."""
         self._range: ir.Value | None = None
         """How long the range is that the instruction works on, where that is to be counted."""
-        self._is_entered = False
+        self._is_entered = exempt is not None and exempt.is_entered
         if exempt is None:
             self._enter()
 

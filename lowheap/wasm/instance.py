@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lowheap.copying import NotCopied
@@ -11,7 +13,7 @@ from lowheap.critical import whole
 from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit import by_need
 from lowheap.jit.engine import LoadedCode
-from lowheap.jit.signatures import INITIALISE, Signature
+from lowheap.jit.signatures import Signature, initialiser
 from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
@@ -97,6 +99,13 @@ def listed_names(names: Iterable[tuple[str, str]]) -> str:
         each if len(each) <= _MOST_NAMES else [f"{len(each)} names of {module}"] for module, each in by_module.items()
     )
     return ", ".join(name for part in parts for name in part) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ByType:
+    """What is given for a name that a module imports under several types: `find` returns it for one of these."""
+
+    find: Callable[[ImportType], Any]
 
 
 class Instance(NotCopied):
@@ -192,11 +201,9 @@ class Instance(NotCopied):
         self.code = module.loaded(inline_allocation=self._runtime.allocates_inline)
         self.linked.append(self.code)
         self._lay_out(values)
-        if INITIALISE in module.compiled.symbols:
-            type = FuncType((), ())
-            self._runtime.caller(
-                self._trampoline(type), self._vmctx.base, self.code.address(INITIALISE), type, INITIALISE
-            )(())
+        type = FuncType((), ())
+        for name in itertools.takewhile(set(module.compiled.symbols).__contains__, map(initialiser, itertools.count())):
+            self._runtime.caller(self._trampoline(type), self._vmctx.base, self.code.address(name), type, name)(())
 
     @whole
     def _lay_out(self, values: list[Any]) -> None:
@@ -295,20 +302,21 @@ class Instance(NotCopied):
 
     def _find_all(self, given: dict[tuple[str, str], Any]) -> list[Any]:
         """Return the values of all that must be given, in order; a LinkError names all that are missing or wrong."""
-        wanted = self.module.imports
-        missing = [str(each) for each in wanted if (each.module, each.name) not in given]
-        problems = [
-            problem
-            for declared, each in self.module.wanted
-            if (each.module, each.name) in given
-            and (problem := self._mismatch(each, declared, given[each.module, each.name])) is not None
-        ]
+        missing, problems, found = [], [], []
+        for declared, each in self.module.wanted:
+            if (each.module, each.name) not in given:
+                missing.append(str(each))
+                continue
+            value = given[each.module, each.name]
+            found.append(value.find(each) if isinstance(value, ByType) else value)
+            if (problem := self._mismatch(each, declared, found[-1])) is not None:
+                problems.append(problem)
         if missing:
             are = f"import {missing[0]} is" if len(missing) == 1 else f"imports {', '.join(missing)} are"
             problems.insert(0, f"{are} missing; these were given: {listed_names(given)}")
         if problems:
             raise LinkError("; ".join(problems))
-        return [given[each.module, each.name] for each in wanted]
+        return found
 
     def _mismatch(self, wanted: ImportType, declared: Import, value: Any) -> str | None:
         """Say why what is given for an import is not what it must be; None where it is, as far as can be told yet."""

@@ -243,6 +243,11 @@ class Module(NotCopied):
                 found.append((each, ImportType(each.module, each.name, self.outline.external_type(kind, index))))
         return found
 
+    @functools.cached_property
+    def string_namespaces(self) -> frozenset[str]:
+        """The namespaces of which an instance must be given string constants, and can be given nothing else."""
+        return builtins.string_namespaces(self.imports)
+
     @property
     def exports(self) -> list[ExportType]:
         """What an instance offers, in order. Type indices in the types are the engine's."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import wasmtime
 
 _BINARY_MAGIC = b"\0asm"
+_COMPONENT_LAYER = b"\1\0"
+"""What a component of the component model has where a module has zeros, behind a version of two bytes."""
 
 
 def _wasmtime() -> ModuleType:
@@ -115,6 +117,11 @@ def validate(binary: bytes, off: frozenset[str] = frozenset()) -> None:
     """
     if not isinstance(binary, bytes):
         raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
+    if binary.startswith(_BINARY_MAGIC) and binary[6:8] == _COMPONENT_LAYER:
+        raise MalformedModuleError(
+            "not a valid WebAssembly module, but a component: only modules are run, such as "
+            "`wasm-tools component unbundle --module-dir` takes out of it"
+        )
     package = _wasmtime()
     try:
         package.Module.validate(_engine(off), binary)

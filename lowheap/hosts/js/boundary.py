@@ -5,18 +5,37 @@ A number that is a small integer is an i31 as a reference, so that a program whi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lowheap.hosts.js.values import UNDEFINED, BigInt, Function, Thrown, call, is_number, to_int32, to_number
+from lowheap.hosts.js.objects import ArrayBuffer, method
+from lowheap.hosts.js.values import (
+    UNDEFINED,
+    BigInt,
+    Function,
+    Getter,
+    JsError,
+    JsObject,
+    Thrown,
+    call,
+    is_number,
+    to_int32,
+    to_integer,
+    to_number,
+)
 from lowheap.objects import ExternRef, Func
 from lowheap.runtime.exceptions import WasmException, host_tag
 from lowheap.store import Store
 from lowheap.types import AbstractHeapType, FuncType, NumType, RefType, ValType
 from lowheap.values import I31
+from lowheap.wasm.globals import Global
+from lowheap.wasm.memories import Memory
+from lowheap.wasm.tables import Table
 
 _I31_LIMIT = 1 << 30
+_log = logging.getLogger("lowheap.hosts.js")
 
 
 def to_js(type: ValType, value: Any) -> Any:
@@ -53,12 +72,19 @@ def _is_host_value(value: Any) -> bool:
     return value is UNDEFINED or isinstance(value, float | int | list | Function) or hasattr(value, "properties")
 
 
-def imported(store: Store, type: FuncType, function: Any) -> Callable[..., Any]:
-    """Return what a module is given for a function of JavaScript's. What it throws, programs can catch."""
+def imported(store: Store, type: FuncType, function: Any, what: str = "") -> Callable[..., Any]:
+    """Return what a module is given for a function of JavaScript's. What it throws, programs can catch.
+
+    They may say nothing of it, so the log does, with `what` it is, on the level of debugging.
+    """
 
     def run(*args: Any) -> Any:
         try:
-            found = call(function, UNDEFINED, [to_js(*each) for each in zip(type.params, args, strict=True)])
+            try:
+                found = call(function, UNDEFINED, [to_js(*each) for each in zip(type.params, args, strict=True)])
+            except Exception as error:
+                _log.debug("%s threw %s", what, error)
+                raise
         except Thrown as thrown:
             raise WasmException(host_tag(store), [to_wasm(store, _EXTERNREF, thrown.value)]) from thrown
         if not type.results:
@@ -82,9 +108,99 @@ class Export(Function):
         self.function = function
 
 
+class _MemoryBuffer(ArrayBuffer):
+    """The bytes of a linear memory, as many as it has."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        JsObject.__init__(self)
+
+    @property
+    def data(self) -> Any:
+        return self._memory.data
+
+
+class _Cell(JsObject):
+    """A global, as JavaScript has it."""
+
+    name = "WebAssembly.Global"
+
+    def __init__(self, cell: Global) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def set(self, key: Any, value: Any) -> None:
+        if key != "value":
+            super().set(key, value)
+            return
+        if not self.cell.type.mutable:
+            raise JsError("set WebAssembly.Global.value: Can't set the value of an immutable global.", "TypeError")
+        self.cell.value = to_wasm(self.cell.store, self.cell.type.storage, value)
+
+
+def _value_of_cell(this: _Cell) -> Any:
+    return to_js(this.cell.type.storage, this.cell.value)
+
+
+_Cell.methods = {"value": Getter(_value_of_cell), "valueOf": method(_value_of_cell)}
+
+
+class _Entries(JsObject):
+    """A table, as JavaScript has it."""
+
+    name = "WebAssembly.Table"
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self.table = table
+
+    def entry(self, number: Any) -> int:
+        """Return the number of an entry. A RangeError for one that is not there."""
+        found = to_integer(number)
+        if not 0 <= found < self.table.size:
+            raise JsError(f"invalid address {found} in table of size {self.table.size}", "RangeError")
+        return found
+
+
+def _set_entry(this: _Entries, number: Any, value: Any = None) -> Any:
+    this.table.set(this.entry(number), to_wasm(this.table.store, this.table.type.element, value))
+    return UNDEFINED
+
+
+def _grow_table(this: _Entries, count: Any, value: Any = None) -> int:
+    return this.table.grow(to_integer(count), to_wasm(this.table.store, this.table.type.element, value))
+
+
+_Entries.methods = {
+    "length": Getter(lambda this: this.table.size),
+    "get": method(lambda this, number=0: to_js(this.table.type.element, this.table.get(this.entry(number)))),
+    "set": method(_set_entry),
+    "grow": method(_grow_table),
+}
+
+
+class _Bytes(JsObject):
+    """A memory, as JavaScript has it."""
+
+    name = "WebAssembly.Memory"
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory, self.buffer = memory, _MemoryBuffer(memory)
+
+
+_Bytes.methods = {
+    "buffer": Getter(lambda this: this.buffer),
+    "grow": method(lambda this, count=0: this.memory.grow(to_integer(count))),
+}
+
+_WRAPPED: dict[type, type] = {Func: Export, Memory: _Bytes, Global: _Cell, Table: _Entries}
+
+
 def exported(value: Any) -> Any:
-    """Return what an instance exports as JavaScript has it: a function as one of its own."""
-    return Export(value) if isinstance(value, Func) else value
+    """Return what an instance exports as JavaScript has it: functions, memories, globals and tables as its own."""
+    wrap = _WRAPPED.get(type(value))
+    return value if wrap is None else wrap(value)
 
 
 def _call(function: Func, args: Sequence[Any]) -> Any:

@@ -158,12 +158,20 @@ def _template(source: str, start: int, line: int) -> tuple[str, list[Any]]:
 class Scope:
     """Names and their values, within others."""
 
-    __slots__ = ("names", "outer")
+    __slots__ = ("is_function", "names", "outer")
 
-    def __init__(self, outer: Scope | None, names: dict[str, Any] | None = None) -> None:
-        """Begin with these names."""
+    def __init__(self, outer: Scope | None, names: dict[str, Any] | None = None, *, is_function: bool = False) -> None:
+        """Begin with these names. `is_function`: it is a function's, and has what is declared with `var` in it."""
         self.outer = outer
         self.names = {} if names is None else names
+        self.is_function = is_function
+
+    def of_variables(self) -> Scope:
+        """Return the scope that has what is declared with `var` here."""
+        scope = self
+        while not scope.is_function and scope.outer is not None:
+            scope = scope.outer
+        return scope
 
     def find(self, name: str) -> dict[str, Any] | None:
         """Return the names of the scope that has a name."""
@@ -281,11 +289,13 @@ class _Parser:
 
     def block(self) -> Code:
         self.expect("{")
-        statements = []
+        functions: list[Code] = []
+        others: list[Code] = []
         while not self.take("}"):
             if self.here.kind == "end":
                 self.refuse("'}' is wanted")
-            statements.append(self.statement())
+            (functions if self.at("function") else others).append(self.statement())
+        statements = [*functions, *others]  # functions are there from the beginning
 
         def run(scope: Scope) -> None:
             inner = Scope(scope)
@@ -320,10 +330,10 @@ class _Parser:
             self.refuse("';' is wanted")
 
     def _declaration(self) -> Code:
-        self.advance()
+        is_variable = self.advance().text == "var"
         steps = []
         while True:
-            bind = self._pattern()
+            bind = self.pattern()
             value = self.assignment() if self.take("=") else None
             steps.append((bind, value))
             if not self.take(","):
@@ -333,7 +343,16 @@ class _Parser:
             for bind, value in steps:
                 bind(scope, UNDEFINED if value is None else value(scope))
 
-        return run
+        def run_variables(scope: Scope) -> None:
+            home = scope.of_variables()
+            for bind, value in steps:
+                if value is not None:
+                    bind(home, value(scope))
+                else:
+                    bind(fresh := Scope(None), UNDEFINED)
+                    home.names.update((name, UNDEFINED) for name in fresh.names if name not in home.names)
+
+        return run_variables if is_variable else run
 
     def _function_statement(self) -> Code:
         self.advance()
@@ -412,10 +431,11 @@ class _Parser:
         start: Code | None = None
         if self.at("const", "let", "var"):
             before = self.place
-            self.advance()
-            bind = self._pattern()
+            is_variable = self.advance().text == "var"
+            bind = self.pattern()
             if self.at("of", "in"):
-                return self._for_each(bind, is_keys=self.advance().text == "in")
+                each = (lambda scope, value: bind(scope.of_variables(), value)) if is_variable else bind
+                return self._for_each(each, is_keys=self.advance().text == "in")
             self.place = before
             start = self._declaration()
         elif not self.at(";"):
@@ -468,7 +488,7 @@ class _Parser:
         handler: Code | None = None
         if self.take("catch"):
             if self.take("("):
-                bind = self._pattern()
+                bind = self.pattern()
                 self.expect(")")
             handler = self.block()
         last = self.block() if self.take("finally") else None
@@ -530,7 +550,7 @@ class _Parser:
 
     # Patterns
 
-    def _pattern(self) -> Callable[[Scope, Any], None]:
+    def pattern(self) -> Callable[[Scope, Any], None]:
         """What gives names their values: a name, or names in brackets or braces, each with a default."""
         world = self.world
         if self.take("["):
@@ -575,7 +595,7 @@ class _Parser:
         return bind_name
 
     def _with_default(self) -> Callable[[Scope, Any], None]:
-        bind = self._pattern()
+        bind = self.pattern()
         if not self.take("="):
             return bind
         default = self.assignment()
@@ -652,7 +672,7 @@ class _Parser:
 
     def _arrow(self) -> Code:
         if self.here.kind == "name":
-            params: list[tuple[Callable[[Scope, Any], None], bool]] = [(self._pattern(), False)]
+            params: list[tuple[Callable[[Scope, Any], None], bool]] = [(self.pattern(), False)]
         else:
             params = self._params()
         self.expect("=>")
@@ -1061,7 +1081,7 @@ def _closure(
 ) -> Code:
     def make(scope: Scope) -> Function:
         def run(this: Any, *args: Any) -> Any:
-            inner = Scope(scope)
+            inner = Scope(scope, is_function=True)
             if not is_arrow:
                 inner.names["this"], inner.names["arguments"] = this, list(args)
             for number, (bind, is_rest) in enumerate(params):

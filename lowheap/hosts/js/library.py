@@ -7,8 +7,10 @@ import json
 import math
 import random
 import re
+import secrets
 import struct
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,7 @@ from lowheap.hosts.js.objects import (
     moment_of,
     parse_date,
 )
+from lowheap.hosts.js.text import TextDecoder, TextEncoder, functions, well_formed
 from lowheap.hosts.js.values import (
     UNDEFINED,
     BigInt,
@@ -191,6 +194,13 @@ def _match(text: str, what: Any = UNDEFINED) -> Any:
     return [joined(each[0]) for each in pattern.pattern.finditer(text)] or None
 
 
+def _match_all(text: str, what: Any = UNDEFINED) -> list[Any]:
+    pattern = what if isinstance(what, JsRegExp) else JsRegExp("(?:)" if what is UNDEFINED else to_string(what), "g")
+    if "g" not in pattern.flags:
+        raise JsError("String.prototype.matchAll called with a non-global RegExp argument", "TypeError")
+    return [match_array(found, text) for found in pattern.pattern.finditer(text)]
+
+
 def _search(text: str, what: Any = UNDEFINED) -> int:
     pattern = what if isinstance(what, JsRegExp) else JsRegExp(to_string(what))
     found = pattern.pattern.search(text)
@@ -230,6 +240,9 @@ STRING_METHODS: dict[str, Any] = {
     "replace": _text(_replace),
     "replaceAll": _text(lambda text, what=UNDEFINED, by=UNDEFINED: _replace(text, what, by, all=True)),
     "match": _text(_match),
+    "matchAll": _text(_match_all),
+    "isWellFormed": method(lambda this: well_formed(to_string(this)) == joined(to_string(this))),
+    "toWellFormed": method(lambda this: well_formed(to_string(this))),
     "search": _text(_search),
     "trim": _text(lambda text: text.strip(_SPACE)),
     **dict.fromkeys(("trimStart", "trimLeft"), _text(lambda text: text.lstrip(_SPACE))),
@@ -343,14 +356,51 @@ def _each(this: Any, function: Any) -> list[Any]:
     return [call(function, UNDEFINED, [value, place, this]) for place, value in enumerate(_array(this))]
 
 
-def _reduce(this: Any, function: Any, *first: Any) -> Any:
-    values = list(_array(this))
+def _reduce(this: Any, function: Any, *first: Any, last: bool = False) -> Any:
+    values = list(enumerate(_array(this)))[:: -1 if last else 1]
     if not values and not first:
         raise JsError("Reduce of empty array with no initial value", "TypeError")
-    found = first[0] if first else values[0]
-    for place in range(0 if first else 1, len(values)):
-        found = call(function, UNDEFINED, [found, values[place], place, this])
+    found = first[0] if first else values.pop(0)[1]
+    for place, value in values:
+        found = call(function, UNDEFINED, [found, value, place, this])
     return found
+
+
+def _found(this: Any, function: Any, *, last: bool = False) -> tuple[int, Any]:
+    """The first that a function says yes to, or the last, and its place; -1 and undefined without one."""
+    values = list(enumerate(_array(this)))[:: -1 if last else 1]
+    wanted = (each for each in values if truthy(call(function, UNDEFINED, [each[1], each[0], this])))
+    return next(wanted, (-1, UNDEFINED))
+
+
+def _array_last_index(this: Any, wanted: Any = UNDEFINED, *start: Any) -> int:
+    array = _array(this)
+    last = to_integer(start[0]) if start else len(array) - 1
+    last = len(array) + last if last < 0 else min(last, len(array) - 1)
+    return next((place for place in range(last, -1, -1) if strictly_equal(array[place], wanted)), -1)
+
+
+def _flat(array: list[Any], depth: int) -> list[Any]:
+    found: list[Any] = []
+    for each in array:
+        found += _flat(each, depth - 1) if isinstance(each, list) and depth > 0 else [each]
+    return found
+
+
+def _copied_within(this: Any, target: Any = 0, start: Any = 0, end: Any = UNDEFINED) -> Any:
+    array, length = _array(this), len(_array(this))
+    to, first = _relative(target, length), _relative(start, length)
+    part = array[first : _relative(end, length, length)][: length - to]
+    array[to : to + len(part)] = part
+    return array
+
+
+def _with_another(this: Any, place: Any, value: Any = UNDEFINED) -> list[Any]:
+    array, at = list(_array(this)), to_integer(place)
+    if not -len(array) <= at < len(array):
+        raise JsError("Invalid index : " + to_string(place), "RangeError")
+    array[at] = value
+    return array
 
 
 def _pushed(this: Any, *values: Any) -> int:
@@ -413,12 +463,75 @@ ARRAY_METHODS: dict[str, Any] = {
     ),
     "some": method(lambda this, function: any(map(truthy, _each(this, function)))),
     "every": method(lambda this, function: all(map(truthy, _each(this, function)))),
-    "find": method(
-        lambda this, function: next((each for each in this if truthy(call(function, UNDEFINED, [each]))), UNDEFINED)
-    ),
+    "find": method(lambda this, function: _found(this, function)[1]),
+    "findIndex": method(lambda this, function: _found(this, function)[0]),
+    "findLast": method(lambda this, function: _found(this, function, last=True)[1]),
+    "findLastIndex": method(lambda this, function: _found(this, function, last=True)[0]),
+    "lastIndexOf": method(_array_last_index),
     "reduce": method(_reduce),
+    "reduceRight": method(lambda this, function, *first: _reduce(this, function, *first, last=True)),
+    "flat": method(lambda this, depth=1: _flat(_array(this), to_integer(depth, 1))),
+    "flatMap": method(lambda this, function: _flat(_each(this, function), 1)),
+    "copyWithin": method(_copied_within),
+    "keys": method(lambda this: list(range(len(_array(this))))),
+    "values": method(lambda this: list(_array(this))),
+    "entries": method(lambda this: [[place, value] for place, value in enumerate(_array(this))]),
+    "toReversed": method(lambda this: _array(this)[::-1]),
+    "toSorted": method(lambda this, compare=UNDEFINED: _sorted(list(_array(this)), compare)),
+    "toSpliced": method(lambda this, *args: [spliced := list(_array(this)), _splice(spliced, *args)][0]),
+    "with": method(_with_another),
     "at": method(lambda this, at=0: this[n] if -len(this) <= (n := to_integer(at)) < len(this) else UNDEFINED),
     "toString": method(to_string),
+}
+
+
+def _of_numbers_only(name: str, *, makes: bool = False, changes: bool = False) -> Function:
+    """A method of arrays, for typed arrays: `makes` another one of its kind, `changes` it in place."""
+    body = ARRAY_METHODS[name].body
+
+    def run(this: Any, *args: Any) -> Any:
+        values = elements_of(this)
+        if name in ("sort", "toSorted") and (not args or args[0] is UNDEFINED):
+            values.sort(key=lambda each: (math.isnan(each), each, math.copysign(1, each)))
+            found: Any = values
+        else:
+            found = body(values, *args)
+        if changes:
+            for place, value in enumerate(values):
+                this.set(place, value)
+            return this
+        return TypedArray(this.name, found) if makes else found
+
+    return Function(run, name)
+
+
+TypedArray.methods |= {
+    **{
+        name: _of_numbers_only(name)
+        for name in [
+            "at",
+            "entries",
+            "every",
+            "find",
+            "findIndex",
+            "findLast",
+            "findLastIndex",
+            "forEach",
+            "includes",
+            "indexOf",
+            "join",
+            "keys",
+            "lastIndexOf",
+            "reduce",
+            "reduceRight",
+            "some",
+            "toString",
+            "values",
+        ]
+    },
+    **{name: _of_numbers_only(name, makes=True) for name in ("filter", "map", "toReversed", "toSorted", "with")},
+    **{name: _of_numbers_only(name, changes=True) for name in ("copyWithin", "reverse", "sort")},
+    "BYTES_PER_ELEMENT": Getter(lambda this: this.size),
 }
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -546,6 +659,7 @@ _MATH: dict[str, Callable[..., float]] = {
 def math_object() -> JsObject:
     """Return Math."""
     made = JsObject({"PI": math.pi, "E": math.e, "LN2": math.log(2), "LN10": math.log(10), "SQRT2": math.sqrt(2)})
+    made.properties |= {"LOG2E": 1 / math.log(2), "LOG10E": 0.4342944819032518, "SQRT1_2": math.sqrt(0.5)}
     for name, function in _MATH.items():
         run = _of_numbers(function)
         made.set(name, Function(lambda _, *args, run=run: run(*args), name))
@@ -594,11 +708,25 @@ def _has_json(value: Any) -> bool:
     return value is not UNDEFINED and not isinstance(value, Symbol) and not is_callable(value)
 
 
-def _from_json(text: Any = UNDEFINED) -> Any:
+def _from_json(text: Any = UNDEFINED, reviver: Any = UNDEFINED) -> Any:
     try:
-        return json.loads(to_string(text), object_pairs_hook=lambda pairs: JsObject(dict(pairs)))
+        found = json.loads(to_string(text), object_pairs_hook=lambda pairs: JsObject(dict(pairs)))
     except ValueError as error:
         raise JsError(str(error), "SyntaxError") from error
+    return _revived(JsObject({"": found}), "", reviver) if is_callable(reviver) else found
+
+
+def _revived(holder: Any, key: Any, reviver: Any) -> Any:
+    value = holder[int(key)] if isinstance(holder, list) else holder.get(key)
+    for each in _keys(value) if isinstance(value, list | JsObject) else []:
+        new = _revived(value, each, reviver)
+        if isinstance(value, list):
+            value[int(each)] = new
+        elif new is UNDEFINED:
+            value.properties.pop(each, None)
+        else:
+            value.set(each, new)
+    return call(reviver, holder, [key, value])
 
 
 def _from_char_codes(*codes: Any) -> str:
@@ -640,11 +768,74 @@ def _keys(value: Any) -> list[Any]:
     return [key for key in value.properties if isinstance(key, str)] if isinstance(value, JsObject) else []
 
 
+def _pair(value: Any) -> list[Any]:
+    found = elements_of(value)
+    return [*found, UNDEFINED, UNDEFINED][:2]
+
+
 def _assigned(target: JsObject, *sources: Any) -> JsObject:
     for source in sources:
         for key in _keys(source):
             target.set(key, source.get(key) if isinstance(source, JsObject) else source[int(key)])
     return target
+
+
+def _own_property(value: Any, key: Any) -> Any:
+    if isinstance(key, Symbol):
+        return isinstance(value, JsObject) and key in value.properties
+    name = to_string(key)
+    if isinstance(value, list | str):
+        return name == "length" or (name.isdecimal() and int(name) < len(value))
+    return isinstance(value, JsObject) and name in value.properties
+
+
+def _define_property(value: Any, key: Any, descriptor: Any) -> Any:
+    if not isinstance(value, JsObject):
+        raise JsError("Object.defineProperty called on non-object", "TypeError")
+    name = key if isinstance(key, Symbol) else to_string(key)
+    if is_callable(read := descriptor.get("get")):
+        value.set(name, Getter(lambda this: call(read, this, [])))
+    else:
+        value.set(name, descriptor.get("value"))
+    return value
+
+
+ARRAY_METHODS["hasOwnProperty"] = method(_own_property)
+JsObject.methods = {
+    "hasOwnProperty": method(_own_property),
+    "propertyIsEnumerable": method(_own_property),
+    "isPrototypeOf": method(lambda this, value=UNDEFINED: False),
+}
+
+
+def _registry(clean_up: Any = UNDEFINED) -> JsObject:
+    """A FinalizationRegistry. What it is told of is never said to be gone, as an engine that ends before may do."""
+    registered: list[Any] = []
+
+    def register(_: Any, target: Any, held: Any = UNDEFINED, token: Any = UNDEFINED) -> Any:
+        if token is not UNDEFINED:
+            registered.append(token)
+        return UNDEFINED
+
+    def unregister(_: Any, token: Any = UNDEFINED) -> bool:
+        count = len(registered)
+        registered[:] = [each for each in registered if not strictly_equal(each, token)]
+        return len(registered) < count
+
+    return JsObject({"register": Function(register), "unregister": Function(unregister)})
+
+
+def _random_values(array: Any = UNDEFINED) -> Any:
+    if not isinstance(array, TypedArray) or array.format in "fd":
+        raise JsError("The data argument must be an integer-type TypedArray", "TypeError")
+    size = array.length * array.size
+    if size > 65_536:
+        raise JsError("The requested length exceeds 65,536 bytes", "QuotaExceededError")
+    array.buffer.data[array.offset : array.offset + size] = secrets.token_bytes(size)
+    return array
+
+
+_SYMBOLS: dict[str, Symbol] = {}
 
 
 def library(clock: Callable[[], float] = time.time) -> dict[str, Any]:
@@ -696,7 +887,12 @@ def library(clock: Callable[[], float] = time.time) -> dict[str, Any]:
             prototype=prototype(BIGINT_METHODS),
         ),
         "Symbol": _static(
-            "Symbol", body=lambda _, name="": Symbol(to_string(name)), kind=Symbol, iterator=Symbol("iterator")
+            "Symbol",
+            body=lambda _, name="": Symbol(to_string(name)),
+            kind=Symbol,
+            iterator=Symbol("iterator"),
+            asyncIterator=Symbol("asyncIterator"),
+            **{"for": lambda name=UNDEFINED: _SYMBOLS.setdefault(to_string(name), Symbol(to_string(name)))},
         ),
         "Array": _static(
             "Array",
@@ -725,6 +921,15 @@ def library(clock: Callable[[], float] = time.time) -> dict[str, Any]:
             assign=_assigned,
             create=lambda prototype=None, *_: JsObject(),
             freeze=lambda value=UNDEFINED: value,
+            **dict.fromkeys(("seal", "preventExtensions"), lambda value=UNDEFINED: value),
+            **dict.fromkeys(("isFrozen", "isSealed"), lambda value=UNDEFINED: not isinstance(value, JsObject | list)),
+            isExtensible=lambda value=UNDEFINED: isinstance(value, JsObject | list),
+            getOwnPropertyNames=lambda value: [*_keys(value), *(["length"] if isinstance(value, list | str) else [])],
+            hasOwn=_own_property,
+            fromEntries=lambda values: JsObject(
+                {to_string(key): value for key, value in map(_pair, elements_of(values))}
+            ),
+            defineProperty=_define_property,
             getPrototypeOf=lambda value=UNDEFINED: None,
             getOwnPropertyDescriptor=_descriptor,
             is_=same_value,
@@ -756,11 +961,21 @@ def library(clock: Callable[[], float] = time.time) -> dict[str, Any]:
             isView=lambda value=UNDEFINED: isinstance(value, TypedArray | DataView),
         ),
         "DataView": _static("DataView", make=DataView, kind=DataView),
+        "TextDecoder": _static("TextDecoder", make=TextDecoder, kind=TextDecoder),
+        "TextEncoder": _static("TextEncoder", make=TextEncoder, kind=TextEncoder),
+        "FinalizationRegistry": _static("FinalizationRegistry", make=_registry),
+        "crypto": JsObject(
+            {
+                "getRandomValues": Function(lambda _, array=UNDEFINED: _random_values(array)),
+                "randomUUID": Function(lambda _: str(uuid.uuid4())),
+            }
+        ),
         "WeakRef": _static("WeakRef", make=WeakReference, kind=WeakReference),
         "parseFloat": Function(lambda _, text=UNDEFINED: numbers.parse_float(to_string(text))),
         "parseInt": Function(lambda _, text=UNDEFINED, radix=0: numbers.parse_int(to_string(text), to_integer(radix))),
         "isNaN": Function(lambda _, value=UNDEFINED: math.isnan(to_number(value))),
         "isFinite": Function(lambda _, value=UNDEFINED: math.isfinite(to_number(value))),
+        **{name: Function(body, name) for name, body in functions().items()},
     }
     found["Object"].set("is", found["Object"].properties.pop("is_"))
     found["Object"].set(
@@ -770,13 +985,15 @@ def library(clock: Callable[[], float] = time.time) -> dict[str, Any]:
     found["Reflect"] = JsObject(
         {
             "apply": Function(lambda _, function, this, args: call(function, this, elements_of(args))),
+            "ownKeys": Function(lambda _, value: [*_keys(value), *(["length"] if isinstance(value, list) else [])]),
+            "defineProperty": Function(lambda _, *args: [_define_property(*args), True][1]),
         }
     )
     for kind in TYPED_ARRAYS:
         found[kind] = _typed_array(kind)
     for kind in ("Map", "Set", "WeakMap", "WeakSet"):
         found[kind] = _map_kind(kind)
-    for kind in ("Error", "TypeError", "RangeError", "SyntaxError", "ReferenceError"):
+    for kind in ("Error", "TypeError", "RangeError", "SyntaxError", "ReferenceError", "EvalError", "URIError"):
         found[kind] = _error_kind(kind)
     return found
 
@@ -820,8 +1037,11 @@ def _map_kind(kind: str) -> Function:
 
 
 def _error_kind(kind: str) -> Function:
-    def make(message: Any = "", *_: Any) -> JsError:
-        return JsError("" if message is UNDEFINED else message, kind)
+    def make(message: Any = "", options: Any = UNDEFINED, *_: Any) -> JsError:
+        made = JsError("" if message is UNDEFINED else message, kind)
+        if isinstance(options, JsObject) and "cause" in options.properties:
+            made.set("cause", options.get("cause"))
+        return made
 
     def is_one(value: Any) -> bool:
         if kind == "Error":

@@ -338,7 +338,12 @@ class ArrayBuffer(JsObject):
     def __init__(self, size: int | bytearray) -> None:
         """Make so many zeros, or take these."""
         super().__init__()
-        self.data = size if isinstance(size, bytearray) else bytearray(size)
+        self._data = size if isinstance(size, bytearray) else bytearray(size)
+
+    @property
+    def data(self) -> Any:
+        """The bytes: a bytearray, or what is like one."""
+        return self._data
 
 
 ArrayBuffer.methods = {
@@ -448,6 +453,8 @@ def elements_of(value: Any) -> list[Any]:
         return [joined(each) for each in value]
     if isinstance(value, TypedArray):
         return [value.get(number) for number in range(value.length)]
+    if isinstance(value, JsMap) and not value.name.startswith("Weak"):
+        return value.listed()
     raise JsError(f"{to_string(value)} is not iterable", "TypeError")
 
 
@@ -565,6 +572,10 @@ class JsMap(JsObject):
         else:
             entries[found] = key, value
 
+    def listed(self) -> list[Any]:
+        """Return the entries of a map, or the elements of a set."""
+        return [[*each] if self.name == "Map" else each[0] for each in self.entries.values()]
+
     def value(self, key: Any) -> Any:
         """Return a value; undefined without one."""
         return self.entries.get(self.key_of(key), (None, UNDEFINED))[1]
@@ -575,7 +586,18 @@ def _put(this: JsMap, key: Any = UNDEFINED, value: Any = UNDEFINED) -> JsMap:
     return this
 
 
+def _for_each(this: JsMap, function: Any) -> Any:
+    for key, value in list(this.entries.values()):
+        call(function, UNDEFINED, [value, key, this])
+    return UNDEFINED
+
+
 JsMap.methods = {
+    "clear": method(lambda this: [this.entries.clear(), UNDEFINED][1]),
+    "forEach": method(_for_each),
+    "keys": method(lambda this: [key for key, _ in this.entries.values()]),
+    "values": method(lambda this: [value for _, value in this.entries.values()]),
+    "entries": method(lambda this: [[*each] for each in this.entries.values()]),
     "get": method(lambda this, key=UNDEFINED: this.value(key)),
     "set": method(_put),
     "add": method(lambda this, key=UNDEFINED: _put(this, key, key)),
@@ -678,7 +700,20 @@ class Promise(JsObject):
         return UNDEFINED
 
 
+def _finally(this: Promise, function: Any = UNDEFINED) -> Promise:
+    def fulfilled(_: Any, value: Any = UNDEFINED) -> Any:
+        call(function, UNDEFINED, [])
+        return value
+
+    def rejected(_: Any, reason: Any = UNDEFINED) -> Any:
+        call(function, UNDEFINED, [])
+        raise reason if isinstance(reason, Exception) else Thrown(reason)
+
+    return this.then(Function(fulfilled), Function(rejected)) if is_callable(function) else this.then()
+
+
 Promise.methods = {
+    "finally": method(_finally),
     "then": method(Promise.then),
     "catch": method(lambda this, rejected=UNDEFINED: this.then(UNDEFINED, rejected)),
 }

@@ -65,7 +65,8 @@ class JsObject:
     def get(self, key: Any) -> Any:
         """Return a property; undefined where there is none such."""
         if key in self.properties:
-            return self.properties[key]
+            found = self.properties[key]
+            return found(self) if isinstance(found, Getter) else found
         for each in type(self).__mro__:
             if (found := vars(each).get("methods", {}).get(key)) is not None:
                 return found(self) if isinstance(found, Getter) else found

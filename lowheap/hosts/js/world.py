@@ -3,9 +3,10 @@
 `JsWorld().define(linker, store, module)` names what a module imports. Where each import comes from, in this order:
 
 1. `functions`: what a user has given, by module and name;
-2. `glue`: the objects of the glue beside the program, by the module's name, if there is a glue;
-3. global objects: `Math.pow` of the module `Math`;
-4. J2CL's names in the module `imports`: `Math.sin`, `string.indexOf$2`, `get Error.stack`.
+2. the builtins of `wasm:text-decoder` and `wasm:text-encoder`;
+3. `glue`: the objects of the glue beside the program, by the module's name, if there is a glue;
+4. global objects: `Math.pow` of the module `Math`;
+5. J2CL's names in the module `imports`: `Math.sin`, `string.indexOf$2`, `get Error.stack`.
 
 A tag of one externref is JavaScript's, `WebAssembly.JSTag`, and a memory a new one.
 
@@ -16,6 +17,7 @@ has the import's name behind `import_`. What a program prints goes to `out` and 
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +25,7 @@ from types import CodeType, FrameType, GeneratorType, ModuleType, TracebackType
 from typing import Any, TextIO
 
 from lowheap.hosts.js import j2cl
-from lowheap.hosts.js.boundary import exported, imported
+from lowheap.hosts.js.boundary import exported, imported, to_wasm
 from lowheap.hosts.js.glue import Glue
 from lowheap.hosts.js.library import (
     ARRAY_METHODS,
@@ -35,7 +37,8 @@ from lowheap.hosts.js.library import (
     library,
 )
 from lowheap.hosts.js.loop import EventLoop
-from lowheap.hosts.js.objects import Matched, Promise, TypedArray
+from lowheap.hosts.js.objects import Matched, Promise, TypedArray, elements_of
+from lowheap.hosts.js.text import builtin, well_formed
 from lowheap.hosts.js.values import (
     UNDEFINED,
     BigInt,
@@ -55,15 +58,10 @@ from lowheap.objects import GcObject
 from lowheap.runtime.exceptions import host_tag
 from lowheap.store import Store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, TagType
-from lowheap.wasm.builtins import is_string_constant
-from lowheap.wasm.instance import Instance
+from lowheap.wasm.instance import ByType, Instance
 from lowheap.wasm.linker import Linker
 from lowheap.wasm.memories import Memory
 from lowheap.wasm.module import Module
-
-_INSTANCES = ("dartInstance", "wasmInstance", "instance", "instantiatedModule")
-_EXPORTS = ("wasmExports", "exports")
-"""What glue calls the program's instance, and its exports."""
 
 
 class JsWorld:
@@ -87,6 +85,7 @@ class JsWorld:
         """Functions for imports, by module and name. They get JavaScript's values, and return such."""
         self.exports: Mapping[str, Any] = {}
         self._started = clock()
+        self._indent = ""  # of what the console prints
         self._add_hosts()
         self.glue: Glue | None = None
         if glue is not None:
@@ -109,16 +108,19 @@ class JsWorld:
             loop.queue_microtask(lambda: call(task, UNDEFINED, []))
             return UNDEFINED
 
-        console = JsObject()
-        for name in ("log", "info", "debug", "warn", "error"):
-            to_err = name in ("warn", "error")
-            console.set(name, Function(lambda _, *args, to_err=to_err: self._say(args, to_err=to_err), name))
         promise = Function(lambda *_: UNDEFINED, "Promise", make=lambda executor: Promise(loop, executor), kind=Promise)
         promise.set("resolve", Function(lambda _, value=UNDEFINED: self._settled(value, fulfils=True)))
         promise.set("reject", Function(lambda _, value=UNDEFINED: self._settled(value, fulfils=False)))
+        for name in ("all", "allSettled", "any", "race"):
+            promise.set(name, Function(functools.partial(self._together, name), name))
         self.globals |= {
-            "console": console,
-            "performance": JsObject({"now": Function(lambda _: (self._clock() - self._started) * 1000)}),
+            "console": self._console(),
+            "performance": JsObject(
+                {
+                    "now": Function(lambda _: (self._clock() - self._started) * 1000),
+                    "timeOrigin": self._started * 1000,
+                }
+            ),
             "Promise": promise,
             "WebAssembly": JsObject({"JSTag": JsObject()}),
             "setTimeout": Function(timer),
@@ -127,6 +129,8 @@ class JsWorld:
             "clearInterval": Function(clear),
             "queueMicrotask": Function(microtask),
         }
+        whole = _Global(self.globals)
+        self.globals |= dict.fromkeys(("globalThis", "self", "window"), whole)
 
     def _settled(self, value: Any, *, fulfils: bool) -> Promise:
         if fulfils and isinstance(value, Promise):
@@ -135,8 +139,108 @@ class JsWorld:
         made.resolve(value) if fulfils else made.reject(value)
         return made
 
-    def _say(self, args: tuple[Any, ...], *, to_err: bool) -> Any:
-        self.write(" ".join(map(self.shown, args)) + "\n", to_err=to_err)
+    def _together(self, name: str, _: Any, given: Any) -> Promise:
+        """Return a promise of what `Promise.all` and its kin make of several."""
+        values = elements_of(given)
+        made, found, left = Promise(self.loop), [UNDEFINED] * len(values), len(values)
+        ends_with = {"all": False, "any": True}.get(
+            name
+        )  # whether one that is fulfilled settles it, or one that is not
+
+        def settle(place: int, value: Any, *, is_fulfilled: bool) -> Any:
+            nonlocal left
+            if name == "race" or ends_with is is_fulfilled:
+                return made.resolve(value) if is_fulfilled else made.reject(value)
+            if name == "allSettled":
+                status = (
+                    {"status": "fulfilled", "value": value} if is_fulfilled else {"status": "rejected", "reason": value}
+                )
+                value = JsObject(status)
+            found[place] = value
+            left -= 1
+            return end() if not left else UNDEFINED
+
+        def end() -> Any:
+            if name != "any":
+                return made.resolve(found)
+            error = JsError("All promises were rejected", "AggregateError")
+            error.set("errors", found)
+            return made.reject(error)
+
+        for place, each in enumerate(values):
+            self._settled(each, fulfils=True).then(
+                Function(lambda _, value=UNDEFINED, place=place: settle(place, value, is_fulfilled=True)),
+                Function(lambda _, value=UNDEFINED, place=place: settle(place, value, is_fulfilled=False)),
+            )
+        if not values and name != "race":
+            end()
+        return made
+
+    def _console(self) -> JsObject:
+        counts: dict[str, int] = {}
+        started: dict[str, float] = {}
+        made: dict[str, Callable[..., Any]] = {
+            **{name: lambda *args: self._say(args) for name in ("log", "info", "debug", "dir", "table")},
+            **{name: lambda *args: self._say(args, to_err=True) for name in ("warn", "error")},
+            "trace": lambda *args: self._say(("Trace:", *args) if args else ("Trace",), to_err=True),
+        }
+
+        def label_of(label: Any) -> str:
+            return "default" if label is UNDEFINED else to_string(label)
+
+        def asserted(is_so: Any = False, *args: Any) -> Any:
+            return (
+                UNDEFINED if truthy(is_so) else self._say(("Assertion failed" + ":" * bool(args), *args), to_err=True)
+            )
+
+        def group(*args: Any) -> Any:
+            if args:
+                self._say(args)
+            self._indent += "  "
+            return UNDEFINED
+
+        def end_group() -> Any:
+            self._indent = self._indent[:-2]
+            return UNDEFINED
+
+        def count(label: Any = UNDEFINED) -> Any:
+            name = label_of(label)
+            counts[name] = counts.get(name, 0) + 1
+            return self._say((f"{name}: {counts[name]}",))
+
+        def count_again(label: Any = UNDEFINED) -> Any:
+            counts.pop(label_of(label), None)
+            return UNDEFINED
+
+        def begin(label: Any = UNDEFINED) -> Any:
+            started.setdefault(label_of(label), self._clock())
+            return UNDEFINED
+
+        def tell_time(label: Any = UNDEFINED, *args: Any, ends: bool = False) -> Any:
+            name = label_of(label)
+            if name not in started:
+                return self._say((f"Warning: No such label '{name}' for console.time",), to_err=True)
+            told = f"{name}: {(self._clock() - started[name]) * 1000:.3f}ms"
+            if ends:
+                del started[name]
+            return self._say((told, *args))
+
+        made |= {
+            "assert": asserted,
+            "group": group,
+            "groupCollapsed": group,
+            "groupEnd": end_group,
+            "count": count,
+            "countReset": count_again,
+            "time": begin,
+            "timeLog": tell_time,
+            "timeEnd": functools.partial(tell_time, ends=True),
+        }
+        return JsObject({name: Function(lambda _, *args, body=body: body(*args), name) for name, body in made.items()})
+
+    def _say(self, args: tuple[Any, ...], *, to_err: bool = False) -> Any:
+        text = " ".join(map(self.shown, args))
+        self.write("".join(f"{self._indent}{line}\n" for line in text.split("\n")), to_err=to_err)
         return UNDEFINED
 
     def shown(self, value: Any) -> str:
@@ -148,7 +252,7 @@ class JsWorld:
     def write(self, text: str, *, to_err: bool = False) -> None:
         """Write what a program prints."""
         stream = (self._err or sys.stderr) if to_err else (self._out or sys.stdout)
-        stream.write(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        stream.write(well_formed(text))
         stream.flush()
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -160,14 +264,16 @@ class JsWorld:
         String constants are among them: of a namespace in which all imports are immutable globals of externrefs.
         """
         store.use_strings()
-        defined = set()
+        missing: dict[tuple[str, str], list[ImportType]] = {}
         for each in linker.missing(module):
-            if (each.module, each.name) in defined:
-                continue  # one thing may be imported as several
-            found = self.find(store, module, each)
-            if found is not None:
-                linker.define(store, each.module, each.name, found)
-                defined.add((each.module, each.name))
+            missing.setdefault((each.module, each.name), []).append(each)
+        for (namespace, name), wanted in missing.items():
+            found = [self.find(store, module, each) for each in wanted]
+            if len(wanted) > 1 and all(isinstance(each.type, FuncType) for each in wanted):
+                if None not in found:
+                    linker.define(store, namespace, name, ByType(dict(zip(wanted, found, strict=True)).__getitem__))
+            elif (one := next((each for each in found if each is not None), None)) is not None:
+                linker.define(store, namespace, name, one)  # a memory may be imported as a global, too
 
     def find(self, store: Store, module: Module, wanted: ImportType) -> Any:
         """Return what a module is to be given for an import; None where this world has nothing."""
@@ -176,11 +282,19 @@ class JsWorld:
                 return host_tag(store) if type == host_tag(store).type.functype else None
             case MemoryType():
                 return Memory(store, wanted.type)
+            case GlobalType(storage, False) if (given := self._of_glue(wanted.module, wanted.name)) is not UNDEFINED:
+                return to_wasm(store, storage, given)
             case GlobalType():
-                return wanted.name if is_string_constant(module.imports, wanted) else None
+                return wanted.name if wanted.module in module.string_namespaces else None
             case FuncType():
-                function = self.function(wanted.module, wanted.name, wanted.type)
-                return None if function is None else imported(store, wanted.type, function)
+                is_given = (wanted.module, wanted.name) in self.functions
+                function = None if is_given else builtin(store, wanted.module, wanted.name, wanted.type)
+                function = function or self.function(wanted.module, wanted.name, wanted.type)
+                return (
+                    None
+                    if function is None
+                    else imported(store, wanted.type, function, f"{wanted.module}.{wanted.name}")
+                )
         return None
 
     def function(self, module: str, name: str, type: FuncType) -> Any:
@@ -190,22 +304,26 @@ class JsWorld:
         own = getattr(self, f"import_{name}", None)
         if own is not None:
             return own
-        if self.glue is not None:
-            if module not in self._glue_objects:
-                self._glue_objects[module] = self.glue.object(module)
-            members = self._glue_objects[module]
-            if members is not None and is_callable(found := members.get(name)):
-                return found
+        if is_callable(found := self._of_glue(module, name)):
+            return found
         if isinstance(holder := self.globals.get(module), JsObject) and is_callable(found := holder.get(name)):
             return found
         return j2cl.function(self, name, type) if module == "imports" else None
+
+    def _of_glue(self, module: str, name: str) -> Any:
+        """What the glue has for an import; undefined where it has nothing."""
+        if self.glue is None:
+            return UNDEFINED
+        if module not in self._glue_objects:
+            self._glue_objects[module] = self.glue.object(module)
+        members = self._glue_objects[module]
+        return UNDEFINED if members is None else members.get(name)
 
     def start(self, instance: Instance) -> None:
         """Tell the world which instance it is around: what glue calls its exports are this one's."""
         self.exports = {name: exported(each) for name, each in instance.exports.items()}
         if self.glue is not None:
-            self.glue.names |= dict.fromkeys(_INSTANCES, JsObject({"exports": self.exports}))
-            self.glue.names |= dict.fromkeys(_EXPORTS, self.exports)
+            self.glue.start(self.exports)
 
     def run(self) -> None:
         """Run what timers and promises have to do, until nothing is left."""
@@ -214,7 +332,6 @@ class JsWorld:
     def use_glue(self, source: str) -> None:
         """Take functions from the glue beside a program. GlueError for what is not JavaScript."""
         self.glue = Glue(self, source)
-        self.glue.names |= dict.fromkeys((*_INSTANCES, *_EXPORTS), UNDEFINED)
         self._glue_objects: dict[str, JsObject | None] = {}
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -222,11 +339,11 @@ class JsWorld:
 
     def has_global(self, name: str) -> bool:
         """Whether there is a global object of that name."""
-        return name in self.globals or name == "globalThis"
+        return name in self.globals
 
     def get_global(self, name: str) -> Any:
         """Return a global object."""
-        return _Global(self) if name == "globalThis" else self.globals[name]
+        return self.globals[name]
 
     def set_global(self, name: str, value: Any) -> None:
         """Set a global object."""
@@ -331,12 +448,9 @@ class JsWorld:
 
 
 class _Global(JsObject):
-    """The global object."""
+    """The global object, whose properties are the globals themselves."""
 
     name = "global"
-
-    def __init__(self, world: JsWorld) -> None:
-        super().__init__(world.globals)
 
 
 _HAVE_NONE = (str, int, float, Symbol, GcObject, Mapping, type, GeneratorType, FrameType, CodeType, TracebackType)
