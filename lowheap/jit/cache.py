@@ -106,6 +106,14 @@ def compiled(
     return found
 
 
+def is_cached(
+    directory: Path | None, parts: Mapping[str, str | int | bool], collector: Collector | None = None
+) -> bool:
+    """Whether the cache has an entry for that, sound or not."""
+    key = None if directory is None else code_key(parts, collector)
+    return directory is not None and key is not None and CodeCache(directory).path(key).is_file()
+
+
 def valid_binary(directory: Path | None, source: bytes, validator: str, make: Callable[[], bytes]) -> bytes:
     """Return the binary that `make` makes of a module's source, and has found valid, from the cache if it is there.
 
@@ -203,9 +211,9 @@ def collector_sources(collector: Collector) -> list[str] | None:
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
     a function closes over what no source tells.
     """
-    kinds = type(collector).__mro__
-    if all(kind.__module__.partition(".")[0] in KNOWN_PACKAGES for kind in kinds):
+    if is_known(collector):
         return []  # what they call is lowheap's, too
+    kinds = type(collector).__mro__
     functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
     if any(each.function.__closure__ and each.__module__.partition(".")[0] not in KNOWN_PACKAGES for each in functions):
         return None
@@ -230,6 +238,11 @@ def collector_sources(collector: Collector) -> list[str] | None:
         except (OSError, SyntaxError, ValueError):
             return None
     return sorted(found)
+
+
+def is_known(collector: Collector) -> bool:
+    """Whether a collector is lowheap's own, that other processes have as well."""
+    return all(kind.__module__.partition(".")[0] in KNOWN_PACKAGES for kind in type(collector).__mro__)
 
 
 KNOWN_PACKAGES = frozenset({"lowheap", "llvmlite", *sys.stdlib_module_names})

@@ -26,7 +26,7 @@ from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType,
 from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
 from lowheap.wasm.debug_lines import DebugLines
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
-from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
+from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline, index_operand
 from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
 
 if TYPE_CHECKING:
@@ -553,19 +553,24 @@ class PieceCompiler:
         """How many instructions a function has."""
         return len(self._instructions(index))
 
-    def has_nested_loops(self, index: int) -> bool:
-        """Whether a function has a loop within a loop."""
+    def called_in_nested_loops(self, index: int) -> Sequence[int] | None:
+        """The module's own functions that a function calls in a loop within a loop; None if it has no such loop."""
         from lowheap.wasm.function import OPENING  # here, because code from a cache needs none of it
 
         depths: list[int] = [0]  # the loops around, by open construct
+        found: list[int] | None = None
         for each in self._instructions(index):
             if each.name in OPENING:
                 depths.append(depths[-1] + (each.name == "loop"))
-                if depths[-1] > 1:
-                    return True
+                if depths[-1] > 1 and found is None:
+                    found = []
             elif each.name == "end" and len(depths) > 1:
                 depths.pop()
-        return False
+            elif each.name == "call" and depths[-1] > 1 and found is not None:
+                callee = index_operand(each)
+                if callee >= self.module.vmctx_layout.imported_functions:
+                    found.append(callee)
+        return found
 
     def _instructions(self, index: int) -> Sequence[Instruction]:
         return self.module.decoded.bodies[index - self.module.vmctx_layout.imported_functions].instructions
@@ -595,8 +600,7 @@ class PieceCompiler:
     @property
     def is_portable(self) -> bool:
         """Whether another process can compile alike: whether the collector is lowheap's."""
-        kinds = type(self.module.engine.collector).__mro__
-        return all(each.__module__.partition(".")[0] in cache.KNOWN_PACKAGES for each in kinds)
+        return cache.is_known(self.module.engine.collector)
 
     def described(self) -> Any:
         """What `of` makes the same of, in another process."""

@@ -28,9 +28,11 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from lowheap.jit import cache, engine
+from lowheap.collectors.interface import Collector
+from lowheap.jit import cache, engine, runtime
 from lowheap.jit.engine import CompiledCode
 from lowheap.wasm.pieces import on_large_stack
 
@@ -44,7 +46,7 @@ Done = Callable[[CompiledCode | None], None]
 
 
 class Optimisable(Protocol):
-    """What pieces are compiled of: a module, for certain stores."""
+    """What pieces are compiled of: a module, for certain stores; or the runtime, which is one piece."""
 
     @property
     def is_portable(self) -> bool:
@@ -52,6 +54,10 @@ class Optimisable(Protocol):
 
     def described(self) -> Any:
         """What another process makes the same of."""
+
+    @classmethod
+    def of(cls, described: Any) -> Optimisable:
+        """Return what was described."""
 
     def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
         """Compile a piece, optimised as the engine says."""
@@ -89,7 +95,7 @@ class _Process:
     def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
         if optimisable not in self._known:
             known = self._known[optimisable] = next(self._numbers)
-            self._queue.put((MODULE, known, optimisable.described()))
+            self._queue.put((TAKE, known, (type(optimisable), optimisable.described())))
             weakref.finalize(optimisable, self._queue.put, (FORGET, known, None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
@@ -238,8 +244,8 @@ def _is_for_processes(optimisable: Optimisable) -> bool:
     return optimisable.is_portable and bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
-MODULE, PIECE, FORGET = "module", "piece", "forget"
-"""What a message asks for: to take a module in, to compile a piece of one, to forget one."""
+TAKE, PIECE, FORGET = "take", "piece", "forget"
+"""What a message asks for: to take in what is compiled, a module or the runtime, to compile a piece, to forget it."""
 
 _PATIENCE = 1  # seconds
 
@@ -258,6 +264,26 @@ def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -
     if _is_closed:
         return  # nobody would take it up
     _find(optimisable).optimise(optimisable, functions, done)
+
+
+def optimise_runtime(compiler: runtime.Compiler, cache_directory: Path | None) -> None:
+    """Have the runtime optimised, unless it is being, or was and could not be."""
+    key = compiler.collector, compiler.checked
+    if key in _runtimes:
+        return
+    _runtimes.add(key)
+
+    def done(compiled: CompiledCode | None) -> None:
+        if compiled is not None:
+            compiler.put(compiled, cache_directory)
+
+    try:
+        optimise(compiler, (), done)
+    except Exception:
+        _log.exception("the runtime cannot be optimised, and stays as it is")
+
+
+_runtimes: set[tuple[Collector, bool]] = set()
 
 
 def _find(optimisable: Optimisable) -> _Process | _Thread:
@@ -300,6 +326,7 @@ def _forget() -> None:
         while processes:
             processes.pop().forget()
     _thread.clear()
+    _runtimes.clear()
 
 
 atexit.register(_close)

@@ -105,8 +105,8 @@ class PieceCompiler(Protocol):
     def size(self, index: int) -> int:
         """How many instructions a function has."""
 
-    def has_nested_loops(self, index: int) -> bool:
-        """Whether a function has a loop within a loop."""
+    def called_in_nested_loops(self, index: int) -> Sequence[int] | None:
+        """The module's own functions that a function calls in a loop within a loop; None if it has no such loop."""
 
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
         """Compile a piece. `known` are the functions for what is done to objects that other pieces have."""
@@ -362,8 +362,11 @@ class PiecewiseCode(NotCopied):
     def _choose(self, index: int) -> tuple[int, tuple[int, ...]]:
         """Return what is compiled for a function that is called, and at which level."""
         compiler = self._compiler
-        if compiler.level != BASELINE and compiler.has_nested_loops(index):
-            return compiler.level, self._with_small([index])
+        if compiler.level != BASELINE:
+            called = compiler.called_in_nested_loops(index)
+            if called is not None:  # what it calls elsewhere does not make it slow: that is optimised if it runs often
+                small = [each for each in dict.fromkeys(called) if compiler.size(each) <= SMALL]
+                return compiler.level, self._with_small(small, index)
         chosen = {index: None}
         total, pending = 0, [index]
         for each in pending:
@@ -374,11 +377,14 @@ class PiecewiseCode(NotCopied):
                     pending.append(callee)
         return BASELINE, tuple(chosen)
 
-    def _with_small(self, roots: Sequence[int]) -> tuple[int, ...]:
-        """Return some of these functions, the first at least, and small ones that they call, and that those call."""
+    def _with_small(self, roots: Sequence[int], *first: int) -> tuple[int, ...]:
+        """Return some of these functions, and small ones that they call, and that those call; in front the `first`.
+
+        Of the roots that is one at least, unless there is a first.
+        """
         compiler = self._compiler
-        chosen: dict[int, None] = {}
-        total = 0
+        chosen = dict.fromkeys(first)
+        total = sum(map(compiler.size, first))
         for root in roots:
             pending = [root] if root not in chosen else []
             for each in pending:
