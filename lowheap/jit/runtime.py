@@ -151,12 +151,16 @@ class Compiler:
         """Compile it."""
         from llvmlite import ir
 
+        from lowheap.jit.emit import discard
+
         collector = self.collector
         module = ir.Module("lowheap.runtime")
         define_all(
             module, collector, emitter_for(collector, checked=self.checked), frame_rules(host_architecture())
         )
-        return compile_ir(module, tuple(functions_of(collector)), opt_level=level)
+        compiled = compile_ir(module, tuple(functions_of(collector)), opt_level=level)
+        discard(module)
+        return compiled
 
     def put(self, compiled: CompiledCode, cache_directory: Path | None) -> None:
         """Have `load` return what was optimised, and the cache have it, before anybody can see that it is there."""

@@ -1094,6 +1094,7 @@ class EventFunctions:
                     _mark(calls, False)
         _mark(in_loops + again, always or len(in_loops) <= MOST_IN_LOOPS)
         _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
+        self._functions_with_sites.clear()
 
     def function(
         self,

@@ -412,6 +412,7 @@ class Module(NotCopied):
     ) -> CompiledCode:
         """Compile the whole module, or a piece; `known` are the functions that other pieces have for it."""
         from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
+        from lowheap.jit.emit import discard
         from lowheap.wasm.compile import ModuleCompiler
         from lowheap.wasm.events import SharedEvents
 
@@ -435,7 +436,9 @@ class Module(NotCopied):
                 counts=is_baseline and engine.opt_level > 0,
             )
             module, symbols = compiler.compile(progress)
-            return compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
+            compiled = compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
+            discard(module)
+            return compiled
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
         """What code depends on that is the module's or the engine's.
