@@ -9,8 +9,8 @@ modules through the store context, they are C functions:
     bool     lh_collect(vmctx)                              collect, all at once; false: a frame is wrong
     bool     lh_trace(vmctx)                                have held what compiled code holds; false: a frame is wrong
 
-and those that the collector wants compiled even where Python comes to them (`Collector.compiled`), and the host's own
-operations on objects (`HOST_OPERATIONS`): `symbol_of`.
+and those that the collector wants compiled even where Python comes to them (`Collector.compiled`), likewise some of the
+tables' (`TABLE_FUNCTIONS`), and the host's own operations on objects (`HOST_OPERATIONS`): `symbol_of`.
 
 Compiled modules emit the fast path of allocation inline, for structs and arrays whose blocks are small, and come here
 when no block is at hand.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowheap.collectors import host
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared import allocation, collection
+from lowheap.collectors.shared import allocation, collection, types
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.jit import cache
 from lowheap.jit.engine import CompiledCode, LoadedCode
@@ -65,6 +65,9 @@ HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
 BASELINE, OPTIMISED = 0, 2
 """The levels that LLVM compiles it at."""
 
+TABLE_FUNCTIONS: tuple[Native[..., Any], ...] = (types.enter_type,)
+"""What the host does with the heap's tables, and has compiled code do: there may be hundreds of types."""
+
 _loaded: dict[tuple[Collector, bool, int], LoadedCode] = {}
 _ready: dict[tuple[Collector, bool], CompiledCode] = {}  # what was optimised in the background, until it is linked
 
@@ -78,7 +81,12 @@ def functions_of(collector: Collector) -> dict[str, Native[..., Any]]:
         COLLECT: collector.collect,
         TRACE: collection.trace,
     }
-    return functions | {symbol_of(each): each for each in (*collector.all_compiled(), *HOST_OPERATIONS)}
+    return functions | {symbol_of(each): each for each in (*replaced_by(collector), *HOST_OPERATIONS)}
+
+
+def replaced_by(collector: Collector) -> tuple[Native[..., Any], ...]:
+    """Return the functions in whose place Python has those of the runtime, on a heap of a collector's."""
+    return *collector.all_compiled(), *TABLE_FUNCTIONS
 
 
 def symbol_of(native: Native[..., Any]) -> str:

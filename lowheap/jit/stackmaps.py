@@ -288,8 +288,11 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
         raise CompilerError(
             f"stack map announces {record_count} records, its functions {sum(count for _, _, count in heads)}"
         )
+    known: dict[bytes, tuple[Slots, ...]] = {}
     functions = [
-        FunctionRecord(address, stack_size, tuple(_parse_record(reader, constants, architecture) for _ in range(count)))
+        FunctionRecord(
+            address, stack_size, tuple(_parse_record(reader, constants, architecture, known) for _ in range(count))
+        )
         for address, stack_size, count in heads
     ]
     if reader.position != len(section):
@@ -299,19 +302,34 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
     return functions
 
 
-def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Architecture) -> SafepointRecord:
-    """Read one record with its padding."""
+def _parse_record(
+    reader: _Reader, constants: Sequence[int], architecture: Architecture, known: dict[bytes, tuple[Slots, ...]]
+) -> SafepointRecord:
+    """Read one record with its padding. `known` are the slots of locations that were read in this section before."""
     identifier, instruction_offset, _, location_count = reader.take(_RECORD_HEAD, "record")
-    locations = [reader.take(_LOCATION, "location") for _ in range(location_count)]
+    start = reader.position
+    reader.skip(location_count * _LOCATION.size, "locations")
+    encoded = reader.section[start : reader.position]
     reader.align()
     _, live_out_count = reader.take(_LIVE_OUTS_HEAD, "live-outs")
     reader.skip(live_out_count * _LIVE_OUT_SIZE, "live-outs")
     reader.align()
 
-    where = f"stack map record {identifier}"
     if identifier >= large_frames.FIRST_MEASURE and location_count == 0:
         return SafepointRecord(identifier, instruction_offset, ())
-    if location_count < _STATEPOINT_PREFIX or any(
+    slots = known.get(encoded)
+    if slots is None:
+        where = f"stack map record {identifier}"
+        locations = list(_LOCATION.iter_unpack(encoded))
+        slots = known[encoded] = _slots_of(where, locations, constants, architecture)
+    return SafepointRecord(identifier, instruction_offset, slots)
+
+
+def _slots_of(
+    where: str, locations: Sequence[tuple[int, ...]], constants: Sequence[int], architecture: Architecture
+) -> tuple[Slots, ...]:
+    """The live slots of a statepoint, by its locations."""
+    if len(locations) < _STATEPOINT_PREFIX or any(
         kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
     ):
         raise CompilerError(f"{where} is not a statepoint's: it does not start with {_STATEPOINT_PREFIX} constants")
@@ -330,7 +348,7 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
             where, register, offset, [_constant(where, each, constants) for each in operands[position + 1 : end]]
         )
         position = end
-    return SafepointRecord(identifier, instruction_offset, tuple(slots))
+    return tuple(slots)
 
 
 def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:

@@ -448,7 +448,7 @@ class StoreRuntime(NotCopied):
             )
         self._collect = quick.cast("bool(*)(void *)", code.address(runtime.COLLECT))
         self._trace = quick.cast("bool(*)(void *)", code.address(runtime.TRACE))
-        for native in heap.collector.all_compiled():
+        for native in runtime.replaced_by(heap.collector):
             heap.replacements[native] = self._compiled(native, code.address(runtime.symbol_of(native)))
 
     def _compiled(self, native: Native[..., Any], address: int) -> Callable[..., Any]:
