@@ -137,7 +137,7 @@ def test_what_is_called_is_compiled(opt_level: int, runtime: str) -> None:
 
 def test_large_modules_are_compiled_so_by_themselves() -> None:
     one = "(func (param i32) (result i32)" + "(i32.add (local.get 0)" * 30 + "(i32.const 1)" + ")" * 31
-    count = LARGE // 62  # instructions, with the end
+    count = LARGE // 94  # bytes, of which an instruction takes two, or one
     assert count > MANY
     small = f"(module {one * count})"
     large = f"(module {one * (count + 1)})"

@@ -114,10 +114,13 @@ def is_cached(
     return directory is not None and key is not None and CodeCache(directory).path(key).is_file()
 
 
-def valid_binary(directory: Path | None, source: bytes, validator: str, make: Callable[[], bytes]) -> bytes:
+def valid_binary(
+    directory: Path | None, source: bytes, validator: str, make: Callable[[], tuple[bytes, bool]]
+) -> tuple[bytes, bool]:
     """Return the binary that `make` makes of a module's source, and has found valid, from the cache if it is there.
 
-    `validator` says which one that is. So the validator is not loaded where code comes from the cache.
+    `validator` says which one that is. So the validator is not loaded where code comes from the cache. Beside the
+    binary is something else that `make` has found out about it.
     """
     package = None if directory is None else _package_digest()
     if directory is None or package is None:
@@ -127,7 +130,7 @@ def valid_binary(directory: Path | None, source: bytes, validator: str, make: Ca
     found = cache.get_binary(key)
     if found is None:
         found = make()
-        cache.put_binary(key, found)
+        cache.put_binary(key, *found)
     return found
 
 
@@ -327,15 +330,16 @@ def decode(key: str, data: bytes | memoryview) -> CompiledCode:
         raise ValueError(f"it does not make sense: {error!r}") from error
 
 
-def _decode_binary(key: str, data: bytes) -> bytes:
-    """Return the binary in a file. ValueError when it is not a sound one for that key."""
+def _decode_binary(key: str, data: bytes) -> tuple[bytes, bool]:
+    """Return the binary in a file, and what was found out. ValueError when it is not a sound one for that key."""
     start = len(MAGIC) + _CHECKSUM_SIZE
     if data[: len(MAGIC)] != MAGIC:
         raise ValueError("it is no binary of this version")
     body = data[start:]
     if hashlib.sha256(body).digest() != data[len(MAGIC) : start] or not body.startswith(key.encode()):
         raise ValueError("its checksum is wrong, or it is another's")
-    return body[len(key) :]
+    start = len(key) + 1
+    return body[start:], body[len(key) : start] == b"\1"
 
 
 class CodeCache:
@@ -358,13 +362,13 @@ class CodeCache:
         """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
         self._put(self.path(key), encode(key, code))
 
-    def get_binary(self, key: str) -> bytes | None:
-        """Return the binary of a key, or None when there is no sound one."""
+    def get_binary(self, key: str) -> tuple[bytes, bool] | None:
+        """Return the binary of a key, and what was found out about it, or None when there is no sound one."""
         return self._get(self.directory / f"{key}{BINARY_SUFFIX}", functools.partial(_decode_binary, key))
 
-    def put_binary(self, key: str, binary: bytes) -> None:
-        """Write a binary down, as `put` does code."""
-        body = key.encode() + binary
+    def put_binary(self, key: str, binary: bytes, found: bool) -> None:
+        """Write a binary down, and what was found out about it, as `put` does code."""
+        body = key.encode() + bytes([found]) + binary
         self._put(self.directory / f"{key}{BINARY_SUFFIX}", MAGIC + hashlib.sha256(body).digest() + body)
 
     def _get(self, path: Path, read: Callable[[bytes], _Entry]) -> _Entry | None:
