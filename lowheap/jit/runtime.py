@@ -163,9 +163,7 @@ class Compiler:
 
         collector = self.collector
         module = ir.Module("lowheap.runtime")
-        define_all(
-            module, collector, emitter_for(collector, checked=self.checked), frame_rules(host_architecture())
-        )
+        define_all(module, collector, emitter_for(collector, checked=self.checked), frame_rules(host_architecture()))
         compiled = compile_ir(module, tuple(functions_of(collector)), opt_level=level)
         discard(module)
         return compiled

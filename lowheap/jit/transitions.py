@@ -119,7 +119,9 @@ def define(
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
     compiled code has it. Those that are `known`, by their names, other modules have. Returns those that this has now.
     """
-    emits = {name: functools.partial(_emit_allocation, call, hand_over) for name, call in _ALLOCATIONS.items()}
+    emits: dict[str, Callable[[ir.Function], None]] = {
+        name: functools.partial(_emit_allocation, call, hand_over) for name, call in _ALLOCATIONS.items()
+    }
     defined = []
     # Those that come later may be called by those before.
     for name, emit in {**emits, **_OTHERS}.items():

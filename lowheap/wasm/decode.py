@@ -248,7 +248,7 @@ class DataSegment:
 
 
 class LaterInstructions(Sequence[Instruction]):
-    """Instructions that are decoded when somebody looks at them first: of a module whose code is in a cache, few are."""
+    """Instructions that are decoded when somebody looks at them first: few are where code comes from a cache."""
 
     __slots__ = ("_decode", "_found")
 

@@ -189,9 +189,7 @@ class Module(NotCopied):
         self._outline(engine, binary, given)
         return self
 
-    def _outline(
-        self, engine: Engine, binary: bytes, given: _Given, decoded: DecodedModule | None = None
-    ) -> None:
+    def _outline(self, engine: Engine, binary: bytes, given: _Given, decoded: DecodedModule | None = None) -> None:
         """Find out what is known of a module that is not compiled."""
         self.engine = engine
         self._binary = binary
