@@ -526,8 +526,7 @@ class DrcHeap(NotCopied):
         fields = (VMFieldDefinition * len(definitions)).from_buffer_copy(b"".join(definitions))
         *above, _ = self.types.supertypes(type_index)
         numbers = (ctypes.c_uint32 * len(above))(*above)
-        type_table.write_type(
-            table,
+        entry = (
             type_index,
             _KINDS[type.composite.__class__, type.hidden],
             ctypes.addressof(fields),
@@ -536,6 +535,8 @@ class DrcHeap(NotCopied):
             len(above),
             TYPE_FINAL * type.final,
         )
+        if not type_table.enter_type(table, *entry):
+            type_table.write_type(table, *entry)  # says why not
 
     @staticmethod
     def _fields(composite: CompositeType) -> tuple[FieldType, ...]:

@@ -472,8 +472,8 @@ def test_a_bad_binary_is_made_again_and_replaced(damage: str, tmp_path: Path, va
 
 def test_a_binary_under_anothers_key_is_not_taken(tmp_path: Path) -> None:
     directory = CodeCache(tmp_path)
-    directory.put_binary("one", b"its binary")
-    assert directory.get_binary("one") == b"its binary"
+    directory.put_binary("one", b"its binary", True)
+    assert directory.get_binary("one") == (b"its binary", True)
     (tmp_path / f"one{cache.BINARY_SUFFIX}").rename(tmp_path / f"two{cache.BINARY_SUFFIX}")
     assert directory.get_binary("two") is None
 

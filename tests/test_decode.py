@@ -563,7 +563,6 @@ def test_a_whole_module_reads_back() -> None:
     assert decoded.names == Names(
         module="rich",
         functions={0: "log", 1: "main", 2: "add"},
-        locals={2: {0: "x", 1: "y", 2: "wide", 4: "n"}},
         types={0: "node", 1: "leaf", 2: "bytes", 3: "binary"},
         fields={0: {0: "left", 1: "value"}, 1: {0: "left", 1: "value"}},
         globals={0: "seed", 1: "cell", 2: "root", 3: "empty"},

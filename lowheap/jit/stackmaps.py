@@ -459,7 +459,8 @@ def _from_frame_pointer(
 
 _ELF_MAGIC = b"\x7fELF"
 _ELF64_HEADER_SIZE = 64
-_ELF64_SECTION_TABLE = struct.Struct("<40xQ10xHH")  # of the header: section table's offset, entry size, entry count
+_ELF64_SECTION_TABLE = struct.Struct("<40xQ10xHHH")  # of the header: where it is, entry size, count, that of the names
+_ELF64_SECTION = struct.Struct("<I20xQQ")  # of an entry: the name's place among the names, where the section is, size
 _ELF_SECTION = b".llvm_stackmaps"
 _MACH_O_64_MAGIC = b"\xcf\xfa\xed\xfe"
 _MACH_O_SECTION = b"__llvm_stackmaps"
@@ -469,30 +470,38 @@ def find_section(object: bytes) -> bytes | None:
     """The stack map section of a 64-bit ELF or Mach-O object file; None if it has none, as a module without
     statepoints.
 
-    Raises `CompilerError` for other bytes and for an ELF file that ends before its section table (LLVM's reader, which
-    does the rest, crashes on those).
+    Raises `CompilerError` for other bytes and for an ELF file that ends before its section table.
     """
     if object.startswith(_ELF_MAGIC) and len(object) >= _ELF64_HEADER_SIZE:
-        offset, entry_size, count = _ELF64_SECTION_TABLE.unpack_from(object)
-        if offset + entry_size * count > len(object):
-            raise CompilerError(f"object file is truncated: its section table ends behind byte {len(object)}")
-        wanted = _ELF_SECTION
+        found = _elf_sections(object)
     elif object.startswith(_MACH_O_64_MAGIC):
-        wanted = _MACH_O_SECTION
+        # The name fills its fixed-width field, leaving no room for a terminator: llvmlite reads on behind it.
+        found = [
+            section.data()
+            for section in binding.ObjectFileRef.from_data(object).sections()
+            if (section.name() or b"").startswith(_MACH_O_SECTION)
+        ]
     else:
         raise CompilerError(f"not a 64-bit ELF or Mach-O object file: it starts with {object[:4]!r}")
-    found: list[bytes] = []
-    reference = binding.ObjectFileRef.from_data(object)
-    for section in reference.sections():
-        name: bytes = section.name() or b""
-        if wanted is _MACH_O_SECTION:
-            # This name fills its fixed-width field, leaving no room for a terminator: llvmlite reads on behind it.
-            name = name[: len(_MACH_O_SECTION)]
-        if name == wanted:
-            found.append(section.data())
     if len(found) > 1:
         raise CompilerError(f"object file has {len(found)} stack map sections; one is expected")
     return found[0] if found else None
+
+
+def _elf_sections(object: bytes) -> list[bytes]:
+    """The contents of an ELF file's stack map sections.
+
+    Not by LLVM's reader, which takes longer for this than all else that linking takes in Python.
+    """
+    offset, entry_size, count, names_number = _ELF64_SECTION_TABLE.unpack_from(object)
+    if offset + entry_size * count > len(object) or entry_size < _ELF64_SECTION.size:
+        raise CompilerError(f"object file is truncated: its section table ends behind byte {len(object)}")
+    entries = [_ELF64_SECTION.unpack_from(object, offset + entry_size * number) for number in range(count)]
+    if names_number >= count:
+        return []
+    _, names, _ = entries[names_number]
+    wanted = _ELF_SECTION + b"\0"
+    return [object[start : start + size] for name, start, size in entries if object.startswith(wanted, names + name)]
 
 
 # --- From return addresses to slots -----------------------------------------------------------------------------------

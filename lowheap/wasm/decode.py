@@ -297,11 +297,10 @@ class FunctionBody:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the `name` section calls things; fields and locals by the index of their type and function first."""
+    """What the `name` section calls things, but for locals; fields by their type's index first."""
 
     module: str | None = None
     functions: dict[int, str] = field(default_factory=dict)
-    locals: dict[int, dict[int, str]] = field(default_factory=dict)
     types: dict[int, str] = field(default_factory=dict)
     fields: dict[int, dict[int, str]] = field(default_factory=dict)
     globals: dict[int, str] = field(default_factory=dict)
@@ -769,7 +768,6 @@ def _indirect_name_map(reader: Reader) -> dict[int, dict[int, str]]:
 _NAME_SUBSECTIONS: dict[int, tuple[str, Callable[[Reader], object]]] = {
     0: ("module", Reader.name),
     1: ("functions", _name_map),
-    2: ("locals", _indirect_name_map),
     4: ("types", _name_map),
     5: ("tables", _name_map),
     6: ("memories", _name_map),

@@ -1211,7 +1211,7 @@ class EventFunctions:
             name = ".".join(("lowheap", event, *map(_label, static)))
             name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
         else:  # the same in all processes, for all that it depends on
-            name = f"lowheap.{event}.{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGITS]}"
+            name = _shared_name(key)
         is_for_type = self._type_of(event, static) is not None
         first = [PTR, I32, *[I32] * is_for_type]
         function = NativeFunction(self._module, ir.FunctionType(result, [*first, *argument_types]), name)
@@ -1236,6 +1236,12 @@ class EventFunctions:
                 emitter.builder.ret(value)
         safepoints.fill_safepoints(function, emitter.references)
         return function
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _shared_name(key: tuple[Any, ...]) -> str:
+    """The name of an event's function that pieces share, by the event and what the function depends on."""
+    return f"lowheap.{key[0]}.{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGITS]}"
 
 
 def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:
