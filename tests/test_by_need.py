@@ -21,6 +21,8 @@ import lowheap as lh
 from lowheap.errors import CompilerError
 from lowheap.jit import by_need, cache
 from lowheap.jit import engine as jit_engine
+from lowheap.jit import runtime as jit_runtime
+from lowheap.runtime.store_runtime import runtime_of
 from lowheap.wasm import optimiser, pieces
 from lowheap.wasm.module import LARGE, MANY, Module, PieceCompiler
 
@@ -195,6 +197,84 @@ def test_the_process_forgets_modules_that_are_gone() -> None:
             gc.collect()
             assert not process._known
         assert not process.has_ended
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def without_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody in this process has asked for the runtime yet."""
+    monkeypatch.setattr(jit_runtime, "_loaded", {})
+    monkeypatch.setattr(jit_runtime, "_ready", {})
+    monkeypatch.setattr(optimiser, "_runtimes", set())
+
+
+def run_until_the_runtime_is_optimised(made: lh.Instance) -> None:
+    limit = time.monotonic() + 60
+    while runtime_of(made.store).to_optimise is not None:
+        assert made.exports.sum(made.exports.list(50)) == 1275
+        assert time.monotonic() < limit, "it was never optimised"
+
+
+@pytest.mark.usefixtures("without_runtime")
+def test_the_runtime_is_optimised_when_code_runs_often() -> None:
+    """Until then it does the same, more slowly: compiled soon, as code is."""
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    context = runtime_of(made.store).context
+    assert runtime_of(made.store).to_optimise is not None
+    soon = context.drop, context.allocate_struct
+    assert made.exports.sum(made.exports.list(50)) == 1275
+    made.store.collect()
+    assert made.store.heap.stats().live_objects == 0
+    run_until_the_runtime_is_optimised(made)
+    assert not {context.drop, context.allocate_struct} & {*soon}
+    assert made.exports.sum(made.exports.list(50)) == 1275
+    made.store.collect()
+    assert made.store.heap.stats().live_objects == 0
+    assert runtime_of(lh.Store(module.engine)).to_optimise is None, "it is in the process"
+
+
+@pytest.mark.usefixtures("without_runtime")
+@pytest.mark.parametrize("options", [{"compilation": "whole"}, {"compilation": "by_need", "opt_level": 0}])
+def test_the_runtime_is_optimised_at_once_where_nothing_else_would_be(options: dict[str, Any]) -> None:
+    module = Module(lh.Engine(**options), SOURCE)
+    assert runtime_of(instance(module).store).to_optimise is None
+
+
+@pytest.mark.usefixtures("without_runtime")
+def test_a_small_module_has_the_runtime_optimised() -> None:
+    """Its code is, and counts nothing that would ask for it."""
+    made_with = lh.Engine()
+    store = lh.Store(made_with)
+    made = lh.Func(store, lh.FuncType((), ()), lambda: None)
+    assert runtime_of(store).to_optimise is not None
+    lh.Instance(store, Module(made_with, '(module (import "" "" (func)))'), {"": {"": made}})
+    assert runtime_of(store).to_optimise is None
+
+
+@pytest.mark.usefixtures("without_runtime")
+def test_an_optimised_runtime_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = instance(Module(engine(cache=tmp_path), SOURCE))
+    run_until_the_runtime_is_optimised(made)
+    monkeypatch.setattr(jit_runtime, "_loaded", {})
+    monkeypatch.setattr(jit_runtime.Compiler, "compile", None)
+    again = instance(Module(engine(cache=tmp_path), SOURCE))
+    assert runtime_of(again.store).to_optimise is None
+    assert again.exports.sum(again.exports.list(50)) == 1275
+
+
+def test_the_process_has_the_lowheap_that_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory, where commands look for collectors first, may have another."""
+    (tmp_path / "lowheap").mkdir()
+    (tmp_path / "lowheap" / "__init__.py").write_text("raise SystemExit('another')")
+    monkeypatch.syspath_prepend(tmp_path)
+    process = optimiser._Process()
+    try:
+        module = Module(engine(), SOURCE)
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        process.optimise(PieceCompiler(module, inline_allocation=True), (index_of(module, "twice"),), answers.put)
+        assert answers.get(timeout=60) is not None
     finally:
         process.close()
 

@@ -42,6 +42,9 @@ _LENGTH = struct.Struct("<Q")
 _SERVE = "import sys; sys.path[:] = sys.argv[1:]; from lowheap.wasm.optimiser_process import serve; serve()"
 """What the process runs: so it finds what is imported where this one does."""
 
+_FOLDER = str(Path(__file__).resolve().parents[2])
+"""Where lowheap is: the working directory, where this process may look for modules first, can have another."""
+
 Done = Callable[[CompiledCode | None], None]
 
 
@@ -70,7 +73,8 @@ class _Process:
         # Where it may look for modules before it is told is not more than where this one did.
         limits = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
         flags = [flag for flag, is_set in limits.items() if is_set]
-        command = [sys.executable, *flags, "-c", _SERVE, *(each for each in sys.path if isinstance(each, str))]
+        folders = [each for each in sys.path if isinstance(each, str)]
+        command = [sys.executable, *flags, "-c", _SERVE, _FOLDER, *folders]
         pipe = subprocess.PIPE
         # No buffers: a child of `os.fork` would have a copy of what is in them, and write it.
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
