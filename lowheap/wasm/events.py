@@ -841,8 +841,8 @@ _COLLECTING = frozenset(
 _DIGITS = 20
 """So many digits of a hash tell all events of a module apart."""
 
-_ALWAYS_INLINED = frozenset(("stack_check", "stack_poll", "poll"))
-"""The events that look at the frame that they are in."""
+_ALWAYS_INLINED = frozenset(("stack_poll", "poll"))
+"""The events that look at the frame that they are in, and tell of it; `stack_check` need not be in just that one."""
 
 _TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3, "string_write": 0}
 """The events that test for one of the module's types: behind so many static arguments, it may be missing."""
