@@ -17,7 +17,8 @@ An entry is a container with a checksum:
 The code of a module that is compiled by need is in a file of pieces: one record after the other, each with its length
 and its functions, and then an entry as above. Another is put behind the last when it is compiled.
 
-Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded.
+Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded, and
+functions be decoded that are not compiled. After the key, a byte says whether these can be decoded one at a time.
 
 Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
 replaced. It is code that will run, so only a file that is the user's own, and that nobody else may write, is read.
@@ -79,6 +80,7 @@ _SOURCES = ("*.py", "*.wat")
 _LOADED_AT = time.time() - 1
 
 _log = logging.getLogger("lowheap.cache")
+_told: set[tuple[Path, str]] = set()  # what was said of directories
 
 _Entry = TypeVar("_Entry")
 
@@ -393,7 +395,14 @@ class CodeCache:
             _replace(path, data)
             self._remove_old(keep=path)
         except OSError as error:
-            _log.warning("cannot cache compiled code in %s: %s", self.directory, error.strerror or error)
+            self.warn(error)
+
+    def warn(self, error: OSError) -> None:
+        """Say that something cannot be written; the same of a directory once in a process, and not for each entry."""
+        reason = error.strerror or str(error)
+        level = logging.DEBUG if (self.directory, reason) in _told else logging.WARNING
+        _told.add((self.directory, reason))
+        _log.log(level, "cannot cache compiled code in %s: %s", self.directory, reason)
 
     def _remove_old(self, keep: Path) -> None:
         now = time.time()
@@ -474,7 +483,7 @@ class PieceFile:
                 self._is_trimmed = True
                 self._cache._remove_old(keep=self._path)
         except OSError as error:
-            _log.warning("cannot cache compiled code in %s: %s", self._path, error.strerror or error)
+            self._cache.warn(error)
 
     def _append(self, file: RawIOBase, record: bytes) -> None:
         """Put a record behind the last whole one: what is after that, somebody has not got to write down.
