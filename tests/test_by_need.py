@@ -718,7 +718,7 @@ EXPECTED = [8, 11, 55, 50, 6, 12, 6, 14.0]
 def test_what_is_compiled_ahead_is_taken_from_the_cache(
     opt_level: int, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 40)
+    monkeypatch.setattr(pieces, "MOST_AHEAD", 40)
     options: dict[str, Any] = {"cache": tmp_path, "opt_level": opt_level}
     module = Module(engine(**options), SOURCE)
     count = len(module.decoded.bodies)
@@ -792,7 +792,7 @@ def test_a_whole_module_is_compiled_ahead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_cannot_be_compiled_ahead_is_raised(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 1)
+    monkeypatch.setattr(pieces, "MOST_AHEAD", 1)
     module = Module(engine(), SOURCE)
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -805,7 +805,7 @@ def test_what_cannot_be_compiled_ahead_is_raised(jobs: int, monkeypatch: pytest.
 
 
 def test_processes_that_end_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST_OPTIMISED", 1)
+    monkeypatch.setattr(pieces, "MOST_AHEAD", 1)
     monkeypatch.setattr("lowheap.wasm.optimiser._SERVE", "")
     module = Module(engine(), SOURCE)
     assert module.compile_all(jobs=2) == len(module.decoded.bodies)
