@@ -21,7 +21,6 @@ fields are those of the GC proposal.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -1004,7 +1003,8 @@ class _ModuleDecoder:
         local_types, entry_offset = self.locals(body, place)
         instructions: Sequence[Instruction]
         if self.is_known:
-            instructions = LaterInstructions(functools.partial(self.expression, body, place))
+            start = body.position  # each reads for itself: several threads may come at once
+            instructions = LaterInstructions(lambda: self.expression(Reader(body.data, start, body.end), place))
         else:
             instructions = self.expression(body, place)
             body.expect_end(f"the body of {place}")
