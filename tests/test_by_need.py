@@ -550,6 +550,7 @@ os.kill(process, signal.SIGKILL)
 while pathlib.Path(f"/proc/{{process}}").exists():
     time.sleep(0.01)
 run_until_optimised("never")
+assert optimiser._process[0]._process.pid != process and not optimiser._thread, "another has done it"
 for _ in range(2 * pieces.OFTEN):
     exports.trap(1)
 """

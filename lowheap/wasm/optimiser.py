@@ -2,8 +2,8 @@
 
 It is started when something is to be optimised first, there is one at most, and it ends with this one. A module is
 sent there once, with what its engine was made with; then pieces are asked for by their functions, and come back as an
-entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
-ended), a thread does the same here, which takes turns with the program.
+entry of a cache does. One that ends has a successor. Where no process can be (a collector of the program's own, no
+Python to start, or several have ended), a thread does the same here, which takes turns with the program.
 
 To compile all of a module ahead, `compile_all` has processes like it, as many as are wanted, until that is done.
 
@@ -252,9 +252,11 @@ TAKE, PIECE, FORGET = "take", "piece", "forget"
 """What a message asks for: to take in what is compiled, a module or the runtime, to compile a piece, to forget it."""
 
 _PATIENCE = 1  # seconds
+_MOST_ENDED = 3  # processes that have ended of themselves, before a thread does the same
 
 _lock = threading.RLock()
 _process: list[_Process] = []
+_ended: list[None] = []  # for each that had a successor
 _thread: list[_Thread] = []
 _ahead: list[_Process] = []  # those that compile ahead
 _is_closed: list[bool] = []
@@ -294,11 +296,22 @@ def _find(optimisable: Optimisable) -> _Process | _Thread:
     if _is_for_processes(optimisable):
         try:
             process = _only(_process, _Process)
+            if process.has_ended and _may_follow(process):
+                process = _only(_process, _Process)
             if not process.has_ended:
                 return process
         except (OSError, RuntimeError, ValueError) as error:
             _log.warning("no process can be started to optimise code in: %s", error)
     return _only(_thread, _Thread)
+
+
+def _may_follow(ended: _Process) -> bool:
+    """Make room for another process where one has ended, unless several have: what ended them may end the next."""
+    with engine.without_gc(), _lock:
+        if _process and _process[0] is ended and len(_ended) < _MOST_ENDED:
+            _ended.append(None)
+            _process.clear()
+        return not _process or not _process[0].has_ended
 
 
 _Optimiser = TypeVar("_Optimiser", _Process, _Thread)
@@ -329,6 +342,7 @@ def _forget() -> None:
     for processes in (_process, _ahead):
         while processes:
             processes.pop().forget()
+    _ended.clear()
     _thread.clear()
     _runtimes.clear()
 
