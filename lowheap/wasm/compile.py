@@ -128,9 +128,14 @@ class ModuleCompiler(ModuleState):
             report.advance()
         symbols = [] if self.piece else self._compile_what_is_of_no_function()
         self.events.choose()
-        transitions.define(self.module, self.barriers.allocate)
-        if TRAP_FUNCTION in self.module.globals:
-            symbols.append(TRAP_FUNCTION)
+        known = () if self.shared is None else self.shared.known
+        defined = transitions.define(self.module, self.barriers.allocate, known)
+        if self.shared is None:
+            symbols += [each.name for each in defined if each.name == TRAP_FUNCTION]
+        else:
+            for each in defined:
+                each.linkage = ""
+            self.shared.defined += [each.name for each in defined]
         named = [index for index in self.escaping_functions if index >= imported] if self.piece is None else self.piece
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(named)), FUNCTION_TABLE)
         table.global_constant = True

@@ -52,6 +52,9 @@ MOST_IN_BASELINE = 1500
 SMALL, MOST_OPTIMISED = 40, 1500
 """A function of so many instructions, or fewer, is optimised along with those that call it; a piece has so many."""
 
+MOST_AHEAD = 5000
+"""The same of a piece that is compiled ahead: the larger they are, the fewer small functions are in several."""
+
 OFTEN = 1000
 """A function that has run so often, its loops' rounds counted, is worth optimising."""
 
@@ -105,8 +108,8 @@ class PieceCompiler(Protocol):
     def size(self, index: int) -> int:
         """How many instructions a function has."""
 
-    def has_nested_loops(self, index: int) -> bool:
-        """Whether a function has a loop within a loop."""
+    def called_in_nested_loops(self, index: int) -> Sequence[int] | None:
+        """The module's own functions that a function calls in a loop within a loop; None if it has no such loop."""
 
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
         """Compile a piece. `known` are the functions for what is done to objects that other pieces have."""
@@ -235,7 +238,7 @@ class PiecewiseCode(NotCopied):
         while self._wanted and not self._being_optimised and self._choosing.acquire(blocking=False):
             try:
                 if self._wanted and not self._being_optimised:
-                    self._optimise(self._with_small(list(self._wanted)))
+                    self._optimise(self._with_small(list(self._wanted), most=MOST_OPTIMISED))
             finally:
                 self._choosing.release()
 
@@ -308,13 +311,13 @@ class PiecewiseCode(NotCopied):
         roots: list[int] = []
 
         def end() -> None:
-            pieces.append(tuple(roots) if compiler.level == BASELINE else self._with_small(roots))
+            pieces.append(tuple(roots) if compiler.level == BASELINE else self._with_small(roots, most=MOST_AHEAD))
             covered.update(pieces[-1])
             roots[:] = [index for index in roots if index not in covered]
 
         for index in functions:
             if index not in covered:
-                while roots and sum(map(compiler.size, (*roots, index))) > MOST_OPTIMISED:
+                while roots and sum(map(compiler.size, (*roots, index))) > MOST_AHEAD:
                     end()
                 roots.append(index)
         while roots:
@@ -362,8 +365,11 @@ class PiecewiseCode(NotCopied):
     def _choose(self, index: int) -> tuple[int, tuple[int, ...]]:
         """Return what is compiled for a function that is called, and at which level."""
         compiler = self._compiler
-        if compiler.level != BASELINE and compiler.has_nested_loops(index):
-            return compiler.level, self._with_small([index])
+        if compiler.level != BASELINE:
+            called = compiler.called_in_nested_loops(index)
+            if called is not None:  # what it calls elsewhere does not make it slow: that is optimised if it runs often
+                small = [each for each in dict.fromkeys(called) if compiler.size(each) <= SMALL]
+                return compiler.level, self._with_small(small, index, most=MOST_OPTIMISED)
         chosen = {index: None}
         total, pending = 0, [index]
         for each in pending:
@@ -374,20 +380,23 @@ class PiecewiseCode(NotCopied):
                     pending.append(callee)
         return BASELINE, tuple(chosen)
 
-    def _with_small(self, roots: Sequence[int]) -> tuple[int, ...]:
-        """Return some of these functions, the first at least, and small ones that they call, and that those call."""
+    def _with_small(self, roots: Sequence[int], *first: int, most: int) -> tuple[int, ...]:
+        """Return some of these functions, small ones that they call, and that those call; in front the `first`.
+
+        Of the roots that is one at least, unless there is a first; together they have so many instructions at `most`.
+        """
         compiler = self._compiler
-        chosen: dict[int, None] = {}
-        total = 0
+        chosen = dict.fromkeys(first)
+        total = sum(map(compiler.size, first))
         for root in roots:
             pending = [root] if root not in chosen else []
             for each in pending:
                 size = compiler.size(each)
-                if each in chosen or (chosen and total + size > MOST_OPTIMISED):
+                if each in chosen or (chosen and total + size > most):
                     continue
                 chosen[each], total = None, total + size
                 pending += (callee for callee in compiler.graph.called[each] if compiler.size(callee) <= SMALL)
-            if total > MOST_OPTIMISED:
+            if total > most:
                 break
         return tuple(chosen)
 
