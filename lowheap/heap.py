@@ -87,11 +87,30 @@ from lowheap.layout import (
 from lowheap.memory import Mapping, Memory
 from lowheap.native import Heap, Native, note, tables
 from lowheap.native.function import Replacements
-from lowheap.types import ArrayType, FieldType, FuncType, RefType, StorageType, StructType, TypeRegistry, storage_size
+from lowheap.types import (
+    ArrayType,
+    CompositeType,
+    FieldType,
+    FuncType,
+    RefType,
+    StorageType,
+    StructType,
+    TypeRegistry,
+    storage_size,
+)
 from lowheap.verification import problems_of
 
 if TYPE_CHECKING:
     from lowheap.snapshot import Image
+
+_KINDS = {
+    (StructType, False): int(VMGcKind.STRUCT_REF),
+    (StructType, True): int(VMGcKind.HIDDEN_STRUCT_REF),
+    (ArrayType, False): int(VMGcKind.ARRAY_REF),
+    (ArrayType, True): int(VMGcKind.HIDDEN_ARRAY_REF),
+    (FuncType, False): int(VMGcKind.EXN_REF),
+}
+"""The kind of a type's objects, by its composite type's class, and whether it is hidden."""
 
 Find = Callable[[int], int | None] | None
 """What returns a block for so many bytes, or None when there is no room; None: the free-list policy."""
@@ -238,6 +257,7 @@ class DrcHeap(NotCopied):
         """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
         self._layout_cache: dict[int, GcLayout] = {}
+        self._definitions: dict[FieldType, bytes] = {}
         self._control_mapping = Mapping(COLLECTOR_AREA_OFFSET + self.collector.area().size)
         self.control: VMHeapControl = self._control_mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
         setup.set_up_tables(ctypes.addressof(self.control), self._control_mapping.base)
@@ -423,6 +443,7 @@ class DrcHeap(NotCopied):
             raise HeapError("cannot close a heap that still has memory; detach it first")
         self._is_closed = True
         self._layout_cache.clear()
+        self._definitions.clear()
         self.control = VMHeapControl()  # all zero: a heap without memory, types or roots
         self._control_mapping.abandon()
 
@@ -499,40 +520,45 @@ class DrcHeap(NotCopied):
         table = self._tables()
         if self._type_info(type_index).kind != 0:
             return
-        kind = self.layout(type_index).kind  # OverflowError for what no object can be
-        definitions = [self._definition(field) for field in self._fields(type_index)]
-        fields = (VMFieldDefinition * len(definitions))(*definitions)
+        type = self.types[type_index]
+        known = self._definitions
+        definitions = [known.get(each) or self._definition(each) for each in self._fields(type.composite)]
+        fields = (VMFieldDefinition * len(definitions)).from_buffer_copy(b"".join(definitions))
         *above, _ = self.types.supertypes(type_index)
         numbers = (ctypes.c_uint32 * len(above))(*above)
-        type_table.write_type(
-            table,
+        entry = (
             type_index,
-            int(kind),
+            _KINDS[type.composite.__class__, type.hidden],
             ctypes.addressof(fields),
             len(fields),
             ctypes.addressof(numbers),
             len(above),
-            TYPE_FINAL * self.types[type_index].final,
+            TYPE_FINAL * type.final,
         )
+        if not type_table.enter_type(table, *entry):
+            type_table.write_type(table, *entry)  # says why not
 
-    def _fields(self, type_index: int) -> tuple[FieldType, ...]:
+    @staticmethod
+    def _fields(composite: CompositeType) -> tuple[FieldType, ...]:
         """Return the fields of a type's objects: an array's elements, an exception's parameters."""
-        composite = self.types[type_index].composite
         if isinstance(composite, ArrayType):
             return (composite.element,)
         if isinstance(composite, StructType):
             return composite.fields
         return tuple(FieldType(param, False) for param in composite.params)
 
-    def _definition(self, field: FieldType) -> VMFieldDefinition:
+    def _definition(self, field: FieldType) -> bytes:
+        """Return a field's `VMFieldDefinition`; the same for all such fields, of which there are few."""
         storage, flags = field.storage, FIELD_MUTABLE * field.mutable
-        if not isinstance(storage, RefType):
-            return VMFieldDefinition(VMStorage[storage.name], flags)
-        flags |= FIELD_NULLABLE * storage.nullable
-        if not self.types.is_traced(storage):
-            flags |= type_table.FIELD_UNTRACED
-        heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
-        return VMFieldDefinition(VMStorage.REFERENCE, flags, heap_type)
+        if isinstance(storage, RefType):
+            flags |= FIELD_NULLABLE * storage.nullable
+            if not self.types.is_traced(storage):
+                flags |= type_table.FIELD_UNTRACED
+            heap_type = storage.heap_type if isinstance(storage.heap_type, int) else VMHeapType[storage.heap_type.name]
+            definition = VMFieldDefinition(VMStorage.REFERENCE, flags, heap_type)
+        else:
+            definition = VMFieldDefinition(VMStorage[storage.name], flags)
+        return self._definitions.setdefault(field, bytes(definition))
 
     def _slot(self, storage: StorageType) -> tuple[int, bool]:
         return storage_size(storage), self.types.is_traced(storage)
@@ -916,7 +942,9 @@ class DrcHeap(NotCopied):
     def _tables(self) -> Heap:
         if self._is_closed:
             raise HeapError("the heap is closed: its tables are unmapped")
-        return tables(self.control)
+        found = tables(self.control)
+        found.replacements = self.replacements
+        return found
 
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""

@@ -164,7 +164,7 @@ class Store(NotCopied):
         self._is_closed = False
 
     def _make_runtime(self) -> None:
-        later("runtime_of")(self)
+        later("runtime_of")(self, optimised=True)
 
     def bind(self, type: Any) -> Any:
         """Return the class of a type's objects in this store: `type.bind(store)`. HeapError for a function type."""

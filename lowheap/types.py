@@ -651,6 +651,7 @@ class TypeRegistry(NotCopied):
     def __init__(self) -> None:
         """Start empty; the abstract heap types need no registration."""
         self._entries: list[_Entry] = []  # only ever appended to, so readers need no lock
+        self._traced: dict[HeapType, bool] = {}  # what `is_traced` has found; definitions never change
         self._groups: dict[tuple[SubType, ...], tuple[int, ...]] = {}  # rolled-up group: its members' indices
         self._names: dict[int, _Names] = {}
         # Guards the groups and names, and appending an entry. A signal's handler, or a finalizer of Python's, may
@@ -856,11 +857,14 @@ class TypeRegistry(NotCopied):
         That is any reference but an i31, which is no object, or one to a function, which is none in the GC heap.
         Decided by the type alone, as in wasmtime: a field that can only be null, such as a `nullref`, is traced too.
         """
-        return (
-            isinstance(storage, RefType)
-            and storage.heap_type is not AbstractHeapType.I31
-            and self.top(storage.heap_type) in _TRACED_TOPS
-        )
+        if not isinstance(storage, RefType):
+            return False
+        found = self._traced.get(storage.heap_type)
+        if found is None:
+            heap_type = storage.heap_type
+            found = heap_type is not AbstractHeapType.I31 and self.top(heap_type) in _TRACED_TOPS
+            self._traced[heap_type] = found
+        return found
 
     # Names
 

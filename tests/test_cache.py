@@ -472,8 +472,8 @@ def test_a_bad_binary_is_made_again_and_replaced(damage: str, tmp_path: Path, va
 
 def test_a_binary_under_anothers_key_is_not_taken(tmp_path: Path) -> None:
     directory = CodeCache(tmp_path)
-    directory.put_binary("one", b"its binary")
-    assert directory.get_binary("one") == b"its binary"
+    directory.put_binary("one", b"its binary", True)
+    assert directory.get_binary("one") == (b"its binary", True)
     (tmp_path / f"one{cache.BINARY_SUFFIX}").rename(tmp_path / f"two{cache.BINARY_SUFFIX}")
     assert directory.get_binary("two") is None
 
@@ -487,11 +487,14 @@ def test_an_entry_of_another_user_is_not_run(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One, whatever is to be written."""
     (tmp_path / "file").write_text("")
     directory = tmp_path / "file" / "cache"  # not even root can make this one
     with caplog.at_level(logging.WARNING, logger="lowheap"):
         assert run(lh.Engine(cache=directory))[0] == 5050
-    assert any("cannot cache compiled code" in record.message for record in caplog.records)
+    assert [record.message for record in caplog.records] == [
+        f"cannot cache compiled code in {directory}: Not a directory"
+    ]
 
 
 def test_an_entry_that_cannot_be_replaced_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

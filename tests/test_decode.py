@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 import struct
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -563,11 +564,29 @@ def test_a_whole_module_reads_back() -> None:
     assert decoded.names == Names(
         module="rich",
         functions={0: "log", 1: "main", 2: "add"},
-        locals={2: {0: "x", 1: "y", 2: "wide", 4: "n"}},
         types={0: "node", 1: "leaf", 2: "bytes", 3: "binary"},
         fields={0: {0: "left", 1: "value"}, 1: {0: "left", 1: "value"}},
         globals={0: "seed", 1: "cell", 2: "root", 3: "empty"},
     )
+
+
+def test_what_is_known_is_decoded_alike_when_it_is_looked_at() -> None:
+    decoded, known = decode(to_binary(RICH)), decode(to_binary(RICH), is_known=True)
+    reads: list[list[tuple[Instruction, ...]]] = [[] for _ in range(4)]
+
+    def read(found: list[tuple[Instruction, ...]]) -> None:
+        found += (tuple(body.instructions) for body in known.bodies)
+
+    threads = [threading.Thread(target=read, args=(found,)) for found in reads]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert reads == [[body.instructions for body in decoded.bodies]] * 4
+    for body, later in zip(decoded.bodies, known.bodies, strict=True):
+        assert (len(later.instructions), later.instructions[0]) == (len(body.instructions), body.instructions[0])
+        assert dataclasses.replace(later, instructions=body.instructions) == body
+    assert dataclasses.replace(known, bodies=decoded.bodies) == decoded
 
 
 def test_the_smallest_module() -> None:

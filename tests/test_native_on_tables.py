@@ -1035,6 +1035,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     types.check_supertype: then(drawn(st.integers(0, 12) | st.just(NO_SUPERTYPE)), KIND),
     types.check_type: TYPE_INDEX,
     types.define_type: a_type_to_define,
+    types.enter_type: a_type_to_write,
     types.field_accepts: then(HEAP_TYPE, drawn(st.integers(0, 3)), HEAP_TYPE, drawn(st.integers(0, 3)), A_TYPE),
     types.is_below: then(HEAP_TYPE, HEAP_TYPE),
     types.is_defined: TYPE_INDEX,

@@ -69,7 +69,6 @@ from __future__ import annotations
 
 import ast
 import ctypes
-import difflib
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -454,6 +453,8 @@ class Collector:
                 is_known = name.startswith("_") or name in functions or name in attributes or hasattr(Collector, name)
                 if is_known or (is_native and (function in called or function in self.all_compiled())):
                     continue
+                import difflib  # here, because it takes long to load, and few collectors are wrong
+
                 near = difflib.get_close_matches(name.lower().removeprefix("on_"), functions, 1, _NEAR_FUNCTION)
                 if not callable(function):
                     near = difflib.get_close_matches(name, attributes, 1, _NEAR_ATTRIBUTE)

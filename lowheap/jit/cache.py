@@ -17,7 +17,8 @@ An entry is a container with a checksum:
 The code of a module that is compiled by need is in a file of pieces: one record after the other, each with its length
 and its functions, and then an entry as above. Another is put behind the last when it is compiled.
 
-Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded.
+Beside them are the valid binaries that modules' sources have come to, so that the validator need not be loaded, and
+functions be decoded that are not compiled. After the key, a byte says whether these can be decoded one at a time.
 
 Whatever is wrong with an entry (it is damaged, cut off, another's, cannot be read), it counts as not there, and is
 replaced. It is code that will run, so only a file that is the user's own, and that nobody else may write, is read.
@@ -79,6 +80,7 @@ _SOURCES = ("*.py", "*.wat")
 _LOADED_AT = time.time() - 1
 
 _log = logging.getLogger("lowheap.cache")
+_told: set[tuple[Path, str]] = set()  # what was said of directories
 
 _Entry = TypeVar("_Entry")
 
@@ -106,10 +108,21 @@ def compiled(
     return found
 
 
-def valid_binary(directory: Path | None, source: bytes, validator: str, make: Callable[[], bytes]) -> bytes:
+def is_cached(
+    directory: Path | None, parts: Mapping[str, str | int | bool], collector: Collector | None = None
+) -> bool:
+    """Whether the cache has an entry for that, sound or not."""
+    key = None if directory is None else code_key(parts, collector)
+    return directory is not None and key is not None and CodeCache(directory).path(key).is_file()
+
+
+def valid_binary(
+    directory: Path | None, source: bytes, validator: str, make: Callable[[], tuple[bytes, bool]]
+) -> tuple[bytes, bool]:
     """Return the binary that `make` makes of a module's source, and has found valid, from the cache if it is there.
 
-    `validator` says which one that is. So the validator is not loaded where code comes from the cache.
+    `validator` says which one that is. So the validator is not loaded where code comes from the cache. Beside the
+    binary is something else that `make` has found out about it.
     """
     package = None if directory is None else _package_digest()
     if directory is None or package is None:
@@ -119,7 +132,7 @@ def valid_binary(directory: Path | None, source: bytes, validator: str, make: Ca
     found = cache.get_binary(key)
     if found is None:
         found = make()
-        cache.put_binary(key, found)
+        cache.put_binary(key, *found)
     return found
 
 
@@ -203,9 +216,9 @@ def collector_sources(collector: Collector) -> list[str] | None:
     lowheap's own, llvmlite's and Python's are left out: they count by themselves. None when a source cannot be had, or
     a function closes over what no source tells.
     """
-    kinds = type(collector).__mro__
-    if all(kind.__module__.partition(".")[0] in KNOWN_PACKAGES for kind in kinds):
+    if is_known(collector):
         return []  # what they call is lowheap's, too
+    kinds = type(collector).__mro__
     functions = [callee for name in collector.all_functions() for callee in getattr(collector, name).callees()]
     if any(each.function.__closure__ and each.__module__.partition(".")[0] not in KNOWN_PACKAGES for each in functions):
         return None
@@ -230,6 +243,11 @@ def collector_sources(collector: Collector) -> list[str] | None:
         except (OSError, SyntaxError, ValueError):
             return None
     return sorted(found)
+
+
+def is_known(collector: Collector) -> bool:
+    """Whether a collector is lowheap's own, that other processes have as well."""
+    return all(kind.__module__.partition(".")[0] in KNOWN_PACKAGES for kind in type(collector).__mro__)
 
 
 KNOWN_PACKAGES = frozenset({"lowheap", "llvmlite", *sys.stdlib_module_names})
@@ -314,15 +332,16 @@ def decode(key: str, data: bytes | memoryview) -> CompiledCode:
         raise ValueError(f"it does not make sense: {error!r}") from error
 
 
-def _decode_binary(key: str, data: bytes) -> bytes:
-    """Return the binary in a file. ValueError when it is not a sound one for that key."""
+def _decode_binary(key: str, data: bytes) -> tuple[bytes, bool]:
+    """Return the binary in a file, and what was found out. ValueError when it is not a sound one for that key."""
     start = len(MAGIC) + _CHECKSUM_SIZE
     if data[: len(MAGIC)] != MAGIC:
         raise ValueError("it is no binary of this version")
     body = data[start:]
     if hashlib.sha256(body).digest() != data[len(MAGIC) : start] or not body.startswith(key.encode()):
         raise ValueError("its checksum is wrong, or it is another's")
-    return body[len(key) :]
+    start = len(key) + 1
+    return body[start:], body[len(key) : start] == b"\1"
 
 
 class CodeCache:
@@ -345,13 +364,13 @@ class CodeCache:
         """Write an entry, and remove old ones if there are too many. What cannot be written is left out."""
         self._put(self.path(key), encode(key, code))
 
-    def get_binary(self, key: str) -> bytes | None:
-        """Return the binary of a key, or None when there is no sound one."""
+    def get_binary(self, key: str) -> tuple[bytes, bool] | None:
+        """Return the binary of a key, and what was found out about it, or None when there is no sound one."""
         return self._get(self.directory / f"{key}{BINARY_SUFFIX}", functools.partial(_decode_binary, key))
 
-    def put_binary(self, key: str, binary: bytes) -> None:
-        """Write a binary down, as `put` does code."""
-        body = key.encode() + binary
+    def put_binary(self, key: str, binary: bytes, found: bool) -> None:
+        """Write a binary down, and what was found out about it, as `put` does code."""
+        body = key.encode() + bytes([found]) + binary
         self._put(self.directory / f"{key}{BINARY_SUFFIX}", MAGIC + hashlib.sha256(body).digest() + body)
 
     def _get(self, path: Path, read: Callable[[bytes], _Entry]) -> _Entry | None:
@@ -376,7 +395,14 @@ class CodeCache:
             _replace(path, data)
             self._remove_old(keep=path)
         except OSError as error:
-            _log.warning("cannot cache compiled code in %s: %s", self.directory, error.strerror or error)
+            self.warn(error)
+
+    def warn(self, error: OSError) -> None:
+        """Say that something cannot be written; the same of a directory once in a process, and not for each entry."""
+        reason = error.strerror or str(error)
+        level = logging.DEBUG if (self.directory, reason) in _told else logging.WARNING
+        _told.add((self.directory, reason))
+        _log.log(level, "cannot cache compiled code in %s: %s", self.directory, reason)
 
     def _remove_old(self, keep: Path) -> None:
         now = time.time()
@@ -457,7 +483,7 @@ class PieceFile:
                 self._is_trimmed = True
                 self._cache._remove_old(keep=self._path)
         except OSError as error:
-            _log.warning("cannot cache compiled code in %s: %s", self._path, error.strerror or error)
+            self._cache.warn(error)
 
     def _append(self, file: RawIOBase, record: bytes) -> None:
         """Put a record behind the last whole one: what is after that, somebody has not got to write down.

@@ -182,6 +182,21 @@ def begin_internal(function: ir.Function, *attributes: str) -> Emitter:
     return Emitter(function)
 
 
+def discard(module: ir.Module) -> None:
+    """Let go of what a module has, which nobody needs any more.
+
+    Its parts refer to each other in circles, which Python's garbage collector would look for: in all objects that there
+    are, again and again, for a tenth of the time that it takes to compile.
+    """
+    for function in module.functions:
+        for block in function.blocks:
+            block.instructions.clear()
+            block.terminator = None
+        function.blocks.clear()
+        function.args, function.return_value = (), None
+    module.globals.clear()
+
+
 class VolatileLoad(ir.LoadInstr):  # type: ignore[misc]  # llvmlite ships no type information
     """A load that LLVM neither moves nor replaces by a value that it knows: volatile, which llvmlite does not know."""
 

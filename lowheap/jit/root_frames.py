@@ -57,7 +57,7 @@ _TARGET = re.compile(rf'label ({_NAME})|"[^"]*"')  # the second so that nothing 
 _SWITCH_CASE = re.compile(rf"[ \t]+i\d+ [-\w]+, label ({_NAME})$")
 _SWITCH_END = re.compile(r"[ \t]+\]")
 _PROFILE = re.compile(r"!prof (!\d+)")
-_WEIGHTS = re.compile(r'(!\d+) = !\{!"branch_weights", (?:!"expected", )?i32 (-?\d+), i32 (-?\d+)\}')
+_WEIGHTS = re.compile(r'^(!\d+) = !\{!"branch_weights", (?:!"expected", )?i32 (-?\d+), i32 (-?\d+)\}', re.MULTILINE)
 _ENDS = frozenset({"br", "switch", "ret", "unreachable", "invoke"})
 _WAYS_OF_INVOKE = 2
 _OTHER_ENDS = frozenset({"callbr", "indirectbr", "resume", "catchswitch", "catchret", "cleanupret"})
@@ -101,14 +101,13 @@ def operands(frame: str, mask: int) -> list[str]:
     return [f"ptr {frame}", *(f"i64 {item}" for item in encoded(mask))] if mask else []
 
 
-def unlikely_targets(lines: Iterable[str]) -> dict[str, int]:
+def unlikely_targets(llvm_ir: str) -> dict[str, int]:
     """Read a module's branch weights: by the metadata's name, which of a branch's two targets is unlikely."""
     found = {}
-    for line in lines:
-        if line.startswith("!") and (weights := _WEIGHTS.match(line)):
-            first, second = (int(weight) & 0xFFFFFFFF for weight in weights.group(2, 3))
-            if min(first, second) * _UNLIKELY <= max(first, second):
-                found[weights.group(1)] = int(second < first)
+    for weights in _WEIGHTS.finditer(llvm_ir):
+        first, second = (int(weight) & 0xFFFFFFFF for weight in weights.group(2, 3))
+        if min(first, second) * _UNLIKELY <= max(first, second):
+            found[weights.group(1)] = int(second < first)
     return found
 
 

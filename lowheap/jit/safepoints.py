@@ -385,11 +385,10 @@ class Liveness:
 
     def uses(self, instruction: ir.Instruction) -> int:
         """The references among an instruction's operands; none for a phi, which uses them in its predecessors."""
-        used, bits = 0, self.bits
-        if not isinstance(instruction, ir.PhiInstr):
+        used, bit_of = 0, self.bits.get
+        if instruction.__class__ is not ir.PhiInstr:
             for operand in instruction.operands or ():
-                if id(operand) in bits:
-                    used |= bits[id(operand)]
+                used |= bit_of(id(operand), 0)
         return used
 
     @functools.cached_property
@@ -1262,6 +1261,9 @@ def lower_statepoints(
     return _Lowering(llvm_ir, with_call_frames=with_call_frames, measure_frames=measure_frames).run()
 
 
+_HEADS = re.compile(r"^(?:attributes #|define |declare ).*", re.MULTILINE)
+
+
 class _Lowering:
     """The state of one `lower_statepoints`."""
 
@@ -1282,17 +1284,17 @@ class _Lowering:
             set()
         )  # callees, with attributes of calls, that can be called at a statepoint
         self.signatures: dict[str, _Signature] = {}  # of what is called at statepoints
-        for line in self.lines:
+        for line in _HEADS.findall(llvm_ir):
             if line.startswith("attributes #"):
                 group, _, content = line.removeprefix("attributes ").partition(" = ")
                 self.attribute_groups[group] = content
-            elif line.startswith(("define ", "declare ")):
+            else:
                 try:
                     header = _parse_header(line)
                 except _NotUnderstoodError as reason:
                     raise CompilerError(f"cannot read a function's head ({reason}): {line}") from None
                 self.headers[_plain_name(header.name)] = self.defined[line] = header
-        self.unlikely = root_frames.unlikely_targets(self.lines)
+        self.unlikely = root_frames.unlikely_targets(llvm_ir)
         for taken in (_STATEPOINT, _TOKEN_PREFIX, f"@{FUNCTIONS_GLOBAL} ="):
             if taken in llvm_ir:
                 raise CompilerError(f"the module mentions {taken!r} already; statepoints are lowered once")

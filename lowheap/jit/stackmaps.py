@@ -288,8 +288,11 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
         raise CompilerError(
             f"stack map announces {record_count} records, its functions {sum(count for _, _, count in heads)}"
         )
+    known: dict[bytes, tuple[Slots, ...]] = {}
     functions = [
-        FunctionRecord(address, stack_size, tuple(_parse_record(reader, constants, architecture) for _ in range(count)))
+        FunctionRecord(
+            address, stack_size, tuple(_parse_record(reader, constants, architecture, known) for _ in range(count))
+        )
         for address, stack_size, count in heads
     ]
     if reader.position != len(section):
@@ -299,19 +302,34 @@ def parse(section: bytes, architecture: Architecture | None = None) -> list[Func
     return functions
 
 
-def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Architecture) -> SafepointRecord:
-    """Read one record with its padding."""
+def _parse_record(
+    reader: _Reader, constants: Sequence[int], architecture: Architecture, known: dict[bytes, tuple[Slots, ...]]
+) -> SafepointRecord:
+    """Read one record with its padding. `known` are the slots of locations that were read in this section before."""
     identifier, instruction_offset, _, location_count = reader.take(_RECORD_HEAD, "record")
-    locations = [reader.take(_LOCATION, "location") for _ in range(location_count)]
+    start = reader.position
+    reader.skip(location_count * _LOCATION.size, "locations")
+    encoded = reader.section[start : reader.position]
     reader.align()
     _, live_out_count = reader.take(_LIVE_OUTS_HEAD, "live-outs")
     reader.skip(live_out_count * _LIVE_OUT_SIZE, "live-outs")
     reader.align()
 
-    where = f"stack map record {identifier}"
     if identifier >= large_frames.FIRST_MEASURE and location_count == 0:
         return SafepointRecord(identifier, instruction_offset, ())
-    if location_count < _STATEPOINT_PREFIX or any(
+    slots = known.get(encoded)
+    if slots is None:
+        where = f"stack map record {identifier}"
+        locations = list(_LOCATION.iter_unpack(encoded))
+        slots = known[encoded] = _slots_of(where, locations, constants, architecture)
+    return SafepointRecord(identifier, instruction_offset, slots)
+
+
+def _slots_of(
+    where: str, locations: Sequence[tuple[int, ...]], constants: Sequence[int], architecture: Architecture
+) -> tuple[Slots, ...]:
+    """The live slots of a statepoint, by its locations."""
+    if len(locations) < _STATEPOINT_PREFIX or any(
         kind != _LocationKind.CONSTANT for kind, *_ in locations[:_STATEPOINT_PREFIX]
     ):
         raise CompilerError(f"{where} is not a statepoint's: it does not start with {_STATEPOINT_PREFIX} constants")
@@ -330,7 +348,7 @@ def _parse_record(reader: _Reader, constants: Sequence[int], architecture: Archi
             where, register, offset, [_constant(where, each, constants) for each in operands[position + 1 : end]]
         )
         position = end
-    return SafepointRecord(identifier, instruction_offset, tuple(slots))
+    return tuple(slots)
 
 
 def _slots(where: str, register: int, offset: int, items: Sequence[int]) -> Iterator[Slots]:
@@ -441,7 +459,8 @@ def _from_frame_pointer(
 
 _ELF_MAGIC = b"\x7fELF"
 _ELF64_HEADER_SIZE = 64
-_ELF64_SECTION_TABLE = struct.Struct("<40xQ10xHH")  # of the header: section table's offset, entry size, entry count
+_ELF64_SECTION_TABLE = struct.Struct("<40xQ10xHHH")  # of the header: where it is, entry size, count, that of the names
+_ELF64_SECTION = struct.Struct("<I20xQQ")  # of an entry: the name's place among the names, where the section is, size
 _ELF_SECTION = b".llvm_stackmaps"
 _MACH_O_64_MAGIC = b"\xcf\xfa\xed\xfe"
 _MACH_O_SECTION = b"__llvm_stackmaps"
@@ -451,30 +470,38 @@ def find_section(object: bytes) -> bytes | None:
     """The stack map section of a 64-bit ELF or Mach-O object file; None if it has none, as a module without
     statepoints.
 
-    Raises `CompilerError` for other bytes and for an ELF file that ends before its section table (LLVM's reader, which
-    does the rest, crashes on those).
+    Raises `CompilerError` for other bytes and for an ELF file that ends before its section table.
     """
     if object.startswith(_ELF_MAGIC) and len(object) >= _ELF64_HEADER_SIZE:
-        offset, entry_size, count = _ELF64_SECTION_TABLE.unpack_from(object)
-        if offset + entry_size * count > len(object):
-            raise CompilerError(f"object file is truncated: its section table ends behind byte {len(object)}")
-        wanted = _ELF_SECTION
+        found = _elf_sections(object)
     elif object.startswith(_MACH_O_64_MAGIC):
-        wanted = _MACH_O_SECTION
+        # The name fills its fixed-width field, leaving no room for a terminator: llvmlite reads on behind it.
+        found = [
+            section.data()
+            for section in binding.ObjectFileRef.from_data(object).sections()
+            if (section.name() or b"").startswith(_MACH_O_SECTION)
+        ]
     else:
         raise CompilerError(f"not a 64-bit ELF or Mach-O object file: it starts with {object[:4]!r}")
-    found: list[bytes] = []
-    reference = binding.ObjectFileRef.from_data(object)
-    for section in reference.sections():
-        name: bytes = section.name() or b""
-        if wanted is _MACH_O_SECTION:
-            # This name fills its fixed-width field, leaving no room for a terminator: llvmlite reads on behind it.
-            name = name[: len(_MACH_O_SECTION)]
-        if name == wanted:
-            found.append(section.data())
     if len(found) > 1:
         raise CompilerError(f"object file has {len(found)} stack map sections; one is expected")
     return found[0] if found else None
+
+
+def _elf_sections(object: bytes) -> list[bytes]:
+    """The contents of an ELF file's stack map sections.
+
+    Not by LLVM's reader, which takes longer for this than all else that linking takes in Python.
+    """
+    offset, entry_size, count, names_number = _ELF64_SECTION_TABLE.unpack_from(object)
+    if offset + entry_size * count > len(object) or entry_size < _ELF64_SECTION.size:
+        raise CompilerError(f"object file is truncated: its section table ends behind byte {len(object)}")
+    entries = [_ELF64_SECTION.unpack_from(object, offset + entry_size * number) for number in range(count)]
+    if names_number >= count:
+        return []
+    _, names, _ = entries[names_number]
+    wanted = _ELF_SECTION + b"\0"
+    return [object[start : start + size] for name, start, size in entries if object.startswith(wanted, names + name)]
 
 
 # --- From return addresses to slots -----------------------------------------------------------------------------------

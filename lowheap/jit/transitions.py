@@ -36,7 +36,8 @@ Parameters and results: `conventions.py`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 
 from llvmlite import ir
 
@@ -110,19 +111,24 @@ POLL_CONVENTION = "preserve_mostcc"
 elsewhere."""
 
 
-def define(module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
+def define(
+    module: ir.Module, hand_over: Callable[[Emitter, ir.Value], None], known: Collection[str] = ()
+) -> list[ir.Function]:
     """Give a module what is declared of the functions to trap, drop, poll, refuel and allocate: its code calls them.
 
     So it comes last: what is not needed costs nothing. `hand_over` emits what the collector does to a new object before
-    compiled code has it.
+    compiled code has it. Those that are `known`, by their names, other modules have. Returns those that this has now.
     """
-    for name, call in _ALLOCATIONS.items():
-        if name in module.globals:
-            _emit_allocation(call, module.globals[name], hand_over)
+    emits: dict[str, Callable[[ir.Function], None]] = {
+        name: functools.partial(_emit_allocation, call, hand_over) for name, call in _ALLOCATIONS.items()
+    }
+    defined = []
     # Those that come later may be called by those before.
-    for name, emit in _OTHERS.items():
-        if name in module.globals:
+    for name, emit in {**emits, **_OTHERS}.items():
+        if name in module.globals and name not in known:
             emit(module.globals[name])
+            defined.append(module.globals[name])
+    return defined
 
 
 def _emit_trap(function: ir.Function) -> None:
@@ -246,7 +252,7 @@ _OTHERS: dict[str, Callable[[ir.Function], None]] = {
 }
 
 
-def _emit_allocation(call: Field, function: ir.Function, hand_over: Callable[[Emitter, ir.Value], None]) -> None:
+def _emit_allocation(call: Field, hand_over: Callable[[Emitter, ir.Value], None], function: ir.Function) -> None:
     emitter = begin_internal(function, "noinline")
     _note_exit(emitter)
     vmctx, offset, *args = function.args

@@ -114,6 +114,8 @@ class Native(Generic[_P, _R]):
         return f"lh.{short}.{self.name}".replace("<locals>.", "")
 
     def _first_run(self, *args: Any) -> Any:
+        if self._is_replaced and (replacement := args[0].replacements.get(self)) is not None:
+            return replacement(*args[1:])
         with _checking:  # CPython up to 3.12 counts the depth of syntax trees in one place for all threads
             self._python = python_function(self.checked)
         self._run = self._replaceable(self._python) if self._is_replaced else self._python

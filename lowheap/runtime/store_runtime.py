@@ -40,7 +40,7 @@ from lowheap.errors import (
     TrapCode,
 )
 from lowheap.heap import unsound_root
-from lowheap.jit import runtime, signatures, unwinder
+from lowheap.jit import by_need, runtime, signatures, unwinder
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.stackmaps import Slots, StackMap, StackMapRegistry, host_architecture, stack_slots
 from lowheap.jit.unwinding import UnwindEntry
@@ -318,12 +318,17 @@ class _StackMapTable:
         self._slot_count = total
 
 
-def runtime_of(store: Store) -> StoreRuntime:
-    """Return the store's runtime, made at the first use."""
+def runtime_of(store: Store, *, optimised: bool = False) -> StoreRuntime:
+    """Return the store's runtime, made at the first use.
+
+    `optimised`: what of it is compiled is wanted optimised, and not just soon.
+    """
     store.check_open()
     if store.runtime is None:
-        store.runtime = StoreRuntime(store)
+        store.runtime = StoreRuntime(store, optimised=optimised)
     runtime: StoreRuntime = store.runtime
+    if optimised:
+        runtime.optimise()
     return runtime
 
 
@@ -332,7 +337,7 @@ class StoreRuntime(NotCopied):
 
     NOT_COPIED_BECAUSE = "it belongs to one store"
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, optimised: bool) -> None:
         """Make the store context, the function table with its null entry, and the functions that code calls back."""
         self._store = store
         self.binding = store.host_data.binding
@@ -389,8 +394,18 @@ class StoreRuntime(NotCopied):
         self.is_native = store.engine.runtime == "native" and issubclass(store.heap.allocator_policy, SegregatedFit)
         """Whether compiled code drops and collects; Python's allocation is left where `collect_every` must count."""
         self.allocates_inline = self.is_native and not store.collect_every
+        self.to_optimise: runtime.Compiler | None = None
+        """What of this is compiled, if it is not optimised yet."""
         if self.is_native:
-            self._use_native_runtime()
+            heap, engine = store.heap, store.engine
+            compiler = runtime.Compiler(heap.collector, heap.is_checked)
+            begins_soon = engine.compilation != "whole" and engine.opt_level > 0 and by_need.is_available()
+            if optimised or not begins_soon or not compiler.is_portable:
+                code = compiler.load(engine.cache)
+            else:
+                code, is_optimised = compiler.load_soon(engine.cache)
+                self.to_optimise = None if is_optimised else compiler
+            self._use_native_runtime(code)
         self._mapping.view(VMFuncRef, FUNCTION_TABLE_OFFSET).type_index = NO_FUNCTION_TYPE
         self.context.stack_size = store.engine.max_wasm_stack
         self.deadline = None if store.engine.epoch is None else Deadline(store.engine.epoch, self.context)
@@ -403,10 +418,24 @@ class StoreRuntime(NotCopied):
         for name, callback in self._callbacks.items():
             setattr(self.context, name, int(quick.cast("uintptr_t", callback)))
 
-    def _use_native_runtime(self) -> None:
-        """Put the compiled runtime in the place of Python's, as far as this store allows."""
+    @whole
+    def optimise(self) -> None:
+        """Have what is compiled of this optimised now, if it is not."""
+        if self.to_optimise is not None:
+            self._use_native_runtime(self.to_optimise.load(self._store.engine.cache))
+            self.to_optimise = None
+
+    def take_up_optimised(self) -> None:
+        """Use what was optimised in the background, once it is there."""
+        if self.to_optimise is not None and self.to_optimise.is_optimised:
+            self.optimise()
+
+    def _use_native_runtime(self, code: LoadedCode) -> None:
+        """Put the compiled runtime in the place of Python's, or of another, as far as this store allows.
+
+        Code of the other may be on the stack: it stays in memory.
+        """
         heap = self._store.heap
-        code = runtime.load(heap.collector, self._store.engine.cache, checked=heap.is_checked)
         self.context.drop = code.address(runtime.DROP)
         if self.allocates_inline:
             self.context.allocate_struct = code.address(runtime.ALLOCATE_STRUCT)
@@ -419,7 +448,7 @@ class StoreRuntime(NotCopied):
             )
         self._collect = quick.cast("bool(*)(void *)", code.address(runtime.COLLECT))
         self._trace = quick.cast("bool(*)(void *)", code.address(runtime.TRACE))
-        for native in heap.collector.all_compiled():
+        for native in runtime.replaced_by(heap.collector):
             heap.replacements[native] = self._compiled(native, code.address(runtime.symbol_of(native)))
 
     def _compiled(self, native: Native[..., Any], address: int) -> Callable[..., Any]:
@@ -990,6 +1019,7 @@ class StoreRuntime(NotCopied):
         self._check_after("a signal handler")
         for place in list(self.places.values()):
             place.take_up_ready()
+        self.take_up_optimised()
         return signatures.PAST_DEADLINE if self.deadline is not None and self.deadline.is_past else 0
 
     def _compile_function(self, vmctx: Any, number: int) -> int:

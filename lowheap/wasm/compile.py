@@ -51,7 +51,7 @@ _MOST_INITIALISING = 1000
 _EXCEPTIONAL = ("try_table", "throw", "throw_ref")
 
 _LARGE = 4_000
-"""In code of more instructions than these, only tiny functions are inlined: it would take too long to compile."""
+"""In a module of more instructions than these, compiled whole, only tiny functions are inlined: LLVM takes long."""
 
 _LARGEST_TABLE_IMAGE = 1 << 20
 """A table of more entries is filled in when an instance is made, in wasmtime, and so takes fuel here."""
@@ -133,9 +133,14 @@ class ModuleCompiler(ModuleState):
             report.advance()
         symbols = [] if self.piece else self._compile_what_is_of_no_function()
         self.events.choose()
-        transitions.define(self.module, self.barriers.allocate)
-        if TRAP_FUNCTION in self.module.globals:
-            symbols.append(TRAP_FUNCTION)
+        known = () if self.shared is None else self.shared.known
+        defined = transitions.define(self.module, self.barriers.allocate, known)
+        if self.shared is None:
+            symbols += [each.name for each in defined if each.name == TRAP_FUNCTION]
+        else:
+            for each in defined:
+                each.linkage = ""
+            self.shared.defined += [each.name for each in defined]
         named = [index for index in self.escaping_functions if index >= imported] if self.piece is None else self.piece
         table = ir.GlobalVariable(self.module, ir.ArrayType(PTR, len(named)), FUNCTION_TABLE)
         table.global_constant = True
@@ -153,10 +158,8 @@ class ModuleCompiler(ModuleState):
         """What inlines functions; None where code is not optimised, or where fuel is counted, by calls among others."""
         if not self.is_optimised or self.consumes_fuel:
             return None
-        instructions = sum(
-            len(self.decoded.bodies[each - len(self.imported_functions)].instructions) for each in self.functions
-        )
-        return Inliner(self, self.graph, TINY if instructions > _LARGE else SMALL)
+        is_large = self.piece is None and sum(len(each.instructions) for each in self.decoded.bodies) > _LARGE
+        return Inliner(self, self.graph, TINY if is_large else SMALL)
 
     def _compile_what_is_of_no_function(self) -> list[str]:
         """Compile the initialiser, trampolines and stubs, and return the symbols of these."""

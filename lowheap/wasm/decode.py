@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -246,6 +246,36 @@ class DataSegment:
     place: tuple[Instruction, ...] = ()
 
 
+class LaterInstructions(Sequence[Instruction]):
+    """Instructions that are decoded when somebody looks at them first: few are where code comes from a cache."""
+
+    __slots__ = ("_decode", "_found")
+
+    def __init__(self, decode: Callable[[], tuple[Instruction, ...]]) -> None:
+        """Take what decodes them, without an error."""
+        self._decode: Callable[[], tuple[Instruction, ...]] | None = decode
+        self._found: tuple[Instruction, ...] = ()
+
+    def _all(self) -> tuple[Instruction, ...]:
+        decode = self._decode
+        if decode is not None:
+            self._found = decode()
+            self._decode = None  # last: other threads look at them, too
+        return self._found
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one, or those of a slice."""
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Instruction]:
+        """Go through them."""
+        return iter(self._all())
+
+
 @short_repr
 @dataclass(frozen=True, slots=True)
 class FunctionBody:
@@ -257,7 +287,7 @@ class FunctionBody:
     """
 
     locals: tuple[ValType, ...]
-    instructions: tuple[Instruction, ...]
+    instructions: Sequence[Instruction]
     offset: int
     entry_offset: int
     end_offset: int
@@ -266,11 +296,10 @@ class FunctionBody:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the `name` section calls things; fields and locals by the index of their type and function first."""
+    """What the `name` section calls things, but for locals; fields by their type's index first."""
 
     module: str | None = None
     functions: dict[int, str] = field(default_factory=dict)
-    locals: dict[int, dict[int, str]] = field(default_factory=dict)
     types: dict[int, str] = field(default_factory=dict)
     fields: dict[int, dict[int, str]] = field(default_factory=dict)
     globals: dict[int, str] = field(default_factory=dict)
@@ -738,7 +767,6 @@ def _indirect_name_map(reader: Reader) -> dict[int, dict[int, str]]:
 _NAME_SUBSECTIONS: dict[int, tuple[str, Callable[[Reader], object]]] = {
     0: ("module", Reader.name),
     1: ("functions", _name_map),
-    2: ("locals", _indirect_name_map),
     4: ("types", _name_map),
     5: ("tables", _name_map),
     6: ("memories", _name_map),
@@ -779,7 +807,8 @@ def _decode_names(section: Reader | None) -> Names:
 class _ModuleDecoder:
     """Decodes the sections in the order of the module; each method reads one kind of thing."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, *, is_known: bool) -> None:
+        self.is_known = is_known
         self.sections, names = _frame(data)
         self.names = _decode_names(names)
         self.types: list[SubType] = []
@@ -972,8 +1001,13 @@ class _ModuleDecoder:
         offset = body.position
         place = _named("function", self.imported[FunctionImport] + index, self.names.functions)
         local_types, entry_offset = self.locals(body, place)
-        instructions = self.expression(body, place)
-        body.expect_end(f"the body of {place}")
+        instructions: Sequence[Instruction]
+        if self.is_known:
+            start = body.position  # each reads for itself: several threads may come at once
+            instructions = LaterInstructions(lambda: self.expression(Reader(body.data, start, body.end), place))
+        else:
+            instructions = self.expression(body, place)
+            body.expect_end(f"the body of {place}")
         return FunctionBody(local_types, instructions, offset, entry_offset, body.end)
 
     def locals(self, reader: Reader, place: str) -> tuple[tuple[ValType, ...], int]:
@@ -1108,12 +1142,12 @@ def _prefixed_opcode(reader: Reader, prefix: int, place: str, offset: int) -> Op
     return opcode
 
 
-def decode(binary: bytes) -> DecodedModule:
-    """Decode a binary module.
+def decode(binary: bytes, *, is_known: bool = False) -> DecodedModule:
+    """Decode a binary module. `is_known`: the same was decoded before, so that functions can be when they are needed.
 
     Raises MalformedModuleError for bytes that do not follow the binary format, UnsupportedError for a thing that
     lowheap does not have (named, with its function and byte offset), and TypeError for anything but bytes.
     """
     if not isinstance(binary, bytes):
         raise TypeError(f"a binary module is bytes, not {type(binary).__name__}")
-    return _ModuleDecoder(memoryview(binary)).module()
+    return _ModuleDecoder(memoryview(binary), is_known=is_known).module()

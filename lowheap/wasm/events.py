@@ -82,7 +82,6 @@ from lowheap.types import (
     TypeRegistry,
     ValType,
     VectorType,
-    storage_size,
 )
 from lowheap.wasm import memory_ranges
 from lowheap.wasm.context import ModuleContext
@@ -120,19 +119,29 @@ Static = bool | int | str | Shape | TypeTest
 class EventEmitter(Emitter):
     """Emits one event's function: `vmctx`, the instruction's offset, and then what the event's method is given.
 
-    Where the event is for objects of a type, its index, the engine's, comes in between: `type_id`. So types of one
-    layout share the function. `owner` is the object that a slot is in; None for a global.
+    Where the event is for objects of a type, its index, the module's, comes in between; `type_id` is the engine's. So
+    types of one layout share the function. `owner` is the object that a slot is in; None for a global.
     """
 
     def __init__(
-        self, context: ModuleContext, function: ir.Function, lifetime: Lifetime, *, is_for_type: bool = False
+        self,
+        context: ModuleContext,
+        function: ir.Function,
+        lifetime: Lifetime,
+        *,
+        is_for_type: bool = False,
+        shared: EventFunctions | None = None,
     ) -> None:
-        """Start the function. `lifetime` is that of what the event reads. `is_for_type`: it is given a `type_id`."""
+        """Start the function. `lifetime` is that of what the event reads. `is_for_type`: it is given a `type_id`.
+
+        `shared` are functions that events may call for a part of what they do, where code is to be made soon.
+        """
         super().__init__(function)
         self.context = context
+        self._shared = shared
         self.lifetime = lifetime
         self.offset = function.args[1]
-        self.type_id = function.args[2] if is_for_type else None
+        self.type_id = _type_id(self, function.args[2]) if is_for_type else None
         self.references: list[ir.Value] = []
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -290,7 +299,20 @@ class EventEmitter(Emitter):
             call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [self.type_id])
             if not self.context.inline_allocation or block_length(size) >= SMALL_BLOCK_LIMIT:
                 return call()
-            return self._allocate_inline(kind, I32(size), call)
+            if self._shared is None:
+                return self._allocate_inline(kind, I32(size), call)
+            function = self._shared.function("fixed_allocate", REFERENCE, [I32, I32], (kind,))
+            args = [self.vmctx, self.offset_value(), self.type_id, I32(size)]
+            with self.event("safepoint"):
+                reference = safepoints.call(self.builder, function, args)
+            self.references.append(reference)
+            return reference
+
+    def fixed_allocate(self, type_id: ir.Value, size: ir.Value, kind: VMGcKind) -> ir.Value:
+        """Make an object of a type whose objects are of one size, and small; `type_id` is its index, the engine's."""
+        self.type_id = type_id
+        call = functools.partial(self._allocate, transitions.ALLOCATE_STRUCT_FUNCTION, [type_id])
+        return self._allocate_inline(kind, size, call)
 
     def _allocate_inline(
         self,
@@ -819,8 +841,8 @@ _COLLECTING = frozenset(
 _DIGITS = 20
 """So many digits of a hash tell all events of a module apart."""
 
-_ALWAYS_INLINED = frozenset(("stack_check", "stack_poll", "poll"))
-"""The events that look at the frame that they are in."""
+_ALWAYS_INLINED = frozenset(("stack_poll", "poll"))
+"""The events that look at the frame that they are in, and tell of it; `stack_check` need not be in just that one."""
 
 _TESTING = {"cast": 1, "is_instance": 1, "indirect_callee": 3, "string_write": 0}
 """The events that test for one of the module's types: behind so many static arguments, it may be missing."""
@@ -883,10 +905,10 @@ def zero(emitter: Emitter, storage: StorageType) -> ir.Value:
     return ir.Constant(llvm_type(storage), None if isinstance(storage, VectorType) else 0)
 
 
-def _type_id(emitter: Emitter, type_index: int) -> ir.Value:
+def _type_id(emitter: Emitter, type_index: ir.Value) -> ir.Value:
     """Emit the engine's index of one of the module's types."""
     ids = emitter.load_pointer(emitter.vmctx, VMContext.type_ids, invariant=True)
-    return emitter.load_typed(emitter.at(ids, type_index * storage_size(NumType.I32)), I32, invariant=True)
+    return emitter.load_typed(entry_of(emitter, ids, type_index, ctypes.c_uint32), I32, invariant=True)
 
 
 def function_entry(emitter: Emitter, function: ir.Value) -> ir.Value:
@@ -1002,7 +1024,7 @@ class EventFunctions:
             static = shape.only(self._asked[_SHAPED[event]]), *others
         function = self.function(event, result, [arg.type for arg in args], static)
         type_index = self._type_of(event, static)
-        args = [site.vmctx, site.offset_value(), *([] if type_index is None else [_type_id(site, type_index)]), *args]
+        args = [site.vmctx, site.offset_value(), *([] if type_index is None else [I32(type_index)]), *args]
         if event in _COLLECTING:
             with site.event("safepoint"):
                 call = safepoints.call(site.builder, function, args, places=around)
@@ -1102,6 +1124,7 @@ class EventFunctions:
                     _mark(calls, False)
         _mark(in_loops + again, always or len(in_loops) <= MOST_IN_LOOPS)
         _mark(others, always or len(others) <= MOST_OUTSIDE_LOOPS)
+        self._functions_with_sites.clear()
 
     def function(
         self,
@@ -1196,7 +1219,7 @@ class EventFunctions:
             name = ".".join(("lowheap", event, *map(_label, static)))
             name += ".no_safepoint" * (not lifetime.outlives_safepoint) + ".no_write" * (not lifetime.outlives_write)
         else:  # the same in all processes, for all that it depends on
-            name = f"lowheap.{event}.{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGITS]}"
+            name = _shared_name(key)
         is_for_type = self._type_of(event, static) is not None
         first = [PTR, I32, *[I32] * is_for_type]
         function = NativeFunction(self._module, ir.FunctionType(result, [*first, *argument_types]), name)
@@ -1207,7 +1230,13 @@ class EventFunctions:
         else:
             shared.defined.append(name)
         with self._module.apart() if isinstance(self._module, MarkedModule) else nullcontext():
-            emitter = EventEmitter(self.context, function, lifetime, is_for_type=is_for_type)
+            emitter = EventEmitter(
+                self.context,
+                function,
+                lifetime,
+                is_for_type=is_for_type,
+                shared=None if self._shared is None else self,
+            )
             value = getattr(emitter, event)(*function.args[len(first) :], *static)
             if value is None:
                 emitter.builder.ret_void()
@@ -1215,6 +1244,12 @@ class EventFunctions:
                 emitter.builder.ret(value)
         safepoints.fill_safepoints(function, emitter.references)
         return function
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _shared_name(key: tuple[Any, ...]) -> str:
+    """The name of an event's function that pieces share, by the event and what the function depends on."""
+    return f"lowheap.{key[0]}.{hashlib.sha256(repr(key).encode()).hexdigest()[:_DIGITS]}"
 
 
 def _mark(calls: Sequence[ir.CallInstr], is_inlined: bool) -> None:

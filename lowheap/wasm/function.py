@@ -399,8 +399,10 @@ class FunctionCompiler(Emitter):
         """Trap when the frame is beyond the stack limit; what a large one has below, `jit/large_frames.py` counts."""
         function = self.context.events.function(event, VOID, [], ())
         self.context.stack_checks[self.function.name] = self.offset
+        # Where code is to be made soon, the function that is called looks at its own frame, a little below this one.
+        attribute = "noinline" if event == "stack_check" and not self.context.is_optimised else "alwaysinline"
         with self.event("stack check"):
-            return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=("alwaysinline",))
+            return self.builder.call(function, [self.vmctx, self.offset_value()], attrs=(attribute,))
 
     @functools.cached_property
     def _most_slots(self) -> int:

@@ -140,7 +140,7 @@ class Instance(NotCopied):
     @_exclusive
     def _make(self, imports: Mapping[Any, Any] | None) -> None:
         store, module = self.store, self.module
-        self._runtime: StoreRuntime = runtime_of(store)
+        self._runtime: StoreRuntime = runtime_of(store, optimised=not module.is_compiled_by_need)
         self._functions: dict[int, Func] = {}
         self._globals: list[Global] = []
         self._memories: list[Memory] = []
@@ -266,6 +266,11 @@ class Instance(NotCopied):
         """One of the module's own functions runs often: have it optimised in the background."""
         assert self._pieces is not None, "code that is whole counts nothing"
         self._pieces.want_optimised(self.module.vmctx_layout.imported_functions + number)
+        if self._runtime.to_optimise is not None:
+            from lowheap.wasm import optimiser  # here, because short runs need none
+
+            optimiser.optimise_runtime(self._runtime.to_optimise, self.store.engine.cache)
+            self._runtime.take_up_optimised()
         self.take_up_ready()
         if self._levels.get(number) == BASELINE:
             self._counters[number] = OFTEN  # to look then whether it is ready

@@ -232,6 +232,7 @@ def _checked(module: Module) -> Module:
 
 def _instantiate(store: Store, module: Module, items: Mapping[tuple[str, str], Any]) -> Instance:
     wanted = {(each.module, each.name) for each in module.imports}
+    runtime_of(store, optimised=not module.is_compiled_by_need)  # before a function of it asks for one
     return Instance(
         store,
         module,

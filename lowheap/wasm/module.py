@@ -23,8 +23,7 @@ from lowheap.jit.engine import CompiledCode, LoadedCode, without_gc
 from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
 from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
-from lowheap.wasm import builtins, legacy_exceptions, serialization, validate
-from lowheap.wasm.debug_lines import DebugLines
+from lowheap.wasm import builtins, validate
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
@@ -33,11 +32,12 @@ if TYPE_CHECKING:
     from lowheap.jit.cache import PieceKey
     from lowheap.jit.debug_locations import DebugLocations
     from lowheap.wasm.call_graph import CallGraph
+    from lowheap.wasm.debug_lines import DebugLines
 
 _log = logging.getLogger("lowheap.wasm")
 
-LARGE, MANY = 4_000, 50
-"""A module of more instructions than these, in more functions, is compiled by need, unless it is told otherwise."""
+LARGE, MANY = 9_000, 50
+"""A module of more bytes of code than these, in more functions, is compiled by need, unless it is told otherwise."""
 
 
 class Module(NotCopied):
@@ -71,19 +71,29 @@ class Module(NotCopied):
         given = _Given.checked(builtins, imported_string_constants)
         started = time.perf_counter()
 
-        def valid_binary() -> bytes:
+        decoded: DecodedModule | None = None
+
+        def valid_binary() -> tuple[bytes, bool]:
+            """Return the binary, decoded to the end, and whether its functions can be decoded one at a time."""
+            nonlocal decoded
             binary = validate.to_binary(source)
             validate.validate(binary, engine.proposals_off)
-            return binary
+            with without_gc():
+                as_stated = decode(binary)
+                decoded = _translated(as_stated)
+            return binary, decoded is as_stated
 
         # What is no source, or is text that UTF-8 cannot have, `to_binary` refuses.
         text = source.encode(errors="surrogatepass") if isinstance(source, str) else source
         if engine.cache is not None and isinstance(text, bytes | bytearray | memoryview):
             validator = validate.validator(engine.proposals_off)
-            binary = cache.valid_binary(engine.cache, bytes(text), validator, valid_binary)
+            binary, is_plain = cache.valid_binary(engine.cache, bytes(text), validator, valid_binary)
         else:
-            binary = valid_binary()
-        self._make(engine, binary, given, progress=progress)
+            binary, is_plain = valid_binary()
+        if decoded is None and is_plain:
+            with without_gc():
+                decoded = decode(binary, is_known=True)
+        self._make(engine, binary, given, decoded=decoded, progress=progress)
         self.compile_seconds = time.perf_counter() - started
 
     @classmethod
@@ -109,6 +119,8 @@ class Module(NotCopied):
         ModuleError when it cannot be said what the code depends on: a source of the collector's, or of lowheap's,
         cannot be read, or has changed since this process started.
         """
+        from lowheap.wasm import serialization  # here, because few modules are serialised
+
         facts = self._facts(self.engine.runtime == "native")
         if facts is None:
             raise ModuleError(
@@ -131,6 +143,8 @@ class Module(NotCopied):
         _check_engine(engine)
         if not isinstance(encoded, bytes | bytearray | memoryview):
             raise TypeError(f"a serialised module is bytes, not {type(encoded).__name__}")
+        from lowheap.wasm import serialization  # here, because few modules are serialised
+
         started = time.perf_counter()
         self = object.__new__(cls)
         found = serialization.decode(bytes(encoded))
@@ -150,14 +164,16 @@ class Module(NotCopied):
         binary: bytes,
         given: _Given,
         compiled: Callable[[bool], CompiledCode] | None = None,
+        *,
+        decoded: DecodedModule | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Become the module of a valid binary.
+        """Become the module of a valid binary, `decoded` or not.
 
         `compiled` returns its code, that allocates inline or asks each time, where that is there.
         """
         with without_gc():
-            self._outline(engine, binary, given)
+            self._outline(engine, binary, given, decoded)
             inline_allocation = engine.runtime == "native"
             if compiled is None and self._is_large_enough():
                 pieces = self._pieces[inline_allocation] = self._piecewise(inline_allocation)
@@ -173,12 +189,13 @@ class Module(NotCopied):
         self._outline(engine, binary, given)
         return self
 
-    def _outline(self, engine: Engine, binary: bytes, given: _Given) -> None:
+    def _outline(self, engine: Engine, binary: bytes, given: _Given, decoded: DecodedModule | None = None) -> None:
         """Find out what is known of a module that is not compiled."""
         self.engine = engine
         self._binary = binary
         self._digest = hashlib.sha256(binary).hexdigest()
-        decoded = legacy_exceptions.translated(decode(binary))
+        if decoded is None:
+            decoded = _translated(decode(binary))
         constants = builtins.string_constants(decoded, given.string_constants, lambda: custom_sections(binary)[0])
         self.decoded: DecodedModule
         self.decoded, functions = builtins.with_builtins(decoded, given.builtins, engine.types, len(binary))
@@ -257,7 +274,7 @@ class Module(NotCopied):
     def is_compiled_by_need(self) -> bool:
         """Whether each function is compiled when it is called first, in whichever instance.
 
-        By default, that is so for modules of more than `LARGE` instructions, in more than `MANY` functions.
+        By default, that is so for modules of more than `LARGE` bytes of code, in more than `MANY` functions.
         """
         return bool(self._pieces)
 
@@ -328,7 +345,7 @@ class Module(NotCopied):
     def _is_large_enough(self) -> bool:
         if self.engine.compilation == "auto":
             bodies = self.decoded.bodies
-            is_large = len(bodies) > MANY and sum(len(each.instructions) for each in bodies) > LARGE
+            is_large = len(bodies) > MANY and sum(each.end_offset - each.offset for each in bodies) > LARGE
             return is_large and by_need.is_available()
         if self.engine.compilation == "by_need" and not by_need.is_available():
             raise UnsupportedError(
@@ -417,6 +434,7 @@ class Module(NotCopied):
     ) -> CompiledCode:
         """Compile the whole module, or a piece; `known` are the functions that other pieces have for it."""
         from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
+        from lowheap.jit.emit import discard
         from lowheap.wasm.compile import ModuleCompiler
         from lowheap.wasm.events import SharedEvents
 
@@ -440,7 +458,9 @@ class Module(NotCopied):
                 counts=is_baseline and engine.opt_level > 0,
             )
             module, symbols = compiler.compile(progress)
-            return compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
+            compiled = compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
+            discard(module)
+            return compiled
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
         """What code depends on that is the module's or the engine's.
@@ -495,6 +515,8 @@ class Module(NotCopied):
 
     @functools.cached_property
     def _debug_lines(self) -> DebugLines:
+        from lowheap.wasm.debug_lines import DebugLines  # here, because few want to know
+
         return DebugLines(*custom_sections(self._binary))
 
     def frame_of(self, index: int) -> Frame:
@@ -600,8 +622,7 @@ class PieceCompiler:
     @property
     def is_portable(self) -> bool:
         """Whether another process can compile alike: whether the collector is lowheap's."""
-        kinds = type(self.module.engine.collector).__mro__
-        return all(each.__module__.partition(".")[0] in cache.KNOWN_PACKAGES for each in kinds)
+        return cache.is_known(self.module.engine.collector)
 
     def described(self) -> Any:
         """What `of` makes the same of, in another process."""
@@ -654,6 +675,13 @@ class _Given:
         """Return the options that a serialised module was made with, of its facts."""
         parts = facts.get("parts", {})
         return cls(tuple(filter(None, str(parts.get("builtins", "")).split(", "))), parts.get("string_constants"))
+
+
+def _translated(decoded: DecodedModule) -> DecodedModule:
+    """Return the module without legacy instructions."""
+    from lowheap.wasm import legacy_exceptions  # here, because what is in a cache has been translated, or has none
+
+    return legacy_exceptions.translated(decoded)
 
 
 def _check_engine(engine: object) -> None:

@@ -2,8 +2,8 @@
 
 It is started when something is to be optimised first, there is one at most, and it ends with this one. A module is
 sent there once, with what its engine was made with; then pieces are asked for by their functions, and come back as an
-entry of a cache does. Where the process cannot be (a collector of the program's own, no Python to start, or it has
-ended), a thread does the same here, which takes turns with the program.
+entry of a cache does. One that ends has a successor. Where no process can be (a collector of the program's own, no
+Python to start, or several have ended), a thread does the same here, which takes turns with the program.
 
 To compile all of a module ahead, `compile_all` has processes like it, as many as are wanted, until that is done.
 
@@ -28,9 +28,11 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from lowheap.jit import cache, engine
+from lowheap.collectors.interface import Collector
+from lowheap.jit import cache, engine, runtime
 from lowheap.jit.engine import CompiledCode
 from lowheap.wasm.pieces import on_large_stack
 
@@ -40,11 +42,14 @@ _LENGTH = struct.Struct("<Q")
 _SERVE = "import sys; sys.path[:] = sys.argv[1:]; from lowheap.wasm.optimiser_process import serve; serve()"
 """What the process runs: so it finds what is imported where this one does."""
 
+_FOLDER = str(Path(__file__).resolve().parents[2])
+"""Where lowheap is: the working directory, where this process may look for modules first, can have another."""
+
 Done = Callable[[CompiledCode | None], None]
 
 
 class Optimisable(Protocol):
-    """What pieces are compiled of: a module, for certain stores."""
+    """What pieces are compiled of: a module, for certain stores; or the runtime, which is one piece."""
 
     @property
     def is_portable(self) -> bool:
@@ -52,6 +57,10 @@ class Optimisable(Protocol):
 
     def described(self) -> Any:
         """What another process makes the same of."""
+
+    @classmethod
+    def of(cls, described: Any) -> Optimisable:
+        """Return what was described."""
 
     def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
         """Compile a piece, optimised as the engine says."""
@@ -64,7 +73,8 @@ class _Process:
         # Where it may look for modules before it is told is not more than where this one did.
         limits = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
         flags = [flag for flag, is_set in limits.items() if is_set]
-        command = [sys.executable, *flags, "-c", _SERVE, *(each for each in sys.path if isinstance(each, str))]
+        folders = [each for each in sys.path if isinstance(each, str)]
+        command = [sys.executable, *flags, "-c", _SERVE, _FOLDER, *folders]
         pipe = subprocess.PIPE
         # No buffers: a child of `os.fork` would have a copy of what is in them, and write it.
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
@@ -89,7 +99,7 @@ class _Process:
     def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
         if optimisable not in self._known:
             known = self._known[optimisable] = next(self._numbers)
-            self._queue.put((MODULE, known, optimisable.described()))
+            self._queue.put((TAKE, known, (type(optimisable), optimisable.described())))
             weakref.finalize(optimisable, self._queue.put, (FORGET, known, None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
@@ -238,13 +248,15 @@ def _is_for_processes(optimisable: Optimisable) -> bool:
     return optimisable.is_portable and bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
-MODULE, PIECE, FORGET = "module", "piece", "forget"
-"""What a message asks for: to take a module in, to compile a piece of one, to forget one."""
+TAKE, PIECE, FORGET = "take", "piece", "forget"
+"""What a message asks for: to take in what is compiled, a module or the runtime, to compile a piece, to forget it."""
 
 _PATIENCE = 1  # seconds
+_MOST_ENDED = 3  # processes that have ended of themselves, before a thread does the same
 
 _lock = threading.RLock()
 _process: list[_Process] = []
+_ended: list[None] = []  # for each that had a successor
 _thread: list[_Thread] = []
 _ahead: list[_Process] = []  # those that compile ahead
 _is_closed: list[bool] = []
@@ -260,15 +272,46 @@ def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -
     _find(optimisable).optimise(optimisable, functions, done)
 
 
+def optimise_runtime(compiler: runtime.Compiler, cache_directory: Path | None) -> None:
+    """Have the runtime optimised, unless it is being, or was and could not be."""
+    key = compiler.collector, compiler.checked
+    if key in _runtimes:
+        return
+    _runtimes.add(key)
+
+    def done(compiled: CompiledCode | None) -> None:
+        if compiled is not None:
+            compiler.put(compiled, cache_directory)
+
+    try:
+        optimise(compiler, (), done)
+    except Exception:
+        _log.exception("the runtime cannot be optimised, and stays as it is")
+
+
+_runtimes: set[tuple[Collector, bool]] = set()
+
+
 def _find(optimisable: Optimisable) -> _Process | _Thread:
     if _is_for_processes(optimisable):
         try:
             process = _only(_process, _Process)
+            if process.has_ended and _may_follow(process):
+                process = _only(_process, _Process)
             if not process.has_ended:
                 return process
         except (OSError, RuntimeError, ValueError) as error:
             _log.warning("no process can be started to optimise code in: %s", error)
     return _only(_thread, _Thread)
+
+
+def _may_follow(ended: _Process) -> bool:
+    """Make room for another process where one has ended, unless several have: what ended them may end the next."""
+    with engine.without_gc(), _lock:
+        if _process and _process[0] is ended and len(_ended) < _MOST_ENDED:
+            _ended.append(None)
+            _process.clear()
+        return not _process or not _process[0].has_ended
 
 
 _Optimiser = TypeVar("_Optimiser", _Process, _Thread)
@@ -299,7 +342,9 @@ def _forget() -> None:
     for processes in (_process, _ahead):
         while processes:
             processes.pop().forget()
+    _ended.clear()
     _thread.clear()
+    _runtimes.clear()
 
 
 atexit.register(_close)

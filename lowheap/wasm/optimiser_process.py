@@ -6,7 +6,6 @@ import os
 
 from lowheap.jit import cache
 from lowheap.wasm import optimiser
-from lowheap.wasm.module import PieceCompiler
 
 
 def serve() -> None:
@@ -14,17 +13,18 @@ def serve() -> None:
     source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what anybody prints is no answer
     os.nice(_NICE)
-    known: dict[int, PieceCompiler] = {}
+    known: dict[int, optimiser.Optimisable] = {}
     while (message := optimiser.receive(source)) is not None:
         kind, number, what = message
-        if kind == optimiser.MODULE:
-            known[number] = PieceCompiler.of(what)
+        if kind == optimiser.TAKE:
+            made_of, described = what
+            known[number] = made_of.of(described)
             continue
         if kind == optimiser.FORGET:
             del known[number]
             continue
-        module, functions = what
-        compiled = optimiser.compiled(known[module], functions)
+        taken, functions = what
+        compiled = optimiser.compiled(known[taken], functions)
         optimiser.send(target, (number, None if compiled is None else cache.encode(str(number), compiled)))
 
 

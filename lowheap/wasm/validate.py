@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from lowheap.config import PROPOSALS
 from lowheap.errors import MalformedModuleError, ModuleError
-from lowheap.wasm import wat
 from lowheap.wasm.wasm_tools import WasmToolsError, run_wasm_tools, wasm_tools
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ def to_binary(source: str | bytes | bytearray | memoryview) -> bytes:
             "a module's source is wat text (str) or a binary (bytes, bytearray, memoryview), "
             f"not {type(source).__name__}"
         )
+    from lowheap.wasm import wat  # here, because binaries need none of it
+
     package = _wasmtime()
     try:
         if isinstance(text, bytes):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +37,8 @@ def run_wasm_tools(
 
     WasmToolsError when it is not installed, or when it fails.
     """
+    import subprocess  # here, because it takes long to load, and hardly anybody needs it
+
     program = wasm_tools()
     if program is None:
         raise WasmToolsError(f"{what_for} needs the program wasm-tools: pip install 'lowheap[spec]'")

@@ -318,9 +318,24 @@ def write_field(heap: Heap, position: u32, definition: VMFieldDefinition, offset
 def write_type(
     heap: Heap, type_index: u32, kind: u32, fields: u64, count: u32, above: u64, depth: u32, flags: u32
 ) -> None:
+    """Enter a type, whose definition is right, in the table: `enter_type`. Fail when there is no room."""
+    is_entered = enter_type(heap, type_index, kind, fields, count, above, depth, flags)
+    require(
+        is_entered,
+        Status.LIMIT,
+        f"the type data is full: {{}} of at most {TYPE_DATA_LIMIT} words are used",
+        heap.control.type_data_length,
+    )
+
+
+@native
+def enter_type(
+    heap: Heap, type_index: u32, kind: u32, fields: u64, count: u32, above: u64, depth: u32, flags: u32
+) -> bool:
     """Enter a type, whose definition is right, in the table: its words, and what of it is in the type data.
 
-    `above` is the address of the numbers of the supertypes, from the root down; there are `depth`.
+    `above` is the address of the numbers of the supertypes, from the root down; there are `depth`. False, when there is
+    no room.
     """
     control = heap.control
     traced: u32 = 0
@@ -332,12 +347,8 @@ def write_type(
     display = start + offsets
     fields_start = display + depth + 1
     end = fields_start + count * _FIELD_WORDS
-    require(
-        end <= TYPE_DATA_LIMIT,
-        Status.LIMIT,
-        f"the type data is full: {{}} of at most {TYPE_DATA_LIMIT} words are used",
-        start,
-    )
+    if end > TYPE_DATA_LIMIT:
+        return False
     control.type_data_length = end
     for level in range(depth):
         inherited = cell(u32, above + u64(level) * _WORD).value
@@ -384,3 +395,4 @@ def write_type(
     info.is_final = flags & TYPE_FINAL
     info.kind = kind  # last: it says that the entry is complete
     control.type_count = max(control.type_count, type_index + 1)
+    return True
