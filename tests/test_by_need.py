@@ -159,6 +159,22 @@ def test_no_machine_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Module(lh.Engine(), SOURCE).is_compiled_by_need
 
 
+def test_what_is_awaited_is_told() -> None:
+    module = Module(engine(), SOURCE)
+    made = instance(module)
+    index = index_of(module, "twice")
+    seen = set()
+    while 2 not in levels(module, index):
+        made.exports.twice(1)
+        told = module.compiled_by_need()
+        assert told is not None
+        seen.add((index in told.awaited, index in told.optimised))
+    told = module.compiled_by_need()
+    assert told is not None
+    assert (index in told.awaited, index in told.optimised) == (False, True)
+    assert seen >= {(False, False), (True, False)}
+
+
 def wait_until_optimised(module: Module, function: int, run: Any) -> None:
     limit = time.monotonic() + 60
     while 2 not in levels(module, function):

@@ -26,6 +26,9 @@ class Program(Protocol):
 
     version: str
 
+    def settle(self, repeat: Callable[[], object]) -> bool:
+        """Repeat the program, untimed, until its code stays as it is. True for a new store after that."""
+
     def renew(self) -> bool:
         """Get ready for the next repetition, untimed. True for a new store, on which nothing was done yet."""
 
@@ -98,6 +101,8 @@ def serve(make: Callable[[dict[str, Any]], Program]) -> None:
     job = json.loads(sys.argv[1])
     program = make(job)
     _take(program, job["once"])
+    if program.settle(lambda: _take(program, [*job["before"], *job["timed"]])):
+        _take(program, job["once"])
     gc.collect()
     gc.disable()  # Python's own: a pause of its would be somebody's time
     answer({"ready": True, "version": program.version})

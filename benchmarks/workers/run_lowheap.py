@@ -17,14 +17,16 @@ import lowheap as lh
 from benchmarks.workers import protocol
 from lowheap.hosts.wasi.config import WasiConfig
 
+_CALM = 3
+"""Code is settled when so many repetitions have had nothing more optimised."""
+
 
 class LowheapProgram:
     """A module on a store, which is a new one for each repetition where the barriers do not count: nothing is freed."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         """Compile and instantiate."""
-        # Compiled at once, so that what is timed is not code that is about to be replaced.
-        engine = lh.Engine(barriers=job["barriers"], runtime=job["runtime"], compilation="whole")
+        engine = lh.Engine(barriers=job["barriers"], runtime=job["runtime"])
         self._module = lh.Module(engine, Path(job["binary"]).read_bytes())
         self._is_pointer = job.get("pointer", False)
         self._frees = engine.collector.counts
@@ -46,13 +48,31 @@ class LowheapProgram:
         linker.define_func("spectest", "print_char", lh.FuncType((i32,), ()), lambda code: None)
         return store, linker.instantiate(store, self._module).exports
 
+    def settle(self, repeat: Callable[[], object]) -> bool:
+        """Repeat the program until no code of it is about to be replaced by better code; then take a new store."""
+        if not self._module.is_compiled_by_need:
+            return False
+        calm = 0
+        while calm < _CALM:
+            before = self._module.compiled_by_need()
+            repeat()
+            after = self._module.compiled_by_need()
+            assert before is not None, "the module is compiled by need"
+            assert after is not None, "the module is compiled by need"
+            calm = calm + 1 if after.optimised == before.optimised and not after.awaited else 0
+        self._start_anew()
+        return True
+
     def renew(self) -> bool:
         """Take a new store if the old one has only been filled."""
         if not self._frees:
-            self._store.close()
-            self._store, self._exports = self._instantiate()
-            self._allocated = 0
+            self._start_anew()
         return not self._frees
+
+    def _start_anew(self) -> None:
+        self._store.close()
+        self._store, self._exports = self._instantiate()
+        self._allocated = 0
 
     def call(self, export: str, arguments: Sequence[int]) -> object:
         """Call an exported function."""

@@ -338,6 +338,7 @@ class Module(NotCopied):
             told[0].functions,
             frozenset[int]().union(*(each.compiled for each in told)),
             frozenset[int]().union(*(each.optimised for each in told)),
+            frozenset[int]().union(*(each.awaited for each in told)),
             sum(each.pieces for each in told),
             sum(each.seconds for each in told),
         )

@@ -77,13 +77,15 @@ class Piece:
 class Compiled:
     """What has become of functions that are compiled by need.
 
-    These are the module's own `functions`, those `compiled`, and those `optimised`; in so many `pieces`.
+    These are the module's own `functions`, those `compiled`, and those `optimised`; in so many `pieces`. Those that are
+    `awaited` ran often, and are being optimised, or are to be, or to be taken up.
     `seconds` is how long the program has waited: what is compiled in the background, or ahead, is not in it.
     """
 
     functions: frozenset[int]
     compiled: frozenset[int]
     optimised: frozenset[int]
+    awaited: frozenset[int]
     pieces: int
     seconds: float
 
@@ -202,7 +204,9 @@ class PiecewiseCode(NotCopied):
         """Return what has become of the functions."""
         optimised = frozenset(index for index, piece in self._pieces.items() if piece.level > BASELINE)
         functions = frozenset(self._compiler.functions)
-        return Compiled(functions, frozenset(self._pieces), optimised, len(self.linked), self._seconds)
+        ready = [index for each, _ in list(self._ready) for index in each]
+        awaited = frozenset((*list(self._wanted), *self._being_optimised, *ready))
+        return Compiled(functions, frozenset(self._pieces), optimised, awaited, len(self.linked), self._seconds)
 
     def want_optimised(self, index: int) -> None:
         """Say that a function has run often."""
