@@ -44,7 +44,7 @@ COMPILERS = (NATIVE, WASMTIME_NEWEST, V8)
 WITH_JS_STRINGS = (NATIVE, V8)
 """For JavaScript's strings."""
 
-TOOLCHAINS = (NATIVE, OUTLINED, WASMTIME_NEWEST, V8)
+TOOLCHAINS = (NATIVE, OUTLINED, NULL, WASMTIME_NEWEST, V8)
 """For what compilers of other languages made: the older wasmtimes have not all that it takes."""
 
 Step = tuple[str, tuple[int, ...]] | None
