@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell those who draw examples, before they are read."""
+    """Tell those who draw examples, before they are read; and let Ctrl-C be what it is for people."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts so what it does not wait for
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("full"):
         combinations.run_all()
 

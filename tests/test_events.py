@@ -23,6 +23,7 @@ from lowheap.jit.barriers import Barriers
 from lowheap.native import Heap, Ref, Slot, native, state, u64
 from lowheap.wasm.compile import ModuleCompiler
 from lowheap.wasm.events import MOST_INLINED, SMALL_BODY
+from lowheap.wasm.inlining import SMALL
 
 INLINE = ("always", "never")
 
@@ -216,7 +217,7 @@ def test_every_event_gives_the_same(inline: str, opt_level: int, runtime: str) -
 
 def test_a_buffer_in_the_frame_is_reserved_once_for_all_rounds_of_a_loop() -> None:
     """The calls of events are inlined into the block that the frame is reserved in."""
-    source = """(module (func $two (param i32) (result i32 i32) (local.get 0) (local.get 0))
+    source = f"""(module (func $two (param i32) (result i32 i32) {"(nop)" * SMALL} (local.get 0) (local.get 0))
       (func (export "f") (param $n i32) (result i32)
         (loop $again
           (call $two (local.get $n)) (drop) (drop)

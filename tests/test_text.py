@@ -125,7 +125,7 @@ def test_calls_with_handlers_are_printed() -> None:
     builder, (vmctx, first, _) = emitter.builder, emitter.function.args
     callee = ir.Function(module, ir.FunctionType(I32, [PTR]), "callee")
     pad = emitter.function.append_basic_block("pad")
-    result = safepoints.invoke(builder, callee, [vmctx], pad, place=7)
+    result = safepoints.invoke(builder, callee, [vmctx], pad, places=(5, 7))
     builder.ret(result)
     begin_handler(emitter.function, pad)
     builder.position_at_end(pad)
@@ -133,7 +133,7 @@ def test_calls_with_handlers_are_printed() -> None:
     safepoints.fill_safepoints(emitter.function, [first])
     text = print_module(module)
     assert canonical(text) == canonical(str(module))
-    assert 'invoke i32 @"callee"(ptr %".1") [ "deopt"(i33 7, i32 %".2") ] to label ' in text
+    assert 'invoke i32 @"callee"(ptr %".1") [ "deopt"(i33 5, i33 7, i32 %".2") ] to label ' in text
 
 
 def test_a_function_with_an_unknown_instruction_is_printed_by_llvmlite() -> None:
