@@ -47,6 +47,9 @@ WITH_JS_STRINGS = (NATIVE, V8)
 TOOLCHAINS = (NATIVE, OUTLINED, NULL, WASMTIME_NEWEST, V8)
 """For what compilers of other languages made: the older wasmtimes have not all that it takes."""
 
+_FILLS_THE_HEAP = ("kotlin-interpreter-optimised",)
+"""Of these, the programs whose garbage is more than a heap can have."""
+
 Step = tuple[str, tuple[int, ...]] | None
 """An export to call and its arguments; None is a collection."""
 
@@ -348,6 +351,6 @@ def toolchain(example: Example, rounds: int) -> Program:
         timed=(("bench", (rounds,)),),
         events=rounds,
         event="round",
-        contenders=TOOLCHAINS,
+        contenders=tuple(each for each in TOOLCHAINS if each != NULL or example.title not in _FILLS_THE_HEAP),
         example=example,
     )
