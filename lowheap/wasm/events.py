@@ -1037,14 +1037,13 @@ class EventFunctions:
                 # Which function it calls, and where it belongs, is known when the caller is complete.
                 sites.reads.append(_Read(call, event, static, in_loop, again, is_cold))
                 return call
-        if is_one_of_many or is_cold:
-            call.attributes.add("noinline")
-        else:
-            self._add(sites, call, in_loop, again)
+        self._add(sites, call, in_loop, again, is_one_of_many or is_cold)
         return call
 
-    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool, again: bool) -> None:
-        if call.callee.name in self._tiny:
+    def _add(self, sites: _Sites, call: ir.CallInstr, in_loop: bool, again: bool, is_called: bool) -> None:
+        if is_called:
+            call.attributes.add("noinline")
+        elif call.callee.name in self._tiny:
             sites.tiny.append(call)
         elif again:
             sites.again.append(call)
@@ -1079,10 +1078,7 @@ class EventFunctions:
             if lifetime != UNKNOWN:
                 types = [arg.type for arg in read.call.args[2:]]  # what reads is for no type
                 read.call.replace_callee(self.function(read.event, read.call.type, types, read.static, lifetime))
-            if read.is_cold:
-                read.call.attributes.add("noinline")
-            else:
-                self._add(sites, read.call, read.in_loop, read.again)
+            self._add(sites, read.call, read.in_loop, read.again, read.is_cold)
 
     def choose(self) -> None:
         """Now that the module is complete, decide at which sites events are inlined, first thing, and where called.

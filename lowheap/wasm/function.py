@@ -524,7 +524,7 @@ class FunctionCompiler(Emitter):
     def _open_inlined(self, instruction: Instruction, number: int) -> None:
         """Open a function in the place of a call: a block, which has its arguments in locals."""
         index, first, count = inlined_operands(instruction)
-        loop = self.loop_that_comes_here()
+        polls = self.comes_to_poll(index)
         type, assigned = self.context.function_types[index], self._assigned[number]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(INLINED)
@@ -535,9 +535,7 @@ class FunctionCompiler(Emitter):
             self.locals[local] = self._zeros[self.local_types[local]]
         for local, value in enumerate(arguments, first):
             self.set_local(local, value)
-        if index in self.context.graph.polling:
-            if loop is not None:
-                loop.is_polled = True
+        if polls:
             self._poll()
 
     @instruction("else")
@@ -833,7 +831,7 @@ class FunctionCompiler(Emitter):
         else:
             label.edges.append(_Edge(source, values, locals))
 
-    def loop_that_comes_here(self) -> _Label | None:
+    def _loop_that_comes_here(self) -> _Label | None:
         """Return the innermost loop, if each of its rounds comes here before it goes round, or leaves; else None."""
         for label in reversed(self.labels):
             if label.kind == "loop":
@@ -841,6 +839,13 @@ class FunctionCompiler(Emitter):
             if label.kind not in ("block", "try_table") or label.edges or label.handler_edges:
                 return None
         return None
+
+    def comes_to_poll(self, index: int) -> bool:
+        """Whether a function that is called here polls; then a loop each of whose rounds comes here need not."""
+        polls = index in self.context.graph.polling
+        if polls and (loop := self._loop_that_comes_here()) is not None:
+            loop.is_polled = True
+        return polls
 
     def _count(self) -> None:
         """Count that the function is run, or a loop of it goes round, if it is to be counted."""

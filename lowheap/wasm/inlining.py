@@ -70,7 +70,7 @@ class Inliner:
         """Take the module."""
         self._outline, self._graph, self._most = outline, graph, most
         self._imported = len(outline.imported_functions)
-        self._sizes: dict[int, int] = {}
+        self._cold: dict[int, set[int]] = {}
         self._can: dict[int, bool] = {}
 
     def body(self, index: int) -> Body:
@@ -85,7 +85,7 @@ class Inliner:
 
         def expand(instructions: Sequence[Instruction], within: tuple[int, ...]) -> Iterator[Instruction]:
             nonlocal left
-            cold = cold_instructions(instructions)
+            cold = self._cold_of(within[-1])  # by number: in the place of a call there are as many
             for number, each in enumerate(instructions):
                 callee = index_operand(each) if each.name == "call" else -1
                 if callee in within or number in cold or not self._is_small(callee) or len(within) > MOST_DEPTH:
@@ -109,6 +109,12 @@ class Inliner:
     def _instructions(self, index: int) -> Sequence[Instruction]:
         return self._outline.decoded.bodies[index - self._imported].instructions
 
+    def _cold_of(self, index: int) -> set[int]:
+        """The instructions of a function that are cold."""
+        if index not in self._cold:
+            self._cold[index] = cold_instructions(self._instructions(index))
+        return self._cold[index]
+
     def _locals(self, index: int) -> list[ValType]:
         """The types of a function's locals, canonical."""
         outline = self._outline
@@ -126,7 +132,7 @@ class Inliner:
 
     def _look_at(self, index: int) -> bool:
         instructions = self._instructions(index)
-        cold = cold_instructions(instructions)
+        cold = self._cold_of(index)
         if len(instructions) - len(cold) > self._most or 0 in cold or index in self._graph.called[index]:
             return False
         types = self._outline.function_types[index].params, self._outline.decoded.bodies[index - self._imported].locals

@@ -20,8 +20,7 @@ def _call_function(compiler: FunctionCompiler, index: int) -> None:
         compiler.call_address(*_imported(compiler, index), type)
         return
     graph = context.graph
-    if index in graph.polling and (loop := compiler.loop_that_comes_here()) is not None:
-        loop.is_polled = True
+    compiler.comes_to_poll(index)
     may_collect, may_throw = index in graph.collecting, index in graph.throwing
     callee = _own(compiler, index)
     compiler.call(callee, compiler.vmctx, type, graph.conventions[index], may_collect=may_collect, may_throw=may_throw)
