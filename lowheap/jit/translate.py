@@ -1174,6 +1174,9 @@ class Translator:
     def _w_as_signed(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self._value(frame, n.args[0], I32_TYPE)
 
+    def _w_assume(self, frame: _Frame, n: ast.Call) -> None:
+        self.b.assume(self._truth(self._x(frame, n.args[0])))
+
     def _w_prefetch(self, frame: _Frame, n: ast.Call) -> None:
         function = self.e.intrinsic("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
         self.b.call(function, [self._x(frame, n.args[0]).address, I32(1), I32(3), I32(1)])

@@ -23,6 +23,7 @@ class RcImmix(Collector):
     needs_owner = True
     counts_roots = False
     counts_tell_life = False
+    logs_ranges = True
 
     read = barriers.read
     write = barriers.write
@@ -31,6 +32,7 @@ class RcImmix(Collector):
     inc_ref = count_nothing
     dec_ref = count_nothing
     expose = count_nothing
+    log_range = barriers.log_range
 
     allocate_small = space.allocate_small
     allocate_block = collection.allocate_block

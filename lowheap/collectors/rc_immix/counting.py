@@ -49,6 +49,7 @@ from lowheap.native import (
     Heap,
     Ref,
     address_of,
+    cold,
     ctz,
     inline,
     native,
@@ -123,7 +124,7 @@ def survive(heap: Heap, reference: Ref, survived: Tally) -> None:
         append(heap, GREY, reference)
 
 
-@native
+@cold
 def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
     """Set the bits of the further lines that a medium object is in; a large one needs none."""
     if length <= MEDIUM:
@@ -143,7 +144,7 @@ def unlog_all(heap: Heap, reference: Ref, type_index: u32) -> None:
         unlog_beyond(heap, reference, type_index)
 
 
-@native
+@cold
 def unlog_beyond(heap: Heap, reference: Ref, type_index: u32) -> None:
     """The same for slots that the header may have no bits for."""
     header = heap.header(reference)
@@ -325,7 +326,7 @@ def die(heap: Heap, reference: Ref, freed: Tally) -> None:
         forget(heap, reference, freed)
 
 
-@native
+@cold
 def die_further(heap: Heap) -> None:
     """Count down the next piece of the array that is dying, from its end."""
     epochs = heap.state(Epochs)
@@ -358,7 +359,7 @@ def forget(heap: Heap, reference: Ref, freed: Tally) -> None:
     freed.size += u64(length)
 
 
-@native
+@cold
 def forget_lines(heap: Heap, reference: Ref, length: u32) -> None:
     """Give the lines, or the blocks, of a medium or large object back."""
     if length > MEDIUM:
