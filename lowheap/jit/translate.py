@@ -1081,6 +1081,9 @@ class Translator:
         index, length = self._value(frame, n.args[0], U32), self._value(frame, n.args[1], _U64)
         self.e.give_back_memory(self.e.heap_address(index), length)
 
+    def _heap_nanoseconds(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        return self.e.nanoseconds()
+
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
 

@@ -1568,6 +1568,7 @@ _EFFECTFUL = {
     ("word", "check"),
     ("heap", "release_externrefs"),
     ("heap", "discard"),
+    ("heap", "nanoseconds"),
     ("word", "problem"),
     ("heap", "ask_for_room"),
     ("heap", "map_notes"),
