@@ -282,6 +282,15 @@ class Store(NotCopied):
         return self.heap.stats()
 
     @exclusive("lock")
+    def pause_times(self) -> dict[int, int]:
+        """Return a histogram of how long the program was kept waiting by the collector.
+
+        A time in nanoseconds is mapped to how many pauses took less, and not less than the time before; there are four
+        such times from one power of two to the next. Nothing of a collector that does not look at the clock.
+        """
+        self.check_open()
+        return self.heap.collector.pause_times(self.heap.native)
+
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""
         self.tidy_in_use()

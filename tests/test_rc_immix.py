@@ -6,18 +6,35 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from support.combinations import examples
 
 import lowheap as lh
 from lowheap.collector import GcProgress
+from lowheap.collectors import registry
 from lowheap.collectors.rc_immix import RcImmix
-from lowheap.collectors.rc_immix.state import NOT_MARKING, Epochs
+from lowheap.collectors.rc_immix.state import (
+    DEAD,
+    DECREMENTS,
+    HELD,
+    LIVE,
+    LOG,
+    NOT_MARKING,
+    OLD,
+    OLD_VALUES,
+    ROOM,
+    UNLOGGED,
+    Epochs,
+)
+from lowheap.errors import CompilerError, HeapCorruptionError
+from lowheap.layout import VMDrcHeader
 
 CELL = lh.StructType((lh.FieldType(lh.types.ANYREF, True), lh.FieldType(lh.types.ANYREF, True)))
 WIDE = lh.StructType(tuple(lh.FieldType(lh.types.ANYREF, True) for _ in range(40)))
@@ -172,3 +189,444 @@ def test_random_graphs(runtime: str) -> None:
     run_state_machine_as_test(
         kind, settings=settings(max_examples=examples(12, 60), stateful_step_count=40, deadline=None)
     )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Externrefs
+
+
+def collect_some(store: lh.Store, way: str) -> None:
+    if way == "trace":
+        trace(store)
+    elif way == "portions":
+        store.heap.free_pending()
+        epochs_of(store).trace_next = 1
+        collection = store.collection()
+        while collection.collect_increment(1) is GcProgress.CONTINUE:
+            store.verify()
+    else:
+        store.collect()
+    store.tidy()
+    store.verify()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("way", ["count", "trace", "portions"])
+@pytest.mark.parametrize("age", [0, 1, 2])
+def test_host_data_is_let_go_of_once(runtime: str, way: str, age: int) -> None:
+    """Young or old, held by nobody or by an object; what is held stays."""
+    died: list[str] = []
+    with lh.Store(engine(runtime)) as store:
+        kept = lh.Struct(store, HOLDER, [lh.ExternRef(store, "kept", died.append), None])
+        lost = lh.ExternRef(store, "lost", died.append)
+        holder = lh.Struct(store, HOLDER, [lh.ExternRef(store, "with its holder", died.append), None])
+        for _ in range(age):
+            store.collect()
+        assert died == []
+        lost.release()
+        holder.release()
+        for _ in range(3):
+            collect_some(store, way)
+        assert sorted(died) == ["lost", "with its holder"]
+        assert kept[0].value == "kept"
+        assert store.stats().live_objects == 2
+    assert sorted(died) == ["kept", "lost", "with its holder"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("way", ["trace", "portions"])
+@pytest.mark.parametrize("age", [0, 1])
+def test_an_externref_in_a_cycle_dies_with_it(runtime: str, way: str, age: int) -> None:
+    died: list[str] = []
+    with lh.Store(engine(runtime)) as store:
+        one = lh.Struct(store, HOLDER, [lh.ExternRef(store, "one", died.append), None])
+        other = lh.Struct(store, HOLDER, [lh.ExternRef(store, "other", died.append), one])
+        one[1] = other
+        kept = lh.Struct(store, HOLDER, [None, None])
+        other[1] = one
+        for _ in range(age):
+            store.collect()
+        one.release()
+        other.release()
+        store.collect()
+        assert died == ([] if age else ["one", "other"] if died[0] == "one" else ["other", "one"]), "the young are gone"
+        collect_some(store, way)
+        assert sorted(died) == ["one", "other"]
+        assert [each.index for each in store.heap.objects()] == [kept.reference]
+
+
+def test_a_finalizer_allocates_in_the_middle() -> None:
+    """It is run by an allocation that has ended an epoch."""
+    made: list[Any] = []
+    with lh.Store(engine("native", epoch_bytes=1 << 16), initial_heap_size=1 << 16) as store:
+
+        def finalize(value: int) -> None:
+            made.append(lh.Struct(store, CELL, [None, None]))
+            made[-1][0] = made[-2] if len(made) > 1 else None
+
+        for number in range(3000):
+            lh.ExternRef(store, number, finalize).release()
+            lh.Array(store, LIST, [None] * 20).release()
+            if number % 500 == 0:
+                store.verify()
+        store.collect()
+        store.tidy()
+        assert len(made) == 3000
+        assert all(made[number][0] == made[number - 1] for number in range(1, 3000))
+        made.clear()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Compiled code
+
+
+SLOTS = """(module
+  (type $list (array (mut anyref)))
+  (type $wide (struct {fields}))
+  (global $list (mut (ref null $list)) (ref.null $list))
+  (global $wide (mut (ref null $wide)) (ref.null $wide))
+  (elem $segment anyref (item (ref.i31 (i32.const 7))) (item (ref.i31 (i32.const 8))))
+  (func $garbage (param $n i32)
+    (loop $again
+      (drop (array.new $list (ref.null any) (i32.const 6)))
+      (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+      (br_if $again (i32.gt_s (local.get $n) (i32.const 0)))))
+  (func $box (param $n i32) (result anyref) (array.new $list (ref.i31 (local.get $n)) (i32.const 1)))
+  (func (export "make") (param $length i32)
+    (local $n i32)
+    (global.set $list (array.new $list (ref.null any) (local.get $length)))
+    (global.set $wide (struct.new_default $wide))
+    (loop $again
+      (array.set $list (global.get $list) (local.get $n) (call $box (local.get $n)))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_s (local.get $n) (local.get $length)))))
+  (func (export "fill") (param $start i32) (param $count i32)
+    (array.fill $list (global.get $list) (local.get $start) (call $box (i32.const 1000)) (local.get $count)))
+  (func (export "copy") (param $to i32) (param $from i32) (param $count i32)
+    (array.copy $list $list (global.get $list) (local.get $to) (global.get $list) (local.get $from)
+      (local.get $count)))
+  (func (export "init") (param $to i32)
+    (array.init_elem $list $segment (global.get $list) (local.get $to) (i32.const 0) (i32.const 2)))
+  (func (export "set") (param $n i32) (array.set $list (global.get $list) (local.get $n) (call $box (i32.const 5))))
+  (func (export "clear") (param $n i32) (array.set $list (global.get $list) (local.get $n) (ref.null any)))
+  {setters}
+  (func (export "churn") (param i32) (call $garbage (local.get 0)))
+  (func (export "sum") (result i64)
+    (local $sum i64) (local $n i32) (local $found anyref)
+    (loop $again
+      (local.set $found (array.get $list (global.get $list) (local.get $n)))
+      (local.set $sum (i64.add (i64.mul (local.get $sum) (i64.const 31)) (i64.extend_i32_s
+        (if (result i32) (ref.is_null (local.get $found)) (then (i32.const -1))
+          (else (if (result i32) (ref.test (ref i31) (local.get $found))
+            (then (i31.get_s (ref.cast (ref i31) (local.get $found))))
+            (else (i31.get_s (ref.cast (ref i31)
+              (array.get $list (ref.cast (ref $list) (local.get $found)) (i32.const 0)))))))))))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_u (local.get $n) (array.len (global.get $list)))))
+    (local.get $sum)))""".format(
+    fields="(field (mut anyref)) " * 70,
+    setters="\n".join(
+        f"""(func (export "wide {n}") (struct.set $wide {n} (global.get $wide) (global.get $list)))
+  (func (export "wide {n} null") (struct.set $wide {n} (global.get $wide) (ref.null any)))"""
+        for n in (0, 31, 32, 69)
+    ),
+)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@settings(max_examples=examples(8, 40), deadline=None)
+@given(data=st.data())
+def test_ranges_and_slots_of_old_objects(runtime: str, data: st.DataObject) -> None:
+    """Of what is stored over in ranges, and beyond the bits of headers: the same sums as under `drc`."""
+    lengths = [2, 5, 63, 64, 65, 200] + [3000] * (runtime == "native")
+    length = data.draw(st.sampled_from(lengths), "length")
+    place = st.integers(0, length)
+    steps = data.draw(
+        st.lists(
+            st.tuples(st.just("fill"), place, place)
+            | st.tuples(st.just("copy"), place, place, place)
+            | st.tuples(st.just("init"), place)
+            | st.tuples(st.sampled_from(["set", "clear"]), place)
+            | st.tuples(st.sampled_from(["wide 0", "wide 31", "wide 32", "wide 69", "wide 0 null", "wide 69 null"]))
+            | st.tuples(st.just("collect"))
+            | st.tuples(st.just("churn"), st.integers(1, 30)),
+            max_size=12,
+        )
+    )
+    shown = []
+    for used in (engine(runtime), drc_engine(runtime)):
+        with lh.Store(used) as store:
+            exports: Any = lh.Instance(store, compiled_slots(used)).exports
+            exports["make"](length)
+            seen: list[Any] = []
+            for name, *arguments in steps:
+                if name == "collect":
+                    store.collect()
+                else:
+                    try:
+                        exports[name](*arguments)
+                    except lh.Trap as trap:
+                        seen.append(trap.code)
+                store.verify()
+                seen.append(exports["sum"]())
+            store.collect()
+            store.verify()
+            seen.append(store.stats().live_objects)
+            shown.append(seen)
+    assert shown[0] == shown[1]
+
+
+@functools.cache
+def drc_engine(runtime: str) -> lh.Engine:
+    return lh.Engine(runtime=runtime)
+
+
+@functools.cache
+def compiled_slots(used: lh.Engine) -> lh.Module:
+    return lh.Module(used, SLOTS)
+
+
+RINGS = """(module
+  (type $node (struct (field (mut (ref null $node))) (field (mut (ref null $node))) (field i32)))
+  (func (export "run") (param $length i32) (param $times i32) (result i64)
+    (local $first (ref null $node)) (local $last (ref null $node)) (local $new (ref null $node))
+    (local $n i32) (local $sum i64)
+    (loop $again
+      (local.set $first (struct.new $node (ref.null $node) (ref.null $node) (i32.const 0)))
+      (local.set $last (local.get $first))
+      (local.set $n (i32.const 1))
+      (loop $more
+        (local.set $new (struct.new $node (local.get $last) (local.get $first) (local.get $n)))
+        (struct.set $node 1 (local.get $last) (local.get $new))
+        (struct.set $node 0 (local.get $first) (local.get $new))
+        (local.set $last (local.get $new))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $more (i32.lt_s (local.get $n) (local.get $length))))
+      (local.set $sum (i64.add (local.get $sum) (i64.extend_i32_s (struct.get $node 2 (local.get $last)))))
+      (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+      (br_if $again (i32.gt_s (local.get $times) (i32.const 0))))
+    (local.get $sum)))"""
+
+
+@pytest.mark.parametrize("options", [{}, {"pause_microseconds": 1000}, {"epoch_bytes": 1 << 17}], ids=str)
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_many_cycles_go_through_a_small_heap(options: dict[str, int], length: int) -> None:
+    used = engine("native", **options)
+    with lh.Store(used, maximum_heap_size=1 << 26) as store:
+        exports: Any = lh.Instance(store, lh.Module(used, RINGS)).exports
+        times = 10_000_000 // length
+        assert exports["run"](length, times) == (length - 1) * times
+        assert store.stats().objects_allocated == length * times
+        assert store.stats().counters["peak_committed"] <= 1 << 26
+        trace(store)
+        assert store.stats().live_objects == 0
+
+
+GROW = """(module
+  (type $list (array (mut (ref null $list))))
+  (global $held (mut (ref null $list)) (ref.null $list))
+  (func (export "add") (param $length i32)
+    (local $new (ref $list))
+    (local.set $new (array.new $list (ref.null $list) (local.get $length)))
+    (array.set $list (local.get $new) (i32.const 0) (global.get $held))
+    (global.set $held (local.get $new)))
+  (func (export "drop") (global.set $held (ref.null $list))))"""
+
+
+def add_for_ever(exports: Any, length: int) -> None:
+    while True:
+        exports["add"](length)
+
+
+@pytest.mark.parametrize("length", [1, 20, 200, 5000, 20_000])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_exhausted_heap_traps_and_goes_on(runtime: str, length: int) -> None:
+    used = engine(runtime)
+    with lh.Store(used, initial_heap_size=1 << 15, maximum_heap_size=1 << 18) as store:
+        exports: Any = lh.Instance(store, lh.Module(used, GROW)).exports
+        made = []
+        for _ in range(3):
+            before = store.stats().objects_allocated
+            with pytest.raises(lh.Trap, match="GC heap out of memory"):
+                add_for_ever(exports, length)
+            store.verify()
+            made.append(store.stats().objects_allocated - before)
+            exports["drop"]()
+        size = (28 + 4 * length + 15) & -16
+        assert made[0] == made[1] == made[2]
+        assert made[0] * size > (1 << 18) * (0.85 if size < 1 << 14 else 0.4), "so much of the heap was used"
+        store.collect()
+        assert store.stats().live_objects == 0
+
+
+def test_memory_is_given_back() -> None:
+    used = engine("native")
+    with lh.Store(used) as store:
+        exports: Any = lh.Instance(store, lh.Module(used, GROW)).exports
+        for _ in range(4000):
+            exports["add"](4000)
+        assert store.stats().counters["committed"] > 60 << 20
+        exports["drop"]()
+        for _ in range(60):
+            store.collect()
+        assert store.stats().live_objects == 0
+        assert store.stats().counters["committed"] < 40 << 20
+        for _ in range(4000):
+            exports["add"](4000)
+        assert store.stats().live_objects == 4000
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Faults
+
+
+class Scene:
+    """A sound heap in the middle of an epoch: old objects, one of them with a slot that was logged, and a young one."""
+
+    def __init__(self) -> None:
+        self.store = lh.Store(engine("native"))
+        self.list = lh.Array(self.store, LIST, [lh.Struct(self.store, CELL, [None, None]) for _ in range(100)])
+        self.medium = lh.Array(self.store, LIST, [None] * 500)
+        self.cell = lh.Struct(self.store, CELL, [self.list, None])
+        self.store.collect()
+        self.cell[0] = self.cell
+        self.list[3] = None
+        self.young = lh.Struct(self.store, CELL, [self.cell, None])
+        self.heap = self.store.heap.native
+        self.store.verify()
+
+    def header(self, handle: Any) -> Any:
+        return self.store.heap.memory.view(VMDrcHeader, handle.reference)
+
+
+def shift_count(name: str, amount: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        scene.header(getattr(scene, name)).ref_count += amount
+
+    return inject
+
+
+def flip_live(name: str, offset: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        reference = getattr(scene, name).reference + offset
+        scene.heap.side(LIVE, reference).value ^= 1 << (reference >> 4 & 63)
+
+    return inject
+
+
+def flip_unlogged(number: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        slot = scene.list.reference + 28 + 4 * number
+        scene.heap.side(UNLOGGED, slot).value ^= 1 << (slot >> 2 & 63)
+
+    return inject
+
+
+def set_header_bits(name: str, value: int) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        scene.header(getattr(scene, name)).next_over_approximated_stack_root = value
+
+    return inject
+
+
+def toggle_old(name: str) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        scene.header(getattr(scene, name)).kind_and_reserved ^= scene.heap.header_bit(OLD)
+
+    return inject
+
+
+def forget_last(buffer: Any) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        assert scene.heap.length(buffer).value > 0
+        scene.heap.length(buffer).value -= 1
+
+    return inject
+
+
+def repeat_first(buffer: Any) -> Callable[[Scene], None]:
+    def inject(scene: Scene) -> None:
+        length = scene.heap.length(buffer).value
+        scene.heap.entry(buffer, length).value = scene.heap.entry(buffer, 0).value
+        scene.heap.length(buffer).value = length + 1
+
+    return inject
+
+
+def bury(scene: Scene) -> None:
+    scene.heap.entry(DEAD, 0).value = scene.list.reference
+    scene.heap.length(DEAD).value = 1
+
+
+def wrong_room(scene: Scene) -> None:
+    """Of a block that was not taken in this epoch."""
+    scene.store.collect()
+    scene.heap.side(ROOM, scene.list.reference).value = 3
+
+
+def lose_survivor(scene: Scene) -> None:
+    epochs_of(scene.store).live_objects -= 1
+    scene.store.heap.control.objects_freed += 1
+
+
+FAULTS: dict[str, tuple[Callable[[Scene], None], str]] = {
+    "a count too high": (shift_count("list", 1), "has count 3, but 2 owners that count"),
+    "a count too low": (shift_count("list", -1), "has count 1, but 2 owners that count"),
+    "a count of the young": (shift_count("young", 1), "is young, and has count 1"),
+    "no bit of what has survived": (flip_live("cell", 0), "where no"),
+    "a bit where nothing begins": (flip_live("cell", 16), "bits say what has survived"),
+    "no bit of a further line": (flip_live("medium", 256 - 28), "bits say what has survived"),
+    "a slot that is not logged, and said to be": (flip_unlogged(7), "not to be logged any more"),
+    "a slot that is logged, and to be again": (flip_unlogged(3), "in the log, and is yet to be logged"),
+    "a field that is not logged, and said to be": (set_header_bits("young", 1), "for what is to be logged"),
+    "a field that is logged, and to be again": (set_header_bits("cell", 3), "is it in the log"),
+    "old, with a header's slots": (toggle_old("cell"), "is old, or is not, wrongly"),
+    "an array that is not old": (toggle_old("list"), "is old, or is not, wrongly"),
+    "an entry of the log that is missing": (forget_last(LOG), "to be logged"),
+    "an entry of the log twice": (repeat_first(LOG), "in the log twice"),
+    "an old value that is missing": (forget_last(OLD_VALUES), "owners that count"),
+    "an old value twice": (repeat_first(OLD_VALUES), "owners that count"),
+    "what roots held, missing": (forget_last(HELD), "owners that count"),
+    "what is to be counted down, too much": (
+        lambda scene: scene.heap.length(DECREMENTS).__setattr__("value", 1),
+        "entry 0 of the decrements",
+    ),
+    "one of the dead that lives": (bury, "is on the stack of the dead"),
+    "room that is not there": (wrong_room, "is said to have 3 free lines"),
+    "figures": (lose_survivor, "the counters say"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_hold_is_named(fault: str) -> None:
+    scene = Scene()
+    inject, message = FAULTS[fault]
+    inject(scene)
+    with pytest.raises(HeapCorruptionError, match=re.escape(message)):
+        scene.store.verify()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def test_a_name_may_have_parameters() -> None:
+    found = registry.find("rc-immix(pause_microseconds=1000, traces=False)")
+    assert found == RcImmix(pause_microseconds=1000, traces=False) != RcImmix()
+    with pytest.raises(CompilerError, match="with nothing: TypeError"):
+        registry.find("rc-immix(nothing=1)")
+    with pytest.raises(CompilerError, match="'epoch_bytes=many' among its parameters"):
+        registry.find("rc-immix(epoch_bytes=many)")
+
+
+def test_pauses_are_told() -> None:
+    used = engine("native", epoch_bytes=1 << 16)
+    with lh.Store(used) as store:
+        assert store.pause_times() == {}
+        exports: Any = lh.Instance(store, lh.Module(used, RINGS)).exports
+        exports["run"](100, 1000)
+        counters = store.stats().counters
+        assert sum(store.pause_times().values()) == counters["pauses"] > 10
+        assert max(store.pause_times()) > counters["longest_pause_nanoseconds"] > 0
+    with lh.Store(drc_engine("native")) as store:
+        assert store.pause_times() == {}

@@ -535,6 +535,10 @@ class Collector:
         """Yield the objects that died and wait to be freed, the next first."""
         return iter(())
 
+    def pause_times(self, heap: Heap) -> dict[int, int]:
+        """Return how often the program was kept waiting for how long: see `Store.pause_times`."""
+        return {}
+
     def all_states(self) -> tuple[type[Any], ...]:
         """Return the states of the class and of those it is derived from, these first."""
         return self._collected("states")

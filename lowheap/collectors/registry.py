@@ -34,20 +34,42 @@ def name_of(collector: Collector) -> str:
 def find(wanted: str | type[Collector] | Collector) -> Collector:
     """Return the collector that is wanted: one, a class, or a name.
 
-    A name is a built-in's, an entry point's, `module:Class` or `file.py:Class`. CompilerError when there is none such,
-    naming those that there are, and when it lacks something, which lowheap's own do not.
+    A name is a built-in's, an entry point's, `module:Class` or `file.py:Class`; numbers, `True` and `False` for its
+    parameters may follow: `rc-immix(pause_microseconds=1000)`. CompilerError when there is none such, naming those that
+    there are, and when it lacks something, which lowheap's own do not.
     """
-    found: Any = _by_name(wanted) if isinstance(wanted, str) else wanted
+    name, given = _with_arguments(wanted) if isinstance(wanted, str) else (wanted, {})
+    found: Any = _by_name(name) if isinstance(name, str) else name
     if isinstance(found, type) and issubclass(found, Collector):
         try:
-            found = found()
+            found = found(**given)
         except Exception as error:  # of its own `__init__`: anything
-            what = f"cannot make the collector {wanted!r} without arguments"
+            how = f"with {', '.join(given)}" if given else "without arguments"
+            what = f"cannot make the collector {wanted!r} {how}"
             raise CompilerError(f"{what}: {type(error).__name__}: {error}") from error
+    elif given:
+        raise CompilerError(f"the collector {name!r} is made already, so it cannot take {', '.join(given)}")
     if not isinstance(found, Collector):
         raise CompilerError(f"the collector {wanted!r} is {found!r}; it must be a subclass of Collector")
     found.check(class_is_sound=is_built_in(found))
     return found
+
+
+def _with_arguments(wanted: str) -> tuple[str, dict[str, int | bool]]:
+    """Return a name and the parameters behind it. CompilerError for what cannot be read."""
+    if not wanted.endswith(")"):
+        return wanted, {}
+    name, _, listed = wanted[:-1].partition("(")
+    given: dict[str, int | bool] = {}
+    for each in filter(None, listed.split(",")):
+        key, _, text = (part.strip() for part in each.partition("="))
+        if not key.isidentifier() or not (text in ("True", "False") or text.isdecimal()):
+            raise CompilerError(
+                f"the collector {wanted!r} has {each.strip()!r} among its parameters; each is as `epoch_bytes=65536`, "
+                "a number, True or False"
+            )
+        given[key] = text == "True" if text in ("True", "False") else int(text)
+    return name.strip(), given
 
 
 def _by_name(name: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lowheap.collectors.interface import ELEMENT, NO_FIELD, Shape
 from lowheap.collectors.rc_immix.bits import clear_bit, has_bit, next_bit
-from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, unlogged_bits
+from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, header_mask, unlogged_bits
 from lowheap.collectors.rc_immix.space import append
 from lowheap.collectors.rc_immix.state import LOG, OLD, OLD_VALUES, SLOT_SHIFT, Epochs
 from lowheap.collectors.shared.references import names_object
@@ -84,7 +84,7 @@ def log_field(heap: Heap, owner: Ref, number: u32) -> None:
     """Log the slot that is word `number` behind an object's header."""
     header = heap.header(owner)
     unlogged = header.next_over_approximated_stack_root
-    if unlogged == wrapping_u32(heap.type_info(header.type_index).traced_mask):
+    if unlogged == header_mask(heap, header.type_index):
         append(heap, LOG, owner + 1)
     header.next_over_approximated_stack_root = unlogged & ~(1 << number)
     keep_old_value(heap, owner + (number * REFERENCE_SIZE + HEADER_SIZE))

@@ -113,10 +113,7 @@ class RcImmix(Collector):
         self.epoch_bytes, self.traces, self.pause_microseconds = epoch_bytes, traces, pause_microseconds
 
     def pause_times(self, heap: Heap) -> dict[int, int]:
-        """Return how often the program was kept waiting: a time in nanoseconds to how many pauses were less long.
-
-        Each number is of the pauses between a time and the one before.
-        """
+        """Return how often the program was kept waiting for how long: see `Store.pause_times`."""
         found = {}
         for number in range(heap.length(state.PAUSES).value):
             if count := heap.entry(state.PAUSES, number).value:

@@ -45,7 +45,7 @@ from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.references import block_length, names_object
 from lowheap.collectors.shared.roots import Root, counted_roots
 from lowheap.collectors.shared.sizing import count_freed
-from lowheap.collectors.shared.tracing import masked_slots, slots_beyond
+from lowheap.collectors.shared.tracing import masked_slots, slots_beyond, traced_slots
 from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_SIZE, KIND_ARRAY_BIT, NULL, REFERENCE_SIZE
 from lowheap.native import (
     Heap,
@@ -144,12 +144,33 @@ def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
 
 
 @inline
+def header_mask(heap: Heap, type_index: u32) -> u32:
+    """The slots of a type's objects that a header has bits for."""
+    info = heap.type_info(type_index)
+    if unlikely(info.is_beyond_mask != 0):
+        return mask_of_offsets(heap, type_index)
+    return wrapping_u32(info.traced_mask)
+
+
+@cold
+def mask_of_offsets(heap: Heap, type_index: u32) -> u32:
+    """The same of a type that has no mask: an array's, or that of a struct that is too large."""
+    info = heap.type_info(type_index)
+    mask: u32 = 0
+    if info.kind & KIND_ARRAY_BIT == 0:
+        for number in range(info.traced_count):
+            place = (heap.type_data(info.traced_offsets_start + number) - HEADER_SIZE) // REFERENCE_SIZE
+            if place < HEADER_SLOTS:
+                mask |= u32(1) << place
+    return mask
+
+
+@inline
 def unlog_all(heap: Heap, reference: Ref, type_index: u32) -> None:
     """Have all slots of a survivor logged when they are next stored over."""
     info = heap.type_info(type_index)
-    mask = info.traced_mask
-    heap.header(reference).next_over_approximated_stack_root = wrapping_u32(mask)
-    if unlikely((info.is_beyond_mask != 0) | (mask >> HEADER_SLOTS != 0)):
+    heap.header(reference).next_over_approximated_stack_root = header_mask(heap, type_index)
+    if unlikely((info.is_beyond_mask != 0) | (info.traced_mask >> HEADER_SLOTS != 0)):
         unlog_beyond(heap, reference, type_index)
 
 
@@ -166,10 +187,11 @@ def unlog_beyond(heap: Heap, reference: Ref, type_index: u32) -> None:
         first = (reference + info.size_or_elements_offset) >> SLOT_SHIFT
         set_bits(bits, first, heap.array(reference).length)
     else:
-        for slot in masked_slots(heap, reference, type_index):
-            set_bit(bits, wrapping_u32(address_of(slot) - heap.control.heap_base) >> SLOT_SHIFT)
-        for beyond in slots_beyond(heap, reference, type_index):
-            set_bit(bits, wrapping_u32(address_of(beyond) - heap.control.heap_base) >> SLOT_SHIFT)
+        first_beyond = (reference + HEADER_SIZE + HEADER_SLOTS * REFERENCE_SIZE) >> SLOT_SHIFT
+        for slot in traced_slots(heap, reference, type_index):
+            number = wrapping_u32(address_of(slot) - address_of(heap.block(NULL))) >> SLOT_SHIFT
+            if number >= first_beyond:
+                set_bit(bits, number)
 
 
 @inline
@@ -208,7 +230,7 @@ def count_all_up(heap: Heap) -> None:
         if logged & 1 != 0:
             reference = logged - 1
             header = heap.header(reference)
-            unlogged = wrapping_u32(heap.type_info(header.type_index).traced_mask)
+            unlogged = header_mask(heap, header.type_index)
             changed = unlogged & ~header.next_over_approximated_stack_root
             header.next_over_approximated_stack_root = unlogged
             while changed != 0:

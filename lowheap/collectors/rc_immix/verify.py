@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from lowheap.collectors.rc_immix.bits import has_bit
-from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, mark_bits, unlogged_bits
+from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, header_mask, mark_bits, unlogged_bits
 from lowheap.collectors.rc_immix.space import free_lines, live_bits, start_of
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
@@ -218,8 +218,7 @@ def verify_log(heap: Heap, notes: u64) -> u64:
 def is_unlogged(heap: Heap, reference: Ref, slot: Slot) -> bool:
     """Whether a slot of an object that has survived is yet to be logged."""
     number = u32(address_of(slot) - address_of(heap.block(reference)) - HEADER_SIZE) // REFERENCE_SIZE
-    info = heap.type_info(heap.header_at(reference).type_index)
-    if (number < HEADER_SLOTS) and (info.kind & KIND_ARRAY_BIT == 0) and (info.is_beyond_mask == 0):
+    if (number < HEADER_SLOTS) and (heap.header_at(reference).kind_and_reserved & KIND_ARRAY_BIT == 0):
         return heap.header_at(reference).next_over_approximated_stack_root >> number & 1 != 0
     return has_bit(unlogged_bits(heap), (reference + number * REFERENCE_SIZE + HEADER_SIZE) >> SLOT_SHIFT)
 
@@ -248,7 +247,7 @@ def verify_logged(heap: Heap, notes: u64, slots: u64) -> None:
         if header.type_index != EXTERNREF_TYPE_INDEX:
             info = heap.type_info(header.type_index)
             unlogged = header.next_over_approximated_stack_root
-            mask = wrapping_u32(info.traced_mask) if has_survived(heap, reference) else 0
+            mask = header_mask(heap, header.type_index) if has_survived(heap, reference) else 0
             is_logged = note_of(heap, notes, reference) & OWN != 0
             if unlogged & ~mask != 0:
                 problem(heap, "object {:#x} has {:#x} for what is to be logged, of {:#x}", reference, unlogged, mask)
@@ -264,7 +263,7 @@ def verify_logged(heap: Heap, notes: u64, slots: u64) -> None:
             if is_old:
                 for slot in traced_slots(heap, reference, header.type_index):
                     number = u32(address_of(slot) - address_of(heap.block(reference)) - HEADER_SIZE) // REFERENCE_SIZE
-                    is_in_header = (number < HEADER_SLOTS) and (info.traced_mask != 0)
+                    is_in_header = (number < HEADER_SLOTS) and (info.kind & KIND_ARRAY_BIT == 0)
                     found += u64(not is_in_header and not is_unlogged(heap, reference, slot))
     if found != slots:
         problem(heap, "{} slots are not to be logged any more; {} are in the log", found, slots)
