@@ -168,28 +168,28 @@ def measure(field_: Field, scale: str, say: Callable[[str], None], kinds: Sequen
     present = [field_.contenders[name] for name in CONTENDERS if name in field_.contenders]
     for kind in kinds:
         binaries = {n: field_.folder / f"{kind.name}-{n}.wasm" for n in sizes(kind, scale)}
+        cases = {(contender.name, n): Case(kind, n, contender.name) for contender in present for n in binaries}
+        times.cases += cases.values()
         for n, path in binaries.items():
             path.write_bytes(validate.to_binary(kind.text(n)))
-        for contender in present:
-            for n, path in binaries.items():
-                case = Case(kind, n, contender.name)
-                say(f"{case.title}: {contender.name}")
-                times.cases.append(case)
-                _take(case, contender, path, _LIMITS[scale], _PROCESSES[scale], looks_at_code=n == times.compared_at)
+            turns = [(cases[contender.name, n], contender) for contender in present]
+            say(turns[0][0].title if turns else kind.name)
+            _take(turns, path, _LIMITS[scale], _PROCESSES[scale], looks_at_code=n == times.compared_at)
     return times
 
 
 def _take(
-    case: Case, contender: Contender, binary: Path, limit: float, processes: int, *, looks_at_code: bool = False
+    turns: Sequence[tuple[Case, Contender]], binary: Path, limit: float, processes: int, *, looks_at_code: bool = False
 ) -> None:
-    """Fill a case, by several processes if they do not take long."""
+    """Fill the cases of one module, by several processes each if they do not take long, in turns."""
+    waiting = list(turns)
     for number in range(processes):
-        _compile_once(case, contender, binary, limit, looks_at_code=looks_at_code and number == 0)
-        if case.exceeded is not None or case.failed is not None:
-            case.seconds = []
-            return
-        if case.seconds[-1] > _LONG:
-            return
+        for case, contender in tuple(waiting):
+            _compile_once(case, contender, binary, limit, looks_at_code=looks_at_code and number == 0)
+            if case.exceeded is not None or case.failed is not None:
+                case.seconds = []
+            if not case.seconds or case.seconds[-1] > _LONG:
+                waiting.remove((case, contender))
 
 
 def _compile_once(case: Case, contender: Contender, binary: Path, limit: float, *, looks_at_code: bool = False) -> None:

@@ -31,7 +31,7 @@ BUDGET = 1000
 CASES = ((programs.RC_IMMIX, BUDGET), (programs.RC_IMMIX, None), (programs.V8, None))
 """Who takes part, with which budget in microseconds."""
 
-BOUNDS = tuple(MICROSECOND * each for each in (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000))
+BOUNDS = tuple(MICROSECOND * each for each in (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000))
 """The bounds of the histogram that is reported."""
 
 _WORKERS = Path(__file__).resolve().parent / "workers"

@@ -309,8 +309,9 @@ def document(report: Report, notes: str, chart: str) -> str:
         f"load {facts['load']} at the start. {_scale_sentence(report)}",
         "",
         "Every contender of a program is a process of its own; they take turns, one repetition each, and the first "
-        "does not count. A cell is the median, and in brackets its ratio to lowheap's. Each repetition goes on with "
-        "the same heap, and pays for the garbage of the one before. Two exceptions: wasmtime 43.0.0 collects nothing "
+        "does not count. A cell is the median, and in brackets its ratio to lowheap's, which is that of its collector "
+        "drc where no other is named. Each repetition goes on with the same heap, and pays for the garbage of the one "
+        "before. Two exceptions: wasmtime 43.0.0 collects nothing "
         "before its heap has 4 GiB, so its garbage is collected between repetitions, off the clock; and "
         "`lowheap null`, which frees nothing, gets a new store. Results were compared: "
         + ("they are the same for all." if not any(m.disagreements for m in report.programs) else "THEY DIFFER."),
