@@ -571,7 +571,8 @@ class DrcHeap(NotCopied):
     def header(self, reference: int) -> VMDrcHeader:
         """Return the header of a live object, as a view. InvalidReferenceError when `reference` does not name one."""
         header = self._header_of_object(reference)
-        if header.ref_count == 0 and not self.collector.is_live(self.native, reference):
+        is_asked = header.ref_count == 0 or not self.collector.counts_tell_life
+        if is_asked and not self.collector.is_live(self.native, reference):
             raise InvalidReferenceError(f"the object at {reference:#x} has no owner left: its count is 0")
         return header
 
@@ -945,6 +946,8 @@ class DrcHeap(NotCopied):
     def stats(self) -> HeapStatistics:
         """Return the heap's figures."""
         figures = VMHeapStatistics()
+        if self.attached is not None:
+            self.collector.settle_figures(self.attached)
         sizing.statistics(tables(self.control), figures)
         given = {name: getattr(figures, name) for name in HeapStatistics.__dataclass_fields__ if name != "counters"}
         return HeapStatistics(**given, counters=self._counters())
@@ -968,6 +971,7 @@ class DrcHeap(NotCopied):
         from lowheap.snapshot import Image, ImagePart, ImageRoot  # here, because few ask for one
 
         memory = self.memory
+        self.collector.settle_figures(self.native)
         heap = self._examined()
         verify_addresses(heap)
         verify_bounds(heap)

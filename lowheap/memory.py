@@ -99,16 +99,17 @@ class Mapping(NotCopied):
         self._check_range(offset, length)
         ctypes.memset(self.base + offset, 0, length)
 
-    def discard(self, offset: int = 0) -> None:
-        """Give every page from `offset` on back to the system; the contents become zero, the base stays.
+    def discard(self, offset: int = 0, length: int | None = None) -> None:
+        """Give so many bytes from `offset` on, or all, back to the system; the contents become zero, the base stays.
 
-        HeapError when `offset` is not within the mapping, or no multiple of a page's size.
+        HeapError when they are not within the mapping, or `offset` is no multiple of a page's size.
         """
-        self._check_range(offset, self.size - offset)
+        length = self.size - offset if length is None else length
+        self._check_range(offset, length)
         if offset % mmap.PAGESIZE:
             raise HeapError(f"{offset:#x} is not where a page of {mmap.PAGESIZE} bytes begins")
-        if offset < self.size:
-            self._mmap.madvise(mmap.MADV_DONTNEED, offset, self.size - offset)
+        if length:
+            self._mmap.madvise(mmap.MADV_DONTNEED, offset, length)
 
     @property
     def is_closed(self) -> bool:

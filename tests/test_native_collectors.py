@@ -517,6 +517,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     references.block_length: drawn(SIZES),
     sizing.live_bytes: no_arguments,
     sizing.note_peak: no_arguments,
+    sizing.figures_are_settled: no_arguments,
     sizing.grow: a_length,
     sizing.grow_by_all: a_length,
     sizing.grow_to: drawn(st.integers(0, 1 << 20)),

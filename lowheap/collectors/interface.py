@@ -24,6 +24,7 @@ costs nothing.
     allocate_block(heap, rules, length)        a block, by collecting or growing if need be; null when nothing helps
     write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
     free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
+    settle_figures(heap)                       have the heap's figures say all that was made
     blocks(heap)                               a walk: yield the index of each block, live or free, in address order
 
 **Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
@@ -42,7 +43,7 @@ nobody holds; what dies is freed at once, or waits, to be freed by increments wi
 
 **What holds**, for whoever checks:
 
-    is_live(heap, reference)                   whether an object whose count is 0 is one that lives
+    is_live(heap, reference)                   whether an object whose count is 0, or any (`counts_tell_life`), lives
     may_be_held(heap, reference)               whether a frame may hold an object
     is_owned(heap, reference)                  whether an object has a count that an owner can give back
     verify_blocks(heap, notes, has_lists)      check that blocks tile the heap, and the header of each object
@@ -75,7 +76,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from lowheap.collectors.shared import allocation, collection, free_lists, verify, walking
+from lowheap.collectors.shared import allocation, collection, free_lists, sizing, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMPartKind
@@ -216,6 +217,7 @@ FUNCTIONS: dict[str, Signature] = {
     "allocate_block": Signature((_RULES, U32), U32),
     "write_header": Signature((U32, U32, U32, U32), NOTHING),
     "free_leaf": Signature((U32,), NOTHING),
+    "settle_figures": Signature((), NOTHING),
     "blocks": Signature((), NOTHING, U32),
     "is_due": Signature((), BOOL),
     "hold": Signature((U32,), BOOL),
@@ -265,7 +267,18 @@ class Collector:
     functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
     """What it must have, besides the functions of the classes it is derived from."""
 
-    parameters: ClassVar[Mapping[str, Type]] = {"known_bits": U32, "needs_owner": BOOL}
+    counts_roots: bool = True
+    """Whether what handles, globals and tables hold counts as soon as they do."""
+
+    counts_tell_life: bool = True
+    """Whether all objects live that have a count. Where not, `is_live` is asked of these, too."""
+
+    parameters: ClassVar[Mapping[str, Type]] = {
+        "known_bits": U32,
+        "needs_owner": BOOL,
+        "counts_roots": BOOL,
+        "counts_tell_life": BOOL,
+    }
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
     compiled: tuple[Native[..., Any], ...] = ()
@@ -297,6 +310,7 @@ class Collector:
     allocate_block: Any = allocation.allocate_block
     write_header: Any = allocation.write_header
     free_leaf: Any = allocation.free_leaf
+    settle_figures: Any = sizing.figures_are_settled
     blocks: Any = walking.blocks
     is_due: Any
     hold: Any

@@ -8,13 +8,14 @@ from lowheap.by_name import is_a_place, load, not_loaded
 from lowheap.collectors.drc.collector import Drc, Outlined
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.null.collector import Null
+from lowheap.collectors.rc_immix.collector import RcImmix
 from lowheap.errors import CompilerError
 from lowheap.layout import CONTROL_OTHER_COLLECTOR, CONTROL_UNCOUNTED
 
 ENTRY_POINT_GROUPS = ("lowheap.collectors", "lowheap.barriers")
 """Where other packages register theirs: a collector, or a variation of one's barriers."""
 
-BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null)}
+BUILT_IN: dict[str, type[Collector]] = {kind.name: kind for kind in (Drc, Outlined, Null, RcImmix)}
 
 UNNAMED: tuple[type[Collector], ...] = (Drc, Outlined, Null)
 """Those whose heaps are told apart by whether they count, where nothing has the collector's name, as in a dump."""

@@ -108,6 +108,7 @@ def _exported(function: Native[..., Any]) -> Native[..., Any]:
 @inline
 def lh_heap_statistics(heap: Heap, result: VMHeapStatistics) -> None:
     """See the table."""
+    heap.collector.settle_figures(heap)
     statistics(heap, result)
 
 

@@ -21,7 +21,7 @@ from llvmlite.ir._utils import NameScope
 
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import PLAIN, MarkedModule
-from lowheap.jit.signatures import TRAP_FUNCTION
+from lowheap.jit.signatures import MADV_DONTNEED, MADVISE, TRAP_FUNCTION
 from lowheap.layout import (
     I31_TAG,
     NULL,
@@ -484,6 +484,11 @@ class Emitter:
         cast = ir.instructions.CastInstr(self.builder.block, "bitcast", pointer, type)
         self.builder._insert(cast)
         return cast
+
+    def give_back_memory(self, address: ir.Value, length: ir.Value) -> None:
+        """Emit a request to the system to take whole pages back. It may be ignored."""
+        madvise = self.declare(MADVISE, I32, [PTR, I64, I32])
+        self.builder.call(madvise, [address, length, I32(MADV_DONTNEED)])
 
     def release_externrefs(self) -> ir.Value:
         """Emit a call of the host to let go of the externrefs that died; it returns 0, or another number: it failed."""

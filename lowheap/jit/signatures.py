@@ -15,8 +15,11 @@ SETJMP = "_setjmp"
 LONGJMP = "_longjmp"
 """The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
 NANOSLEEP = "nanosleep"
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP)
+MADVISE = "madvise"
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP, MADVISE)
 """libc's functions that every module may call."""
+MADV_DONTNEED = 4
+"""The advice that what is in some pages is not needed, on Linux and macOS."""
 WIDE_DIVISIONS = ("__udivti3", "__umodti3")
 """LLVM's names for division of 128-bit integers, quotient and remainder: see `wide_division.py`."""
 

@@ -1077,6 +1077,10 @@ class Translator:
         place = self.e.at(data, self.b.mul(self.b.zext(position, I64), I64(ctypes.sizeof(ctypes.c_uint32))))
         return self.e.load_typed(place, I32, invariant=True)
 
+    def _heap_discard(self, frame: _Frame, n: ast.Call) -> None:
+        index, length = self._value(frame, n.args[0], U32), self._value(frame, n.args[1], _U64)
+        self.e.give_back_memory(self.e.heap_address(index), length)
+
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
 

@@ -1561,6 +1561,7 @@ _EFFECTFUL = {
     ("word", "require"),
     ("word", "check"),
     ("heap", "release_externrefs"),
+    ("heap", "discard"),
     ("word", "problem"),
     ("heap", "ask_for_room"),
     ("heap", "map_notes"),

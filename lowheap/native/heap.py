@@ -20,6 +20,7 @@
     heap.may_raise              whether what stands in between may raise, so that everything is kept whole at each step:
                                 so it is in Python, and in machine code it is not
     heap.header_at(index)       a header that is yet to be written, or that may be none
+    heap.discard(index, n)      give n bytes (u64) of the heap, whole pages, back to the system: nothing is in them
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
@@ -110,6 +111,9 @@ class HeapMemory(Protocol):
 
     def view(self, data: type[_Data], offset: int) -> _Data:
         """Return a ctypes type laid over the bytes at an offset; HeapError when it would not lie within."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give whole pages back to the system."""
 
 
 class Heap(NotCopied):
@@ -270,6 +274,10 @@ class Heap(NotCopied):
         found: VMCollectorPart = self.collector.parts()[number]
         return found
 
+    def discard(self, index: int, length: int) -> None:
+        """Give whole pages back to the system."""
+        self.memory.discard(index, length)
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
@@ -334,6 +342,10 @@ class _NoMemory:
         """HeapError."""
         raise HeapError("only the heap's tables are at hand, not its memory")
 
+    def discard(self, offset: int, length: int) -> None:
+        """HeapError."""
+        raise HeapError("only the heap's tables are at hand, not its memory")
+
 
 def tables(control: VMHeapControl) -> Heap:
     """Return a heap of which only the control block and the tables that it points to are used."""
@@ -363,6 +375,7 @@ heap_method("part", [U32], ViewType(VMCollectorPart))
 heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
+heap_method("discard", [U32, U64], NOTHING)
 heap_method("release_externrefs", [], U32)
 heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from lowheap import strings
-from lowheap.collectors.shared.allocator import Block, walk
-from lowheap.errors import HeapCorruptionError
+from lowheap.collectors.shared import walking
+from lowheap.collectors.shared.allocator import Block, walk, walk_as_collected
+from lowheap.errors import HeapCorruptionError, UnsupportedError
 from lowheap.layout import (
     ARRAY_HEADER_END,
     ARRAY_LENGTH_OFFSET,
@@ -54,6 +55,7 @@ from lowheap.layout import (
     block_length,
     is_object,
 )
+from lowheap.native import Heap
 from lowheap.representation import short_repr
 from lowheap.snapshot import dump, file
 from lowheap.snapshot.contents import (
@@ -68,7 +70,7 @@ from lowheap.snapshot.contents import (
     image_types,
 )
 from lowheap.snapshot.parts import ImagePart
-from lowheap.snapshot.reopened import ImageMemory
+from lowheap.snapshot.reopened import ImageMemory, collector_of, reopen
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import TypeRegistry
 
@@ -330,6 +332,9 @@ class Image(Contents):
             for found in self._followed.values():
                 yield Block(found.index, found.block_length, is_free=False)
             return
+        if self._has_lines:
+            yield from self._collected
+            return
         if self.free is None:
             yield from walk(VMHeapControl(bump=self.end), ImageMemory(self.data))
             return
@@ -347,6 +352,24 @@ class Image(Contents):
                 )
             yield Block(index, length, is_free)
             index += length
+
+    @property
+    def _has_lines(self) -> bool:
+        """Whether the heap's collector finds objects in its own way, as rc-immix does."""
+        is_whole = self.control is not None and self.tables is not None
+        return is_whole and type(collector_of(self)).blocks is not walking.blocks
+
+    def _reopened(self) -> Heap:
+        """Return the heap for its collector's functions. HeapCorruptionError when that cannot be."""
+        try:
+            return reopen(self, collector_of(self))
+        except UnsupportedError as error:
+            raise HeapCorruptionError([str(error)]) from None
+
+    @cached_property
+    def _collected(self) -> list[Block]:
+        """The blocks as such a collector finds them."""
+        return list(walk_as_collected(self._reopened()))
 
     def _object_size(self, index: int) -> int:
         return self._view(VMDrcHeader, index).object_size
@@ -410,6 +433,9 @@ class Image(Contents):
 
         HeapCorruptionError when their list is cyclic, or leads to what is no object.
         """
+        if self._has_lines:
+            heap = self._reopened()
+            return list(heap.collector.pending(heap))
         head = NULL if self.control is None else self.control.pending_dead
         return self._chain(head, "list of pending dead objects")
 

@@ -415,12 +415,15 @@ def find_garbage(image: Image) -> Garbage:
     graph = {index: [each for each in found.references() if each in objects] for index, found in objects.items()}
     listed = image.over_approximated_list()
     outside = [*listed, *(root.reference for root in image.roots)]
+    is_deferred = image.control is not None and not collector_of(image).counts_tell_life
     if image.control is None:  # then who holds what from outside shows in the counts alone
         owners = Counter(listed)
         for references in graph.values():
             owners.update(references)
         outside += [index for index, found in objects.items() if found.ref_count > owners[index]]
-    unreachable = objects.keys() - _reachable(graph, outside) - _doomed(image, objects)
+    unreachable = objects.keys() - _reachable(graph, outside)
+    if not is_deferred:
+        unreachable -= _doomed(image, objects)
     graph = {index: [each for each in graph[index] if each in unreachable] for index in sorted(unreachable)}
     cycles = [
         Cycle(tuple(sorted(component)), sum(objects[index].block_length for index in component))
@@ -429,11 +432,9 @@ def find_garbage(image: Image) -> Garbage:
     ]
     in_cycles = {index for cycle in cycles for index in cycle.objects}
     held = _reachable(graph, in_cycles) - in_cycles
-    return Garbage(
-        tuple(sorted(cycles, key=lambda cycle: cycle.objects)),
-        tuple(sorted(held)),
-        tuple(sorted(unreachable - in_cycles - held)),
-    )
+    # Where counts are brought up to date at times only, what is in no cycle dies then.
+    leaked = set() if is_deferred else unreachable - in_cycles - held
+    return Garbage(tuple(sorted(cycles, key=lambda cycle: cycle.objects)), tuple(sorted(held)), tuple(sorted(leaked)))
 
 
 def _doomed(image: Image, objects: dict[int, ImageObject]) -> set[int]:

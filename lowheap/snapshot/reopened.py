@@ -59,6 +59,10 @@ class ImageMemory:
             raise HeapError(f"{data.__name__} at {offset:#x} is not within the image") from None
         return view
 
+    def discard(self, offset: int, length: int) -> None:
+        """HeapError: an image's heap is looked at."""
+        raise HeapError("an image is no memory of the system's to be given back")
+
 
 class _ImageHeap(Heap):
     """A heap whose root slots are not there any more: what was in them is known, where it was an object."""
@@ -103,12 +107,17 @@ def collector_of(image: Contents) -> Collector:
     """Return the collector whose rules an image's heap is verified by, where nobody gives one.
 
     It is what the image names, if that is one of lowheap's own: a module is never imported because an image names it.
-    By others' rules the heap may be anything, so only what holds for every collector is left: that is `Null`'s.
+    By others' rules the heap may be anything, so only what holds for every collector is left: that is `Null`'s. Where
+    there is no name, as in a dump, one of lowheap's own may be known by what it keeps.
     """
     assert image.control is not None, "wasmtime's heaps are not reopened"
     name = image.collector
     if name is None:
         name = "drc" if image.control.is_counted and not image.control.flags & CONTROL_OTHER_COLLECTOR else "null"
+        kept = [bytes(part.described) for part in image.parts]
+        for kind in registry.BUILT_IN.values() if kept else ():
+            if kept == [bytes(part) for part in kind().parts()]:
+                name = kind.name
     return registry.find(registry.BUILT_IN.get(name, registry.BUILT_IN["null"]))
 
 

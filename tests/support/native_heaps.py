@@ -268,12 +268,18 @@ RULES = [
 ]
 
 
+OF_EPOCHS = "rc_immix."
+"""What the modules begin with whose functions work on heaps of another kind: `test_rc_immix.py` compares these."""
+
+
 def natives(*, on_tables: bool) -> list[Native[..., Any]]:
     """All native functions of the collectors' modules that are in `ON_TABLES`, or of all the others."""
     found: dict[int, Native[..., Any]] = {}
     prefix = f"{collectors.__name__}."
     for module in pkgutil.walk_packages(collectors.__path__, prefix):
         for each in vars(importlib.import_module(module.name)).values():
-            if isinstance(each, Native) and (each.__module__.removeprefix(prefix) in ON_TABLES) == on_tables:
+            if not isinstance(each, Native) or each.__module__.removeprefix(prefix).startswith(OF_EPOCHS):
+                continue
+            if (each.__module__.removeprefix(prefix) in ON_TABLES) == on_tables:
                 found[id(each)] = each
     return sorted(found.values(), key=lambda each: each.symbol)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lowheap as lh
-from lowheap.collectors.shared.allocator import walk
+from lowheap.collectors.shared.allocator import walk_as_collected
 from lowheap.collectors.shared.free_lists import give_back, push_free
 from lowheap.layout import HEADER_SIZE
 from support import wasmtime_peer
@@ -96,7 +96,7 @@ class PoisoningStore(lh.Store):
         push_free(self.heap.native, index, length, 0)
 
     def poison(self) -> None:
-        for block in walk(self.heap.control, self.heap.memory):
+        for block in walk_as_collected(self.heap.native):
             if block.is_free:
                 self._poison(block.index, block.length)
 

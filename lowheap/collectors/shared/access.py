@@ -120,7 +120,8 @@ def object_problem(heap: Heap, reference: Ref) -> u32:
     """What keeps a reference that is neither null nor an i31 from naming a live object."""
     if not may_be_object(heap, reference):
         return NO_OBJECT
-    if (heap.header(reference).ref_count == 0) and not heap.collector.is_live(heap, reference):
+    is_asked: bool = not heap.collector.counts_tell_life
+    if (is_asked or (heap.header(reference).ref_count == 0)) and not heap.collector.is_live(heap, reference):
         return STALE
     if not agrees_with_type(heap, reference):
         return FORGED

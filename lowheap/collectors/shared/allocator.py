@@ -51,6 +51,24 @@ def walk(control: VMHeapControl, memory: HeapMemory) -> Iterator[Block]:
         raise HeapCorruptionError(heap.problems)
 
 
+def walk_as_collected(heap: Heap) -> Iterator[Block]:
+    """Yield every block likewise, as the heap's collector finds them; what is between two of them is a free block.
+
+    Raises HeapCorruptionError where it cannot go on.
+    """
+    end, bump = FIRST_INDEX, heap.control.bump
+    for index in heap.collector.blocks(heap):
+        if end < index:
+            yield Block(end, index - end, True)
+        length = length_of_block(heap, index)
+        yield Block(index, length, is_free(heap, index))
+        end = index + length
+    if heap.problems:
+        raise HeapCorruptionError(heap.problems)
+    if end < bump:
+        yield Block(end, bump - end, True)
+
+
 class Allocator(NotCopied, ABC):
     """What the heap asks of a policy. Indices and lengths are in bytes; `size` is an object's, unrounded."""
 

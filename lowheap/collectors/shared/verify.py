@@ -791,22 +791,28 @@ def verify_dead_externrefs(heap: Heap, notes: u64) -> None:
 # Owners
 
 
-def _owner(what: str) -> Native[[Heap, int, int, int], None]:
+def _owner(what: str) -> Native[[Heap, int, int, int, int], None]:
     holds_nothing = f"{what} holds {{:#x}}, where no live object starts"
 
     @inline
-    def own(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
+    def own(heap: Heap, notes: u64, place: u64, reference: Ref, amount: u64) -> None:
         if note_of(heap, notes, reference) & OBJECT != 0:
-            add_note(notes, reference, 1)
+            add_note(notes, reference, amount)
         else:
             problem(heap, holds_nothing, place, reference)
 
     return own
 
 
-count_owner = _owner("object {:#x}")
+_owned_by_object = _owner("object {:#x}")
 _owned_by_handle = _owner("handle {}")
 _owned_by_slot = _owner("root slot {:#x}")
+
+
+@inline
+def count_owner(heap: Heap, notes: u64, owner: u64, reference: Ref) -> None:
+    """Note an object as an owner of another."""
+    _owned_by_object(heap, notes, owner, reference, 1)
 
 
 @inline
@@ -824,11 +830,12 @@ def count_owners(heap: Heap, notes: u64) -> None:
         if not is_free(heap, index):
             heap.collector.count_owned(heap, notes, index)
     root = Root()
+    amount: u64 = 1 if heap.collector.counts_roots else 0
     for reference in counted_roots(heap, root):
         if root.kind == VMRootKind.HANDLE:
-            _owned_by_handle(heap, notes, root.place, reference)
+            _owned_by_handle(heap, notes, root.place, reference, amount)
         else:
-            _owned_by_slot(heap, notes, root.place, reference)
+            _owned_by_slot(heap, notes, root.place, reference, amount)
 
 
 @native

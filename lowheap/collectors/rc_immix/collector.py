@@ -1,0 +1,105 @@
+"""Reference counting by epochs, in blocks and lines, as a collector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from lowheap.collectors.interface import Collector
+from lowheap.collectors.null.collector import count_nothing, keep
+from lowheap.collectors.rc_immix import barriers, collection, counting, space, state, verify, walking
+from lowheap.native import Heap
+from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
+
+
+class RcImmix(Collector):
+    """Counts that the young never pay for: coalesced in a log, brought up to date at the end of each epoch.
+
+    `epoch_bytes`: how much each epoch allocates; 0: the collector decides. `traces`: whether some epochs end with a
+    trace, without which cycles are never freed.
+    """
+
+    name = "rc-immix"
+    needs_owner = True
+    counts_roots = False
+    counts_tell_life = False
+
+    read = barriers.read
+    write = barriers.write
+    init = barriers.init
+    allocated = collection.allocated
+    inc_ref = count_nothing
+    dec_ref = count_nothing
+    expose = count_nothing
+
+    allocate_small = space.allocate_small
+    allocate_block = collection.allocate_block
+    write_header = collection.write_header
+    free_leaf = collection.free_leaf
+    settle_figures = space.settle_figures
+    blocks = walking.blocks
+
+    is_due = collection.is_due
+    hold = collection.hold
+    forget_held = collection.forget_held
+    sweep = collection.end_epoch
+    sweep_pending = collection.end_epoch
+    has_pending = counting.has_pending
+    free_pending = collection.free_pending
+    drop = keep
+    is_live = collection.is_live
+    may_be_held = collection.is_live
+    is_owned = collection.is_live
+
+    verify_blocks = verify.verify_blocks
+    verify_free_blocks = verify.verify_free_blocks
+    verify_lists = verify.verify_lists
+    verify_pending = verify.verify_pending
+    verify_noted = verify.verify_noted
+    verify_held = verify.verify_held
+    count_owned = verify.count_owned
+
+    functions: ClassVar[dict[str, Signature]] = {"between_blocks": Signature((), NOTHING)}
+    between_blocks = collection.between_blocks
+
+    states = (state.Space, state.Epochs)
+    header_bits = (state.OLD,)
+    buffers = (
+        state.LOG,
+        state.OLD_VALUES,
+        state.DECREMENTS,
+        state.FOUND,
+        state.HELD,
+        state.GREY,
+        state.DEAD,
+        state.MARKED,
+        state.TAKEN,
+        state.YOUNG_LARGE,
+        state.YOUNG_EXTERNREFS,
+    )
+    side_tables = (
+        state.LIVE,
+        state.MARKS,
+        state.UNLOGGED,
+        state.ROOM,
+        state.YOUNG,
+        state.HAS_EXTERNREFS,
+        state.TOUCHED,
+    )
+    counters = ("epochs", "traces", "survivors", "logged", "died", "committed", "peak_committed")
+
+    parameters: ClassVar[dict[str, Type]] = {"epoch_bytes": U64, "traces": BOOL}
+
+    compiled = (collection.end_epoch, collection.free_pending)
+
+    def __init__(self, *, epoch_bytes: int = 0, traces: bool = True) -> None:
+        """Make a collector with parameters of one's own."""
+        self.epoch_bytes, self.traces = epoch_bytes, traces
+
+    def pending(self, heap: Heap) -> Iterator[int]:
+        """Yield the objects that are dead and wait to be freed, the next first."""
+        dying = heap.state(state.Epochs).dying
+        if dying:
+            yield dying
+        for number in reversed(range(heap.length(state.DEAD).value)):
+            yield heap.entry(state.DEAD, number).value
