@@ -41,7 +41,8 @@ _TIMEOUT = 600.0
 @dataclass(slots=True)
 class Taken(Timed):
     """A contender's pauses. `histogram` has pairs: nanoseconds, and how many pauses took at most that and more than the
-    pair before; `longest` is in nanoseconds, `budget` in microseconds. `failed` says why there are none.
+    pair before; `longest` is in nanoseconds, `budget` in microseconds. Where there are none, `failed` says why, or
+    `absent` does, if that is no fault: the collector does not tell of them, or takes no budget.
     """
 
     contender: str
@@ -50,12 +51,18 @@ class Taken(Timed):
     results: list[str] = field(default_factory=list)
     histogram: list[tuple[int, int]] = field(default_factory=list)
     longest: int = 0
+    absent: str | None = None
     failed: str | None = None
 
     @property
     def title(self) -> str:
         """The contender, and its budget if it has one."""
         return self.contender if self.budget is None else f"{self.contender}, budget {self.budget / 1000:g} ms"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are figures."""
+        return self.failed is None and self.absent is None
 
     @property
     def count(self) -> int:
@@ -83,7 +90,7 @@ class Taken(Timed):
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
         known = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**known, "median": self.median, "p99": None if self.failed else self.quantile(0.99)}
+        return {**known, "median": self.median, "p99": self.quantile(0.99) if self.is_there else None}
 
 
 @dataclass(slots=True)
@@ -96,7 +103,7 @@ class Pauses:
     def find(self, contender: str, budget: int | None) -> Taken | None:
         """What was taken of a contender with a budget; None where it was not there, or failed."""
         for each in self.taken:
-            if (each.contender, each.budget) == (contender, budget) and each.failed is None:
+            if (each.contender, each.budget) == (contender, budget) and each.is_there:
                 return each
         return None
 
@@ -107,6 +114,11 @@ class Pauses:
         found = [f"{title}: {each.title}: {each.failed}" for each in self.taken if each.failed is not None]
         results = {result for each in self.taken for result in each.results}
         return found + [f"{title}: results differ: {', '.join(sorted(results))}"] * (len(results) > 1)
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Who tells of no pauses, and why."""
+        return {f"pauses of {each.title}": each.absent for each in self.taken if each.absent is not None}
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -148,6 +160,9 @@ def _take(taken: Taken, contender: Contender, program: Program, binary: Path, ro
         taken.failed = f"ended (status {done.returncode}): {said[-1] if said else 'it wrote no error'}"
         return
     answer = json.loads(done.stdout)
+    if "absent" in answer:
+        taken.absent = answer["absent"]
+        return
     taken.seconds, taken.results = answer["seconds"], answer["results"]
     taken.histogram = [(bound, number) for bound, number in answer["pauses"]]
     taken.longest = answer["longest"]

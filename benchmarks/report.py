@@ -201,10 +201,11 @@ def _start_up_table(starts: StartUp) -> _Table:
 
 def _pauses_table(taken: Pauses) -> _Table:
     """A column for each contender: how many pauses there were, how long, and how many within each bound."""
-    whole = [each for each in taken.taken if each.failed is None]
+    shown = [each for each in taken.taken if each.absent is None]
+    whole = [each for each in shown if each.failed is None]
 
     def row(name: str, cell: Callable[[Taken], str]) -> list[str]:
-        return [name, *("failed" if each.failed is not None else cell(each) for each in taken.taken)]
+        return [name, *("failed" if each.failed is not None else cell(each) for each in shown)]
 
     rows = [
         row("a repetition", lambda each: "" if each.median is None else in_unit(each.median)),
@@ -219,7 +220,7 @@ def _pauses_table(taken: Pauses) -> _Table:
     for number, name in enumerate(names):
         if any(counts[id(each)][number] for each in whole):
             rows.append(row(name, lambda each, number=number: f"{counts[id(each)][number]:,}"))  # type: ignore[misc]
-    return f"Pauses of {taken.program.title}", ["", *(each.title for each in taken.taken)], rows
+    return f"Pauses of {taken.program.title}", ["", *(each.title for each in shown)], rows
 
 
 # ----------------------------------------------------------------------------------------------------------------------

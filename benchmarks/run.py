@@ -74,7 +74,8 @@ def run(
             machine=machine,
             contenders={name: contender.description for name, contender in field.contenders.items()},
             skipped={skipped.name: skipped.reason for skipped in field.skipped}
-            | {each.name: "it is not compiled; `make programs` does that" for each in absent if PROGRAMS in parts},
+            | {each.name: "it is not compiled; `make programs` does that" for each in absent if PROGRAMS in parts}
+            | ({} if paused is None else paused.absent),
             programs=measured,
             instructions=counted,
             compile_times=compile_times,

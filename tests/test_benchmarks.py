@@ -261,6 +261,9 @@ def pauses_are_taken_of_all_who_tell_them(tiny: Report) -> None:
     assert [(each.contender, each.budget) for each in tiny.pauses.taken] == there
     for each in tiny.pauses.taken:
         assert each.failed is None
+        if each.absent is not None:  # a collector that does not tell
+            assert tiny.skipped[f"pauses of {each.title}"] == each.absent
+            continue
         assert each.results == [str((1 + 200) * (2**4 - 1))] * 2
         assert len(each.seconds) == 2
         assert sum(each.within()) == each.count
@@ -676,7 +679,7 @@ def test_pauses_are_read_from_the_store_in_one_place() -> None:
     found = take_pauses.pauses_of(store(longest, pauses=lambda: {16: 3, 8: 5}))
     assert found == ([(8, 5), (16, 3)], 9)
     for silent in (store(longest), store({}, pauses=dict)):
-        with pytest.raises(lh.LowheapError, match="the collector mine does not take its pauses"):
+        with pytest.raises(take_pauses.NoPausesError, match="the collector mine does not take its pauses"):
             take_pauses.pauses_of(silent)
 
 
@@ -692,19 +695,29 @@ def test_a_program_is_repeated_on_a_new_store_for_its_pauses(tmp_path: Path) -> 
     assert made.store is not first
     assert made.store.stats().objects_allocated == 3 * program.events + 3  # the table is an object, too
     made.store.close()
-    with pytest.raises(lh.LowheapError, match="the collector drc takes no budget for its pauses"):
+    with pytest.raises(run_lowheap.NoBudgetError, match="the collector drc takes no budget for its pauses"):
         run_lowheap.LowheapProgram({"binary": str(binary), "collector": "drc", "runtime": "native", "budget": 5})
 
 
-def test_who_does_not_take_pauses_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pauses, "CASES", ((programs.NATIVE, None), (programs.NATIVE, 1000)))
-    with Field((programs.NATIVE,)) as field:
+def test_who_does_not_take_pauses_is_absent_and_who_fails_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = ((programs.NATIVE, None), (programs.NATIVE, 1000), (programs.NULL, None), (programs.V8, None))
+    monkeypatch.setattr(pauses, "CASES", cases)
+    with Field((programs.NATIVE, programs.NULL, programs.V8)) as field:
+        broken = replace(field.contenders[programs.NULL], job={"collector": "nothing", "runtime": "native"})
+        field.contenders[programs.NULL] = broken
         found = pauses.measure(field, "tiny", 1, lambda text: None)
-    one, other = found.failures
-    assert "pauses: churn (3, 40): lowheap: ended (status 1): " in one
-    assert "the collector drc does not take its pauses" in one
-    assert "pauses: churn (3, 40): lowheap, budget 1 ms: ended (status 1): " in other
-    assert "takes no budget for its pauses" in other
+    assert found.absent["pauses of lowheap"] == "the collector drc does not take its pauses"
+    assert found.absent["pauses of lowheap, budget 1 ms"].startswith(
+        "the collector drc takes no budget for its pauses: "
+    )
+    (failure,) = found.failures
+    assert "pauses: churn (3, 40): lowheap null: ended (status 1): " in failure
+    assert "there is no collector 'nothing'" in failure
+    assert found.find(programs.NATIVE, None) is found.find(programs.NULL, None) is None
+    report_of_it = _report("full")
+    report_of_it.pauses = found
+    shown = [name for name in (programs.NULL, programs.V8) if name in field.contenders]
+    assert f"|  | {' | '.join(shown)} |" in report.document(report_of_it, "\n", "chart.png")
 
 
 def test_goals_about_compile_time() -> None:

@@ -20,6 +20,7 @@ from support.embed_library import built_library, compile_program, run
 from lowheap import cli
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.rc_immix.collector import RcImmix
 from lowheap.embed import api, library
 from lowheap.embed.header import header, package_version
 from lowheap.errors import LowheapError, UnsupportedError
@@ -266,6 +267,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "collectors"
     [
         ("drc", 0),
         ("null", LENGTH),
+        ("rc-immix", 0),
         (f"{EXAMPLES / 'counted_reads.py'}:CountedReads", 0),
         (f"{EXAMPLES / 'levanoni_petrank.py'}:LevanoniPetrank", 0),
     ],
@@ -295,14 +297,19 @@ def test_a_library_for_a_collector_goes_with_its_own_header(collector: str, left
 
 def test_what_a_class_has_in_line_is_not_its_subclasses() -> None:
     """They may have other events."""
-    by_name = {name: registry.find(name) for name in ("drc", "outlined", "null")}
+    by_name = {name: registry.find(name) for name in ("drc", "outlined", "null", "rc-immix")}
     counted = registry.find(f"{EXAMPLES / 'counted_reads.py'}:CountedReads")
     assert by_name["drc"].c_references == by_name["outlined"].c_references != ""
     assert by_name["null"].c_references == counted.c_references == ""
     assert by_name["drc"].c_references in header("drc")
-    assert len({header(each) for each in (*by_name.values(), counted)}) == 4
+    assert len({header(each) for each in (*by_name.values(), counted)}) == 5
     hashes = {api.abi_hash(registry.name_of(each)) for each in (*by_name.values(), counted)}
-    assert len(hashes) == 4
+    assert len(hashes) == 5
+
+
+def test_what_c_has_in_line_of_rc_immix_knows_its_header_bit() -> None:
+    (old,) = RcImmix().area().bits.values()
+    assert f"header->kind_and_reserved & {old:#x}u" in RcImmix.c_references
 
 
 def test_the_command_builds_for_a_collector(

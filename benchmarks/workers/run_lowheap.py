@@ -27,6 +27,10 @@ _CALM = 3
 """Code is settled when so many repetitions have had nothing more optimised."""
 
 
+class NoBudgetError(Exception):
+    """The collector has no parameter for how long its pauses may be."""
+
+
 def _collector(job: dict[str, Any]) -> Collector | str:
     """The collector of a job: by its name, or one whose pauses are to keep to a budget, in microseconds."""
     name: str = job["collector"]
@@ -37,7 +41,7 @@ def _collector(job: dict[str, Any]) -> Collector | str:
     try:
         made: Collector = kind(budget=budget)
     except TypeError as error:
-        raise lh.LowheapError(f"the collector {name} takes no budget for its pauses: {error}") from error
+        raise NoBudgetError(f"the collector {name} takes no budget for its pauses: {error}") from error
     return made
 
 

@@ -3,7 +3,8 @@
 It is that of `run_lowheap.py`, with one step in `timed`, and `rounds`: so often it is repeated, on a store that nothing
 was done on before. The answer is a line of JSON: `results`, what each repetition returned, as text; `seconds`, the time
 of each; `pauses`, the histogram: pairs of the nanoseconds that pauses took at most and how many they were, by length;
-and `longest`, the longest pause in nanoseconds.
+and `longest`, the longest pause in nanoseconds. Or it is `absent`, why there are none: the collector does not tell of
+them, or takes no budget.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import lowheap as lh
-from benchmarks.workers.run_lowheap import LowheapProgram
+from benchmarks.workers.run_lowheap import LowheapProgram, NoBudgetError
 
 _LONGEST = "longest_pause_nanoseconds"
+
+
+class NoPausesError(Exception):
+    """The collector does not say how long it stops a program."""
 
 
 def pauses_of(store: lh.Store) -> tuple[list[tuple[int, int]], int]:
     """Return the histogram of a store's pauses and the longest, as the answer has them.
 
-    LowheapError when its collector does not take them. All that is known of how collectors tell it is here.
+    NoPausesError when its collector does not take them. All that is known of how collectors tell it is here.
     """
     heap: Any = store.heap
     counters = heap.stats().counters
     histogram = getattr(heap, "pauses", None)
     if _LONGEST not in counters or histogram is None:
-        raise lh.LowheapError(f"the collector {store.engine.collector.name} does not take its pauses")
+        raise NoPausesError(f"the collector {store.engine.collector.name} does not take its pauses")
     return sorted(histogram().items()), counters[_LONGEST]
 
 
@@ -54,8 +59,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.loads(sys.argv[1])
-    program = LowheapProgram(job)
-    pauses_of(program.store)  # whoever does not take them is told at once
+    try:
+        program = LowheapProgram(job)
+        pauses_of(program.store)  # whoever does not take them is told at once
+    except (NoBudgetError, NoPausesError) as error:
+        json.dump({"absent": str(error)}, answers)
+        answers.flush()
+        return
     (step,) = job["timed"]
     results, seconds = repeat(program, step, job["rounds"])
     pauses, longest = pauses_of(program.store)
