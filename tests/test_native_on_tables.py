@@ -1061,8 +1061,10 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     verify._host_data_fits: ANY_NUMBER,
     verify._verify_dead_externref: an_object,
     verify.count_owner: with_notes(drawn(ANY_U64), a_reference),
-    verify._owned_by_handle: with_notes(drawn(ANY_U64), a_reference),
-    verify._owned_by_slot: with_notes(drawn(ANY_U64), a_reference),
+    **{
+        each: with_notes(drawn(ANY_U64), a_reference, drawn(st.sampled_from([0, 1])))
+        for each in (verify._owned_by_object, verify._owned_by_handle, verify._owned_by_slot)
+    },
     sum_of_dead_externrefs: with_notes(),
     verify.add_note: with_notes(INDEX, drawn(st.integers(0, 1 << 61))),
     verify.count_owned: with_notes(an_object),

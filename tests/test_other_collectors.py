@@ -186,7 +186,8 @@ def test_an_example_does_what_it_does_with_drc(example: Example, way: tuple[Othe
     for each in runs:
         assert (each.results, each.told) == (expected.results, expected.told)
         assert (each.left, each.host_data) == (example.survivors, 0)
-    assert runs[0].counters == runs[1].counters
+    counted = [{name: n for name, n in each.counters.items() if "pause" not in name} for each in runs]
+    assert counted[0] == counted[1]
 
 
 @pytest.mark.parametrize("seed", sample(range(24), 2))

@@ -12,6 +12,8 @@ A collector is a class of functions written once (`docs/native.md`). Whoever wor
     inc_ref(heap, reference, shape)            one owner more
     dec_ref(heap, reference, shape)            one owner less; what nobody owns any more dies
     expose(heap, reference, shape)             hand an owned reference over to compiled code
+    log_range(heap, owner, slot, count)        so many slots of an array are to be stored over, without `write`: of a
+                                               class that says `logs_ranges`
 
 `owner` is the object that the slot is in; null for a slot that is in none, a global's for one. The shape is that of
 `Shape`: the static type, which field of which type the slot is, and how long compiled code holds what it reads. An
@@ -76,7 +78,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from lowheap.collectors.shared import allocation, collection, free_lists, sizing, verify, walking
+from lowheap.collectors.shared import allocation, collection, free_lists, ranges, sizing, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMPartKind
@@ -213,6 +215,7 @@ EVENTS: dict[str, Signature] = {
 """The events: what each takes behind the heap, and returns."""
 
 FUNCTIONS: dict[str, Signature] = {
+    "log_range": Signature((U32, SLOT, U32), NOTHING),
     "allocate_small": Signature((U32,), U32),
     "allocate_block": Signature((_RULES, U32), U32),
     "write_header": Signature((U32, U32, U32, U32), NOTHING),
@@ -273,11 +276,15 @@ class Collector:
     counts_tell_life: bool = True
     """Whether all objects live that have a count. Where not, `is_live` is asked of these, too."""
 
+    logs_ranges: bool = False
+    """Whether ranges of elements are stored over at once, behind `log_range`, rather than each by `write`."""
+
     parameters: ClassVar[Mapping[str, Type]] = {
         "known_bits": U32,
         "needs_owner": BOOL,
         "counts_roots": BOOL,
         "counts_tell_life": BOOL,
+        "logs_ranges": BOOL,
     }
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
@@ -306,6 +313,7 @@ class Collector:
     inc_ref: Any
     dec_ref: Any
     expose: Any
+    log_range: Any = ranges.log_nothing
     allocate_small: Any = free_lists.pop_small
     allocate_block: Any = allocation.allocate_block
     write_header: Any = allocation.write_header

@@ -59,7 +59,8 @@ def copy(heap: Heap, target: VMTable, source: VMTable, to: u64, start: u64, coun
         return False
     target_address = address_of_element(target, to)
     source_address = address_of_element(source, start)
-    if not shape.is_counted:
+    is_plain: bool = heap.collector.logs_ranges  # and tables are in no object
+    if is_plain or not shape.is_counted:
         copy_memory(target_address, source_address, count * REFERENCE_SIZE)
         return True
     is_backwards = source_address < target_address

@@ -121,9 +121,6 @@ class ApiEmitter(Emitter):
     is_attached: ClassVar[bool] = False
     """Whether the functions are for heaps of Python's, in its process, which may lose their memory."""
 
-    system: ClassVar[str]
-    """The system whose libc the code calls: one of `system.SYSTEMS`."""
-
     architecture: ClassVar[Architecture | None] = None
     """How frames of compiled code are linked where there can be some."""
 

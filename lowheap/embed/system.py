@@ -26,7 +26,7 @@ MAP_FAILED = -1
 MADV_HUGEPAGE: dict[str, int] = {"linux": 14}
 """The advice to use huge pages, where a system takes it."""
 
-IMPORTED_SYMBOLS = ("mmap", "munmap", "mprotect", "madvise", "snprintf", "memset", "memcpy")
+IMPORTED_SYMBOLS = ("mmap", "munmap", "mprotect", "madvise", "clock_gettime", "snprintf", "memset", "memcpy")
 """libc's functions that the interface's code calls, or LLVM on its behalf."""
 
 

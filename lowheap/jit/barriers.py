@@ -17,7 +17,7 @@ from lowheap.layout import NULL
 from lowheap.native import Native
 from lowheap.native.check import U32
 
-_MARKS = {"allocated": "allocate"}
+_MARKS = {"allocated": "allocate", "log_range": "write"}
 """What listings call an event, where that is another name than its function's."""
 
 
@@ -54,6 +54,10 @@ class Barriers:
         the way where a free block was at hand; and once in a module, for all others.
         """
         self._emit(emitter, "allocated", reference)
+
+    def log_range(self, emitter: Emitter, address: ir.Value, owner: ir.Value, count: ir.Value) -> None:
+        """Emit what comes before so many slots of an array are stored over at once."""
+        self._emit(emitter, "log_range", owner, Place(address, U32), count)
 
     def inc_ref(self, emitter: Emitter, reference: ir.Value, shape: Shape) -> None:
         """Emit one more owner."""

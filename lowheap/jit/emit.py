@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from llvmlite.ir._utils import NameScope
 
 from lowheap.errors import TrapCode
 from lowheap.jit.marks import PLAIN, MarkedModule
-from lowheap.jit.signatures import MADV_DONTNEED, MADVISE, TRAP_FUNCTION
+from lowheap.jit.signatures import CLOCK_GETTIME, CLOCK_MONOTONIC, MADV_DONTNEED, MADVISE, TRAP_FUNCTION
 from lowheap.layout import (
     I31_TAG,
     NULL,
@@ -247,6 +248,9 @@ class Emitter:
 
     is_checked: ClassVar[bool] = False
     """Whether functions of the collector that are emitted look for corruption on the way."""
+
+    system: ClassVar[str] = sys.platform
+    """The system whose libc the code calls."""
 
     def __init__(self, function: ir.Function) -> None:
         """Start the function's entry block."""
@@ -489,6 +493,15 @@ class Emitter:
         """Emit a request to the system to take whole pages back. It may be ignored."""
         madvise = self.declare(MADVISE, I32, [PTR, I64, I32])
         self.builder.call(madvise, [address, length, I32(MADV_DONTNEED)])
+
+    def nanoseconds(self) -> ir.Value:
+        """Emit a look at the clock that Python's `time.monotonic_ns` reads. Returns an i64."""
+        size = ctypes.sizeof(ctypes.c_uint64)
+        time = self.stack_buffer(2 * size, size)
+        get_time = self.declare(CLOCK_GETTIME, I32, [I32, PTR])
+        self.builder.call(get_time, [I32(CLOCK_MONOTONIC[self.system]), time])
+        seconds, rest = self.load_typed(time, I64), self.load_typed(self.at(time, size), I64)
+        return self.builder.add(self.builder.mul(seconds, I64(1_000_000_000)), rest)
 
     def release_externrefs(self) -> ir.Value:
         """Emit a call of the host to let go of the externrefs that died; it returns 0, or another number: it failed."""

@@ -16,8 +16,11 @@ LONGJMP = "_longjmp"
 """The two that leave the signal mask alone: on macOS, `longjmp` would restore what `_setjmp` has not saved."""
 NANOSLEEP = "nanosleep"
 MADVISE = "madvise"
-IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP, MADVISE)
+CLOCK_GETTIME = "clock_gettime"
+IMPORTED_SYMBOLS = (SETJMP, LONGJMP, NANOSLEEP, MADVISE, CLOCK_GETTIME)
 """libc's functions that every module may call."""
+CLOCK_MONOTONIC = {"linux": 1, "darwin": 6}
+"""The clock that goes on at an even pace, by system."""
 MADV_DONTNEED = 4
 """The advice that what is in some pages is not needed, on Linux and macOS."""
 WIDE_DIVISIONS = ("__udivti3", "__umodti3")

@@ -1081,6 +1081,9 @@ class Translator:
         index, length = self._value(frame, n.args[0], U32), self._value(frame, n.args[1], _U64)
         self.e.give_back_memory(self.e.heap_address(index), length)
 
+    def _heap_nanoseconds(self, frame: _Frame, n: ast.Call) -> ir.Value:
+        return self.e.nanoseconds()
+
     def _heap_release_externrefs(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self.e.release_externrefs()
 
@@ -1173,6 +1176,9 @@ class Translator:
 
     def _w_as_signed(self, frame: _Frame, n: ast.Call) -> ir.Value:
         return self._value(frame, n.args[0], I32_TYPE)
+
+    def _w_assume(self, frame: _Frame, n: ast.Call) -> None:
+        self.b.assume(self._truth(self._x(frame, n.args[0])))
 
     def _w_prefetch(self, frame: _Frame, n: ast.Call) -> None:
         function = self.e.intrinsic("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])

@@ -1347,6 +1347,12 @@ class _Checker:
 
     word_unlikely = word_likely
 
+    def word_assume(self, node: ast.Call) -> Type:
+        condition = self.count(node, 1)[0]
+        self.condition(condition)
+        self.without_effects(condition, "what is taken for granted")
+        return NOTHING
+
     def word_prefetch(self, node: ast.Call) -> Type:
         type = self.expression(self.count(node, 1)[0])
         if not isinstance(type, ViewType | PlaceType):
@@ -1562,6 +1568,7 @@ _EFFECTFUL = {
     ("word", "check"),
     ("heap", "release_externrefs"),
     ("heap", "discard"),
+    ("heap", "nanoseconds"),
     ("word", "problem"),
     ("heap", "ask_for_room"),
     ("heap", "map_notes"),

@@ -21,6 +21,7 @@
                                 so it is in Python, and in machine code it is not
     heap.header_at(index)       a header that is yet to be written, or that may be none
     heap.discard(index, n)      give n bytes (u64) of the heap, whole pages, back to the system: nothing is in them
+    heap.nanoseconds()          what the clock says, which goes on at an even pace (u64)
     heap.release_externrefs()   have the host let go of the externrefs that died; 0, or another number: it failed
     heap.outside(address)       a slot that is not in the heap, by its address (u64): a root
     heap.problem_count()        how many problems were told of: see `words.problem`
@@ -45,6 +46,7 @@ index.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -278,6 +280,10 @@ class Heap(NotCopied):
         """Give whole pages back to the system."""
         self.memory.discard(index, length)
 
+    def nanoseconds(self) -> int:
+        """Return what the clock says."""
+        return time.monotonic_ns()
+
     def release_externrefs(self) -> int:
         """Have the host let go of the externrefs that died, and free them."""
         if self._host is not None:
@@ -376,6 +382,7 @@ heap_method("type_info", [U32], ViewType(VMTypeInfo))
 heap_method("size_class_head", [U32], SLOT)
 heap_method("type_data", [U32], U32)
 heap_method("discard", [U32, U64], NOTHING)
+heap_method("nanoseconds", [], U64)
 heap_method("release_externrefs", [], U32)
 heap_method("ask_for_room", [U64], BOOL)
 heap_method("finalize", [U64, U64], NOTHING)

@@ -170,6 +170,12 @@ def unlikely(condition: object) -> bool:
     return bool(condition)
 
 
+def assume(condition: object) -> None:
+    """Take a condition for granted, which machine code does not look at; OutOfRange in Python if it does not hold."""
+    if not condition:
+        raise OutOfRange("what was taken for granted does not hold")
+
+
 def prefetch(place: object) -> None:
     """Have the processor fetch what a view or a slot is a view of. Python does nothing."""
 
@@ -445,7 +451,7 @@ WORDS: dict[str, Callable[..., Any]] = {
     word.__name__: word
     for word in (
         wrapping_add, wrapping_sub, wrapping_mul, wrapping_u8, wrapping_u16, wrapping_u32, wrapping_u64,
-        ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, prefetch, note,
+        ctz, bit_length, popcount, rotate_right, as_signed, likely, unlikely, assume, prefetch, note,
         at, cell, place, address_of, local_array, sizeof, copy_memory, zero_memory, fill_memory, compare_exchange,
         sound, require, check, problem,
     )

@@ -525,10 +525,11 @@ class EventEmitter(Emitter):
         """`array.fill`."""
         self._check(array, may_be_null)
         self._check_range(array, start, count)
+        put = self._range(array, start, count, type_index)
 
         def write(number: ir.Value) -> None:
             index = self.builder.add(start, number)
-            self.write(self._element_address(array, type_index, index), value, array, type_index, ELEMENT)
+            put(self._element_address(array, type_index, index), value, array, type_index, ELEMENT)
 
         inline_loop(self, ranges.filled, [count], write)
 
@@ -550,8 +551,8 @@ class EventEmitter(Emitter):
         self._check_range(target, target_start, count)
         self._check(source, source_may_be_null)
         self._check_range(source, source_start, count)
-        builder, shape = self.builder, self.context.shape_of_part(target_type, ELEMENT)
-        if shape is None or not shape.is_counted:
+        builder = self.builder
+        if self._range(target, target_start, count, target_type) != self.write:
             to = self._element_address(target, target_type, target_start)
             source_place = self._element_address(source, source_type, source_start)
             addresses = [builder.ptrtoint(each, I64) for each in (to, source_place)]
@@ -566,6 +567,16 @@ class EventEmitter(Emitter):
             self.write(to_place, self.load_typed(from_place, REFERENCE), target, target_type, ELEMENT)
 
         inline_loop(self, ranges.copied, [target_start, source_start, count], write)
+
+    def _range(self, array: ir.Value, start: ir.Value, count: ir.Value, type_index: int) -> Callable[..., None]:
+        """Return what stores over each element of a range: `write` where a barrier is for each, else `init`."""
+        shape = self.context.shape_of_part(type_index, ELEMENT)
+        if shape is None or not shape.is_counted:
+            return self.init
+        if not self.context.barriers.collector.logs_ranges:
+            return self.write
+        self.context.barriers.log_range(self, self._element_address(array, type_index, start), array, count)
+        return self.init
 
     # ------------------------------------------------------------------------------------------------------------------
     # JavaScript's strings
@@ -756,10 +767,11 @@ class EventEmitter(Emitter):
         self._check(array, may_be_null)
         self._check_range(array, to, count)
         self._check_elements(segment, start, count)
+        put = self._range(array, to, count, type_index)
 
         def write(number: ir.Value) -> None:
             address = self._element_address(array, type_index, self.builder.add(to, number))
-            self.write(address, self._element_of_segment(segment, start, number), array, type_index, ELEMENT)
+            put(address, self._element_of_segment(segment, start, number), array, type_index, ELEMENT)
 
         inline_loop(self, ranges.filled, [count], write)
 

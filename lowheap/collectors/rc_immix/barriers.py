@@ -20,12 +20,10 @@ from lowheap.native import (
     Slot,
     address_of,
     cold,
-    copy_memory,
     event,
     inline,
     native,
     u32,
-    u64,
     unlikely,
     wrapping_u32,
 )
@@ -124,21 +122,3 @@ def log_range(heap: Heap, owner: Ref, slot: Slot, count: u32) -> None:
         while number < end:
             log_slot(heap, number << SLOT_SHIFT)
             number = next_bit(bits, number + 1, end)
-
-
-@inline
-def fill_range(heap: Heap, owner: Ref, slot: Slot, value: Ref, count: u32, shape: Shape) -> None:
-    """Store over so many slots in a row."""
-    if shape.is_counted and owner != NULL:
-        log_range(heap, owner, slot, count)
-    first = address_of(slot)
-    for number in range(count):
-        heap.outside(first + u64(number) * REFERENCE_SIZE).value = value
-
-
-@inline
-def copy_range(heap: Heap, owner: Ref, slot: Slot, source: Slot, count: u32, shape: Shape) -> None:
-    """Copy so many slots in a row over others, which may overlap."""
-    if shape.is_counted and owner != NULL:
-        log_range(heap, owner, slot, count)
-    copy_memory(address_of(slot), address_of(source), u64(count) * REFERENCE_SIZE)

@@ -12,7 +12,6 @@ from lowheap.collectors.rc_immix.counting import (
     Tally,
     bury_young,
     count_all_up,
-    count_some_down,
     find_roots,
     forget,
     has_pending,
@@ -20,7 +19,9 @@ from lowheap.collectors.rc_immix.counting import (
     put_off_decrements,
 )
 from lowheap.collectors.rc_immix.cycles import trace_all
-from lowheap.collectors.rc_immix.policy import allow, expect_trace, keep_memory, set_length
+from lowheap.collectors.rc_immix.marking import begin_marking
+from lowheap.collectors.rc_immix.pauses import SLICES, note_pause, wanted_pause, work, work_until
+from lowheap.collectors.rc_immix.policy import LONGEST, SHORTEST, allow, expect_trace, keep_memory, set_length
 from lowheap.collectors.rc_immix.space import (
     append,
     begin_epoch,
@@ -38,16 +39,19 @@ from lowheap.collectors.rc_immix.state import (
     LARGE,
     LINE_SHIFT,
     LOG,
+    NOT_MARKING,
     ROOM,
     YOUNG,
     YOUNG_EXTERNREFS,
     Epochs,
     Space,
 )
+from lowheap.collectors.shared import collection
 from lowheap.collectors.shared.allocation import collect_if_allowed
+from lowheap.collectors.shared.externrefs import release_dead_externrefs
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.collectors.shared.references import block_length
-from lowheap.collectors.shared.sizing import count_freed, live_bytes
+from lowheap.collectors.shared.sizing import UNLIMITED, count_freed, live_bytes, note_peak
 from lowheap.layout import NULL, VMGcKind
 from lowheap.native import Heap, Ref, inline, likely, native, u32, u64, unlikely
 
@@ -106,6 +110,18 @@ def forget_held(heap: Heap) -> None:
 @native
 def end_epoch(heap: Heap) -> None:
     """Count up, or trace; what is to be counted down is pending afterwards. A new epoch has begun."""
+    end_epoch_by(heap, False)
+
+
+@native
+def end_epoch_in_portions(heap: Heap) -> None:
+    """The same, but if it is time for a trace, that begins, and is pending, too."""
+    end_epoch_by(heap, True)
+
+
+@inline
+def end_epoch_by(heap: Heap, in_portions: bool) -> None:
+    """The same, with a trace all at once, or in portions."""
     epochs = heap.state(Epochs)
     leave_span(heap)
     find_roots(heap)
@@ -114,7 +130,7 @@ def end_epoch(heap: Heap) -> None:
     before = epochs.survivors
     work = heap.length(LOG).value
     lived = epochs.live_bytes
-    if epochs.trace_next != 0:
+    if (epochs.trace_next != 0) and not in_portions:
         trace_all(heap)
         epochs.survived_bytes = 0
         epochs.lived = lived
@@ -123,6 +139,8 @@ def end_epoch(heap: Heap) -> None:
         put_off_decrements(heap)
         epochs.survived_bytes = epochs.live_bytes - lived
         epochs.lived = lived
+        if (epochs.trace_next != 0) and (epochs.marking == NOT_MARKING):
+            begin_marking(heap)
     epochs.trace_next = 0
     bury_young(heap)
     begin_epoch(heap)
@@ -147,9 +165,19 @@ def settle_freed(heap: Heap) -> None:
 @native
 def free_pending(heap: Heap, budget: u64) -> bool:
     """Count down, and free what dies, about so many objects; whether something is left."""
-    count_some_down(heap, budget)
+    work(heap, budget)
+    while (budget == UNLIMITED) and has_pending(heap):
+        work(heap, budget)
     if has_pending(heap):
         return True
+    settle(heap)
+    heap.control.live_bytes_after_last_collection = live_bytes(heap)
+    return False
+
+
+@inline
+def settle(heap: Heap) -> None:
+    """All is counted down: say how long epochs are, and how much memory is kept."""
     epochs = heap.state(Epochs)
     if epochs.is_settled == 0:
         epochs.is_settled = 1
@@ -157,13 +185,62 @@ def free_pending(heap: Heap, budget: u64) -> bool:
         keep_memory(heap)
         if heap.state(Space).next_block == 0:  # else the epoch is under way
             allow(heap)
-    heap.control.live_bytes_after_last_collection = live_bytes(heap)
-    return False
+
+
+@native
+def collect(heap: Heap, rules: FrameRules) -> bool:
+    """Collect, all at once; False, with nothing done, if a frame is wrong."""
+    start = heap.nanoseconds()
+    is_sound = collection.collect(heap, rules)
+    note_pause(heap, start)
+    return is_sound
+
+
+@native
+def collect_in_time(heap: Heap, rules: FrameRules) -> bool:
+    """End the epoch, and do of what is pending what there is time for; False likewise."""
+    start = heap.nanoseconds()
+    pause = wanted_pause(heap)
+    note_peak(heap)
+    if unlikely(not collection.trace(heap, rules)):
+        forget_held(heap)
+        return False
+    end_epoch_in_portions(heap)
+    collection.finish_sweep(heap)
+    used = heap.nanoseconds() - start
+    work_until(heap, start + max(pause * 3 // 4, used + pause // SLICES))
+    if not has_pending(heap):
+        settle(heap)
+    fit_length(heap, used)
+    note_pause(heap, start)
+    return True
+
+
+@native
+def fit_length(heap: Heap, used: u64) -> None:
+    """Have epochs be so long that what cannot be put off at their ends takes no more than half of a pause."""
+    epochs = heap.state(Epochs)
+    pause = wanted_pause(heap)
+    length = epochs.longest
+    if length == 0:
+        length = SHORTEST
+    if used * 2 > pause:
+        length = max(length // 2, 4 * BLOCK)
+    elif used * 8 < pause:
+        length = min(length * 2, LONGEST)
+    epochs.longest = length
+    epochs.length = min(max(epochs.length, length), length)
+    allow(heap)
 
 
 @inline
-def between_blocks(heap: Heap) -> None:
-    """Do some of what is pending, whenever a block is used up."""
+def end_if_allowed(heap: Heap, rules: FrameRules) -> bool:
+    """End the epoch, unless a no-GC scope forbids it; False when the allocation must be given up."""
+    if wanted_pause(heap) == 0:
+        return collect_if_allowed(heap, rules)
+    if (heap.control.no_gc_count == 0) and unlikely(not collect_in_time(heap, rules)):
+        return False
+    return release_dead_externrefs(heap)
 
 
 @inline
@@ -189,7 +266,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     if heap.control.no_gc_count != 0:
         heap.state(Space).left = u64(length) + 2 * BLOCK
         return find_room_anywhere(heap, length)
-    if not collect_if_allowed(heap, rules):
+    if not end_if_allowed(heap, rules):
         return NULL
     found = find_room(heap, length)
     if likely(found != NULL):

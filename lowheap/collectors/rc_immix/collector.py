@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.null.collector import count_nothing, keep
-from lowheap.collectors.rc_immix import barriers, collection, counting, space, state, verify, walking
+from lowheap.collectors.rc_immix import barriers, collection, counting, pauses, space, state, verify, walking
 from lowheap.collectors.rc_immix.references import C_REFERENCES
 from lowheap.native import Heap
 from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
@@ -17,13 +17,15 @@ class RcImmix(Collector):
     """Counts that the young never pay for: coalesced in a log, brought up to date at the end of each epoch.
 
     `epoch_bytes`: how much each epoch allocates; 0: the collector decides. `traces`: whether some epochs end with a
-    trace, without which cycles are never freed.
+    trace, without which cycles are never freed. `pause_microseconds`: how long the program should be kept waiting at
+    most; 0: nobody cares.
     """
 
     name = "rc-immix"
     needs_owner = True
     counts_roots = False
     counts_tell_life = False
+    logs_ranges = True
     c_references = C_REFERENCES
 
     read = barriers.read
@@ -33,6 +35,7 @@ class RcImmix(Collector):
     inc_ref = count_nothing
     dec_ref = count_nothing
     expose = count_nothing
+    log_range = barriers.log_range
 
     allocate_small = space.allocate_small
     allocate_block = collection.allocate_block
@@ -45,9 +48,10 @@ class RcImmix(Collector):
     hold = collection.hold
     forget_held = collection.forget_held
     sweep = collection.end_epoch
-    sweep_pending = collection.end_epoch
+    sweep_pending = collection.end_epoch_in_portions
     has_pending = counting.has_pending
     free_pending = collection.free_pending
+    collect = collection.collect
     drop = keep
     is_live = collection.is_live
     may_be_held = collection.is_live
@@ -62,7 +66,7 @@ class RcImmix(Collector):
     count_owned = verify.count_owned
 
     functions: ClassVar[dict[str, Signature]] = {"between_blocks": Signature((), NOTHING)}
-    between_blocks = collection.between_blocks
+    between_blocks = pauses.between_blocks
 
     states = (state.Space, state.Epochs)
     header_bits = (state.OLD,)
@@ -78,6 +82,7 @@ class RcImmix(Collector):
         state.TAKEN,
         state.YOUNG_LARGE,
         state.YOUNG_EXTERNREFS,
+        state.PAUSES,
     )
     side_tables = (
         state.LIVE,
@@ -88,15 +93,38 @@ class RcImmix(Collector):
         state.HAS_EXTERNREFS,
         state.TOUCHED,
     )
-    counters = ("epochs", "traces", "survivors", "logged", "died", "committed", "peak_committed")
+    counters = (
+        "epochs",
+        "traces",
+        "survivors",
+        "logged",
+        "died",
+        "committed",
+        "peak_committed",
+        "pauses",
+        "paused_nanoseconds",
+        "longest_pause_nanoseconds",
+    )
 
-    parameters: ClassVar[dict[str, Type]] = {"epoch_bytes": U64, "traces": BOOL}
+    parameters: ClassVar[dict[str, Type]] = {"epoch_bytes": U64, "traces": BOOL, "pause_microseconds": U64}
 
-    compiled = (collection.end_epoch, collection.free_pending)
+    compiled = (collection.end_epoch, collection.end_epoch_in_portions, collection.free_pending)
 
-    def __init__(self, *, epoch_bytes: int = 0, traces: bool = True) -> None:
+    def __init__(self, *, epoch_bytes: int = 0, traces: bool = True, pause_microseconds: int = 0) -> None:
         """Make a collector with parameters of one's own."""
-        self.epoch_bytes, self.traces = epoch_bytes, traces
+        self.epoch_bytes, self.traces, self.pause_microseconds = epoch_bytes, traces, pause_microseconds
+
+    def pause_times(self, heap: Heap) -> dict[int, int]:
+        """Return how often the program was kept waiting: a time in nanoseconds to how many pauses were less long.
+
+        Each number is of the pauses between a time and the one before.
+        """
+        found = {}
+        for number in range(heap.length(state.PAUSES).value):
+            if count := heap.entry(state.PAUSES, number).value:
+                bits, quarter = divmod(number, 4)
+                found[(4 + quarter + 1) << (bits - 3)] = count
+        return found
 
     def pending(self, heap: Heap) -> Iterator[int]:
         """Yield the objects that are dead and wait to be freed, the next first."""

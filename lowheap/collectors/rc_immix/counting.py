@@ -27,8 +27,10 @@ from lowheap.collectors.rc_immix.state import (
     LINE_SHIFT,
     LOG,
     MARKED,
+    MARKING,
     MARKS,
     MEDIUM,
+    NOT_MARKING,
     OLD,
     OLD_VALUES,
     ROOM,
@@ -49,6 +51,7 @@ from lowheap.native import (
     Heap,
     Ref,
     address_of,
+    cold,
     ctz,
     inline,
     native,
@@ -115,18 +118,25 @@ def survive(heap: Heap, reference: Ref, survived: Tally) -> None:
     set_bit(live_bits(heap), reference >> GRANULE_SHIFT)
     if unlikely(length > LINE):
         set_lines(heap, live_bits(heap), reference, length)
-    if unlikely(heap.state(Epochs).is_marking != 0):
-        set_bit(mark_bits(heap), reference >> GRANULE_SHIFT)
+    if unlikely(heap.state(Epochs).marking != NOT_MARKING):
+        mark_survivor(heap, reference, length)
     survived.objects += 1
     survived.size += u64(length)
     if header.type_index != EXTERNREF_TYPE_INDEX:
         append(heap, GREY, reference)
 
 
-@native
+@cold
+def mark_survivor(heap: Heap, reference: Ref, length: u32) -> None:
+    """Mark what has survived while a trace goes on: it was not there when that began."""
+    set_bit(mark_bits(heap), reference >> GRANULE_SHIFT)
+    set_lines(heap, mark_bits(heap), reference, length)
+
+
+@cold
 def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
-    """Set the bits of the further lines that a medium object is in; a large one needs none."""
-    if length <= MEDIUM:
+    """Set the bits of the further lines that a medium object is in; a large one needs none, nor a small one."""
+    if LINE < length <= MEDIUM:
         line = (reference >> LINE_SHIFT) + 1
         while line <= (reference + length - 1) >> LINE_SHIFT:
             set_bit(bits, line << (LINE_SHIFT - GRANULE_SHIFT))
@@ -143,7 +153,7 @@ def unlog_all(heap: Heap, reference: Ref, type_index: u32) -> None:
         unlog_beyond(heap, reference, type_index)
 
 
-@native
+@cold
 def unlog_beyond(heap: Heap, reference: Ref, type_index: u32) -> None:
     """The same for slots that the header may have no bits for."""
     header = heap.header(reference)
@@ -251,12 +261,24 @@ def bury_young(heap: Heap) -> None:
 @native
 def put_off_decrements(heap: Heap) -> None:
     """What was stored over, and what roots held before, is to be counted down."""
+    if heap.state(Epochs).marking == MARKING:
+        shade_old_values(heap, heap.length(OLD_VALUES).value)
+    heap.state(Epochs).shaded = 0
     for number in range(heap.length(OLD_VALUES).value):
         append(heap, DECREMENTS, heap.entry(OLD_VALUES, number).value)
     heap.length(OLD_VALUES).value = 0
     for held in range(heap.length(HELD).value):
         append(heap, DECREMENTS, heap.entry(HELD, held).value)
     hold_found(heap)
+
+
+@native
+def shade_old_values(heap: Heap, end: u64) -> None:
+    """Mark so many of the old values: what referred to them when marking began does not any more."""
+    epochs = heap.state(Epochs)
+    while epochs.shaded < end:
+        shade(heap, heap.entry(OLD_VALUES, epochs.shaded).value)
+        epochs.shaded += 1
 
 
 @native
@@ -290,7 +312,7 @@ def count_down(heap: Heap, reference: Ref) -> None:
 def give_up(heap: Heap, reference: Ref) -> None:
     """Count down what a dead object refers to; while marking goes on, that was there when it began, so it is marked."""
     if names_object(reference):
-        if unlikely(heap.state(Epochs).is_marking != 0):
+        if unlikely(heap.state(Epochs).marking == MARKING):
             shade(heap, reference)
         count_down(heap, reference)
 
@@ -325,7 +347,7 @@ def die(heap: Heap, reference: Ref, freed: Tally) -> None:
         forget(heap, reference, freed)
 
 
-@native
+@cold
 def die_further(heap: Heap) -> None:
     """Count down the next piece of the array that is dying, from its end."""
     epochs = heap.state(Epochs)
@@ -358,7 +380,7 @@ def forget(heap: Heap, reference: Ref, freed: Tally) -> None:
     freed.size += u64(length)
 
 
-@native
+@cold
 def forget_lines(heap: Heap, reference: Ref, length: u32) -> None:
     """Give the lines, or the blocks, of a medium or large object back."""
     if length > MEDIUM:
@@ -382,9 +404,15 @@ def note_freed(heap: Heap, freed: Tally) -> None:
 
 
 @inline
-def has_pending(heap: Heap) -> bool:
+def has_decrements(heap: Heap) -> bool:
     """Whether something is to be counted down."""
     return (heap.length(DECREMENTS).value != 0) | (heap.length(DEAD).value != 0) | (heap.state(Epochs).dying != NULL)
+
+
+@inline
+def has_pending(heap: Heap) -> bool:
+    """Whether something is to be counted down, or a trace goes on."""
+    return has_decrements(heap) | (heap.state(Epochs).marking != NOT_MARKING)
 
 
 @native

@@ -32,6 +32,7 @@ from lowheap.collectors.rc_immix.state import (
     LINES,
     LOG,
     MARKED,
+    NOT_MARKING,
     OLD_VALUES,
     ROOM,
     SLOT_SHIFT,
@@ -92,7 +93,8 @@ def forget_log(heap: Heap) -> None:
     heap.length(MARKED).value = 0
     epochs = heap.state(Epochs)
     epochs.dying = NULL
-    epochs.is_marking = 0
+    epochs.marking = NOT_MARKING
+    epochs.shaded = 0
 
 
 @native

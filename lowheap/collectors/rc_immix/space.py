@@ -39,6 +39,7 @@ from lowheap.native import (
     Heap,
     Ref,
     address_of,
+    assume,
     cell,
     ctz,
     inline,
@@ -370,6 +371,7 @@ def allocate_small(heap: Heap, length: u32) -> Ref:
     both = space.bump
     reference = wrapping_u32(both)
     if likely(length <= space.limit - reference):
+        assume(reference != NULL)  # no object begins in the first line
         space.bump = both + ((1 << 32) + u64(length))
         return reference
     return NULL

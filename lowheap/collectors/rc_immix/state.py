@@ -93,8 +93,16 @@ TAKEN = Buffer("taken")
 YOUNG_LARGE = Buffer("young large")
 """The large objects that were made in this epoch."""
 
+PAUSES = Buffer("pauses", limit=1 << 9)
+"""How often the program was kept waiting for how long: entry 4b + q counts times in nanoseconds of b bits, of which the
+two below the highest are q."""
+
 YOUNG_EXTERNREFS = Buffer("young externrefs")
 """The externrefs that were made in this epoch: what dies of them is not only forgotten."""
+
+
+NOT_MARKING, MARKING, GIVING_BACK, FREEING = range(4)
+"""What a trace by portions is doing: see `marking.py`."""
 
 
 @state
@@ -131,13 +139,19 @@ class Space:
 class Epochs:
     """What the collector goes by, and what it counts. Sizes are in bytes of blocks.
 
-    `length` is how much an epoch may allocate; `live_objects` and `live_bytes` are what has survived and is not freed,
-    `traced_live` what that was at the last trace. At the last epoch's end `lived` bytes lived, `survived_bytes` came to
-    that, and `allocated_before` had been allocated, `allocated` of it in the epoch; `work` is how many objects survived
-    and how many slots were logged; `is_settled` once all has been counted down since. `need` is how
-    much memory the heap needs, falling slowly. `trace_next`: the next epoch ends with a trace; `is_marking`: a trace by
-    portions is going on. `calm` epochs have cost little. Of the array `dying` so many elements, `dying_left`, still
-    count. The last ones are figures, since the heap was made.
+    `length` is how much an epoch may allocate, and `longest` how long one may be for the sake of short pauses.
+    `live_objects` and `live_bytes` are what has survived and is not freed, `traced_live` what that was at the last
+    trace. At the last epoch's end `lived` bytes lived, `survived_bytes` came to that, and `allocated_before` had been
+    allocated, `allocated` of it in the epoch; `work` is how many objects survived and how many slots were logged;
+    `is_settled` once all has been counted down since. `need` is how much memory the heap needs, falling slowly.
+    `trace_next`: the next epoch ends with a trace. `calm` epochs have cost little. Of the array `dying` so many
+    elements, `dying_left`, still count.
+
+    A trace by portions does what `marking` says. `is_drained` once nothing is left that was to be counted down when it
+    began; `shaded` of the old values are marked; `sweep_at` is how far it has come, and in an array there, `sweep_left`
+    elements are left.
+
+    The last ones are figures, since the heap was made.
     """
 
     length: u64
@@ -150,12 +164,20 @@ class Epochs:
     allocated: u64
     work: u64
     need: u64
+    longest: u64
     trace_next: u32
-    is_marking: u32
+    marking: u32
+    is_drained: u32
     is_settled: u32
     calm: u32
     dying: u32
     dying_left: u32
+    sweep_at: u32
+    sweep_left: u32
+    shaded: u64
+    pauses: u64
+    paused_nanoseconds: u64
+    longest_pause_nanoseconds: u64
     epochs: u64
     traces: u64
     survivors: u64

@@ -15,12 +15,14 @@
 from __future__ import annotations
 
 from lowheap.collectors.rc_immix.bits import has_bit
-from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, unlogged_bits
+from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, mark_bits, unlogged_bits
 from lowheap.collectors.rc_immix.space import free_lines, live_bits, start_of
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     DEAD,
     DECREMENTS,
+    FREEING,
+    GIVING_BACK,
     GRANULE_SHIFT,
     HELD,
     LARGE,
@@ -276,16 +278,44 @@ def count_owned(heap: Heap, notes: u64, reference: Ref) -> None:
         counts = has_survived(heap, reference)
         epochs = heap.state(Epochs)
         left = epochs.dying_left if epochs.dying == reference else U32_MAX
+        given_back = given_back_by(heap, reference)
+        if (given_back != U32_MAX) and (epochs.marking == FREEING):
+            left = 0  # what it refers to may be freed
+        place: u32 = 0
         for slot in traced_slots(heap, reference, header.type_index):
             child = slot.value
+            place += 1  # noqa: SIM113 -- the subset has no `enumerate`
             if left != 0:
                 if left != U32_MAX:
                     left -= 1
                 if is_object(child):
-                    if counts and is_unlogged(heap, reference, slot):
+                    is_given_back = (place > given_back) and has_bit(mark_bits(heap), child >> GRANULE_SHIFT)
+                    if counts and is_given_back:
+                        pass
+                    elif counts and is_unlogged(heap, reference, slot):
                         count_owner(heap, notes, u64(reference), child)
                     elif note_of(heap, notes, child) & OBJECT == 0:
                         problem(heap, "object {:#x} holds {:#x}, where no live object starts", reference, child)
+
+
+@inline
+def is_garbage(heap: Heap, reference: Ref) -> bool:
+    """Whether a trace that goes on has found that an object is garbage."""
+    marking = heap.state(Epochs).marking
+    is_known = marking in (GIVING_BACK, FREEING)
+    is_marked = has_bit(mark_bits(heap), reference >> GRANULE_SHIFT)
+    return is_known and not is_marked and has_survived(heap, reference) and heap.header_at(reference).ref_count != 0
+
+
+@inline
+def given_back_by(heap: Heap, reference: Ref) -> u32:
+    """From which slot on an object has given back its counts of what is marked; `U32_MAX`: it is no garbage."""
+    epochs = heap.state(Epochs)
+    if not is_garbage(heap, reference):
+        return U32_MAX
+    if (epochs.marking == FREEING) or (reference < epochs.sweep_at):
+        return 0
+    return epochs.sweep_left if (reference == epochs.sweep_at) and (epochs.sweep_left != 0) else U32_MAX - 1
 
 
 @native
@@ -295,6 +325,8 @@ def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
     if not has_survived(heap, reference):
         if count != 0:
             problem(heap, "object {:#x} is young, and has count {}", reference, count)
+    elif is_garbage(heap, reference) and (heap.state(Epochs).marking == FREEING):
+        pass  # what owned it may be freed
     elif count != note & OWNERS:
         problem(heap, "object {:#x} has count {}, but {} owners that count", reference, count, note & OWNERS)
     elif (count == 0) and (note & IS_DEAD == 0):

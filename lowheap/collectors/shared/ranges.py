@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lowheap.native import Heap, Ref, copy_memory, inline, u32, u64
+from lowheap.native import Heap, Ref, Slot, copy_memory, inline, u32, u64
 
 FAILED = 2**64 - 1
 """What growing returns where there is no room: for a memory, for a table."""
@@ -46,6 +46,11 @@ def copied(target_start: u32, source_start: u32, count: u32) -> Iterator[u32]:
     is_backwards = source_start < target_start
     for number in range(count):
         yield count - 1 - number if is_backwards else number
+
+
+@inline
+def log_nothing(heap: Heap, owner: Ref, slot: Slot, count: u32) -> None:
+    """Each element is stored over by itself."""
 
 
 @inline
