@@ -671,14 +671,13 @@ def test_pauses_have_quantiles_bounds_goals_and_a_table() -> None:
 
 def test_pauses_are_read_from_the_store_in_one_place() -> None:
     def store(counters: dict[str, int], **attributes: object) -> Any:
-        heap = SimpleNamespace(stats=lambda: SimpleNamespace(counters=counters), **attributes)
-        collector = SimpleNamespace(name="mine")
-        return SimpleNamespace(heap=heap, engine=SimpleNamespace(collector=collector))
+        heap = SimpleNamespace(stats=lambda: SimpleNamespace(counters=counters), native=None)
+        return SimpleNamespace(heap=heap, engine=SimpleNamespace(collector=SimpleNamespace(name="mine", **attributes)))
 
     longest = {"longest_pause_nanoseconds": 9}
-    found = take_pauses.pauses_of(store(longest, pauses=lambda: {16: 3, 8: 5}))
+    found = take_pauses.pauses_of(store(longest, pause_times=lambda heap: {16: 3, 8: 5}))
     assert found == ([(8, 5), (16, 3)], 9)
-    for silent in (store(longest), store({}, pauses=dict)):
+    for silent in (store(longest), store({}, pause_times=lambda heap: {})):
         with pytest.raises(take_pauses.NoPausesError, match="the collector mine does not take its pauses"):
             take_pauses.pauses_of(silent)
 

@@ -39,7 +39,7 @@ def _collector(job: dict[str, Any]) -> Collector | str:
         return name
     kind: Any = type(registry.find(name))
     try:
-        made: Collector = kind(budget=budget)
+        made: Collector = kind(pause_microseconds=budget)
     except TypeError as error:
         raise NoBudgetError(f"the collector {name} takes no budget for its pauses: {error}") from error
     return made

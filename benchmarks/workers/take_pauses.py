@@ -31,12 +31,12 @@ def pauses_of(store: lh.Store) -> tuple[list[tuple[int, int]], int]:
 
     NoPausesError when its collector does not take them. All that is known of how collectors tell it is here.
     """
-    heap: Any = store.heap
-    counters = heap.stats().counters
-    histogram = getattr(heap, "pauses", None)
+    collector: Any = store.engine.collector
+    counters = store.heap.stats().counters
+    histogram = getattr(collector, "pause_times", None)
     if _LONGEST not in counters or histogram is None:
-        raise NoPausesError(f"the collector {store.engine.collector.name} does not take its pauses")
-    return sorted(histogram().items()), counters[_LONGEST]
+        raise NoPausesError(f"the collector {collector.name} does not take its pauses")
+    return sorted(histogram(store.heap.native).items()), counters[_LONGEST]
 
 
 def repeat(program: LowheapProgram, step: tuple[str, Sequence[int]], rounds: int) -> tuple[list[str], list[float]]:
