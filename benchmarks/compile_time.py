@@ -1,5 +1,8 @@
 """What compiling costs, and how that grows: generated modules of several sizes, on lowheap and on the newest wasmtime.
 
+lowheap takes part with each of its collectors that frees something, since code around references is the collector's;
+at one size the machine code is measured, too.
+
 One process compiles one module, once. What counts is CPU seconds, those of all threads; the module is assembled before,
 lowheap's runtime is compiled before, and nothing is cached. A case that takes more than a limit is ended, and told as
 one that does: it is not left out.
@@ -24,7 +27,11 @@ from benchmarks.contenders import Contender, Field
 from benchmarks.generated import EXPORT, KINDS, Kind
 from lowheap.wasm import validate
 
-CONTENDERS = {programs.NATIVE: "lowheap", programs.WASMTIME_NEWEST: "wasmtime"}
+CONTENDERS = {
+    programs.NATIVE: "lowheap",
+    programs.RC_IMMIX: "lowheap",
+    programs.WASMTIME_NEWEST: "wasmtime",
+}
 """Who takes part, and what the worker calls it."""
 
 _LIVE_SIZES = {"full": (250, 500, 1000), "quick": (125, 250), "tiny": (4, 8)}
@@ -53,6 +60,7 @@ class Factor:
 class Case:
     """One kind at one size with one contender. `seconds` has an entry a process; memory is in bytes.
 
+    `code` is how many bytes of machine code it is, where that was looked at: lowheap's, at the size for ratios, whole.
     `exceeded` is the limit in seconds, where it took more; `failed` says why there are no figures.
     """
 
@@ -61,6 +69,7 @@ class Case:
     contender: str
     seconds: list[float] = field(default_factory=list)
     peak: int | None = None
+    code: int | None = None
     exceeded: float | None = None
     failed: str | None = None
 
@@ -90,6 +99,7 @@ class Case:
             "seconds": self.seconds,
             "median": self.median,
             "peak": self.peak,
+            "code": self.code,
             "exceeded": self.exceeded,
             "failed": self.failed,
         }
@@ -122,10 +132,25 @@ class CompileTimes:
         factors = {larger.n: larger.multiple_of(smaller) for smaller, larger in pairwise(row)}
         return {n: factor for n, factor in factors.items() if factor is not None}
 
-    def ratio(self, kind: str) -> Factor | None:
-        """lowheap's time as a multiple of wasmtime's, at the size for that, where it is known."""
-        ours, theirs = (self.find(kind, name, self.compared_at) for name in CONTENDERS)
+    def ratio(self, kind: str, contender: str = programs.NATIVE, to: str = programs.WASMTIME_NEWEST) -> Factor | None:
+        """A contender's time as a multiple of another's, at the size for that, where it is known."""
+        ours, theirs = (self.find(kind, name, self.compared_at) for name in (contender, to))
         return None if ours is None or theirs is None else ours.multiple_of(theirs)
+
+    def code(self, kind: str, contender: str) -> int | None:
+        """The bytes of machine code of a kind at the size for ratios, where it is known."""
+        case = self.find(kind, contender, self.compared_at)
+        return None if case is None else case.code
+
+    def pairs(self, contender: str, to: str) -> list[tuple[Case, Case]]:
+        """The cases of two contenders at the size for ratios, by kind, where both have a time."""
+        kinds = dict.fromkeys(case.kind.name for case in self.cases)
+        found = ([self.find(kind, name, self.compared_at) for name in (contender, to)] for kind in kinds)
+        return [
+            (ours, theirs)
+            for ours, theirs in found
+            if ours is not None and theirs is not None and ours.median is not None and theirs.median is not None
+        ]
 
     @property
     def failures(self) -> list[str]:
@@ -143,35 +168,39 @@ def measure(field_: Field, scale: str, say: Callable[[str], None], kinds: Sequen
     present = [field_.contenders[name] for name in CONTENDERS if name in field_.contenders]
     for kind in kinds:
         binaries = {n: field_.folder / f"{kind.name}-{n}.wasm" for n in sizes(kind, scale)}
+        cases = {(contender.name, n): Case(kind, n, contender.name) for contender in present for n in binaries}
+        times.cases += cases.values()
         for n, path in binaries.items():
             path.write_bytes(validate.to_binary(kind.text(n)))
-        for contender in present:
-            for n, path in binaries.items():
-                case = Case(kind, n, contender.name)
-                say(f"{case.title}: {contender.name}")
-                times.cases.append(case)
-                _take(case, contender, path, _LIMITS[scale], _PROCESSES[scale])
+            turns = [(cases[contender.name, n], contender) for contender in present]
+            say(turns[0][0].title if turns else kind.name)
+            _take(turns, path, _LIMITS[scale], _PROCESSES[scale], looks_at_code=n == times.compared_at)
     return times
 
 
-def _take(case: Case, contender: Contender, binary: Path, limit: float, processes: int) -> None:
-    """Fill a case, by several processes if they do not take long."""
-    for _ in range(processes):
-        _compile_once(case, contender, binary, limit)
-        if case.exceeded is not None or case.failed is not None:
-            case.seconds = []
-            return
-        if case.seconds[-1] > _LONG:
-            return
+def _take(
+    turns: Sequence[tuple[Case, Contender]], binary: Path, limit: float, processes: int, *, looks_at_code: bool = False
+) -> None:
+    """Fill the cases of one module, by several processes each if they do not take long, in turns."""
+    waiting = list(turns)
+    for number in range(processes):
+        for case, contender in tuple(waiting):
+            _compile_once(case, contender, binary, limit, looks_at_code=looks_at_code and number == 0)
+            if case.exceeded is not None or case.failed is not None:
+                case.seconds = []
+            if not case.seconds or case.seconds[-1] > _LONG:
+                waiting.remove((case, contender))
 
 
-def _compile_once(case: Case, contender: Contender, binary: Path, limit: float) -> None:
+def _compile_once(case: Case, contender: Contender, binary: Path, limit: float, *, looks_at_code: bool = False) -> None:
     job = {
+        **(contender.job or {}),
         "contender": CONTENDERS[contender.name],
         "binary": str(binary),
         "limit": limit,
         "export": EXPORT,
         "arguments": case.kind.arguments,
+        "looks_at_code": looks_at_code,
     }
     command = [sys.executable, "-m", "benchmarks.workers.compile_module", json.dumps(job)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(contender.path)}
@@ -195,3 +224,4 @@ def _compile_once(case: Case, contender: Contender, binary: Path, limit: float) 
         return
     case.seconds.append(answer["seconds"])
     case.peak = max(case.peak or 0, answer["peak"])
+    case.code = case.code if answer["code"] is None else answer["code"]

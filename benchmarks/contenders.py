@@ -24,6 +24,8 @@ from typing import Any, Self
 from benchmarks import programs
 from benchmarks.programs import Program
 from lowheap import embed
+from lowheap.collectors import registry
+from lowheap.errors import CompilerError
 from lowheap.peers import PeerError, wheels
 from toolchains import build, examples, node
 from toolchains.errors import ToolchainError
@@ -78,6 +80,14 @@ def provide(say: Any) -> None:
             build.ensure([each for each in examples.EXAMPLES if each.language == language])
         except ToolchainError as error:
             say(f"programs in {language}: {error}")
+
+
+def _checked_collector(name: str) -> str:
+    """Return the name of one of lowheap's collectors. ContenderError when it has none of that name."""
+    try:
+        return registry.find(name).name
+    except CompilerError as error:
+        raise ContenderError(str(error)) from None
 
 
 def c_compiler() -> str | None:
@@ -139,12 +149,12 @@ class Field:
     def _lowheap(name: str) -> Contender:
         variant = name.removeprefix("lowheap").strip()
         runtime = "python" if name == programs.PYTHON else "native"
-        barriers = "drc" if name in (programs.NATIVE, programs.PYTHON) else variant
+        collector = _checked_collector("drc" if name in (programs.NATIVE, programs.PYTHON) else variant)
         return Contender(
             name,
-            f"runtime {runtime}, barriers {barriers}",
+            f"runtime {runtime}, collector {collector}",
             (sys.executable, "-m", "benchmarks.workers.run_lowheap"),
-            {"barriers": barriers, "runtime": runtime},
+            {"collector": collector, "runtime": runtime},
             (str(ROOT),),
         )
 
@@ -154,7 +164,7 @@ class Field:
             programs.POINTER,
             "lowheap's code, called through a function pointer of cffi's: no checks, and no traps",
             (sys.executable, "-m", "benchmarks.workers.run_lowheap"),
-            {"barriers": "drc", "runtime": "native", "pointer": True},
+            {"collector": "drc", "runtime": "native", "pointer": True},
             (str(ROOT),),
         )
 
@@ -182,11 +192,13 @@ class Field:
 
     def _embedder(self, name: str) -> Contender:
         """embed.c with a memory manager."""
-        if name == programs.FROM_C:
-            library = embed.build(self.folder / "library", cpu="native")
+        if name in programs.LIBRARIES:
+            collector = _checked_collector("drc" if name == programs.FROM_C else "rc-immix")
+            library = embed.build(self.folder / f"library-{collector}", collector=collector, cpu="native")
             archive = str(library.lib / "liblowheap.a")
-            program, said = self._compiled("embed.c", "embed-lowheap", "-DLOWHEAP", f"-I{library.include}", archive)
-            return Contender(name, f"embed.c on liblowheap.a, {said}", (str(program),), None)
+            options = "-DLOWHEAP", f"-I{library.include}", archive
+            program, said = self._compiled("embed.c", f"embed-{collector}", *options)
+            return Contender(name, f"embed.c on liblowheap.a, collector {collector}, {said}", (str(program),), None)
         if name == programs.COUNTED:
             program, said = self._compiled("embed.c", "embed-counted", "-DCOUNTED")
             return Contender(name, f"embed.c on malloc, with counts by hand, {said}", (str(program),), None)

@@ -1,4 +1,4 @@
-/* What a C program pays for its heap: binary trees and lists, by whoever frees them.
+/* What a C program pays for its heap: binary trees, quad trees and lists, by whoever frees them.
  *
  * Compiled three times over, each time for another memory manager:
  *
@@ -34,13 +34,14 @@ static void fail(const char *what) {
 #include <lowheap.h>
 
 static lh_heap *heap;
-static lh_type node_type, cell_type;
+static lh_type node_type, quad_type, cell_type;
 
-/* What the library makes of the two types' fields; open_heap makes sure. */
+/* What the library makes of the types' fields; open_heap makes sure. */
 typedef struct { VMDrcHeader header; lh_ref left, right; } node;
+typedef struct { VMDrcHeader header; lh_ref child[4]; } quad;
 typedef struct { VMDrcHeader header; uint32_t value; lh_ref next; } cell;
 
-typedef lh_ref tree_reference, list_reference;
+typedef lh_ref tree_reference, quad_reference, list_reference;
 #define NOTHING LH_NULL
 
 static void check(lh_status status) {
@@ -55,13 +56,16 @@ static void check_offset(lh_type type, uint32_t field, size_t expected) {
 
 static void open_heap(void) {
     const lh_field node_fields[] = {LH_REF_FIELD(LH_SELF), LH_REF_FIELD(LH_SELF)};
+    const lh_field child = LH_REF_FIELD(LH_SELF), quad_fields[] = {child, child, child, child};
     const lh_field cell_fields[] = {LH_I32_FIELD, LH_REF_FIELD(LH_SELF)};
     const lh_config config = LH_CONFIG;
     check(lh_heap_create(&config, &heap));
     check(lh_define_struct(heap, node_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &node_type));
+    check(lh_define_struct(heap, quad_fields, 4, LH_NO_SUPERTYPE, LH_FINAL, &quad_type));
     check(lh_define_struct(heap, cell_fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &cell_type));
     check_offset(node_type, 0, offsetof(node, left));
     check_offset(node_type, 1, offsetof(node, right));
+    for (uint32_t i = 0; i < 4; i++) check_offset(quad_type, i, offsetof(quad, child) + i * sizeof(lh_ref));
     check_offset(cell_type, 0, offsetof(cell, value));
     check_offset(cell_type, 1, offsetof(cell, next));
 }
@@ -78,6 +82,12 @@ static inline lh_ref new_node(void) {
     return made;
 }
 
+static inline lh_ref new_quad(void) {
+    lh_ref made;
+    check(lh_alloc_struct(heap, quad_type, &made));
+    return made;
+}
+
 static inline lh_ref new_cell(uint32_t value) {
     lh_ref made;
     check(lh_alloc_struct(heap, cell_type, &made));
@@ -87,14 +97,18 @@ static inline lh_ref new_cell(uint32_t value) {
 
 #define LEFT(tree) lh_load_ref(heap, tree, offsetof(node, left))
 #define RIGHT(tree) lh_load_ref(heap, tree, offsetof(node, right))
+#define CHILD(tree, number) lh_load_ref(heap, tree, offsetof(quad, child) + (number) * sizeof(lh_ref))
 #define NEXT(list) lh_load_ref(heap, list, offsetof(cell, next))
 #define VALUE(list) (*(uint32_t *)lh_address(heap, list, offsetof(cell, value)))
 #define SET_LEFT_FIRST(tree, value) lh_init_ref(heap, tree, offsetof(node, left), value)
 #define SET_RIGHT_FIRST(tree, value) lh_init_ref(heap, tree, offsetof(node, right), value)
+#define SET_CHILD_FIRST(tree, number, value) \
+    lh_init_ref(heap, tree, offsetof(quad, child) + (number) * sizeof(lh_ref), value)
 #define SET_NEXT_FIRST(list, value) lh_init_ref(heap, list, offsetof(cell, next), value)
 #define TURN(list, value) lh_store_ref(heap, list, offsetof(cell, next), value)
 #define SCOPE(name, count) LH_FRAME(heap, name, count)
 #define LEAVE_TREE(tree) ((void)(tree))
+#define LEAVE_QUAD(tree) ((void)(tree))
 #define LEAVE_LIST(list) ((void)(list))
 
 #elif defined BOEHM
@@ -102,6 +116,7 @@ static inline lh_ref new_cell(uint32_t value) {
 #include <gc.h>
 
 typedef struct node { struct node *left, *right; } node;
+typedef struct quad { struct quad *child[4]; } quad;
 typedef struct cell { struct cell *next; uint32_t value; } cell;
 
 static void open_heap(void) { GC_INIT(); }
@@ -114,6 +129,7 @@ static inline void *allocated(size_t size) {
 }
 
 static inline node *new_node(void) { return allocated(sizeof(node)); }
+static inline quad *new_quad(void) { return allocated(sizeof(quad)); }
 
 static inline cell *new_cell(uint32_t value) {
     cell *made = allocated(sizeof(cell));
@@ -122,6 +138,7 @@ static inline cell *new_cell(uint32_t value) {
 }
 
 #define LEAVE_TREE(tree) ((void)(tree))
+#define LEAVE_QUAD(tree) ((void)(tree))
 #define LEAVE_LIST(list) ((void)(list))
 
 #elif defined COUNTED
@@ -129,6 +146,7 @@ static inline cell *new_cell(uint32_t value) {
 #include <malloc.h>
 
 typedef struct node { uint64_t count; struct node *left, *right; } node;
+typedef struct quad { uint64_t count; struct quad *child[4]; } quad;
 typedef struct cell { uint64_t count; struct cell *next; uint32_t value; } cell;
 
 static void open_heap(void) {}
@@ -150,6 +168,12 @@ static inline node *new_node(void) {
     return made;
 }
 
+static inline quad *new_quad(void) {
+    quad *made = allocated(sizeof(quad));
+    memset(made->child, 0, sizeof made->child);
+    return made;
+}
+
 static inline cell *new_cell(uint32_t value) {
     cell *made = allocated(sizeof(cell));
     made->value = value;
@@ -163,6 +187,12 @@ static OUTLINED void leave_tree(node *tree) {
     free(tree);
 }
 
+static OUTLINED void leave_quad(quad *tree) {
+    if (tree == NULL || --tree->count != 0) return;
+    for (int i = 0; i < 4; i++) leave_quad(tree->child[i]);
+    free(tree);
+}
+
 static OUTLINED void leave_list(cell *list) {
     while (list != NULL && --list->count == 0) {
         cell *next = list->next;
@@ -172,6 +202,7 @@ static OUTLINED void leave_list(cell *list) {
 }
 
 #define LEAVE_TREE(tree) leave_tree(tree)
+#define LEAVE_QUAD(tree) leave_quad(tree)
 #define LEAVE_LIST(list) leave_list(list)
 
 #else
@@ -180,14 +211,17 @@ static OUTLINED void leave_list(cell *list) {
 
 #ifndef LOWHEAP
 typedef node *tree_reference;
+typedef quad *quad_reference;
 typedef cell *list_reference;
 #define NOTHING NULL
 #define LEFT(tree) ((tree)->left)
 #define RIGHT(tree) ((tree)->right)
+#define CHILD(tree, number) ((tree)->child[number])
 #define NEXT(list) ((list)->next)
 #define VALUE(list) ((list)->value)
 #define SET_LEFT_FIRST(tree, value) ((tree)->left = (value))
 #define SET_RIGHT_FIRST(tree, value) ((tree)->right = (value))
+#define SET_CHILD_FIRST(tree, number, value) ((tree)->child[number] = (value))
 #define SET_NEXT_FIRST(list, value) ((list)->next = (value))
 #define TURN(list, value) ((list)->next = (value))
 #define SCOPE(name, count) void *name[count]
@@ -221,6 +255,39 @@ static int64_t binary_trees(const int64_t *arguments) {
         sum += count_tree(tree);
         LEAVE_TREE(tree);
     }
+    return (int32_t)sum;
+}
+
+/* ---- Quad trees --------------------------------------------------------------------------------------------------- */
+
+static OUTLINED quad_reference make_quads(int64_t depth) {
+    if (depth <= 0) return NOTHING;
+    SCOPE(child, 4);
+    for (int i = 0; i < 4; i++) child[i] = make_quads(depth - 1);
+    quad_reference tree = new_quad();
+    for (uint32_t i = 0; i < 4; i++) SET_CHILD_FIRST(tree, i, child[i]);
+    return tree;
+}
+
+static OUTLINED uint32_t count_quads(quad_reference tree) {
+    if (tree == NOTHING) return 0;
+    uint32_t count = 1;
+    for (uint32_t i = 0; i < 4; i++) count += count_quads(CHILD(tree, i));
+    return count;
+}
+
+static int64_t quads(const int64_t *arguments) {
+    SCOPE(kept, 1);
+    uint32_t sum = 0;
+    kept[0] = make_quads(arguments[0]);
+    for (int round = 0; round < 20; round++) {
+        for (int64_t i = 0; i < arguments[1]; i++) {
+            quad_reference garbage = make_quads(4);
+            LEAVE_QUAD(garbage);
+        }
+        sum += count_quads(kept[0]);
+    }
+    LEAVE_QUAD(kept[0]);
     return (int32_t)sum;
 }
 
@@ -287,6 +354,7 @@ static int64_t linked_list(const int64_t *arguments) {
 
 static const struct { const char *name; int64_t (*run)(const int64_t *arguments); } programs[] = {
     {"binary_trees", binary_trees},
+    {"quads", quads},
     {"lists", lists},
     {"linked_list", linked_list},
 };

@@ -21,6 +21,7 @@ from benchmarks.compile_time import CompileTimes
 from benchmarks.contenders import ContenderError, Field, Process
 from benchmarks.from_python import FromPython
 from benchmarks.instructions import Instructions
+from benchmarks.pauses import Pauses
 from benchmarks.programs import Program
 from benchmarks.start_up import StartUp
 from lowheap.wasm import validate
@@ -34,7 +35,8 @@ class Outcome:
     """What one contender did with one program. Memory is in bytes, None where it is not known.
 
     `grown` is the peak of the process's resident memory less what was resident before the first repetition; `heap` is
-    the heap's own size, and `live` its largest live size. `failed` says why there are no further figures.
+    the most that the heap itself had, and `live` its largest live size. `peak_live` is the largest size of what was not
+    freed yet, whether it was live or not. `failed` says why there are no further figures.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Outcome:
     grown: int | None = None
     heap: int | None = None
     live: int | None = None
+    peak_live: int | None = None
     objects_freed: int | None = None
     failed: str | None = None
 
@@ -86,10 +89,16 @@ class Measured:
         outcome = self.outcomes.get(name)
         return None if outcome is None or outcome.failed is not None else outcome.median
 
-    def ratio(self, name: str) -> float | None:
-        """A contender's median as a multiple of lowheap's; None if either is not there."""
-        theirs, ours = self.median(name), self.median(programs.NATIVE)
+    def ratio(self, name: str, to: str = programs.NATIVE) -> float | None:
+        """A contender's median as a multiple of another's, by default lowheap's; None if either is not there."""
+        theirs, ours = self.median(name), self.median(to)
         return None if theirs is None or ours is None else theirs / ours
+
+    @property
+    def live(self) -> int | None:
+        """The largest live size in bytes, by arithmetic or by what `drc` allocated; None where neither tells it."""
+        outcome = self.outcomes.get(programs.NATIVE)
+        return self.program.live if self.program.live is not None or outcome is None else outcome.live
 
     @property
     def disagreements(self) -> list[str]:
@@ -118,6 +127,7 @@ class Report:
     compile_times: CompileTimes | None = None
     from_python: FromPython | None = None
     start_up: StartUp | None = None
+    pauses: Pauses | None = None
 
     def find(self, name: str, arguments: tuple[int, ...] | None = None) -> Measured | None:
         """The first program of that name, and of those arguments if they are given."""
@@ -134,7 +144,7 @@ class Report:
             title = measured.program.title
             found += [f"{title}: {n}: {o.failed}" for n, o in measured.outcomes.items() if o.failed is not None]
             found += [f"{title}: {name} has another result" for name in measured.disagreements]
-        for part in (self.compile_times, self.from_python, self.start_up):
+        for part in (self.compile_times, self.from_python, self.start_up, self.pauses):
             found += [] if part is None else part.failures
         return found
 
@@ -154,6 +164,7 @@ class Report:
                     "events": measured.program.events,
                     "event": measured.program.event,
                     "is_micro": measured.program.is_micro,
+                    "live": measured.live,
                     "disagreements": measured.disagreements,
                     "outcomes": {
                         name: {**outcome.as_json(), "ratio": measured.ratio(name)}
@@ -166,6 +177,7 @@ class Report:
             "compile_times": None if self.compile_times is None else self.compile_times.as_json(),
             "from_python": None if self.from_python is None else self.from_python.as_json(),
             "start_up": None if self.start_up is None else self.start_up.as_json(),
+            "pauses": None if self.pauses is None else self.pauses.as_json(),
         }
 
 
@@ -209,6 +221,7 @@ def measure(field_: Field, program: Program, rounds: int, say: Say) -> Measured:
             except ContenderError as error:
                 outcomes[name].failed = str(error)
                 del running[name]
+        rounds = program.rounds(rounds)
         for number in range(rounds + 1):
             say(f"{program.title}: {'warming up' if number == 0 else f'round {number} of {rounds}'}")
             for name in list(running):
@@ -232,6 +245,7 @@ def _take(outcome: Outcome, answer: dict[str, Any], program: Program, *, counts:
     if "base" in answer:
         outcome.grown = answer["resident"] - answer["base"]
     outcome.heap = answer.get("heap")
+    outcome.peak_live = answer.get("peak_live")
     outcome.objects_freed = answer.get("objects_freed")
     if program.generations is not None and "allocated" in answer:
         outcome.live = answer["allocated"] // program.generations

@@ -14,6 +14,7 @@ from benchmarks.from_python import CONTENDERS, ROWS, FromPython, Row
 from benchmarks.goals import FROM_PYTHON, MEBIBYTE, in_unit, verdicts
 from benchmarks.instructions import EVENTS, FUNCTIONS, Count, Instructions
 from benchmarks.measure import Measured, Outcome, Report
+from benchmarks.pauses import BOUNDS, Pauses, Taken
 from benchmarks.start_up import StartUp
 
 NOTES_START = "<!-- notes: what stands from here to the next mark is kept when this file is written anew -->"
@@ -58,6 +59,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_plain_table(_from_python_table(report.from_python)))
     if report.start_up is not None and report.start_up.started:
         console.print(_plain_table(_start_up_table(report.start_up)))
+    if report.pauses is not None and report.pauses.taken:
+        console.print(_plain_table(_pauses_table(report.pauses)))
     found = verdicts(report)
     if found:
         table = Table("goal", "measured", "", title="Goals")
@@ -75,6 +78,9 @@ def _program_table(measured: Measured) -> Table:
     table.add_column("", no_wrap=True)
     for name in ("median", "spread", f"per {measured.program.event}", "to lowheap", "grown", "heap"):
         table.add_column(name, justify="right", no_wrap=True)
+    if measured.live is not None:
+        table.caption = f"largest live size: {_size(measured.live)}"
+        table.caption_justify = "left"
     for name, outcome in measured.outcomes.items():
         if outcome.failed is not None:
             table.add_row(name, "failed")
@@ -135,9 +141,17 @@ def _compile_table(times: CompileTimes) -> _Table:
         growth = CompileTimes.growth(row)
         cells = {case.n: _compile_cell(case, growth.get(case.n)) for case in row}
         kind, contender = row[0].kind.name, row[0].contender
-        ratio = times.ratio(kind) if contender == programs.NATIVE else None
-        rows.append([f"{kind}: {contender}", *(cells.get(n, "") for n in sizes), _factor(ratio)])
-    header = ["", *(f"{n:,}" for n in sizes), f"to wasmtime's, {times.compared_at:,}"]
+        is_ours = contender != programs.WASMTIME_NEWEST
+        ratio = times.ratio(kind, contender) if is_ours else None
+        to_drc = times.ratio(kind, contender, programs.NATIVE) if contender == programs.RC_IMMIX else None
+        code, drc_code = (times.code(kind, name) for name in (contender, programs.NATIVE))
+        size = "" if code is None else f"{code / 1024:.1f}"
+        if code is not None and drc_code is not None and contender == programs.RC_IMMIX:
+            size += f" ({_ratio(code / drc_code)})"
+        places = (cells.get(n, "") for n in sizes)
+        rows.append([f"{kind}: {contender}", *places, _factor(ratio), _factor(to_drc), size])
+    at = f"{times.compared_at:,}"
+    header = ["", *(f"{n:,}" for n in sizes), f"to wasmtime's, {at}", f"to drc's, {at}", f"code in KiB, {at}"]
     return "CPU seconds to compile, and to the time of half the size", header, rows
 
 
@@ -183,6 +197,30 @@ def _start_up_table(starts: StartUp) -> _Table:
         time = "failed" if each.median is None else in_unit(each.median)
         rows.append([f"{each.title}: {each.contender}", time, *(_ratio(ratio) for ratio in ratios)])
     return "From the start to the end of a program in Kotlin", ["", "median", "to V8", "to wasmtime's compiling"], rows
+
+
+def _pauses_table(taken: Pauses) -> _Table:
+    """A column for each contender: how many pauses there were, how long, and how many within each bound."""
+    shown = [each for each in taken.taken if each.absent is None]
+    whole = [each for each in shown if each.failed is None]
+
+    def row(name: str, cell: Callable[[Taken], str]) -> list[str]:
+        return [name, *("failed" if each.failed is not None else cell(each) for each in shown)]
+
+    rows = [
+        row("a repetition", lambda each: "" if each.median is None else in_unit(each.median)),
+        row("pauses", lambda each: f"{each.count:,}"),
+        *(
+            row(name, lambda each, part=part: in_unit(each.quantile(part) * 1e-9))  # type: ignore[misc]
+            for name, part in (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("longest", 1.0))
+        ),
+    ]
+    names = [*(f"at most {in_unit(bound * 1e-9)}" for bound in BOUNDS), f"more than {in_unit(BOUNDS[-1] * 1e-9)}"]
+    counts = {id(each): each.within() for each in whole}
+    for number, name in enumerate(names):
+        if any(counts[id(each)][number] for each in whole):
+            rows.append(row(name, lambda each, number=number: f"{counts[id(each)][number]:,}"))  # type: ignore[misc]
+    return f"Pauses of {taken.program.title}", ["", *(each.title for each in shown)], rows
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -272,8 +310,9 @@ def document(report: Report, notes: str, chart: str) -> str:
         f"load {facts['load']} at the start. {_scale_sentence(report)}",
         "",
         "Every contender of a program is a process of its own; they take turns, one repetition each, and the first "
-        "does not count. A cell is the median, and in brackets its ratio to lowheap's. Each repetition goes on with "
-        "the same heap, and pays for the garbage of the one before. Two exceptions: wasmtime 43.0.0 collects nothing "
+        "does not count. A cell is the median, and in brackets its ratio to lowheap's, which is that of its collector "
+        "drc where no other is named. Each repetition goes on with the same heap, and pays for the garbage of the one "
+        "before. Two exceptions: wasmtime 43.0.0 collects nothing "
         "before its heap has 4 GiB, so its garbage is collected between repetitions, off the clock; and "
         "`lowheap null`, which frees nothing, gets a new store. Results were compared: "
         + ("they are the same for all." if not any(m.disagreements for m in report.programs) else "THEY DIFFER."),
@@ -305,9 +344,14 @@ def document(report: Report, notes: str, chart: str) -> str:
             "## Memory",
             "",
             "By how much the process's resident memory grew from before the first repetition to its peak, in MiB; in "
-            "brackets the heap's own size, where it is known.",
+            "brackets the most that the heap itself had, where it is known. First, where it is known, how much is live "
+            "at most, in lowheap's blocks.",
             "",
-            *_matrix(mains, lambda m, o, n: _memory_cell(o)),
+            *_matrix(
+                mains,
+                lambda m, o, n: _memory_cell(o),
+                ("live", lambda m: "" if m.live is None else f"{m.live / MEBIBYTE:.1f}"),
+            ),
         ]
     if from_c:
         parts += [
@@ -341,6 +385,8 @@ def document(report: Report, notes: str, chart: str) -> str:
         parts += _from_python_part(report.from_python)
     if report.start_up is not None and report.start_up.started:
         parts += _start_up_part(report.start_up)
+    if report.pauses is not None and report.pauses.taken:
+        parts += _pauses_part(report.pauses)
     for failure in report.failures:
         parts += [f"Failed: {failure}", ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -355,8 +401,9 @@ def _compile_part(times: CompileTimes) -> list[str]:
         "CPU seconds, of all threads, to compile a generated module of size `n` "
         "([generated.py](../benchmarks/generated.py)). Each is compiled in a process of its own, with lowheap's "
         "runtime compiled before, from a binary, with no cache. In brackets the multiple of the time of half the size; "
-        f"last, lowheap's time as a multiple of wasmtime's at {times.compared_at:,}. What took longer than a limit is "
-        "shown with that limit.",
+        f"then lowheap's time as a multiple of wasmtime's at {times.compared_at:,}, and rc-immix's as a multiple of "
+        "drc's; last, how much machine code that is, compiled whole, and in brackets the multiple of drc's. What took "
+        "longer than a limit is shown with that limit.",
         "",
         *(f"- {kind.name}: {kind.description}" for kind in kinds),
         "",
@@ -372,6 +419,21 @@ def _start_up_part(starts: StartUp) -> list[str]:
         "Seconds from the start of a process to its end, of a program in Kotlin that prints something "
         "([start_up.py](../benchmarks/start_up.py)): `lowheap run`, with nothing in its cache and with all of it, and "
         "node. Of wasmtime only the time to compile the module.",
+        "",
+        *_markdown(header, rows),
+    ]
+
+
+def _pauses_part(taken: Pauses) -> list[str]:
+    _, header, rows = _pauses_table(taken)
+    return [
+        "## Pauses",
+        "",
+        f"How long the program {taken.program.title} ([churn.wat](../benchmarks/programs/churn.wat)) was stopped by "
+        "its collector: how many pauses there were in all repetitions; how long half of them, 99 % of them and all of "
+        "them took at most; and how many took no longer than each bound, and longer than the one before. lowheap's are "
+        "by the collector's own clock, and each step of a collection that has a budget is one; V8's are what node "
+        "tells of, in the program's own thread.",
         "",
         *_markdown(header, rows),
     ]
@@ -410,11 +472,16 @@ def _memory_cell(outcome: Outcome) -> str:
     return grown if outcome.heap is None else f"{grown} ({outcome.heap / MEBIBYTE:.1f})".strip()
 
 
-def _matrix(rows: Sequence[Measured], cell: Callable[[Measured, Outcome, str], str]) -> list[str]:
+def _matrix(
+    rows: Sequence[Measured],
+    cell: Callable[[Measured, Outcome, str], str],
+    first: tuple[str, Callable[[Measured], str]] | None = None,
+) -> list[str]:
+    """A row for each program, a cell for each contender; `first` is a column before those, with its name."""
     names = list(dict.fromkeys(name for measured in rows for name in measured.outcomes))
     lines = []
     for measured in rows:
-        line = [measured.program.title]
+        line = [measured.program.title, *([] if first is None else [first[1](measured)])]
         for name in names:
             outcome = measured.outcomes.get(name)
             if outcome is None:
@@ -422,7 +489,7 @@ def _matrix(rows: Sequence[Measured], cell: Callable[[Measured, Outcome, str], s
             else:
                 line.append("failed" if outcome.failed is not None else cell(measured, outcome, name))
         lines.append(line)
-    return _markdown(["", *names], lines)
+    return _markdown(["", *([] if first is None else [first[0]]), *names], lines)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

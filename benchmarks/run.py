@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import compile_time, contenders, from_python, instructions, measure, programs, report, start_up
+from benchmarks import compile_time, contenders, from_python, instructions, measure, pauses, programs, report, start_up
 from benchmarks.contenders import Field
 from toolchains import build
 
@@ -18,10 +18,11 @@ _DOCUMENT = contenders.ROOT / "docs" / "performance.md"
 _WIDTH = 120  # of the tables, when they go to a file
 _ROUNDS = {"full": 11, "quick": 5, "tiny": 1}
 
-PARTS = ("programs", "instructions", "compile-time", "from-python", "start-up")
-"""What a run consists of: programs, barriers' instructions, and what compiling, use from Python and starts cost."""
+PARTS = ("programs", "instructions", "compile-time", "from-python", "start-up", "pauses")
+"""What a run consists of: programs, barriers' instructions, and what compiling, use from Python, starts and pauses
+cost."""
 
-PROGRAMS, INSTRUCTIONS, COMPILE_TIME, FROM_PYTHON, START_UP = PARTS
+PROGRAMS, INSTRUCTIONS, COMPILE_TIME, FROM_PYTHON, START_UP, PAUSES = PARTS
 
 
 class UnknownProgramError(Exception):
@@ -50,7 +51,7 @@ def run(
     rounds = _ROUNDS[scale] if rounds is None else rounds
     machine = measure.machine_facts()
     if PROGRAMS not in parts:  # the others need no C programs, which take time to build
-        others = dict.fromkeys((*compile_time.CONTENDERS, *start_up.CONTENDERS.values()))
+        others = dict.fromkeys((*compile_time.CONTENDERS, *start_up.CONTENDERS.values(), *dict(pauses.CASES)))
         names = tuple(name for name in others if names is None or name in names)
     with Field(names) as field:
         absent = [each for each in chosen if each.example is not None and not build.binary(each.example).is_file()]
@@ -66,18 +67,21 @@ def run(
         compile_times = compile_time.measure(field, scale, say) if COMPILE_TIME in parts else None
         uses = from_python.measure(field, scale, rounds, say) if FROM_PYTHON in parts else None
         starts = start_up.measure(field, rounds, say) if START_UP in parts else None
+        paused = pauses.measure(field, scale, rounds, say) if PAUSES in parts else None
         return measure.Report(
             scale=scale,
             rounds=rounds,
             machine=machine,
             contenders={name: contender.description for name, contender in field.contenders.items()},
             skipped={skipped.name: skipped.reason for skipped in field.skipped}
-            | {each.name: "it is not compiled; `make programs` does that" for each in absent if PROGRAMS in parts},
+            | {each.name: "it is not compiled; `make programs` does that" for each in absent if PROGRAMS in parts}
+            | ({} if paused is None else paused.absent),
             programs=measured,
             instructions=counted,
             compile_times=compile_times,
             from_python=uses,
             start_up=starts,
+            pauses=paused,
         )
 
 

@@ -46,7 +46,6 @@ from lowheap.layout import (
     COLLECTOR_STATE_SIZE,
     CONTROL_ATTACHED,
     CONTROL_BLOCK_OFFSET,
-    CONTROL_OTHER_COLLECTOR,
     CONTROL_UNCOUNTED,
     EXTERNREF_TYPE_INDEX,
     FIELD_MUTABLE,
@@ -341,10 +340,7 @@ class DrcHeap(NotCopied):
         host_data.bind(control)
         self._memory, self._host_data = memory, host_data
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
-        if not self.collector.counts:
-            control.flags |= CONTROL_UNCOUNTED
-        if type(self.collector) not in registry.UNNAMED:
-            control.flags |= CONTROL_OTHER_COLLECTOR
+        control.flags |= registry.control_flags(self.collector)
         self._bind_memory(memory)
         self.policy.reset()
 

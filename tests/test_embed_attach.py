@@ -557,6 +557,18 @@ def slots_in_objects(w: World) -> None:
     assert held.ref_count == 1
 
 
+@exercise("lh_store")
+def references_by_offset(w: World) -> None:
+    holder, held = w.new("ref"), w.new()
+    offset = w.offset("ref", 2)
+    w.c("lh_store", holder.reference, offset, held.reference)
+    assert held.ref_count == 2
+    assert holder[2] == held
+    w.c("lh_store", holder.reference, offset, i31_from_int(9))
+    assert held.ref_count == 1
+    assert holder[2] == lh.I31(9)
+
+
 @exercise("lh_frame_push", "lh_frame_pop")
 def frames(w: World) -> None:
     reference = w.c("lh_alloc_struct", w.everything)
@@ -1292,6 +1304,14 @@ MISUSES = [
         lambda w: (ffi().cast("lh_ref *", int(ffi().cast("uintptr_t", w.slot(_r(w), HEADER_SIZE))) + 2), NULL),
     ),
     Misuse(
+        *(Status.OUT_OF_BOUNDS, HeapError, "offset 20 is out of bounds: .* are from 24 to 32", "lh_store"),
+        lambda w: (_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 20, NULL),
+    ),
+    Misuse(
+        *(Status.OUT_OF_BOUNDS, HeapError, "offset 32 is out of bounds", "lh_store"),
+        lambda w: (_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, 32, NULL),
+    ),
+    Misuse(
         *(Status.BAD_SLOT, HeapError, "holds the object at 0x[0-9a-f]+ already", "lh_init"),
         lambda w: (w.slot(_keep(w, lh.Struct(w.store, w.narrow, [w.new()])).reference, HEADER_SIZE), NULL),
     ),
@@ -1392,6 +1412,7 @@ def _with_forged(w: World, forged: int) -> Iterator[tuple[str, tuple[Any, ...]]]
                     "object": elements if of_array else exception if of_exception else holder,
                     "field": field if place else (CARRIED_AT if of_exception else FIELD_OF).get(part, 2),
                     "type": w.everything,
+                    "offset": w.offset("ref", -1),
                     "slot": _registered(w),
                 }
                 value = vector(bytes(16)) if parameter.type == "const lh_v128 *" else known.get(parameter.name, 0)

@@ -193,7 +193,7 @@ def test_python_settles_what_c_does(checked: bool, options: dict[str, int], has_
     status = calls["lh_heap_create"](config, place if has_place else NULLP)
     refused: LowheapError | None = None
     try:
-        _, initial, maximum = lifecycle.settle(VMHeapConfiguration(**given), int(has_place), checked)
+        _, initial, maximum = lifecycle.settle(VMHeapConfiguration(**given), int(has_place), checked, abi_hash())
     except LowheapError as error:
         refused = error
     if refused is not None:

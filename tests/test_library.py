@@ -18,6 +18,9 @@ from llvmlite import binding
 from support.embed_library import built_library, compile_program, run
 
 from lowheap import cli
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
+from lowheap.collectors.rc_immix.collector import RcImmix
 from lowheap.embed import api, library
 from lowheap.embed.header import header, package_version
 from lowheap.errors import LowheapError, UnsupportedError
@@ -68,7 +71,9 @@ def ready_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `build` take this machine's objects from the library that is built already: compiling them takes long."""
     objects = {checked: file("object", checked=checked).read_bytes() for checked in CHECKED}
 
-    def compile_object(target: engine.Target, system: str, *, checked: bool, opt_level: int = 3) -> bytes:
+    def compile_object(
+        target: engine.Target, system: str, *, checked: bool, opt_level: int, collector: Collector
+    ) -> bytes:
         return objects[checked]
 
     monkeypatch.setattr(library, "compile_object", compile_object)
@@ -198,6 +203,127 @@ def test_a_header_of_another_layout_is_refused(tmp_path: Path) -> None:
             VERSION_PROGRAM, tmp_path / KINDS[checked], checked=checked, header=tmp_path / "include"
         )
         assert run([program]) == f"{package_version()} {int(checked)} 0 LH_ABI\n"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# For other collectors
+
+LIST_PROGRAM = """
+#include "lowheap.h"
+#include <stdio.h>
+#include <stdlib.h>
+static void check(lh_status status) {
+    if (status != LH_OK) { puts(lh_status_name(status)); exit(0); }
+}
+int main(void) {
+    const lh_field fields[] = {LH_I32_FIELD, LH_REF_FIELD(LH_SELF)};
+    lh_config config = LH_CONFIG;
+    lh_heap *heap;
+    lh_type cell;
+    lh_statistics statistics;
+    uint32_t value, next, sum = 0;
+    check(lh_heap_create(&config, &heap));
+    check(lh_define_struct(heap, fields, 2, LH_NO_SUPERTYPE, LH_FINAL, &cell));
+    check(lh_field_offset(heap, cell, 0, &value));
+    check(lh_field_offset(heap, cell, 1, &next));
+    {
+        LH_FRAME(heap, list, 3);
+        for (uint32_t i = 1; i <= 100000; i++) {
+            check(lh_alloc_struct(heap, cell, &list[1]));
+            *(uint32_t *)lh_address(heap, list[1], value) = i;
+            lh_init_ref(heap, list[1], next, list[0]);
+            list[0] = list[1];
+        }
+        for (list[1] = LH_NULL; list[0] != LH_NULL; list[0] = list[2]) {
+            list[2] = lh_load_ref(heap, list[0], next);
+            lh_store_ref(heap, list[0], next, list[1]);
+            list[1] = list[0];
+        }
+        check(lh_verify(heap));
+        list[0] = list[2] = LH_NULL;
+        for (lh_ref each = list[1]; each != LH_NULL; each = lh_load_ref(heap, each, next)) {
+            sum = sum * 31 + *(uint32_t *)lh_address(heap, each, value);
+        }
+        check(lh_collect(heap));
+        check(lh_verify(heap));
+        check(lh_heap_statistics(heap, &statistics));
+        printf("%u, %u kept, ", sum, (uint32_t)(statistics.objects_allocated - statistics.objects_freed));
+    }
+    for (int i = 0; i < 3; i++) check(lh_collect(heap));
+    check(lh_verify(heap));
+    check(lh_heap_statistics(heap, &statistics));
+    printf("%u left\\n", (uint32_t)(statistics.objects_allocated - statistics.objects_freed));
+    return (int)lh_heap_destroy(heap);
+}
+"""
+"""A list, made, turned round, and let go of, through what the header has in line."""
+
+LENGTH = 100_000
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "collectors"
+
+
+@pytest.mark.parametrize(
+    ("collector", "left"),
+    [
+        ("drc", 0),
+        ("null", LENGTH),
+        ("rc-immix", 0),
+        (f"{EXAMPLES / 'counted_reads.py'}:CountedReads", 0),
+        (f"{EXAMPLES / 'levanoni_petrank.py'}:LevanoniPetrank", 0),
+    ],
+    ids=lambda each: str(each).rpartition(":")[2],
+)
+def test_a_library_for_a_collector_goes_with_its_own_header(collector: str, left: int, tmp_path: Path) -> None:
+    """Whatever is in line, and whether the collector must be told owners or not."""
+    prefix = built_library()
+    if collector != "drc":
+        prefix = library.build(tmp_path / "prefix", collector=collector, opt_level=1).prefix
+    weight = 0
+    for number in range(1, LENGTH + 1):
+        weight = (weight * 31 + number) % 2**32
+    for checked in CHECKED:
+        program = compile_program(LIST_PROGRAM, tmp_path / KINDS[checked], checked=checked, prefix=prefix)
+        assert run([program]) == f"{weight}, {LENGTH} kept, {left} left\n"
+        if collector != "drc":
+            program = compile_program(
+                LIST_PROGRAM,
+                tmp_path / "mixed" / KINDS[checked],
+                checked=checked,
+                prefix=prefix,
+                header=built_library() / "include",
+            )
+            assert run([program]) == "LH_ABI\n"
+
+
+def test_what_a_class_has_in_line_is_not_its_subclasses() -> None:
+    """They may have other events."""
+    by_name = {name: registry.find(name) for name in ("drc", "outlined", "null", "rc-immix")}
+    counted = registry.find(f"{EXAMPLES / 'counted_reads.py'}:CountedReads")
+    assert by_name["drc"].c_references == by_name["outlined"].c_references != ""
+    assert by_name["null"].c_references == counted.c_references == ""
+    assert by_name["drc"].c_references in header("drc")
+    assert len({header(each) for each in (*by_name.values(), counted)}) == 5
+    hashes = {api.abi_hash(registry.name_of(each)) for each in (*by_name.values(), counted)}
+    assert len(hashes) == 5
+
+
+def test_what_c_has_in_line_of_rc_immix_knows_its_header_bit() -> None:
+    (old,) = RcImmix().area().bits.values()
+    assert f"header->kind_and_reserved & {old:#x}u" in RcImmix.c_references
+
+
+def test_the_command_builds_for_a_collector(
+    ready_objects: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(["build-library", "--out", str(tmp_path), "--collector", "null"]) == 0
+    assert "Description: A heap with the collector null;" in (tmp_path / "lib/pkgconfig/lowheap.pc").read_text()
+    written = (tmp_path / "include" / "lowheap.h").read_text()
+    capsys.readouterr()
+    assert cli.execute(["header", "--collector", "null"]) == 0
+    assert capsys.readouterr().out == written == header("null")
+    for command in (["header"], ["build-library", "--out", str(tmp_path)]):
+        assert cli.execute([*command, "--collector", "nothing"]) == 2
+        assert "there is no collector 'nothing'; there are drc, " in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Compiles one module, once, as lowheap or as wasmtime, and prints what that took. The job is on the command line.
 
-It is JSON: `contender`, "lowheap" or "wasmtime"; `binary`, the path of a wasm module; `limit`, the CPU seconds that
-compiling may take; `export` and `arguments`, the function to call afterwards. The answer is a line of JSON: `seconds`,
-the CPU time of compiling, that of all threads; `result`, what the function returned, as text; `peak`, the largest
-resident memory in bytes; and `version`.
+It is JSON: `contender`, "lowheap" or "wasmtime", and lowheap's `collector`; `binary`, the path of a wasm module;
+`limit`, the CPU seconds that compiling may take; `export` and `arguments`, the function to call afterwards;
+`looks_at_code`. The answer is a line of JSON: `seconds`, the CPU time of compiling, that of all threads; `result`, what
+the function returned, as text; `peak`, the largest resident memory in bytes; `version`; and `code`, the bytes of the
+module's machine code when it is compiled whole, which lowheap tells if `looks_at_code`.
 
 What is compiled once in a process, lowheap's runtime, is compiled before. A process that exceeds the limit is ended by
 SIGXCPU.
@@ -12,6 +13,7 @@ SIGXCPU.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
@@ -31,10 +33,10 @@ _Compile = Callable[[bytes], Callable[[], _Call]]
 """Compiles a module, and returns what instantiates it, which returns what calls an export."""
 
 
-def _lowheap() -> _Compile:
+def _lowheap(collector: str) -> _Compile:
     import lowheap as lh
 
-    engine = lh.Engine(cache=False)
+    engine = lh.Engine(collector=collector, cache=False)
     store = lh.Store(engine)
 
     def compile(binary: bytes) -> Callable[[], _Call]:
@@ -47,6 +49,18 @@ def _lowheap() -> _Compile:
         return instantiate
 
     return compile
+
+
+def _size_of_code(collector: str, binary: bytes) -> int:
+    """The bytes of the sections with instructions, of a module that is compiled whole."""
+    from elftools.elf.constants import SH_FLAGS
+    from elftools.elf.elffile import ELFFile
+
+    import lowheap as lh
+
+    module = lh.Module(lh.Engine(collector=collector, compilation="whole", cache=False), binary)
+    sections = ELFFile(io.BytesIO(module.compiled.object)).iter_sections()
+    return sum(each["sh_size"] for each in sections if each["sh_flags"] & SH_FLAGS.SHF_EXECINSTR)
 
 
 def _wasmtime() -> _Compile:
@@ -81,7 +95,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.loads(sys.argv[1])
-    compile = {"lowheap": _lowheap, "wasmtime": _wasmtime}[job["contender"]]()
+    is_lowheap = job["contender"] == "lowheap"
+    compile = _lowheap(job["collector"]) if is_lowheap else _wasmtime()
     compile(_NOTHING)()
     binary = Path(job["binary"]).read_bytes()
     _limit(job["limit"])
@@ -94,7 +109,12 @@ def main() -> None:
     except PackageNotFoundError:  # lowheap, run from a checkout
         found = ""
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    json.dump({"seconds": seconds, "result": str(result), "peak": peak, "version": found}, answers)
+    code = None
+    if is_lowheap and job["looks_at_code"]:
+        limits = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (limits[1], limits[1]))  # this time is not measured
+        code = _size_of_code(job["collector"], binary)
+    json.dump({"seconds": seconds, "result": str(result), "peak": peak, "version": found, "code": code}, answers)
     answers.flush()
 
 

@@ -263,6 +263,10 @@ class Collector:
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
+    c_references: str = ""
+    """What C programs have in line: `lh_load_ref`, `lh_init_ref` and `lh_store_ref` as the C library's header has them.
+    A class that has none, or says nothing, has these call the library."""
+
     functions: ClassVar[Mapping[str, Signature]] = EVENTS | FUNCTIONS
     """What it must have, besides the functions of the classes it is derived from."""
 
@@ -337,10 +341,15 @@ class Collector:
     count_owned: Any = verify.count_owned
 
     def __init_subclass__(cls) -> None:
-        """Give a class that has no name its own, and make its functions known to the subset."""
+        """Give a class that has no name its own, and make its functions known to the subset.
+
+        What C programs have in line it must say itself: it may have other events than the class above.
+        """
         super().__init_subclass__()
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        if "c_references" not in cls.__dict__:
+            cls.c_references = ""
         for name, signature in _declared(cls, "functions").items():
             if not isinstance(signature, Signature):
                 raise TypeError(f"the function {name} of {cls.__qualname__} is {signature!r}; it must be a Signature")
@@ -594,6 +603,7 @@ _ATTRIBUTES: dict[str, type[Any]] = {
     "name": str,
     "counts": bool,
     "called": bool,
+    "c_references": str,
     "compiled": tuple,
     "states": tuple,
     "header_bits": tuple,

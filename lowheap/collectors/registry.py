@@ -10,6 +10,7 @@ from lowheap.collectors.interface import Collector
 from lowheap.collectors.null.collector import Null
 from lowheap.collectors.rc_immix.collector import RcImmix
 from lowheap.errors import CompilerError
+from lowheap.layout import CONTROL_OTHER_COLLECTOR, CONTROL_UNCOUNTED
 
 ENTRY_POINT_GROUPS = ("lowheap.collectors", "lowheap.barriers")
 """Where other packages register theirs: a collector, or a variation of one's barriers."""
@@ -29,6 +30,12 @@ def name_of(collector: Collector) -> str:
     """Return what tells a collector from others outside of this process: a built-in's name, or `module:Class`."""
     kind = type(collector)
     return collector.name if is_built_in(collector) else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def control_flags(collector: Collector) -> int:
+    """Return the flags by which a heap's control block tells of its collector."""
+    flags = 0 if collector.counts else CONTROL_UNCOUNTED
+    return flags if type(collector) in UNNAMED else flags | CONTROL_OTHER_COLLECTOR
 
 
 def find(wanted: str | type[Collector] | Collector) -> Collector:

@@ -325,6 +325,12 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_heap *heap, lh_ref *slot, lh_ref value",
             "Write a slot that holds nothing yet, or null: the write barrier, without its second half.",
         ),
+        _function(
+            "lh_store",
+            "lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value",
+            "Write a reference of an object, `offset` as `lh_field_offset` has it: the write barrier, told in which"
+            " object the slot is, as some collectors must be. What the slot may hold is not looked at.",
+        ),
     ),
     "Roots": (
         _function(
@@ -413,10 +419,15 @@ VIEWS: tuple[View, ...] = (
 )
 
 
-def abi_hash() -> int:
-    """Return the hash, 64 bits, of all that header and library must agree on: structures, constants, prototypes."""
+def abi_hash(collector: str = "drc") -> int:
+    """Return the hash, 64 bits, of all that header and library must agree on: structures, constants, prototypes.
+
+    A library built ahead of time is for one collector, and so is its header, by which C programs do in line what the
+    collector's barriers do: `collector` is its name.
+    """
     text = "\n".join(
         (
+            *([] if collector == "drc" else [collector]),
             VERSION,
             c_declarations(),
             *(f"{status.name}={status.value}" for status in Status),

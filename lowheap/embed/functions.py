@@ -753,6 +753,29 @@ def lh_init(heap: Heap, slot: Slot, value: Ref) -> None:
     heap.collector.init(heap, NULL, slot, value, ANY)
 
 
+@_exported
+@inline
+def lh_store(heap: Heap, reference: Ref, offset: u32, value: Ref) -> None:
+    """See the table."""
+    check_object(heap, reference, OBJECT)
+    if heap.is_checked:
+        size = heap.header(reference).object_size
+        require(
+            (offset >= HEADER_SIZE) & (u64(offset) + REFERENCE_SIZE <= u64(size)),
+            Status.OUT_OF_BOUNDS,
+            "offset {} is out of bounds: the fields of the object at {:#x} are from {} to {}",
+            offset,
+            reference,
+            HEADER_SIZE,
+            size,
+        )
+    slot = heap.slot(reference, offset)
+    check_slot(heap, slot)
+    check_reference(heap, value, VALUE)
+    heap.collector.write(heap, reference, slot, value, ANY)
+    release_dead(heap)
+
+
 @inline
 def require_known_owner(heap: Heap, slot: Slot) -> None:
     """Fail where a slot is in an object, and the collector must know which."""

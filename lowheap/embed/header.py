@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from lowheap import layout
+from lowheap.collectors.interface import Collector
 from lowheap.declarations import c_declarations
 from lowheap.embed.api import ALIASES, CALLBACKS, FUNCTION_GROUPS, STATUS_MEANINGS, VIEWS, Status, View, abi_hash
 
@@ -86,10 +87,14 @@ def constants() -> dict[str, tuple[str, int]]:
 
 
 @functools.cache
-def header() -> str:
-    """Return the text of `lowheap.h`."""
+def header(collector: Collector | str = "drc") -> str:
+    """Return the text of `lowheap.h`, for libraries with a collector. CompilerError when there is none of that name."""
+    from lowheap.collectors import registry  # here, because whoever wants declarations has no collector
+
+    chosen = registry.find(collector)
+    abi = abi_hash(registry.name_of(chosen))
     parts = (
-        _OPENING.format(conventions=_comment(_CONVENTIONS), version=package_version(), abi=f"{abi_hash():#018x}ull"),
+        _OPENING.format(conventions=_comment(_CONVENTIONS), version=package_version(), abi=f"{abi:#018x}ull"),
         _section("Layouts"),
         _GUARD_PEDANTIC,
         c_declarations(),
@@ -107,6 +112,7 @@ def header() -> str:
         _FIELDS,
         _section("References"),
         _REFERENCES,
+        _FIELDS_IN_LINE.replace("{collector}", chosen.name) + "\n" + (chosen.c_references or _CALLED),
         _section("Frames"),
         _FRAMES,
         _CLOSING,
@@ -324,41 +330,31 @@ static inline void *lh_address(const lh_heap *heap, lh_ref object, uint32_t offs
     return (unsigned char *)(uintptr_t)heap->heap_base + object + offset;
 }}
 
-/* The fast way to fields that are references, but not to functions: what lh_read, lh_init and lh_write do, in line, and
- * calls of these where that is rare. lh_load_ref reads a field, lh_init_ref writes one that is null, lh_store_ref any.
- */
-static inline lh_ref lh_load_ref(lh_heap *heap, lh_ref object, uint32_t offset) {{
-    lh_ref *slot = (lh_ref *)lh_address(heap, object, offset);
-    lh_ref found = *slot;
-    if (lh_is_object(found)) {{
-        const VMDrcHeader *header = (const VMDrcHeader *)lh_address(heap, found, 0);
-        if (!(header->kind_and_reserved & LOWHEAP_HEADER_IN_OVER_APPROX_LIST_BIT)) {{
-            lh_read(heap, slot, &found);
-        }}
-    }}
-    return found;
-}}
-
-static inline void lh_init_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {{
-    if (lh_is_object(value)) {{
-        ((VMDrcHeader *)lh_address(heap, value, 0))->ref_count++;
-    }}
-    *(lh_ref *)lh_address(heap, object, offset) = value;
-}}
-
-static inline void lh_store_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {{
-    const lh_ref old = *(lh_ref *)lh_address(heap, object, offset);
-    lh_init_ref(heap, object, offset, value);
-    if (lh_is_object(old)) {{
-        VMDrcHeader *header = (VMDrcHeader *)lh_address(heap, old, 0);
-        if (header->ref_count > 1) {{
-            header->ref_count--;
-        }} else {{
-            lh_dec_ref(heap, old);
-        }}
-    }}
-}}
 """
+
+_FIELDS_IN_LINE = """\
+/* The fast way to fields that are references, but not to functions: what lh_read, lh_init and lh_write do, in line as
+ * far as the library's collector, {collector}, has it there, and calls for the rest. lh_load_ref reads a field,
+ * lh_init_ref writes one that is null, lh_store_ref any.
+ */
+"""
+
+_CALLED = """\
+static inline lh_ref lh_load_ref(lh_heap *heap, lh_ref object, uint32_t offset) {
+    lh_ref found = LH_NULL;
+    lh_read(heap, (lh_ref *)lh_address(heap, object, offset), &found);
+    return found;
+}
+
+static inline void lh_init_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {
+    lh_store(heap, object, offset, value);
+}
+
+static inline void lh_store_ref(lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value) {
+    lh_store(heap, object, offset, value);
+}
+"""
+"""The same where the collector has none of it in line; whatever it is, `lh_store` tells it the owner."""
 
 _FRAMES = """\
 /* LH_FRAME(heap, name, count); declares `lh_ref name[count]`, all null; what is put there lives as long as the scope

@@ -29,6 +29,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 from llvmlite import binding, ir
 
+from lowheap.collectors import registry
+from lowheap.collectors.drc.collector import Drc
+from lowheap.collectors.interface import Collector
 from lowheap.config import OPT_LEVELS
 from lowheap.embed import api
 from lowheap.embed.header import HEADER_NAME, header, package_version
@@ -183,14 +186,15 @@ def _known_names(triple: str) -> tuple[frozenset[str], frozenset[str]]:
 # Objects and archives
 
 
-def compile_object(target: engine.Target, system: str, *, checked: bool, opt_level: int = 3) -> bytes:
+def compile_object(
+    target: engine.Target, system: str, *, checked: bool, opt_level: int = 3, collector: Collector | str = "drc"
+) -> bytes:
     """Return the library as one object file, whose global symbols are the functions of `api.FUNCTIONS`."""
-    from lowheap.collectors import registry
     from lowheap.embed import native  # the largest part of it all, and no use to those who only want the header
 
     module = ir.Module(VARIANTS[checked])
     machine = parse_triple(target.triple).architecture
-    native.emit(module, collector=registry.find("drc"), checked=checked, system=system, machine=machine)
+    native.emit(module, collector=registry.find(collector), checked=checked, system=system, machine=machine)
     optimised, target_machine = engine.optimise(module, opt_level=opt_level, target=target)
     if '"deopt"(' in str(optimised):
         raise CompilerError("a function of the C library has a safepoint, and nobody would read its stack map")
@@ -334,26 +338,31 @@ def build(
     cpu: str | None = None,
     features: str = "",
     opt_level: int = 3,
+    collector: Collector | str = "drc",
 ) -> BuiltLibrary:
     """Build the library, fast and checked, into a prefix, which is made if need be.
 
+    `collector` is that of the heaps that it makes, in an engine's words; the header is for that collector, too.
     `target` is an LLVM triple, by default this machine's; `cpu` a CPU's name in LLVM's words, "native" for this
     machine's, by default the one that all of the target can stand in for; `features` what to add to it or to take away,
     as "+avx2,-fma". What an earlier build left, and this one cannot make anew, is removed.
 
-    UnsupportedError when there is no such target, CPU or feature, or no library for it; LowheapError when a file
-    cannot be written, or a linker fails, by which time objects, archives and header are there.
+    UnsupportedError when there is no such target, CPU or feature, or no library for it; CompilerError when there is no
+    such collector; LowheapError when a file cannot be written, or a linker fails, by which time objects, archives and
+    header are there.
     """
     if opt_level not in OPT_LEVELS:
         raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
+    chosen = registry.find(collector)
     resolved, platform = resolve_target(target, cpu, features)
     prefix = Path(directory)
     written: list[Path] = []
     images = {
-        checked: compile_object(resolved, platform.system, checked=checked, opt_level=opt_level) for checked in VARIANTS
+        checked: compile_object(resolved, platform.system, checked=checked, opt_level=opt_level, collector=chosen)
+        for checked in VARIANTS
     }
     try:
-        written.append(_write(prefix / "include" / HEADER_NAME, header().encode()))
+        written.append(_write(prefix / "include" / HEADER_NAME, header(chosen).encode()))
         for checked, image in images.items():
             files = library_files(checked=checked)
             written.append(_write(prefix / files["object"], image))
@@ -361,7 +370,7 @@ def build(
                 (prefix / files[part]).unlink(missing_ok=True)
             if platform.is_elf:
                 written.append(_write(prefix / files["archive"], archive("lowheap.o", image)))
-                written.append(_write(prefix / files["pc"], _pkg_config(checked=checked).encode()))
+                written.append(_write(prefix / files["pc"], _pkg_config(chosen, checked=checked).encode()))
         if not platform.is_elf:
             missing = (
                 f"only objects and header are made for {platform.system}: a program has the library when"
@@ -397,17 +406,18 @@ def _missing_linker(triple: str, platform: Platform) -> str:
     )
 
 
-def _pkg_config(*, checked: bool) -> str:
+def _pkg_config(collector: Collector, *, checked: bool) -> str:
     """The .pc file of a library; it finds the prefix from where it is, so that may be moved."""
     name = VARIANTS[checked]
     what = "every misuse is an error" if checked else "the fast library"
+    kind = "deferred reference counting" if type(collector) is Drc else f"the collector {collector.name}"
     return f"""\
 prefix=${{pcfiledir}}/../..
 includedir=${{prefix}}/include
 libdir=${{prefix}}/lib
 
 Name: {name}
-Description: A heap with deferred reference counting; {what}
+Description: A heap with {kind}; {what}
 Version: {package_version()}
 Cflags: -I${{includedir}}
 Libs: -L${{libdir}} -l{name}

@@ -13,6 +13,8 @@ import ctypes
 
 from llvmlite import ir
 
+from lowheap.collectors import registry
+from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared import setup
 from lowheap.collectors.shared.sizing import GROWTH_GRANULE
 from lowheap.embed.api import FUNCTIONS, Status, abi_hash
@@ -33,13 +35,13 @@ from lowheap.layout import (
     VMStoreContext,
 )
 from lowheap.memory import HUGE_PAGES_FROM
-from lowheap.native import Heap, at, inline, require, u64
+from lowheap.native import Heap, at, inline, require, u32, u64
 from lowheap.store import DEFAULT_INITIAL_HEAP_SIZE
 
 CALL_HOST = "lh.call_host"
 """uint32_t(heap, what, values): what stands in the store context of a heap without Python. There is one thing to do."""
 
-_ABI = abi_hash()
+_ABI = abi_hash()  # a heap's own: headers that are for other collectors are told apart when it is created
 _CONTROL_OFFSET = 1 << 16
 """Where the control mapping begins behind the `VMHeap`."""
 
@@ -51,12 +53,13 @@ assert ctypes.sizeof(VMHeap) <= _CONTROL_OFFSET
 
 
 @inline
-def settle(configuration: VMHeapConfiguration, result: u64, is_checked: bool) -> tuple[u64, u64, u64]:
+def settle(configuration: VMHeapConfiguration, result: u64, is_checked: bool, abi: u64) -> tuple[u64, u64, u64]:
     """How many bytes to reserve, to begin with, and to have at most; fails where that cannot be.
 
-    `result` is the address of where the heap is to be left, `is_checked` whether the library is the checked one.
+    `result` is the address of where the heap is to be left, `is_checked` whether the library is the checked one, `abi`
+    its hash.
     """
-    require(configuration.abi == _ABI, Status.ABI, "")
+    require(configuration.abi == abi, Status.ABI, "")
     require(result != 0, Status.BAD_ARGUMENT, "the argument result is a null pointer")
     reserve = configuration.reserve
     if reserve == 0:
@@ -98,10 +101,11 @@ def set_up(
     initial: u64,
     maximum: u64,
     call_host: u64,
+    flags: u32,
 ) -> None:
     """Make two mappings, all zero, a heap: one with the `VMHeap` and its control mapping, one with its memory.
 
-    `call_host` is the address of what lets go of externrefs.
+    `call_host` is the address of what lets go of externrefs; `flags` are what the control block says of the collector.
     """
     heap = at(VMHeap, mapping)
     control_mapping = mapping + _CONTROL_OFFSET
@@ -123,6 +127,7 @@ def set_up(
     at(VMStoreContext, store_context).call_host = call_host
     setup.set_up_tables(control, control_mapping)
     setup.set_up_memory(control, memory, initial, maximum)
+    at(setup.NewHeapControl, control).flags |= flags
     setup.set_up_bump(control)
 
 
@@ -179,9 +184,9 @@ class LifecycleEmitter(ApiEmitter):
         emitter = cls(function)
         emitter.inline_native(release_all_dead)
         emitter.builder.ret(I32(0))
-        area_size = cls.collector.area().size
-        _define_create(module, is_checked=cls.is_checked, system=cls.system, area_size=area_size)
-        _define_constants(module, is_checked=cls.is_checked)
+        abi = abi_hash() if cls.is_attached else abi_hash(registry.name_of(cls.collector))
+        _define_create(module, cls.collector, abi, is_checked=cls.is_checked, system=cls.system)
+        _define_constants(module, abi, is_checked=cls.is_checked)
         _define_status_name(module)
 
     def lh_heap_destroy(self) -> None:
@@ -191,7 +196,7 @@ class LifecycleEmitter(ApiEmitter):
             unmap_memory(self, self.load(self.vmctx, address), self.load(self.vmctx, size))
 
 
-def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_size: int) -> None:
+def _define_create(module: ir.Module, collector: Collector, abi: int, *, is_checked: bool, system: str) -> None:
     """`lh_heap_create`: what the system is asked for, between settling and setting up."""
     emitter = CreationEmitter(NativeFunction(module, function_type(FUNCTIONS["lh_heap_create"]), "lh_heap_create"))
     builder = emitter.builder
@@ -201,10 +206,10 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_siz
         builder.ret(I32(Status.BAD_ARGUMENT))
     options = View(configuration, VMHeapConfiguration)
     place = builder.ptrtoint(result, I64)
-    reserve, initial, maximum = inline_call(emitter, settle, [options, place, is_checked])
+    reserve, initial, maximum = inline_call(emitter, settle, [options, place, is_checked, I64(abi)])
 
     no_memory = "the system has no address space left, or its overcommit limit forbids the reservation"
-    mapping_size = I64(_CONTROL_OFFSET + COLLECTOR_AREA_OFFSET + area_size)
+    mapping_size = I64(_CONTROL_OFFSET + COLLECTOR_AREA_OFFSET + collector.area().size)
     mapping = map_memory(emitter, mapping_size, system)
     emitter.require(builder.icmp_unsigned("!=", mapping, I64(0)), Status.SYSTEM, no_memory)
     memory_size = builder.add(reserve, I64(HEAP_GUARD))
@@ -224,16 +229,17 @@ def _define_create(module: ir.Module, *, is_checked: bool, system: str, area_siz
         advise_huge_pages(emitter, builder.add(memory, I64(HUGE_PAGES_FROM)), rest, system)
 
     call_host = builder.ptrtoint(address_constant(module.globals[CALL_HOST]), I64)
-    arguments = [mapping, mapping_size, options, memory, memory_size, initial, maximum, call_host]
+    flags = I32(registry.control_flags(collector))
+    arguments = [mapping, mapping_size, options, memory, memory_size, initial, maximum, call_host, flags]
     inline_call(emitter, set_up, arguments)
     emitter.store_typed(mapping, result)
     builder.ret(I32(Status.OK))
 
 
-def _define_constants(module: ir.Module, *, is_checked: bool) -> None:
+def _define_constants(module: ir.Module, abi: int, *, is_checked: bool) -> None:
     """The functions that tell what the library is."""
     values = {
-        "lh_abi": I64(abi_hash()),
+        "lh_abi": I64(abi),
         "lh_version": string_constant(module, package_version()),
         "lh_is_checked": I32(int(is_checked)),
     }

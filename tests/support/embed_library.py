@@ -66,12 +66,13 @@ def compile_program(
     options: Sequence[str] = (),
     language: str = "c",
     header: Path | None = None,
+    prefix: Path | None = None,
 ) -> Path:
     """Compile a C (`language` "c") or C++ ("c++") program with the static library, and return where it is.
 
-    `header` is a directory with another `lowheap.h` than the library's.
+    `header` is a directory with another `lowheap.h` than the library's, `prefix` where another library is.
     """
-    prefix = built_library()
+    prefix = prefix or built_library()
     suffix, compiler, standard = {"c": (".c", "cc", "c11"), "c++": (".cpp", "c++", "c++17")}[language]
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"program{suffix}"

@@ -193,6 +193,7 @@ static void misuse_references(void) {
     EXPECT(heap, LH_OUT_OF_BOUNDS, "10", lh_array_get_i32(heap, array, 10, &number));
     EXPECT(heap, LH_OUT_OF_BOUNDS, "4294967295", lh_array_set_i32(heap, array, UINT32_MAX, 1));
     EXPECT(heap, LH_OUT_OF_BOUNDS, "10", lh_array_set_ref(heap, slot[2], 10, LH_NULL));
+    EXPECT(heap, LH_OUT_OF_BOUNDS, "offset 8 is out of bounds", lh_store(heap, slot[2], 8, LH_NULL));
     EXPECT(heap, LH_OUT_OF_BOUNDS, "field 4", lh_field_offset(heap, types.cell, 4, &answer));
 
     NEED(lh_heap_destroy(foreign));

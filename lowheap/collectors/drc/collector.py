@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from lowheap.collectors.drc import barriers, collection, counting, verify
+from lowheap.collectors.drc.references import C_REFERENCES
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared.sizing import LIST_FLOOR
 from lowheap.errors import HeapCorruptionError, InvalidReferenceError
@@ -29,6 +30,7 @@ class Drc(Collector):
     """
 
     name = "drc"
+    c_references = C_REFERENCES
 
     read = barriers.read
     write = barriers.write
@@ -89,6 +91,7 @@ class Outlined(Drc):
 
     name = "outlined"
     called = True
+    c_references = C_REFERENCES
 
 
 def _linked(heap: Heap, first: int, what: str) -> Iterator[int]:

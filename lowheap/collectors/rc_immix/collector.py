@@ -8,6 +8,7 @@ from typing import ClassVar
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.null.collector import count_nothing, keep
 from lowheap.collectors.rc_immix import barriers, collection, counting, pauses, space, state, verify, walking
+from lowheap.collectors.rc_immix.references import C_REFERENCES
 from lowheap.native import Heap
 from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
 
@@ -25,6 +26,7 @@ class RcImmix(Collector):
     counts_roots = False
     counts_tell_life = False
     logs_ranges = True
+    c_references = C_REFERENCES
 
     read = barriers.read
     write = barriers.write
