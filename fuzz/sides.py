@@ -66,6 +66,8 @@ class Way:
 _KINDS: tuple[tuple[str | None, str | None], ...] = (
     ("drc", None),
     ("null", None),
+    ("rc-immix", None),
+    ("rc-immix(epoch_bytes=65536)", None),
     ("drc", "outlined"),
     (f"{_COLLECTORS}/deutsch_bobrow.py:DeutschBobrow", None),
     (f"{_COLLECTORS}/levanoni_petrank.py:LevanoniPetrank", None),

@@ -245,6 +245,7 @@ def test_the_longest_string_is_v8s() -> None:
 
 WAYS: list[dict[str, Any]] = [
     {"collector": "null"},
+    {"collector": "rc-immix"},
     {"barriers": "outlined"},
     {"runtime": "python"},
     {"collector": "examples/collectors/deutsch_bobrow.py:DeutschBobrow"},

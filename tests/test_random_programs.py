@@ -56,7 +56,8 @@ def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
 
     On one of them every safepoint collects, on the other none or some.
     Code that does not count takes part with some programs: nothing is freed then, and the results are the same. With
-    others, a collector that lists only what is held for long: too short a lifetime frees a live object.
+    others, rc-immix, which counts at the end of epochs only; and a collector that lists only what is held for long: too
+    short a lifetime frees a live object.
     """
     chosen = [Configuration(*each, every) for each in ENGINES for every in EVERY]
     if not thorough:
@@ -65,6 +66,10 @@ def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
         chosen = [Configuration(*ENGINES[first], 1), Configuration(*ENGINES[second], (0, 3)[turn % 2])]
     if thorough or seed % 8 == 0:
         chosen.append(Configuration("null", 2, RUNTIMES[seed // 8 % 2], 0))
+    if thorough or seed % 2:
+        chosen.append(
+            Configuration("rc-immix", OPT_LEVELS[seed // 4 % 2], RUNTIMES[seed // 2 % 2], (0, 1, 3)[seed % 3])
+        )
     if thorough or seed % 4 == 1:
         chosen.append(Configuration(SHORT_LIVED_READS, OPT_LEVELS[seed // 8 % 2], RUNTIMES[seed // 4 % 2], 1))
     return chosen
