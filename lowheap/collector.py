@@ -8,6 +8,9 @@ However much dies, it need not be freed at once. With a budget, what dies in the
 objects (`control.pending_dead`), and each increment frees so many of them; freeing one may put others on the list, so a
 long chain is freed link by link. That list is all the state there is: between these increments the heap is idle, and
 programs, other collections and compiled code may do with it whatever they like.
+
+What only cycles keep is found by a search that belongs to the sweep, and waits on that list, too. The search is not
+bounded by a budget: it looks at all that lives.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from types import TracebackType
 
 from lowheap.copying import NotCopied
 from lowheap.critical import whole
-from lowheap.errors import HeapError, NoGcScopeError
+from lowheap.errors import HeapError, NoGcScopeError, UnsupportedError
 from lowheap.heap import DrcHeap
 from lowheap.layout import CollectionPhase
 from lowheap.roots import RootSet
@@ -54,8 +57,12 @@ class DrcCollection(NotCopied):
 
     NOT_COPIED_BECAUSE = "it is what is going on in one heap; make a new one from the store"
 
-    def __init__(self, heap: DrcHeap, roots: RootSet, *, trace: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, heap: DrcHeap, roots: RootSet, *, trace: Callable[[], None] | None = None, cycles: bool = False
+    ) -> None:
         """Prepare a collection. NoGcScopeError inside a no-GC scope, HeapError while another one is running.
+
+        With `cycles`, what only cycles keep is found, too: UnsupportedError when the heap's collector cannot do that.
 
         `trace` marks what compiled code holds, as `heap.trace` does, and is called instead of that in an increment with
         a budget: whoever has compiled code that does so may give it here.
@@ -63,7 +70,11 @@ class DrcCollection(NotCopied):
         self._heap = heap
         self._roots = roots
         self._trace = trace
+        self._cycles = cycles
+        self.only_if_due = False
+        """Whether to search for cycles only if so much lives behind the sweep that it is time to."""
         self._stage = _Stage.TRACE
+        _check_cycles(cycles, heap)
         self._check_allowed()
         if heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
@@ -73,6 +84,7 @@ class DrcCollection(NotCopied):
         """Do the next increment: trace; then sweep; then free what is left. COMPLETE when nothing is left to do.
 
         With a `budget`, at least 1, the increment frees no more objects than that; without one, all that there are.
+        A search for cycles is all in the increment that sweeps.
         Each call may have its own. TypeError or ValueError for anything else. NoGcScopeError when a no-GC scope was
         entered before the sweep; leave it, and go on. Freeing alone is no collection, and allowed in one.
         """
@@ -127,6 +139,11 @@ class DrcCollection(NotCopied):
             self._heap.sweep_pending()
         self._heap.finish_sweep()
         control = self._heap.control
+        if self._cycles:
+            if frees:
+                self._heap.free_pending()
+            if not self.only_if_due or self._heap.is_search_due():
+                self._heap.find_cycles()
         control.phase = CollectionPhase.IDLE
         self._stage = _Stage.FREE
         _log.debug("sweep: %d objects still on the list", control.current_len)
@@ -153,6 +170,13 @@ class DrcCollection(NotCopied):
     ) -> None:
         """End the collection, wherever it is."""
         self.close()
+
+
+def _check_cycles(cycles: bool, heap: DrcHeap) -> None:
+    if not isinstance(cycles, bool):
+        raise TypeError(f"cycles is {cycles!r}; it must be a bool")
+    if cycles and not heap.collector.searches_for_cycles:
+        raise UnsupportedError(f"the collector {heap.collector.name} cannot search for cycles: its class says so")
 
 
 def _check_budget(budget: int | None) -> None:

@@ -10,7 +10,8 @@ What a caller owns: allocation and `clone_gc_ref` return a reference with one co
 (`expose_gc_ref_to_wasm`) or to give back (`drop_gc_ref`). Everything else borrows.
 
 All state is in mapped memory: in the objects, or in the control block. A `DrcHeap` holds only views of it, and caches
-what the type registry says. Cycles are never freed; this collector, like wasmtime's, does not look for them.
+what the type registry says. What only cycles keep is freed by a search (`collectors/drc/cycles.py`), which wasmtime's
+collector does not have.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lowheap.collectors import registry
 from lowheap.collectors.interface import ANY, Collector
-from lowheap.collectors.shared import collection, externrefs, free_lists, setup, sizing, tracing
+from lowheap.collectors.shared import collection, cycles, externrefs, free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
-from lowheap.collectors.shared.sizing import UNLIMITED
+from lowheap.collectors.shared.sizing import NO_SEARCH, UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
 from lowheap.copying import NotCopied
@@ -182,6 +183,12 @@ class HeapStatistics:
     collections: int
     growths: int
     coalescings: int
+    cycle_searches: int
+    """How often garbage that only cycles keep was searched for,"""
+    cyclic_objects: int
+    """how many objects these searches have found,"""
+    cyclic_bytes: int
+    """and how many bytes of blocks."""
     capacity: int
     maximum: int
     listed: int
@@ -245,13 +252,19 @@ class DrcHeap(NotCopied):
         collector: Collector | None = None,
         allocator: type[Allocator] = SegregatedFit,
         checked: bool = False,
+        search_cycles: bool = True,
     ) -> None:
-        """Make a heap without memory. `collector` is by default `Drc`, `allocator` its free-list policy."""
+        """Make a heap without memory. `collector` is by default `Drc`, `allocator` its free-list policy.
+
+        `search_cycles`: whether allocation may have cycles searched for.
+        """
         if not isinstance(types, TypeRegistry):
             raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
         self.collector = registry.find("drc" if collector is None else collector)
         self.allocator_policy = allocator
+        self.searches_cycles = search_cycles and self.collector.searches_for_cycles
+        """Whether what only cycles keep is searched for without being asked for."""
         self.is_checked = checked
         """Whether operations look for corruption; may be changed at any moment."""
         self._layouts = GcTypeLayouts()
@@ -341,6 +354,8 @@ class DrcHeap(NotCopied):
         self._memory, self._host_data = memory, host_data
         setup.set_up_memory(ctypes.addressof(control), memory.base, memory.capacity, memory.maximum)
         control.flags |= registry.control_flags(self.collector)
+        if not self.searches_cycles:
+            control.cycle_limit = NO_SEARCH
         self._bind_memory(memory)
         self.policy.reset()
 
@@ -877,6 +892,23 @@ class DrcHeap(NotCopied):
     def sweep_pending(self) -> None:
         """Sweep, and free nothing: what dies goes on the list of pending dead objects."""
         self.collector.sweep_pending(self.native)
+
+    def is_search_due(self) -> bool:
+        """Return whether so much lives that it is time to search for what only cycles keep, before the heap grows."""
+        is_due: bool = self.collector.is_search_due(self.native, False)
+        return is_due
+
+    @whole
+    def find_cycles(self) -> None:
+        """Have what only cycles keep wait to be freed, directly behind a sweep.
+
+        HeapCorruptionError, InvalidReferenceError or HeapError for a heap that is broken, and nothing is found then.
+        """
+        try:
+            self.collector.find_cycles(self.native)
+        except BaseException:
+            cycles.forget_marks(self.native)
+            raise
 
     @whole
     def finish_sweep(self) -> None:

@@ -555,7 +555,9 @@ class VMHeapControl(ctypes.Structure):
     is, of externrefs whose count is 0, and whose host data the host has yet to let go of before it frees their blocks:
     compiled code cannot. `pending_dead` is a list of the same kind: what a collection with a budget found dead and has
     yet to free. The objects on it hold what they refer to until then. `list_limit` is how many entries the list of
-    `drc` has when that alone is a reason to collect, unless the collector's own floor is higher.
+    `drc` has when that alone is a reason to collect, unless the collector's own floor is higher. `cycle_limit` is how
+    many bytes must live for a search for cycles to be due, likewise; 2^64 - 1 where none ever is. `cyclic_objects` and
+    `cyclic_bytes` are what all of the `cycle_searches` have found.
     """
 
     _anonymous_ = ("drc",)
@@ -599,6 +601,10 @@ class VMHeapControl(ctypes.Structure):
         ("collections", ctypes.c_uint64),
         ("growths", ctypes.c_uint64),
         ("coalescings", ctypes.c_uint64),
+        ("cycle_limit", ctypes.c_uint64),
+        ("cycle_searches", ctypes.c_uint64),
+        ("cyclic_objects", ctypes.c_uint64),
+        ("cyclic_bytes", ctypes.c_uint64),
         ("size_class_heads", ctypes.c_uint32 * SIZE_CLASS_COUNT),
     )
     drc: VMDrcHeapData
@@ -642,6 +648,10 @@ class VMHeapControl(ctypes.Structure):
     collections: Unsigned
     growths: Unsigned
     coalescings: Unsigned
+    cycle_limit: Unsigned
+    cycle_searches: Unsigned
+    cyclic_objects: Unsigned
+    cyclic_bytes: Unsigned
     size_class_heads: UnsignedArray
 
 
@@ -1219,6 +1229,9 @@ class VMHeapStatistics(ctypes.Structure):
             "collections",
             "growths",
             "coalescings",
+            "cycle_searches",
+            "cyclic_objects",
+            "cyclic_bytes",
             "capacity",
             "maximum",
             "listed",
@@ -1234,6 +1247,9 @@ class VMHeapStatistics(ctypes.Structure):
     collections: Unsigned
     growths: Unsigned
     coalescings: Unsigned
+    cycle_searches: Unsigned
+    cyclic_objects: Unsigned
+    cyclic_bytes: Unsigned
     capacity: Unsigned
     maximum: Unsigned
     listed: Unsigned

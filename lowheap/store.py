@@ -71,6 +71,11 @@ class Store(NotCopied):
     heap starts with `DEFAULT_INITIAL_HEAP_SIZE`, or the maximum where that is less; by wasmtime's rule, as there, with
     nothing. The runtime "native" has the default policies only.
 
+    With the default policies, what only cycles keep is searched for, too, and freed: before the heap grows, when as
+    much lives as the collector says (`collectors/drc/cycles.py`: twice as much as the last search left, and 1 MiB), and
+    at the maximum, before an allocation fails. `search_cycles=False` leaves that to `collect(cycles=True)`, as other
+    policies do.
+
     A store reserves 4 GiB of address space, all that a reference can name, so that none leads out of it. Where the
     system allows a process less (`ulimit -v`), `reserve="maximum"` reserves what the maximum needs, and a guard behind
     it; then nothing but the heap being sound keeps compiled code in it.
@@ -97,6 +102,7 @@ class Store(NotCopied):
         reserve: str = RESERVATIONS[0],
         collect_every: int = 0,
         checked: bool = False,
+        search_cycles: bool = True,
     ) -> None:
         """Map the heap. TypeError or ValueError for an argument out of range, MemoryError without address space."""
         if engine is not None and not isinstance(engine, Engine):
@@ -109,6 +115,8 @@ class Store(NotCopied):
             raise ValueError(f"collect_every is {collect_every}; it must be 0 (off) or positive")
         if not isinstance(checked, bool):
             raise TypeError(f"checked is {checked!r}; it must be a bool")
+        if not isinstance(search_cycles, bool):
+            raise TypeError(f"search_cycles is {search_cycles!r}; it must be a bool")
         if allocator not in list(ALLOCATORS):
             raise ValueError(f"there is no allocator {allocator!r}; there are {', '.join(ALLOCATORS)}")
         if growth is None:
@@ -133,13 +141,18 @@ class Store(NotCopied):
         self.host_data = ExternRefHostDataTable()
         self._set_aside = self.host_data.set_aside
         self.heap = DrcHeap(
-            self.engine.types, collector=engine.collector, allocator=ALLOCATORS[allocator], checked=checked
+            self.engine.types,
+            collector=engine.collector,
+            allocator=ALLOCATORS[allocator],
+            checked=checked,
+            search_cycles=search_cycles and has_default_policies,
         )
         chosen = self.heap.collector
         self.heap.attach(memory, self.host_data)
         self._allocate_block = chosen.allocate_block if growth == "collect-first" else allocate_block_growing_first
         self.heap.host = self.tidy_in_use
         self.heap.replacements[chosen.collect] = self._collect_for_room
+        self.heap.replacements[chosen.collect_cycles] = self._collect_cycles_for_room
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
         self.runtime: Any = None
@@ -245,17 +258,28 @@ class Store(NotCopied):
     # Collecting
 
     @exclusive("lock")
-    def collection(self) -> DrcCollection:
-        """Return a new collection, to be done by increments. On a native store, those with a budget are native too."""
+    def collection(self, *, cycles: bool = False) -> DrcCollection:
+        """Return a new collection, to be done by increments. On a native store, those with a budget are native too.
+
+        `cycles`: what only cycles keep is garbage, too. UnsupportedError for a collector that cannot tell.
+        """
         self.tidy_in_use()
         trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
-        return _Collection(self, trace)
+        return _Collection(self, trace, cycles=cycles)
 
     @exclusive("lock")
-    def collect(self) -> None:
-        """Collect, all at once, and free what earlier collections have left. NoGcScopeError inside a no-GC scope."""
-        collection = self.collection()
-        if self.runtime is None or not self.runtime.collect():
+    def collect(self, *, cycles: bool = False) -> None:
+        """Collect, all at once, and free what earlier collections have left. NoGcScopeError inside a no-GC scope.
+
+        `cycles`: search for what only cycles keep, and free that, too. A collector that has no search, as `null`, just
+        collects; UnsupportedError for one that says that it cannot have one.
+        """
+        self._collect(cycles=cycles)
+
+    def _collect(self, *, cycles: bool, only_if_due: bool = False) -> None:
+        collection = self.collection(cycles=cycles)
+        if self.runtime is None or not self.runtime.collect(cycles=cycles, only_if_due=only_if_due):
+            collection.only_if_due = only_if_due
             collection.collect()
         self.tidy_in_use()
 
@@ -448,6 +472,12 @@ class Store(NotCopied):
         self.collect()
         return True
 
+    @exclusive("lock")
+    def _collect_cycles_for_room(self, _rules: FrameRules, only_if_due: bool) -> bool:
+        """What the policy does when it has to search for cycles."""
+        self._collect(cycles=True, only_if_due=only_if_due)
+        return True
+
 
 def _check_number(name: str, value: Any) -> None:
     """TypeError or ValueError for what is no u64."""
@@ -475,8 +505,8 @@ class _Collection(DrcCollection):
     Finalizers of what has died run after an increment, unless the next one is the sweep.
     """
 
-    def __init__(self, store: Store, trace: Callable[[], None] | None) -> None:
-        super().__init__(store.heap, store.roots, trace=trace)
+    def __init__(self, store: Store, trace: Callable[[], None] | None, *, cycles: bool) -> None:
+        super().__init__(store.heap, store.roots, trace=trace, cycles=cycles)
         self._store = store
 
     @exclusive("_store.lock")

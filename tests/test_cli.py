@@ -395,10 +395,28 @@ def test_figures_of_a_heap_that_grows(lowheap: Callable[..., Ran]) -> None:
 def test_what_is_still_live_is_said(
     lowheap: Callable[..., Ran], program: Callable[..., str], export: str, live: str, saying: str
 ) -> None:
+    ran = lowheap("run", program(KEEPERS), "--invoke", export, "--stats", "--verify", "--no-cycle-search")
+    assert ran.status == 0
+    assert figures(ran)["objects that only cycles kept"] == "0"
+    assert figures(ran)["objects live after a last collection"] == live
+    assert f"lowheap: {saying}" in ran.err
+
+
+@pytest.mark.parametrize(("export", "live", "found"), [("keep", "2", "0"), ("cycle", "0", "1"), ("both", "1", "2")])
+def test_the_last_collection_searches_for_cycles(
+    lowheap: Callable[..., Ran], program: Callable[..., str], export: str, live: str, found: str
+) -> None:
     ran = lowheap("run", program(KEEPERS), "--invoke", export, "--stats", "--verify")
     assert ran.status == 0
     assert figures(ran)["objects live after a last collection"] == live
-    assert f"lowheap: {saying}" in ran.err
+    assert figures(ran)["objects that only cycles kept"] == found
+    assert figures(ran)["searches for cycles before the last"] == "0"
+    assert "from no root" not in ran.err
+
+
+def test_first_fit_searches_for_no_cycles(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:
+    ran = lowheap("run", program(KEEPERS), "--invoke", "cycle", "--stats", "--verify", "--allocator", "first-fit")
+    assert figures(ran)["objects live after a last collection"] == "1"
 
 
 def test_what_tables_keep_is_said(lowheap: Callable[..., Ran], program: Callable[..., str]) -> None:

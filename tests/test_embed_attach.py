@@ -630,6 +630,23 @@ def collections(w: World) -> None:
     assert w.store.heap.stats().objects_freed == 4
 
 
+@exercise("lh_collect_cycles")
+def searches(w: World) -> None:
+    kept, ring = w.new("ref"), w.new("ref")
+    w.c("lh_array_set_ref", ring.reference, 0, ring.reference)
+    w.c("lh_array_set_ref", ring.reference, 1, kept.reference)
+    ring.release()
+    w.c("lh_collect")
+    assert w.store.heap.stats().live_objects == 2
+    w.c("lh_collect_cycles")
+    assert [each.index for each in w.store.heap.objects()] == [kept.reference]
+    assert kept.ref_count == 1
+    assert w.c("lh_heap_statistics").cyclic_objects == w.store.heap.stats().cyclic_objects == 1
+    assert w.store.heap.stats().cycle_searches == 1
+    with w.store.heap.no_gc_scope(), pytest.raises(NoGcScopeError):
+        w.c("lh_collect_cycles")
+
+
 @exercise("lh_collect_increment")
 def increments(w: World) -> None:
     for _ in range(5):

@@ -69,6 +69,20 @@ class Model:
         if thing.kind == "extern":
             self.died.append(thing.numbers[0])
 
+    def free_unreachable(self) -> None:
+        """What no root reaches is freed, if a search is made after a sweep."""
+        waiting = [reference for reference, _ in (*self.handles, *self.own)]
+        waiting += [value for _, value in self.slots]
+        waiting += self.listed
+        reached: set[int] = set()
+        while waiting:
+            reference = waiting.pop()
+            if reference in self.things and reference not in reached:
+                reached.add(reference)
+                waiting += self.things[reference].references.values()
+        for reference in self.things.keys() - reached:
+            self.free(reference)
+
     def sweep(self) -> None:
         """What is listed, and in no frame, is not listed any more."""
         self.listed &= {reference for _, _, held in self.frames for reference in held}
@@ -323,6 +337,16 @@ class TwoHosts(RuleBasedStateMachine):
         self.model.sweep()
         self.model.pending.clear()  # a whole collection frees what is left of another
         self.model.settle()
+
+    @rule(by_c=st.booleans())
+    def search(self, by_c: bool) -> None:
+        if by_c:
+            self.c("lh_collect_cycles")
+        else:
+            self.store.collect(cycles=True)
+        self.model.sweep()
+        self.model.pending.clear()
+        self.model.free_unreachable()
 
     @rule(by_c=st.booleans(), budget=st.integers(1, 4))
     def increment(self, by_c: bool, budget: int) -> None:

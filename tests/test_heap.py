@@ -960,7 +960,7 @@ def test_an_exceptions_fields_are_traced(world: World) -> None:
     assert world.live() == []
 
 
-def test_a_cycle_is_never_freed(world: World) -> None:
+def test_a_cycle_is_freed_by_no_counting(world: World) -> None:
     cell = world.new_cell()
     world.heap.write_gc_ref(world.heap.slot(cell, NEXT), cell)
     world.heap.drop_gc_ref(cell)

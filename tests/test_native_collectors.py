@@ -26,10 +26,12 @@ from support.native_sides import Compiled, mixed
 
 from lowheap.collectors.drc import Drc, counting
 from lowheap.collectors.drc import collection as drc_collection
+from lowheap.collectors.drc import cycles as drc_cycles
 from lowheap.collectors.drc.counting import Freed
 from lowheap.collectors.shared import (
     allocation,
     collection,
+    cycles,
     externrefs,
     frames,
     free_lists,
@@ -43,6 +45,7 @@ from lowheap.errors import HeapCorruptionError, HeapError
 from lowheap.layout import (
     BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
+    HEADER_MARK_BIT,
     HEADER_SIZE,
     NULL,
     SIZE_CLASS_COUNT,
@@ -95,6 +98,29 @@ def walk_dying(heap: Heap) -> u64:
     for each in drc_collection.dying(heap):  # to its end: before that, only Python keeps the list whole
         total = mixed(total, u64(each))
     return total
+
+
+@native
+def walk_objects(heap: Heap) -> u64:
+    total: u64 = 7
+    for each in cycles.objects(heap):
+        total = mixed(total, u64(each))
+    return total
+
+
+@native
+def separate(heap: Heap, waiting: Ref) -> u64:
+    first, counts, number, size = cycles.separate(heap, waiting)
+    return mixed(mixed(mixed(u64(first), counts), number), size)
+
+
+@native
+def move_slots(heap: Heap, reference: Ref) -> u32:
+    count: u32 = 0
+    for slot in cycles.slots_of(heap, reference):
+        slot.value = count
+        count += 1
+    return count
 
 
 @native
@@ -203,6 +229,9 @@ STAND_INS: dict[Native[..., Any], Native[..., Any]] = {
     tracing.slots_beyond: move_traced_slots,
     tracing.references_of: walk_references,
     drc_collection.dying: walk_dying,
+    cycles.objects: walk_objects,
+    cycles.separate: separate,
+    cycles.slots_of: move_slots,
     frames.host_slots: walk_host_slots,
     frames.held_by_hosts: walk_held_by_hosts,
     frames.held_by_code: walk_held_by_code,
@@ -269,6 +298,56 @@ def a_dead_externref(draw: Draw, made: Made) -> list[int]:
     return []
 
 
+def some_unlisted(draw: Draw, made: Made) -> int:
+    """A chain of objects that are on no list, linked as a search links them; the first, or null."""
+    chosen = draw(st.lists(st.sampled_from([NULL, *made.objects]), max_size=4, unique=True))
+    first = NULL
+    for each in chosen:
+        if each not in (NULL, *made.listed):
+            made.heap.header(each).next_over_approximated_stack_root = first
+            first = each
+    return first
+
+
+def a_chain(draw: Draw, made: Made) -> list[int]:
+    return [some_unlisted(draw, made)]
+
+
+def a_chain_and_nothing(draw: Draw, made: Made) -> list[int]:
+    return [some_unlisted(draw, made), NULL]
+
+
+def an_object_and_nothing(draw: Draw, made: Made) -> list[int]:
+    return [*an_object(draw, made), NULL]
+
+
+def an_object_or_nothing(draw: Draw, made: Made) -> list[int]:
+    return [draw(st.sampled_from([NULL, *made.objects])), NULL]
+
+
+def marked(draw: Draw, made: Made) -> list[int]:
+    """Some objects are marked, and all that wait. Returns the first of these."""
+    native, control = made.heap.native, made.heap.control
+    for waiting in (control.pending_dead, control.dead_externrefs):
+        cycles.mark_waiting(native, waiting)
+    for each in {*made.listed, *draw(st.lists(st.sampled_from([NULL, *made.objects])))} - {NULL}:
+        native.header_at(each).kind_and_reserved |= HEADER_MARK_BIT
+    return [control.pending_dead]
+
+
+def candidates(draw: Draw, made: Made) -> list[int]:
+    """All objects but some are candidates. Returns the first, and the first that waits."""
+    (waiting,) = marked(draw, made)
+    first, *_ = cycles.separate(made.heap.native, waiting)
+    return [first, waiting]
+
+
+def candidates_without_counts(draw: Draw, made: Made) -> list[int]:
+    first, waiting = candidates(draw, made)
+    cycles.take_counts(made.heap.native, first)
+    return [first, waiting]
+
+
 def drawn(*strategies: st.SearchStrategy[int]) -> Arguments:
     return lambda draw, made: [draw(each) for each in strategies]
 
@@ -282,6 +361,13 @@ def a_length(draw: Draw, made: Made) -> list[int]:
             made.heap.control.maximum = made.heap.control.capacity
     made.heap.control.live_bytes_after_last_collection = draw(st.sampled_from([0, 1 << 13, 1 << 14]))
     return [draw(LENGTHS)]
+
+
+def a_limit_and_whether(draw: Draw, made: Made) -> list[int]:
+    control = made.heap.control
+    control.cycle_limit = draw(st.sampled_from([0, 1 << 10, (1 << 64) - 1]))
+    control.no_gc_count = draw(st.integers(0, 1))
+    return [draw(st.booleans())]
 
 
 def a_type(draw: Draw, made: Made) -> list[int]:
@@ -458,8 +544,31 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     allocation.much_was_free: no_arguments,
     allocation.collect_if_allowed: no_arguments,
     allocation.find_after_freeing: a_length,
-    allocation.find_at_last: a_length,
-    allocation.find_in_growth: lambda draw, made: [*a_length(draw, made), draw(st.booleans())],
+    allocation.coalesce_and_carve: a_length,
+    allocation.is_search_due: a_limit_and_whether,
+    allocation.collect_cycles: a_limit_and_whether,
+    drc_cycles.is_search_due: a_limit_and_whether,
+    drc_cycles.mark_live: a_chain,
+    drc_cycles.find_cycles: lambda draw, made: a_limit_and_whether(draw, made)[1:],
+    drc_cycles.set_limit: lambda draw, made: [*drawn(st.integers(100, 900), st.integers(0, 100))(draw, made)],
+    collection.collect_cycles: a_limit_and_whether,
+    collection.find_no_cycles: no_arguments,
+    collection.is_no_search_due: drawn(st.booleans()),
+    cycles.is_marked: lambda draw, made: [marked(draw, made), an_object(draw, made)][1],
+    cycles.mark: lambda draw, made: [marked(draw, made), an_object_and_nothing(draw, made)][1],
+    cycles.mark_all: a_chain_and_nothing,
+    cycles.mark_arrived: an_object_or_nothing,
+    cycles.mark_reachable: lambda draw, made: [*a_chain(draw, made), made.heap.control.over_approximated_stack_roots],
+    cycles.add_counts: lambda draw, made: [*candidates(draw, made)[:1], draw(st.sampled_from([1, (1 << 64) - 1]))],
+    cycles.mark_waiting: lambda draw, made: [made.heap.control.pending_dead],
+    separate: marked,
+    cycles.check_references: a_chain,
+    cycles.take_counts: lambda draw, made: candidates(draw, made)[:1],
+    cycles.return_counts: candidates_without_counts,
+    cycles.cut: lambda draw, made: candidates_without_counts(draw, made)[:1],
+    cycles.forget_marks: lambda draw, made: marked(draw, made)[1:],
+    walk_objects: no_arguments,
+    move_slots: an_object,
     allocation.allocate_block: a_length,
     allocation.allocate_block_growing_first: a_length,
     allocation.allocate_at_once: an_object_at_once,

@@ -41,6 +41,7 @@ import lowheap as lh
 from lowheap.cli.inspect import inspect_command
 from lowheap.collector import GcProgress
 from lowheap.collectors import registry
+from lowheap.collectors.drc import Drc
 from lowheap.embed import Status, attach, ffi
 from lowheap.errors import HeapCorruptionError, NoGcScopeError, UnsupportedError
 from lowheap.layout import HEADER_IN_OVER_APPROX_LIST_BIT, HEADER_MARK_BIT, NULL, VMDrcHeader
@@ -68,6 +69,11 @@ class Other:
     @property
     def frees(self) -> bool:
         return bool(self.kind.counts)
+
+    @property
+    def searches(self) -> bool:
+        """Whether it has a search for cycles, behind any sweep."""
+        return issubclass(self.kind, Drc)
 
 
 def example_collector(kind: str, file: str, *idle: str) -> Other:
@@ -561,6 +567,23 @@ class Machine(RuleBasedStateMachine):
                         pending.append(slot)
         return set(owners)
 
+    def reached(self, *more: int | None) -> set[int]:
+        """What roots reach, and these: all that a search for cycles keeps."""
+        found: set[int] = set()
+        held = [key for key, _ in self.handles] + self.globals + [key for _, _, keys in self.frames for key in keys]
+        waiting = [*held, *more]
+        while waiting:
+            key = waiting.pop()
+            if key in self.things and key not in found:
+                found.add(key)
+                waiting += self.things[key].slots
+        return found
+
+    def bury_cycles(self, *more: int | None) -> None:
+        """A search has been made, if there is one."""
+        if self.collector.searches:
+            self.bury(self.things.keys() - self.reached(*more))
+
     def settle(self) -> None:
         """After a collection that has left nothing to free, what is kept is there, and nothing else."""
         self.store.tidy()
@@ -637,17 +660,25 @@ class Machine(RuleBasedStateMachine):
             key, handle, number = place
             self.found(self.things[key].slots[number], handle[number])
 
-    @rule(data=st.data(), pause=st.sampled_from(["nothing", "collect", "sweep", "free"]))
+    @rule(data=st.data(), pause=st.sampled_from(["nothing", "collect", "search", "sweep", "free"]))
     def take(self, data: st.DataObject, pause: str) -> None:
         """Compiled code has a reference that it has just overwritten, and something happens."""
         if (place := self.place(data)) is None:
             return
         key, handle, number = place
-        ways = {"nothing": lambda: None, "collect": self.store.collect, "sweep": self.sweep, "free": self.free}
+        ways: dict[str, Callable[[], None]] = {
+            "nothing": lambda: None,
+            "collect": self.store.collect,
+            "search": lambda: self.store.collect(cycles=True),
+            "sweep": self.sweep,
+            "free": self.free,
+        }
         self.pauses = ways[pause]
         found = self.exports["take"](handle, number)
         self.unnamed += 1
         taken, self.things[key].slots[number] = self.things[key].slots[number], None
+        if pause == "search":
+            self.bury_cycles(taken)
         self.found(taken, found)
 
     def found(self, key: int | None, handle: Any) -> None:
@@ -693,21 +724,23 @@ class Machine(RuleBasedStateMachine):
 
     # Collecting
 
-    @rule(way=st.sampled_from(["python", "c", "increments", "increments of c"]))
-    def collect(self, way: str) -> None:
+    @rule(way=st.sampled_from(["python", "c", "increments", "increments of c"]), cycles=st.booleans())
+    def collect(self, way: str, cycles: bool) -> None:
         if way == "python":
-            self.store.collect()
+            self.store.collect(cycles=cycles)
         elif way == "c":
-            self.native.call("lh_collect")
+            self.native.call("lh_collect_cycles" if cycles else "lh_collect")
         elif way == "increments":
             self.store.heap.free_pending()
-            collection = self.store.collection()
+            collection = self.store.collection(cycles=cycles)
             while collection.collect_increment(2) is GcProgress.CONTINUE:
                 pass
         else:
             self.store.heap.free_pending()
             while self.native.call("lh_collect_increment", 2):
                 pass
+        if cycles and way != "increments of c":
+            self.bury_cycles()
         self.settle()
 
     def sweep(self) -> None:
@@ -716,13 +749,15 @@ class Machine(RuleBasedStateMachine):
     def free(self) -> None:
         self.store.heap.free_pending(2)
 
-    @rule(increments=st.integers(0, 3))
-    def begin(self, increments: int) -> None:
+    @rule(increments=st.integers(0, 3), cycles=st.booleans())
+    def begin(self, increments: int, cycles: bool = False) -> None:
         """Begin a collection, and leave the rest for later."""
-        collection = self.store.collection()
+        collection = self.store.collection(cycles=cycles)
         for _ in range(increments):
             collection.collect_increment(1)
         collection.close()
+        if cycles and increments > 1:
+            self.bury_cycles()
 
     @rule(budget=st.integers(1, 3))
     def free_some(self, budget: int) -> None:

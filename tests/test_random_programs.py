@@ -57,7 +57,8 @@ def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
     On one of them every safepoint collects, on the other none or some.
     Code that does not count takes part with some programs: nothing is freed then, and the results are the same. With
     others, rc-immix, which counts at the end of epochs only; and a collector that lists only what is held for long: too
-    short a lifetime frees a live object.
+    short a lifetime frees a live object. With others again, each safepoint searches for cycles: then nothing is left
+    that no root reaches.
     """
     chosen = [Configuration(*each, every) for each in ENGINES for every in EVERY]
     if not thorough:
@@ -72,6 +73,9 @@ def configurations(seed: int, *, thorough: bool) -> list[Configuration]:
         )
     if thorough or seed % 4 == 1:
         chosen.append(Configuration(SHORT_LIVED_READS, OPT_LEVELS[seed // 8 % 2], RUNTIMES[seed // 4 % 2], 1))
+    if thorough or seed % 3 == 0:
+        collector = ("drc", "outlined", SHORT_LIVED_READS, "rc-immix")[seed // 3 % 4]
+        chosen.append(Configuration(collector, OPT_LEVELS[seed // 12 % 2], RUNTIMES[seed // 3 % 2], 1, searches=True))
     return chosen
 
 

@@ -40,6 +40,10 @@ nobody holds; what dies is freed at once, or waits, to be freed by increments wi
     has_pending(heap)                          whether something waits
     free_pending(heap, budget)                 free so many of what waits; whether some are left
     collect(heap, rules)                       all of it, at once; False, with nothing done, if a frame is wrong
+    collect_cycles(heap, rules, only_if_due)   the same, and free what only cycles keep, unless that is not due; a
+                                               collector that has no search just collects, as by default
+    find_cycles(heap)                          the search: have what it finds wait; directly behind a sweep
+    is_search_due(heap, at_last)               whether to search before the heap grows, or before an allocation fails
     drop(heap, reference)                      take an object's last count, and free it with what only it held: events
                                                may call this; a module has not its code, but calls it (`DROP_FUNCTION`)
 
@@ -230,6 +234,9 @@ FUNCTIONS: dict[str, Signature] = {
     "has_pending": Signature((), BOOL),
     "free_pending": Signature((U64,), BOOL),
     "collect": Signature((_RULES,), BOOL),
+    "collect_cycles": Signature((_RULES, BOOL), BOOL),
+    "find_cycles": Signature((), NOTHING),
+    "is_search_due": Signature((BOOL,), BOOL),
     "drop": Signature((U32,), NOTHING),
     "is_live": Signature((U32,), BOOL),
     "may_be_held": Signature((U32,), BOOL),
@@ -260,6 +267,9 @@ class Collector:
     needs_owner: bool = False
     """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
 
+    searches_for_cycles: bool = True
+    """Whether it may be asked to search for cycles. With False, none is ever due, and asking for one is an error."""
+
     called: bool = False
     """Whether compiled modules call the events rather than inline them, where an engine does not say."""
 
@@ -285,6 +295,7 @@ class Collector:
         "counts_roots": BOOL,
         "counts_tell_life": BOOL,
         "logs_ranges": BOOL,
+        "searches_for_cycles": BOOL,
     }
     """What an instance is made with: attributes, and their types, words of `native.check` or `BOOL`."""
 
@@ -328,6 +339,9 @@ class Collector:
     has_pending: Any
     free_pending: Any
     collect: Any = collection.collect
+    collect_cycles: Any = collection.collect_cycles
+    find_cycles: Any = collection.find_no_cycles
+    is_search_due: Any = collection.is_no_search_due
     drop: Any
     is_live: Any
     may_be_held: Any

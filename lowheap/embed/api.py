@@ -361,6 +361,12 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "The same, but free at most `budget` objects; 1 in `*result` when some are left for further calls, which"
             " only free until none are.",
         ),
+        _function(
+            "lh_collect_cycles",
+            "lh_heap *heap",
+            "Collect, all at once, and search for what only cycles keep, and free that, too. A heap does that by itself"
+            " before it grows, if much more lives than the last search has left, and before an allocation fails.",
+        ),
         _function("lh_no_gc_enter", "lh_heap *heap", "Forbid collections until the matching exit. Scopes nest."),
         _function("lh_no_gc_exit", "lh_heap *heap", "Leave a no-GC scope."),
     ),

@@ -356,6 +356,18 @@ def lh_collect(heap: Heap, rules: FrameRules) -> None:
 
 @_exported
 @inline
+def lh_collect_cycles(heap: Heap, rules: FrameRules) -> None:
+    """See the table."""
+    roots.require_no_scope(heap)
+    if not heap.collector.searches_for_cycles:
+        require(False, Status.UNSUPPORTED, "the heap's collector cannot search for cycles")
+    if unlikely(not heap.collector.collect_cycles(heap, rules, False)):
+        require_traceable(heap)
+    release_dead(heap)
+
+
+@_exported
+@inline
 def lh_collect_increment(heap: Heap, rules: FrameRules, budget: u64, result: Slot) -> None:
     """See the table."""
     check(budget != 0, Status.BAD_ARGUMENT, "the budget is 0; it must be at least 1")

@@ -7,6 +7,7 @@ modules through the store context, they are C functions:
     uint32_t lh_allocate_struct(vmctx, type index)          a new object with one count; 0 with a trap code set: no room
     uint32_t lh_allocate_array(vmctx, type index, length)   likewise
     bool     lh_collect(vmctx)                              collect, all at once; false: a frame is wrong
+    bool     lh_collect_cycles(vmctx, only if due)          the same, with a search for cycles
     bool     lh_trace(vmctx)                                have held what compiled code holds; false: a frame is wrong
 
 and those that the collector wants compiled even where Python comes to them (`Collector.compiled`), likewise some of the
@@ -44,6 +45,7 @@ ALLOCATE_STRUCT = "lh_allocate_struct"
 ALLOCATE_ARRAY = "lh_allocate_array"
 DROP = "lh_drop"
 COLLECT = "lh_collect"
+COLLECT_CYCLES = "lh_collect_cycles"
 TRACE = "lh_trace"
 
 HOST_OPERATIONS: tuple[Native[..., Any], ...] = (
@@ -79,6 +81,7 @@ def functions_of(collector: Collector) -> dict[str, Native[..., Any]]:
         ALLOCATE_ARRAY: allocation.allocate_array,
         DROP: collector.drop,
         COLLECT: collector.collect,
+        COLLECT_CYCLES: collector.collect_cycles,
         TRACE: collection.trace,
     }
     return functions | {symbol_of(each): each for each in (*replaced_by(collector), *HOST_OPERATIONS)}

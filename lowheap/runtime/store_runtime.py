@@ -447,6 +447,7 @@ class StoreRuntime(NotCopied):
                 self.vmctx, {each.__name__: self._host_operation(code, each) for each in runtime.HOST_OPERATIONS}
             )
         self._collect = quick.cast("bool(*)(void *)", code.address(runtime.COLLECT))
+        self._collect_cycles = quick.cast("bool(*)(void *, bool)", code.address(runtime.COLLECT_CYCLES))
         self._trace = quick.cast("bool(*)(void *)", code.address(runtime.TRACE))
         for native in runtime.replaced_by(heap.collector):
             heap.replacements[native] = self._compiled(native, code.address(runtime.symbol_of(native)))
@@ -470,11 +471,14 @@ class StoreRuntime(NotCopied):
         cdecl = f"{_C_WORDS[result]}(*)({', '.join(['void *', *parameters])})"
         return quick.cast(cdecl, code.address(runtime.symbol_of(native)))
 
-    def collect(self) -> bool:
-        """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame."""
+    def collect(self, *, cycles: bool = False, only_if_due: bool = False) -> bool:
+        """Collect in compiled code, if this store does; else return False. CompilerError for an unknown frame.
+
+        `cycles`: search for what only cycles keep, too; `only_if_due`: if it is time to.
+        """
         if not self.is_native:
             return False
-        if not self._collect(self.vmctx):
+        if not (self._collect_cycles(self.vmctx, only_if_due) if cycles else self._collect(self.vmctx)):
             self._raise_unsound_frame()
         return True
 

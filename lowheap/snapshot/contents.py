@@ -325,6 +325,10 @@ class ImageControl:
     collections: int
     growths: int
     coalescings: int
+    cycle_limit: int
+    cycle_searches: int
+    cyclic_objects: int
+    cyclic_bytes: int
     size_class_heads: tuple[int, ...]
     allocator: str
 

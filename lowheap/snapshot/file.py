@@ -74,6 +74,10 @@ _ADDED_TO_CONTROL = (
     "list_limit",
     "root_range_count",
     "bytes_freed_at_last_coalescing",
+    "cycle_limit",
+    "cycle_searches",
+    "cyclic_objects",
+    "cyclic_bytes",
 )
 
 _T = TypeVar("_T")

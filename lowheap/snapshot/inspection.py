@@ -1,4 +1,4 @@
-"""Inspecting an image of a heap: is it sound, what is in it, what is garbage that no collection will free?
+"""Inspecting an image of a heap: is it sound, what is in it, what is garbage that counting will never free?
 
 `inspect` looks at an image in three ways.
 
@@ -9,11 +9,12 @@ owners found but not be less; and of what else is not known, nothing is said.
 **Summarise.** Objects and bytes by type, counts, the list, fragmentation, what is dead and waits to be freed, and what
 the collector keeps of its own.
 
-**Trace from outside.** Reference counting never frees a cycle. Whatever cannot be reached from a handle, a root slot,
-compiled code or the list is garbage; it is reported as the cycles that keep it (strongly connected components), what
-hangs on them, and what no cycle explains: objects whose count has no owner, a leak. In an image without root
-information, an object whose count exceeds the owners within the heap is taken as held from outside. What waits to be
-freed, and what dies with that, is no garbage in this sense.
+**Trace from outside.** Reference counting never frees a cycle; a search for cycles does (`Store.collect(cycles=True)`),
+and this tells what it would free. Whatever cannot be reached from a handle, a root slot, compiled code or the list is
+garbage; it is reported as the cycles that keep it (strongly connected components), what hangs on them, and what no
+cycle explains: objects whose count has no owner, a leak, which no search frees, nor what that refers to. In an image
+without root information, an object whose count exceeds the owners within the heap is taken as held from outside. What
+waits to be freed, and what dies with that, is no garbage in this sense.
 """
 
 from __future__ import annotations
@@ -103,11 +104,17 @@ class Cycle:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What cannot be reached from outside: cycles, what only they hold, and what has a count that nobody owns."""
+    """What cannot be reached from outside: cycles, what only they hold, and what has a count that nobody owns.
+
+    `freed_by_search` are the objects that a search for cycles would free, and `bytes_freed_by_search` the bytes of
+    their blocks: all but what is leaked, and what that refers to.
+    """
 
     cycles: tuple[Cycle, ...] = ()
     held: tuple[int, ...] = ()
     leaked: tuple[int, ...] = ()
+    freed_by_search: tuple[int, ...] = ()
+    bytes_freed_by_search: int = 0
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -206,6 +213,10 @@ class Inspection:
                 ],
                 "held": list(garbage.held),
                 "leaked": list(garbage.leaked),
+                "freed_by_search": {
+                    "objects": len(garbage.freed_by_search),
+                    "block_bytes": garbage.bytes_freed_by_search,
+                },
             },
         }
 
@@ -434,7 +445,14 @@ def find_garbage(image: Image) -> Garbage:
     held = _reachable(graph, in_cycles) - in_cycles
     # Where counts are brought up to date at times only, what is in no cycle dies then.
     leaked = set() if is_deferred else unreachable - in_cycles - held
-    return Garbage(tuple(sorted(cycles, key=lambda cycle: cycle.objects)), tuple(sorted(held)), tuple(sorted(leaked)))
+    freed = (in_cycles | held) - _reachable(graph, leaked)
+    return Garbage(
+        tuple(sorted(cycles, key=lambda cycle: cycle.objects)),
+        tuple(sorted(held)),
+        tuple(sorted(leaked)),
+        tuple(sorted(freed)),
+        sum(objects[index].block_length for index in freed),
+    )
 
 
 def _doomed(image: Image, objects: dict[int, ImageObject]) -> set[int]:
@@ -584,7 +602,7 @@ def _render(inspection: Inspection) -> Group:
         parts.append(counts)
     garbage = inspection.garbage
     if garbage is not None and len(garbage):
-        found = table("garbage that no collection frees", "what", "objects", "bytes of blocks")
+        found = table("garbage that counting does not free", "what", "objects", "bytes of blocks")
         found.add_column("indices", overflow="fold")
         for cycle in garbage.cycles[:_SHOWN]:
             found.add_row("cycle", f"{len(cycle.objects):,}", f"{cycle.block_bytes:,}", _indices(cycle.objects))
@@ -597,6 +615,8 @@ def _render(inspection: Inspection) -> Group:
                 size = sum(image.object_at(index).block_length for index in indices)
                 found.add_row(what, f"{len(indices):,}", f"{size:,}", _indices(indices))
         parts.append(found)
+        number, size = len(garbage.freed_by_search), garbage.bytes_freed_by_search
+        parts.append(Text(f"a search for cycles would free {number:,} objects, {size:,} bytes of blocks"))
     elif garbage is not None:
         parts.append(Text("no garbage: every object can be reached from outside"))
     return Group(*parts)

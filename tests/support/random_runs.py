@@ -72,9 +72,12 @@ class Configuration:
     opt_level: int
     runtime: str
     every: int
+    searches: bool = False
+    """Whether each collection searches for cycles."""
 
     def __str__(self) -> str:
-        return f"{self.barriers}, O{self.opt_level}, {self.runtime} runtime, collecting every {self.every}"
+        searching = ", searching for cycles" * self.searches
+        return f"{self.barriers}, O{self.opt_level}, {self.runtime} runtime, collecting every {self.every}{searching}"
 
 
 POISON = 0xFF
@@ -87,9 +90,13 @@ class PoisoningStore(lh.Store):
     Python's heap frees one by one, and poisons each; what compiled code freed is poisoned after a collection from here.
     """
 
-    def __init__(self, engine: lh.Engine, *, collect_every: int) -> None:
+    def __init__(self, engine: lh.Engine, *, collect_every: int, searches: bool) -> None:
+        self._searches = searches
         super().__init__(engine, collect_every=collect_every)
         self.heap.replacements[give_back] = self._poison_and_free
+
+    def collect(self, *, cycles: bool = False) -> None:
+        super().collect(cycles=cycles or self._searches)
 
     def _poison_and_free(self, index: int, length: int) -> None:
         self._poison(index, length)
@@ -110,10 +117,10 @@ class LowheapRun:
 
     def __init__(self, module: lh.Module, configuration: Configuration, *, acyclic: bool) -> None:
         self.outcomes: list[Outcome] = []
-        self.acyclic = acyclic
+        self.acyclic = acyclic or configuration.searches
         self.cyclic = 0
         """How many objects are live at the end although no root reaches them."""
-        store = PoisoningStore(module.engine, collect_every=configuration.every)
+        store = PoisoningStore(module.engine, collect_every=configuration.every, searches=configuration.searches)
         with store:
             self.store = store
             host = Host(lambda n: int(exports["again"](n)), self._tick)

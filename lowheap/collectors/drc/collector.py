@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from lowheap.collectors.drc import barriers, collection, counting, verify
+from lowheap.collectors.drc import barriers, collection, counting, cycles, verify
 from lowheap.collectors.drc.references import C_REFERENCES
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared.sizing import LIST_FLOOR
+from lowheap.collectors.shared.sizing import CYCLE_FLOOR, LIST_FLOOR
 from lowheap.errors import HeapCorruptionError, InvalidReferenceError
 from lowheap.layout import NULL
 from lowheap.native import Heap
@@ -26,7 +26,9 @@ class Drc(Collector):
         verify_listed(heap, notes, reference)   note what it means to be on the list
 
     `list_floor`: a list of fewer entries is never a reason to collect. `list_share`: how many of an object's counts are
-    the list's; 1, or 0 for a variation whose list does not count.
+    the list's; 1, or 0 for a variation whose list does not count. `cycle_floor`: while fewer bytes live, no search for
+    cycles is due. A variation whose counts tell less than what owns an object, or whose list does not have all that
+    frames hold behind a sweep, says `searches_for_cycles = False`.
     """
 
     name = "drc"
@@ -47,6 +49,8 @@ class Drc(Collector):
     sweep_pending = collection.sweep_pending
     has_pending = counting.has_pending
     free_pending = counting.free_pending
+    find_cycles = cycles.find_cycles
+    is_search_due = cycles.is_search_due
     drop = counting.drop_last
     is_live = counting.is_live
     may_be_held = collection.is_listed
@@ -65,14 +69,15 @@ class Drc(Collector):
     decrement = counting.decrement
     verify_listed = verify.verify_listed
 
-    parameters: ClassVar[dict[str, Type]] = {"list_floor": U32, "list_share": U64}
+    parameters: ClassVar[dict[str, Type]] = {"list_floor": U32, "list_share": U64, "cycle_floor": U64}
     list_share = 1
 
-    def __init__(self, *, list_floor: int = LIST_FLOOR) -> None:
+    def __init__(self, *, list_floor: int = LIST_FLOOR, cycle_floor: int = CYCLE_FLOOR) -> None:
         """Make a collector with parameters of one's own."""
         self.list_floor = list_floor
+        self.cycle_floor = cycle_floor
 
-    compiled = (counting.free_dead_from, collection.sweep_pending, counting.free_pending)
+    compiled = (counting.free_dead_from, collection.sweep_pending, counting.free_pending, cycles.find_cycles)
 
     def deferred(self, heap: Heap) -> Iterator[int]:
         """Yield the references on the list, the latest first. HeapCorruptionError when the list is cyclic."""

@@ -218,6 +218,8 @@ def free_pending(heap: Heap, budget: u64) -> bool:
             note_freed(heap, freed)
     control.pending_dead = pending
     note_freed(heap, freed)
+    if unlikely(freed.noted >= MANY):
+        put_in_order(heap)
     if pending != NULL:
         return True
     control.live_bytes_after_last_collection = live_bytes(heap)

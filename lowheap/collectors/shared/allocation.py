@@ -2,8 +2,9 @@
 
 The policy, in order: collect if the collector says that it is time; look for room; free what waits to be freed until
 there is room or nothing waits; then collect, if less than half of the capacity was live after the last collection, or
-grow; at the maximum, collect, and merge free neighbours whether that pays or not. A store may grow first instead, as
-wasmtime does: `allocate_block_growing_first`.
+grow; at the maximum, collect, and merge free neighbours whether that pays or not. Before it grows, it searches for
+cycles, if the collector says that it is time, and grows all the same unless less than half is live then; and before it
+gives up. A store may grow first instead, as wasmtime does, and search for no cycles: `allocate_block_growing_first`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,20 @@ def collect_if_allowed(heap: Heap, rules: FrameRules) -> bool:
 
 
 @inline
+def is_search_due(heap: Heap, at_last: bool) -> bool:
+    """Whether it is time to search for cycles, and allowed."""
+    return (heap.control.no_gc_count == 0) and heap.collector.is_search_due(heap, at_last)
+
+
+@inline
+def collect_cycles(heap: Heap, rules: FrameRules, only_if_due: bool) -> bool:
+    """Collect, and search for cycles, which is allowed; False when the allocation must be given up."""
+    if unlikely(not heap.collector.collect_cycles(heap, rules, only_if_due)):
+        return False
+    return release_dead_externrefs(heap)
+
+
+@inline
 def find_after_freeing(heap: Heap, length: u32) -> Ref:
     """Look for room, and free what waits to be freed, a portion at a time, until there is some; or null."""
     found = find_block(heap, length)
@@ -57,22 +72,10 @@ def find_after_freeing(heap: Heap, length: u32) -> Ref:
 
 
 @inline
-def find_at_last(heap: Heap, rules: FrameRules, length: u32) -> Ref:
-    """Collect, and merge free neighbours, whether that pays or not: the last resort; or null."""
-    if not collect_if_allowed(heap, rules):
-        return NULL
+def coalesce_and_carve(heap: Heap, length: u32) -> Ref:
+    """Merge free neighbours, whether that pays or not, and look for room: the last resort; or null."""
     coalesce(heap)
     return carve(heap, length)
-
-
-@inline
-def find_in_growth(heap: Heap, rules: FrameRules, length: u32, has_grown: bool) -> Ref:
-    """Return a block of the room that a heap has grown by, if it has; else the last resort's, or null."""
-    if has_grown:
-        found = carve(heap, length)
-        if found != NULL:
-            return found
-    return find_at_last(heap, rules, length)
 
 
 @native
@@ -89,7 +92,22 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
         found = find_block(heap, length)
         if found != NULL:
             return found
-    return find_in_growth(heap, rules, length, grow(heap, length))
+    if unlikely(is_search_due(heap, False)):
+        if not collect_cycles(heap, rules, True):
+            return NULL
+        found = find_block(heap, length) if much_was_free(heap) else NULL
+        if found != NULL:
+            return found
+    if grow(heap, length):
+        found = carve(heap, length)
+        if found != NULL:
+            return found
+    if not collect_if_allowed(heap, rules):
+        return NULL
+    found = coalesce_and_carve(heap, length)
+    if (found == NULL) and is_search_due(heap, True) and collect_cycles(heap, rules, False):
+        found = coalesce_and_carve(heap, length)
+    return found
 
 
 @native
@@ -98,7 +116,13 @@ def allocate_block_growing_first(heap: Heap, rules: FrameRules, length: u32) -> 
     found = find_after_freeing(heap, length)
     if found != NULL:
         return found
-    return find_in_growth(heap, rules, length, grow_by_all(heap, length))
+    if grow_by_all(heap, length):
+        found = carve(heap, length)
+        if found != NULL:
+            return found
+    if not collect_if_allowed(heap, rules):
+        return NULL
+    return coalesce_and_carve(heap, length)
 
 
 @inline

@@ -77,3 +77,28 @@ def collect(heap: Heap, rules: FrameRules) -> bool:
     heap.collector.free_pending(heap, UNLIMITED)
     finish_sweep(heap)
     return True
+
+
+@native
+def collect_cycles(heap: Heap, rules: FrameRules, only_if_due: bool) -> bool:
+    """Collect, then search for cycles, and free what only they keep; False, with nothing done, if a frame is wrong.
+
+    `only_if_due`: there is no search if so little lives then that none is due.
+    """
+    if unlikely(not heap.collector.collect(heap, rules)):
+        return False
+    if not only_if_due or heap.collector.is_search_due(heap, False):
+        heap.collector.find_cycles(heap)
+        heap.collector.free_pending(heap, UNLIMITED)
+    return True
+
+
+@inline
+def find_no_cycles(heap: Heap) -> None:
+    """There is no search for cycles."""
+
+
+@inline
+def is_no_search_due(heap: Heap, at_last: bool) -> bool:
+    """So none is ever due."""
+    return False

@@ -18,6 +18,12 @@ PENDING_PORTION = 1 << 10
 UNLIMITED = (1 << 64) - 1
 """The budget that frees all pending dead objects."""
 
+NO_SEARCH = (1 << 64) - 1
+"""The `cycle_limit` of a heap in which cycles are searched for only when somebody asks."""
+
+CYCLE_FLOOR = 1 << 20
+"""As long as fewer bytes live than this, no search for cycles is due."""
+
 
 @inline
 def live_bytes(heap: Heap) -> u64:
@@ -57,6 +63,9 @@ def statistics(heap: Heap, result: VMHeapStatistics) -> None:
     result.collections = control.collections
     result.growths = control.growths
     result.coalescings = control.coalescings
+    result.cycle_searches = control.cycle_searches
+    result.cyclic_objects = control.cyclic_objects
+    result.cyclic_bytes = control.cyclic_bytes
     result.capacity = control.capacity
     result.maximum = control.maximum
     result.listed = u64(control.current_len)
