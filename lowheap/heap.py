@@ -262,6 +262,9 @@ class DrcHeap(NotCopied):
             raise TypeError(f"types is {types!r}; it must be a TypeRegistry")
         self.types = types
         self.collector = registry.find("drc" if collector is None else collector)
+        if self.collector.finds_room and allocator is not SegregatedFit:
+            what = f"the collector {self.collector.name} finds room for objects itself"
+            raise HeapError(f"{what}; it has no allocator {allocator.name!r}")
         self.allocator_policy = allocator
         self.searches_cycles = search_cycles and self.collector.searches_for_cycles
         """Whether what only cycles keep is searched for without being asked for."""

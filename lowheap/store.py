@@ -148,6 +148,8 @@ class Store(NotCopied):
             search_cycles=search_cycles and has_default_policies,
         )
         chosen = self.heap.collector
+        if chosen.finds_room and not has_default_policies:
+            raise ValueError(f"the collector {chosen.name} finds room for objects itself: it has no policy {growth!r}")
         self.heap.attach(memory, self.host_data)
         self._allocate_block = chosen.allocate_block if growth == "collect-first" else allocate_block_growing_first
         self.heap.host = self.tidy_in_use

@@ -26,7 +26,6 @@ from lowheap.collectors.rc_immix.state import (
     HELD,
     LIVE,
     LOG,
-    NOT_MARKING,
     OLD,
     OLD_VALUES,
     ROOM,
@@ -59,8 +58,7 @@ def epochs_of(store: lh.Store) -> Any:
 
 def trace(store: lh.Store) -> None:
     """Collect with a trace, all at once."""
-    epochs_of(store).trace_next = 1
-    store.collect()
+    store.collect(cycles=True)
 
 
 class Thing:
@@ -153,9 +151,7 @@ class Graphs(RuleBasedStateMachine):
 
     @rule(cycles=st.booleans(), increments=st.integers(1, 12), budget=st.sampled_from([1, 3, 50]))
     def begin(self, cycles: bool, increments: int, budget: int) -> None:
-        epochs = epochs_of(self.store)
-        epochs.trace_next = int(cycles and epochs.marking == NOT_MARKING)
-        collection = self.store.collection()
+        collection = self.store.collection(cycles=cycles)
         for _ in range(increments):
             collection.collect_increment(budget)
             self.store.verify()
@@ -168,9 +164,7 @@ class Graphs(RuleBasedStateMachine):
     @rule()
     def finish_a_trace_by_portions(self) -> None:
         """One that begins now finds all that is garbage."""
-        self.store.heap.free_pending()
-        epochs_of(self.store).trace_next = 1
-        collection = self.store.collection()
+        collection = self.store.collection(cycles=True)
         while collection.collect_increment(7) is GcProgress.CONTINUE:
             pass
         assert {each.index for each in self.store.heap.objects()} == self.reachable().keys()
@@ -199,9 +193,7 @@ def collect_some(store: lh.Store, way: str) -> None:
     if way == "trace":
         trace(store)
     elif way == "portions":
-        store.heap.free_pending()
-        epochs_of(store).trace_next = 1
-        collection = store.collection()
+        collection = store.collection(cycles=True)
         while collection.collect_increment(1) is GcProgress.CONTINUE:
             store.verify()
     else:

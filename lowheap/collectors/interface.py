@@ -267,6 +267,9 @@ class Collector:
     needs_owner: bool = False
     """Whether an event must know the object that a slot of the heap is in: what knows a slot alone is refused then."""
 
+    finds_room: bool = False
+    """Whether it finds room for objects in a way of its own: then no free-list policy is chosen, nor one of growth."""
+
     searches_for_cycles: bool = True
     """Whether it may be asked to search for cycles. With False, none is ever due, and asking for one is an error."""
 
@@ -617,6 +620,7 @@ _ATTRIBUTES: dict[str, type[Any]] = {
     "name": str,
     "counts": bool,
     "called": bool,
+    "finds_room": bool,
     "c_references": str,
     "compiled": tuple,
     "states": tuple,

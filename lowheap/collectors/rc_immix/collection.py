@@ -21,7 +21,15 @@ from lowheap.collectors.rc_immix.counting import (
 from lowheap.collectors.rc_immix.cycles import trace_all
 from lowheap.collectors.rc_immix.marking import begin_marking
 from lowheap.collectors.rc_immix.pauses import SLICES, note_pause, wanted_pause, work, work_until
-from lowheap.collectors.rc_immix.policy import LONGEST, SHORTEST, allow, expect_trace, keep_memory, set_length
+from lowheap.collectors.rc_immix.policy import (
+    LONGEST,
+    SHORTEST,
+    allow,
+    expect_trace,
+    keep_memory,
+    may_trace,
+    set_length,
+)
 from lowheap.collectors.rc_immix.space import (
     append,
     begin_epoch,
@@ -197,6 +205,13 @@ def collect(heap: Heap, rules: FrameRules) -> bool:
 
 
 @native
+def collect_cycles(heap: Heap, rules: FrameRules, only_if_due: bool) -> bool:
+    """The same, with a trace."""
+    heap.state(Epochs).trace_next = 1
+    return collect(heap, rules)
+
+
+@native
 def collect_in_time(heap: Heap, rules: FrameRules) -> bool:
     """End the epoch, and do of what is pending what there is time for; False likewise."""
     start = heap.nanoseconds()
@@ -271,7 +286,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     found = find_room(heap, length)
     if likely(found != NULL):
         return found
-    heap.state(Epochs).trace_next = 1
+    heap.state(Epochs).trace_next = u32(may_trace(heap))
     if not collect_if_allowed(heap, rules):
         return NULL
     heap.state(Space).left = max(heap.state(Space).left, u64(length) + 2 * BLOCK)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.null.collector import count_nothing, keep
-from lowheap.collectors.rc_immix import barriers, collection, counting, pauses, space, state, verify, walking
+from lowheap.collectors.rc_immix import barriers, collection, counting, marking, pauses, space, state, verify, walking
 from lowheap.collectors.rc_immix.references import C_REFERENCES
 from lowheap.native import Heap
 from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
@@ -15,6 +15,9 @@ from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
 
 class RcImmix(Collector):
     """Counts that the young never pay for: coalesced in a log, brought up to date at the end of each epoch.
+
+    A trace all at once does not tell what only cycles kept from what else has died, so that the figures of searches for
+    cycles have the objects that traces by portions have found.
 
     `epoch_bytes`: how much each epoch allocates; 0: the collector decides. `traces`: whether some epochs end with a
     trace, without which cycles are never freed. `pause_microseconds`: how long the program should be kept waiting at
@@ -26,6 +29,7 @@ class RcImmix(Collector):
     counts_roots = False
     counts_tell_life = False
     logs_ranges = True
+    finds_room = True
     c_references = C_REFERENCES
 
     read = barriers.read
@@ -52,6 +56,8 @@ class RcImmix(Collector):
     has_pending = counting.has_pending
     free_pending = collection.free_pending
     collect = collection.collect
+    collect_cycles = collection.collect_cycles
+    find_cycles = marking.find_cycles
     drop = keep
     is_live = collection.is_live
     may_be_held = collection.is_live
@@ -108,7 +114,7 @@ class RcImmix(Collector):
 
     parameters: ClassVar[dict[str, Type]] = {"epoch_bytes": U64, "traces": BOOL, "pause_microseconds": U64}
 
-    compiled = (collection.end_epoch, collection.end_epoch_in_portions, collection.free_pending)
+    compiled = (collection.end_epoch, collection.end_epoch_in_portions, collection.free_pending, marking.find_cycles)
 
     def __init__(self, *, epoch_bytes: int = 0, traces: bool = True, pause_microseconds: int = 0) -> None:
         """Make a collector with parameters of one's own."""

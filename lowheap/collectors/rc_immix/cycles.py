@@ -188,3 +188,4 @@ def trace_all(heap: Heap) -> None:
     epochs = heap.state(Epochs)
     epochs.traced_live = epochs.live_bytes
     epochs.traces += 1
+    heap.control.cycle_searches += 1

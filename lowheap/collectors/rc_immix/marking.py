@@ -42,6 +42,7 @@ from lowheap.collectors.rc_immix.state import (
 )
 from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.references import block_length, names_object
+from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.tracing import masked_slots, slots_beyond
 from lowheap.layout import EXTERNREF_TYPE_INDEX, KIND_ARRAY_BIT, REFERENCE_SIZE
 from lowheap.native import Heap, Ref, cell, cold, ctz, inline, native, u32, u64, unlikely, zero_memory
@@ -61,6 +62,14 @@ def begin_marking(heap: Heap) -> None:
     epochs.is_drained = 0
     for number in range(heap.length(HELD).value):
         shade(heap, heap.entry(HELD, number).value)
+
+
+@native
+def find_cycles(heap: Heap) -> None:
+    """Begin a trace now, directly behind an epoch's end. One that goes on began with another snapshot."""
+    while heap.state(Epochs).marking > MARKING:
+        trace_some(heap, UNLIMITED)
+    begin_marking(heap)
 
 
 @native
@@ -236,8 +245,10 @@ def free_some(heap: Heap, budget: u64) -> u64:
         if reference >= heap.control.bump:
             epochs.marking = NOT_MARKING
             note_freed(heap, freed)
+            note_cyclic(heap, freed)
             epochs.traced_live = epochs.live_bytes
             epochs.traces += 1
+            heap.control.cycle_searches += 1
             return left
         header = heap.header_at(reference)
         epochs.sweep_at = reference + block_length(header.object_size)
@@ -249,4 +260,12 @@ def free_some(heap: Heap, budget: u64) -> u64:
                 forget(heap, reference, freed)
         left -= 1
     note_freed(heap, freed)
+    note_cyclic(heap, freed)
     return 0
+
+
+@inline
+def note_cyclic(heap: Heap, freed: Tally) -> None:
+    """Add to what searches for cycles have found."""
+    heap.control.cyclic_objects += freed.objects
+    heap.control.cyclic_bytes += freed.size

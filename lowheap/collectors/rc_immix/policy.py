@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from lowheap.collectors.rc_immix.space import give_back
 from lowheap.collectors.rc_immix.state import BLOCK, Epochs, Space
+from lowheap.collectors.shared.sizing import NO_SEARCH
 from lowheap.native import Heap, inline, native, u64
 
 MIB = 1 << 20
@@ -39,13 +40,19 @@ FEW = MIB // 4
 
 
 @inline
+def may_trace(heap: Heap) -> bool:
+    """Whether there may be a trace that nobody has asked for."""
+    return heap.collector.traces and (heap.control.cycle_limit != NO_SEARCH)
+
+
+@inline
 def expect_trace(heap: Heap) -> None:
     """Whether there is to be a trace at the end of this epoch, as far as what has died since the last tells."""
     epochs = heap.state(Epochs)
     gone = epochs.lived + epochs.survived_bytes - min(epochs.lived + epochs.survived_bytes, epochs.live_bytes)
     has_doubled = epochs.live_bytes > epochs.traced_live * 2 + FLOOR
     most_died = (gone > FEW) and (gone > epochs.lived // 2)
-    if heap.collector.traces and (has_doubled or most_died):
+    if may_trace(heap) and (has_doubled or most_died):
         epochs.trace_next = 1
 
 
