@@ -294,7 +294,8 @@ def test_a_chain_dies_by_increments_while_the_program_goes_on(collector: Other, 
         middle_of_it = middle
         exports["hold"](chain)
         chain.release()
-        store.collect()  # what is young dies at once, where an epoch's end is all that counts
+        if collector is RC_IMMIX:  # what is young dies at once; with `drc`'s kin the list holds what waits
+            store.collect()
         exports["hold"](None)  # ten of them die
         store.verify()
         progress, freed = GcProgress.CONTINUE, 0
