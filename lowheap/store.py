@@ -317,6 +317,7 @@ class Store(NotCopied):
         self.check_open()
         return self.heap.collector.pause_times(self.heap.native)
 
+    @exclusive("lock")
     def snapshot(self) -> Image:
         """Return an image of the heap as it is now, with what compiled code holds among its roots."""
         self.tidy_in_use()

@@ -984,6 +984,7 @@ ARGUMENTS: dict[Native[..., Any], Arguments] = {
     ranges.has_range: then(an_array, drawn(st.integers(0, 9) | ANY_U32), drawn(st.integers(0, 9) | ANY_U32)),
     ranges.is_within: drawn(UP_TO_9, UP_TO_9, UP_TO_9),
     ranges.move: moved,
+    ranges.log_nothing: then(a_slot, drawn(st.integers(0, 9))),
     table_ranges.copy: then(a_table(0), a_table(1), drawn(UP_TO_9, UP_TO_9, UP_TO_9)),
     table_ranges.drop: a_table(0),
     table_ranges.fill: then(a_table(0), drawn(UP_TO_9), a_reference, drawn(UP_TO_9)),

@@ -261,7 +261,7 @@ def test_what_polls_keeps_its_arguments() -> None:
         nonlocal calls
         calls += 1
         assert instance.exports["g"](3, *[100] * 19) == 1900
-        if calls == 20:
+        if calls >= 20:  # another may have come in between
             instance.exports["done"].value = 1
 
     def start() -> None:
