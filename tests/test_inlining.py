@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lowheap as lh
 from lowheap.wasm import inlining
-from lowheap.wasm.inlining import INLINED, Inliner, cold_instructions, inlined_operands
+from lowheap.wasm.inlining import GUARDED, INLINED, Inliner, cold_instructions, inlined_operands
 
 pytestmark = pytest.mark.compiler
 
@@ -194,3 +194,135 @@ def test_random_functions_do_what_they_do_on_wasmtime(source: str, calls: list[t
                 assert outcome_here(exports, name, each) == outcome_there(there, exports_there[name], each)
         store.verify()
         store.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Guards
+
+
+def guards(source: str, function: int) -> list[int]:
+    """The functions whose guards stand in front of a function's calls, in order."""
+    module = lh.Module(lh.Engine(), source)
+    body = Inliner(module.outline, module.call_graph, inlining.SMALL).body(function)
+    return [inlined_operands(each)[0] for each in body.instructions if each.name == GUARDED]
+
+
+LIST_TYPE = "(type $l (struct (field (ref null $l)) (field i32)))"
+GUARDED_FUNCTIONS = {
+    "if with a result": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (result i32) (ref.is_null (local.get 0)) (then (local.get 1))
+        (else (i32.add (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))))""",
+    "else with a result": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (result i32) (i32.eqz (ref.is_null (local.get 0)))
+        (then (i32.add (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
+        (else (i32.const -7))))""",
+    "return": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (ref.is_null (local.get 0)) (then (return (local.get 1))))
+      (i32.add (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))""",
+    "block": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (block $end
+        (br_if $end (ref.is_null (local.get 0)))
+        (return (i32.sub (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))))
+      (i32.const 5))""",
+    "a number": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.lt_s (local.get 1) (i32.const 2)) (then (return (local.get 1))))
+      (i32.add (call $f (local.get 0) (i32.sub (local.get 1) (i32.const 1)))
+        (call $f (local.get 0) (i32.sub (local.get 1) (i32.const 2)))))""",
+    "two conditions": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.or (ref.is_null (local.get 0)) (i32.eq (local.get 1) (i32.const 3))) (then (return (i32.const 9))))
+      (i32.xor (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))""",
+}
+UNGUARDED_FUNCTIONS = {
+    "the result is computed": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (ref.is_null (local.get 0)) (then (return (i32.add (local.get 1) (i32.const 1)))))
+      (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
+    "the condition may trap": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.eqz (struct.get $l 1 (local.get 0))) (then (return (i32.const 1))))
+      (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
+    "it looks at another local": """(func $f (param (ref null $l)) (param i32) (result i32) (local i32)
+      (if (i32.eqz (local.get 2)) (then (return (i32.const 1))))
+      (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
+    "something comes behind the if": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (result i32) (ref.is_null (local.get 0)) (then (i32.const 1))
+        (else (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
+      (i32.eqz))""",
+    "the way out of the block is longer": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (block $end
+        (br_if $end (ref.is_null (local.get 0)))
+        (return (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
+      (i32.add (local.get 1) (i32.const 5)))""",
+}
+
+
+def guarded_module(function: str) -> str:
+    return f"""(module {LIST_TYPE} {function}
+      (func (export "f") (param i32 i32) (result i32)
+        (local $list (ref null $l))
+        (loop $more
+          (if (i32.gt_s (local.get 0) (i32.const 0)) (then
+            (local.set $list (struct.new $l (local.get $list) (local.get 0)))
+            (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
+            (br $more))))
+        (i32.add (i32.mul (i32.const 31) (call $f (local.get $list) (local.get 1)))
+          (call $f (ref.null $l) (i32.const 7)))))"""
+
+
+@pytest.mark.parametrize("name", GUARDED_FUNCTIONS)
+def test_a_guard_stands_in_front_of_calls(name: str) -> None:
+    source = guarded_module(GUARDED_FUNCTIONS[name])
+    assert set(guards(source, 0)) == {0}
+    assert guards(source, 1) == [0, 0]
+    config = wasmtime.Config()
+    config.wasm_function_references = True
+    config.wasm_gc = True
+    store = wasmtime.Store(wasmtime.Engine(config))
+    instance = wasmtime.Instance(store, wasmtime.Module(store.engine, source), [])
+    expected = instance.exports(store)["f"]
+    with lh.Store(lh.Engine(), collect_every=1) as ours:
+        found: Any = lh.Instance(ours, lh.Module(ours.engine, source)).exports["f"]
+        for length in (0, 1, 2, 5):
+            for number in (0, 1, 3, 9):
+                assert found(length, number) == expected(store, length, number), (length, number)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", UNGUARDED_FUNCTIONS)
+def test_no_guard_is_seen_where_there_is_none(name: str) -> None:
+    assert guards(guarded_module(UNGUARDED_FUNCTIONS[name]), 1) == []
+
+
+def test_a_guard_has_no_frame() -> None:
+    """What traps behind it is in one frame of the function, at the call."""
+    source = """(module
+      (func $f (param i32) (result i32)
+        (if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
+        (if (i32.eq (local.get 0) (i32.const 1)) (then (unreachable)))
+        (call $f (i32.sub (local.get 0) (i32.const 1))))
+      (func (export "f") (param i32) (result i32) (call $f (local.get 0))))"""
+    shown = []
+    for level in (0, 2):
+        with lh.Store(lh.Engine(opt_level=level)) as store:
+            exports: Any = lh.Instance(store, lh.Module(store.engine, source)).exports
+            assert exports["f"](0) == 1
+            with pytest.raises(lh.Trap) as caught:
+                exports["f"](3)
+            shown.append([(each.func_index, each.module_offset) for each in caught.value.frames])
+    assert shown[0] == shown[1]
+    assert [index for index, _ in shown[0]] == [0, 0, 0, 1]
+
+
+RESULT_TYPES = """(module
+  (type $unused (func))
+  (type $l (struct (field (ref null $l)) (field i32)))
+  (func $last (param (ref null $l)) (param (ref null $l)) (result (ref null $l))
+    (if (ref.is_null (local.get 0)) (then (return (local.get 1))))
+    (call $last (struct.get $l 0 (local.get 0)) (local.get 0)))
+  (func (export "f") (result i32)
+    (struct.get $l 1 (call $last
+      (struct.new $l (struct.new $l (ref.null $l) (i32.const 4)) (i32.const 5)) (ref.null $l)))))"""
+
+
+def test_a_guard_with_references_of_the_modules_types() -> None:
+    assert guards(RESULT_TYPES, 0) == [0]
+    with lh.Store(lh.Engine(), collect_every=1) as store:
+        exports: Any = lh.Instance(store, lh.Module(store.engine, RESULT_TYPES)).exports
+        assert exports["f"]() == 4

@@ -72,7 +72,7 @@ from lowheap.wasm.events import (
     zero,
 )
 from lowheap.wasm.fuel import Exempt, FuelMeter
-from lowheap.wasm.inlining import INLINED, OPENING, Body, cold_instructions, inlined_operands
+from lowheap.wasm.inlining import GUARDED, INLINED, OPENING, Body, cold_instructions, inlined_operands
 from lowheap.wasm.outline import index_operand
 
 if TYPE_CHECKING:
@@ -322,6 +322,8 @@ class FunctionCompiler(Emitter):
                 self._fuel.before(number, instruction, self.stack)
             if name == INLINED:
                 self._open_inlined(instruction, number)
+            elif name == GUARDED:
+                self._open_guarded(instruction, number)
             elif name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
@@ -372,7 +374,7 @@ class FunctionCompiler(Emitter):
                 found[start] = sorted(inside)
                 self._throwing[start] = throwing - before
                 opened = self.instructions[start]
-                if opened.name == INLINED:  # whose locals are nobody else's
+                if opened.name in (INLINED, GUARDED):  # whose locals are nobody else's
                     _, first, count = inlined_operands(opened)
                     inside.difference_update(range(first, first + count))
                 open_constructs[-1][1].update(inside)
@@ -537,6 +539,16 @@ class FunctionCompiler(Emitter):
             self.set_local(local, value)
         if polls:
             self._poll()
+
+    def _open_guarded(self, instruction: Instruction, number: int) -> None:
+        """Open a guard in front of a call: a block with its result, which has its arguments in locals."""
+        index, first, _ = inlined_operands(instruction)
+        type, assigned = self.context.function_types[index], self._assigned[number]
+        arguments = self.pop_many(len(type.params))
+        target = self.function.append_basic_block(GUARDED)
+        self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target))
+        for local, value in enumerate(arguments, first):
+            self.set_local(local, value)
 
     @instruction("else")
     def _else(self) -> None:

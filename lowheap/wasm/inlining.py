@@ -13,6 +13,11 @@ caller's frame in a backtrace is made of the call's (`function.py`).
 What ends in a throw or a trap runs once at most, so it is **cold**: it counts for nothing in a function's size, and
 calls there are left alone.
 
+Of a larger function, or one that calls itself, what it begins with may be a **guard**: it looks at its parameters, and
+returns at once where there is nothing to do, at the end of a list, say, or of a tree. Then the guard stands in front of
+the call, as a construct that begins with `guarded`, which has the arguments in locals, too. The function looks once
+more; but half of the calls of a function that walks a tree, or more, are none any more.
+
 Promises: no function is inlined into itself, however indirectly; none that calls itself, or makes tail calls, for these
 would end the caller's frame; a function does not grow beyond `MOST_INSTRUCTIONS`, if it was not larger before.
 """
@@ -21,10 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowheap.types import ValType
-from lowheap.wasm.decode import Instruction
+from lowheap.wasm.decode import BlockType, Instruction
 from lowheap.wasm.outline import ModuleOutline, index_operand
 
 if TYPE_CHECKING:
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 
 INLINED = "inlined"
 """What opens a function in the place of a call; `inlined_operands` tells its operands."""
+
+GUARDED = "guarded"
+"""What opens a guard and a call, with the same operands."""
 
 SMALL = 40
 """A function of so many instructions that are not cold, or fewer, is inlined in code that is called often."""
@@ -48,11 +56,41 @@ MOST_INSTRUCTIONS = 400
 MOST_DEPTH = 6
 """So many functions are inlined within one another at most."""
 
-OPENING = ("block", "loop", "if", "try_table", INLINED)
+OPENING = ("block", "loop", "if", "try_table", INLINED, GUARDED)
 """The instructions that open a construct, up to an `end`."""
 
 _LOCALS = ("local.get", "local.set", "local.tee")
 _ENDING = ("throw", "throw_ref", "unreachable")
+
+
+MOST_OF_GUARD = 8
+"""So many instructions has the condition of a guard at most."""
+
+_VALUES = ("local.get", "i32.const", "i64.const", "ref.null")
+"""The instructions of a guard that take nothing and leave a value."""
+
+_UNARY = ("ref.is_null", "i32.eqz", "i64.eqz", "i32.wrap_i64", "i64.extend_i32_s", "i64.extend_i32_u")
+"""Those that make a value of one; none of them traps, here and below."""
+
+_BINARY = (
+    "ref.eq",
+    *(f"{word}.{name}" for word in ("i32", "i64") for name in ("add", "sub", "and", "or", "xor", "eq", "ne")),
+    *(f"{word}.{name}_{sign}" for word in ("i32", "i64") for name in ("lt", "gt", "le", "ge") for sign in "su"),
+)
+"""Those that make a value of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a function begins with: it returns a result at once where a condition holds, or does not hold."""
+
+    condition: tuple[Instruction, ...]
+    holds: bool
+    result: tuple[Instruction, ...]
+
+    def __len__(self) -> int:
+        """Return how many instructions it takes in front of a call, with all that is around them."""
+        return len(self.condition) + len(self.result) + 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +110,13 @@ class Inliner:
         self._imported = len(outline.imported_functions)
         self._cold: dict[int, set[int]] = {}
         self._can: dict[int, bool] = {}
+        self._guards: dict[int, Guard | None] = {}
 
     def body(self, index: int) -> Body:
         """Return one of the module's own functions with others in it."""
         own = self._instructions(index)
-        if not any(self._is_small(each) for each in self._graph.called[index]):
+        called = self._graph.called[index]
+        if not any(self._is_small(each) or self._guard(each) is not None for each in called):
             return Body(own, ())
         first_free = len(self._locals(index))
         first_locals: dict[int, int] = {}
@@ -89,7 +129,15 @@ class Inliner:
             for number, each in enumerate(instructions):
                 callee = index_operand(each) if each.name == "call" else -1
                 if callee in within or number in cold or not self._is_small(callee) or len(within) > MOST_DEPTH:
-                    yield each
+                    guard = None if number in cold else self._guard(callee)
+                    if guard is None or len(guard) > left:
+                        yield each
+                    else:
+                        left -= len(guard)
+                        params = self._outline.function_types[callee].params
+                        first = first_free + len(added)
+                        added.extend(params)
+                        yield from self._guarded(guard, each, callee, first)
                     continue
                 code = self._instructions(callee)
                 if len(code) > left:
@@ -105,6 +153,39 @@ class Inliner:
                 yield from expand(tuple(as_block(code, first)), (*within, callee))
 
         return Body(tuple(expand(own, (index,))), added)
+
+    def _guarded(self, guard: Guard, call: Instruction, callee: int, first: int) -> Iterator[Instruction]:
+        """Yield a guard and a call, whose arguments are in locals from `first` on."""
+        type = self._outline.function_types[callee]
+
+        def at_call(name: str, *operands: Any) -> Instruction:
+            return Instruction(name, operands, call.offset)
+
+        def renamed(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
+            for each in instructions:
+                is_local = each.name == "local.get"
+                yield at_call(each.name, *((first + index_operand(each),) if is_local else each.operands))
+
+        whole = [*(at_call("local.get", first + number) for number in range(len(type.params))), call]
+        ways = [[*renamed(guard.result)], whole]
+        yield at_call(GUARDED, callee, first, len(type.params))
+        yield from renamed(guard.condition)
+        yield at_call("if", BlockType((), tuple(map(self._outline.uncanonical, type.results))))
+        yield from ways[not guard.holds]
+        yield at_call("else")
+        yield from ways[guard.holds]
+        yield at_call("end")
+        yield at_call("end")
+
+    def _guard(self, index: int) -> Guard | None:
+        """The guard that a function begins with, if it has one."""
+        if index < self._imported:
+            return None
+        if index not in self._guards:
+            type = self._outline.function_types[index]
+            results = tuple(map(self._outline.uncanonical, type.results))
+            self._guards[index] = guard_of(self._instructions(index), len(type.params), results)
+        return self._guards[index]
 
     def _instructions(self, index: int) -> Sequence[Instruction]:
         return self._outline.decoded.bodies[index - self._imported].instructions
@@ -141,8 +222,86 @@ class Inliner:
         )
 
 
+def guard_of(instructions: Sequence[Instruction], params: int, results: tuple[ValType, ...]) -> Guard | None:
+    """Return the guard that a function with so many parameters begins with; None if it has none."""
+    start = int(instructions[0].name == "block" and instructions[0].operands[0] == BlockType((), ()))
+    end, depth = start, 0
+    while end - start <= MOST_OF_GUARD and (change := _change(instructions[end], params, depth)) is not None:
+        depth += change
+        end += 1
+    condition, opening = tuple(instructions[start:end]), instructions[end]
+    if depth != 1 or not condition or end - start > MOST_OF_GUARD:
+        return None
+    if start:  # block COND br_if 0 … end RESULT
+        behind = _end_of(instructions, 0) + 1
+        found = opening.name == "br_if" and opening.operands == (0,)
+        return _guard(condition, True, instructions[behind:-1], params, results) if found else None
+    if opening.name == "br_if":
+        return Guard(condition, True, ()) if opening.operands == (0,) and not results else None
+    if opening.name != "if":
+        return None
+    close = _end_of(instructions, end)
+    other = _else_of(instructions, end)
+    then = instructions[end + 1 : close if other is None else other]
+    type = opening.operands[0]
+    if type == BlockType((), ()) and then and then[-1].name == "return":  # COND if RESULT return end …
+        return _guard(condition, True, then[:-1], params, results)
+    if type == BlockType((), results) and other is not None and close == len(instructions) - 2:
+        return _guard(condition, True, then, params, results) or _guard(
+            condition, False, instructions[other + 1 : close], params, results
+        )
+    return None
+
+
+def _guard(
+    condition: tuple[Instruction, ...],
+    holds: bool,
+    result: Sequence[Instruction],
+    params: int,
+    results: tuple[ValType, ...],
+) -> Guard | None:
+    """A guard, if its result is no more than a value, or nothing."""
+    if len(result) != len(results) or len(result) > 1:
+        return None
+    if any(_change(each, params, 0) is None or each.name not in _VALUES for each in result):
+        return None
+    return Guard(condition, holds, tuple(result))
+
+
+def _change(instruction: Instruction, params: int, depth: int) -> int | None:
+    """By how much an instruction that may be in a guard makes the stack deeper; None for any other."""
+    name = instruction.name
+    if name in _VALUES:
+        return 1 if name != "local.get" or index_operand(instruction) < params else None
+    if name in _UNARY:
+        return 0 if depth >= 1 else None
+    return -1 if name in _BINARY and depth >= 2 else None
+
+
+def _end_of(instructions: Sequence[Instruction], opening: int) -> int:
+    """The number of the `end` of a construct."""
+    depth = 0
+    for number in range(opening, len(instructions)):
+        name = instructions[number].name
+        depth += (name in OPENING) - (name == "end")
+        if depth == 0:
+            return number
+    raise AssertionError("validated: each construct has an end")
+
+
+def _else_of(instructions: Sequence[Instruction], opening: int) -> int | None:
+    """The number of the `else` of an `if`; None if it has none."""
+    depth = 0
+    for number in range(opening, _end_of(instructions, opening)):
+        name = instructions[number].name
+        depth += (name in OPENING) - (name == "end")
+        if depth == 1 and name == "else":
+            return number
+    return None
+
+
 def inlined_operands(instruction: Instruction) -> tuple[int, int, int]:
-    """Return the operands of `INLINED`: the index of the function, its first local, and how many it has."""
+    """Return the operands of `INLINED` and `GUARDED`: the index of a function, the first local, and how many."""
     index, first, count = instruction.operands
     assert isinstance(index, int), "a function"
     assert isinstance(first, int), "a local"

@@ -81,6 +81,12 @@ class ModuleOutline:
             return RefType(type.nullable, self.type_indices[type.heap_type])
         return type
 
+    def uncanonical(self, type: Any) -> Any:
+        """Return a storage type with an index of the module's in place of the engine's: the first of that type."""
+        if isinstance(type, RefType) and isinstance(type.heap_type, int):
+            return RefType(type.nullable, self.type_indices.index(type.heap_type))
+        return type
+
     def function_type(self, type_index: int) -> FuncType:
         """Return the function type at one of the module's type indices."""
         composite = self.types[self.type_indices[type_index]].composite
