@@ -207,11 +207,17 @@ def _pauses_table(taken: Pauses) -> _Table:
     def row(name: str, cell: Callable[[Taken], str]) -> list[str]:
         return [name, *("failed" if each.failed is not None else cell(each) for each in shown)]
 
+    def quantile(part: float) -> Callable[[Taken], str]:
+        return lambda each: in_unit(each.quantile(part) * 1e-9)
+
+    def within(number: int) -> Callable[[Taken], str]:
+        return lambda each: f"{counts[id(each)][number]:,}"
+
     rows = [
         row("a repetition", lambda each: "" if each.median is None else in_unit(each.median)),
         row("pauses", lambda each: f"{each.count:,}"),
         *(
-            row(name, lambda each, part=part: in_unit(each.quantile(part) * 1e-9))  # type: ignore[misc]
+            row(name, quantile(part))
             for name, part in (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("longest", 1.0))
         ),
     ]
@@ -219,7 +225,7 @@ def _pauses_table(taken: Pauses) -> _Table:
     counts = {id(each): each.within() for each in whole}
     for number, name in enumerate(names):
         if any(counts[id(each)][number] for each in whole):
-            rows.append(row(name, lambda each, number=number: f"{counts[id(each)][number]:,}"))  # type: ignore[misc]
+            rows.append(row(name, within(number)))
     return f"Pauses of {taken.program.title}", ["", *(each.title for each in shown)], rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lowheap.collectors.interface import ELEMENT, NO_FIELD, Shape
 from lowheap.collectors.rc_immix.bits import clear_bit, has_bit, next_bit
-from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, header_mask, unlogged_bits
+from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, header_mask, index_of, slot_number, unlogged_bits
 from lowheap.collectors.rc_immix.space import append
 from lowheap.collectors.rc_immix.state import LOG, OLD, OLD_VALUES, SLOT_SHIFT, Epochs
 from lowheap.collectors.shared.references import names_object
@@ -18,21 +18,13 @@ from lowheap.native import (
     Heap,
     Ref,
     Slot,
-    address_of,
     cold,
     event,
     inline,
     native,
     u32,
     unlikely,
-    wrapping_u32,
 )
-
-
-@event
-def read(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> Ref:
-    """Load."""
-    return slot.value
 
 
 @event
@@ -40,12 +32,6 @@ def write(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
     """Log the slot, unless that is done, or it is a root; and store."""
     if shape.is_counted and owner != NULL:
         log(heap, owner, slot, shape)
-    slot.value = value
-
-
-@event
-def init(heap: Heap, owner: Ref, slot: Slot, value: Ref, shape: Shape) -> None:
-    """Store: the object is young."""
     slot.value = value
 
 
@@ -57,7 +43,7 @@ def log(heap: Heap, owner: Ref, slot: Slot, shape: Shape) -> None:
     if (shape.field == ELEMENT) or (is_any and (header.kind_and_reserved & KIND_ARRAY_BIT != 0)):
         log_beyond(heap, owner, slot)
     else:
-        number = wrapping_u32(address_of(slot) - address_of(header) - HEADER_SIZE) // REFERENCE_SIZE
+        number = slot_number(heap, owner, slot)
         if number >= HEADER_SLOTS:
             log_beyond(heap, owner, slot)
         elif unlikely(header.next_over_approximated_stack_root >> number & 1 != 0):
@@ -71,12 +57,6 @@ def log_beyond(heap: Heap, owner: Ref, slot: Slot) -> None:
         index = index_of(heap, slot)
         if unlikely(has_bit(unlogged_bits(heap), index >> SLOT_SHIFT)):
             log_slot(heap, index)
-
-
-@inline
-def index_of(heap: Heap, slot: Slot) -> u32:
-    """The index in the heap at which a slot is."""
-    return wrapping_u32(address_of(slot) - address_of(heap.block(NULL)))
 
 
 @cold

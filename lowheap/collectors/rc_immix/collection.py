@@ -7,7 +7,6 @@ The next epoch begins with the first block.
 
 from __future__ import annotations
 
-from lowheap.collectors.rc_immix.bits import has_bit
 from lowheap.collectors.rc_immix.counting import (
     Tally,
     bury_young,
@@ -36,14 +35,13 @@ from lowheap.collectors.rc_immix.space import (
     block_of,
     fill,
     find_room,
+    has_survived,
     leave_span,
-    live_bits,
     place_of_bump,
 )
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     FOUND,
-    GRANULE_SHIFT,
     LARGE,
     LINE_SHIFT,
     LOG,
@@ -73,7 +71,7 @@ def is_young(heap: Heap, reference: Ref) -> bool:
     space = heap.state(Space)
     if u32(heap.side(ROOM, reference).value) == LARGE:
         is_start = reference & (BLOCK - 1) == 0
-        return is_start and not has_bit(live_bits(heap), reference >> GRANULE_SHIFT)
+        return is_start and not has_survived(heap, reference)
     lines: u64 = heap.side(YOUNG, reference).value
     line = reference >> LINE_SHIFT & 63
     if lines >> u64(line) & 1 == 0:
@@ -91,7 +89,7 @@ def is_young(heap: Heap, reference: Ref) -> bool:
 @inline
 def is_live(heap: Heap, reference: Ref) -> bool:
     """Whether a reference is to an object that has survived and is not dead, or to where young ones are."""
-    if has_bit(live_bits(heap), reference >> GRANULE_SHIFT):
+    if has_survived(heap, reference):
         return heap.header_at(reference).ref_count != 0
     return is_young(heap, reference)
 
@@ -141,14 +139,13 @@ def end_epoch_by(heap: Heap, in_portions: bool) -> None:
     if (epochs.trace_next != 0) and not in_portions:
         trace_all(heap)
         epochs.survived_bytes = 0
-        epochs.lived = lived
     else:
         count_all_up(heap)
         put_off_decrements(heap)
         epochs.survived_bytes = epochs.live_bytes - lived
-        epochs.lived = lived
         if (epochs.trace_next != 0) and (epochs.marking == NOT_MARKING):
             begin_marking(heap)
+    epochs.lived = lived
     epochs.trace_next = 0
     bury_young(heap)
     begin_epoch(heap)
@@ -244,7 +241,7 @@ def fit_length(heap: Heap, used: u64) -> None:
     elif used * 8 < pause:
         length = min(length * 2, LONGEST)
     epochs.longest = length
-    epochs.length = min(max(epochs.length, length), length)
+    epochs.length = length
     allow(heap)
 
 
@@ -256,12 +253,6 @@ def end_if_allowed(heap: Heap, rules: FrameRules) -> bool:
     if (heap.control.no_gc_count == 0) and unlikely(not collect_in_time(heap, rules)):
         return False
     return release_dead_externrefs(heap)
-
-
-@inline
-def is_due(heap: Heap) -> bool:
-    """It is when the epoch is over, as allocation finds out."""
-    return False
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -319,16 +310,11 @@ def write_header(heap: Heap, reference: Ref, kind: u32, type_index: u32, size: u
         append(heap, YOUNG_EXTERNREFS, reference)
 
 
-@inline
-def allocated(heap: Heap, reference: Ref) -> None:
-    """Nothing: what is young is found where it is."""
-
-
 @native
 def free_leaf(heap: Heap, reference: Ref) -> None:
     """Free an object of which no owner and no child is left to see to."""
     length = block_length(heap.header_at(reference).object_size)
-    if has_bit(live_bits(heap), reference >> GRANULE_SHIFT):
+    if has_survived(heap, reference):
         freed = Tally()
         forget(heap, reference, freed)
         note_freed(heap, freed)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.null.collector import count_nothing, keep
+from lowheap.collectors.null import collector as null
 from lowheap.collectors.rc_immix import barriers, collection, counting, marking, pauses, space, state, verify, walking
 from lowheap.collectors.rc_immix.references import C_REFERENCES
 from lowheap.native import Heap
@@ -32,13 +32,13 @@ class RcImmix(Collector):
     finds_room = True
     c_references = C_REFERENCES
 
-    read = barriers.read
+    read = null.read
     write = barriers.write
-    init = barriers.init
-    allocated = collection.allocated
-    inc_ref = count_nothing
-    dec_ref = count_nothing
-    expose = count_nothing
+    init = null.write
+    allocated = null.allocated
+    inc_ref = null.count_nothing
+    dec_ref = null.count_nothing
+    expose = null.count_nothing
     log_range = barriers.log_range
 
     allocate_small = space.allocate_small
@@ -48,7 +48,7 @@ class RcImmix(Collector):
     settle_figures = space.settle_figures
     blocks = walking.blocks
 
-    is_due = collection.is_due
+    is_due = null.never
     hold = collection.hold
     forget_held = collection.forget_held
     sweep = collection.end_epoch
@@ -58,7 +58,7 @@ class RcImmix(Collector):
     collect = collection.collect
     collect_cycles = collection.collect_cycles
     find_cycles = marking.find_cycles
-    drop = keep
+    drop = null.keep
     is_live = collection.is_live
     may_be_held = collection.is_live
     is_owned = collection.is_live
@@ -68,7 +68,7 @@ class RcImmix(Collector):
     verify_lists = verify.verify_lists
     verify_pending = verify.verify_pending
     verify_noted = verify.verify_noted
-    verify_held = verify.verify_held
+    verify_held = null.verify_held
     count_owned = verify.count_owned
 
     functions: ClassVar[dict[str, Signature]] = {"between_blocks": Signature((), NOTHING)}

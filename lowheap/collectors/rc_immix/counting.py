@@ -14,7 +14,7 @@ its elements still count.
 from __future__ import annotations
 
 from lowheap.collectors.rc_immix.bits import clear_bit, has_bit, set_bit, set_bits
-from lowheap.collectors.rc_immix.space import append, forget_large, live_bits, pop
+from lowheap.collectors.rc_immix.space import append, forget_large, live_bits, move_all, pop
 from lowheap.collectors.rc_immix.state import (
     DEAD,
     DECREMENTS,
@@ -45,11 +45,12 @@ from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.references import block_length, names_object
 from lowheap.collectors.shared.roots import Root, counted_roots
 from lowheap.collectors.shared.sizing import count_freed
-from lowheap.collectors.shared.tracing import masked_slots, slots_beyond, traced_slots
+from lowheap.collectors.shared.tracing import children, masked_slots, slots_beyond, traced_slots
 from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_SIZE, KIND_ARRAY_BIT, NULL, REFERENCE_SIZE
 from lowheap.native import (
     Heap,
     Ref,
+    Slot,
     address_of,
     cold,
     ctz,
@@ -144,6 +145,18 @@ def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
 
 
 @inline
+def index_of(heap: Heap, slot: Slot) -> u32:
+    """The index in the heap at which a slot is."""
+    return wrapping_u32(address_of(slot) - address_of(heap.block(NULL)))
+
+
+@inline
+def slot_number(heap: Heap, owner: Ref, slot: Slot) -> u32:
+    """How many words behind its object's header a slot is."""
+    return wrapping_u32(address_of(slot) - address_of(heap.header_at(owner)) - HEADER_SIZE) // REFERENCE_SIZE
+
+
+@inline
 def header_mask(heap: Heap, type_index: u32) -> u32:
     """The slots of a type's objects that a header has bits for."""
     info = heap.type_info(type_index)
@@ -189,7 +202,7 @@ def unlog_beyond(heap: Heap, reference: Ref, type_index: u32) -> None:
     else:
         first_beyond = (reference + HEADER_SIZE + HEADER_SLOTS * REFERENCE_SIZE) >> SLOT_SHIFT
         for slot in traced_slots(heap, reference, type_index):
-            number = wrapping_u32(address_of(slot) - address_of(heap.block(NULL))) >> SLOT_SHIFT
+            number = index_of(heap, slot) >> SLOT_SHIFT
             if number >= first_beyond:
                 set_bit(bits, number)
 
@@ -199,15 +212,9 @@ def scan_up(heap: Heap, reference: Ref, survived: Tally) -> None:
     """Count up what a survivor refers to."""
     type_index = heap.header(reference).type_index
     unlog_all(heap, reference, type_index)
-    for slot in masked_slots(heap, reference, type_index):
-        child = slot.value
+    for child in children(heap, reference, type_index):
         if names_object(child):
             count_up(heap, child, survived)
-    if unlikely(heap.type_info(type_index).is_beyond_mask != 0):
-        for beyond in slots_beyond(heap, reference, type_index):
-            child = beyond.value
-            if names_object(child):
-                count_up(heap, child, survived)
 
 
 @native
@@ -263,8 +270,9 @@ def bury_young(heap: Heap) -> None:
     """Free what died young and must not only be forgotten: large objects, and externrefs, for the host to let go of."""
     for number in range(heap.length(YOUNG_LARGE).value):
         large = heap.entry(YOUNG_LARGE, number).value
-        if heap.header(large).ref_count == 0:
-            forget_large(heap, large, block_length(heap.header(large).object_size))
+        header_of_large = heap.header_at(large)  # it may have been freed at once
+        if header_of_large.ref_count == 0:
+            forget_large(heap, large, block_length(header_of_large.object_size))
     heap.length(YOUNG_LARGE).value = 0
     for place in range(heap.length(YOUNG_EXTERNREFS).value):
         reference = heap.entry(YOUNG_EXTERNREFS, place).value
@@ -286,12 +294,9 @@ def put_off_decrements(heap: Heap) -> None:
     if heap.state(Epochs).marking == MARKING:
         shade_old_values(heap, heap.length(OLD_VALUES).value)
     heap.state(Epochs).shaded = 0
-    for number in range(heap.length(OLD_VALUES).value):
-        append(heap, DECREMENTS, heap.entry(OLD_VALUES, number).value)
-    heap.length(OLD_VALUES).value = 0
-    for held in range(heap.length(HELD).value):
-        append(heap, DECREMENTS, heap.entry(HELD, held).value)
-    hold_found(heap)
+    move_all(heap, DECREMENTS, OLD_VALUES)
+    move_all(heap, DECREMENTS, HELD)
+    move_all(heap, HELD, FOUND)
 
 
 @native
@@ -301,16 +306,6 @@ def shade_old_values(heap: Heap, end: u64) -> None:
     while epochs.shaded < end:
         shade(heap, heap.entry(OLD_VALUES, epochs.shaded).value)
         epochs.shaded += 1
-
-
-@native
-def hold_found(heap: Heap) -> None:
-    """What roots were found to hold is what they held at the last epoch's end."""
-    count = heap.length(FOUND).value
-    for number in range(count):
-        heap.entry(HELD, number).value = heap.entry(FOUND, number).value
-    heap.length(HELD).value = count
-    heap.length(FOUND).value = 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------

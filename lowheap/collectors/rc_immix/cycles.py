@@ -11,13 +11,12 @@ from lowheap.collectors.rc_immix.bits import has_bit, next_bit, set_bit
 from lowheap.collectors.rc_immix.counting import (
     Tally,
     add_survivors,
-    hold_found,
     mark_bits,
     set_lines,
     unlog_all,
     unlogged_bits,
 )
-from lowheap.collectors.rc_immix.space import append, forget_large, live_bits, pop, start_of
+from lowheap.collectors.rc_immix.space import append, forget_large, has_survived, live_bits, move_all, pop, start_of
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     DEAD,
@@ -26,6 +25,7 @@ from lowheap.collectors.rc_immix.state import (
     GRANULE_SHIFT,
     GREY,
     HAS_EXTERNREFS,
+    HELD,
     LARGE,
     LARGE_REST,
     LINE,
@@ -42,7 +42,7 @@ from lowheap.collectors.rc_immix.state import (
 )
 from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.references import block_length, names_object
-from lowheap.collectors.shared.tracing import masked_slots, slots_beyond
+from lowheap.collectors.shared.tracing import children
 from lowheap.layout import EXTERNREF_TYPE_INDEX, NULL
 from lowheap.native import Heap, Ref, copy_memory, inline, native, u32, u64, unlikely, zero_memory
 
@@ -108,15 +108,9 @@ def recount_all(heap: Heap) -> None:
         reference = pop(heap, GREY)
         type_index = heap.header(reference).type_index
         unlog_all(heap, reference, type_index)
-        for slot in masked_slots(heap, reference, type_index):
-            child = slot.value
+        for child in children(heap, reference, type_index):
             if names_object(child):
                 recount(heap, child, live, survived)
-        if unlikely(heap.type_info(type_index).is_beyond_mask != 0):
-            for beyond in slots_beyond(heap, reference, type_index):
-                child = beyond.value
-                if names_object(child):
-                    recount(heap, child, live, survived)
     epochs = heap.state(Epochs)
     add_survivors(heap, survived)
     died = epochs.live_objects - live.objects
@@ -168,8 +162,7 @@ def keep_marked(heap: Heap) -> None:
         place = heap.side(ROOM, start_of(block))
         if place.value == LARGE:
             start = start_of(block)
-            is_live = has_bit(live_bits(heap), start >> GRANULE_SHIFT)
-            if is_live and not has_bit(mark_bits(heap), start >> GRANULE_SHIFT):
+            if has_survived(heap, start) and not has_bit(mark_bits(heap), start >> GRANULE_SHIFT):
                 forget_large(heap, start, block_length(heap.header(start).object_size))
         elif place.value != LARGE_REST and place.value != LINES:
             place.value = UNKNOWN
@@ -184,7 +177,8 @@ def trace_all(heap: Heap) -> None:
     recount_all(heap)
     keep_dead_externrefs(heap)
     keep_marked(heap)
-    hold_found(heap)
+    heap.length(HELD).value = 0
+    move_all(heap, HELD, FOUND)
     epochs = heap.state(Epochs)
     epochs.traced_live = epochs.live_bytes
     epochs.traces += 1

@@ -13,7 +13,7 @@ What was to be counted down when the trace began may be garbage, too: so all tha
 
 from __future__ import annotations
 
-from lowheap.collectors.rc_immix.bits import address_of_word, has_bit, set_bit
+from lowheap.collectors.rc_immix.bits import WORD_BITS, address_of_word, has_bit, set_bit, shifted_up
 from lowheap.collectors.rc_immix.counting import (
     PIECE,
     Tally,
@@ -27,7 +27,7 @@ from lowheap.collectors.rc_immix.counting import (
     shade_old_values,
 )
 from lowheap.collectors.rc_immix.cycles import size_of_bits
-from lowheap.collectors.rc_immix.space import live_bits, pop
+from lowheap.collectors.rc_immix.space import has_survived, live_bits, pop
 from lowheap.collectors.rc_immix.state import (
     FREEING,
     GIVING_BACK,
@@ -116,7 +116,7 @@ def mark_some(heap: Heap, budget: u64) -> u64:
 def mark_children(heap: Heap, reference: Ref) -> u64:
     """Mark what an object refers to, unless it died; how much work that was."""
     work: u64 = 1
-    if has_bit(live_bits(heap), reference >> GRANULE_SHIFT):
+    if has_survived(heap, reference):
         header = heap.header(reference)
         type_index = header.type_index
         if header.object_size > LINE:
@@ -138,7 +138,7 @@ def mark_children(heap: Heap, reference: Ref) -> u64:
 @inline
 def shade_old(heap: Heap, reference: Ref) -> None:
     """Mark an object, unless it is young: such a one was not there when the trace began."""
-    if has_bit(live_bits(heap), reference >> GRANULE_SHIFT):
+    if has_survived(heap, reference):
         shade(heap, reference)
 
 
@@ -152,7 +152,7 @@ def unmarked_in(heap: Heap, index: u32) -> u64:
     number = index >> GRANULE_SHIFT
     lived: u64 = cell(u64, address_of_word(live_bits(heap), number)).value
     marked: u64 = cell(u64, address_of_word(mark_bits(heap), number)).value
-    return lived & ~marked & ~((u64(1) << u64(number & 63)) - 1)
+    return lived & ~marked & shifted_up(u64(number & (WORD_BITS - 1)))
 
 
 @native

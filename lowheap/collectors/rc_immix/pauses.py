@@ -27,8 +27,8 @@ def wanted_pause(heap: Heap) -> u64:
 
 
 @native
-def note_pause(heap: Heap, start: u64) -> u64:
-    """Note a pause that began at a time, and ends now; how long it was."""
+def note_pause(heap: Heap, start: u64) -> None:
+    """Note a pause that began at a time, and ends now."""
     taken = heap.nanoseconds() - start
     epochs = heap.state(Epochs)
     epochs.pauses += 1
@@ -37,7 +37,6 @@ def note_pause(heap: Heap, start: u64) -> u64:
     heap.length(PAUSES).value = PAUSES.limit
     bits = u64(bit_length(taken | 4))
     heap.entry(PAUSES, bits * 4 + ((taken | 4) >> (bits - 3) & 3)).value += 1
-    return taken
 
 
 @native

@@ -8,7 +8,7 @@ large ones to a run of empty blocks.
 
 from __future__ import annotations
 
-from lowheap.collectors.rc_immix.bits import ALL
+from lowheap.collectors.rc_immix.bits import ALL, has_bit
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     BLOCK_SHIFT,
@@ -33,7 +33,7 @@ from lowheap.collectors.rc_immix.state import (
 )
 from lowheap.collectors.shared.free_lists import poison
 from lowheap.collectors.shared.sizing import grow_to
-from lowheap.layout import NULL
+from lowheap.layout import NULL, REFERENCE_SIZE
 from lowheap.native import (
     Buffer,
     Heap,
@@ -41,6 +41,7 @@ from lowheap.native import (
     address_of,
     assume,
     cell,
+    copy_memory,
     ctz,
     inline,
     likely,
@@ -84,6 +85,24 @@ def pop(heap: Heap, buffer: Buffer) -> u32:
 def live_bits(heap: Heap) -> u64:
     """Where the bits of what has survived are."""
     return address_of(heap.side(LIVE, 0))
+
+
+@inline
+def has_survived(heap: Heap, reference: Ref) -> bool:
+    """Whether an object has its bit."""
+    return has_bit(live_bits(heap), reference >> GRANULE_SHIFT)
+
+
+@inline
+def move_all(heap: Heap, to: Buffer, source: Buffer) -> None:
+    """Put all that is in a buffer at the end of another."""
+    length = heap.length(to)
+    count = heap.length(source).value
+    if count != 0:
+        size = count * REFERENCE_SIZE
+        copy_memory(address_of(heap.entry(to, length.value)), address_of(heap.entry(source, 0)), size)
+        length.value += count
+        heap.length(source).value = 0
 
 
 @inline

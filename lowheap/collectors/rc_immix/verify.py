@@ -15,8 +15,15 @@
 from __future__ import annotations
 
 from lowheap.collectors.rc_immix.bits import has_bit
-from lowheap.collectors.rc_immix.counting import HEADER_SLOTS, header_mask, mark_bits, unlogged_bits
-from lowheap.collectors.rc_immix.space import free_lines, live_bits, start_of
+from lowheap.collectors.rc_immix.counting import (
+    HEADER_SLOTS,
+    header_mask,
+    index_of,
+    mark_bits,
+    slot_number,
+    unlogged_bits,
+)
+from lowheap.collectors.rc_immix.space import free_lines, has_survived, live_bits, start_of
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     DEAD,
@@ -47,14 +54,13 @@ from lowheap.collectors.shared.tracing import traced_slots
 from lowheap.collectors.shared.verify import DEAD as IS_DEAD
 from lowheap.collectors.shared.verify import OBJECT, OWN, OWNERS, add_note, count_owner, note_of, verify_object
 from lowheap.collectors.shared.walking import length_of_block
-from lowheap.layout import EXTERNREF_TYPE_INDEX, HEADER_SIZE, KIND_ARRAY_BIT, NULL, REFERENCE_SIZE, U32_MAX
+from lowheap.layout import EXTERNREF_TYPE_INDEX, KIND_ARRAY_BIT, NULL, U32_MAX
 from lowheap.native import (
     Buffer,
     Heap,
     Native,
     Ref,
     Slot,
-    address_of,
     cell,
     inline,
     native,
@@ -66,12 +72,6 @@ from lowheap.native import (
 )
 
 _BITS_A_WORD_SHIFT = 6 + GRANULE_SHIFT
-
-
-@inline
-def has_survived(heap: Heap, reference: Ref) -> bool:
-    """Whether an object has its bit."""
-    return has_bit(live_bits(heap), reference >> GRANULE_SHIFT)
 
 
 @inline
@@ -217,10 +217,10 @@ def verify_log(heap: Heap, notes: u64) -> u64:
 @inline
 def is_unlogged(heap: Heap, reference: Ref, slot: Slot) -> bool:
     """Whether a slot of an object that has survived is yet to be logged."""
-    number = u32(address_of(slot) - address_of(heap.block(reference)) - HEADER_SIZE) // REFERENCE_SIZE
+    number = slot_number(heap, reference, slot)
     if (number < HEADER_SLOTS) and (heap.header_at(reference).kind_and_reserved & KIND_ARRAY_BIT == 0):
         return heap.header_at(reference).next_over_approximated_stack_root >> number & 1 != 0
-    return has_bit(unlogged_bits(heap), (reference + number * REFERENCE_SIZE + HEADER_SIZE) >> SLOT_SHIFT)
+    return has_bit(unlogged_bits(heap), index_of(heap, slot) >> SLOT_SHIFT)
 
 
 @native
@@ -262,8 +262,9 @@ def verify_logged(heap: Heap, notes: u64, slots: u64) -> None:
                 return
             if is_old:
                 for slot in traced_slots(heap, reference, header.type_index):
-                    number = u32(address_of(slot) - address_of(heap.block(reference)) - HEADER_SIZE) // REFERENCE_SIZE
-                    is_in_header = (number < HEADER_SLOTS) and (info.kind & KIND_ARRAY_BIT == 0)
+                    is_in_header = (slot_number(heap, reference, slot) < HEADER_SLOTS) and (
+                        info.kind & KIND_ARRAY_BIT == 0
+                    )
                     found += u64(not is_in_header and not is_unlogged(heap, reference, slot))
     if found != slots:
         problem(heap, "{} slots are not to be logged any more; {} are in the log", found, slots)
@@ -330,10 +331,3 @@ def verify_noted(heap: Heap, reference: Ref, note: u64) -> None:
         problem(heap, "object {:#x} has count {}, but {} owners that count", reference, count, note & OWNERS)
     elif (count == 0) and (note & IS_DEAD == 0):
         problem(heap, "object {:#x} has count 0, but is not among the dead", reference)
-
-
-@native
-def verify_held(heap: Heap, notes: u64, place: u64, reference: Ref) -> None:
-    """Check that what a frame holds is an object, if it is no i31."""
-    if is_object(reference) and (note_of(heap, notes, reference) & OBJECT == 0):
-        problem(heap, "a frame holds {:#x}, where no object starts", reference)
