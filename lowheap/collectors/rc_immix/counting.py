@@ -13,6 +13,8 @@ its elements still count.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lowheap.collectors.rc_immix.bits import clear_bit, has_bit, set_bit, set_bits
 from lowheap.collectors.rc_immix.space import append, forget_large, live_bits, move_all, pop
 from lowheap.collectors.rc_immix.state import (
@@ -134,14 +136,21 @@ def mark_survivor(heap: Heap, reference: Ref, length: u32) -> None:
     set_lines(heap, mark_bits(heap), reference, length)
 
 
-@cold
-def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
-    """Set the bits of the further lines that a medium object is in; a large one needs none, nor a small one."""
+@inline
+def bits_of_further_lines(reference: Ref, length: u32) -> Iterator[u32]:
+    """Yield the number of each bit that an object has at a line behind its first: a medium one; others have none."""
     if LINE < length <= MEDIUM:
         line = (reference >> LINE_SHIFT) + 1
         while line <= (reference + length - 1) >> LINE_SHIFT:
-            set_bit(bits, line << (LINE_SHIFT - GRANULE_SHIFT))
+            yield line << (LINE_SHIFT - GRANULE_SHIFT)
             line += 1
+
+
+@cold
+def set_lines(heap: Heap, bits: u64, reference: Ref, length: u32) -> None:
+    """Set the bits of the further lines that an object is in."""
+    for number in bits_of_further_lines(reference, length):
+        set_bit(bits, number)
 
 
 @inline
@@ -364,17 +373,26 @@ def die(heap: Heap, reference: Ref, freed: Tally) -> None:
         forget(heap, reference, freed)
 
 
+@inline
+def piece_of(heap: Heap, array: Ref, left: u32) -> Iterator[Ref]:
+    """Yield up to `PIECE` elements of an array of references, the last of the first `left`, from the end."""
+    start = heap.type_info(heap.header(array).type_index).size_or_elements_offset
+    number = left
+    end = left - min(left, PIECE)
+    while number > end:
+        number -= 1
+        yield heap.slot(array, start + number * REFERENCE_SIZE).value
+
+
 @cold
 def die_further(heap: Heap) -> None:
     """Count down the next piece of the array that is dying, from its end."""
     epochs = heap.state(Epochs)
     reference = epochs.dying
-    start = heap.type_info(heap.header(reference).type_index).size_or_elements_offset
     left = epochs.dying_left
-    end = left - min(left, PIECE)
-    while left > end:
-        left -= 1
-        give_up(heap, heap.slot(reference, start + left * REFERENCE_SIZE).value)
+    for child in piece_of(heap, reference, left):
+        give_up(heap, child)
+    left -= min(left, PIECE)
     epochs.dying_left = left
     if left == 0:
         epochs.dying = NULL
@@ -404,10 +422,8 @@ def forget_lines(heap: Heap, reference: Ref, length: u32) -> None:
         forget_large(heap, reference, length)
     else:
         heap.side(ROOM, reference).value = UNKNOWN
-        line = (reference >> LINE_SHIFT) + 1
-        while line <= (reference + length - 1) >> LINE_SHIFT:
-            clear_bit(live_bits(heap), line << (LINE_SHIFT - GRANULE_SHIFT))
-            line += 1
+        for number in bits_of_further_lines(reference, length):
+            clear_bit(live_bits(heap), number)
 
 
 @inline

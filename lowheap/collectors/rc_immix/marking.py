@@ -22,6 +22,7 @@ from lowheap.collectors.rc_immix.counting import (
     has_decrements,
     mark_bits,
     note_freed,
+    piece_of,
     set_lines,
     shade,
     shade_old_values,
@@ -44,7 +45,7 @@ from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.references import block_length, names_object
 from lowheap.collectors.shared.sizing import UNLIMITED
 from lowheap.collectors.shared.tracing import masked_slots, slots_beyond
-from lowheap.layout import EXTERNREF_TYPE_INDEX, KIND_ARRAY_BIT, REFERENCE_SIZE
+from lowheap.layout import EXTERNREF_TYPE_INDEX, KIND_ARRAY_BIT
 from lowheap.native import Heap, Ref, cell, cold, ctz, inline, native, u32, u64, unlikely, zero_memory
 
 _WORD_SHIFT = GRANULE_SHIFT + 6
@@ -222,16 +223,13 @@ def give_back_elements(heap: Heap) -> None:
     """The same for the next piece of an array, from its end."""
     epochs = heap.state(Epochs)
     reference = epochs.sweep_at
-    header = heap.header(reference)
-    start = heap.type_info(header.type_index).size_or_elements_offset
     left = epochs.sweep_left
-    end = left - min(left, PIECE)
-    while left > end:
-        left -= 1
-        give_back_count(heap, heap.slot(reference, start + left * REFERENCE_SIZE).value)
+    for child in piece_of(heap, reference, left):
+        give_back_count(heap, child)
+    left -= min(left, PIECE)
     epochs.sweep_left = left
     if left == 0:
-        epochs.sweep_at = reference + block_length(header.object_size)
+        epochs.sweep_at = reference + block_length(heap.header(reference).object_size)
 
 
 @native
