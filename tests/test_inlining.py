@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -112,27 +113,28 @@ def test_a_local_is_zero_each_time() -> None:
 
 # --- Random modules, against wasmtime ---------------------------------------------------------------------------------
 
-TYPE, LOCALS = "(param i32 i32) (result i32) (local i32 i32)", 4
+TYPE = "(param i32 i32) (param $depth i32) (result i32) (local i32 i32)"
+LOCALS = (0, 1, 3, 4)
 
-LOOP = """(local.set 3 (i32.const 3)) (loop $l (local.set 2 {})
-  (local.set 3 (i32.sub (local.get 3) (i32.const 1))) (br_if $l (i32.gt_s (local.get 3) (i32.const 0))))"""
+LOOP = """(local.set 4 (i32.const 3)) (loop $l (local.set 3 {})
+  (local.set 4 (i32.sub (local.get 4) (i32.const 1))) (br_if $l (i32.gt_s (local.get 4) (i32.const 0))))"""
 BOXED = "(struct.get $box 0 (struct.new $box {}))"
+AGAIN = """(if (result i32) (i32.gt_s (local.get $depth) (i32.const 0))
+  (then (call $fNUMBER {} {} (i32.sub (local.get $depth) (i32.const 1)))) (else {}))"""
 
 
 def expressions(number: int) -> st.SearchStrategy[str]:
-    """What a function computes, which may call those before it, leave early, trap, or throw."""
-    leaf = st.one_of(
-        st.integers(-3, 3).map("(i32.const {})".format),
-        st.integers(0, LOCALS - 1).map("(local.get {})".format),
-    )
+    """What a function computes, which may call those before it and itself, leave early, trap, or throw."""
+    local = st.sampled_from(LOCALS)
+    leaf = st.one_of(st.integers(-3, 3).map("(i32.const {})".format), local.map("(local.get {})".format))
 
     def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         ways = [
             st.builds("(i32.{} {} {})".format, st.sampled_from(["add", "sub", "mul", "div_s"]), inner, inner),
             st.builds("(if (result i32) {} (then {}) (else {}))".format, inner, inner, inner),
             st.builds("(block $out (result i32) (drop (br_if $out {} {})) {})".format, inner, inner, inner),
-            st.builds("(local.tee {} {})".format, st.integers(0, LOCALS - 1), inner),
-            st.builds("(block (result i32) (local.set {} {}) {})".format, st.integers(0, LOCALS - 1), inner, inner),
+            st.builds("(local.tee {} {})".format, local, inner),
+            st.builds("(block (result i32) (local.set {} {}) {})".format, local, inner, inner),
             st.builds("(if (result i32) {} (then (return {})) (else {}))".format, inner, inner, inner),
             st.builds("(if (result i32) {} (then (throw $e {})) (else {}))".format, inner, inner, inner),
             st.builds("(block $h (result i32) (try_table (result i32) (catch $e $h) {}))".format, inner),
@@ -140,11 +142,22 @@ def expressions(number: int) -> st.SearchStrategy[str]:
             st.builds("(block (result i32) (drop (struct.new $box {})) {})".format, inner, inner.map(BOXED.format)),
         ]
         if number:
-            call = st.builds("(call $f{} {} {})".format, st.integers(0, number - 1), inner, inner)
+            call = st.builds("(call $f{} {} {} (local.get $depth))".format, st.integers(0, number - 1), inner, inner)
             ways += [call, call, call]
-        return st.one_of(ways)
+        itself = st.builds(AGAIN.replace("NUMBER", str(number)).format, inner, inner, inner)
+        return st.one_of([*ways, itself, itself])
 
-    return st.recursive(leaf, larger, max_leaves=8)
+    # What the function begins with may be a guard.
+    test = st.builds("(i32.{} {} {})".format, st.sampled_from(["lt_s", "eq", "rem_s", "div_u"]), leaf, leaf)
+    result = st.one_of(leaf, st.builds("(i32.div_s {} {})".format, leaf, leaf), leaf.map(BOXED.format))
+    start = st.one_of(
+        st.just("{0}"),
+        st.builds("(if {} (then (return {}))) {{0}}".format, test, result),
+        st.builds("(if (result i32) {} (then {}) (else {{0}}))".format, test, result),
+        st.builds("(if (result i32) {} (then {{0}}) (else {}))".format, test, result),
+        st.builds("(block $end (br_if $end {}) (return {{0}})) {}".format, test, result),
+    )
+    return st.builds(str.format, start, st.recursive(leaf, larger, max_leaves=8))
 
 
 @st.composite
@@ -156,7 +169,7 @@ def modules(draw: st.DrawFn) -> str:
     return f"(module (type $box (struct (field i32))) (tag $e (param i32)) {functions})"
 
 
-def outcome_here(exports: Any, name: str, arguments: tuple[int, int]) -> Any:
+def outcome_here(exports: Any, name: str, arguments: tuple[int, int, int]) -> Any:
     try:
         return exports[name](*arguments)
     except lh.Trap as trap:
@@ -165,7 +178,7 @@ def outcome_here(exports: Any, name: str, arguments: tuple[int, int]) -> Any:
         return "thrown"
 
 
-def outcome_there(store: wasmtime.Store, function: Any, arguments: tuple[int, int]) -> Any:
+def outcome_there(store: wasmtime.Store, function: Any, arguments: tuple[int, int, int]) -> Any:
     try:
         return function(store, *arguments)
     except wasmtime.Trap as trap:
@@ -174,9 +187,12 @@ def outcome_there(store: wasmtime.Store, function: Any, arguments: tuple[int, in
         return [(each.func_index, each.module_offset) for each in trap.frames]
 
 
+NUMBERS = st.integers(-2, 3)
+
+
 @settings(deadline=None)
-@given(modules(), st.lists(st.tuples(st.integers(-2, 3), st.integers(-2, 3)), min_size=1, max_size=4))
-def test_random_functions_do_what_they_do_on_wasmtime(source: str, calls: list[tuple[int, int]]) -> None:
+@given(modules(), st.lists(st.tuples(NUMBERS, NUMBERS, st.integers(0, 2)), min_size=1, max_size=4))
+def test_random_functions_do_what_they_do_on_wasmtime(source: str, calls: list[tuple[int, int, int]]) -> None:
     config = wasmtime.Config()
     config.wasm_gc = config.wasm_function_references = config.wasm_exceptions = True
     there = wasmtime.Store(wasmtime.Engine(config))
@@ -231,12 +247,26 @@ GUARDED_FUNCTIONS = {
     "two conditions": """(func $f (param (ref null $l)) (param i32) (result i32)
       (if (i32.or (ref.is_null (local.get 0)) (i32.eq (local.get 1) (i32.const 3))) (then (return (i32.const 9))))
       (i32.xor (struct.get $l 1 (local.get 0)) (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))""",
-}
-UNGUARDED_FUNCTIONS = {
-    "the result is computed": """(func $f (param (ref null $l)) (param i32) (result i32)
+    "a result that is computed": """(func $f (param (ref null $l)) (param i32) (result i32)
       (if (ref.is_null (local.get 0)) (then (return (i32.add (local.get 1) (i32.const 1)))))
       (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
-    "the condition may trap": """(func $f (param (ref null $l)) (param i32) (result i32)
+    "a longer way out of the block": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (block $end
+        (br_if $end (ref.is_null (local.get 0)))
+        (return (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
+      (i32.add (local.get 1) (i32.const 5)))""",
+    "an object that is made": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.lt_s (local.get 1) (i32.const 2))
+        (then (return (struct.get $l 1 (struct.new $l (local.get 0) (local.get 1))))))
+      (i32.add (call $f (struct.new $l (local.get 0) (i32.const 3)) (i32.sub (local.get 1) (i32.const 1)))
+        (call $f (local.get 0) (i32.sub (local.get 1) (i32.const 2)))))""",
+    "what something is": """(func $f (param (ref null eq)) (param i32) (result i32)
+      (if (ref.test (ref null i31) (local.get 0))
+        (then (return (ref.is_null (ref.cast (ref null i31) (local.get 0))))))
+      (i32.sub (local.get 1) (call $f (struct.get $l 0 (ref.cast (ref $l) (local.get 0))) (local.get 1))))""",
+}
+UNGUARDED_FUNCTIONS = {
+    "the condition looks into an object": """(func $f (param (ref null $l)) (param i32) (result i32)
       (if (i32.eqz (struct.get $l 1 (local.get 0))) (then (return (i32.const 1))))
       (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
     "it looks at another local": """(func $f (param (ref null $l)) (param i32) (result i32) (local i32)
@@ -246,11 +276,13 @@ UNGUARDED_FUNCTIONS = {
       (if (result i32) (ref.is_null (local.get 0)) (then (i32.const 1))
         (else (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
       (i32.eqz))""",
-    "the way out of the block is longer": """(func $f (param (ref null $l)) (param i32) (result i32)
-      (block $end
-        (br_if $end (ref.is_null (local.get 0)))
-        (return (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
-      (i32.add (local.get 1) (i32.const 5)))""",
+    "the result is a call's": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.eqz (local.get 1)) (then (return (call $f (local.get 0) (i32.const 1)))))
+      (i32.const 4))""",
+    "the result has another branch": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.eqz (local.get 1)) (then (return (if (result i32) (ref.is_null (local.get 0)) (then (i32.const 1))
+        (else (i32.const 2))))))
+      (call $f (local.get 0) (i32.const 0)))""",
 }
 
 
@@ -290,24 +322,99 @@ def test_no_guard_is_seen_where_there_is_none(name: str) -> None:
     assert guards(guarded_module(UNGUARDED_FUNCTIONS[name]), 1) == []
 
 
-def test_a_guard_has_no_frame() -> None:
-    """What traps behind it is in one frame of the function, at the call."""
-    source = """(module
-      (func $f (param i32) (result i32)
-        (if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
-        (if (i32.eq (local.get 0) (i32.const 1)) (then (unreachable)))
-        (call $f (i32.sub (local.get 0) (i32.const 1))))
+TRAPPING = {
+    "behind the guard": """(if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
+      (if (i32.eq (local.get 0) (i32.const 1)) (then (unreachable)))
+      (call $f (i32.sub (local.get 0) (i32.const 1)))""",
+    "in the condition": """(if (i32.eqz (i32.div_s (i32.const 5) (i32.sub (local.get 0) (i32.const 1))))
+        (then (return (i32.const 1))))
+      (call $f (i32.sub (local.get 0) (i32.const 1)))""",
+    "in the result": """(if (i32.eq (local.get 0) (i32.const 1))
+        (then (return (i31.get_u (ref.cast (ref i31) (ref.null any))))))
+      (call $f (i32.sub (local.get 0) (i32.const 1)))""",
+}
+
+
+@pytest.mark.parametrize("where", TRAPPING)
+def test_a_trap_has_the_frames_that_it_has_without_guards(where: str) -> None:
+    """The frame of the call, if it is behind the guard, or the guard's own in its place."""
+    source = f"""(module
+      (func $f (param i32) (result i32) {TRAPPING[where]} {LONG})
       (func (export "f") (param i32) (result i32) (call $f (local.get 0))))"""
+    assert guards(source, 0) == [0]
+    assert inlined(source, 0) == inlined(source, 1) == []
     shown = []
     for level in (0, 2):
         with lh.Store(lh.Engine(opt_level=level)) as store:
             exports: Any = lh.Instance(store, lh.Module(store.engine, source)).exports
-            assert exports["f"](0) == 1
             with pytest.raises(lh.Trap) as caught:
                 exports["f"](3)
             shown.append([(each.func_index, each.module_offset) for each in caught.value.frames])
     assert shown[0] == shown[1]
     assert [index for index, _ in shown[0]] == [0, 0, 0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Functions that call themselves
+
+
+TREE = """(module
+  (type $t (struct (field (ref null $t)) (field (ref null $t)) (field i32)))
+  (func $make (param i32) (result (ref $t)) (local $made (ref $t))
+    (local.set $made (struct.new $t (ref.null $t) (ref.null $t) (local.get 0)))
+    (if (i32.gt_s (local.get 0) (i32.const 0)) (then
+      (return (struct.new $t
+        (call $make (i32.sub (local.get 0) (i32.const 1)))
+        (call $make (i32.sub (local.get 0) (i32.const 2)))
+        (struct.get $t 2 (local.get $made))))))
+    (local.get $made))
+  (func $sum (param (ref null $t)) (result i32)
+    (if (ref.is_null (local.get 0)) (then (return (i32.const 0))))
+    (i32.add (struct.get $t 2 (local.get 0))
+      (i32.mul (i32.const 3) (i32.sub
+        (call $sum (struct.get $t 0 (local.get 0))) (call $sum (struct.get $t 1 (local.get 0)))))))
+  (func (export "f") (param i32) (result i32) (call $sum (call $make (local.get 0)))))"""
+
+
+def test_a_function_is_inlined_once_into_itself_and_not_into_others() -> None:
+    assert inlined(TREE, 0) == [0, 0]
+    assert inlined(TREE, 1) == [1, 1]
+    assert guards(TREE, 1) == [1] * 4
+    assert inlined(TREE, 2) == []
+    results = []
+    for level, collect_every in ((0, 0), (2, 0), (2, 1)):
+        with lh.Store(lh.Engine(opt_level=level), collect_every=collect_every) as store:
+            exports: Any = lh.Instance(store, lh.Module(store.engine, TREE)).exports
+            results.append([exports["f"](depth) for depth in range(9)])
+            store.collect()
+            assert store.stats().live_objects == 0
+    assert results[0] == results[1] == results[2]
+    assert len(set(results[0])) > 5
+
+
+@pytest.mark.parametrize("compilation", ["whole", "by_need"])
+def test_endless_recursion_still_exhausts_the_stack_and_can_be_interrupted(compilation: str) -> None:
+    source = """(module
+      (func $f (export "f") (param i32) (result i32) (i32.add (i32.const 1) (call $f (local.get 0))))
+      (func $g (export "g") (param i32) (result i32)
+        (if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
+        (i32.add (call $g (i32.sub (local.get 0) (i32.const 1))) (call $g (i32.sub (local.get 0) (i32.const 1))))))"""
+    assert inlined(source, 0) == [0]
+    engine = lh.Engine(compilation=compilation, epoch_interruption=True)
+    with lh.Store(engine) as store:
+        module = lh.Module(engine, source)
+        if compilation == "by_need":
+            module.compile_all(jobs=1)
+        store.set_epoch_deadline(1)
+        exports: Any = lh.Instance(store, module).exports
+        with pytest.raises(lh.Trap, match="stack"):
+            exports["f"](1)
+        assert exports["g"](10) == 1024
+        timer = threading.Timer(0.1, engine.increment_epoch)
+        timer.start()
+        with pytest.raises(lh.Trap, match="interrupt"):
+            exports["g"](40)
+        timer.join()
 
 
 RESULT_TYPES = """(module

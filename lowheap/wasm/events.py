@@ -481,9 +481,13 @@ class EventEmitter(Emitter):
         """`array.new`."""
         self._remember(value, self.context.element(type_index).storage)
         array = self.array_allocate(length, type_index)
+        layout, builder = self.context.array_layout(type_index), self.builder
+        first = self.at(self.heap_address(array), layout.elements_offset)
 
         def init(number: ir.Value) -> None:
-            self.init(self._element_address(array, type_index, number), value, array, type_index, ELEMENT)
+            # Not u32 arithmetic, as elsewhere: there is room for just these elements, and of this LLVM makes `memset`.
+            address = self.at(first, builder.mul(builder.zext(number, I64), I64(layout.element_size)))
+            self.init(self.named(address, self.context.element_name(type_index)), value, array, type_index, ELEMENT)
 
         inline_loop(self, ranges.filled, [length], init)
         return array

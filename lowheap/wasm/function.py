@@ -72,7 +72,7 @@ from lowheap.wasm.events import (
     zero,
 )
 from lowheap.wasm.fuel import Exempt, FuelMeter
-from lowheap.wasm.inlining import GUARDED, INLINED, OPENING, Body, cold_instructions, inlined_operands
+from lowheap.wasm.inlining import GUARD, GUARDED, INLINED, OPENING, Body, cold_instructions, inlined_operands
 from lowheap.wasm.outline import index_operand
 
 if TYPE_CHECKING:
@@ -324,6 +324,8 @@ class FunctionCompiler(Emitter):
                 self._open_inlined(instruction, number)
             elif name == GUARDED:
                 self._open_guarded(instruction, number)
+            elif name == GUARD:
+                self._open_guard(instruction, number)
             elif name in OPENING:
                 block_type = instruction.operands[0]
                 assert isinstance(block_type, BlockType), "decoded: block, loop and if have a block type"
@@ -526,7 +528,8 @@ class FunctionCompiler(Emitter):
     def _open_inlined(self, instruction: Instruction, number: int) -> None:
         """Open a function in the place of a call: a block, which has its arguments in locals."""
         index, first, count = inlined_operands(instruction)
-        polls = self.comes_to_poll(index)
+        is_within_itself = instruction.operands[3]
+        polls = not is_within_itself and self.comes_to_poll(index)  # where it calls itself, it polls
         type, assigned = self.context.function_types[index], self._assigned[number]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(INLINED)
@@ -549,6 +552,13 @@ class FunctionCompiler(Emitter):
         self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target))
         for local, value in enumerate(arguments, first):
             self.set_local(local, value)
+
+    def _open_guard(self, instruction: Instruction, number: int) -> None:
+        """Open the guard in there: a block, of which what is to run is the function's, in the place of the call."""
+        target = self.function.append_basic_block(GUARD)
+        label = _Label("block", (), (), len(self.stack), self._assigned[number], target, is_inlined=True)
+        self.labels.append(label)
+        self._around += (instruction.offset,)
 
     @instruction("else")
     def _else(self) -> None:

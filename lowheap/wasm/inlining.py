@@ -13,13 +13,17 @@ caller's frame in a backtrace is made of the call's (`function.py`).
 What ends in a throw or a trap runs once at most, so it is **cold**: it counts for nothing in a function's size, and
 calls there are left alone.
 
-Of a larger function, or one that calls itself, what it begins with may be a **guard**: it looks at its parameters, and
-returns at once where there is nothing to do, at the end of a list, say, or of a tree. Then the guard stands in front of
-the call, as a construct that begins with `guarded`, which has the arguments in locals, too. The function looks once
-more; but half of the calls of a function that walks a tree, or more, are none any more.
+Of a larger function, or one that calls itself, what it begins with may be a **guard**: it looks at what it is given,
+and returns at once where there is little to do, at the end of a list, say, or at the leaf of a tree. Then the guard
+stands in front of the call, as a construct that begins with `guarded`, which has the arguments in locals, too; `guard`
+opens the part that is the function's, and not the call. The function looks once more; but half of the calls of a
+function that walks a tree, or builds one, or more than half, are none any more.
 
-Promises: no function is inlined into itself, however indirectly; none that calls itself, or makes tail calls, for these
-would end the caller's frame; a function does not grow beyond `MOST_INSTRUCTIONS`, if it was not larger before.
+A small function that calls itself is inlined into itself, once: a tree then has a frame for a node and its children.
+
+Promises: no function is inlined into another that calls itself, nor more than once into itself, however indirectly;
+none that makes tail calls, for these would end the caller's frame; a function does not grow beyond `MOST_INSTRUCTIONS`,
+if it was not larger before.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowheap.types import ValType
+from lowheap.wasm import numeric
 from lowheap.wasm.decode import BlockType, Instruction
 from lowheap.wasm.outline import ModuleOutline, index_operand
 
@@ -40,6 +45,9 @@ INLINED = "inlined"
 
 GUARDED = "guarded"
 """What opens a guard and a call, with the same operands."""
+
+GUARD = "guard"
+"""What opens the guard in there, of which a trap is in the function's frame."""
 
 SMALL = 40
 """A function of so many instructions that are not cold, or fewer, is inlined in code that is called often."""
@@ -56,7 +64,7 @@ MOST_INSTRUCTIONS = 400
 MOST_DEPTH = 6
 """So many functions are inlined within one another at most."""
 
-OPENING = ("block", "loop", "if", "try_table", INLINED, GUARDED)
+OPENING = ("block", "loop", "if", "try_table", INLINED, GUARDED, GUARD)
 """The instructions that open a construct, up to an `end`."""
 
 _LOCALS = ("local.get", "local.set", "local.tee")
@@ -64,20 +72,24 @@ _ENDING = ("throw", "throw_ref", "unreachable")
 
 
 MOST_OF_GUARD = 8
-"""So many instructions has the condition of a guard at most."""
+"""So many instructions has the condition of a guard at most, and as many its result."""
 
-_VALUES = ("local.get", "i32.const", "i64.const", "ref.null")
-"""The instructions of a guard that take nothing and leave a value."""
-
-_UNARY = ("ref.is_null", "i32.eqz", "i64.eqz", "i32.wrap_i64", "i64.extend_i32_s", "i64.extend_i32_u")
-"""Those that make a value of one; none of them traps, here and below."""
-
-_BINARY = (
-    "ref.eq",
-    *(f"{word}.{name}" for word in ("i32", "i64") for name in ("add", "sub", "and", "or", "xor", "eq", "ne")),
-    *(f"{word}.{name}_{sign}" for word in ("i32", "i64") for name in ("lt", "gt", "le", "ge") for sign in "su"),
+_PLAIN = frozenset(
+    (
+        *(f"{number}.const" for number in ("i32", "i64", "f32", "f64")),
+        *("ref.null", "ref.is_null", "ref.eq", "ref.test", "ref.cast", "ref.as_non_null", "ref.i31"),
+        *("i31.get_s", "i31.get_u", "array.len", "select", "drop"),
+        *numeric.SIGNATURES,
+    )
 )
-"""Those that make a value of two."""
+"""What a guard's condition consists of, besides `local.get`: run twice, these do what they do when they run once."""
+
+_MAKING = frozenset(("struct.new", "struct.new_default"))
+_OF_RESULT = _PLAIN | _MAKING | {"global.get", "struct.get", "struct.get_s", "struct.get_u"}
+"""Those of its result, which are run once; none of them branches, or stores."""
+
+_COST_OF_MAKING = 10
+"""Making an object takes as much code as so many instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,8 @@ class Guard:
 
     def __len__(self) -> int:
         """Return how many instructions it takes in front of a call, with all that is around them."""
-        return len(self.condition) + len(self.result) + 6
+        made = sum(each.name in _MAKING for each in self.result)
+        return len(self.condition) + len(self.result) + _COST_OF_MAKING * made + 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,7 @@ class Inliner:
             cold = self._cold_of(within[-1])  # by number: in the place of a call there are as many
             for number, each in enumerate(instructions):
                 callee = index_operand(each) if each.name == "call" else -1
-                if callee in within or number in cold or not self._is_small(callee) or len(within) > MOST_DEPTH:
+                if number in cold or not self._may_inline(callee, within):
                     guard = None if number in cold else self._guard(callee)
                     if guard is None or len(guard) > left:
                         yield each
@@ -149,32 +162,42 @@ class Inliner:
                     first_locals[callee] = first_free + len(added)
                     added.extend(types)
                 first = first_locals[callee]
-                yield Instruction(INLINED, (callee, first, len(types)), each.offset)
+                yield Instruction(INLINED, (callee, first, len(types), callee in within), each.offset)
                 yield from expand(tuple(as_block(code, first)), (*within, callee))
 
         return Body(tuple(expand(own, (index,))), added)
 
+    def _may_inline(self, callee: int, within: tuple[int, ...]) -> bool:
+        """Whether a function may be inlined where these already are, one within the other."""
+        if not self._is_small(callee) or len(within) > MOST_DEPTH:
+            return False
+        return within == (callee,) if callee in self._graph.called[callee] else callee not in within
+
     def _guarded(self, guard: Guard, call: Instruction, callee: int, first: int) -> Iterator[Instruction]:
         """Yield a guard and a call, whose arguments are in locals from `first` on."""
-        type = self._outline.function_types[callee]
+        count = len(self._outline.function_types[callee].params)
+
+        def own(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
+            for each in instructions:
+                is_local = each.name == "local.get"
+                yield each._replace(operands=(first + index_operand(each),)) if is_local else each
 
         def at_call(name: str, *operands: Any) -> Instruction:
             return Instruction(name, operands, call.offset)
 
-        def renamed(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
-            for each in instructions:
-                is_local = each.name == "local.get"
-                yield at_call(each.name, *((first + index_operand(each),) if is_local else each.operands))
-
-        whole = [*(at_call("local.get", first + number) for number in range(len(type.params))), call]
-        ways = [[*renamed(guard.result)], whole]
-        yield at_call(GUARDED, callee, first, len(type.params))
-        yield from renamed(guard.condition)
-        yield at_call("if", BlockType((), tuple(map(self._outline.uncanonical, type.results))))
-        yield from ways[not guard.holds]
-        yield at_call("else")
-        yield from ways[guard.holds]
+        yield at_call(GUARDED, callee, first, count)
+        yield at_call(GUARD)
+        yield from own(guard.condition)
+        if not guard.holds:
+            yield at_call("i32.eqz")
+        yield at_call("if", BlockType((), ()))
+        yield from own(guard.result)
+        yield at_call("br", 2)
         yield at_call("end")
+        yield at_call("end")
+        for number in range(count):
+            yield at_call("local.get", first + number)
+        yield call
         yield at_call("end")
 
     def _guard(self, index: int) -> Guard | None:
@@ -214,7 +237,7 @@ class Inliner:
     def _look_at(self, index: int) -> bool:
         instructions = self._instructions(index)
         cold = self._cold_of(index)
-        if len(instructions) - len(cold) > self._most or 0 in cold or index in self._graph.called[index]:
+        if len(instructions) - len(cold) > self._most or 0 in cold:
             return False
         types = self._outline.function_types[index].params, self._outline.decoded.bodies[index - self._imported].locals
         return sum(map(len, types)) <= MOST_LOCALS and not any(
@@ -225,17 +248,16 @@ class Inliner:
 def guard_of(instructions: Sequence[Instruction], params: int, results: tuple[ValType, ...]) -> Guard | None:
     """Return the guard that a function with so many parameters begins with; None if it has none."""
     start = int(instructions[0].name == "block" and instructions[0].operands[0] == BlockType((), ()))
-    end, depth = start, 0
-    while end - start <= MOST_OF_GUARD and (change := _change(instructions[end], params, depth)) is not None:
-        depth += change
+    end = start
+    while end - start < MOST_OF_GUARD and _is_of(instructions[end], _PLAIN, params):
         end += 1
     condition, opening = tuple(instructions[start:end]), instructions[end]
-    if depth != 1 or not condition or end - start > MOST_OF_GUARD:
+    if not condition:
         return None
     if start:  # block COND br_if 0 … end RESULT
         behind = _end_of(instructions, 0) + 1
         found = opening.name == "br_if" and opening.operands == (0,)
-        return _guard(condition, True, instructions[behind:-1], params, results) if found else None
+        return _guard(condition, True, instructions[behind:-1], params) if found else None
     if opening.name == "br_if":
         return Guard(condition, True, ()) if opening.operands == (0,) and not results else None
     if opening.name != "if":
@@ -245,37 +267,26 @@ def guard_of(instructions: Sequence[Instruction], params: int, results: tuple[Va
     then = instructions[end + 1 : close if other is None else other]
     type = opening.operands[0]
     if type == BlockType((), ()) and then and then[-1].name == "return":  # COND if RESULT return end …
-        return _guard(condition, True, then[:-1], params, results)
+        return _guard(condition, True, then[:-1], params)
     if type == BlockType((), results) and other is not None and close == len(instructions) - 2:
-        return _guard(condition, True, then, params, results) or _guard(
-            condition, False, instructions[other + 1 : close], params, results
+        return _guard(condition, True, then, params) or _guard(
+            condition, False, instructions[other + 1 : close], params
         )
     return None
 
 
-def _guard(
-    condition: tuple[Instruction, ...],
-    holds: bool,
-    result: Sequence[Instruction],
-    params: int,
-    results: tuple[ValType, ...],
-) -> Guard | None:
-    """A guard, if its result is no more than a value, or nothing."""
-    if len(result) != len(results) or len(result) > 1:
-        return None
-    if any(_change(each, params, 0) is None or each.name not in _VALUES for each in result):
+def _guard(condition: tuple[Instruction, ...], holds: bool, result: Sequence[Instruction], params: int) -> Guard | None:
+    """A guard, if its result is no more than what a few instructions make."""
+    if len(result) > MOST_OF_GUARD or not all(_is_of(each, _OF_RESULT, params) for each in result):
         return None
     return Guard(condition, holds, tuple(result))
 
 
-def _change(instruction: Instruction, params: int, depth: int) -> int | None:
-    """By how much an instruction that may be in a guard makes the stack deeper; None for any other."""
-    name = instruction.name
-    if name in _VALUES:
-        return 1 if name != "local.get" or index_operand(instruction) < params else None
-    if name in _UNARY:
-        return 0 if depth >= 1 else None
-    return -1 if name in _BINARY and depth >= 2 else None
+def _is_of(instruction: Instruction, names: frozenset[str], params: int) -> bool:
+    """Whether an instruction is one of these, or reads a parameter."""
+    if instruction.name == "local.get":
+        return index_operand(instruction) < params
+    return instruction.name in names
 
 
 def _end_of(instructions: Sequence[Instruction], opening: int) -> int:
@@ -302,7 +313,7 @@ def _else_of(instructions: Sequence[Instruction], opening: int) -> int | None:
 
 def inlined_operands(instruction: Instruction) -> tuple[int, int, int]:
     """Return the operands of `INLINED` and `GUARDED`: the index of a function, the first local, and how many."""
-    index, first, count = instruction.operands
+    index, first, count, *_ = instruction.operands
     assert isinstance(index, int), "a function"
     assert isinstance(first, int), "a local"
     assert isinstance(count, int), "a number"

@@ -138,7 +138,6 @@ def end_epoch_by(heap: Heap, in_portions: bool) -> None:
     lived = epochs.live_bytes
     if (epochs.trace_next != 0) and not in_portions:
         trace_all(heap)
-        epochs.survived_bytes = 0
     else:
         count_all_up(heap)
         put_off_decrements(heap)

@@ -115,6 +115,7 @@ def recount_all(heap: Heap) -> None:
     add_survivors(heap, survived)
     died = epochs.live_objects - live.objects
     epochs.died += died
+    epochs.survived_bytes = survived.size
     epochs.live_objects = live.objects
     epochs.live_bytes = live.size
 
