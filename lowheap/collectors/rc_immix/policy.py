@@ -17,7 +17,7 @@ from lowheap.native import Heap, inline, native, u64
 
 MIB = 1 << 20
 
-SHORTEST, LONGEST = MIB, 64 * MIB
+SHORTEST, LONGEST = MIB, 256 * MIB
 """How much an epoch allocates at least, about what a processor's second cache holds, and at most."""
 
 ENTRY = 32
