@@ -1214,7 +1214,13 @@ TYPE_FINAL = 1 << 0
 
 
 class VMHeapStatistics(ctypes.Structure):
-    """A heap's figures, as `heap.HeapStatistics` has them."""
+    """A heap's figures, as `heap.HeapStatistics` has them.
+
+    `peak_committed` is how much of the system's memory the heap has had for its objects at most, in bytes: where the
+    collector gives memory back, that; otherwise the capacity, what the heap has grown to. `pauses` is how often a
+    collection, or a portion of one, has kept the program waiting, for `paused_nanoseconds` together and for
+    `longest_pause_nanoseconds` at most; 0 where the collector does not measure that.
+    """
 
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -1235,6 +1241,10 @@ class VMHeapStatistics(ctypes.Structure):
             "capacity",
             "maximum",
             "listed",
+            "peak_committed",
+            "pauses",
+            "paused_nanoseconds",
+            "longest_pause_nanoseconds",
         )
     )
     objects_allocated: Unsigned
@@ -1253,6 +1263,10 @@ class VMHeapStatistics(ctypes.Structure):
     capacity: Unsigned
     maximum: Unsigned
     listed: Unsigned
+    peak_committed: Unsigned
+    pauses: Unsigned
+    paused_nanoseconds: Unsigned
+    longest_pause_nanoseconds: Unsigned
 
 
 class VMObjectInfo(ctypes.Structure):
