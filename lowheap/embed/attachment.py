@@ -18,10 +18,11 @@ import cffi
 
 from lowheap import declarations
 from lowheap.bound_types import lift_reference
+from lowheap.collectors import registry
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.embed import native
-from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
+from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash, collector_number
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.layout import VMContext, VMHeap
@@ -78,6 +79,7 @@ class NativeHeap(NotCopied):
                 store=runtime.context_address,
             ),
             abi=abi_hash(),
+            collector=collector_number(registry.name_of(store.heap.collector)),
             is_foreign=1,
             collect_every=store.collect_every,
         )
