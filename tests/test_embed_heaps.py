@@ -55,6 +55,7 @@ KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
 CELL_BLOCK = block_length(HEADER_SIZE + 8)
 """What a struct of one field takes, in bytes."""
 
+
 def named(name: bytes) -> Any:
     """A name as C has it, which lives as long as somebody has this."""
     return ffi().new("char[]", name)
