@@ -86,6 +86,11 @@ def vector(data: bytes) -> Any:
     return made
 
 
+def room_for_result() -> Any:
+    """Room for what any function leaves in its `result`: figures are the largest."""
+    return ffi().new("uint64_t[]", ffi().sizeof("lh_statistics") // 8)
+
+
 def plain(value: Any) -> Any:
     """A number that C has read; of an `lh_v128`, its bytes."""
     return value if isinstance(value, int | float) else bytes(ffi().buffer(ffi().addressof(value)))
@@ -765,7 +770,7 @@ def test_functions_refuse_a_heap_that_has_lost_its_memory(way: str, world: World
     gc.collect()
     if way in ("closed", "detached"):
         assert (control.bump, control.capacity) == (0, 0)
-    result = ffi().new("uint64_t[]", ffi().sizeof("lh_statistics") // 8)  # the largest of all results
+    result = room_for_result()
     for name, function in FUNCTIONS.items():
         if not function.takes_heap or name == "lh_error_message":
             continue
@@ -1683,7 +1688,7 @@ def test_nothing_that_is_passed_breaks_the_checked_form(data: st.DataObject) -> 
     kept[0][6] = kept[1]
     live = [handle.reference for handle in kept]
     _freed(w)
-    result = ffi().new("uint64_t[16]")
+    result = room_for_result()
     for name in data.draw(st.lists(st.sampled_from(DRAWN), min_size=1, max_size=20)):
         function = FUNCTIONS[name]
         args: list[Any] = []

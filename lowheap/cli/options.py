@@ -11,7 +11,6 @@ import click
 
 from lowheap.collectors import registry
 from lowheap.config import COMPILATION, OPT_LEVELS, RUNTIMES
-from lowheap.embed.api import DEFAULT_COLLECTORS
 from lowheap.errors import CompilerError, LowheapError, ModuleError
 from lowheap.native import NativeError
 
@@ -85,6 +84,8 @@ def library_collectors_option(command: _Command) -> _Command:
 
 def check_library_collectors(ctx: click.Context, collectors: Sequence[str]) -> tuple[str, ...]:
     """Return the collectors that the C library is to have, which there are."""
+    from lowheap.embed.api import DEFAULT_COLLECTORS  # here, because other commands need nothing of the C library
+
     for each in collectors:
         check_collector(ctx, each, None)
     wanted = tuple(collectors) or DEFAULT_COLLECTORS

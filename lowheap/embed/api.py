@@ -301,7 +301,8 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_inc_ref",
             "lh_heap *heap, lh_ref reference",
             "One count more, which is the caller's to give back. Null and i31 take no part, here and below. `lh_verify`"
-            " knows no owner of such a count: give it back, or hand it over, before.",
+            " knows no owner of such a count: give it back, or hand it over, before. Of a collector that finds roots"
+            " rather than count them, as rc-immix, this and the next three do nothing, and keep nothing.",
         ),
         _function(
             "lh_dec_ref",
