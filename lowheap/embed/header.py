@@ -133,7 +133,7 @@ def header(*collectors: Collector | str) -> str:
         _FIELDS,
         _section("References"),
         _REFERENCES,
-        _FIELDS_IN_LINE.replace("{have}", have),
+        _FIELDS_IN_LINE,
         _references(dict(zip(names, chosen, strict=True))),
         _section("Frames"),
         _FRAMES,
@@ -388,7 +388,7 @@ static inline void *lh_address(const lh_heap *heap, lh_ref object, uint32_t offs
 _FIELDS_IN_LINE = """\
 /* The fast way to fields that are references, but not to functions: what lh_read, lh_init and lh_write do, in line as
  * far as the heap's collector has it there, and calls for the rest. lh_load_ref reads a field, lh_init_ref writes one
- * that is null, lh_store_ref any. For heaps that {have}.
+ * that is null, lh_store_ref any.
  */
 """
 
