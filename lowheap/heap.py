@@ -192,6 +192,16 @@ class HeapStatistics:
     capacity: int
     maximum: int
     listed: int
+    peak_committed: int
+    """How much of the system's memory the objects had at most, of a collector that gives memory back; of others the
+    capacity."""
+    pauses: int
+    """How often a collection, or a portion of one, has kept the program waiting; 0 if the collector does not measure
+    that, and so with the following:"""
+    paused_nanoseconds: int
+    """for how long together,"""
+    longest_pause_nanoseconds: int
+    """and at most."""
     counters: dict[str, int]
     """What the collector counts besides, by name."""
 
@@ -984,6 +994,8 @@ class DrcHeap(NotCopied):
         if self.attached is not None:
             self.collector.settle_figures(self.attached)
         sizing.statistics(tables(self.control), figures)
+        if self.attached is not None:
+            self.collector.tell_figures(self.attached, figures)
         given = {name: getattr(figures, name) for name in HeapStatistics.__dataclass_fields__ if name != "counters"}
         return HeapStatistics(**given, counters=self._counters())
 

@@ -1108,7 +1108,8 @@ HEAP_ERROR_VALUES = 4
 class VMHeap(ctypes.Structure):
     """A heap as the C interface knows it, `lh_heap`: a vmctx that belongs to no instance, and what only hosts need.
 
-    `abi` is the hash of the declarations that its maker was built with. `out_of_memory` and `on_error` are the host's
+    `abi` is the hash of the declarations that its maker was built with, `collector` the number that stands for its
+    collector's name. `out_of_memory` and `on_error` are the host's
     callbacks, or 0, each with an argument of the host's. `is_busy` is 1 while a call is at work on the heap (checked
     builds only). `error_*` tell of the last call that failed: its status, the address of its message's format, and the
     numbers that its message tells. `collect_every` is as a `Store`'s; `allocations` counts for it. `problems` is how
@@ -1130,6 +1131,8 @@ class VMHeap(ctypes.Structure):
         ("is_busy", ctypes.c_uint32),
         ("is_foreign", ctypes.c_uint32),
         ("collect_every", ctypes.c_uint32),
+        ("collector", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("allocations", ctypes.c_uint64),
         ("problems", ctypes.c_uint64),
         ("mapping", ctypes.c_uint64),
@@ -1155,6 +1158,7 @@ class VMHeap(ctypes.Structure):
     is_busy: Unsigned
     is_foreign: Unsigned
     collect_every: Unsigned
+    collector: Unsigned
     allocations: Unsigned
     problems: Unsigned
     mapping: Unsigned
@@ -1168,7 +1172,8 @@ class VMHeapConfiguration(ctypes.Structure):
     """What a C host asks of a new heap; 0 stands for the default. Sizes are in bytes.
 
     `abi` is the hash that the host's header has. `reserve` is how much address space to set aside: by default, and at
-    most, all that a reference can name. The callbacks and their arguments are as in `VMHeap`.
+    most, all that a reference can name. The callbacks and their arguments are as in `VMHeap`. `collector` is the
+    address of the collector's name, which ends with a 0: by default it is the library's first.
     """
 
     _fields_ = (
@@ -1180,6 +1185,7 @@ class VMHeapConfiguration(ctypes.Structure):
         ("out_of_memory_argument", ctypes.c_uint64),
         ("on_error", ctypes.c_uint64),
         ("on_error_argument", ctypes.c_uint64),
+        ("collector", ctypes.c_uint64),
         ("collect_every", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
     )
@@ -1191,6 +1197,7 @@ class VMHeapConfiguration(ctypes.Structure):
     out_of_memory_argument: Unsigned
     on_error: Unsigned
     on_error_argument: Unsigned
+    collector: Unsigned
     collect_every: Unsigned
 
 
@@ -1214,7 +1221,13 @@ TYPE_FINAL = 1 << 0
 
 
 class VMHeapStatistics(ctypes.Structure):
-    """A heap's figures, as `heap.HeapStatistics` has them."""
+    """A heap's figures, as `heap.HeapStatistics` has them.
+
+    `peak_committed` is how much of the system's memory the heap has had for its objects at most, in bytes: where the
+    collector gives memory back, that; otherwise the capacity, what the heap has grown to. `pauses` is how often a
+    collection, or a portion of one, has kept the program waiting, for `paused_nanoseconds` together and for
+    `longest_pause_nanoseconds` at most; 0 where the collector does not measure that.
+    """
 
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -1235,6 +1248,10 @@ class VMHeapStatistics(ctypes.Structure):
             "capacity",
             "maximum",
             "listed",
+            "peak_committed",
+            "pauses",
+            "paused_nanoseconds",
+            "longest_pause_nanoseconds",
         )
     )
     objects_allocated: Unsigned
@@ -1253,6 +1270,10 @@ class VMHeapStatistics(ctypes.Structure):
     capacity: Unsigned
     maximum: Unsigned
     listed: Unsigned
+    peak_committed: Unsigned
+    pauses: Unsigned
+    paused_nanoseconds: Unsigned
+    longest_pause_nanoseconds: Unsigned
 
 
 class VMObjectInfo(ctypes.Structure):

@@ -17,6 +17,7 @@ from support.embed_heaps import ANY_FIELD, EXTERN_FIELD, I32_FIELD, SELF_FIELD, 
 from support.embed_reports import text_of
 
 from lowheap.embed import Status, abi_hash, ffi, lifecycle
+from lowheap.embed.api import collector_number
 from lowheap.embed.calls import enter, leave
 from lowheap.errors import LowheapError, status_error
 from lowheap.layout import (
@@ -53,6 +54,12 @@ BYTES: tuple[int, int, int] = (VMStorage.I8, FIELD_MUTABLE, 0)
 KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
 CELL_BLOCK = block_length(HEADER_SIZE + 8)
 """What a struct of one field takes, in bytes."""
+
+
+def named(name: bytes) -> Any:
+    """A name as C has it, which lives as long as somebody has this."""
+    return ffi().new("char[]", name)
+
 
 BOTH = pytest.mark.parametrize("checked", [True, False], ids=["checked", "fast"])
 
@@ -141,10 +148,14 @@ def test_no_heap_goes_beyond_its_maximum(checked: bool, data: st.DataObject, max
         ({"initial": 2, "maximum": 1}, Status.BAD_ARGUMENT, "the initial size is more than the maximum"),
         ({"abi": abi_hash() ^ 1}, Status.ABI, None),
         ({"abi": 0}, Status.ABI, None),
+        ({"collector": named(b"rc-immix")}, Status.BAD_ARGUMENT, 'there is no collector "rc-immix"; the'),
+        ({"collector": named(b"")}, Status.BAD_ARGUMENT, 'there is no collector ""; the library has drc'),
+        ({"collector": named(b"dr")}, Status.BAD_ARGUMENT, 'there is no collector "dr"; the'),
+        ({"collector": named(b"%s%n" * 40)}, Status.BAD_ARGUMENT, f'there is no collector "{"%s%n" * 20}"; the'),
     ],
 )
 def test_configurations_that_are_refused(
-    checked: bool, options: dict[str, int], status: Status, message: str | None
+    checked: bool, options: dict[str, Any], status: Status, message: str | None
 ) -> None:
     said: list[tuple[int, str]] = []
 
@@ -221,23 +232,30 @@ class Entered(Heap):
 @settings(max_examples=60, deadline=None)
 @given(
     has_abi=st.booleans(),
+    is_of_collector=st.booleans(),
     phase=st.sampled_from(CollectionPhase),
     is_busy=st.integers(0, 2),
     name=st.sampled_from(["lh_no_gc_enter", "lh_verify"]),
 )
-def test_calls_begin_in_python_as_in_c(has_abi: bool, phase: CollectionPhase, is_busy: int, name: str) -> None:
+def test_calls_begin_in_python_as_in_c(
+    has_abi: bool, is_of_collector: bool, phase: CollectionPhase, is_busy: int, name: str
+) -> None:
+    drc = collector_number("drc")
     with heap_of(True) as made:
         python = Entered(made)
         interface = python.interface
         interface.abi, interface.is_busy, made.control.phase = abi_hash() - (not has_abi), is_busy, phase
+        interface.collector = drc ^ (not is_of_collector)
         status = made.functions[name](made.heap)
+        assert (status == Status.ABI) == (not has_abi or not is_of_collector)
         assert interface.is_busy == is_busy
-        assert enter(python, name == "lh_verify") == status
+        assert enter(python, drc, name == "lh_verify") == status
         assert interface.is_busy == (1 if status == Status.OK else is_busy)
         if status == Status.OK:
             leave(python)
             assert interface.is_busy == 0
         interface.abi, interface.is_busy, made.control.phase = abi_hash(), 0, CollectionPhase.IDLE
+        interface.collector = drc
 
 
 @BOTH

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def ready_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     objects = {checked: file("object", checked=checked).read_bytes() for checked in CHECKED}
 
     def compile_object(
-        target: engine.Target, system: str, *, checked: bool, opt_level: int, collector: Collector
+        target: engine.Target, system: str, *, checked: bool, opt_level: int, collectors: Sequence[Collector]
     ) -> bytes:
         return objects[checked]
 

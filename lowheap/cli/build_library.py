@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from lowheap.cli.options import check_collector, opt_level_option
+from lowheap.cli.options import check_library_collectors, library_collectors_option, opt_level_option
 from lowheap.cli.output import report_console
 from lowheap.embed import library
 from lowheap.errors import UnsupportedError
@@ -36,7 +36,7 @@ _SUMMARIES = {
     help="CPU features to add and to take away, as +avx2,-fma.",
     show_default=False,
 )
-@click.option("--collector", metavar="NAME", default="drc", show_default=True, help="The collector of its heaps.")
+@library_collectors_option
 @opt_level_option(default=3)
 @click.pass_context
 def build_library_command(
@@ -46,7 +46,7 @@ def build_library_command(
     target: str | None,
     cpu: str | None,
     features: str,
-    collector: str,
+    collectors: tuple[str, ...],
     opt_level: int,
 ) -> None:
     """Build the C library, fast and checked, into the prefix DIR: include/lowheap.h, lib/liblowheap.a and .so.
@@ -55,10 +55,10 @@ def build_library_command(
     the library that checks every call. The shared libraries need a C compiler, the system's or that of the package
     ziglang; without one all the rest is built.
     """
-    check_collector(ctx, collector, None)
+    wanted = check_library_collectors(ctx, collectors)
     try:
         built = library.build(
-            directory, target=target, cpu=cpu, features=features, opt_level=opt_level, collector=collector
+            directory, target=target, cpu=cpu, features=features, opt_level=opt_level, collector=wanted
         )
     except UnsupportedError as error:
         raise click.UsageError(str(error), ctx) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -67,6 +67,33 @@ def check_collector(ctx: click.Context, collector: str | None, barriers: str | N
             except CompilerError as error:
                 raise click.BadParameter(str(error), ctx, param_hint=f"'{option}'") from error
     return {"collector": collector, "barriers": barriers}
+
+
+def library_collectors_option(command: _Command) -> _Command:
+    """Add the option of which collectors the C library has."""
+    return click.option(
+        "--collector",
+        "collectors",
+        metavar="NAME",
+        multiple=True,
+        help=f"A collector of the library's heaps: {_NAMES}; its parameters may follow, as in "
+        "'rc-immix(pause_microseconds=1000)'. Given several times, each once: lh_config says by name which a heap has, "
+        "and the first is the default.  [default: drc]",
+    )(command)
+
+
+def check_library_collectors(ctx: click.Context, collectors: Sequence[str]) -> tuple[str, ...]:
+    """Return the collectors that the C library is to have, which there are."""
+    from lowheap.embed.api import DEFAULT_COLLECTORS  # here, because other commands need nothing of the C library
+
+    for each in collectors:
+        check_collector(ctx, each, None)
+    wanted = tuple(collectors) or DEFAULT_COLLECTORS
+    try:
+        registry.find_all(wanted)
+    except CompilerError as error:
+        raise click.BadParameter(str(error), ctx, param_hint="'--collector'") from error
+    return wanted
 
 
 def runtime_option(help: str) -> Callable[[_Command], _Command]:

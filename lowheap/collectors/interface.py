@@ -27,6 +27,8 @@ costs nothing.
     write_header(heap, reference, kind, type, size)   make an object of a block, its one owner the caller
     free_leaf(heap, reference)                 free an object of which no owner and no child is left to see to
     settle_figures(heap)                       have the heap's figures say all that was made
+    tell_figures(heap, figures)                write down those that the collector alone knows, of a `VMHeapStatistics`:
+                                               memory that it took of the system, pauses
     blocks(heap)                               a walk: yield the index of each block, live or free, in address order
 
 **Collection**: `trace` (`shared/collection.py`) has every reference that a frame holds held; the sweep lets go of what
@@ -85,7 +87,7 @@ from typing import Any, ClassVar, TypeVar
 from lowheap.collectors.shared import allocation, collection, free_lists, ranges, sizing, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.errors import CompilerError
-from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMPartKind
+from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMHeapStatistics, VMPartKind
 from lowheap.native import Heap, Native
 from lowheap.native.check import (
     BOOL,
@@ -99,6 +101,7 @@ from lowheap.native.check import (
     StaticType,
     TupleType,
     Type,
+    ViewType,
     WordType,
     collector_function,
     collector_parameter,
@@ -225,6 +228,7 @@ FUNCTIONS: dict[str, Signature] = {
     "write_header": Signature((U32, U32, U32, U32), NOTHING),
     "free_leaf": Signature((U32,), NOTHING),
     "settle_figures": Signature((), NOTHING),
+    "tell_figures": Signature((ViewType(VMHeapStatistics),), NOTHING),
     "blocks": Signature((), NOTHING, U32),
     "is_due": Signature((), BOOL),
     "hold": Signature((U32,), BOOL),
@@ -333,6 +337,7 @@ class Collector:
     write_header: Any = allocation.write_header
     free_leaf: Any = allocation.free_leaf
     settle_figures: Any = sizing.figures_are_settled
+    tell_figures: Any = sizing.tell_no_further_figures
     blocks: Any = walking.blocks
     is_due: Any
     hold: Any

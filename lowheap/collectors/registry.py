@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lowheap.by_name import is_a_place, load, not_loaded
@@ -60,6 +61,18 @@ def find(wanted: str | type[Collector] | Collector) -> Collector:
         raise CompilerError(f"the collector {wanted!r} is {found!r}; it must be a subclass of Collector")
     found.check(class_is_sound=is_built_in(found))
     return found
+
+
+def find_all(wanted: Sequence[str | type[Collector] | Collector]) -> tuple[Collector, ...]:
+    """Return the collectors that are wanted, as `find` does. CompilerError when two have the same name, or none is."""
+    found: dict[str, Collector] = {}
+    for each in wanted:
+        collector = find(each)
+        if found.setdefault(name_of(collector), collector) is not collector:
+            raise CompilerError(f"the collector {name_of(collector)!r} is named twice; each is wanted once at most")
+    if not found:
+        raise CompilerError("no collector is named; at least one is wanted")
+    return tuple(found.values())
 
 
 def _with_arguments(wanted: str) -> tuple[str, dict[str, int | bool]]:

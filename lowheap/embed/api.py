@@ -26,6 +26,9 @@ from lowheap.errors import Status as Status
 VERSION = "1"
 """The interface's version; it names the symbol version of the shared library's functions."""
 
+DEFAULT_COLLECTORS = ("drc",)
+"""The collectors, by name, of a library of which nobody says anything else."""
+
 HEAP = "lh_heap *"
 """The first parameter of every function that works on a heap."""
 
@@ -44,7 +47,7 @@ STATUS_MEANINGS: dict[Status, str] = {
     Status.BAD_SLOT: "an address that is neither a registered slot nor in the heap, or has no reference there",
     Status.BUSY: "another call is at work on this heap, or a collection of Python's between trace and sweep",
     Status.NO_GC: "a collection inside a no-GC scope, or a scope left that was not entered",
-    Status.ABI: "header and library have different layouts",
+    Status.ABI: "header and library have different layouts, or the library has not the heap's collector",
     Status.SYSTEM: "the system refused memory",
     Status.LIMIT: "a table is full",
     Status.CORRUPT: "an invariant of the heap does not hold",
@@ -180,12 +183,18 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_heap_create",
             "const lh_config *config, lh_heap **result",
             "Make a heap. Where the configuration has 0, the default holds; LH_CONFIG has nothing else but the hash of"
-            " the header, without which there is no heap.",
+            " the header, without which there is no heap. `collector` is the name of one that the library has; the"
+            " default is the first of them. LH_BAD_ARGUMENT where it has none such.",
         ),
         _function(
             "lh_heap_destroy",
             "lh_heap *heap",
             "Unmap a heap, having run the finalizers of all its externrefs. Not from within a callback.",
+        ),
+        _function(
+            "lh_heap_collector",
+            "lh_heap *heap, const char **result",
+            "The name of the heap's collector.",
         ),
         _function(
             "lh_error_message",
@@ -292,7 +301,8 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_inc_ref",
             "lh_heap *heap, lh_ref reference",
             "One count more, which is the caller's to give back. Null and i31 take no part, here and below. `lh_verify`"
-            " knows no owner of such a count: give it back, or hand it over, before.",
+            " knows no owner of such a count: give it back, or hand it over, before. Of a collector that finds roots"
+            " rather than count them, as rc-immix, this and the next three do nothing, and keep nothing.",
         ),
         _function(
             "lh_dec_ref",
@@ -359,7 +369,10 @@ FUNCTION_GROUPS: dict[str, tuple[Function, ...]] = {
             "lh_collect_increment",
             "lh_heap *heap, uint64_t budget, uint32_t *result",
             "The same, but free at most `budget` objects; 1 in `*result` when some are left for further calls, which"
-            " only free until none are.",
+            " only free until none are. Of drc, no call searches for cycles, which is one piece of work however much"
+            " lives: lh_collect_cycles does, and the heap by itself. Of rc-immix, about `budget` objects are looked at,"
+            " and a trace that is due begins, goes on with each call, and is done when `*result` is 0: that finds"
+            " cycles, too.",
         ),
         _function(
             "lh_collect_cycles",
@@ -405,6 +418,7 @@ VIEWS: tuple[View, ...] = (
         layout.VMHeapConfiguration,
         "What to ask of a new heap; LH_CONFIG is one with all defaults.",
         {
+            "collector": "const char *",
             "out_of_memory": "lh_out_of_memory",
             "out_of_memory_argument": "void *",
             "on_error": "lh_on_error",
@@ -418,22 +432,32 @@ VIEWS: tuple[View, ...] = (
         "A frame of roots.",
         {"previous": "struct lh_frame *", "heap": "lh_heap *", "slots": "lh_ref *"},
     ),
-    View("lh_statistics", layout.VMHeapStatistics, "A heap's figures.", {}),
+    View(
+        "lh_statistics",
+        layout.VMHeapStatistics,
+        "A heap's figures, since it was made. `peak_committed` is how many bytes of the system's memory its objects had"
+        " at most: of rc-immix, which gives memory back, so much was in use; of other collectors it is the capacity,"
+        " which never falls, and of which the system gives what is touched. `pauses` is how often a collection, or a"
+        " portion of one within an allocation, has kept the program waiting, `paused_nanoseconds` for how long together"
+        " and `longest_pause_nanoseconds` at most: of rc-immix, and but for lh_collect_increment. Other collectors"
+        " measure no pauses, and these are 0.",
+        {},
+    ),
     View("lh_object", layout.VMObjectInfo, "An object, as a walk meets it.", {}),
     View("lh_v128", layout.VMVector, "A v128: 16 bytes, those of lane 0 first; to be copied to and from.", {}),
     View("lh_tag", layout.VMTag, "What tells a tag from all others of a store.", {}),
 )
 
 
-def abi_hash(collector: str = "drc") -> int:
+def abi_hash(*collectors: str) -> int:
     """Return the hash, 64 bits, of all that header and library must agree on: structures, constants, prototypes.
 
-    A library built ahead of time is for one collector, and so is its header, by which C programs do in line what the
-    collector's barriers do: `collector` is its name.
+    A library built ahead of time is for certain collectors, and so is its header, by which C programs do in line what
+    the collectors' barriers do: `collectors` are their names, `drc` alone by default.
     """
     text = "\n".join(
         (
-            *([] if collector == "drc" else [collector]),
+            *([] if collectors in ((), DEFAULT_COLLECTORS) else collectors),
             VERSION,
             c_declarations(),
             *(f"{status.name}={status.value}" for status in Status),
@@ -443,3 +467,8 @@ def abi_hash(collector: str = "drc") -> int:
         )
     )
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def collector_number(name: str) -> int:
+    """Return the number, 32 bits, by which heaps tell of a collector of this name: the same in every library."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")

@@ -5,6 +5,10 @@ that one side makes are seen, written and collected by the other. The `lh_heap *
 against `lowheap.h`, as long as somebody has it in Python. When the store has been closed, or its heap has lost its
 memory in another way, each function that is called here returns `LH_DETACHED`, the fast ones too, but for those that
 only look, which find an empty heap, or what is wrong with it; what C code reads by itself is zeros.
+
+The functions here are for the collector that the store has, whichever it is. C code that gets the `lh_heap *` must be
+built with a header and a library that have this collector, too (`build-library --collector`): the checked library
+returns `LH_ABI` for a heap whose collector it has not.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ import cffi
 
 from lowheap import declarations
 from lowheap.bound_types import lift_reference
+from lowheap.collectors import registry
 from lowheap.collectors.shared.allocator import SegregatedFit
 from lowheap.copying import NotCopied
 from lowheap.embed import native
-from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash
+from lowheap.embed.api import FUNCTIONS, STATUS_MEANINGS, Function, Status, abi_hash, collector_number
 from lowheap.embed.header import cdef
 from lowheap.errors import HeapError, LowheapError, UnsupportedError, status_error
 from lowheap.layout import VMContext, VMHeap
@@ -78,6 +83,7 @@ class NativeHeap(NotCopied):
                 store=runtime.context_address,
             ),
             abi=abi_hash(),
+            collector=collector_number(registry.name_of(store.heap.collector)),
             is_foreign=1,
             collect_every=store.collect_every,
         )
@@ -87,6 +93,11 @@ class NativeHeap(NotCopied):
         self.functions: dict[str, Any] = {
             name: ffi().cast(function.pointer_cdecl, self._code.address(name)) for name, function in FUNCTIONS.items()
         }
+
+    @property
+    def collector(self) -> str:
+        """The name of the heap's collector, as `lh_heap_collector` has it."""
+        return registry.name_of(self._store.heap.collector)
 
     def __getattr__(self, name: str) -> Any:
         """Return a function of the interface."""

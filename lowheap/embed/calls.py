@@ -25,14 +25,16 @@ def look(heap: Heap) -> u32:
 
 
 @inline
-def enter(heap: Heap, is_at_any_time: bool) -> u32:
+def enter(heap: Heap, collector: u32, is_at_any_time: bool) -> u32:
     """Begin a call. Returns LH_OK, or the status of a call that may not begin; then nothing has changed.
 
-    `is_at_any_time`: it may come between the trace and the sweep of a collection by Python, and to a heap that has lost
-    its memory, since it trusts nothing.
+    `collector` is the number of the one that the function is for. `is_at_any_time`: it may come between the trace and
+    the sweep of a collection by Python, and to a heap that has lost its memory, since it trusts nothing.
     """
     interface = heap.interface
     if interface.abi != _ABI:  # so what else would be read may be anywhere
+        return Status.ABI
+    if interface.collector != collector:
         return Status.ABI
     if not is_at_any_time:
         status = look(heap)

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
+from lowheap.collectors import registry
 from lowheap.collectors.shared.frames import FrameRules
 from lowheap.embed import calls, examination, functions
-from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status
+from lowheap.embed.api import FUNCTIONS, HEAP, Function, Status, collector_number
 from lowheap.embed.system import map_memory, unmap_memory
 from lowheap.jit.emit import (
     I8,
@@ -47,8 +48,10 @@ WRITTEN_ONCE = functions.FUNCTIONS | examination.FUNCTIONS
 """The functions that are, by name."""
 
 _PROBLEM = "lh.problem"
-_MESSAGE_SIZE = 256
-_WITHOUT_SHELL = ("lh_error_message",)
+MESSAGE_SIZE = 256
+"""How long a message is at most that an error callback is told, with the 0 at its end."""
+
+WITHOUT_SHELL = ("lh_error_message",)
 """What an error callback may call."""
 _AT_ANY_TIME = ("lh_heap_statistics", "lh_verify", "lh_walk", "lh_dump")
 """What only looks, and may do so between the trace and the sweep of a collection by Python, and at what is broken."""
@@ -109,6 +112,16 @@ def string_constant(module: ir.Module, text: str) -> ir.Value:
     return address_constant(known)
 
 
+def print_into(
+    emitter: Emitter, buffer: ir.Value, size: ir.Value, text: ir.Value, values: Sequence[ir.Value]
+) -> ir.Value:
+    """Emit a call of snprintf, which returns the whole length, as an i32."""
+    snprintf = emitter.module.globals.get("snprintf")
+    if snprintf is None:
+        snprintf = ir.Function(emitter.module, ir.FunctionType(I32, [PTR, I64, PTR], var_arg=True), "snprintf")
+    return emitter.builder.call(snprintf, [buffer, size, text, *values])
+
+
 def printf_format(text: str) -> str:
     """Return a `str.format` of `{}` and `{:#x}` as printf has it, for u64 values."""
     return text.replace("%", "%%").replace("{:#x}", "0x%llx").replace("{}", "%llu")
@@ -120,6 +133,9 @@ class ApiEmitter(Emitter):
     is_checked: ClassVar[bool] = False
     is_attached: ClassVar[bool] = False
     """Whether the functions are for heaps of Python's, in its process, which may lose their memory."""
+
+    suffix: ClassVar[str] = ""
+    """What stands behind the functions' names where a library has them for several collectors."""
 
     architecture: ClassVar[Architecture | None] = None
     """How frames of compiled code are linked where there can be some."""
@@ -198,16 +214,26 @@ class ApiEmitter(Emitter):
     # Functions
 
     @classmethod
+    def symbol(cls, function: Function) -> str:
+        """Return what a function is called in the module."""
+        return function.name + cls.suffix
+
+    @classmethod
+    def collector_name(cls) -> str:
+        """Return the name of the collector that the functions are for."""
+        return registry.name_of(cls.collector)
+
+    @classmethod
     def define_function(cls, module: ir.Module, function: Function) -> None:
         """Give a module one function of the interface that works on a heap."""
-        has_shell = cls.is_checked and function.name not in _WITHOUT_SHELL
+        has_shell = cls.is_checked and function.name not in WITHOUT_SHELL
         type = function_type(function)
-        native = ApiFunction(module, type, f"lh.api.{function.name}" if has_shell else function.name)
+        native = ApiFunction(module, type, f"lh.api.{function.name}" if has_shell else cls.symbol(function))
         if has_shell:
             native.linkage = "internal"
         emitter = cls(native)
         emitter.api = function
-        if cls.is_attached and not has_shell and function.name not in (*_WITHOUT_SHELL, *_AT_ANY_TIME):
+        if cls.is_attached and not has_shell and function.name not in (*WITHOUT_SHELL, *_AT_ANY_TIME):
             emitter.return_unless_ok(inline_call(emitter, calls.look, [WHOLE_HEAP]))
         for parameter, argument in zip(function.parameters[1:], native.args[1:], strict=True):
             if isinstance(argument.type, ir.PointerType) and not parameter.may_be_null:
@@ -226,11 +252,13 @@ class ApiEmitter(Emitter):
     @classmethod
     def _define_shell(cls, module: ir.Module, function: Function, body: ir.Function) -> None:
         """Look at the heap's address, enter it, call the body, and leave."""
-        emitter = cls(ApiFunction(module, function_type(function), function.name))
+        emitter = cls(ApiFunction(module, function_type(function), cls.symbol(function)))
         builder = emitter.builder
         with builder.if_then(builder.not_(emitter.is_not_null_pointer(emitter.vmctx)), likely=False):
             builder.ret(I32(Status.BAD_ARGUMENT))
-        emitter.return_unless_ok(inline_call(emitter, calls.enter, [WHOLE_HEAP, function.name in _AT_ANY_TIME]))
+        number = collector_number(cls.collector_name())
+        is_at_any_time = function.name in _AT_ANY_TIME
+        emitter.return_unless_ok(inline_call(emitter, calls.enter, [WHOLE_HEAP, number, is_at_any_time]))
         status = builder.call(body, emitter.function.args)
         # A heap that was destroyed is not there any more.
         if function.name == "lh_heap_destroy":
@@ -288,22 +316,23 @@ class ApiEmitter(Emitter):
         """Tell the host's error callback, if there is one."""
         callback = self.load_pointer(self.vmctx, VMHeap.on_error)
         with self.builder.if_then(self.is_not_null_pointer(callback), likely=False):
-            buffer = self.stack_buffer(_MESSAGE_SIZE, 1)
-            self.format_message(buffer, I64(_MESSAGE_SIZE))
+            buffer = self.stack_buffer(MESSAGE_SIZE, 1)
+            self.format_message(buffer, I64(MESSAGE_SIZE))
             argument = self.load_pointer(self.vmctx, VMHeap.on_error_argument)
             self.call_pointer(callback, VOID, [PTR, I32, PTR], [argument, status, buffer])
 
+    def lh_heap_collector(self, result: ir.Value) -> None:
+        """See the table."""
+        self.store_typed(string_constant(self.module, self.collector_name()), result)
+
     def format_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
         """Write the last failure's message into `size` bytes; return its whole length, as an i32."""
-        snprintf = self.module.globals.get("snprintf")
-        if snprintf is None:
-            snprintf = ir.Function(self.module, ir.FunctionType(I32, [PTR, I64, PTR], var_arg=True), "snprintf")
         text = self.load_pointer(self.vmctx, VMHeap.error_format)
         values = [
             self.load_typed(self.at(self.vmctx, VMHeap.error_values.offset + number * _WORD), I64)
             for number in range(HEAP_ERROR_VALUES)
         ]
-        return self.builder.call(snprintf, [buffer, size, text, *values])
+        return print_into(self, buffer, size, text, values)
 
     def lh_error_message(self, buffer: ir.Value, size: ir.Value) -> ir.Value:
         """See the table. Without a failure, the message is empty; without a buffer, nothing is written, and without a

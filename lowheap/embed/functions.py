@@ -110,6 +110,7 @@ def lh_heap_statistics(heap: Heap, result: VMHeapStatistics) -> None:
     """See the table."""
     heap.collector.settle_figures(heap)
     statistics(heap, result)
+    heap.collector.tell_figures(heap, result)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

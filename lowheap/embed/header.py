@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -17,14 +18,26 @@ from typing import Any
 from lowheap import layout
 from lowheap.collectors.interface import Collector
 from lowheap.declarations import c_declarations
-from lowheap.embed.api import ALIASES, CALLBACKS, FUNCTION_GROUPS, STATUS_MEANINGS, VIEWS, Status, View, abi_hash
+from lowheap.embed.api import (
+    ALIASES,
+    CALLBACKS,
+    DEFAULT_COLLECTORS,
+    FUNCTION_GROUPS,
+    STATUS_MEANINGS,
+    VIEWS,
+    Status,
+    View,
+    abi_hash,
+    collector_number,
+)
 
 HEADER_NAME = "lowheap.h"
 
 _WIDTH = 118
 
 _CONVENTIONS = """\
-lowheap: a heap whose objects are freed when nobody refers to them any more, by deferred reference counting.
+lowheap: a heap whose objects are freed when nobody refers to them any more. This header is for libraries whose heaps
+{have}.
 
 A reference (lh_ref) is 32 bits: null is 0, an odd number is an integer of 31 bits, and anything else is an object's
 distance from the heap's base, in bytes. Objects never move.
@@ -87,14 +100,22 @@ def constants() -> dict[str, tuple[str, int]]:
 
 
 @functools.cache
-def header(collector: Collector | str = "drc") -> str:
-    """Return the text of `lowheap.h`, for libraries with a collector. CompilerError when there is none of that name."""
+def header(*collectors: Collector | str) -> str:
+    """Return the text of `lowheap.h`, for libraries with these collectors: `drc` alone by default.
+
+    CompilerError when there is none of such a name, or one is named twice.
+    """
     from lowheap.collectors import registry  # here, because whoever wants declarations has no collector
 
-    chosen = registry.find(collector)
-    abi = abi_hash(registry.name_of(chosen))
+    chosen = registry.find_all(collectors or DEFAULT_COLLECTORS)
+    names = [registry.name_of(each) for each in chosen]
+    abi = abi_hash(*names)
+    have = f"have the collector {names[0]}"
+    if len(names) > 1:
+        have = f"have the collector that lh_config names, {' or '.join(names)}; by default the first of these"
+    conventions = _comment(_CONVENTIONS.format(have=have))
     parts = (
-        _OPENING.format(conventions=_comment(_CONVENTIONS), version=package_version(), abi=f"{abi:#018x}ull"),
+        _OPENING.format(conventions=conventions, version=package_version(), abi=f"{abi:#018x}ull"),
         _section("Layouts"),
         _GUARD_PEDANTIC,
         c_declarations(),
@@ -112,7 +133,8 @@ def header(collector: Collector | str = "drc") -> str:
         _FIELDS,
         _section("References"),
         _REFERENCES,
-        _FIELDS_IN_LINE.replace("{collector}", chosen.name) + "\n" + (chosen.c_references or _CALLED),
+        _FIELDS_IN_LINE,
+        _references(dict(zip(names, chosen, strict=True))),
         _section("Frames"),
         _FRAMES,
         _CLOSING,
@@ -121,13 +143,20 @@ def header(collector: Collector | str = "drc") -> str:
 
 
 @functools.cache
-def cdef(*, with_layout: bool = True) -> str:
+def cdef(*collectors: str, with_layout: bool = True) -> str:
     """Return the declarations for `cffi.FFI.cdef`, the same as the header's but for what cffi cannot read.
 
-    Without the layout's, they are for an FFI that includes `declarations.ffi()`.
+    LOWHEAP_ABI in them is that of libraries with these collectors, in an engine's words, as for `header`: all else is
+    the same for every library, and for heaps of Python's stores. Without the layout's, they are for an FFI that
+    includes `declarations.ffi()`. CompilerError as for `header`.
     """
+    names: list[str] = []
+    if collectors:
+        from lowheap.collectors import registry  # here, because whoever wants declarations has no collector
+
+        names = [registry.name_of(each) for each in registry.find_all(collectors)]
     parts = (
-        f"#define LOWHEAP_ABI {abi_hash():#018x}ull",
+        f"#define LOWHEAP_ABI {abi_hash(*names):#018x}ull",
         *([c_declarations()] if with_layout else []),
         *_types(),
         *_functions(),
@@ -268,6 +297,30 @@ _UNGUARD_PEDANTIC = """\
 #endif
 """
 
+_IN_LINE = re.compile(r"\blh_(load|init|store)_ref\b")
+
+
+def _references(collectors: dict[str, Collector]) -> str:
+    """What goes to fields that are references: by the one collector, or by that of the heap at hand."""
+    texts = [each.c_references or _CALLED for each in collectors.values()]
+    if len(texts) == 1:
+        return texts[0]
+    parts = []
+    for number, (name, text) in enumerate(zip(collectors, texts, strict=True)):
+        parts += [_comment(name), _IN_LINE.sub(rf"lh_\1_ref_{number}_", text)]
+    for result, name, parameters in _REFERENCE_FUNCTIONS:
+        given = ", ".join(parameter.rpartition(" ")[2].lstrip("*") for parameter in parameters.split(", "))
+        parts.append(f"static inline {result} {name}({parameters}) {{\n    switch (heap->collector) {{")
+        for number, collector in enumerate(collectors):
+            case = "default" if number == 0 else f"case {collector_number(collector):#010x}u"
+            call = f"{name}_{number}_({given});"
+            parts.append(
+                f"    {case}:\n        " + (f"{call}\n        break;" if result == "void" else f"return {call}")
+            )
+        parts.append("    }\n}\n")
+    return "\n".join(parts)
+
+
 _ASSERT_MACRO = """\
 #ifdef __cplusplus
 #define LH_ASSERT_ static_assert
@@ -334,10 +387,17 @@ static inline void *lh_address(const lh_heap *heap, lh_ref object, uint32_t offs
 
 _FIELDS_IN_LINE = """\
 /* The fast way to fields that are references, but not to functions: what lh_read, lh_init and lh_write do, in line as
- * far as the library's collector, {collector}, has it there, and calls for the rest. lh_load_ref reads a field,
- * lh_init_ref writes one that is null, lh_store_ref any.
+ * far as the heap's collector has it there, and calls for the rest. lh_load_ref reads a field, lh_init_ref writes one
+ * that is null, lh_store_ref any.
  */
 """
+
+_REFERENCE_FUNCTIONS = (
+    ("lh_ref", "lh_load_ref", "lh_heap *heap, lh_ref object, uint32_t offset"),
+    ("void", "lh_init_ref", "lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value"),
+    ("void", "lh_store_ref", "lh_heap *heap, lh_ref object, uint32_t offset, lh_ref value"),
+)
+"""What a collector has in line, as results, names and parameters."""
 
 _CALLED = """\
 static inline lh_ref lh_load_ref(lh_heap *heap, lh_ref object, uint32_t offset) {

@@ -27,10 +27,9 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from llvmlite import binding, ir
+from llvmlite import binding
 
 from lowheap.collectors import registry
-from lowheap.collectors.drc.collector import Drc
 from lowheap.collectors.interface import Collector
 from lowheap.config import OPT_LEVELS
 from lowheap.embed import api
@@ -187,18 +186,28 @@ def _known_names(triple: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def compile_object(
-    target: engine.Target, system: str, *, checked: bool, opt_level: int = 3, collector: Collector | str = "drc"
+    target: engine.Target,
+    system: str,
+    *,
+    checked: bool,
+    opt_level: int = 3,
+    collectors: Sequence[Collector | str] = api.DEFAULT_COLLECTORS,
 ) -> bytes:
     """Return the library as one object file, whose global symbols are the functions of `api.FUNCTIONS`."""
     from lowheap.embed import native  # the largest part of it all, and no use to those who only want the header
 
-    module = ir.Module(VARIANTS[checked])
     machine = parse_triple(target.triple).architecture
-    native.emit(module, collector=registry.find(collector), checked=checked, system=system, machine=machine)
-    optimised, target_machine = engine.optimise(module, opt_level=opt_level, target=target)
-    if '"deopt"(' in str(optimised):
+    modules = native.emit(registry.find_all(collectors), checked=checked, system=system, machine=machine)
+    whole, target_machine = engine.optimise(modules[0], opt_level=opt_level, target=target)
+    for module in modules[1:]:
+        part, _ = engine.optimise(module, opt_level=opt_level, target=target)
+        whole.link_in(part)
+    for function in whole.functions:
+        if not function.is_declaration and function.name not in api.FUNCTIONS:
+            function.linkage = "internal"
+    if '"deopt"(' in str(whole):
         raise CompilerError("a function of the C library has a safepoint, and nobody would read its stack map")
-    image: bytes = target_machine.emit_object(optimised)
+    image: bytes = target_machine.emit_object(whole)
     return image
 
 
@@ -338,31 +347,32 @@ def build(
     cpu: str | None = None,
     features: str = "",
     opt_level: int = 3,
-    collector: Collector | str = "drc",
+    collector: Collector | str | Sequence[Collector | str] = api.DEFAULT_COLLECTORS,
 ) -> BuiltLibrary:
     """Build the library, fast and checked, into a prefix, which is made if need be.
 
-    `collector` is that of the heaps that it makes, in an engine's words; the header is for that collector, too.
+    `collector` is that of the heaps that it makes, in an engine's words, or several, which a program chooses from when
+    it makes a heap; the first is the default. The header is for these collectors, too.
     `target` is an LLVM triple, by default this machine's; `cpu` a CPU's name in LLVM's words, "native" for this
     machine's, by default the one that all of the target can stand in for; `features` what to add to it or to take away,
     as "+avx2,-fma". What an earlier build left, and this one cannot make anew, is removed.
 
     UnsupportedError when there is no such target, CPU or feature, or no library for it; CompilerError when there is no
-    such collector; LowheapError when a file cannot be written, or a linker fails, by which time objects, archives and
-    header are there.
+    such collector, or one is named twice; LowheapError when a file cannot be written, or a linker fails, by which time
+    objects, archives and header are there.
     """
     if opt_level not in OPT_LEVELS:
         raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
-    chosen = registry.find(collector)
+    chosen = registry.find_all([collector] if isinstance(collector, Collector | str) else collector)
     resolved, platform = resolve_target(target, cpu, features)
     prefix = Path(directory)
     written: list[Path] = []
     images = {
-        checked: compile_object(resolved, platform.system, checked=checked, opt_level=opt_level, collector=chosen)
+        checked: compile_object(resolved, platform.system, checked=checked, opt_level=opt_level, collectors=chosen)
         for checked in VARIANTS
     }
     try:
-        written.append(_write(prefix / "include" / HEADER_NAME, header(chosen).encode()))
+        written.append(_write(prefix / "include" / HEADER_NAME, header(*chosen).encode()))
         for checked, image in images.items():
             files = library_files(checked=checked)
             written.append(_write(prefix / files["object"], image))
@@ -406,11 +416,12 @@ def _missing_linker(triple: str, platform: Platform) -> str:
     )
 
 
-def _pkg_config(collector: Collector, *, checked: bool) -> str:
+def _pkg_config(collectors: Sequence[Collector], *, checked: bool) -> str:
     """The .pc file of a library; it finds the prefix from where it is, so that may be moved."""
     name = VARIANTS[checked]
     what = "every misuse is an error" if checked else "the fast library"
-    kind = "deferred reference counting" if type(collector) is Drc else f"the collector {collector.name}"
+    names = " or ".join(registry.name_of(each) for each in collectors)
+    kind = "deferred reference counting" if names == "drc" else f"the collector {names}"
     return f"""\
 prefix=${{pcfiledir}}/../..
 includedir=${{prefix}}/include

@@ -6,6 +6,7 @@ import atexit
 import fcntl
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from lowheap.embed import library
+from lowheap.embed.api import DEFAULT_COLLECTORS
 
 WARNINGS = (
     "-Wall",
@@ -28,13 +30,15 @@ WARNINGS = (
 
 
 @functools.cache
-def built_library() -> Path:
+def built_library(*collectors: str) -> Path:
     """The prefix of the library for this machine: `include/lowheap.h`, `lib/liblowheap.a` and so on.
 
-    Built by the first who asks, of all test processes of a run, and removed by the last one to end.
+    Built by the first who asks, of all test processes of a run, and removed by the last one to end. `collectors` are
+    those that it is for, if it is not the default.
     """
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"process-{os.getpid()}")
-    directory = Path(tempfile.gettempdir()) / f"lowheap-library-{run}"
+    which = "".join(f"-{re.sub(r'[^a-z0-9]+', '_', each)}" for each in collectors)
+    directory = Path(tempfile.gettempdir()) / f"lowheap-library-{run}{which}"
     directory.mkdir(exist_ok=True)
     users = (directory / "users").open("a")
     fcntl.flock(users, fcntl.LOCK_SH)  # until this process ends
@@ -43,7 +47,7 @@ def built_library() -> Path:
     with (directory / "builder").open("a") as builder:
         fcntl.flock(builder, fcntl.LOCK_EX)
         if not prefix.exists():
-            built = library.build(directory / "unfinished")
+            built = library.build(directory / "unfinished", collector=collectors or DEFAULT_COLLECTORS)
             assert built.missing is None, built.missing
             built.prefix.rename(prefix)
     return prefix

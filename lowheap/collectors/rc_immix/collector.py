@@ -46,6 +46,7 @@ class RcImmix(Collector):
     write_header = collection.write_header
     free_leaf = collection.free_leaf
     settle_figures = space.settle_figures
+    tell_figures = pauses.tell_figures
     blocks = walking.blocks
 
     is_due = null.never

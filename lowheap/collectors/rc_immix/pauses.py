@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from lowheap.collectors.rc_immix.counting import count_some_down, has_decrements, has_pending
 from lowheap.collectors.rc_immix.marking import trace_some
-from lowheap.collectors.rc_immix.state import PAUSES, Epochs
+from lowheap.collectors.rc_immix.state import PAUSES, Epochs, Space
+from lowheap.layout import VMHeapStatistics
 from lowheap.native import Heap, bit_length, inline, native, u64, unlikely
 
 PORTION = 256
@@ -37,6 +38,16 @@ def note_pause(heap: Heap, start: u64) -> None:
     heap.length(PAUSES).value = PAUSES.limit
     bits = u64(bit_length(taken | 4))
     heap.entry(PAUSES, bits * 4 + ((taken | 4) >> (bits - 3) & 3)).value += 1
+
+
+@inline
+def tell_figures(heap: Heap, figures: VMHeapStatistics) -> None:
+    """Write down how much memory there was at most, and how long pauses were."""
+    epochs = heap.state(Epochs)
+    figures.peak_committed = heap.state(Space).peak_committed
+    figures.pauses = epochs.pauses
+    figures.paused_nanoseconds = epochs.paused_nanoseconds
+    figures.longest_pause_nanoseconds = epochs.longest_pause_nanoseconds
 
 
 @native

@@ -69,6 +69,15 @@ def statistics(heap: Heap, result: VMHeapStatistics) -> None:
     result.capacity = control.capacity
     result.maximum = control.maximum
     result.listed = u64(control.current_len)
+    result.peak_committed = control.capacity
+    result.pauses = 0
+    result.paused_nanoseconds = 0
+    result.longest_pause_nanoseconds = 0
+
+
+@inline
+def tell_no_further_figures(heap: Heap, figures: VMHeapStatistics) -> None:
+    """Nothing: the heap never gives memory back, and pauses are not measured."""
 
 
 @inline
