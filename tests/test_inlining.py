@@ -264,39 +264,75 @@ GUARDED_FUNCTIONS = {
       (if (ref.test (ref null i31) (local.get 0))
         (then (return (ref.is_null (ref.cast (ref null i31) (local.get 0))))))
       (i32.sub (local.get 1) (call $f (struct.get $l 0 (ref.cast (ref $l) (local.get 0))) (local.get 1))))""",
+    "something that was made before": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (i32.eqz (global.get $made))
+        (then (global.set $made (i32.const 1)) (drop (call $f (local.get 0) (local.get 1)))))
+      (struct.get $l 1 (global.get $cell)))""",
+    "an element that is there": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (local $found (ref $l))
+      (block $is_there (result (ref $l))
+        (br_on_non_null $is_there (array.get $a (global.get $cells) (local.get 1)))
+        (array.set $a (global.get $cells) (local.get 1) (local.tee $found (struct.new $l (local.get 0) (local.get 1))))
+        (drop (call $f (local.get 0) (i32.const 2)))
+        (local.get $found))
+      (struct.get $l 1))""",
+    "locals, and branches on null": """(func $f (param (ref null $l)) (param i32) (result i32) (local i32)
+      (block $end
+        (local.set 2 (struct.get $l 1 (br_on_null $end (local.get 0))))
+        (if (i32.and (i32.gt_s (local.get 2) (local.get 1)) (i32.eqz (i32.rem_s (local.get 2) (i32.const 3))))
+          (then (return (local.get 2)))
+          (else (br_if $end (i32.eq (local.get 2) (i32.const 7)))))
+        (return (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
+      (local.get 2))""",
+    "a branch out of the function": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (drop (br_if 0 (i32.const 40) (i32.gt_s (local.get 1) (i32.const 3))))
+      (block (br_if 0 (i32.eqz (local.get 1))) (br 1 (i32.const 50)))
+      (global.set $made (i32.add (global.get $made) (i32.const 1)))
+      (call $f (local.get 0) (i32.const 4)))""",
+    "made on one way of two": """(func $f (param (ref null $l)) (param i32) (result i32) (local (ref null $l))
+      (if (i32.lt_s (local.get 1) (i32.const 5))
+        (then (local.set 2 (struct.new $l (local.get 0) (local.get 1))))
+        (else (return (call $f (local.get 0) (i32.const 2)))))
+      (struct.get $l 1 (local.get 2)))""",
 }
 UNGUARDED_FUNCTIONS = {
-    "the condition looks into an object": """(func $f (param (ref null $l)) (param i32) (result i32)
-      (if (i32.eqz (struct.get $l 1 (local.get 0))) (then (return (i32.const 1))))
-      (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
-    "it looks at another local": """(func $f (param (ref null $l)) (param i32) (result i32) (local i32)
-      (if (i32.eqz (local.get 2)) (then (return (i32.const 1))))
-      (call $f (struct.get $l 0 (local.get 0)) (local.get 1)))""",
-    "something comes behind the if": """(func $f (param (ref null $l)) (param i32) (result i32)
-      (if (result i32) (ref.is_null (local.get 0)) (then (i32.const 1))
-        (else (call $f (struct.get $l 0 (local.get 0)) (local.get 1))))
-      (i32.eqz))""",
-    "the result is a call's": """(func $f (param (ref null $l)) (param i32) (result i32)
-      (if (i32.eqz (local.get 1)) (then (return (call $f (local.get 0) (i32.const 1)))))
-      (i32.const 4))""",
-    "the result has another branch": """(func $f (param (ref null $l)) (param i32) (result i32)
-      (if (i32.eqz (local.get 1)) (then (return (if (result i32) (ref.is_null (local.get 0)) (then (i32.const 1))
-        (else (i32.const 2))))))
-      (call $f (local.get 0) (i32.const 0)))""",
+    "it sets a parameter": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (local.set 1 (i32.sub (local.get 1) (i32.const 1)))
+      (if (result i32) (i32.lt_s (local.get 1) (i32.const 0)) (then (i32.const 3))
+        (else (call $f (local.get 0) (local.get 1)))))""",
+    "it sets a global": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (global.set $made (i32.const 5))
+      (if (result i32) (local.get 1) (then (call $f (local.get 0) (i32.const 0))) (else (i32.const 3))))""",
+    "it loops": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (loop (br_if 0 (i32.const 0)))
+      (if (result i32) (local.get 1) (then (call $f (local.get 0) (i32.const 0))) (else (i32.const 3))))""",
+    "it calls on all ways": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (if (result i32) (local.get 1) (then (call $f (local.get 0) (i32.const 0)))
+        (else (if (result i32) (ref.is_null (local.get 0)) (then (call $g (i32.const 1)))
+          (else (call $g (i32.const 2)))))))""",
+    "what it makes is for a call": """(func $f (param (ref null $l)) (param i32) (result i32)
+      (local (ref null $l))
+      (local.set 2 (struct.new $l (local.get 0) (local.get 1)))
+      (if (result i32) (local.get 1) (then (call $f (local.get 2) (i32.const 0))) (else (i32.const 3))))""",
 }
 
 
 def guarded_module(function: str) -> str:
-    return f"""(module {LIST_TYPE} {function}
+    return f"""(module {LIST_TYPE} (type $a (array (mut (ref null $l)))) {function}
       (func (export "f") (param i32 i32) (result i32)
         (local $list (ref null $l))
+        (global.set $made (i32.const 0))
         (loop $more
           (if (i32.gt_s (local.get 0) (i32.const 0)) (then
             (local.set $list (struct.new $l (local.get $list) (local.get 0)))
             (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
             (br $more))))
         (i32.add (i32.mul (i32.const 31) (call $f (local.get $list) (local.get 1)))
-          (call $f (ref.null $l) (i32.const 7)))))"""
+          (call $f (ref.null $l) (i32.const 7))))
+      (func $g (param i32) (result i32) {LONG} (local.get 0))
+      (global $made (mut i32) (i32.const 0))
+      (global $cell (ref $l) (struct.new $l (ref.null $l) (i32.const 6)))
+      (global $cells (ref $a) (array.new $a (ref.null $l) (i32.const 20))))"""
 
 
 @pytest.mark.parametrize("name", GUARDED_FUNCTIONS)

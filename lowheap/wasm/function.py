@@ -536,22 +536,25 @@ class FunctionCompiler(Emitter):
         label = _Label("block", (), type.results, len(self.stack), assigned, target, is_inlined=True)
         self.labels.append(label)
         self._around += (instruction.offset,)
+        self._enter(arguments, first, count)
+        if polls:
+            self._poll()
+
+    def _enter(self, arguments: Sequence[ir.Value], first: int, count: int) -> None:
+        """Give the locals of a function in the place of a call their first values."""
         for local in range(first, first + count):
             self.locals[local] = self._zeros[self.local_types[local]]
         for local, value in enumerate(arguments, first):
             self.set_local(local, value)
-        if polls:
-            self._poll()
 
     def _open_guarded(self, instruction: Instruction, number: int) -> None:
         """Open a guard in front of a call: a block with its result, which has its arguments in locals."""
-        index, first, _ = inlined_operands(instruction)
+        index, first, count = inlined_operands(instruction)
         type, assigned = self.context.function_types[index], self._assigned[number]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(GUARDED)
         self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target))
-        for local, value in enumerate(arguments, first):
-            self.set_local(local, value)
+        self._enter(arguments, first, count)
 
     def _open_guard(self, instruction: Instruction, number: int) -> None:
         """Open the guard in there: a block, of which what is to run is the function's, in the place of the call."""

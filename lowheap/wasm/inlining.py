@@ -13,11 +13,12 @@ caller's frame in a backtrace is made of the call's (`function.py`).
 What ends in a throw or a trap runs once at most, so it is **cold**: it counts for nothing in a function's size, and
 calls there are left alone.
 
-Of a larger function, or one that calls itself, what it begins with may be a **guard**: it looks at what it is given,
-and returns at once where there is little to do, at the end of a list, say, or at the leaf of a tree. Then the guard
-stands in front of the call, as a construct that begins with `guarded`, which has the arguments in locals, too; `guard`
-opens the part that is the function's, and not the call. The function looks once more; but half of the calls of a
-function that walks a tree, or builds one, or more than half, are none any more.
+Of a larger function, or one that calls itself, what it begins with may be a **guard**: where there is little to do, at
+the end of a list, say, at the leaf of a tree, or where something was made before, it returns without having changed
+anything. Then the guard stands in front of the call, as a construct that begins with `guarded`, which has the arguments
+in locals, too; `guard` opens the part that is the function's, and not the call. Where the guard does not return, the
+function is called, and looks once more; but half of the calls of a function that walks a tree, or builds one, or more
+than half, are none any more.
 
 A small function that calls itself is inlined into itself, once: a tree then has a frame for a node and its children.
 
@@ -28,13 +29,13 @@ if it was not larger before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowheap.types import ValType
 from lowheap.wasm import numeric
-from lowheap.wasm.decode import BlockType, Instruction
+from lowheap.wasm.decode import Instruction
 from lowheap.wasm.outline import ModuleOutline, index_operand
 
 if TYPE_CHECKING:
@@ -71,39 +72,38 @@ _LOCALS = ("local.get", "local.set", "local.tee")
 _ENDING = ("throw", "throw_ref", "unreachable")
 
 
-MOST_OF_GUARD = 8
-"""So many instructions has the condition of a guard at most, and as many its result."""
+MOST_OF_GUARD = 24
+"""So many instructions has a guard at most."""
 
 _PLAIN = frozenset(
     (
         *(f"{number}.const" for number in ("i32", "i64", "f32", "f64")),
         *("ref.null", "ref.is_null", "ref.eq", "ref.test", "ref.cast", "ref.as_non_null", "ref.i31"),
-        *("i31.get_s", "i31.get_u", "array.len", "select", "drop"),
+        *("i31.get_s", "i31.get_u", "select", "drop", "local.get", "global.get", "array.len"),
+        *(f"{kind}.get{sign}" for kind in ("struct", "array") for sign in ("", "_s", "_u")),
         *numeric.SIGNATURES,
     )
 )
-"""What a guard's condition consists of, besides `local.get`: run twice, these do what they do when they run once."""
+"""Instructions that change nothing: run twice, they do what they do when they run once."""
 
 _MAKING = frozenset(("struct.new", "struct.new_default"))
-_OF_RESULT = _PLAIN | _MAKING | {"global.get", "struct.get", "struct.get_s", "struct.get_u"}
-"""Those of its result, which are run once; none of them branches, or stores."""
+"""They change nothing either; but a guard makes nothing that it does not return with."""
 
 _COST_OF_MAKING = 10
 """Making an object takes as much code as so many instructions."""
 
+_BRANCHES = ("br", "br_if", "br_on_null", "br_on_non_null")
+
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What a function begins with: it returns a result at once where a condition holds, or does not hold."""
+    """What a function begins with, in two labels: it branches to the outer with the results, else to the inner."""
 
-    condition: tuple[Instruction, ...]
-    holds: bool
-    result: tuple[Instruction, ...]
+    instructions: tuple[Instruction, ...]
 
     def __len__(self) -> int:
         """Return how many instructions it takes in front of a call, with all that is around them."""
-        made = sum(each.name in _MAKING for each in self.result)
-        return len(self.condition) + len(self.result) + _COST_OF_MAKING * made + 8
+        return len(self.instructions) + _COST_OF_MAKING * sum(each.name in _MAKING for each in self.instructions) + 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,8 @@ class Inliner:
                         yield each
                     else:
                         left -= len(guard)
-                        params = self._outline.function_types[callee].params
                         first = first_free + len(added)
-                        added.extend(params)
+                        added.extend(self._locals(callee))
                         yield from self._guarded(guard, each, callee, first)
                     continue
                 code = self._instructions(callee)
@@ -175,27 +174,15 @@ class Inliner:
 
     def _guarded(self, guard: Guard, call: Instruction, callee: int, first: int) -> Iterator[Instruction]:
         """Yield a guard and a call, whose arguments are in locals from `first` on."""
-        count = len(self._outline.function_types[callee].params)
-
-        def own(instructions: Iterable[Instruction]) -> Iterator[Instruction]:
-            for each in instructions:
-                is_local = each.name == "local.get"
-                yield each._replace(operands=(first + index_operand(each),)) if is_local else each
 
         def at_call(name: str, *operands: Any) -> Instruction:
             return Instruction(name, operands, call.offset)
 
-        yield at_call(GUARDED, callee, first, count)
+        yield at_call(GUARDED, callee, first, len(self._locals(callee)))
         yield at_call(GUARD)
-        yield from own(guard.condition)
-        if not guard.holds:
-            yield at_call("i32.eqz")
-        yield at_call("if", BlockType((), ()))
-        yield from own(guard.result)
-        yield at_call("br", 2)
+        yield from map(_renamed(first), guard.instructions)
         yield at_call("end")
-        yield at_call("end")
-        for number in range(count):
+        for number in range(len(self._outline.function_types[callee].params)):
             yield at_call("local.get", first + number)
         yield call
         yield at_call("end")
@@ -205,9 +192,8 @@ class Inliner:
         if index < self._imported:
             return None
         if index not in self._guards:
-            type = self._outline.function_types[index]
-            results = tuple(map(self._outline.uncanonical, type.results))
-            self._guards[index] = guard_of(self._instructions(index), len(type.params), results)
+            params = len(self._outline.function_types[index].params)
+            self._guards[index] = guard_of(self._instructions(index), params)
         return self._guards[index]
 
     def _instructions(self, index: int) -> Sequence[Instruction]:
@@ -245,70 +231,121 @@ class Inliner:
         )
 
 
-def guard_of(instructions: Sequence[Instruction], params: int, results: tuple[ValType, ...]) -> Guard | None:
+def guard_of(instructions: Sequence[Instruction], params: int) -> Guard | None:
     """Return the guard that a function with so many parameters begins with; None if it has none."""
-    start = int(instructions[0].name == "block" and instructions[0].operands[0] == BlockType((), ()))
-    end = start
-    while end - start < MOST_OF_GUARD and _is_of(instructions[end], _PLAIN, params):
-        end += 1
-    condition, opening = tuple(instructions[start:end]), instructions[end]
-    if not condition:
-        return None
-    if start:  # block COND br_if 0 … end RESULT
-        behind = _end_of(instructions, 0) + 1
-        found = opening.name == "br_if" and opening.operands == (0,)
-        return _guard(condition, True, instructions[behind:-1], params) if found else None
-    if opening.name == "br_if":
-        return Guard(condition, True, ()) if opening.operands == (0,) and not results else None
-    if opening.name != "if":
-        return None
-    close = _end_of(instructions, end)
-    other = _else_of(instructions, end)
-    then = instructions[end + 1 : close if other is None else other]
-    type = opening.operands[0]
-    if type == BlockType((), ()) and then and then[-1].name == "return":  # COND if RESULT return end …
-        return _guard(condition, True, then[:-1], params)
-    if type == BlockType((), results) and other is not None and close == len(instructions) - 2:
-        return _guard(condition, True, then, params) or _guard(
-            condition, False, instructions[other + 1 : close], params
-        )
-    return None
+    in_vain: set[int] = set()  # the numbers of those instructions that make something for more than a result
+    while True:
+        found = _guard_of(instructions, params, in_vain)
+        if not isinstance(found, frozenset):
+            return found
+        in_vain |= found
 
 
-def _guard(condition: tuple[Instruction, ...], holds: bool, result: Sequence[Instruction], params: int) -> Guard | None:
-    """A guard, if its result is no more than what a few instructions make."""
-    if len(result) > MOST_OF_GUARD or not all(_is_of(each, _OF_RESULT, params) for each in result):
-        return None
-    return Guard(condition, holds, tuple(result))
+@dataclass(slots=True)
+class _Construct:
+    """A construct that is open: whether control comes to its end, or into its `else`, and what was made by then."""
+
+    has_other_way: bool
+    made_before: frozenset[int]
+    is_reached: bool = False
+    made: frozenset[int] = frozenset()
+
+    def reach(self, made: frozenset[int]) -> None:
+        """Note that control comes to the end."""
+        self.is_reached = True
+        self.made |= made
 
 
-def _is_of(instruction: Instruction, names: frozenset[str], params: int) -> bool:
-    """Whether an instruction is one of these, or reads a parameter."""
-    if instruction.name == "local.get":
-        return index_operand(instruction) < params
-    return instruction.name in names
+def _guard_of(instructions: Sequence[Instruction], params: int, in_vain: Set[int]) -> Guard | frozenset[int] | None:
+    """Copy what changes nothing, up to the branches out of the function; where there is anything else, give up.
+
+    If something was made by then, return which instructions have made it.
+    """
+    found: list[Instruction] = []
+    around: list[_Construct] = []
+    is_reachable, skipped = True, 0
+    made: frozenset[int] = frozenset()
+    returns = gives_up = 0
+    for number, each in enumerate(instructions[:-1]):
+        name = each.name
+        if not is_reachable:
+            if name in OPENING:
+                skipped += 1
+            elif name == "end" and skipped:
+                skipped -= 1
+            elif name in ("else", "end") and not skipped:
+                is_reachable = True
+                if name == "else":
+                    around[-1].has_other_way = False
+                    made = around[-1].made_before
+                else:
+                    last = around.pop()
+                    is_reachable = last.is_reached or last.has_other_way
+                    made = last.made | (last.made_before if last.has_other_way else frozenset())
+                found.append(each)
+            if not is_reachable and not around:
+                break
+            continue
+        is_full = len(found) >= MOST_OF_GUARD
+        if name == "else":
+            around[-1].reach(made)
+            around[-1].has_other_way = False
+            made = around[-1].made_before
+            found.append(each)
+        elif name == "end":
+            last = around.pop()
+            made |= last.made
+            found.append(each)
+        elif name in ("block", "if") and not is_full:
+            around.append(_Construct(name == "if", made))
+            found.append(each)
+        elif name == "return":
+            found.append(Instruction("br", (len(around) + 1,), each.offset))
+            returns += 1
+            is_reachable = False
+        elif name in _BRANCHES:
+            depth = index_operand(each)
+            if depth < len(around):
+                around[-1 - depth].reach(made)
+            else:
+                returns += 1
+                each = each._replace(operands=(depth + 1,))
+            found.append(each)
+            is_reachable = name != "br"
+        elif _is_plain(each, params) and not is_full:
+            found.append(each)
+        elif name in _MAKING and number not in in_vain and not is_full:
+            found.append(each)
+            made |= {number}
+        elif made:
+            return made
+        else:
+            found.append(Instruction("br", (len(around),), each.offset))
+            gives_up += 1
+            is_reachable = False
+            skipped = int(name in OPENING)
+            if not around:
+                break
+    if is_reachable:
+        found.append(Instruction("br", (1,), instructions[-1].offset))
+        returns += 1
+    return Guard(tuple(found)) if returns and gives_up else None
 
 
-def _end_of(instructions: Sequence[Instruction], opening: int) -> int:
-    """The number of the `end` of a construct."""
-    depth = 0
-    for number in range(opening, len(instructions)):
-        name = instructions[number].name
-        depth += (name in OPENING) - (name == "end")
-        if depth == 0:
-            return number
-    raise AssertionError("validated: each construct has an end")
+def _is_plain(instruction: Instruction, params: int) -> bool:
+    """Whether an instruction changes nothing that the function would find changed: it may set locals of its own."""
+    if instruction.name in ("local.set", "local.tee"):
+        return index_operand(instruction) >= params
+    return instruction.name in _PLAIN
 
 
-def _else_of(instructions: Sequence[Instruction], opening: int) -> int | None:
-    """The number of the `else` of an `if`; None if it has none."""
-    depth = 0
-    for number in range(opening, _end_of(instructions, opening)):
-        name = instructions[number].name
-        depth += (name in OPENING) - (name == "end")
-        if depth == 1 and name == "else":
-            return number
-    return None
+def _renamed(first_local: int) -> Callable[[Instruction], Instruction]:
+    """Return what has an instruction use locals from another index on."""
+
+    def rename(each: Instruction) -> Instruction:
+        return each._replace(operands=(first_local + index_operand(each),)) if each.name in _LOCALS else each
+
+    return rename
 
 
 def inlined_operands(instruction: Instruction) -> tuple[int, int, int]:
@@ -336,14 +373,10 @@ def cold_instructions(instructions: Sequence[Instruction]) -> set[int]:
 def as_block(instructions: Iterable[Instruction], first_local: int) -> Iterator[Instruction]:
     """Yield the code of a function as that of a block with its results, and with locals from another index on."""
     depth = 0
+    rename = _renamed(first_local)
     for each in instructions:
         if each.name in OPENING:
             depth += 1
         elif each.name == "end":
             depth -= 1
-        if each.name == "return":
-            yield Instruction("br", (depth,), each.offset)
-        elif each.name in _LOCALS:
-            yield each._replace(operands=(first_local + index_operand(each),))
-        else:
-            yield each
+        yield Instruction("br", (depth,), each.offset) if each.name == "return" else rename(each)
