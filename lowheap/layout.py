@@ -1007,6 +1007,7 @@ class VMContext(ctypes.Structure):
     `type_ids` is the address of a u32 array: the engine's type index for each of the module's. Where the module's own
     functions are compiled by need, `codes` is that of a u64 array, the address of the code of each, and `counters` that
     of a u32 array: how often each is yet to be called, or a loop of it to go round, until it is worth optimising.
+    `call_targets` then is the address of a cell (`VMCallTarget`) for each `call_ref` of the module.
     """
 
     _fields_ = (
@@ -1016,6 +1017,7 @@ class VMContext(ctypes.Structure):
         ("type_ids", ctypes.c_uint64),
         ("codes", ctypes.c_uint64),
         ("counters", ctypes.c_uint64),
+        ("call_targets", ctypes.c_uint64),
     )
     heap_base: Unsigned
     control: Unsigned
@@ -1023,6 +1025,15 @@ class VMContext(ctypes.Structure):
     type_ids: Unsigned
     codes: Unsigned
     counters: Unsigned
+    call_targets: Unsigned
+
+
+class VMCallTarget(ctypes.Structure):
+    """What a call through a reference comes to: the entry of a function in the store's table, and its votes."""
+
+    _fields_ = (("function", ctypes.c_uint32), ("votes", ctypes.c_uint32))
+    function: Unsigned
+    votes: Unsigned
 
 
 class VMFunctionImport(ctypes.Structure):
@@ -1098,6 +1109,7 @@ class VMHostFunction(ctypes.Structure):
     type_ids: Unsigned
     codes: Unsigned
     counters: Unsigned
+    call_targets: Unsigned
     function: Unsigned
 
 
@@ -1147,6 +1159,7 @@ class VMHeap(ctypes.Structure):
     type_ids: Unsigned
     codes: Unsigned
     counters: Unsigned
+    call_targets: Unsigned
     abi: Unsigned
     out_of_memory: Unsigned
     out_of_memory_argument: Unsigned

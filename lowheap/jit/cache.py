@@ -294,6 +294,7 @@ def _describe(key: str, code: CompiledCode, text_size: int) -> dict[str, Any]:
         "functions": code.statepoints.functions,
         "measured": code.statepoints.measured,
         "statepoints": [[numbers[s.function], s.callee, s.live_count, *s.places] for s in code.statepoints.statepoints],
+        "call_targets": code.call_targets,
         "seconds": code.seconds,
         "object_size": len(code.object),
         "text_size": text_size,
@@ -327,7 +328,8 @@ def decode(key: str, data: bytes | memoryview) -> CompiledCode:
         module = StatepointModule(text, functions, statepoints, tuple(map(str, said["measured"])))
         symbols = tuple(map(str, said["symbols"]))
         imports = tuple(map(str, said["imports"]))
-        return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]), imports)
+        targets = tuple((int(function), int(number), int(target)) for function, number, target in said["call_targets"])
+        return CompiledCode(image, symbols, module, stackmaps.read(image), float(said["seconds"]), imports, targets)
     except (KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error, CompilerError) as error:
         raise ValueError(f"it does not make sense: {error!r}") from error
 

@@ -190,7 +190,8 @@ def _libc_address(name: str) -> int:
 class CompiledCode:
     """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
 
-    `imports` are the symbols of other code that it refers to, beside libc's.
+    `imports` are the symbols of other code that it refers to, beside libc's. `call_targets` are the guesses that it was
+    compiled with: the index of a function, the number of a call through a reference there, and what that comes to.
     `llvm_ir` is the module's text after optimisation and lowering; `seconds` is how long compiling took.
     """
 
@@ -200,6 +201,7 @@ class CompiledCode:
     stack_map: tuple[stackmaps.FunctionRecord, ...]
     seconds: float
     imports: tuple[str, ...] = ()
+    call_targets: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def llvm_ir(self) -> str:
@@ -388,6 +390,11 @@ class LoadedCode(NotCopied):
     def imports(self) -> tuple[str, ...]:
         """The symbols of other code that it refers to."""
         return self._code.imports
+
+    @property
+    def call_targets(self) -> tuple[tuple[int, int, int], ...]:
+        """The guesses that it was compiled with, see `CompiledCode`."""
+        return self._code.call_targets
 
     @property
     def has_exceptions(self) -> bool:

@@ -191,9 +191,10 @@ class Compiler:
         """Return what was described."""
         return cls(*described)
 
-    def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
-        """Compile all of it: it has no functions with an index."""
+    def compile_optimised(self, functions: tuple[int, ...], seen: Any = None) -> CompiledCode:
+        """Compile all of it: it has no functions with an index, nor calls through references."""
         assert not functions, "they are a module's"
+        assert seen is None, "so are these"
         return self.compile(OPTIMISED)
 
 

@@ -29,6 +29,7 @@ from lowheap.jit.signatures import EXCEPTIONS, TRAP_FUNCTION, Signature, initial
 from lowheap.representation import printable
 from lowheap.types import FuncType
 from lowheap.wasm.call_graph import CallGraph
+from lowheap.wasm.call_targets import CallTargets
 from lowheap.wasm.decode import ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions, SharedEvents
 from lowheap.wasm.fuel import Exempt, number_of
@@ -77,6 +78,7 @@ class ModuleCompiler(ModuleState):
         piece: Sequence[int] | None = None,
         shared: SharedEvents | None = None,
         counts: bool = False,
+        call_targets: CallTargets | None = None,
     ) -> None:
         """Gather what all functions of the module need to know. `graph` is which of them call which.
 
@@ -87,7 +89,8 @@ class ModuleCompiler(ModuleState):
 
         `piece`: compile these functions only, by their indices; without any, what is of no function. They call others
         by the addresses that the vmctx leads to. None: the whole module. `shared` are the events of other pieces, which
-        are linked to this. `counts`: functions count how often they run, until they are worth optimising.
+        are linked to this. `counts`: functions count how often they run, until they are worth optimising, and note what
+        calls through references come to. `call_targets` is what was noted.
         """
         super().__init__(outline, barriers, inline_allocation=inline_allocation)
         self.module = (MarkedModule if marked else ir.Module)(self.decoded.names.module or "module")
@@ -101,7 +104,7 @@ class ModuleCompiler(ModuleState):
         self.consumes_fuel = consume_fuel
         self.canonical_nans = canonical_nans
         self.is_optimised, self.counts = is_optimised, counts
-        self.graph = graph
+        self.graph, self.call_targets = graph, call_targets
         self.piece, self.shared = piece, shared
         imported = len(self.imported_functions)
         every = range(imported, len(self.function_types))
@@ -159,7 +162,7 @@ class ModuleCompiler(ModuleState):
         if not self.is_optimised or self.consumes_fuel:
             return None
         is_large = self.piece is None and sum(len(each.instructions) for each in self.decoded.bodies) > _LARGE
-        return Inliner(self, self.graph, TINY if is_large else SMALL)
+        return Inliner(self, self.graph, TINY if is_large else SMALL, self.call_targets)
 
     def _compile_what_is_of_no_function(self) -> list[str]:
         """Compile the initialiser, trampolines and stubs, and return the symbols of these."""

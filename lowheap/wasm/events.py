@@ -60,6 +60,7 @@ from lowheap.layout import (
     REFERENCE_SIZE,
     SMALL_BLOCK_LIMIT,
     Field,
+    VMCallTarget,
     VMContext,
     VMDataSegment,
     VMDrcArrayHeader,
@@ -230,6 +231,17 @@ class EventEmitter(Emitter):
         function = self.declare(transitions.OPTIMISE_FUNCTION, VOID, [PTR, I32])
         with self.builder.if_then(self.builder.icmp_unsigned("==", left, I32(0)), likely=False):
             self.builder.call(function, [self.vmctx, number], cconv=transitions.POLL_CONVENTION)
+
+    def note_target(self, site: ir.Value, function: ir.Value) -> None:
+        """Note what a call through a reference comes to: a vote for it, or against what the others came to."""
+        builder = self.builder
+        cells = self.load_pointer(self.vmctx, VMContext.call_targets, invariant=True)
+        cell = entry_of(self, cells, site, VMCallTarget)
+        known, votes = self.load(cell, VMCallTarget.function), self.load(cell, VMCallTarget.votes)
+        is_open = builder.icmp_unsigned("==", votes, I32(0))
+        is_for = builder.or_(is_open, builder.icmp_unsigned("==", known, function))
+        self.store(builder.select(is_open, function, known), cell, VMCallTarget.function)
+        self.store(builder.add(votes, builder.select(is_for, I32(1), I32(-1))), cell, VMCallTarget.votes)
 
     def _poll_below_limit(self) -> None:
         frame = self.frame_address()

@@ -40,6 +40,7 @@ from lowheap.jit.debug_locations import DebugScopes
 from lowheap.jit.emit import (
     I1,
     I32,
+    REFERENCE,
     VOID,
     Emitter,
     VolatileLoad,
@@ -877,6 +878,13 @@ class FunctionCompiler(Emitter):
         if self._number is not None:
             function = self.context.events.function("count", VOID, [I32], ())
             self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=("noinline",))
+
+    def note_target(self, reference: ir.Value) -> None:
+        """Note which function the call that is compiled now comes to, if that is wanted."""
+        if self._number is not None:
+            site = self.context.call_sites[self._number + len(self.context.imported_functions), self._next - 1]
+            function = self.context.events.function("note_target", VOID, [I32, REFERENCE], ())
+            self.builder.call(function, [self.vmctx, self.offset_value(), I32(site), reference], attrs=("noinline",))
 
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""

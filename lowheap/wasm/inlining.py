@@ -33,13 +33,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowheap.types import ValType
+from lowheap.types import RefType, ValType
 from lowheap.wasm import numeric
-from lowheap.wasm.decode import Instruction
+from lowheap.wasm.call_targets import CALL
+from lowheap.wasm.decode import BlockType, Instruction
 from lowheap.wasm.outline import ModuleOutline, index_operand
 
 if TYPE_CHECKING:
     from lowheap.wasm.call_graph import CallGraph
+    from lowheap.wasm.call_targets import CallTargets
 
 INLINED = "inlined"
 """What opens a function in the place of a call; `inlined_operands` tells its operands."""
@@ -59,7 +61,7 @@ TINY = 12
 MOST_LOCALS = 40
 """A function of more locals, its parameters among them, is not inlined."""
 
-MOST_INSTRUCTIONS = 400
+MOST_INSTRUCTIONS = 1000
 """A function has no more instructions than these after something is inlined into it."""
 
 MOST_DEPTH = 6
@@ -92,6 +94,9 @@ _MAKING = frozenset(("struct.new", "struct.new_default"))
 _COST_OF_MAKING = 10
 """Making an object takes as much code as so many instructions."""
 
+_COST_OF_GUESS = 8
+"""Asking whether a reference is to a certain function, and the call if it is not, take so many instructions."""
+
 _BRANCHES = ("br", "br_if", "br_on_null", "br_on_non_null")
 
 
@@ -117,9 +122,10 @@ class Body:
 class Inliner:
     """Inlines functions of a module of up to `most` instructions that are not cold."""
 
-    def __init__(self, outline: ModuleOutline, graph: CallGraph, most: int) -> None:
-        """Take the module."""
+    def __init__(self, outline: ModuleOutline, graph: CallGraph, most: int, targets: CallTargets | None = None) -> None:
+        """Take the module, and the functions that calls through references are guessed to come to."""
         self._outline, self._graph, self._most = outline, graph, most
+        self._targets = targets
         self._imported = len(outline.imported_functions)
         self._cold: dict[int, set[int]] = {}
         self._can: dict[int, bool] = {}
@@ -129,7 +135,9 @@ class Inliner:
         """Return one of the module's own functions with others in it."""
         own = self._instructions(index)
         called = self._graph.called[index]
-        if not any(self._is_small(each) or self._guard(each) is not None for each in called):
+        if not any(map(self._is_of_use, called)) and (
+            self._targets is None or not any(each.name == CALL for each in own)
+        ):
             return Body(own, ())
         first_free = len(self._locals(index))
         first_locals: dict[int, int] = {}
@@ -137,34 +145,74 @@ class Inliner:
         left = MOST_INSTRUCTIONS - len(own)
 
         def expand(instructions: Sequence[Instruction], within: tuple[int, ...]) -> Iterator[Instruction]:
-            nonlocal left
             cold = self._cold_of(within[-1])  # by number: in the place of a call there are as many
             for number, each in enumerate(instructions):
-                callee = index_operand(each) if each.name == "call" else -1
-                if number in cold or not self._may_inline(callee, within):
-                    guard = None if number in cold else self._guard(callee)
-                    if guard is None or len(guard) > left:
-                        yield each
-                    else:
-                        left -= len(guard)
-                        first = first_free + len(added)
-                        added.extend(self._locals(callee))
-                        yield from self._guarded(guard, each, callee, first)
-                    continue
+                if number in cold:
+                    yield each
+                elif each.name == "call":
+                    yield from place(each, index_operand(each), within)
+                elif each.name == CALL and self._targets is not None:
+                    yield from guess(each, self._targets.get((within[-1], number)), within)
+                else:
+                    yield each
+
+        def place(call: Instruction, callee: int, within: tuple[int, ...]) -> Iterator[Instruction]:
+            """Have a function in the place of a call, or its guard in front of it, or the call."""
+            nonlocal left
+            if self._may_inline(callee, within):
                 code = self._instructions(callee)
                 if len(code) > left:
-                    yield each
-                    continue
+                    yield call
+                    return
                 left -= len(code)
                 types = self._locals(callee)
                 if callee not in first_locals:
                     first_locals[callee] = first_free + len(added)
                     added.extend(types)
                 first = first_locals[callee]
-                yield Instruction(INLINED, (callee, first, len(types), callee in within), each.offset)
+                yield Instruction(INLINED, (callee, first, len(types), callee in within), call.offset)
                 yield from expand(tuple(as_block(code, first)), (*within, callee))
+                return
+            guard = self._guard(callee)
+            if guard is None or len(guard) > left:
+                yield call
+            else:
+                left -= len(guard)
+                first = first_free + len(added)
+                added.extend(self._locals(callee))
+                yield from self._guarded(guard, call, callee, first)
+
+        def guess(call: Instruction, callee: int | None, within: tuple[int, ...]) -> Iterator[Instruction]:
+            """Have the same for a function that a call through a reference mostly comes to, if it does."""
+            nonlocal left
+            if callee is None or not self._is_of_use(callee) or left < _COST_OF_GUESS:
+                yield call
+                return
+            left -= _COST_OF_GUESS
+            reference = first_free + len(added)
+            type_index = index_operand(call)
+            added.append(self._outline.canonical(RefType(True, type_index)))
+            type = self._outline.function_type(type_index)
+            params, results = (tuple(map(self._outline.uncanonical, each)) for each in (type.params, type.results))
+
+            def at_call(name: str, *operands: Any) -> Instruction:
+                return Instruction(name, operands, call.offset)
+
+            yield at_call("local.tee", reference)
+            yield at_call("ref.func", callee)
+            yield at_call("ref.eq")
+            yield at_call("if", BlockType(params, results))
+            yield from place(at_call("call", callee), callee, within)
+            yield at_call("else")
+            yield at_call("local.get", reference)
+            yield call
+            yield at_call("end")
 
         return Body(tuple(expand(own, (index,))), added)
+
+    def _is_of_use(self, callee: int) -> bool:
+        """Whether something of a function may be in the place of its calls."""
+        return self._is_small(callee) or self._guard(callee) is not None
 
     def _may_inline(self, callee: int, within: tuple[int, ...]) -> bool:
         """Whether a function may be inlined where these already are, one within the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lowheap.errors import ForeignReferenceError, LinkError, UnsupportedError
 from lowheap.jit import by_need
 from lowheap.jit.engine import LoadedCode
 from lowheap.jit.signatures import Signature, initialiser
-from lowheap.layout import NULL, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
+from lowheap.layout import NULL, VMCallTarget, VMContext, VMDataSegment, VMFunctionImport, VMMemory, VMTable, VMTag
 from lowheap.memory import Mapping as MemoryMapping
 from lowheap.objects import Func
 from lowheap.operations import exclusive
@@ -24,6 +25,7 @@ from lowheap.runtime.store_runtime import StoreRuntime, runtime_of
 from lowheap.store import Store, check_store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType, TagType
 from lowheap.values import lower_scalar
+from lowheap.wasm.call_targets import SeenTargets
 from lowheap.wasm.decode import (
     ElementSegment,
     ExternalKind,
@@ -225,7 +227,9 @@ class Instance(NotCopied):
             first_stubs, self._lasting_stubs = by_need.stubs(count, store.engine.cache)
             self._codes = (ctypes.c_uint64 * count)(*first_stubs)
             self._counters = (ctypes.c_uint32 * count)(*[OFTEN] * count)
+            self._call_targets = (VMCallTarget * len(module.outline.call_sites))()
             context.codes, context.counters = ctypes.addressof(self._codes), ctypes.addressof(self._counters)
+            context.call_targets = ctypes.addressof(self._call_targets)
 
         self._link(values)
         self._make_functions()
@@ -265,7 +269,9 @@ class Instance(NotCopied):
     def optimise_function(self, number: int) -> None:
         """One of the module's own functions runs often: have it optimised in the background."""
         assert self._pieces is not None, "code that is whole counts nothing"
-        self._pieces.want_optimised(self.module.vmctx_layout.imported_functions + number)
+        index = self.module.vmctx_layout.imported_functions + number
+        if not self._pieces.is_requested(index):
+            self._pieces.want_optimised(index, SeenTargets(bytes(self._call_targets), self._own_functions))
         if self._runtime.to_optimise is not None:
             from lowheap.wasm import optimiser  # here, because short runs need none
 
@@ -274,6 +280,14 @@ class Instance(NotCopied):
         self.take_up_ready()
         if self._levels.get(number) == BASELINE:
             self._counters[number] = OFTEN  # to look then whether it is ready
+
+    @functools.cached_property
+    def _own_functions(self) -> dict[int, int]:
+        """Which of the module's own functions each reference is to."""
+        layout = self.module.vmctx_layout
+        imported = layout.imported_functions
+        escaping = [index for index in self.module.escaping_functions if index >= imported]
+        return {self._vmctx.view(ctypes.c_uint32, layout.funcref(index - imported)).value: index for index in escaping}
 
     def take_up_ready(self) -> None:
         """Take up what was compiled in the meantime, for this instance or for another of the module's."""

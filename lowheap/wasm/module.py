@@ -24,6 +24,7 @@ from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
 from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import builtins, validate
+from lowheap.wasm.call_targets import CallTargets, SeenTargets
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
@@ -395,7 +396,10 @@ class Module(NotCopied):
         if piece is None:
             located = self._compile(inline_allocation, located=True).object
         else:
-            located = self._compile_now(inline_allocation, located=True, piece=piece, known=code.imports).object
+            guesses = CallTargets({(function, number): target for function, number, target in code.call_targets}.get)
+            located = self._compile_now(
+                inline_allocation, located=True, piece=piece, known=code.imports, call_targets=guesses
+            ).object
         if code_of(located) != code_of(code.object):
             _log.warning("module %s: its code was another, compiled again: no calls can be located", self.name or "")
             return None
@@ -432,6 +436,7 @@ class Module(NotCopied):
         located: bool = False,
         piece: PieceKey | None = None,
         known: Collection[str] = (),
+        call_targets: CallTargets | None = None,
     ) -> CompiledCode:
         """Compile the whole module, or a piece; `known` are the functions that other pieces have for it."""
         from lowheap.jit.barriers import Barriers  # here, because code from a cache needs none of it
@@ -457,11 +462,13 @@ class Module(NotCopied):
                 piece=functions,
                 shared=SharedEvents(known) if is_baseline else None,
                 counts=is_baseline and engine.opt_level > 0,
+                call_targets=call_targets,
             )
             module, symbols = compiler.compile(progress)
             compiled = compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
             discard(module)
-            return compiled
+            guesses = {} if call_targets is None else call_targets.used
+            return dataclasses.replace(compiled, call_targets=tuple((*site, guess) for site, guess in guesses.items()))
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
         """What code depends on that is the module's or the engine's.
@@ -602,11 +609,13 @@ class PieceCompiler:
         """Compile a piece; `known` are the functions that other pieces have for it."""
         return self.module._compile_now(self.inline_allocation, piece=(level, functions), known=known)
 
-    def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
+    def optimise(
+        self, functions: tuple[int, ...], seen: SeenTargets | None, done: Callable[[CompiledCode | None], None]
+    ) -> None:
         """Compile a piece in the background, and call `done` in another thread."""
         from lowheap.wasm import optimiser  # here, because short runs need none
 
-        optimiser.optimise(self, functions, done)
+        optimiser.optimise(self, functions, done, seen)
 
     def compile_ahead(
         self, pieces: Sequence[tuple[int, ...]], jobs: int | None
@@ -616,9 +625,11 @@ class PieceCompiler:
 
         return optimiser.compile_all(self, pieces, jobs)
 
-    def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
-        """Compile a piece, optimised as the engine says."""
-        return self.compile(functions, self.level, ())
+    def compile_optimised(self, functions: tuple[int, ...], seen: SeenTargets | None = None) -> CompiledCode:
+        """Compile a piece, optimised as the engine says, and as what was seen of its calls suggests."""
+        guesses = None if seen is None else seen.guesses(self.module.outline.call_sites)
+        piece = self.level, functions
+        return self.module._compile_now(self.inline_allocation, piece=piece, call_targets=guesses)
 
     @property
     def is_portable(self) -> bool:

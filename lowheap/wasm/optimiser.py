@@ -29,11 +29,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeAlias, TypeVar
 
 from lowheap.collectors.interface import Collector
 from lowheap.jit import cache, engine, runtime
 from lowheap.jit.engine import CompiledCode
+from lowheap.wasm.call_targets import SeenTargets
 from lowheap.wasm.pieces import on_large_stack
 
 _log = logging.getLogger("lowheap.wasm")
@@ -62,8 +63,8 @@ class Optimisable(Protocol):
     def of(cls, described: Any) -> Optimisable:
         """Return what was described."""
 
-    def compile_optimised(self, functions: tuple[int, ...]) -> CompiledCode:
-        """Compile a piece, optimised as the engine says."""
+    def compile_optimised(self, functions: tuple[int, ...], seen: SeenTargets | None = None) -> CompiledCode:
+        """Compile a piece, optimised as the engine says, and as what was seen of its calls suggests."""
 
 
 class _Process:
@@ -96,14 +97,16 @@ class _Process:
             self._end()
             raise
 
-    def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
+    def optimise(
+        self, optimisable: Optimisable, functions: tuple[int, ...], done: Done, seen: SeenTargets | None = None
+    ) -> None:
         if optimisable not in self._known:
             known = self._known[optimisable] = next(self._numbers)
             self._queue.put((TAKE, known, (type(optimisable), optimisable.described())))
             weakref.finalize(optimisable, self._queue.put, (FORGET, known, None)).atexit = False
         number = next(self._numbers)
         self._waiting[number] = done
-        self._queue.put((PIECE, number, (self._known[optimisable], functions)))
+        self._queue.put((PIECE, number, (self._known[optimisable], functions, seen)))
         if self.has_ended:
             self._answer(number, None)
 
@@ -159,32 +162,39 @@ class _Process:
         self._process.returncode = 0
 
 
+_Wanted: TypeAlias = tuple[Optimisable, tuple[int, ...], Done, SeenTargets | None]
+
+
 class _Thread:
     """The same, in a thread of this process."""
 
     has_ended = False
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Optimisable, tuple[int, ...], Done]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="lowheap.optimiser", daemon=True).start()
 
-    def optimise(self, optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
-        self._queue.put((optimisable, functions, done))
+    def optimise(
+        self, optimisable: Optimisable, functions: tuple[int, ...], done: Done, seen: SeenTargets | None = None
+    ) -> None:
+        self._queue.put((optimisable, functions, done, seen))
 
     def _run(self) -> None:
         while True:
-            optimisable, functions, done = self._queue.get()
+            optimisable, functions, done, seen = self._queue.get()
             try:
-                done(compiled(optimisable, functions))
+                done(compiled(optimisable, functions, seen))
             except Exception:
                 _log.exception("functions %s were optimised for nobody", functions)
             del optimisable, done
 
 
-def compiled(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode | None:
+def compiled(
+    optimisable: Optimisable, functions: tuple[int, ...], seen: SeenTargets | None = None
+) -> CompiledCode | None:
     """Return the code of a piece; None, and a warning, if the compiler refuses."""
     try:
-        return _compile_here(optimisable, functions)
+        return _compile_here(optimisable, functions, seen)
     except Exception:
         _log.exception("functions %s cannot be optimised, and stay as they are", functions)
         return None
@@ -239,8 +249,10 @@ _PIECES_AT_FIRST = 2
 """So many pieces a process is given at first, so that it need not wait for the next."""
 
 
-def _compile_here(optimisable: Optimisable, functions: tuple[int, ...]) -> CompiledCode:
-    return on_large_stack(lambda: optimisable.compile_optimised(functions))
+def _compile_here(
+    optimisable: Optimisable, functions: tuple[int, ...], seen: SeenTargets | None = None
+) -> CompiledCode:
+    return on_large_stack(lambda: optimisable.compile_optimised(functions, seen))
 
 
 def _is_for_processes(optimisable: Optimisable) -> bool:
@@ -262,14 +274,16 @@ _ahead: list[_Process] = []  # those that compile ahead
 _is_closed: list[bool] = []
 
 
-def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done) -> None:
+def optimise(optimisable: Optimisable, functions: tuple[int, ...], done: Done, seen: SeenTargets | None = None) -> None:
     """Have a piece optimised; `done` is called, with None if that has failed: in another thread, or at once.
+
+    `seen` is what calls through references have come to.
 
     RuntimeError where there is no thread to be had.
     """
     if _is_closed:
         return  # nobody would take it up
-    _find(optimisable).optimise(optimisable, functions, done)
+    _find(optimisable).optimise(optimisable, functions, done, seen)
 
 
 def optimise_runtime(compiler: runtime.Compiler, cache_directory: Path | None) -> None:

@@ -23,8 +23,8 @@ def serve() -> None:
         if kind == optimiser.FORGET:
             del known[number]
             continue
-        taken, functions = what
-        compiled = optimiser.compiled(known[taken], functions)
+        taken, functions, seen = what
+        compiled = optimiser.compiled(known[taken], functions, seen)
         optimiser.send(target, (number, None if compiled is None else cache.encode(str(number), compiled)))
 
 

@@ -5,6 +5,7 @@ An instance needs no more, where the code comes from a cache.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from lowheap.layout import VMContextLayout
 from lowheap.types import ExternType, FuncType, GlobalType, RefType, TagType, TypeRegistry
+from lowheap.wasm.call_targets import CALL, Site
 from lowheap.wasm.decode import (
     DecodedModule,
     ExternalKind,
@@ -62,6 +64,18 @@ class ModuleOutline:
         """The module's type indices of all tags."""
         self.vmctx_layout = vmctx_layout(decoded)
         self.escaping_functions = self._find_escaping_functions()
+
+    @functools.cached_property
+    def call_sites(self) -> Mapping[Site, int]:
+        """The number of each `call_ref`, by its function and the number of the instruction there."""
+        first = len(self.imported_functions)
+        sites = (
+            (index, number)
+            for index, body in enumerate(self.decoded.bodies, first)
+            for number, each in enumerate(body.instructions)
+            if each.name == CALL
+        )
+        return {site: number for number, site in enumerate(sites)}
 
     def external_type(self, kind: ExternalKind, index: int) -> ExternType:
         """Return the type of one of the things that a module may import and export, by its index."""

@@ -42,6 +42,7 @@ from lowheap.wasm.outline import FUNCTION_TABLE
 if TYPE_CHECKING:
     from lowheap.jit.cache import PieceFile
     from lowheap.wasm.call_graph import CallGraph
+    from lowheap.wasm.call_targets import SeenTargets
 
 BASELINE = 0
 """The level of code that is not optimised."""
@@ -113,7 +114,9 @@ class PieceCompiler(Protocol):
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
         """Compile a piece. `known` are the functions for what is done to objects that other pieces have."""
 
-    def optimise(self, functions: tuple[int, ...], done: Callable[[CompiledCode | None], None]) -> None:
+    def optimise(
+        self, functions: tuple[int, ...], seen: SeenTargets | None, done: Callable[[CompiledCode | None], None]
+    ) -> None:
         """Compile a piece in the background, and call `done` in another thread; with None, if that has failed."""
 
     def compile_ahead(
@@ -149,6 +152,7 @@ class PiecewiseCode(NotCopied):
         self._wanted: dict[int, None] = {}  # functions that are yet to be optimised
         self._requested: set[int] = set()  # those that were, or are being
         self._being_optimised: tuple[int, ...] = ()
+        self._seen: SeenTargets | None = None
         _all.add(self)
 
     def piece_of(self, index: int) -> Piece:
@@ -208,10 +212,15 @@ class PiecewiseCode(NotCopied):
         awaited = frozenset((*list(self._wanted), *self._being_optimised, *ready))
         return Compiled(functions, frozenset(self._pieces), optimised, awaited, len(self.linked), self._seconds)
 
-    def want_optimised(self, index: int) -> None:
-        """Say that a function has run often."""
+    def is_requested(self, index: int) -> bool:
+        """Whether a function is being optimised, or is to be, or was."""
+        return index in self._requested
+
+    def want_optimised(self, index: int, seen: SeenTargets) -> None:
+        """Say that a function has run often, and what its and other functions' calls have come to."""
         if index not in self._requested:
             self._requested.add(index)
+            self._seen = seen
             self._wanted[index] = None
             self._optimise_next()
 
@@ -259,7 +268,7 @@ class PiecewiseCode(NotCopied):
             self._wanted.pop(index, None)
         self._being_optimised = functions
         try:
-            self._compiler.optimise(functions, done)
+            self._compiler.optimise(functions, self._seen, done)
         except Exception:
             self._being_optimised = ()
             _log.exception("functions %s cannot be optimised, and stay as they are", functions)

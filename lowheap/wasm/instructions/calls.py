@@ -38,6 +38,7 @@ def _tail_call_function(compiler: FunctionCompiler, index: int) -> None:
 
 @instruction("call_ref", leaves=True)
 def _call_ref(compiler: FunctionCompiler, type_index: int) -> None:
+    compiler.note_target(compiler.stack[-1][0])
     compiler.call_address(*_referenced(compiler), compiler.context.function_type(type_index))
 
 
