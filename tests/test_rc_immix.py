@@ -26,6 +26,9 @@ from lowheap.collectors.rc_immix.state import (
     HELD,
     LIVE,
     LOG,
+    MARKED,
+    MARKING,
+    NOT_MARKING,
     OLD,
     OLD_VALUES,
     ROOM,
@@ -183,6 +186,91 @@ def test_random_graphs(runtime: str) -> None:
     run_state_machine_as_test(
         kind, settings=settings(max_examples=examples(12, 60), stateful_step_count=40, deadline=None)
     )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A trace by portions finds what could be reached when it began
+
+
+def lose_by_death(store: lh.Store, holder: Any, number: int) -> Any:
+    """Its holder is dead before marking comes to it, and counted down what it referred to."""
+    found = holder[number]
+    holder.release()
+    return found
+
+
+def lose_by_a_store(store: lh.Store, holder: Any, number: int) -> Any:
+    """The slot refers to nothing when marking comes to its holder."""
+    found = holder[number]
+    holder[number] = None
+    return found
+
+
+def lose_and_go_on(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, and no epoch ends before marking does."""
+    found = lose_by_a_store(store, holder, number)
+    store.heap.free_pending()
+    store.verify()
+    return found
+
+
+def lose_and_end_an_epoch(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, and marking has not come to it at the end of the epoch, nor of the next."""
+    found = lose_by_a_store(store, holder, number)
+    for _ in range(2):
+        store.heap.trace(())
+        store.heap.sweep_pending()
+        store.heap.finish_sweep()
+    assert epochs_of(store).marking == MARKING
+    return found
+
+
+def replace_by_young(store: lh.Store, holder: Any, number: int) -> Any:
+    """It was made since, and what refers to it was marked before."""
+    holder[number] = None
+    return lh.Array(store, LIST, [lh.Struct(store, CELL, [holder, None])] * 300)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("lose", [lose_by_death, lose_by_a_store, lose_and_go_on, lose_and_end_an_epoch, replace_by_young])
+@pytest.mark.parametrize(
+    ("kind", "length", "number"),
+    [(CELL, 2, 1), (WIDEST, 70, 69), (LIST, 3, 2), (LIST, 5000, 0)],
+    ids=["in a header's slots", "beyond these", "in an array", "in one that dies by pieces"],
+)
+def test_what_a_trace_has_not_come_to_in_time_lives(
+    runtime: str, lose: Callable[[lh.Store, Any, int], Any], kind: Any, length: int, number: int
+) -> None:
+    """When it began, a root held a holder, which nobody has looked at yet, and only that held an object; when it goes
+    on, a root holds the object, and roots are not looked at again.
+    """
+    with lh.Store(engine(runtime)) as store:
+        end = lh.Struct(store, CELL, [None, None])
+        held = lh.Struct(store, CELL, [end, None])
+        slots = [None] * length
+        slots[number] = held
+        holder = lh.Array(store, LIST, slots) if kind is LIST else lh.Struct(store, kind, slots)
+        end.release()
+        held.release()
+        for _ in range(2):
+            store.collect()
+        epochs = epochs_of(store)
+        traces = epochs.traces
+        collection = store.collection(cycles=True)
+        while epochs.marking != MARKING:
+            collection.collect_increment(1)
+        collection.close()
+        marked = store.heap.native.length(MARKED).value
+        assert [store.heap.native.entry(MARKED, each).value for each in range(marked)] == [holder.reference]
+        found = lose(store, holder, number)
+        store.collect()
+        assert (epochs.marking, epochs.traces) == (NOT_MARKING, traces + 1)
+        store.verify()
+        live = {each.index for each in store.heap.objects()}
+        assert {found.reference, found[0].reference} <= live
+        assert len(live) == (2 if lose is lose_by_death else 3)
+        store.collect()
+        store.verify()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -147,9 +147,8 @@ class Epochs:
     `trace_next`: the next epoch ends with a trace. `calm` epochs have cost little. Of the array `dying` so many
     elements, `dying_left`, still count.
 
-    A trace by portions does what `marking` says. `is_drained` once nothing is left that was to be counted down when it
-    began; `shaded` of the old values are marked; `sweep_at` is how far it has come, and in an array there, `sweep_left`
-    elements are left.
+    A trace by portions does what `marking` says. `shaded` of the old values are marked; `sweep_at` is how far it has
+    come, and in an array there, `sweep_left` elements are left.
 
     The last ones are figures, since the heap was made.
     """
@@ -167,7 +166,6 @@ class Epochs:
     longest: u64
     trace_next: u32
     marking: u32
-    is_drained: u32
     is_settled: u32
     calm: u32
     dying: u32
