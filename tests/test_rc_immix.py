@@ -214,25 +214,40 @@ def lose_and_go_on(store: lh.Store, holder: Any, number: int) -> Any:
     return found
 
 
-def lose_and_end_an_epoch(store: lh.Store, holder: Any, number: int) -> Any:
-    """The same, and marking has not come to it at the end of the epoch, nor of the next."""
-    found = lose_by_a_store(store, holder, number)
+def end_epochs(store: lh.Store) -> None:
+    """End two, and let marking wait."""
     for _ in range(2):
         store.heap.trace(())
         store.heap.sweep_pending()
         store.heap.finish_sweep()
     assert epochs_of(store).marking == MARKING
+
+
+def lose_and_end_epochs(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, and epochs end before marking goes on."""
+    found = lose_by_a_store(store, holder, number)
+    end_epochs(store)
     return found
+
+
+def lose_epochs_later(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, when epochs have ended in which something else was stored over."""
+    holder[number - 1] = None
+    end_epochs(store)
+    return lose_and_go_on(store, holder, number)
 
 
 def replace_by_young(store: lh.Store, holder: Any, number: int) -> Any:
     """It was made since, and what refers to it was marked before."""
-    holder[number] = None
+    holder[number] = holder[number - 1] = None
     return lh.Array(store, LIST, [lh.Struct(store, CELL, [holder, None])] * 300)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("lose", [lose_by_death, lose_by_a_store, lose_and_go_on, lose_and_end_an_epoch, replace_by_young])
+@pytest.mark.parametrize(
+    "lose",
+    [lose_by_death, lose_by_a_store, lose_and_go_on, lose_and_end_epochs, lose_epochs_later, replace_by_young],
+)
 @pytest.mark.parametrize(
     ("kind", "length", "number"),
     [(CELL, 2, 1), (WIDEST, 70, 69), (LIST, 3, 2), (LIST, 5000, 0)],
@@ -248,7 +263,7 @@ def test_what_a_trace_has_not_come_to_in_time_lives(
         end = lh.Struct(store, CELL, [None, None])
         held = lh.Struct(store, CELL, [end, None])
         slots = [None] * length
-        slots[number] = held
+        slots[number], slots[number - 1] = held, end
         holder = lh.Array(store, LIST, slots) if kind is LIST else lh.Struct(store, kind, slots)
         end.release()
         held.release()
