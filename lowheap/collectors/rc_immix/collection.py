@@ -36,6 +36,7 @@ from lowheap.collectors.rc_immix.space import (
     fill,
     find_room,
     has_survived,
+    is_taken,
     leave_span,
     place_of_bump,
 )
@@ -264,7 +265,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     """Return room for an object of `length` bytes, ending the epoch when that is due; null when nothing helps.
 
     When memory is short, what is pending is freed, and garbage is traced, cycles and all; then blocks are used in which
-    few lines are free.
+    few lines are free, and what is free within lines.
     """
     found = find_room(heap, length)
     if likely(found != NULL):
@@ -286,11 +287,14 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
 
 @native
 def find_room_anywhere(heap: Heap, length: u32) -> Ref:
-    """The same when memory is short: in blocks that were passed over, too."""
+    """The same when memory is short: in blocks that were passed over, too.
+
+    There, the holes between objects are used, unless something is pending, of which what dies would have to become one.
+    """
     found = find_room(heap, length)
     if found == NULL:
         space = heap.state(Space)
-        space.least_room = 1
+        space.least_room = u32(has_pending(heap))
         space.next_block = 0
         space.next_run = 0
         found = find_room(heap, length)
@@ -318,6 +322,8 @@ def free_leaf(heap: Heap, reference: Ref) -> None:
         freed = Tally()
         forget(heap, reference, freed)
         note_freed(heap, freed)
+        if is_taken(heap, block_of(reference)):
+            fill(heap, reference, reference + length)
     else:
         count_freed(heap, 1, u64(length))
         fill(heap, reference, reference + length)
