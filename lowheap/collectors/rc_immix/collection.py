@@ -36,7 +36,6 @@ from lowheap.collectors.rc_immix.space import (
     fill,
     find_room,
     has_survived,
-    is_taken,
     leave_span,
     place_of_bump,
 )
@@ -289,12 +288,13 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
 def find_room_anywhere(heap: Heap, length: u32) -> Ref:
     """The same when memory is short: in blocks that were passed over, too.
 
-    There, the holes between objects are used, unless something is pending, of which what dies would have to become one.
+    There, the holes between objects are used, unless some of these may yet be freed in this epoch: there would be a
+    hole of which nobody knows.
     """
     found = find_room(heap, length)
     if found == NULL:
         space = heap.state(Space)
-        space.least_room = u32(has_pending(heap))
+        space.least_room = u32(has_pending(heap) or (heap.control.dead_externrefs != NULL))
         space.next_block = 0
         space.next_run = 0
         found = find_room(heap, length)
@@ -322,8 +322,6 @@ def free_leaf(heap: Heap, reference: Ref) -> None:
         freed = Tally()
         forget(heap, reference, freed)
         note_freed(heap, freed)
-        if is_taken(heap, block_of(reference)):
-            fill(heap, reference, reference + length)
     else:
         count_freed(heap, 1, u64(length))
         fill(heap, reference, reference + length)
