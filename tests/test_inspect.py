@@ -15,13 +15,15 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from support.image_heaps import BYTES, MIXED, NODE, NODE_SIZE, REFERENCES, STEPS, TYPES, World
+from support.image_heaps import BYTES, MIXED, NODE, NODE_SIZE, REFERENCES, STEPS, TYPES, VECTORS, World
 
 import lowheap as lh
 from lowheap import cli
 from lowheap.cli.inspect import inspect_command
+from lowheap.collectors.rc_immix import RcImmix
+from lowheap.collectors.shared.lines import LineState
 from lowheap.layout import GcTypeLayouts, VMDrcExternRef, VMDrcHeader, VMGcKind, block_length
-from lowheap.snapshot import Image
+from lowheap.snapshot import Image, ImageObject
 from lowheap.snapshot.inspection import inspect, strongly_connected_components, verify
 
 EXTERNREF = len(TYPES)
@@ -223,6 +225,183 @@ def test_components_of_a_long_chain() -> None:
     assert len(strongly_connected_components({n: [n + 1] if n + 1 < length else [] for n in range(length)})) == length
     (ring,) = strongly_connected_components({n: [(n + 1) % length] for n in range(length)})
     assert len(ring) == length
+
+
+LARGE_WORLDS = st.lists(
+    st.tuples(
+        st.sampled_from(["allocate", "allocate", "link", "link", "link", "release", "collect"]),
+        st.integers(0, 40),
+        st.integers(0, 40) | st.sampled_from([200, 1500, 3000, 5000, 9000]),
+        st.integers(0, 2**40),
+    ),
+    max_size=60,
+)
+
+
+def rc_immix_world(steps: list[tuple[str, int, int, int]]) -> World:
+    """A heap in lines and blocks, with objects of all sizes, some of them in their first epoch."""
+    made = World(collector=RcImmix(), initial_heap_size=1 << 16)
+    made.run(steps, most=9000)
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(LARGE_WORLDS)
+def test_what_a_search_would_free_where_counts_come_late(steps: list[tuple[str, int, int, int]]) -> None:
+    """It is what counting leaves when it is up to date, and a search frees then: no garbage that dies without one."""
+    world = rc_immix_world(steps)
+    with world.store as store:
+        garbage = inspect(store.snapshot()).garbage
+        assert garbage is not None
+        store.collect()
+        left = {each.index: each for each in store.snapshot().objects()}
+        store.collect(cycles=True)
+        freed = left.keys() - {each.index for each in store.snapshot().objects()}
+        assert garbage.leaked == ()
+        assert set(garbage.freed_by_search) == freed
+        assert garbage.bytes_freed_by_search == sum(left[each].block_length for each in freed)
+        after = inspect(store.snapshot()).garbage
+        assert after is not None
+        assert len(after) == 0
+
+
+@pytest.mark.parametrize("collector", ["drc", "rc-immix"])
+@pytest.mark.parametrize("ages", [0, 1])
+def test_the_report_says_what_a_search_would_free(collector: str, ages: int) -> None:
+    world = World(collector=collector)
+    with world.store as store:
+        one, other, hung = (world.hold(NODE) for _ in range(3))
+        world.link(one, 0, other)
+        world.link(other, 0, one)
+        world.link(other, 1, hung)
+        for _ in range(ages):
+            store.collect()
+        drop_all(world)
+        text = rendered(store.snapshot())
+        if collector == "rc-immix" and not ages:
+            assert "no garbage" in text, "what is young dies without a search"
+        else:
+            assert f"a search for cycles would free 3 objects, {3 * NODE_BLOCK} bytes" in text
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Lines and blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(LARGE_WORLDS)
+def test_the_map_of_lines_is_what_objects_say(steps: list[tuple[str, int, int, int]]) -> None:
+    world = rc_immix_world(steps)
+    with world.store as store:
+        inspection = inspect(store.snapshot())
+        found, objects = inspection.lines, list(inspection.image.objects())
+        assert found is not None
+        assert (found.line_size, found.block_size) == (256, 1 << 15)
+        assert [block.start for block in found.blocks] == [n << 15 for n in range(len(found.blocks))]
+        states = [LineState(state) for block in found.blocks for state in block.states]
+        assert len(states) == 128 * len(found.blocks)
+        begin: dict[int, list[ImageObject]] = {}
+        inside: set[int] = set()
+        for each in objects:
+            begin.setdefault(each.index >> 8, []).append(each)
+            inside.update(range(each.index >> 8, (each.index + each.block_length + 255) >> 8))
+        large = [each for each in objects if each.block_length > 1 << 14]
+        assert {block.start for block in found.blocks if block.begins_large} == {each.index for each in large}
+        assert found.large_objects == len(large)
+        for line, state in enumerate(states):
+            beginning = begin.get(line, [])
+            match state:
+                case LineState.FREE | LineState.RESERVED:
+                    assert line not in inside
+                    assert (state is LineState.RESERVED) == (line == 0)
+                case LineState.BEHIND:
+                    assert not beginning
+                    assert states[line - 1] is LineState.SURVIVORS
+                case LineState.YOUNG:
+                    assert all(each.ref_count == 0 for each in beginning)
+                case LineState.SURVIVORS:
+                    assert line in inside
+                    assert not beginning or any(each.ref_count for each in beginning)
+                case LineState.LARGE:
+                    assert all(each in large for each in beginning)
+        for each in large:
+            assert set(states[each.index >> 8 : (each.index + each.block_length) >> 8]) == {LineState.LARGE}
+        kinds = (found.empty, found.partly_free, found.full, found.large)
+        assert sum(kinds) == len(found.blocks)
+        assert sum(found.lines.values()) == len(states)
+        free = [block.states.count(LineState.FREE) for block in found.blocks]
+        in_use = [count for count, block in zip(free, found.blocks, strict=True) if not block.is_empty]
+        shared = len(in_use) - found.large
+        assert found.fragmentation == pytest.approx(sum(in_use) / (128 * shared) if shared else 0)
+
+
+def test_figures_of_lines() -> None:
+    """A block of nodes, of which every fourth stays, but for a gap, and an empty one; a large object; a young one."""
+    world = World(collector="rc-immix", initial_heap_size=1 << 16)
+    with world.store as store:
+        per_block = (1 << 15) // NODE_BLOCK
+        names = list(range(per_block * 3 // 2))
+        for _ in names:
+            world.hold(NODE)
+        world.hold(VECTORS, 3000)
+        store.collect()
+        for name in names:
+            if name >= per_block - 8 or name % 4 or 100 <= name < 300:
+                world.release(name)
+        store.collect()
+        young = world.hold(NODE)
+        found = inspect(store.snapshot()).lines
+        assert found is not None
+        first = found.blocks[0]
+        assert first.states[young >> 8] == LineState.YOUNG
+        assert (len(found.blocks), found.empty, found.partly_free, found.full, found.large) == (4, 1, 1, 0, 2)
+        gap = 200 * NODE_BLOCK // 256
+        assert gap - 3 <= first.free <= gap + 1
+        shown = " ".join(rendered(store.snapshot()).replace("│", " ").split())
+        assert "4 of 32 KiB: 1 empty, 1 partly free, 0 full, 2 large (1 objects)" in shown
+        assert f"{first.free + 128} free, {first.free} of them in blocks that are not empty (fragmentation" in shown
+        assert f"fragmentation {first.free / 128:.0%}); {found.lines[LineState.SURVIVORS]} with survivors" in shown
+        as_json = inspect(store.snapshot()).to_json()
+        assert as_json["lines"]["blocks"] == {"all": 4, "empty": 1, "partly_free": 1, "full": 0, "large": 2}
+        assert as_json["lines"]["lines"]["large"] == 256
+    assert inspect(World().store.snapshot()).lines is None
+
+
+def test_a_broken_heap_has_no_map_of_lines() -> None:
+    world = World(collector="rc-immix")
+    with world.store as store:
+        node = world.hold(NODE)
+        set_header(world, node, ref_count=3)
+        found = inspect(store.heap.snapshot())
+        assert found.problems
+        assert found.lines is None
+        set_header(world, node, ref_count=0)
+
+
+@pytest.mark.parametrize("objects", [1, 600, 40_000])
+def test_the_picture_of_lines(objects: int, tmp_path: Path) -> None:
+    """Of few blocks, of some, and of so many that they are shown as bars, and of some of them the lines."""
+    world = World(collector="rc-immix")
+    with world.store as store:
+        for number in range(objects):
+            world.hold(number % 2 * BYTES, 60)
+        world.hold(VECTORS, 2000)
+        store.collect()
+        for name in range(0, objects, 2):
+            if name % 1000 < 500:
+                world.release(name)
+        store.collect()
+        for _ in range(1 + objects // 8):
+            world.hold(NODE)
+        inspection = inspect(store.snapshot())
+        assert inspection.lines is not None
+        inspection.plot(tmp_path / "map.png")
+        shape, colours = pixels(tmp_path / "map.png")
+        assert shape[1] == 1200
+        assert {(240, 160, 48), (107, 76, 154), (228, 228, 228)} <= colours  # young, large, free
+        if objects > 1:
+            assert {(31, 78, 121), (143, 180, 217)} <= colours  # survivors, and behind these
+        assert (len(inspection.lines.blocks) > 64) == (objects == 40_000)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

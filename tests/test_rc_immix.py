@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable
@@ -26,13 +27,17 @@ from lowheap.collectors.rc_immix.state import (
     HELD,
     LIVE,
     LOG,
+    MARKED,
+    MARKING,
+    NOT_MARKING,
     OLD,
     OLD_VALUES,
     ROOM,
     UNLOGGED,
     Epochs,
 )
-from lowheap.errors import CompilerError, HeapCorruptionError
+from lowheap.collectors.shared.sizing import UNLIMITED
+from lowheap.errors import CompilerError, HeapCorruptionError, HeapExhaustedError
 from lowheap.layout import VMDrcHeader
 
 CELL = lh.StructType((lh.FieldType(lh.types.ANYREF, True), lh.FieldType(lh.types.ANYREF, True)))
@@ -183,6 +188,175 @@ def test_random_graphs(runtime: str) -> None:
     run_state_machine_as_test(
         kind, settings=settings(max_examples=examples(12, 60), stateful_step_count=40, deadline=None)
     )
+
+
+class CrowdedGraphs(Graphs):
+    """The same in a heap that is full most of the time: of each crowd, some stay, anywhere between others."""
+
+    @initialize()
+    def start(self) -> None:
+        self.store = lh.Store(engine(self.runtime), initial_heap_size=1 << 15, maximum_heap_size=3 << 15)
+        self.held: list[tuple[Thing, Any]] = []
+        self.died: list[int] = []
+
+    @rule(kind=st.sampled_from([CELL, CELL, CELL, WIDE, WIDEST]))
+    def make_a_struct(self, kind: lh.StructType) -> None:
+        try:
+            super().make_a_struct(kind)
+        except HeapExhaustedError:
+            self.drop_some(2, 0)
+
+    @rule(length=st.sampled_from(LENGTHS))
+    def make_a_list(self, length: int) -> None:
+        try:
+            super().make_a_list(length)
+        except HeapExhaustedError:
+            self.drop_some(2, 0)
+
+    @rule(
+        lengths=st.lists(st.sampled_from([0, 1, 3, 12, 40, 60, 70, 100]), min_size=1, max_size=4),
+        links=st.booleans(),
+        step=st.integers(2, 60),
+    )
+    def crowd(self, lengths: list[int], links: bool, step: int) -> None:
+        """As many objects as there is room for, of which few are held; these may lead to the others, one to another."""
+        made: list[tuple[Thing, Any]] = []
+        with contextlib.suppress(HeapExhaustedError):
+            while True:
+                length = lengths[len(made) % len(lengths)]
+                handle = lh.Array(self.store, LIST, [None] * length)
+                if links and made and length:
+                    handle[0] = made[-1][1]
+                made.append((Thing(handle.reference, length), handle))
+                if links and len(made) > 1 and length:
+                    made[-1][0].slots[0] = made[-2][0]
+        self.store.verify()
+        for number, (thing, handle) in enumerate(made):
+            if number % step:
+                handle.release()
+            else:
+                self.held.append((thing, handle))
+
+    @rule(step=st.integers(2, 5), first=st.integers(0, 4))
+    def drop_some(self, step: int, first: int) -> None:
+        """Every so many."""
+        for _, handle in self.held[first::step]:
+            handle.release()
+        del self.held[first::step]
+
+    @rule(number=st.integers(1, 30))
+    def make_externrefs(self, number: int) -> None:
+        """Which the host frees at once, or soon."""
+        with contextlib.suppress(HeapExhaustedError):
+            for value in range(number):
+                lh.ExternRef(self.store, value, self.died.append).release()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_random_graphs_in_a_crowd(runtime: str) -> None:
+    number = examples(10, 100) if runtime == "native" else examples(4, 20)
+    kind = type("CrowdedGraphs", (CrowdedGraphs,), {"runtime": runtime})
+    run_state_machine_as_test(kind, settings=settings(max_examples=number, stateful_step_count=15, deadline=None))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A trace by portions finds what could be reached when it began
+
+
+def lose_by_death(store: lh.Store, holder: Any, number: int) -> Any:
+    """Its holder is dead before marking comes to it, and counted down what it referred to."""
+    found = holder[number]
+    holder.release()
+    return found
+
+
+def lose_by_a_store(store: lh.Store, holder: Any, number: int) -> Any:
+    """The slot refers to nothing when marking comes to its holder."""
+    found = holder[number]
+    holder[number] = None
+    return found
+
+
+def lose_and_go_on(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, and no epoch ends before marking does."""
+    found = lose_by_a_store(store, holder, number)
+    store.heap.free_pending()
+    store.verify()
+    return found
+
+
+def end_epochs(store: lh.Store) -> None:
+    """End two, and let marking wait."""
+    for _ in range(2):
+        store.heap.trace(())
+        store.heap.sweep_pending()
+        store.heap.finish_sweep()
+    assert epochs_of(store).marking == MARKING
+
+
+def lose_and_end_epochs(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, and epochs end before marking goes on."""
+    found = lose_by_a_store(store, holder, number)
+    end_epochs(store)
+    return found
+
+
+def lose_epochs_later(store: lh.Store, holder: Any, number: int) -> Any:
+    """The same, when epochs have ended in which something else was stored over."""
+    holder[number - 1] = None
+    end_epochs(store)
+    return lose_and_go_on(store, holder, number)
+
+
+def replace_by_young(store: lh.Store, holder: Any, number: int) -> Any:
+    """It was made since, and what refers to it was marked before."""
+    holder[number] = holder[number - 1] = None
+    return lh.Array(store, LIST, [lh.Struct(store, CELL, [holder, None])] * 300)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "lose",
+    [lose_by_death, lose_by_a_store, lose_and_go_on, lose_and_end_epochs, lose_epochs_later, replace_by_young],
+)
+@pytest.mark.parametrize(
+    ("kind", "length", "number"),
+    [(CELL, 2, 1), (WIDEST, 70, 69), (LIST, 3, 2), (LIST, 5000, 0)],
+    ids=["in a header's slots", "beyond these", "in an array", "in one that dies by pieces"],
+)
+def test_what_a_trace_has_not_come_to_in_time_lives(
+    runtime: str, lose: Callable[[lh.Store, Any, int], Any], kind: Any, length: int, number: int
+) -> None:
+    """When it began, a root held a holder, which nobody has looked at yet, and only that held an object; when it goes
+    on, a root holds the object, and roots are not looked at again.
+    """
+    with lh.Store(engine(runtime)) as store:
+        end = lh.Struct(store, CELL, [None, None])
+        held = lh.Struct(store, CELL, [end, None])
+        slots = [None] * length
+        slots[number], slots[number - 1] = held, end
+        holder = lh.Array(store, LIST, slots) if kind is LIST else lh.Struct(store, kind, slots)
+        end.release()
+        held.release()
+        for _ in range(2):
+            store.collect()
+        epochs = epochs_of(store)
+        traces = epochs.traces
+        collection = store.collection(cycles=True)
+        while epochs.marking != MARKING:
+            collection.collect_increment(1)
+        collection.close()
+        marked = store.heap.native.length(MARKED).value
+        assert [store.heap.native.entry(MARKED, each).value for each in range(marked)] == [holder.reference]
+        found = lose(store, holder, number)
+        store.collect()
+        assert (epochs.marking, epochs.traces) == (NOT_MARKING, traces + 1)
+        store.verify()
+        live = {each.index for each in store.heap.objects()}
+        assert {found.reference, found[0].reference} <= live
+        assert len(live) == (2 if lose is lose_by_death else 3)
+        store.collect()
+        store.verify()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -449,6 +623,148 @@ def test_an_exhausted_heap_traps_and_goes_on(runtime: str, length: int) -> None:
         assert made[0] * size > (1 << 18) * (0.85 if size < 1 << 14 else 0.4), "so much of the heap was used"
         store.collect()
         assert store.stats().live_objects == 0
+
+
+REPLACE = """(module
+  (type $node (struct (field (mut (ref null $node))) (field (mut (ref null $node))) (field i32)))
+  (type $table (array (mut (ref null $node))))
+  (global $held (mut (ref null $table)) (ref.null $table))
+  (func $chain (param $length i32) (param $is_ring i32) (result (ref null $node))
+    (local $n (ref null $node)) (local $first (ref null $node))
+    (local.set $first (struct.new $node (ref.null $node) (ref.null $node) (local.get $length)))
+    (local.set $n (local.get $first))
+    (loop $again
+      (if (i32.gt_s (local.get $length) (i32.const 1)) (then
+        (local.set $n (struct.new $node (local.get $n) (ref.null $node) (local.get $length)))
+        (local.set $length (i32.sub (local.get $length) (i32.const 1)))
+        (br $again))))
+    (if (local.get $is_ring) (then (struct.set $node 1 (local.get $first) (local.get $n))))
+    (local.get $n))
+  (func (export "make") (param $count i32) (param $chain i32)
+    (local $n i32)
+    (global.set $held (array.new $table (ref.null $node) (local.get $count)))
+    (loop $again
+      (array.set $table (global.get $held) (local.get $n) (call $chain (local.get $chain) (i32.const 0)))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_s (local.get $n) (local.get $count)))))
+  (func (export "churn") (param $times i32) (param $chain i32)
+    (loop $again
+      (drop (call $chain (local.get $chain) (i32.const 0)))
+      (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+      (br_if $again (i32.gt_s (local.get $times) (i32.const 0)))))
+  (func (export "replace") (param $times i32) (param $chain i32) (param $is_ring i32)
+    (local $n i32)
+    (loop $again
+      (local.set $n (i32.add (i32.mul (local.get $n) (i32.const 1664525)) (i32.const 1013904223)))
+      (array.set $table (global.get $held)
+        (i32.rem_u (i32.shr_u (local.get $n) (i32.const 8)) (array.len (global.get $held)))
+        (call $chain (local.get $chain) (local.get $is_ring)))
+      (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+      (br_if $again (i32.gt_s (local.get $times) (i32.const 0)))))
+  (func (export "count") (result i64)
+    (local $sum i64) (local $n i32) (local $node (ref null $node))
+    (loop $entries
+      (local.set $node (array.get $table (global.get $held) (local.get $n)))
+      (block $end (loop $nodes
+        (br_if $end (ref.is_null (local.get $node)))
+        (local.set $sum (i64.add (local.get $sum) (i64.const 1)))
+        (local.set $node (struct.get $node 0 (local.get $node)))
+        (br $nodes)))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $entries (i32.lt_u (local.get $n) (array.len (global.get $held)))))
+    (local.get $sum)))"""
+"""`held` has chains of nodes of 48 bytes; others take the place of some, one after another, anywhere."""
+
+NODES = 6000
+
+
+@pytest.mark.parametrize("chain", [1, 60])
+@pytest.mark.parametrize("job", ["churn", "replace", "replace with rings"])
+@pytest.mark.parametrize("options", [{}, {"pause_microseconds": 500}, {"epoch_bytes": 1 << 17}], ids=str)
+def test_a_heap_of_little_more_than_what_lives_is_enough(options: dict[str, int], job: str, chain: int) -> None:
+    """With half as much again, and even with a tenth, a program goes on, in more and shorter epochs."""
+    used = engine("native", **options)
+    lives = NODES * 48 + NODES // chain * 4
+    epochs = []
+    for maximum in (16 * lives, lives * 3 // 2, lives * 11 // 10):
+        with lh.Store(used, maximum_heap_size=maximum) as store:
+            exports: Any = lh.Instance(store, lh.Module(used, REPLACE)).exports
+            exports["make"](NODES // chain, chain)
+            before = store.stats()
+            times = NODES // chain * 20
+            if job == "churn":
+                exports["churn"](times, chain)
+            else:
+                exports["replace"](times, chain, int(job != "replace"))
+            after = store.stats()
+            assert after.objects_allocated - before.objects_allocated == NODES * 20
+            assert after.capacity <= maximum
+            assert exports["count"]() == NODES
+            store.collect(cycles=True)
+            assert store.stats().live_objects == NODES + 1
+            epochs.append(after.counters["epochs"] - before.counters["epochs"])
+            if maximum == lives * 11 // 10:
+                store.verify()
+    assert epochs[0] <= epochs[1] < epochs[2]
+    assert epochs[2] > 20 * NODES * 48 // (lives * 11 // 10)
+
+
+def test_what_does_not_fit_traps_and_the_rest_lives() -> None:
+    """With less than what lives; then some of it goes, and there is room again."""
+    used = engine("native")
+    lives = NODES * 48 + NODES * 4
+    with lh.Store(used, maximum_heap_size=lives * 21 // 20) as store:
+        exports: Any = lh.Instance(store, lh.Module(used, REPLACE)).exports
+        exports["make"](NODES, 1)
+        for _ in range(3):
+            with pytest.raises(lh.Trap, match="GC heap out of memory"):
+                exports["churn"](1, NODES // 5)
+            store.verify()
+            assert exports["count"]() == NODES
+            exports["churn"](NODES // 10, 10)
+        exports["make"](NODES // 20, 1)
+        exports["churn"](1, NODES // 3)
+        assert exports["count"]() == NODES // 20
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("pending", ["nothing waits", "it waits", "it is freed meanwhile"])
+def test_a_full_heap_in_which_nothing_may_be_collected(runtime: str, pending: str) -> None:
+    """What was made in this epoch stays where it is when room is looked for anywhere, also if old objects are freed."""
+    died: list[str] = []
+    with lh.Store(engine(runtime), initial_heap_size=1 << 15, maximum_heap_size=3 << 15) as store:
+        old = [lh.Struct(store, CELL, [None, None]) for _ in range(2200)]
+        hosted = [lh.ExternRef(store, str(number), died.append) for number in range(200)]
+        store.collect()
+        dropped = [each for number, each in enumerate(old) if number % 8]
+        kept = old[::8]
+        for each in (*dropped, *hosted):
+            each.release()
+        collection = store.collection()
+        collection.collect_increment(1)
+        collection.collect_increment(1)  # the epoch has ended, and next to nothing is counted down
+        if pending == "nothing waits":
+            store.heap.native.collector.free_pending(store.heap.native, UNLIMITED)
+        assert store.heap.native.collector.has_pending(store.heap.native) == (pending != "nothing waits")
+        collection.close()
+        made = [lh.Struct(store, CELL, [kept[0], None])]
+        with store.heap.no_gc_scope(), contextlib.suppress(HeapExhaustedError):
+            while True:
+                made.append(lh.Struct(store, CELL, [made[-1], kept[len(made) % len(kept)]]))
+                if pending == "it is freed meanwhile":
+                    store.heap.native.collector.free_pending(store.heap.native, 1)
+        store.verify()
+        assert len(made) > (2000 if pending == "nothing waits" else 400)
+        for number, each in enumerate(made[1:], 1):
+            assert each[0].reference == made[number - 1].reference
+            assert each[1].reference == kept[number % len(kept)].reference
+        assert len({each.reference for each in (*made, *kept)}) == len(made) + len(kept)
+        store.heap.free_pending()
+        store.tidy()
+        assert len(died) == 200
+        store.collect(cycles=True)
+        store.verify()
+        assert store.stats().live_objects == len(made) + len(kept)
 
 
 def test_memory_is_given_back() -> None:

@@ -28,8 +28,9 @@ def inspect_command(
 
     It is a file that `Image.save` wrote, of lowheap's heap or of wasmtime's, or a dump that `lh_dump` wrote in C.
 
-    The report goes to standard output: objects by type, free memory, the list, reference counts, and the cycles of
-    garbage, with what a search for cycles would free. The exit status is 1 when an invariant of the heap does not hold.
+    The report goes to standard output: objects by type, free memory, with blocks and lines where the heap is made of
+    them, the list, reference counts, and the cycles of garbage, with what a search for cycles would free. The exit
+    status is 1 when an invariant of the heap does not hold.
     """
     inspection = _inspect(image, collector)
     if as_json:

@@ -86,6 +86,7 @@ from typing import Any, ClassVar, TypeVar
 
 from lowheap.collectors.shared import allocation, collection, free_lists, ranges, sizing, verify, walking
 from lowheap.collectors.shared.frames import FrameRules
+from lowheap.collectors.shared.lines import LineMap
 from lowheap.errors import CompilerError
 from lowheap.layout import COLLECTOR_STATE_OFFSET, COLLECTOR_STATE_SIZE, VMCollectorPart, VMHeapStatistics, VMPartKind
 from lowheap.native import Heap, Native
@@ -569,6 +570,13 @@ class Collector:
     def pause_times(self, heap: Heap) -> dict[int, int]:
         """Return how often the program was kept waiting for how long: see `Store.pause_times`."""
         return {}
+
+    def line_map(self, heap: Heap) -> LineMap | None:
+        """Return what is in each line of each block, of a heap that is sound; None for one that is not made of lines.
+
+        It may be an image's: nothing is changed.
+        """
+        return None
 
     def all_states(self) -> tuple[type[Any], ...]:
         """Return the states of the class and of those it is derived from, these first."""

@@ -570,6 +570,8 @@ class Image(Contents):
 
     def _host_data_ids_held(self) -> Iterator[int]:
         """The host-data ids in the image's externrefs, as far as a walk goes."""
+        if self.control is not None and self.control.host_data_count == 0:
+            return  # none was ever given, and a walk takes long
         try:
             for found in self.objects():
                 if found.kind is VMGcKind.EXTERN_REF:

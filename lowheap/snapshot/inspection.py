@@ -6,22 +6,22 @@
 violation is one sentence. Of a wasmtime image, owners outside of the heap are not known, so a count may exceed the
 owners found but not be less; and of what else is not known, nothing is said.
 
-**Summarise.** Objects and bytes by type, counts, the list, fragmentation, what is dead and waits to be freed, and what
-the collector keeps of its own.
+**Summarise.** Objects and bytes by type, counts, the list, fragmentation, what is dead and waits to be freed, what
+the collector keeps of its own; and of a heap that is made of lines and blocks, how many of them are free.
 
 **Trace from outside.** Reference counting never frees a cycle; a search for cycles does (`Store.collect(cycles=True)`),
 and this tells what it would free. Whatever cannot be reached from a handle, a root slot, compiled code or the list is
 garbage; it is reported as the cycles that keep it (strongly connected components), what hangs on them, and what no
 cycle explains: objects whose count has no owner, a leak, which no search frees, nor what that refers to. In an image
 without root information, an object whose count exceeds the owners within the heap is taken as held from outside. What
-waits to be freed, and what dies with that, is no garbage in this sense.
+waits to be freed, and what dies with that, is no garbage in this sense; nor, where counts are brought up to date at
+times only, what dies when they are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING, Any
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.collectors.shared.lines import LineMap, LineState
 from lowheap.collectors.shared.types import field_info, size_of_storage
-from lowheap.errors import HeapCorruptionError, LowheapError
+from lowheap.errors import HeapCorruptionError
 from lowheap.layout import (
-    BLOCK_ALIGN,
     EXTERNREF_TYPE_INDEX,
     FIELD_TRACED,
-    FIRST_INDEX,
     HEADER_IN_OVER_APPROX_LIST_BIT,
     HEADER_MARK_BIT,
     RESERVED_MASK,
@@ -48,6 +47,7 @@ from lowheap.native import Heap
 from lowheap.representation import printable, short_repr
 from lowheap.snapshot import Image, ImageObject
 from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label
+from lowheap.snapshot.picture import draw
 from lowheap.snapshot.reopened import collector_of, reopen
 from lowheap.verification import problems_of
 
@@ -129,8 +129,9 @@ class Inspection:
     `problems` are the invariants that do not hold; with any, the figures are those of what could be read. `counts` says
     how many objects have each reference count; `listed` is the over-approximated list in order. `pending` are the dead
     objects, of count 0, that a collection with a budget has yet to free, the next first. `unconfirmed` are the
-    objects of an image that cannot be walked which only look like objects. `garbage` is None when the heap is too
-    broken to be traced, or is not known to count references.
+    objects of an image that cannot be walked which only look like objects. `lines` is what is in each line of each
+    block, None when the heap is not made of them, or not sound. `garbage` is None when the heap is too broken to be
+    traced, or is not known to count references.
     """
 
     image: Image
@@ -141,6 +142,7 @@ class Inspection:
     pending: tuple[int, ...]
     counts: dict[int, int]
     unconfirmed: tuple[int, ...]
+    lines: LineMap | None
     garbage: Garbage | None
 
     @property
@@ -195,6 +197,7 @@ class Inspection:
             "pending": list(self.pending),
             "counts": {str(count): objects for count, objects in sorted(self.counts.items())},
             "unconfirmed": list(self.unconfirmed),
+            "lines": None if self.lines is None else _lines_to_json(self.lines),
             "kept": [
                 {
                     "kind": each.kind_label,
@@ -227,9 +230,11 @@ class Inspection:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Write a picture of the heap map, a PNG: blocks in address order, a colour for each type.
 
+        Of a heap that is made of lines and blocks, those come first: what is in each.
+
         LowheapError when matplotlib is not installed; OSError when the file cannot be written.
         """
-        _plot(self.image, path)
+        draw(self.image, self.lines, path)
 
 
 def inspect(image: Image, collector: str | type[Collector] | Collector | None = None) -> Inspection:
@@ -275,12 +280,37 @@ def inspect(image: Image, collector: str | type[Collector] | Collector | None = 
         pending=pending,
         counts=dict(sorted(Counter(each.ref_count for each in objects).items())),
         unconfirmed=tuple(each.index for each in objects if not each.is_confirmed),
+        lines=None if problems else _line_map(image, collector),
         garbage=None if problems or not _is_counted(image, collector) else find_garbage(image),
     )
 
 
 def _collector(image: Image, given: str | type[Collector] | Collector | None) -> Collector:
     return collector_of(image) if given is None else registry.find(given)
+
+
+def _line_map(image: Image, given: str | type[Collector] | Collector | None) -> LineMap | None:
+    if image.control is None or image.tables is None:
+        return None
+    collector = _collector(image, given)
+    return collector.line_map(reopen(image, collector))
+
+
+def _lines_to_json(lines: LineMap) -> dict[str, Any]:
+    return {
+        "line_size": lines.line_size,
+        "block_size": lines.block_size,
+        "blocks": {
+            "all": len(lines.blocks),
+            "empty": lines.empty,
+            "partly_free": lines.partly_free,
+            "full": lines.full,
+            "large": lines.large,
+        },
+        "lines": {state.name.lower(): count for state, count in lines.lines.items()},
+        "free_in_use": lines.free_in_use,
+        "fragmentation": lines.fragmentation,
+    }
 
 
 def _is_counted(image: Image, given: str | type[Collector] | Collector | None) -> bool:
@@ -433,7 +463,9 @@ def find_garbage(image: Image) -> Garbage:
             owners.update(references)
         outside += [index for index, found in objects.items() if found.ref_count > owners[index]]
     unreachable = objects.keys() - _reachable(graph, outside)
-    if not is_deferred:
+    if is_deferred:
+        unreachable = _kept_by_counts(objects, graph, unreachable)
+    else:
         unreachable -= _doomed(image, objects)
     graph = {index: [each for each in graph[index] if each in unreachable] for index in sorted(unreachable)}
     cycles = [
@@ -469,6 +501,26 @@ def _doomed(image: Image, objects: dict[int, ImageObject]) -> set[int]:
                 if counts[reference] == 0:
                     waiting.append(reference)
     return doomed
+
+
+def _kept_by_counts(objects: dict[int, ImageObject], graph: dict[int, list[int]], unreachable: set[int]) -> set[int]:
+    """Return what of the garbage lives on when all is counted, where counts are brought up to date at times only.
+
+    What has no count yet lives on if something refers to it that has one, and does; and that, if something refers to
+    it that lives on.
+    """
+    counted = {index for index in unreachable if objects[index].ref_count}
+    kept = _reachable({index: graph[index] for index in unreachable}, counted)
+    owners = Counter(child for index in kept for child in graph[index])
+    dying = [index for index in kept if not owners[index]]
+    while dying:
+        index = dying.pop()
+        kept.remove(index)
+        for child in graph[index]:
+            owners[child] -= 1
+            if not owners[child] and child in kept:
+                dying.append(child)
+    return kept
 
 
 def _reachable(graph: dict[int, list[int]], starts: Iterable[int]) -> set[int]:
@@ -551,7 +603,7 @@ def _render(inspection: Inspection) -> Group:
     if control is not None:
         rows |= {
             "capacity": f"{control.capacity:,} of at most {control.maximum:,}",
-            "allocator": printable(control.allocator),
+            "allocator": "the collector's own" if inspection.lines is not None else printable(control.allocator),
             "collector": printable(image.collector or "not known"),
             "collections": f"{control.collections:,}",
             "allocated and freed": f"{control.objects_allocated:,} and {control.objects_freed:,} objects",
@@ -565,6 +617,17 @@ def _render(inspection: Inspection) -> Group:
         )
     else:
         rows["free"] = "not known: objects were found by following"
+    if (lines := inspection.lines) is not None:
+        rows["blocks"] = (
+            f"{len(lines.blocks):,} of {lines.block_size >> 10} KiB: {lines.empty:,} empty, {lines.partly_free:,} "
+            f"partly free, {lines.full:,} full, {lines.large:,} large ({lines.large_objects:,} objects)"
+        )
+        of = lines.lines
+        rows["lines"] = (
+            f"{of[LineState.FREE]:,} free, {lines.free_in_use:,} of them in blocks that are not empty (fragmentation "
+            f"{lines.fragmentation:.0%}); {of[LineState.SURVIVORS]:,} with survivors, {of[LineState.BEHIND]:,} behind "
+            f"these, {of[LineState.YOUNG]:,} young; each of {lines.line_size} bytes"
+        )
     if inspection.unconfirmed:
         rows["unconfirmed"] = f"{len(inspection.unconfirmed):,} objects: {_indices(inspection.unconfirmed)}"
     roots = Counter(root.kind for root in image.roots)
@@ -625,112 +688,3 @@ def _render(inspection: Inspection) -> Group:
 def _indices(indices: Sequence[int]) -> str:
     shown = ", ".join(f"{index:#x}" for index in indices[:8])
     return shown if len(indices) <= 8 else f"{shown} and {len(indices) - 8:,} more"
-
-
-# A picture: the heap as one line, wrapped. A cell stands for a multiple of 16 bytes, and has the colour of what fills
-# most of it.
-
-_CELLS_PER_ROW = 128
-_MOST_ROWS = 256
-_FREE_COLOUR, _OTHER_COLOUR, _NOTHING_COLOUR = "#e4e4e4", "#7f7f7f", "#ffffff"
-_MOST_TYPES = 10
-
-
-def _plot(image: Image, path: str | os.PathLike[str]) -> None:
-    try:
-        numpy: Any = importlib.import_module("numpy")
-        figures: Any = importlib.import_module("matplotlib.figure")
-        colours: Any = importlib.import_module("matplotlib.colors")
-        patches: Any = importlib.import_module("matplotlib.patches")
-        collections: Any = importlib.import_module("matplotlib.collections")
-        tables: Any = importlib.import_module("matplotlib").colormaps
-    except ImportError as error:
-        raise LowheapError(f"a picture of the heap needs matplotlib ({error}): pip install 'lowheap[lab]'") from error
-    blocks = _blocks_by_label(image)
-    sizes: Counter[str] = Counter()
-    for _, length, label in blocks:
-        if label is not None:
-            sizes[label] += length
-    labels = [label for label, _ in sizes.most_common(_MOST_TYPES)]
-    # Categories: 0 nothing is known of it, 1 free, then the types, then all other types.
-    category = {label: 2 + number for number, label in enumerate(labels)}
-    palette = [
-        _NOTHING_COLOUR,
-        _FREE_COLOUR,
-        *map(colours.to_hex, tables["tab10"].colors[: len(labels)]),
-        _OTHER_COLOUR,
-    ]
-
-    units = max(1, (image.end - FIRST_INDEX) // BLOCK_ALIGN)
-    units_per_cell = -(-units // (_CELLS_PER_ROW * _MOST_ROWS))
-    cell = units_per_cell * BLOCK_ALIGN
-    rows = -(-units // (units_per_cell * _CELLS_PER_ROW))
-    filled = numpy.zeros((len(palette), rows * _CELLS_PER_ROW))
-    filled[0] = 0.5  # bytes: less than any block that reaches into the cell
-    for index, length, label in blocks:
-        which = filled[1 if label is None else category.get(label, len(palette) - 1)]
-        start, end = index - FIRST_INDEX, index - FIRST_INDEX + length
-        first, last = start // cell, (end - 1) // cell
-        if first == last:
-            which[first] += length
-        else:
-            which[first] += (first + 1) * cell - start
-            which[first + 1 : last] += cell
-            which[last] += end - last * cell
-    cells = filled.argmax(axis=0).reshape(rows, _CELLS_PER_ROW)
-
-    figure = figures.Figure(figsize=(12, min(16, 2.2 + rows * 0.18)), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(
-        cells,
-        cmap=colours.ListedColormap(palette),
-        vmin=-0.5,
-        vmax=len(palette) - 0.5,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    if units_per_cell == 1 and len(blocks) <= rows * _CELLS_PER_ROW:
-        # Each block has cells of its own: show where it begins.
-        lines = []
-        for index, _, _ in blocks:
-            row, column = divmod((index - FIRST_INDEX) // cell, _CELLS_PER_ROW)
-            lines.append([(column - 0.5, row - 0.5), (column - 0.5, row + 0.5)])
-        axes.add_collection(collections.LineCollection(lines, colors="white", linewidths=0.6))
-    step = max(1, rows // 16)
-    axes.set_yticks(
-        range(0, rows, step),
-        [f"{FIRST_INDEX + row * _CELLS_PER_ROW * cell:#x}" for row in range(0, rows, step)],
-        family="monospace",
-    )
-    axes.set_xticks([])
-    axes.set_xlabel(f"{_CELLS_PER_ROW} cells of {cell} bytes a row")
-    live = sum(sizes.values())
-    title = f"{_ascii(image.source)}: {live:,} of {image.end - FIRST_INDEX:,} bytes live, {len(blocks):,} blocks"
-    axes.set_title(title, loc="left", parse_math=False)
-    shown = [(label, palette[category[label]]) for label in labels]
-    if len(sizes) > len(labels):
-        shown.append((f"{len(sizes) - len(labels)} other types", _OTHER_COLOUR))
-    shown.append(("free" if image.is_walkable else "not known", _FREE_COLOUR if image.is_walkable else _NOTHING_COLOUR))
-    legend = axes.legend(
-        handles=[patches.Patch(facecolor=colour, edgecolor="#999999", label=_ascii(name)) for name, colour in shown],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a type's name begins with a dollar sign
-    figure.savefig(path, format="png")
-
-
-def _ascii(name: str) -> str:
-    """A name in characters that every font has."""
-    return name.encode("ascii", "backslashreplace").decode()
-
-
-def _blocks_by_label(image: Image) -> list[tuple[int, int, str | None]]:
-    """Each block's index and length, and what to call its object's type, None when it is free."""
-    blocks = []
-    with contextlib.suppress(HeapCorruptionError):  # the picture ends where the walk does
-        for block in image.blocks():
-            label = None if block.is_free else image.object_at(block.index).label
-            blocks.append((block.index, block.length, label))
-    return blocks

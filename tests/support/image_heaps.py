@@ -101,14 +101,16 @@ class World:
             start = reference + heap.array_layout(type_index).elements_offset
             memory.write(start, (value.to_bytes(8, "little") * (size // 8 + 1))[:size])
 
-    def run(self, steps: list[tuple[str, int, int, int]]) -> None:
-        """Do the steps; each names its object by a number that is taken modulo what there is."""
+    def run(self, steps: list[tuple[str, int, int, int]], most: int = 19) -> None:
+        """Do the steps; each names its object by a number that is taken modulo what there is. Arrays are no longer than
+        `most`.
+        """
         for what, a, b, c in steps:
             names = sorted(self.handles)
             references = [self.store.roots.handle(self.handles[name]) for name in names]
             match what:
                 case "allocate":
-                    reference = self.allocate(a % (len(TYPES) + 1), b % 20)
+                    reference = self.allocate(a % (len(TYPES) + 1), b % (most + 1))
                     self.fill(reference, c)
                     self.handles[max(names, default=-1) + 1] = self.store.roots.create_handle(reference)
                 case "collect":

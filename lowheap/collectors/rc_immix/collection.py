@@ -263,7 +263,7 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
     """Return room for an object of `length` bytes, ending the epoch when that is due; null when nothing helps.
 
     When memory is short, what is pending is freed, and garbage is traced, cycles and all; then blocks are used in which
-    few lines are free.
+    few lines are free, and what is free within lines.
     """
     found = find_room(heap, length)
     if likely(found != NULL):
@@ -285,11 +285,15 @@ def allocate_block(heap: Heap, rules: FrameRules, length: u32) -> Ref:
 
 @native
 def find_room_anywhere(heap: Heap, length: u32) -> Ref:
-    """The same when memory is short: in blocks that were passed over, too."""
+    """The same when memory is short: in blocks that were passed over, too.
+
+    There, the holes between objects are used, unless some of these may yet be freed in this epoch: there would be a
+    hole of which nobody knows.
+    """
     found = find_room(heap, length)
     if found == NULL:
         space = heap.state(Space)
-        space.least_room = 1
+        space.least_room = u32(has_pending(heap) or (heap.control.dead_externrefs != NULL))
         space.next_block = 0
         space.next_run = 0
         found = find_room(heap, length)

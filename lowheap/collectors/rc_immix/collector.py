@@ -7,8 +7,20 @@ from typing import ClassVar
 
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.null import collector as null
-from lowheap.collectors.rc_immix import barriers, collection, counting, marking, pauses, space, state, verify, walking
+from lowheap.collectors.rc_immix import (
+    barriers,
+    collection,
+    counting,
+    lines,
+    marking,
+    pauses,
+    space,
+    state,
+    verify,
+    walking,
+)
 from lowheap.collectors.rc_immix.references import C_REFERENCES
+from lowheap.collectors.shared.lines import LineMap
 from lowheap.native import Heap
 from lowheap.native.check import BOOL, NOTHING, U64, Signature, Type
 
@@ -129,6 +141,10 @@ class RcImmix(Collector):
                 bits, quarter = divmod(number, 4)
                 found[(4 + quarter + 1) << (bits - 3)] = count
         return found
+
+    def line_map(self, heap: Heap) -> LineMap:
+        """Return what is in each line of each block."""
+        return lines.line_map(heap)
 
     def pending(self, heap: Heap) -> Iterator[int]:
         """Yield the objects that are dead and wait to be freed, the next first."""

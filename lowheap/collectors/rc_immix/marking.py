@@ -8,7 +8,8 @@ began, and nobody can have come to it since. It is garbage, and takes two passes
 counts of what is marked (`GIVING_BACK`), the second its room (`FREEING`); before all is given back nothing of it may be
 used anew, or what it refers to would be something else.
 
-What was to be counted down when the trace began may be garbage, too: so all that is done before the first pass.
+What was to be counted down when the trace began may be garbage, too: so all that is done before the first pass, for a
+trace goes on only when nothing is left to be counted down (`pauses.work`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from lowheap.collectors.rc_immix.counting import (
     Tally,
     count_down,
     forget,
-    has_decrements,
     mark_bits,
     note_freed,
     piece_of,
@@ -60,7 +60,6 @@ def begin_marking(heap: Heap) -> None:
     heap.length(MARKED).value = 0
     epochs.marking = MARKING
     epochs.shaded = 0
-    epochs.is_drained = 0
     for number in range(heap.length(HELD).value):
         shade(heap, heap.entry(HELD, number).value)
 
@@ -75,9 +74,8 @@ def find_cycles(heap: Heap) -> None:
 
 @native
 def trace_some(heap: Heap, budget: u64) -> None:
-    """Go on with the trace, for about so many objects."""
+    """Go on with the trace, for about so many objects. Nothing is to be counted down, or marking is done."""
     epochs = heap.state(Epochs)
-    epochs.is_drained |= u32(not has_decrements(heap))
     left = budget
     while (left != 0) and (epochs.marking != NOT_MARKING):
         if epochs.marking == MARKING:
@@ -94,7 +92,7 @@ def trace_some(heap: Heap, budget: u64) -> None:
 
 @inline
 def mark_some(heap: Heap, budget: u64) -> u64:
-    """Mark what marked objects refer to; the rest of the budget, 0 if nothing can be done now."""
+    """Mark what marked objects refer to; the rest of the budget."""
     epochs = heap.state(Epochs)
     left = budget
     while left != 0:
@@ -104,8 +102,6 @@ def mark_some(heap: Heap, budget: u64) -> u64:
             shade_old_values(heap, min(epochs.shaded + left, heap.length(OLD_VALUES).value))
             left -= 1
         else:
-            if epochs.is_drained == 0:
-                return 0  # as soon as all is counted down
             epochs.marking = GIVING_BACK
             epochs.sweep_at = 0
             epochs.sweep_left = 0

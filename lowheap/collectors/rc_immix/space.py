@@ -4,11 +4,14 @@ Blocks are taken in the order of their addresses, anew in each epoch, and of eac
 neighbours at a time. What is left of a span when the next object does not fit is filled with a free block, so that what
 is young can be walked. Medium objects that do not fit go to an empty block of their own, rather than waste a span;
 large ones to a run of empty blocks.
+
+When memory is short, a span is any **hole** between two objects, in blocks of few free lines or none. All holes of such
+a block become free blocks, so that it can be walked object by object, as if all of it were young.
 """
 
 from __future__ import annotations
 
-from lowheap.collectors.rc_immix.bits import ALL, has_bit
+from lowheap.collectors.rc_immix.bits import ALL, has_bit, next_bit
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     BLOCK_SHIFT,
@@ -32,8 +35,10 @@ from lowheap.collectors.rc_immix.state import (
     Space,
 )
 from lowheap.collectors.shared.free_lists import poison
+from lowheap.collectors.shared.references import block_length
 from lowheap.collectors.shared.sizing import grow_to
-from lowheap.layout import NULL, REFERENCE_SIZE
+from lowheap.collectors.shared.walking import is_free
+from lowheap.layout import MINIMUM_OBJECT_BLOCK, NULL, REFERENCE_SIZE
 from lowheap.native import (
     Buffer,
     Heap,
@@ -41,6 +46,7 @@ from lowheap.native import (
     address_of,
     assume,
     cell,
+    cold,
     copy_memory,
     ctz,
     inline,
@@ -153,16 +159,24 @@ def free_lines(heap: Heap, block: u32) -> tuple[u64, u64]:
     start = start_of(block)
     low = used_lines(heap, start)
     high = used_lines(heap, start + BLOCK // 2)
-    free_low = ~(low | wrapping_mul(low, 2))
-    free_high = ~(high | wrapping_mul(high, 2) | low >> 63)
+    there_low, there_high = usable_lines(heap, block)
+    return ~(low | wrapping_mul(low, 2)) & there_low, ~(high | wrapping_mul(high, 2) | low >> 63) & there_high
+
+
+@inline
+def usable_lines(heap: Heap, block: u32) -> tuple[u64, u64]:
+    """The lines of a block in which objects may be, likewise: not the first of all, nor what is beyond the capacity."""
+    low: u64 = ALL
+    high: u64 = ALL
     if block == 0:
-        free_low &= ~1
+        low &= ~1
+    start = start_of(block)
     end = end_of_lines(heap)
     if unlikely(end < start + BLOCK):  # the capacity ends within
         lines = (max(end, start) - start) >> LINE_SHIFT
-        free_low &= below(min(lines, _HALF_LINES))
-        free_high &= below(max(lines, _HALF_LINES) - _HALF_LINES)
-    return free_low, free_high
+        low &= below(min(lines, _HALF_LINES))
+        high &= below(max(lines, _HALF_LINES) - _HALF_LINES)
+    return low, high
 
 
 @inline
@@ -173,21 +187,31 @@ def below(count: u32) -> u64:
 
 @native
 def room_of(heap: Heap, block: u32) -> u32:
-    """How many lines of a block are free; more than there are for a large object's."""
+    """How many lines of a block are free; none of one that was taken, and more than there are for a large object's."""
     place = heap.side(ROOM, start_of(block))
     room = u32(place.value)
     if room == UNKNOWN:
-        low, high = free_lines(heap, block)
-        room = popcount(low) + popcount(high)
+        room = 0
+        if not is_taken(heap, block):
+            low, high = free_lines(heap, block)
+            room = popcount(low) + popcount(high)
         place.value = wrapping_u8(room)
     return room
 
 
 @inline
+def is_taken(heap: Heap, block: u32) -> bool:
+    """Whether objects were made in a block in this epoch, or may have been."""
+    start = start_of(block)
+    lines: u64 = heap.side(YOUNG, start).value | heap.side(YOUNG, start + BLOCK // 2).value
+    return lines != 0
+
+
+@inline
 def has_room(heap: Heap, block: u32, least: u32) -> bool:
-    """Whether a block can be taken, with so many free lines at least."""
+    """Whether a block can be taken, with so many free lines at least; with none, for its holes."""
     room = room_of(heap, block)
-    return least <= room <= LINES
+    return (least <= room <= LINES) and ((least != 0) or not is_taken(heap, block))
 
 
 @inline
@@ -252,13 +276,36 @@ def take_block(heap: Heap) -> bool:
             space.next_block = number
             return False
         make_fresh(heap, number)
-    low, high = free_lines(heap, number)
     space.next_block = number + 1
     space.block = number
+    space.hole = 0
+    if unlikely(space.least_room == 0):
+        enter_holes(heap, number)
+        return True
+    low, high = free_lines(heap, number)
     space.free_low = low
     space.free_high = high
     enter_block(heap, number, low, high)
     return True
+
+
+@cold
+def enter_holes(heap: Heap, number: u32) -> None:
+    """Make free blocks of what is between the objects of a block that was not taken, for `take_hole`."""
+    space = heap.state(Space)
+    place = max(start_of(number), LINE)
+    end = min(start_of(number) + BLOCK, end_of_lines(heap))
+    space.free_low = 0
+    space.free_high = 0
+    space.hole = place
+    while place < end:
+        found = next_bit(live_bits(heap), place >> GRANULE_SHIFT, end >> GRANULE_SHIFT) << GRANULE_SHIFT
+        fill(heap, place, found)
+        place = found
+        if place < end:
+            place += block_length(heap.header_at(place).object_size)
+    low, high = usable_lines(heap, number)
+    enter_block(heap, number, low, high)
 
 
 @inline
@@ -357,9 +404,38 @@ def take_span(heap: Heap) -> bool:
         space.free_high = high & ~below(first + count)
         first += 64
     else:
-        return False
+        return take_hole(heap)
     start = start_of(space.block) + (first << LINE_SHIFT)
-    end = start + (count << LINE_SHIFT)
+    begin_span(heap, start, start + (count << LINE_SHIFT))
+    return True
+
+
+@cold
+def take_hole(heap: Heap) -> bool:
+    """Make the next hole of the current block a span; False if it has none, or they are not looked for."""
+    space = heap.state(Space)
+    place = space.hole
+    if place == 0:
+        return False
+    end = min(start_of(space.block) + BLOCK, end_of_lines(heap))
+    while place < end:
+        if is_free(heap, place):
+            start = place
+            place += heap.block(place).length
+            if place - start >= MINIMUM_OBJECT_BLOCK:
+                space.hole = place
+                begin_span(heap, start, place)
+                return True
+        else:
+            place += block_length(heap.header_at(place).object_size)
+    space.hole = 0
+    return False
+
+
+@inline
+def begin_span(heap: Heap, start: u32, end: u32) -> None:
+    """Make objects between two places from now on."""
+    space = heap.state(Space)
     space.bump = u64(start)
     space.span = start
     space.limit = end
@@ -367,7 +443,6 @@ def take_span(heap: Heap) -> bool:
     spend(heap, end - start)
     if heap.is_checked:
         poison(heap, start, end - start)
-    return True
 
 
 @inline
@@ -522,6 +597,7 @@ def begin_epoch(heap: Heap) -> None:
     leave_blocks(heap)
     space.free_low = 0
     space.free_high = 0
+    space.hole = 0
     space.medium = 0
     space.medium_limit = 0
     space.next_block = 0

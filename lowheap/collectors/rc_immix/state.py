@@ -111,7 +111,8 @@ class Space:
 
     `bump` is two numbers, so that making an object is one addition: in the lower half where the next object goes, in
     the upper half how many were made in this span. `span` to `limit` is the span. `free_low` and `free_high` are the
-    lines of the current `block` that are yet to be taken, a bit each. `medium` to `medium_limit` is what is left of the
+    lines of the current `block` that are yet to be taken, a bit each; where holes are looked for, `hole` is where that
+    goes on. `medium` to `medium_limit` is what is left of the
     block that medium objects go to. Blocks before `next_block` were taken, or passed over, in this epoch; so were those
     before `next_run` by who looked for room for a large object. `fresh` is the first block that never was in use.
     `left` is how many bytes the epoch may still take.
@@ -123,6 +124,7 @@ class Space:
     free_low: u64
     free_high: u64
     block: u32
+    hole: u32
     next_block: u32
     next_run: u32
     medium: u32
@@ -147,9 +149,8 @@ class Epochs:
     `trace_next`: the next epoch ends with a trace. `calm` epochs have cost little. Of the array `dying` so many
     elements, `dying_left`, still count.
 
-    A trace by portions does what `marking` says. `is_drained` once nothing is left that was to be counted down when it
-    began; `shaded` of the old values are marked; `sweep_at` is how far it has come, and in an array there, `sweep_left`
-    elements are left.
+    A trace by portions does what `marking` says. `shaded` of the old values are marked; `sweep_at` is how far it has
+    come, and in an array there, `sweep_left` elements are left.
 
     The last ones are figures, since the heap was made.
     """
@@ -167,7 +168,6 @@ class Epochs:
     longest: u64
     trace_next: u32
     marking: u32
-    is_drained: u32
     is_settled: u32
     calm: u32
     dying: u32

@@ -23,7 +23,7 @@ from lowheap.collectors.rc_immix.counting import (
     slot_number,
     unlogged_bits,
 )
-from lowheap.collectors.rc_immix.space import free_lines, has_survived, live_bits, start_of
+from lowheap.collectors.rc_immix.space import free_lines, has_survived, is_taken, live_bits, start_of
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     DEAD,
@@ -44,7 +44,6 @@ from lowheap.collectors.rc_immix.state import (
     ROOM,
     SLOT_SHIFT,
     UNKNOWN,
-    YOUNG,
     Epochs,
     Space,
 )
@@ -129,8 +128,7 @@ def verify_room(heap: Heap, block: u32) -> None:
     """Check how much room a block is said to have."""
     start = start_of(block)
     room = u32(heap.side(ROOM, start).value)
-    is_taken = (heap.side(YOUNG, start).value != 0) or (heap.side(YOUNG, start + BLOCK // 2).value != 0)
-    if (room <= LINES) and not is_taken:
+    if (room <= LINES) and not is_taken(heap, block):
         low, high = free_lines(heap, block)
         free = popcount(low) + popcount(high)
         # What allocation passes over may have become more, when the capacity grew.

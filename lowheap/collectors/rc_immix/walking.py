@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from lowheap.collectors.rc_immix.bits import next_bit
 from lowheap.collectors.rc_immix.collection import is_young
-from lowheap.collectors.rc_immix.space import live_bits, place_of_bump
+from lowheap.collectors.rc_immix.space import block_of, is_taken, live_bits, place_of_bump
 from lowheap.collectors.rc_immix.state import (
     BLOCK,
     GRANULE_SHIFT,
@@ -17,7 +17,6 @@ from lowheap.collectors.rc_immix.state import (
     LARGE_REST,
     LINE,
     ROOM,
-    YOUNG,
     Space,
 )
 from lowheap.collectors.shared.walking import is_free, length_of_block
@@ -68,7 +67,7 @@ def next_object(heap: Heap, start: Ref) -> Ref:
                 return end
             following = u64(place) + length
         else:
-            if is_old(heap, place):
+            if not is_taken(heap, block_of(place)):
                 following = u64(place & ~(BLOCK - 1)) + BLOCK
             limit = u32(min(following, u64(end))) >> GRANULE_SHIFT
             found = next_bit(live_bits(heap), place >> GRANULE_SHIFT, limit)
@@ -78,11 +77,3 @@ def next_object(heap: Heap, start: Ref) -> Ref:
             return end
         place = u32(following)
     return end
-
-
-@inline
-def is_old(heap: Heap, place: Ref) -> bool:
-    """Whether nothing in the block is young."""
-    start = place & ~(BLOCK - 1)
-    lines: u64 = heap.side(YOUNG, start).value | heap.side(YOUNG, start + BLOCK // 2).value
-    return lines == 0
