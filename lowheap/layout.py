@@ -1518,6 +1518,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     VMUnwindEntry,
     VMSavedRegister,
     VMContext,
+    VMCallTarget,
     VMFunctionImport,
     VMMemory,
     VMTable,

@@ -437,16 +437,22 @@ def test_a_function_with_a_loop_that_ends_soon_polls_when_it_is_called() -> None
 
 def test_a_loop_that_calls_what_polls_does_not_poll_itself() -> None:
     source = f"""(module
-      (func $again (param i32) (if (local.get 0) (then (call $again (i32.const 0)))))
+      (global $calls (mut i32) (i32.const 0))
+      (func $again (param i32)
+        (global.set $calls (local.get 0))
+        (if (local.get 0) (then (call $again (i32.const 0)))))
+      (func $guarded (param i32) (if (local.get 0) (then (call $guarded (i32.const 0)))))
       (func (export "always") (param $i i32) (param $n i32)
         {while_loop(f"(i32.lt_s {AT} {N})", f"(call $again {AT})")})
       (func (export "now_and_then") (param $i i32) (param $n i32)
         {while_loop(f"(i32.lt_s {AT} {N})", f"(if {AT} (then (call $again {AT})))")})
       (func (export "too_late") (param $i i32) (param $n i32)
-        {while_loop(f"(i32.lt_s {AT} {N})", f"(br_if $again (i32.and {AT} (i32.const 1))) (call $again {AT})")}))"""
+        {while_loop(f"(i32.lt_s {AT} {N})", f"(br_if $again (i32.and {AT} (i32.const 1))) (call $again {AT})")})
+      (func (export "not_called") (param $i i32) (param $n i32)
+        {while_loop(f"(i32.lt_s {AT} {N})", f"(call $guarded {AT})")}))"""
     functions = emitted(source).split("\ndefine ")
     polls = [each.count('call void @"lowheap.poll"') for each in functions if '@"wasm.' in each.split("\n")[0]]
-    assert polls == [0, 0, 1, 2]
+    assert polls == [0, 0, 0, 1, 2, 1]
 
 
 def test_what_a_loop_has_twice_counts_once() -> None:

@@ -216,10 +216,11 @@ def test_random_functions_do_what_they_do_on_wasmtime(source: str, calls: list[t
 # Guards
 
 
-def guards(source: str, function: int) -> list[int]:
+def guards(source: str, function: int, *, has_read_barrier: bool = False) -> list[int]:
     """The functions whose guards stand in front of a function's calls, in order."""
     module = lh.Module(lh.Engine(), source)
-    body = Inliner(module.outline, module.call_graph, inlining.SMALL).body(function)
+    inliner = Inliner(module.outline, module.call_graph, inlining.SMALL, has_read_barrier=has_read_barrier)
+    body = inliner.body(function)
     return [inlined_operands(each)[0] for each in body.instructions if each.name == GUARDED]
 
 
@@ -346,16 +347,26 @@ def test_a_guard_stands_in_front_of_calls(name: str) -> None:
     store = wasmtime.Store(wasmtime.Engine(config))
     instance = wasmtime.Instance(store, wasmtime.Module(store.engine, source), [])
     expected = instance.exports(store)["f"]
-    with lh.Store(lh.Engine(), collect_every=1) as ours:
-        found: Any = lh.Instance(ours, lh.Module(ours.engine, source)).exports["f"]
-        for length in (0, 1, 2, 5):
-            for number in (0, 1, 3, 9):
-                assert found(length, number) == expected(store, length, number), (length, number)  # type: ignore[operator]
+    for collector in ("drc", "rc-immix"):
+        with lh.Store(lh.Engine(collector=collector), collect_every=1) as ours:
+            found: Any = lh.Instance(ours, lh.Module(ours.engine, source)).exports["f"]
+            for length in (0, 1, 2, 5):
+                for number in (0, 1, 3, 9):
+                    assert found(length, number) == expected(store, length, number), (length, number)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", UNGUARDED_FUNCTIONS)
 def test_no_guard_is_seen_where_there_is_none(name: str) -> None:
     assert guards(guarded_module(UNGUARDED_FUNCTIONS[name]), 1) == []
+
+
+READING = ("something that was made before", "an element that is there")
+
+
+@pytest.mark.parametrize("name", [*READING, "locals, and branches on null"])
+def test_what_a_barrier_is_for_is_not_read_twice(name: str) -> None:
+    source = guarded_module(GUARDED_FUNCTIONS[name])
+    assert bool(guards(source, 1, has_read_barrier=True)) == (name not in READING)
 
 
 TRAPPING = {

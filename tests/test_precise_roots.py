@@ -22,6 +22,7 @@ from support.combinations import by_turns, pairwise
 import lowheap as lh
 from lowheap.collectors.shared.sizing import LIST_FLOOR
 from lowheap.layout import HEADER_SIZE, VMGcKind, block_length
+from lowheap.wasm.inlining import SMALL
 
 Label = int | str
 """An object as a look notes it: a struct's marker, "array LENGTH", or "extern VALUE"."""
@@ -165,6 +166,7 @@ PRELUDE = """
   (global $sum (export "sum") (mut i32) (i32.const 0))
   (global $armed (export "armed") (mut i32) (i32.const 0))
   (global $kept (mut (ref null $m)) (ref.null none))
+  (global $deep (mut i32) (i32.const 2))
   (elem declare func $look_once)
   (func $look_once (call $host_look))
   (func $look_behind (param $depth i32)
@@ -192,7 +194,7 @@ OTHER = """(module
 SAFEPOINTS = {
     "host function": "(call $host_look)",
     "inlined": "(call $look_once)",
-    "not inlined": "(call $look_behind (i32.const 2))",
+    "not inlined": "(call $look_behind (global.get $deep))",
     "call_ref": "(call_ref $void (ref.func $look_once))",
     "other instance": "(call $other_look)",
     "re-entered": "(call $reenter)",
@@ -1288,12 +1290,12 @@ DEEP = """(module
         (call $look)
         (struct.get $m $marker (local.get $mine)))))
   (func $chain (export "chain") (param $n i32) (param $above (ref null $m)) (result (ref null $m))
-    (local $mine (ref null $m))
+    (local $mine (ref null $m)) NOT_INLINED
     (local.set $mine (struct.new $m (local.get $n)))
     (if (local.get $n)
       (then (drop (call $chain (i32.sub (local.get $n) (i32.const 1)) (local.get $mine))))
       (else (call $look)))
-    (local.get $above)))"""
+    (local.get $above)))""".replace("NOT_INLINED", "(nop)" * SMALL)
 
 
 @on_every_engine

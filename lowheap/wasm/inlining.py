@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowheap.types import RefType, ValType
+from lowheap.types import ArrayType, RefType, StructType, ValType
 from lowheap.wasm import numeric
 from lowheap.wasm.call_targets import CALL
 from lowheap.wasm.decode import BlockType, Instruction
@@ -86,7 +86,7 @@ _PLAIN = frozenset(
         *numeric.SIGNATURES,
     )
 )
-"""Instructions that change nothing: run twice, they do what they do when they run once."""
+"""Instructions that change nothing: run twice, they do what they do when they run once. Reads may have a barrier."""
 
 _MAKING = frozenset(("struct.new", "struct.new_default"))
 """They change nothing either; but a guard makes nothing that it does not return with."""
@@ -122,10 +122,21 @@ class Body:
 class Inliner:
     """Inlines functions of a module of up to `most` instructions that are not cold."""
 
-    def __init__(self, outline: ModuleOutline, graph: CallGraph, most: int, targets: CallTargets | None = None) -> None:
-        """Take the module, and the functions that calls through references are guessed to come to."""
+    def __init__(
+        self,
+        outline: ModuleOutline,
+        graph: CallGraph,
+        most: int,
+        *,
+        has_read_barrier: bool = False,
+        targets: CallTargets | None = None,
+    ) -> None:
+        """Take the module, and the functions that calls through references are guessed to come to.
+
+        `has_read_barrier`: the collector does something where a reference is read, which is then not done twice.
+        """
         self._outline, self._graph, self._most = outline, graph, most
-        self._targets = targets
+        self._has_read_barrier, self._targets = has_read_barrier, targets
         self._imported = len(outline.imported_functions)
         self._cold: dict[int, set[int]] = {}
         self._can: dict[int, bool] = {}
@@ -241,8 +252,32 @@ class Inliner:
             return None
         if index not in self._guards:
             params = len(self._outline.function_types[index].params)
-            self._guards[index] = guard_of(self._instructions(index), params)
+            self._guards[index] = guard_of(self._instructions(index), lambda each: self._is_plain(each, params))
         return self._guards[index]
+
+    def _is_plain(self, instruction: Instruction, params: int) -> bool:
+        """Whether an instruction changes nothing that a function with so many parameters would find changed."""
+        name = instruction.name
+        if name in ("local.set", "local.tee"):  # a local of its own
+            return index_operand(instruction) >= params
+        return name in _PLAIN and not (self._has_read_barrier and isinstance(self._read_by(instruction), RefType))
+
+    def _read_by(self, instruction: Instruction) -> Any:
+        """The type of what an instruction reads of an object or a global; None for one that reads nothing of these."""
+        outline = self._outline
+        if instruction.name == "global.get":
+            return outline.global_types[index_operand(instruction)].storage
+        if instruction.name in ("struct.get", "array.get"):
+            type_index, *field = instruction.operands
+            assert isinstance(type_index, int), "decoded: a type"
+            composite = outline.types[outline.type_indices[type_index]].composite
+            if isinstance(composite, ArrayType):
+                return composite.element.storage
+            assert isinstance(composite, StructType), "validated: the type of an object"
+            (number,) = field
+            assert isinstance(number, int), "decoded: a field"
+            return composite.fields[number].storage
+        return None
 
     def _instructions(self, index: int) -> Sequence[Instruction]:
         return self._outline.decoded.bodies[index - self._imported].instructions
@@ -279,11 +314,11 @@ class Inliner:
         )
 
 
-def guard_of(instructions: Sequence[Instruction], params: int) -> Guard | None:
-    """Return the guard that a function with so many parameters begins with; None if it has none."""
+def guard_of(instructions: Sequence[Instruction], is_plain: Callable[[Instruction], bool]) -> Guard | None:
+    """Return the guard that a function begins with; None if it has none. `is_plain`: whether one changes nothing."""
     in_vain: set[int] = set()  # the numbers of those instructions that make something for more than a result
     while True:
-        found = _guard_of(instructions, params, in_vain)
+        found = _guard_of(instructions, is_plain, in_vain)
         if not isinstance(found, frozenset):
             return found
         in_vain |= found
@@ -304,7 +339,9 @@ class _Construct:
         self.made |= made
 
 
-def _guard_of(instructions: Sequence[Instruction], params: int, in_vain: Set[int]) -> Guard | frozenset[int] | None:
+def _guard_of(
+    instructions: Sequence[Instruction], is_plain: Callable[[Instruction], bool], in_vain: Set[int]
+) -> Guard | frozenset[int] | None:
     """Copy what changes nothing, up to the branches out of the function; where there is anything else, give up.
 
     If something was made by then, return which instructions have made it.
@@ -360,7 +397,7 @@ def _guard_of(instructions: Sequence[Instruction], params: int, in_vain: Set[int
                 each = each._replace(operands=(depth + 1,))
             found.append(each)
             is_reachable = name != "br"
-        elif _is_plain(each, params) and not is_full:
+        elif not is_full and is_plain(each):
             found.append(each)
         elif name in _MAKING and number not in in_vain and not is_full:
             found.append(each)
@@ -378,13 +415,6 @@ def _guard_of(instructions: Sequence[Instruction], params: int, in_vain: Set[int
         found.append(Instruction("br", (1,), instructions[-1].offset))
         returns += 1
     return Guard(tuple(found)) if returns and gives_up else None
-
-
-def _is_plain(instruction: Instruction, params: int) -> bool:
-    """Whether an instruction changes nothing that the function would find changed: it may set locals of its own."""
-    if instruction.name in ("local.set", "local.tee"):
-        return index_operand(instruction) >= params
-    return instruction.name in _PLAIN
 
 
 def _renamed(first_local: int) -> Callable[[Instruction], Instruction]:

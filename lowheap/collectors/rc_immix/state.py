@@ -112,10 +112,9 @@ class Space:
     `bump` is two numbers, so that making an object is one addition: in the lower half where the next object goes, in
     the upper half how many were made in this span. `span` to `limit` is the span. `free_low` and `free_high` are the
     lines of the current `block` that are yet to be taken, a bit each; where holes are looked for, `hole` is where that
-    goes on. `medium` to `medium_limit` is what is left of the
-    block that medium objects go to. Blocks before `next_block` were taken, or passed over, in this epoch; so were those
-    before `next_run` by who looked for room for a large object. `fresh` is the first block that never was in use.
-    `left` is how many bytes the epoch may still take.
+    goes on. `medium` to `medium_limit` is what is left of the block that medium objects go to. Blocks before
+    `next_block` were taken, or passed over, in this epoch; so were those before `next_run` by who looked for room for a
+    large object. `fresh` is the first block that never was in use. `left` is how many bytes the epoch may still take.
     """
 
     bump: u64
