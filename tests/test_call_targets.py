@@ -19,6 +19,7 @@ from lowheap.jit import cache
 from lowheap.layout import VMCallTarget
 from lowheap.wasm import call_targets, inlining
 from lowheap.wasm.call_targets import CALL, CallTargets, SeenTargets
+from lowheap.wasm.decode import LaterInstructions
 from lowheap.wasm.inlining import GUARDED, INLINED, Inliner, inlined_operands
 from lowheap.wasm.module import Module
 from lowheap.wasm.pieces import OFTEN
@@ -135,11 +136,30 @@ def test_who_has_more_than_half_of_the_calls_has_the_votes(calls: list[int]) -> 
 )
 def test_few_votes_are_no_guess(votes: int, found: int | None) -> None:
     cells = bytes(VMCallTarget(3, 1000)) + bytes(VMCallTarget(5, votes)) + bytes(VMCallTarget(6, 1000))
-    seen = SeenTargets(cells, {3: 2, 5: 7}).guesses({(0, 4): 0, (0, 9): 1, (1, 0): 2})
+    seen = SeenTargets(cells, {3: 2, 5: 7}).guesses({(0, 4): 0, (0, 9): 1, (1, 0): 2}.__getitem__)
     assert seen.get((0, 9)) == found
     assert seen.get((1, 0)) is None, "a function of another module, or of the host"
     assert seen.used == ({} if found is None else {(0, 9): 7})
     assert seen.get((0, 4)) == 2
+
+
+def test_sites_are_numbered_without_reading_the_instructions(tmp_path: Path) -> None:
+    """Starting a module that is cached must not take longer for them; numbers are each site's own all the same."""
+    Module(by_need(cache=tmp_path), SHAPES)
+    module = Module(by_need(cache=tmp_path), SHAPES)  # which was validated, so that its instructions are read later
+    instance = lh.Instance(lh.Store(module.engine), module)
+    assert all(isinstance(body.instructions, LaterInstructions) for body in module.decoded.bodies)
+    assert not module.outline._call_refs, "no function was read for them"
+    sites = [
+        (index, number)
+        for index, body in enumerate(module.decoded.bodies)
+        for number, each in enumerate(body.instructions)
+        if each.name == CALL
+    ]
+    numbers = [module.outline.call_site(site) for site in sites]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 2
+    assert numbers[-1] < module.outline.call_site_count == len(instance._call_targets)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -300,7 +320,13 @@ def test_no_guess_changes_what_is_done(kinds: list[int], guessed: list[int], dep
     call_there: Any = wasmtime.Instance(there, wasmtime.Module(there.engine, source), []).exports(there)["call"]
     engine = by_need()
     module = Module(engine, source)
-    sites = dict(zip(module.outline.call_sites, [guessed[0], guessed[1], guessed[0]], strict=True))
+    places = [
+        (index, number)
+        for index, body in enumerate(module.decoded.bodies)
+        for number, each in enumerate(body.instructions)
+        if each.name == CALL
+    ]
+    sites = dict(zip(places, [guessed[0], guessed[1], guessed[0]], strict=True))
     pieces = module.pieces(inline_allocation=True)
     assert pieces is not None
     functions = tuple(range(5))

@@ -372,6 +372,7 @@ class _Move:
             body.offset + shift,
             body.entry_offset + shift,
             body.end_offset + shift,
+            body.most_call_refs,
         )
 
     def _operands(self, instruction: Instruction) -> tuple[Operand, ...]:

@@ -51,11 +51,11 @@ class SeenTargets:
     cells: bytes
     functions: Mapping[int, int]
 
-    def guesses(self, sites: Mapping[Site, int]) -> CallTargets:
-        """Return the functions of the module that most calls come to. `sites` tells the number of each site."""
+    def guesses(self, number_of: Callable[[Site], int]) -> CallTargets:
+        """Return the functions of the module that most calls come to. `number_of` tells the number of a site."""
 
         def find(site: Site) -> int | None:
-            cell = VMCallTarget.from_buffer_copy(self.cells, sites[site] * ctypes.sizeof(VMCallTarget))
+            cell = VMCallTarget.from_buffer_copy(self.cells, number_of(site) * ctypes.sizeof(VMCallTarget))
             return self.functions.get(cell.function) if cell.votes >= FEWEST_VOTES else None
 
         return CallTargets(find)

@@ -284,6 +284,7 @@ class FunctionBody:
     `locals` are the declared ones, without the parameters; `instructions` include the final `end`. The body occupies
     the bytes from `offset`, where its locals are declared, up to `end_offset`. What the function does before its first
     instruction is at `entry_offset`, where wasmtime has it: the last declaration of locals, or `offset` without any.
+    `most_call_refs` is how many of the instructions are `call_ref` at most, which is known before they are read.
     """
 
     locals: tuple[ValType, ...]
@@ -291,6 +292,7 @@ class FunctionBody:
     offset: int
     entry_offset: int
     end_offset: int
+    most_call_refs: int
 
 
 @short_repr
@@ -691,6 +693,7 @@ _CATCHES: tuple[Literal["catch", "catch_ref", "catch_all", "catch_all_ref"], ...
 )
 
 _BYTE_NAMES = {code[0]: opcode.name for code, opcode in OPCODES.items() if len(code) == 1}
+_CALL_REF = next(byte for byte, name in _BYTE_NAMES.items() if name == "call_ref")
 _BYTE_OPCODES = [OPCODES.get((code,)) for code in range(256)]
 _PREFIXES = {code[0] for code in OPCODES if len(code) == 2}
 
@@ -1002,13 +1005,14 @@ class _ModuleDecoder:
         place = _named("function", self.imported[FunctionImport] + index, self.names.functions)
         local_types, entry_offset = self.locals(body, place)
         instructions: Sequence[Instruction]
-        if self.is_known:
-            start = body.position  # each reads for itself: several threads may come at once
+        start = body.position
+        if self.is_known:  # each reads for itself: several threads may come at once
             instructions = LaterInstructions(lambda: self.expression(Reader(body.data, start, body.end), place))
         else:
             instructions = self.expression(body, place)
             body.expect_end(f"the body of {place}")
-        return FunctionBody(local_types, instructions, offset, entry_offset, body.end)
+        most_call_refs = bytes(body.data[start : body.end]).count(_CALL_REF)
+        return FunctionBody(local_types, instructions, offset, entry_offset, body.end, most_call_refs)
 
     def locals(self, reader: Reader, place: str) -> tuple[tuple[ValType, ...], int]:
         """The declared locals of a body, and where the last of their declarations begins.

@@ -882,7 +882,7 @@ class FunctionCompiler(Emitter):
     def note_target(self, reference: ir.Value) -> None:
         """Note which function the call that is compiled now comes to, if that is wanted."""
         if self._number is not None:
-            site = self.context.call_sites[self._number + len(self.context.imported_functions), self._next - 1]
+            site = self.context.call_site((self._number + len(self.context.imported_functions), self._next - 1))
             function = self.context.events.function("note_target", VOID, [I32, REFERENCE], ())
             self.builder.call(function, [self.vmctx, self.offset_value(), I32(site), reference], attrs=("noinline",))
 

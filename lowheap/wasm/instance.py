@@ -227,7 +227,7 @@ class Instance(NotCopied):
             first_stubs, self._lasting_stubs = by_need.stubs(count, store.engine.cache)
             self._codes = (ctypes.c_uint64 * count)(*first_stubs)
             self._counters = (ctypes.c_uint32 * count)(*[OFTEN] * count)
-            self._call_targets = (VMCallTarget * len(module.outline.call_sites))()
+            self._call_targets = (VMCallTarget * module.outline.call_site_count)()
             context.codes, context.counters = ctypes.addressof(self._codes), ctypes.addressof(self._counters)
             context.call_targets = ctypes.addressof(self._call_targets)
 
@@ -269,9 +269,7 @@ class Instance(NotCopied):
     def optimise_function(self, number: int) -> None:
         """One of the module's own functions runs often: have it optimised in the background."""
         assert self._pieces is not None, "code that is whole counts nothing"
-        index = self.module.vmctx_layout.imported_functions + number
-        if not self._pieces.is_requested(index):
-            self._pieces.want_optimised(index, SeenTargets(bytes(self._call_targets), self._own_functions))
+        self._pieces.want_optimised(self.module.vmctx_layout.imported_functions + number, self._seen_targets)
         if self._runtime.to_optimise is not None:
             from lowheap.wasm import optimiser  # here, because short runs need none
 
@@ -280,6 +278,10 @@ class Instance(NotCopied):
         self.take_up_ready()
         if self._levels.get(number) == BASELINE:
             self._counters[number] = OFTEN  # to look then whether it is ready
+
+    def _seen_targets(self) -> SeenTargets:
+        """What calls through references have come to in this instance."""
+        return SeenTargets(bytes(self._call_targets), self._own_functions)
 
     @functools.cached_property
     def _own_functions(self) -> dict[int, int]:

@@ -627,7 +627,7 @@ class PieceCompiler:
 
     def compile_optimised(self, functions: tuple[int, ...], seen: SeenTargets | None = None) -> CompiledCode:
         """Compile a piece, optimised as the engine says, and as what was seen of its calls suggests."""
-        guesses = None if seen is None else seen.guesses(self.module.outline.call_sites)
+        guesses = None if seen is None else seen.guesses(self.module.outline.call_site)
         piece = self.level, functions
         return self.module._compile_now(self.inline_allocation, piece=piece, call_targets=guesses)
 

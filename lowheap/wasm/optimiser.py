@@ -186,7 +186,7 @@ class _Thread:
                 done(compiled(optimisable, functions, seen))
             except Exception:
                 _log.exception("functions %s were optimised for nobody", functions)
-            del optimisable, done
+            del optimisable, done, seen
 
 
 def compiled(

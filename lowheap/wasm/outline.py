@@ -6,6 +6,7 @@ An instance needs no more, where the code comes from a cache.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -64,18 +65,28 @@ class ModuleOutline:
         """The module's type indices of all tags."""
         self.vmctx_layout = vmctx_layout(decoded)
         self.escaping_functions = self._find_escaping_functions()
+        self._call_refs: dict[int, dict[int, int]] = {}  # of functions that were asked for: which each instruction is
 
     @functools.cached_property
-    def call_sites(self) -> Mapping[Site, int]:
-        """The number of each `call_ref`, by its function and the number of the instruction there."""
-        first = len(self.imported_functions)
-        sites = (
-            (index, number)
-            for index, body in enumerate(self.decoded.bodies, first)
-            for number, each in enumerate(body.instructions)
-            if each.name == CALL
-        )
-        return {site: number for number, site in enumerate(sites)}
+    def _first_call_sites(self) -> Sequence[int]:
+        return (0, *itertools.accumulate(body.most_call_refs for body in self.decoded.bodies))
+
+    @property
+    def call_site_count(self) -> int:
+        """How many numbers `call_site` returns at most; no function's instructions need be read for it."""
+        return self._first_call_sites[-1]
+
+    def call_site(self, site: Site) -> int:
+        """Return the number of a `call_ref` among those of the module."""
+        index, number = site
+        own = index - len(self.imported_functions)
+        if index not in self._call_refs:
+            places = (place for place, each in enumerate(self.decoded.bodies[own].instructions) if each.name == CALL)
+            self._call_refs[index] = {place: which for which, place in enumerate(places)}
+            assert len(self._call_refs[index]) <= self.decoded.bodies[own].most_call_refs, (
+                "each takes a byte of its own"
+            )
+        return self._first_call_sites[own] + self._call_refs[index][number]
 
     def external_type(self, kind: ExternalKind, index: int) -> ExternType:
         """Return the type of one of the things that a module may import and export, by its index."""

@@ -212,15 +212,11 @@ class PiecewiseCode(NotCopied):
         awaited = frozenset((*list(self._wanted), *self._being_optimised, *ready))
         return Compiled(functions, frozenset(self._pieces), optimised, awaited, len(self.linked), self._seconds)
 
-    def is_requested(self, index: int) -> bool:
-        """Whether a function is being optimised, or is to be, or was."""
-        return index in self._requested
-
-    def want_optimised(self, index: int, seen: SeenTargets) -> None:
-        """Say that a function has run often, and what its and other functions' calls have come to."""
+    def want_optimised(self, index: int, look: Callable[[], SeenTargets]) -> None:
+        """Say that a function has run often; `look` tells what its and other functions' calls have come to."""
         if index not in self._requested:
             self._requested.add(index)
-            self._seen = seen
+            self._seen = look()
             self._wanted[index] = None
             self._optimise_next()
 
