@@ -206,9 +206,7 @@ class Inliner:
             type = self._outline.function_type(type_index)
             params, results = (tuple(map(self._outline.uncanonical, each)) for each in (type.params, type.results))
 
-            def at_call(name: str, *operands: Any) -> Instruction:
-                return Instruction(name, operands, call.offset)
-
+            at_call = _placed_at(call)
             yield at_call("local.tee", reference)
             yield at_call("ref.func", callee)
             yield at_call("ref.eq")
@@ -233,10 +231,7 @@ class Inliner:
 
     def _guarded(self, guard: Guard, call: Instruction, callee: int, first: int) -> Iterator[Instruction]:
         """Yield a guard and a call, whose arguments are in locals from `first` on."""
-
-        def at_call(name: str, *operands: Any) -> Instruction:
-            return Instruction(name, operands, call.offset)
-
+        at_call = _placed_at(call)
         yield at_call(GUARDED, callee, first, len(self._locals(callee)))
         yield at_call(GUARD)
         yield from map(_renamed(first), guard.instructions)
@@ -415,6 +410,11 @@ def _guard_of(
         found.append(Instruction("br", (1,), instructions[-1].offset))
         returns += 1
     return Guard(tuple(found)) if returns and gives_up else None
+
+
+def _placed_at(call: Instruction) -> Callable[..., Instruction]:
+    """Return what makes an instruction, of a name and operands, at the offset of a call."""
+    return lambda name, *operands: Instruction(name, operands, call.offset)
 
 
 def _renamed(first_local: int) -> Callable[[Instruction], Instruction]:
