@@ -1007,7 +1007,7 @@ class VMContext(ctypes.Structure):
     `type_ids` is the address of a u32 array: the engine's type index for each of the module's. Where the module's own
     functions are compiled by need, `codes` is that of a u64 array, the address of the code of each, and `counters` that
     of a u32 array: how often each is yet to be called, or a loop of it to go round, until it is worth optimising.
-    `call_targets` then is the address of a cell (`VMCallTarget`) for each `call_ref` of the module.
+    `call_targets` then is the address of some `VMCallTarget`s for each `call_ref` of the module.
     """
 
     _fields_ = (
@@ -1029,7 +1029,7 @@ class VMContext(ctypes.Structure):
 
 
 class VMCallTarget(ctypes.Structure):
-    """What a call through a reference comes to: the entry of a function in the store's table, and its votes."""
+    """A function that calls through a reference come to: its entry in the store's table, and its votes."""
 
     _fields_ = (("function", ctypes.c_uint32), ("votes", ctypes.c_uint32))
     function: Unsigned

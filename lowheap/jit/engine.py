@@ -191,7 +191,8 @@ class CompiledCode:
     """A module as an object file, and what is needed to link it: its exported symbols, and its stack map.
 
     `imports` are the symbols of other code that it refers to, beside libc's. `call_targets` are the guesses that it was
-    compiled with: the index of a function, the number of a call through a reference there, and what that comes to.
+    compiled with: the index of a function, the number of a call through a reference there, and what that comes to,
+    once for each guess.
     `llvm_ir` is the module's text after optimisation and lowering; `seconds` is how long compiling took.
     """
 

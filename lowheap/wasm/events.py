@@ -84,7 +84,7 @@ from lowheap.types import (
     ValType,
     VectorType,
 )
-from lowheap.wasm import memory_ranges
+from lowheap.wasm import call_votes, memory_ranges
 from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.opaque import float_constant
 
@@ -232,16 +232,11 @@ class EventEmitter(Emitter):
         with self.builder.if_then(self.builder.icmp_unsigned("==", left, I32(0)), likely=False):
             self.builder.call(function, [self.vmctx, number], cconv=transitions.POLL_CONVENTION)
 
-    def note_target(self, site: ir.Value, function: ir.Value) -> None:
-        """Note what a call through a reference comes to: a vote for it, or against what the others came to."""
-        builder = self.builder
-        cells = self.load_pointer(self.vmctx, VMContext.call_targets, invariant=True)
-        cell = entry_of(self, cells, site, VMCallTarget)
-        known, votes = self.load(cell, VMCallTarget.function), self.load(cell, VMCallTarget.votes)
-        is_open = builder.icmp_unsigned("==", votes, I32(0))
-        is_for = builder.or_(is_open, builder.icmp_unsigned("==", known, function))
-        self.store(builder.select(is_open, function, known), cell, VMCallTarget.function)
-        self.store(builder.add(votes, builder.select(is_for, I32(1), I32(-1))), cell, VMCallTarget.votes)
+    def note_target(self, first: ir.Value, function: ir.Value) -> None:
+        """Note what a call through a reference comes to; `first` is the number of the site's first candidate."""
+        candidates = self.load_pointer(self.vmctx, VMContext.call_targets, invariant=True)
+        site = self.builder.ptrtoint(entry_of(self, candidates, first, VMCallTarget), I64)
+        inline_call(self, call_votes.vote, [site, function])
 
     def _poll_below_limit(self) -> None:
         frame = self.frame_address()

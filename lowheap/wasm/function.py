@@ -61,6 +61,7 @@ from lowheap.types import (
 )
 from lowheap.wasm import numeric
 from lowheap.wasm.call_targets import Site
+from lowheap.wasm.call_votes import CANDIDATES
 from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.counted_loops import MOST_TWICE, Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
@@ -939,7 +940,8 @@ class FunctionCompiler(Emitter):
         """Count that the function is run, or a loop of it goes round, if it is to be counted."""
         if self._number is not None:
             function = self.context.events.function("count", VOID, [I32], ())
-            self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=(self._inlined,))
+            attribute = "alwaysinline" if self.context.is_optimised else "noinline"
+            self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=(attribute,))
 
     def note_target(self, reference: ir.Value, site: Site | None = None) -> None:
         """Note which function the call that is compiled now comes to, if that is wanted.
@@ -950,13 +952,8 @@ class FunctionCompiler(Emitter):
             if site is None:
                 site = self._number + len(self.context.imported_functions), self._next - 1
             function = self.context.events.function("note_target", VOID, [I32, REFERENCE], ())
-            args = [self.vmctx, self.offset_value(), I32(self.context.call_site(site)), reference]
-            self.builder.call(function, args, attrs=(self._inlined,))
-
-    @property
-    def _inlined(self) -> str:
-        """Whether LLVM is to inline what counts and notes: not where code is to be made soon."""
-        return "alwaysinline" if self.context.is_optimised else "noinline"
+            first = I32(self.context.call_site(site) * CANDIDATES)
+            self.builder.call(function, [self.vmctx, self.offset_value(), first, reference], attrs=("noinline",))
 
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""

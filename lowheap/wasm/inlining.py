@@ -195,29 +195,37 @@ class Inliner:
                 added.extend(self._locals(callee))
                 yield from self._guarded(guard, call, callee, first)
 
-        def guess(call: Instruction, callee: int | None, within: tuple[int, ...]) -> Iterator[Instruction]:
-            """Have the same for a function that a call through a reference mostly comes to, if it does."""
-            nonlocal left
-            if callee is None or not self._is_of_use(callee) or left < _COST_OF_GUESS:
+        def guess(call: Instruction, callees: Sequence[int], within: tuple[int, ...]) -> Iterator[Instruction]:
+            """Have the same for functions that a call through a reference mostly comes to, if it does."""
+            useful = [each for each in callees if self._is_of_use(each)]
+            if not useful or left < _COST_OF_GUESS:
                 yield call
                 return
-            left -= _COST_OF_GUESS
             reference = first_free + len(added)
             type_index = index_operand(call)
             added.append(self._outline.canonical(RefType(True, type_index)))
             type = self._outline.function_type(type_index)
             params, results = (tuple(map(self._outline.uncanonical, each)) for each in (type.params, type.results))
-
             at_call = _placed_at(call)
-            yield at_call("local.tee", reference)
-            yield at_call("ref.func", callee)
-            yield at_call("ref.eq")
-            yield at_call("if", BlockType(params, results))
-            yield from place(at_call("call", callee), callee, within)
-            yield at_call("else")
-            yield at_call("local.get", reference)
-            yield call
-            yield at_call("end")
+
+            def choose(callees: Sequence[int]) -> Iterator[Instruction]:
+                nonlocal left
+                yield at_call("local.get", reference)
+                if not callees or left < _COST_OF_GUESS:
+                    yield call
+                    return
+                left -= _COST_OF_GUESS
+                callee, *others = callees
+                yield at_call("ref.func", callee)
+                yield at_call("ref.eq")
+                yield at_call("if", BlockType(params, results))
+                yield from place(at_call("call", callee), callee, within)
+                yield at_call("else")
+                yield from choose(others)
+                yield at_call("end")
+
+            yield at_call("local.set", reference)
+            yield from choose(useful)
 
         return Body(tuple(expand(own, (index,))), added)
 

@@ -26,6 +26,7 @@ from lowheap.store import Store, check_store
 from lowheap.types import FuncType, GlobalType, ImportType, MemoryType, RefType, TableType, TagType
 from lowheap.values import lower_scalar
 from lowheap.wasm.call_targets import SeenTargets
+from lowheap.wasm.call_votes import CANDIDATES
 from lowheap.wasm.decode import (
     ElementSegment,
     ExternalKind,
@@ -227,7 +228,7 @@ class Instance(NotCopied):
             first_stubs, self._lasting_stubs = by_need.stubs(count, store.engine.cache)
             self._codes = (ctypes.c_uint64 * count)(*first_stubs)
             self._counters = (ctypes.c_uint32 * count)(*[OFTEN] * count)
-            self._call_targets = (VMCallTarget * module.outline.call_site_count)()
+            self._call_targets = (VMCallTarget * (module.outline.call_site_count * CANDIDATES))()
             context.codes, context.counters = ctypes.addressof(self._codes), ctypes.addressof(self._counters)
             context.call_targets = ctypes.addressof(self._call_targets)
 

@@ -24,7 +24,7 @@ from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
 from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import builtins, validate
-from lowheap.wasm.call_targets import CALL, CallTargets, SeenTargets
+from lowheap.wasm.call_targets import CALL, CallTargets, SeenTargets, Site
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
 from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode, level_of, opt_level_of
@@ -396,7 +396,10 @@ class Module(NotCopied):
         if piece is None:
             located = self._compile(inline_allocation, located=True).object
         else:
-            guesses = CallTargets({(function, number): target for function, number, target in code.call_targets}.get)
+            targets: dict[Site, list[int]] = {}
+            for function, number, target in code.call_targets:
+                targets.setdefault((function, number), []).append(target)
+            guesses = CallTargets(targets.get)
             located = self._compile_now(
                 inline_allocation, located=True, piece=piece, known=code.imports, call_targets=guesses
             ).object
@@ -469,7 +472,8 @@ class Module(NotCopied):
             compiled = compile_ir(module, symbols, opt_level=opt_level_of(level), stack_checks=compiler.stack_checks)
             discard(module)
             guesses = {} if call_targets is None else call_targets.used
-            return dataclasses.replace(compiled, call_targets=tuple((*site, guess) for site, guess in guesses.items()))
+            told = tuple((*site, target) for site, targets in guesses.items() for target in targets)
+            return dataclasses.replace(compiled, call_targets=told)
 
     def _code_parts(self, inline_allocation: bool) -> dict[str, str | int | bool]:
         """What code depends on that is the module's or the engine's.
