@@ -108,10 +108,10 @@ def compiled(module: Module) -> set[int]:
 
 
 def levels(module: Module, function: int) -> list[int]:
-    """The levels that a function was compiled at."""
+    """LLVM's levels that a function was compiled at."""
     found = module.pieces(inline_allocation=True)
     assert found is not None
-    return [piece.level for piece in found.linked if function in piece.functions]
+    return [pieces.opt_level_of(piece.level) for piece in found.linked if function in piece.functions]
 
 
 def index_of(module: Module, name: str) -> int:

@@ -22,7 +22,7 @@ from lowheap.wasm.call_targets import CALL, CallTargets, SeenTargets
 from lowheap.wasm.decode import LaterInstructions
 from lowheap.wasm.inlining import GUARDED, INLINED, Inliner, inlined_operands
 from lowheap.wasm.module import Module
-from lowheap.wasm.pieces import OFTEN
+from lowheap.wasm.pieces import OFTEN, level_of, watched
 
 pytestmark = pytest.mark.compiler
 
@@ -96,6 +96,35 @@ def run_until_optimised(module: Module, instance: lh.Instance, every: int) -> No
 
 def by_need(**options: Any) -> lh.Engine:
     return lh.Engine(compilation="by_need", **options)
+
+
+# Loops within loops are optimised at once, and have calls of their own, of an inlined function's, and in cold code.
+NESTED = (
+    SHAPES.removesuffix(")")
+    + """
+  (tag $never)
+  (func $nested (export "nested") (param $n i32) (param $every i32) (result i32)
+    (local $sum i32) (local $i i32) (local $shape (ref null $shape))
+    (if (i32.gt_s (local.get $every) (i32.const 1000))
+      (then
+        (drop (call_ref $method (ref.as_non_null (local.get $shape)) (struct.get $methods 0 (global.get $none))))
+        (throw $never)))
+    (loop $next
+      (local.set $i (local.get $n))
+      (loop $inner
+        (local.set $shape (struct.new $shape
+          (select (result (ref $methods)) (global.get $rectangle) (global.get $square)
+            (if (result i32) (local.get $every)
+              (then (i32.eqz (i32.rem_u (local.get $i) (local.get $every))))
+              (else (i32.const 0))))
+          (local.get $i) (i32.const 3)))
+        (local.set $sum (i32.add (local.get $sum)
+          (i32.add (call $area (ref.as_non_null (local.get $shape)))
+            (call_ref $method (ref.as_non_null (local.get $shape))
+              (struct.get $methods 1 (struct.get $shape 0 (local.get $shape)))))))
+        (br_if $inner (local.tee $i (i32.sub (local.get $i) (i32.const 1))))))
+    (local.get $sum)))"""
+)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -249,7 +278,7 @@ def test_guesses_are_cached_with_the_code(tmp_path: Path) -> None:
 def test_an_entry_with_guesses_that_make_no_sense_is_refused() -> None:
     module = lh.Module(lh.Engine(), SHAPES)
     area, square = index_of(module, "area"), index_of(module, "square_area")
-    code = module._compile_now(True, piece=(2, (area,)), call_targets=CallTargets(lambda _: square))
+    code = module._compile_now(True, piece=(level_of(2), (area,)), call_targets=CallTargets(lambda _: square))
     assert [(function, target) for function, _, target in code.call_targets] == [(area, square)]
     assert cache.decode("key", cache.encode("key", code)).call_targets == code.call_targets
     wrong: Any = (("area", 1, 2),)
@@ -330,8 +359,8 @@ def test_no_guess_changes_what_is_done(kinds: list[int], guessed: list[int], dep
     pieces = module.pieces(inline_allocation=True)
     assert pieces is not None
     functions = tuple(range(5))
-    compiled = module._compile_now(True, piece=(2, functions), call_targets=CallTargets(sites.get))
-    pieces._link(functions, 2, compiled)
+    compiled = module._compile_now(True, piece=(level_of(2), functions), call_targets=CallTargets(sites.get))
+    pieces._link(functions, level_of(2), compiled)
     assert compiled.call_targets, "some of the functions can be in the place of a call"
     with lh.Store(engine) as store:
         exports: Any = lh.Instance(store, module).exports
@@ -340,3 +369,45 @@ def test_no_guess_changes_what_is_done(kinds: list[int], guessed: list[int], dep
             assert here == outcome(functools.partial(call_there, there, kind, depth))
         store.collect()
         store.verify()
+
+
+def test_loops_within_loops_are_optimised_at_once_and_again_when_their_calls_were_seen() -> None:
+    engine = by_need()
+    module = Module(engine, NESTED)
+    instance = lh.Instance(lh.Store(engine), module)
+    exports: Any = instance.exports
+    code = module.pieces(inline_allocation=True)
+    assert code is not None
+    nested = index_of(module, "nested")
+
+    def levels() -> list[int]:
+        return [piece.level for piece in code.linked if nested in piece.functions]
+
+    assert exports.nested(10, 5) == expected_sum(10, 5)
+    assert levels() == [watched(code.level)], "optimised at once, but counting"
+    with pytest.raises(lh.Trap) as caught:
+        exports.nested(1, 1001)
+    assert [frame.func_name for frame in caught.value.frames] == ["nested"]
+    limit = time.monotonic() + 60
+    while len(levels()) == 1:
+        assert exports.nested(100, 5) == expected_sum(100, 5)
+        assert time.monotonic() < limit, "it was never optimised again"
+    assert levels() == [watched(code.level), code.level]
+    assert exports.nested(100, 5) == expected_sum(100, 5)
+    # A call in an inlined function, of which the watched code has noted what it came to.
+    assert {function: target for (function, _), target in guesses(module).items()}["area"] == "square_area"
+
+
+def test_loops_within_loops_that_call_nothing_through_references_need_not_count() -> None:
+    engine = by_need()
+    module = Module(
+        engine,
+        """(module (func (export "f") (param i32) (result i32)
+          (loop (loop (br_if 0 (local.tee 0 (i32.shr_u (local.get 0) (i32.const 1))))) (br_if 0 (local.get 0)))
+          (local.get 0)))""",
+    )
+    exports: Any = lh.Instance(lh.Store(engine), module).exports
+    code = module.pieces(inline_allocation=True)
+    assert code is not None
+    assert exports.f(100) == 0
+    assert [piece.level for piece in code.linked] == [code.level]

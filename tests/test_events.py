@@ -94,7 +94,7 @@ def test_packed_reads_depend_on_the_sign() -> None:
     text = emitted(f"""(module {TYPES} (func (param $a (ref $bytes))
         (drop (array.get_s $bytes (local.get $a) (i32.const 0)))
         (drop (array.get_u $bytes (local.get $a) (i32.const 0)))))""")
-    assert len(defined(text)) == 2
+    assert [each.partition(".")[0] for each in defined(text)] == ["array_len", "array_get", "array_get"]
 
 
 def test_globals_share_their_functions_but_imports_have_their_own() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from lowheap.collectors.interface import DROP_FUNCTION, Collector, Shape
+from lowheap.collectors.null import collector as null
 from lowheap.jit.emit import PTR, REFERENCE, VOID, Emitter
 from lowheap.jit.translate import HEAP, Place, inline_call
 from lowheap.layout import NULL
@@ -30,6 +31,11 @@ class Barriers:
     def __init__(self, collector: Collector) -> None:
         """Take the collector; `Collector.check` has looked at it."""
         self.collector = collector
+
+    @property
+    def has_read_barrier(self) -> bool:
+        """Whether the collector does anything but load where a reference is read."""
+        return self.collector.read is not null.read
 
     def read(self, emitter: Emitter, address: ir.Value, shape: Shape, owner: ir.Value | None = None) -> ir.Value:
         """Emit a load from a field, an element or a global into compiled code's hands, and return the reference."""

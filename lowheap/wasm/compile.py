@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 
-from lowheap.collectors.null import collector as null
 from lowheap.jit import transitions
 from lowheap.jit.barriers import Barriers
 from lowheap.jit.conventions import SHARED
@@ -164,8 +163,9 @@ class ModuleCompiler(ModuleState):
             return None
         is_large = self.piece is None and sum(len(each.instructions) for each in self.decoded.bodies) > _LARGE
         most = TINY if is_large else SMALL
-        has_read_barrier = self.barriers.collector.read is not null.read
-        return Inliner(self, self.graph, most, has_read_barrier=has_read_barrier, targets=self.call_targets)
+        has_read_barrier = self.barriers.has_read_barrier
+        targets = None if self.counts else self.call_targets  # what notes targets has sites for that, and no guesses
+        return Inliner(self, self.graph, most, has_read_barrier=has_read_barrier, targets=targets)
 
     def _compile_what_is_of_no_function(self) -> list[str]:
         """Compile the initialiser, trampolines and stubs, and return the symbols of these."""

@@ -508,19 +508,19 @@ class EventEmitter(Emitter):
         """`array.new_default`."""
         return self.array_new(zero(self, self.context.element(type_index).storage), length, type_index)
 
-    def array_get(
-        self, array: ir.Value, index: ir.Value, type_index: int, may_be_null: bool, is_signed: bool
-    ) -> ir.Value:
-        """`array.get`, `array.get_s` and `array.get_u`."""
+    def array_get(self, array: ir.Value, index: ir.Value, *rest: Any) -> ir.Value:
+        """`array.get`, `array.get_s` and `array.get_u`; with the array's length, where that `is_known`."""
+        *length, type_index, may_be_null, _is_known, is_signed = rest
         self._check(array, may_be_null)
-        self._check_index(array, index)
+        self._check_index(array, index, *length)
         address = self._element_address(array, type_index, index)
         return self._read_extended(address, array, type_index, ELEMENT, is_signed)
 
-    def array_set(self, array: ir.Value, index: ir.Value, value: ir.Value, type_index: int, may_be_null: bool) -> None:
-        """`array.set`."""
+    def array_set(self, array: ir.Value, index: ir.Value, value: ir.Value, *rest: Any) -> None:
+        """`array.set`; with the array's length, where that `is_known`."""
+        *length, type_index, may_be_null, _is_known = rest
         self._check(array, may_be_null)
-        self._check_index(array, index)
+        self._check_index(array, index, *length)
         address = self._element_address(array, type_index, index)
         self.write(address, value, array, type_index, ELEMENT)
 
@@ -843,8 +843,11 @@ class EventEmitter(Emitter):
     def _length(self, array: ir.Value) -> ir.Value:
         return self.load_header(array, VMDrcArrayHeader.length)
 
-    def _check_index(self, array: ir.Value, index: ir.Value) -> None:
-        inside = inline_call(self, ranges.has_element, [HEAP, array, index])
+    def _check_index(self, array: ir.Value, index: ir.Value, *length: ir.Value) -> None:
+        if length:
+            inside = self.builder.icmp_unsigned("<", index, *length)
+        else:
+            inside = inline_call(self, ranges.has_element, [HEAP, array, index])
         self.trap_if(self.builder.not_(inside), TrapCode.ARRAY_OUT_OF_BOUNDS)
 
     def _check_range(self, array: ir.Value, start: ir.Value, count: ir.Value) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ from lowheap.types import (
     ValType,
 )
 from lowheap.wasm import numeric
+from lowheap.wasm.call_targets import Site
 from lowheap.wasm.context import ModuleContext
 from lowheap.wasm.counted_loops import MOST_TWICE, Condition, Counting, ends_soon, find_counting, short_loops
 from lowheap.wasm.decode import (
@@ -74,6 +75,7 @@ from lowheap.wasm.events import (
 )
 from lowheap.wasm.fuel import Exempt, FuelMeter
 from lowheap.wasm.inlining import GUARD, GUARDED, INLINED, OPENING, Body, cold_instructions, inlined_operands
+from lowheap.wasm.known_values import Forgotten, KnownValues
 from lowheap.wasm.outline import index_operand
 
 if TYPE_CHECKING:
@@ -137,6 +139,11 @@ class _Label:
     is a `candidate`; one that is had twice goes on at `joined`.
 
     A function that `is_inlined` is a block.
+
+    Of what is known (`KnownValues.newest`), `known_before` is what was when the construct began, `known_behind` what is
+    known on all edges to its end, and `known_in_handler` on all those to its handler. An `else` and a handler begin
+    without what was `known_at_first`; behind the construct, all that counts again if no more than the `first_edges` led
+    there by then.
     """
 
     kind: str
@@ -145,6 +152,7 @@ class _Label:
     height: int
     assigned: list[int]
     target: ir.Block | None
+    known_before: int
     value_phis: list[ir.PhiInstr] = field(default_factory=list)
     local_phis: list[ir.PhiInstr] = field(default_factory=list)
     edges: list[_Edge] = field(default_factory=list)
@@ -163,12 +171,19 @@ class _Label:
     slots: dict[int, ir.Value] = field(default_factory=dict)
     polled: list[bool] = field(default_factory=list)
     is_inlined: bool = False
+    known_behind: int = 0
+    known_in_handler: int = 0
+    known_at_first: list[Forgotten] = field(default_factory=list)
+    first_edges: int = -1
 
     @property
     def arity(self) -> tuple[ValType, ...]:
         """The types of what a branch to the label carries."""
         return self.params if self.kind == "loop" else self.results
 
+
+_TYPE = "type"
+"""What is known of a reference."""
 
 _MANY_VALUES = 256
 """A function of more locals and operands is not inlined, where that is left to LLVM: each activation of its caller's,
@@ -289,7 +304,8 @@ class FunctionCompiler(Emitter):
         ]
         self._kept: list[_Label] = []  # the constructs that are open and have slots
         self._next = 0  # the number of the instruction that is compiled next
-        self._lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
+        self._known = KnownValues()
+        self.lengths: dict[int, ir.Value] = {}  # arrays by the ids of their lengths, which stay in the function
         self.stack: list[tuple[ir.Value, ValType]] = []
         self.labels: list[_Label] = []
         self.is_reachable = True
@@ -302,7 +318,7 @@ class FunctionCompiler(Emitter):
         self._cold = cold_instructions(self.instructions) if self.context.is_optimised else set()
         may_count = self.context.interruptible and self.context.is_optimised
         self._short_loops = short_loops(self.instructions, self._takes_long) if may_count else set()
-        self.labels.append(_Label("function", (), self.type.results, 0, [], None))
+        self.labels.append(_Label("function", (), self.type.results, 0, [], None, 0))
         skipped = 0  # how many constructs that open in unreachable code are still open
         while self._next < len(self.instructions):
             number, instruction = self._next, self.instructions[self._next]
@@ -476,6 +492,34 @@ class FunctionCompiler(Emitter):
             )
 
     # ------------------------------------------------------------------------------------------------------------------
+    # What is known
+
+    def known(self, what: Hashable, owner: ir.Value, read: Callable[[], ir.Value]) -> ir.Value:
+        """Return what was read before of an object, of which this cannot change; else `read` it."""
+        found: ir.Value | None = self._known.get((what, id(owner)))
+        if found is None:
+            found = read()
+            self.note(what, owner, found)
+        return found
+
+    def note(self, what: Hashable, owner: ir.Value, value: Any) -> None:
+        """Note what is known of an object from here on. Where code is to be made soon, nothing is."""
+        if self.context.is_optimised and isinstance(owner, ir.Instruction | ir.Argument):
+            self._known.put((what, id(owner)), value)
+
+    def note_type(self, reference: ir.Value, type: RefType) -> None:
+        """Note that a reference is of a type from here on."""
+        self.note(_TYPE, reference, type)
+
+    def known_type(self, reference: ir.Value, type: ValType) -> RefType:
+        """Return the type that a reference of a static type is known to be of: that, or one that tells more."""
+        assert isinstance(type, RefType), "validated: a reference"
+        known: RefType | None = self._known.get((_TYPE, id(reference)))
+        if known is None or not self.context.types.is_subtype(known.heap_type, type.heap_type):
+            return type
+        return RefType(known.nullable and type.nullable, known.heap_type)
+
+    # ------------------------------------------------------------------------------------------------------------------
     # Control
 
     def _open(
@@ -495,7 +539,8 @@ class FunctionCompiler(Emitter):
         params = tuple(self.context.canonical(t) for t in block_type.params)
         results = tuple(self.context.canonical(t) for t in block_type.results)
         values = self.pop_many(len(params))
-        label = _Label(kind, params, results, len(self.stack), assigned, self.function.append_basic_block(kind))
+        target = self.function.append_basic_block(kind)
+        label = _Label(kind, params, results, len(self.stack), assigned, target, self._known.newest)
         if catches:
             (label.catches,) = catches
             label.polled = [each.is_polled for each in self.labels]
@@ -534,7 +579,8 @@ class FunctionCompiler(Emitter):
         type, assigned = self.context.function_types[index], self._assigned[number]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(INLINED)
-        label = _Label("block", (), type.results, len(self.stack), assigned, target, is_inlined=True)
+        height, known = len(self.stack), self._known.newest
+        label = _Label("block", (), type.results, height, assigned, target, known, is_inlined=True)
         self.labels.append(label)
         self._around += (instruction.offset,)
         self._enter(arguments, first, count)
@@ -554,13 +600,15 @@ class FunctionCompiler(Emitter):
         type, assigned = self.context.function_types[index], self._assigned[number]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(GUARDED)
-        self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target))
+        known = self._known.newest
+        self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target, known))
         self._enter(arguments, first, count)
 
     def _open_guard(self, instruction: Instruction, number: int) -> None:
         """Open the guard in there: a block, of which what is to run is the function's, in the place of the call."""
         target = self.function.append_basic_block(GUARD)
-        label = _Label("block", (), (), len(self.stack), self._assigned[number], target, is_inlined=True)
+        height, known = len(self.stack), self._known.newest
+        label = _Label("block", (), (), height, self._assigned[number], target, known, is_inlined=True)
         self.labels.append(label)
         self._around += (instruction.offset,)
 
@@ -574,12 +622,18 @@ class FunctionCompiler(Emitter):
     def _start_otherwise(self, label: _Label) -> None:
         """Go on in the else branch of an if, with everything as it was before the if."""
         self.builder.position_at_end(label.otherwise)
+        self._put_aside(label, label.known_before)
         label.otherwise = None
         label.conditions = [(label.conditions[0][0], False)]
         self.is_reachable = True
         del self.stack[label.height :]
         self.push_all(label.entry_values, label.params)
         self._set_locals(label.assigned, label.entry_locals)
+
+    def _put_aside(self, label: _Label, newest: int) -> None:
+        """Forget all but what was known when `newest` was that, until it is known what leads behind a construct."""
+        label.known_at_first = self._known.forget_after(newest)
+        label.first_edges = len(label.edges)
 
     @instruction("end")
     def _end(self) -> None:
@@ -605,6 +659,7 @@ class FunctionCompiler(Emitter):
         if label.slots:
             self._kept.remove(label)
         if label.handler is not None:
+            self._put_aside(label, label.known_in_handler)
             self._handle(label)
         if falls_through and len(label.edges) == 1:  # the only way on: one way of an if leads out of a loop, say
             self.labels[-1].conditions += label.conditions
@@ -618,6 +673,9 @@ class FunctionCompiler(Emitter):
             self.builder.unreachable()
             self.is_reachable = False
             return
+        self._known.forget_after(label.known_behind)
+        if len(label.edges) == label.first_edges:
+            self._known.recall(label.known_at_first, label.known_behind)
         self.is_reachable = True
         values = [
             self._join(t, [(edge.values[number], edge.source) for edge in label.edges])
@@ -645,6 +703,7 @@ class FunctionCompiler(Emitter):
         """Leave the current block for a construct's handler: the exception is in the store context."""
         if label.handler is None:
             label.handler = self.function.append_basic_block("handler")
+            label.known_in_handler = self._known.newest  # the first edge's, and so the least
         label.handler_edges.append(_Edge(self.builder.block, [], self._get_locals(label.brought)))
         self.builder.branch(label.handler)
 
@@ -739,7 +798,7 @@ class FunctionCompiler(Emitter):
         counting = None if candidate is None else self._find_counting(label, candidate)
         if counting is not None:
             target = self.function.append_basic_block("loop_end")
-            label.joined = _Label("block", (), label.results, label.height, label.assigned, target)
+            label.joined = _Label("block", (), label.results, label.height, label.assigned, target, label.known_before)
         if label.joined is not None:
             if self.is_reachable:
                 self._leave_for(label.joined, self.pop_many(len(label.results)))
@@ -783,7 +842,7 @@ class FunctionCompiler(Emitter):
 
     def _length_of(self, value: ir.Value) -> ir.Value | None:
         """The array that a value is the length of."""
-        return self._lengths.get(id(value))
+        return self.lengths.get(id(value))
 
     def _begin_second(self, label: _Label, candidate: _Candidate, counting: Counting) -> None:
         """Have a loop that counts a second time, with polls, for when it does not end soon."""
@@ -800,6 +859,7 @@ class FunctionCompiler(Emitter):
         soon = ends_soon(self.builder, counting, limit, _MOST_UNPOLLED // len(self.instructions))
         self.builder.cbranch(soon, candidate.entry, second)
         self.builder.position_at_end(second)
+        self._known.forget_after(label.known_before)
         self.is_reachable = True
         del self.stack[label.height :]
         self.push_all(label.entry_values, label.params)
@@ -855,6 +915,8 @@ class FunctionCompiler(Emitter):
             for phi, value in zip((*label.value_phis, *label.local_phis), (*values, *locals), strict=True):
                 phi.add_incoming(value, source)
         else:
+            if not label.edges:
+                label.known_behind = self._known.newest  # the first edge's, and so the least
             label.edges.append(_Edge(source, values, locals))
 
     def _loop_that_comes_here(self) -> _Label | None:
@@ -877,14 +939,24 @@ class FunctionCompiler(Emitter):
         """Count that the function is run, or a loop of it goes round, if it is to be counted."""
         if self._number is not None:
             function = self.context.events.function("count", VOID, [I32], ())
-            self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=("noinline",))
+            self.builder.call(function, [self.vmctx, self.offset_value(), I32(self._number)], attrs=(self._inlined,))
 
-    def note_target(self, reference: ir.Value) -> None:
-        """Note which function the call that is compiled now comes to, if that is wanted."""
+    def note_target(self, reference: ir.Value, site: Site | None = None) -> None:
+        """Note which function the call that is compiled now comes to, if that is wanted.
+
+        `site` is where it was before anything was inlined.
+        """
         if self._number is not None:
-            site = self.context.call_site((self._number + len(self.context.imported_functions), self._next - 1))
+            if site is None:
+                site = self._number + len(self.context.imported_functions), self._next - 1
             function = self.context.events.function("note_target", VOID, [I32, REFERENCE], ())
-            self.builder.call(function, [self.vmctx, self.offset_value(), I32(site), reference], attrs=("noinline",))
+            args = [self.vmctx, self.offset_value(), I32(self.context.call_site(site)), reference]
+            self.builder.call(function, args, attrs=(self._inlined,))
+
+    @property
+    def _inlined(self) -> str:
+        """Whether LLVM is to inline what counts and notes: not where code is to be made soon."""
+        return "alwaysinline" if self.context.is_optimised else "noinline"
 
     def _poll(self) -> None:
         """Have a loop poll, if code is to be interruptible."""

@@ -61,7 +61,7 @@ TINY = 12
 MOST_LOCALS = 40
 """A function of more locals, its parameters among them, is not inlined."""
 
-MOST_INSTRUCTIONS = 1000
+MOST_INSTRUCTIONS = 4000
 """A function has no more instructions than these after something is inlined into it."""
 
 MOST_DEPTH = 6
@@ -158,7 +158,9 @@ class Inliner:
         def expand(instructions: Sequence[Instruction], within: tuple[int, ...]) -> Iterator[Instruction]:
             cold = self._cold_of(within[-1])  # by number: in the place of a call there are as many
             for number, each in enumerate(instructions):
-                if number in cold:
+                if each.name == CALL and self._targets is None:
+                    yield each._replace(operands=(*each.operands, (within[-1], number)))  # its site, which is not here
+                elif number in cold:
                     yield each
                 elif each.name == "call":
                     yield from place(each, index_operand(each), within)

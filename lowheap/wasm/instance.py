@@ -276,7 +276,7 @@ class Instance(NotCopied):
             optimiser.optimise_runtime(self._runtime.to_optimise, self.store.engine.cache)
             self._runtime.take_up_optimised()
         self.take_up_ready()
-        if self._levels.get(number) == BASELINE:
+        if self._levels.get(number, BASELINE) < self._pieces.level:
             self._counters[number] = OFTEN  # to look then whether it is ready
 
     def _seen_targets(self) -> SeenTargets:

@@ -24,10 +24,10 @@ from lowheap.jit.engine import compile as compile_ir
 from lowheap.representation import brief
 from lowheap.types import ExportType, FuncType, ImportType, RefType, StructType, ValType
 from lowheap.wasm import builtins, validate
-from lowheap.wasm.call_targets import CallTargets, SeenTargets
+from lowheap.wasm.call_targets import CALL, CallTargets, SeenTargets
 from lowheap.wasm.decode import DecodedModule, ExternalKind, Import, Instruction, custom_sections, decode
 from lowheap.wasm.outline import EXTERNAL_KINDS, ModuleOutline
-from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode
+from lowheap.wasm.pieces import BASELINE, Compiled, PiecewiseCode, level_of, opt_level_of
 
 if TYPE_CHECKING:
     from lowheap.jit.cache import PieceKey
@@ -445,7 +445,8 @@ class Module(NotCopied):
         from lowheap.wasm.events import SharedEvents
 
         engine = self.engine
-        level, functions = (engine.opt_level, None) if piece is None else piece
+        best = level_of(engine.opt_level)
+        level, functions = (best, None) if piece is None else piece
         is_baseline = piece is not None and level == BASELINE
         with without_gc():
             compiler = ModuleCompiler(
@@ -457,15 +458,15 @@ class Module(NotCopied):
                 interruptible=engine.interruptible,
                 consume_fuel=engine.consume_fuel,
                 canonical_nans=engine.canonical_nans,
-                is_optimised=level > 0,
+                is_optimised=level > BASELINE,
                 located=located,
                 piece=functions,
                 shared=SharedEvents(known) if is_baseline else None,
-                counts=is_baseline and engine.opt_level > 0,
+                counts=level < best,
                 call_targets=call_targets,
             )
             module, symbols = compiler.compile(progress)
-            compiled = compile_ir(module, symbols, opt_level=level, stack_checks=compiler.stack_checks)
+            compiled = compile_ir(module, symbols, opt_level=opt_level_of(level), stack_checks=compiler.stack_checks)
             discard(module)
             guesses = {} if call_targets is None else call_targets.used
             return dataclasses.replace(compiled, call_targets=tuple((*site, guess) for site, guess in guesses.items()))
@@ -561,7 +562,7 @@ class PieceCompiler:
     def __init__(self, module: Module, inline_allocation: bool) -> None:
         """Take the module, which need not have any code."""
         self.module, self.inline_allocation = module, inline_allocation
-        self.level = module.engine.opt_level
+        self.level = level_of(module.engine.opt_level)
 
     @property
     def graph(self) -> CallGraph:
@@ -601,6 +602,12 @@ class PieceCompiler:
             elif each.name == "end" and len(depths) > 1:
                 depths.pop()
         return False
+
+    def has_guesses(self, index: int) -> bool:
+        """Whether a function, or one that it calls, has calls through references."""
+        imported = self.module.vmctx_layout.imported_functions
+        own = (each for each in (index, *self.graph.called[index]) if each >= imported)
+        return any(each.name == CALL for function in own for each in self._instructions(function))
 
     def _instructions(self, index: int) -> Sequence[Instruction]:
         return self.module.decoded.bodies[index - self.module.vmctx_layout.imported_functions].instructions

@@ -47,6 +47,22 @@ if TYPE_CHECKING:
 BASELINE = 0
 """The level of code that is not optimised."""
 
+
+def level_of(opt_level: int) -> int:
+    """The level of code that is optimised as LLVM's `opt_level` says."""
+    return 2 * opt_level
+
+
+def opt_level_of(level: int) -> int:
+    """As what LLVM optimises code of a level."""
+    return (level + 1) // 2
+
+
+def watched(level: int) -> int:
+    """The level of code that is optimised as such of a level, but counts and notes what baseline code does."""
+    return level - 1
+
+
 MOST_IN_BASELINE = 1500
 """So many instructions of WebAssembly are in a piece of the baseline, but for its first function, at most."""
 
@@ -111,6 +127,9 @@ class PieceCompiler(Protocol):
     def has_nested_loops(self, index: int) -> bool:
         """Whether a function has a loop within a loop."""
 
+    def has_guesses(self, index: int) -> bool:
+        """Whether it matters to a function what was seen of its calls."""
+
     def compile(self, functions: tuple[int, ...], level: int, known: Collection[str]) -> CompiledCode:
         """Compile a piece. `known` are the functions for what is done to objects that other pieces have."""
 
@@ -168,6 +187,11 @@ class PiecewiseCode(NotCopied):
                 found = self._pieces.get(index) or self._link(*self._first_code_of(index))
                 self._seconds += time.perf_counter() - started
             return found
+
+    @property
+    def level(self) -> int:
+        """The level of the best code that there will be."""
+        return self._compiler.level
 
     def compile_all(self, progress: Callable[[int, int], None] | None = None, jobs: int | None = None) -> int:
         """Compile all functions as the engine says, but for those that the cache has so; return how many.
@@ -360,7 +384,7 @@ class PiecewiseCode(NotCopied):
         """Return what is compiled for a function that is called, and at which level."""
         compiler = self._compiler
         if compiler.level != BASELINE and compiler.has_nested_loops(index):
-            return compiler.level, (index,)
+            return (watched(compiler.level) if compiler.has_guesses(index) else compiler.level), (index,)
         chosen = {index: None}
         total, pending = 0, [index]
         for each in pending:

@@ -9,6 +9,7 @@ from llvmlite import ir
 from lowheap.jit.emit import PTR
 from lowheap.jit.signatures import Signature
 from lowheap.layout import VMContext, VMFuncRef, VMFunctionImport
+from lowheap.wasm.call_targets import Site
 from lowheap.wasm.events import function_entry
 from lowheap.wasm.function import FunctionCompiler, instruction
 
@@ -37,8 +38,9 @@ def _tail_call_function(compiler: FunctionCompiler, index: int) -> None:
 
 
 @instruction("call_ref", leaves=True)
-def _call_ref(compiler: FunctionCompiler, type_index: int) -> None:
-    compiler.note_target(compiler.stack[-1][0])
+def _call_ref(compiler: FunctionCompiler, type_index: int, site: Site | None = None) -> None:
+    """`site` is where it was before its function was inlined."""
+    compiler.note_target(compiler.stack[-1][0], site)
     compiler.call_address(*_referenced(compiler), compiler.context.function_type(type_index))
 
 

@@ -16,7 +16,7 @@ from lowheap.jit.emit import F32, F64, I1, I8, I16, I32, I64, PTR, VOID, llvm_ty
 from lowheap.layout import VMMemory
 from lowheap.types import NumType
 from lowheap.wasm.function import FunctionCompiler, instruction
-from lowheap.wasm.instructions.objects import push_new
+from lowheap.wasm.instructions.objects import push_new_array
 from lowheap.wasm.memory_ranges import MOST_RESERVED_32, MOST_RESERVED_64
 from lowheap.wasm.opaque import opaque
 
@@ -200,7 +200,8 @@ def _data_drop(compiler: FunctionCompiler, segment: int) -> None:
 @instruction("array.new_data", allocates=True)
 def _array_new_data(compiler: FunctionCompiler, type_index: int, segment: int) -> None:
     start, count = compiler.pop_many(2)
-    push_new(compiler, "array_new_data", [data_segment(compiler, segment), start, count], type_index)
+    args = [data_segment(compiler, segment), start, count]
+    push_new_array(compiler, "array_new_data", args, type_index, count)
 
 
 @instruction("array.init_data", takes_long=True)

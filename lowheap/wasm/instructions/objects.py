@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from lowheap.jit.emit import I32, I64, REFERENCE, VOID, llvm_type
-from lowheap.types import NumType, PackedType, RefType, StorageType
+from lowheap.types import FieldType, NumType, PackedType, RefType, StorageType, ValType
 from lowheap.wasm.events import MOST_INLINED, Static
 from lowheap.wasm.function import FunctionCompiler, instruction
 
@@ -15,18 +15,53 @@ from lowheap.wasm.function import FunctionCompiler, instruction
 def push_new(compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], type_index: int) -> None:
     """Push the new object that an event makes."""
     reference = compiler.call_event(event, REFERENCE, args, type_index, mark="allocate")
-    compiler.push(reference, RefType(False, compiler.context.type_indices[type_index]))
+    type = RefType(False, compiler.context.type_indices[type_index])
+    compiler.note_type(reference, type)
+    compiler.push(reference, type)
+
+
+def push_new_array(
+    compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], type_index: int, length: ir.Value
+) -> None:
+    """Push the new array of a length that an event makes."""
+    push_new(compiler, event, args, type_index)
+    compiler.note(_LENGTH, compiler.stack[-1][0], length)
+
+
+_LENGTH = "length"
+"""What is known of an array."""
+
+
+def _length(compiler: FunctionCompiler, array: ir.Value, may_be_null: bool) -> ir.Value:
+    """The length of an array; trap when it is null."""
+    length = compiler.known(_LENGTH, array, lambda: compiler.call_event("array_len", I32, [array], may_be_null))
+    compiler.lengths[id(length)] = array
+    return length
 
 
 def _push_read(
     compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static
 ) -> None:
     """Push what an event reads from a field or an element, extended as the instruction's name says."""
-    is_packed = isinstance(storage, PackedType)
-    type = NumType.I32 if isinstance(storage, PackedType) else storage
-    is_signed = is_packed and compiler.name.endswith("_s")
-    value = compiler.call_event(event, llvm_type(type), args, *static, is_signed, mark=_mark("read", storage))
-    compiler.push(value, type)
+    compiler.push(_read(compiler, event, args, storage, *static), _unpacked(storage))
+
+
+def _read(
+    compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static
+) -> ir.Value:
+    is_signed = isinstance(storage, PackedType) and compiler.name.endswith("_s")
+    type = llvm_type(_unpacked(storage))
+    return compiler.call_event(event, type, args, *static, is_signed, mark=_mark("read", storage))
+
+
+def _unpacked(storage: StorageType) -> ValType:
+    """The type that a field's or an element's values have on the operand stack."""
+    return NumType.I32 if isinstance(storage, PackedType) else storage
+
+
+def _may_change(compiler: FunctionCompiler, part: FieldType) -> bool:
+    """Whether a field, or an element, is to be read each time: where reading is a collector's event, it wants all."""
+    return part.mutable or (isinstance(part.storage, RefType) and compiler.context.barriers.has_read_barrier)
 
 
 @instruction("struct.new", allocates=True)
@@ -42,8 +77,14 @@ def _struct_new_default(compiler: FunctionCompiler, type_index: int) -> None:
 @instruction("struct.get", "struct.get_s", "struct.get_u")
 def _struct_get(compiler: FunctionCompiler, type_index: int, number: int) -> None:
     reference, may_be_null = compiler.pop_nullable()
-    storage = compiler.context.fields(type_index)[number].storage
-    _push_read(compiler, "struct_get", [reference], storage, type_index, number, may_be_null)
+    field = compiler.context.fields(type_index)[number]
+    args, static = [reference], (type_index, number, may_be_null)
+    if _may_change(compiler, field):
+        _push_read(compiler, "struct_get", args, field.storage, *static)
+        return
+    what = compiler.name, compiler.context.field_name(type_index, number)
+    value = compiler.known(what, reference, lambda: _read(compiler, "struct_get", args, field.storage, *static))
+    compiler.push(value, _unpacked(field.storage))
 
 
 @instruction("struct.set")
@@ -56,18 +97,20 @@ def _struct_set(compiler: FunctionCompiler, type_index: int, number: int) -> Non
 
 @instruction("array.new", allocates=True)
 def _array_new(compiler: FunctionCompiler, type_index: int) -> None:
-    push_new(compiler, "array_new", compiler.pop_many(2), type_index)
+    value, length = compiler.pop_many(2)
+    push_new_array(compiler, "array_new", [value, length], type_index, length)
 
 
 @instruction("array.new_default", allocates=True)
 def _array_new_default(compiler: FunctionCompiler, type_index: int) -> None:
-    push_new(compiler, "array_new_default", compiler.pop_many(1), type_index)
+    length = compiler.pop()
+    push_new_array(compiler, "array_new_default", [length], type_index, length)
 
 
 @instruction("array.new_fixed", allocates=True)
 def _array_new_fixed(compiler: FunctionCompiler, type_index: int, length: int) -> None:
     values = compiler.pop_many(length)
-    push_new(compiler, "array_allocate", [I32(length)], type_index)
+    push_new_array(compiler, "array_allocate", [I32(length)], type_index, I32(length))
     array, mark = compiler.stack[-1][0], _mark("init", compiler.context.element(type_index).storage)
     layout = compiler.context.array_layout(type_index)
     many = length > MOST_INLINED  # stores in a row, which LLVM would compare in pairs to merge them
@@ -81,7 +124,8 @@ def _array_get(compiler: FunctionCompiler, type_index: int) -> None:
     index = compiler.pop()
     array, may_be_null = compiler.pop_nullable()
     storage = compiler.context.element(type_index).storage
-    _push_read(compiler, "array_get", [array, index], storage, type_index, may_be_null)
+    args, static = _with_length(compiler, [array, index], type_index, may_be_null)
+    _push_read(compiler, "array_get", args, storage, *static)
 
 
 @instruction("array.set")
@@ -89,15 +133,26 @@ def _array_set(compiler: FunctionCompiler, type_index: int) -> None:
     index, value = compiler.pop_many(2)
     array, may_be_null = compiler.pop_nullable()
     mark = _mark("write", compiler.context.element(type_index).storage)
-    compiler.call_event("array_set", VOID, [array, index, value], type_index, may_be_null, mark=mark)
+    args, static = _with_length(compiler, [array, index, value], type_index, may_be_null)
+    compiler.call_event("array_set", VOID, args, *static, mark=mark)
+
+
+def _with_length(
+    compiler: FunctionCompiler, args: list[ir.Value], type_index: int, may_be_null: bool
+) -> tuple[list[ir.Value], tuple[Static, ...]]:
+    """What an event is given that accesses an element of an array, and what it depends on.
+
+    Where code is optimised, the array's length is read apart, so that it is read once.
+    """
+    if not compiler.context.is_optimised:
+        return args, (type_index, may_be_null, False)
+    return [*args, _length(compiler, args[0], may_be_null)], (type_index, False, True)
 
 
 @instruction("array.len")
 def _array_len(compiler: FunctionCompiler) -> None:
     array, may_be_null = compiler.pop_nullable()
-    length = compiler.call_event("array_len", I32, [array], may_be_null)
-    compiler._lengths[id(length)] = array
-    compiler.push(length, NumType.I32)
+    compiler.push(_length(compiler, array, may_be_null), NumType.I32)
 
 
 @instruction("array.fill", takes_long=True)

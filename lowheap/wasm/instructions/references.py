@@ -79,13 +79,14 @@ def _ref_test(compiler: FunctionCompiler, target: RefType) -> None:
 @instruction("ref.cast")
 def _ref_cast(compiler: FunctionCompiler, target: RefType) -> None:
     reference, type = compiler.stack.pop()
-    static = _cast_static(compiler, type, target)
+    static = _cast_static(compiler, compiler.known_type(reference, type), target)
     if static is None:
         matches = _is_instance(compiler, reference, type, target)
         if not _is_true(matches):
             compiler.trap_if(compiler.builder.not_(matches), TrapCode.CAST_FAILURE)
     else:
         compiler.call_event("cast", VOID, [reference], *static)
+        compiler.note_type(reference, compiler.context.canonical(target))
     compiler.push(reference, compiler.context.canonical(target))
 
 
@@ -98,6 +99,8 @@ def _br_on_cast(compiler: FunctionCompiler, depth: int, source: RefType, target:
     branches_on_match = compiler.name == "br_on_cast"
     values = [*compiler.branch_values(depth, beneath=1), reference]
     compiler.branch_if(matches if branches_on_match else compiler.builder.not_(matches), depth, values)
+    if not branches_on_match:
+        compiler.note_type(reference, matched)
     compiler.push(reference, unmatched if branches_on_match else matched)
 
 
@@ -114,11 +117,12 @@ def _cast_static(compiler: FunctionCompiler, source: ValType, target: RefType) -
 
 def _is_instance(compiler: FunctionCompiler, reference: ir.Value, source: ValType, target: RefType) -> ir.Value:
     """Return, as an i1, whether a reference of static type `source` is of type `target` (the module's)."""
-    assert isinstance(source, RefType), "validated: a reference"
+    source = compiler.known_type(reference, source)
+    wanted = compiler.context.canonical(target)
     static = _cast_static(compiler, source, target)
     if static is not None:
-        return compiler.call_event("is_instance", I1, [reference], *static)
-    if compiler.context.types.is_subtype(source.heap_type, compiler.context.canonical(target).heap_type):
+        return compiler.known(wanted, reference, lambda: compiler.call_event("is_instance", I1, [reference], *static))
+    if compiler.context.types.is_subtype(source.heap_type, wanted.heap_type):
         if target.nullable or not source.nullable:
             return I1(1)
         return compiler.builder.not_(compiler.is_null(reference))

@@ -16,7 +16,7 @@ from lowheap.types import NumType, RefType, TableType
 from lowheap.wasm.events import ANY_LENGTH, TABLE, Static, table_length, type_test
 from lowheap.wasm.function import FunctionCompiler, instruction
 from lowheap.wasm.instructions.memories import widened
-from lowheap.wasm.instructions.objects import push_new
+from lowheap.wasm.instructions.objects import push_new_array
 
 
 def place_of(compiler: FunctionCompiler, index: int) -> ir.Value:
@@ -171,7 +171,8 @@ def callee_of_table(compiler: FunctionCompiler, type_index: int, table: int) -> 
 @instruction("array.new_elem", allocates=True)
 def _array_new_elem(compiler: FunctionCompiler, type_index: int, segment: int) -> None:
     start, count = compiler.pop_many(2)
-    push_new(compiler, "array_new_elem", [element_segment(compiler, segment), start, count], type_index)
+    args = [element_segment(compiler, segment), start, count]
+    push_new_array(compiler, "array_new_elem", args, type_index, count)
 
 
 @instruction("array.init_elem", takes_long=True)
