@@ -51,7 +51,11 @@ SIZES = [(1 << 15, 3 << 15), (1 << 14, 3 << 15), (1 << 15, (1 << 16) + 0x1230), 
 
 @functools.cache
 def engine(collector: RcImmix) -> lh.Engine:
-    return lh.Engine(collector=collector)
+    """One that has all types from the beginning, so that their indices do not depend on what was made before."""
+    made = lh.Engine(collector=collector)
+    for each in (*dict.fromkeys(KINDS), LIST, BYTES):
+        made.types.register([lh.SubType(each)])
+    return made
 
 
 class Lined:

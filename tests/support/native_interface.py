@@ -107,8 +107,17 @@ class Side:
     heap_class: type[SideHeap] = SideHeap
     is_checked = True
 
-    def __init__(self, source: Copied, context: VMStoreContext, notes: bytes = b"", *, notes_size: int = NOTES) -> None:
-        control, self.collector = source.control, source.collector
+    def __init__(
+        self,
+        source: Copied,
+        context: VMStoreContext,
+        notes: bytes = b"",
+        *,
+        notes_size: int = NOTES,
+        collector: Collector | None = None,
+    ) -> None:
+        """Copy a heap; `collector` is one of the same class, with other parameters, if it is not to be the heap's."""
+        control, self.collector = source.control, collector or source.collector
         self.mapping = Mapping(COLLECTOR_AREA_OFFSET + self.collector.area().size)
         start_of_source = ctypes.addressof(control) - CONTROL_BLOCK_OFFSET
         for start, size in self.tables(control, self.collector):
