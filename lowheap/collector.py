@@ -155,11 +155,7 @@ class DrcCollection(NotCopied):
         return GcProgress.COMPLETE
 
     def _check_allowed(self) -> None:
-        self._heap.check_attached()
-        if self._heap.is_interrupted():
-            raise NoGcScopeError("cannot collect in a signal handler that has interrupted compiled code")
-        if scopes := self._heap.control.no_gc_count:
-            raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
+        check_allowed(self._heap)
 
     def __enter__(self) -> DrcCollection:
         """Return the collection itself."""
@@ -170,6 +166,15 @@ class DrcCollection(NotCopied):
     ) -> None:
         """End the collection, wherever it is."""
         self.close()
+
+
+def check_allowed(heap: DrcHeap) -> None:
+    """NoGcScopeError where nothing may be collected."""
+    heap.check_attached()
+    if heap.is_interrupted():
+        raise NoGcScopeError("cannot collect in a signal handler that has interrupted compiled code")
+    if scopes := heap.control.no_gc_count:
+        raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
 
 
 def _check_cycles(cycles: bool, heap: DrcHeap) -> None:

@@ -28,7 +28,7 @@ from lowheap.collectors.interface import ANY, Collector
 from lowheap.collectors.shared import collection, cycles, externrefs, free_lists, setup, sizing, tracing
 from lowheap.collectors.shared import roots as root_table
 from lowheap.collectors.shared import types as type_table
-from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
+from lowheap.collectors.shared.allocator import OF_THE_COLLECTOR, Allocator, SegregatedFit
 from lowheap.collectors.shared.sizing import NO_SEARCH, UNLIMITED
 from lowheap.collectors.shared.verify import verify_addresses, verify_object
 from lowheap.collectors.shared.walking import is_free, verify_bounds
@@ -386,6 +386,11 @@ class DrcHeap(NotCopied):
                 free_lists.coalesce: policy.coalesce,
             }
             self.replacements.update(replaced)
+
+    @property
+    def allocator_name(self) -> str:
+        """What the free-list policy is called; `OF_THE_COLLECTOR` where there is none."""
+        return OF_THE_COLLECTOR if self.collector.finds_room else self.allocator_policy.name
 
     @property
     def policy(self) -> Allocator:
@@ -1032,7 +1037,7 @@ class DrcHeap(NotCopied):
             self.control,
             memory.read,
             self.types,
-            allocator=self.allocator_policy.name,
+            allocator=self.allocator_name,
             collector=registry.name_of(self.collector),
             roots=roots,
             knows_host_data=self._host_data.__contains__,

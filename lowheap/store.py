@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from lowheap.collector import DrcCollection, GcProgress
+from lowheap.collector import DrcCollection, GcProgress, check_allowed
 from lowheap.collectors.interface import Collector
+from lowheap.collectors.shared import collection as shared_collection
 from lowheap.collectors.shared.allocation import allocate_block_growing_first
 from lowheap.collectors.shared.allocator import Allocator, SegregatedFit
 from lowheap.collectors.shared.first_fit import FirstFit
@@ -155,6 +156,7 @@ class Store(NotCopied):
         self.heap.host = self.tidy_in_use
         self.heap.replacements[chosen.collect] = self._collect_for_room
         self.heap.replacements[chosen.collect_cycles] = self._collect_cycles_for_room
+        self.heap.replacements[shared_collection.trace] = self._trace_for_room
         self.roots = RootSet(self.heap)
         self.collect_every = collect_every
         self.runtime: Any = None
@@ -266,8 +268,12 @@ class Store(NotCopied):
         `cycles`: what only cycles keep is garbage, too. UnsupportedError for a collector that cannot tell.
         """
         self.tidy_in_use()
-        trace = self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
-        return _Collection(self, trace, cycles=cycles)
+        return _Collection(self, self._native_trace, cycles=cycles)
+
+    @property
+    def _native_trace(self) -> Callable[[], None] | None:
+        """What marks what compiled code holds, if that is compiled, too."""
+        return self.runtime.trace if self.runtime is not None and self.runtime.is_native else None
 
     @exclusive("lock")
     def collect(self, *, cycles: bool = False) -> None:
@@ -479,6 +485,20 @@ class Store(NotCopied):
     def _collect_cycles_for_room(self, _rules: FrameRules, only_if_due: bool) -> bool:
         """What the policy does when it has to search for cycles."""
         self._collect(cycles=True, only_if_due=only_if_due)
+        return True
+
+    def _trace_for_room(self, _rules: FrameRules) -> bool:
+        """What the policy does when it ends an epoch by itself: who holds what, the store knows."""
+        check_allowed(self.heap)
+        trace = self._native_trace
+        try:
+            if trace is not None:
+                trace()
+            else:
+                self.heap.trace(root.reference for root in self.roots if root.is_on_wasm_stack)
+        except BaseException:
+            self.heap.clear_marks()
+            raise
         return True
 
 

@@ -30,10 +30,12 @@ from lowheap.cli.inspect import inspect_command
 from lowheap.collectors import registry
 from lowheap.collectors.drc import Drc
 from lowheap.collectors.interface import Collector, Shape
+from lowheap.collectors.rc_immix import RcImmix
 from lowheap.collectors.shared import parts as shared_parts
+from lowheap.collectors.shared.allocator import OF_THE_COLLECTOR
 from lowheap.embed import NativeHeap, attach
 from lowheap.errors import HeapCorruptionError, HeapError, UnsupportedError
-from lowheap.layout import NULL, VMCollectorPart, VMDump, VMDumpPart, VMPartKind
+from lowheap.layout import NULL, VMCollectorPart, VMDrcHeader, VMDump, VMDumpPart, VMPartKind
 from lowheap.native import (
     Buffer,
     Heap,
@@ -477,6 +479,66 @@ def test_inspect_shows_what_is_kept(tmp_path: Path) -> None:
     assert "kept state CardFigures of 8 × 1 bytes, buffer marked of 1 × 4 bytes, side table cards of" in text
     made = inspect(world.store.heap.snapshot())
     assert made.to_json()["kept"] == said["kept"]
+
+
+class Roomy(RcImmix):
+    """What `rc-immix` does; and something is kept by which nobody knows it."""
+
+    states = (*RcImmix.states, CardFigures)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allocator"),
+    [
+        ("drc", "segregated-fit"),
+        ("null", "segregated-fit"),
+        (Carded, "segregated-fit"),
+        ("rc-immix", OF_THE_COLLECTOR),
+        (Roomy, OF_THE_COLLECTOR),
+    ],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_inspect_names_the_allocator_that_there_is(wanted: Any, allocator: str, tmp_path: Path) -> None:
+    """Of a file, of a dump, and of an image that is as those were that named a policy where none is; sound or not."""
+    world = World(collector=wanted)
+    with world.store as store:
+        node = world.hold(NODE)
+        assert store.heap.allocator_name == allocator
+        taken = store.heap.snapshot()
+        assert taken.control is not None
+        assert taken.control.allocator == allocator
+        data = dump_of(attach(store))
+        assert isinstance(data, bytes), data
+        older = dataclasses.replace(taken, control=dataclasses.replace(taken.control, allocator="segregated-fit"))
+        broken = bytearray(taken.data)
+        VMDrcHeader.from_buffer(broken, node).ref_count = 77
+        is_known = isinstance(wanted, str)
+        given = [] if is_known else ["--collector", f"{Path(__file__)}:{wanted.__name__}"]
+        files = {
+            "image": taken.to_bytes(),
+            "dump": data,
+            "older": older.to_bytes(),
+            "broken": dataclasses.replace(taken, data=bytes(broken)).to_bytes(),
+        }
+        for name, content in files.items():
+            path = tmp_path / name
+            path.write_bytes(content)
+            report = CliRunner().invoke(inspect_command, [str(path), "--json", *given], catch_exceptions=False)
+            said = json.loads(report.output)
+            is_sound = name != "broken" or wanted == "null"
+            assert (said["allocator"], not said["problems"]) == (allocator, is_sound), name
+            if not said["problems"]:
+                assert (said["objects"], said["lines"] is None) == (1, allocator != OF_THE_COLLECTOR)
+            text = CliRunner().invoke(inspect_command, [str(path), *given]).output
+            assert re.search(rf"allocator +│ {re.escape(allocator)} ", text), text
+        if is_known:
+            assert read_dump(data).control == taken.control
+
+
+def test_inspect_names_first_fit() -> None:
+    image = lh.Store(allocator="first-fit").snapshot()
+    assert inspect(image).to_json()["allocator"] == "first-fit"
+    assert inspect(Image.from_wasmtime(bytes(64))).to_json()["allocator"] is None
 
 
 def test_damaged_parts_of_files_are_refused() -> None:

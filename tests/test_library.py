@@ -162,7 +162,7 @@ def test_a_program_is_linked_by_what_pkg_config_says(checked: bool, tmp_path: Pa
     moved = tmp_path / "moved elsewhere" / "prefix"
     shutil.copytree(built_library(), moved, symlinks=True)
     (tmp_path / "program.c").write_text(VERSION_PROGRAM)
-    name = library.VARIANTS[checked]
+    name = library.NAME + library.VARIANTS[checked]
     flags = pkg_config(moved / "lib" / "pkgconfig", name)
     run(["cc", "-std=c11", tmp_path / "program.c", *flags, "-o", tmp_path / "program"])
     printed = run([tmp_path / "program"], LD_LIBRARY_PATH=str(moved / "lib"))
@@ -191,6 +191,98 @@ def pkg_config(directory: Path, name: str) -> list[str]:
         printed = run(["pkg-config", "--cflags", "--libs", name], **where)
         return [part.replace("\\", "") for part in re.findall(r"(?:\\.|\S)+", printed)]
     return [filled(part) for key in ("Cflags", "Libs") for part in fields[key].split()]
+
+
+PART = """
+#include <lowheap.h>
+lh_status PART(const char **collector);
+lh_status PART(const char **collector) {
+    lh_config config = LH_CONFIG;
+    lh_heap *heap;
+    lh_status status = lh_heap_create(&config, &heap);
+    if (status != LH_OK) return status;
+    lh_heap_collector(heap, collector);
+    return lh_heap_destroy(heap);
+}
+"""
+
+WHOLE = """
+#include <stdio.h>
+int first(const char **), second(const char **);
+int main(void) {
+    const char *one = "none", *other = "none";
+    int status = first(&one);
+    printf("%d %s, ", status, one);
+    status = second(&other);
+    printf("%d %s\\n", status, other);
+    return 0;
+}
+"""
+
+
+def test_libraries_of_two_names_are_in_one_directory_and_in_one_process(tmp_path: Path) -> None:
+    """A program has two libraries of its own, which were linked with one each; neither gets the other's functions."""
+    prefix = tmp_path / "prefix"
+    shutil.copytree(built_library(), prefix, symlinks=True)
+    before = {path: path.read_bytes() for path in prefix.rglob("*") if path.is_file()}
+    built = library.build(prefix, collector="rc-immix", name="lowheap-rc", opt_level=0)
+    assert built.missing is None
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path for path in prefix.rglob("*") if path.is_file()} == {*before, *built.files}
+    (tmp_path / "part.c").write_text(PART)
+    (tmp_path / "whole.c").write_text(WHOLE)
+    for checked in CHECKED:
+        where = tmp_path / KINDS[checked]
+        where.mkdir()
+        names = [name + library.VARIANTS[checked] for name in ("lowheap", "lowheap-rc")]
+        for part, name in zip(("first", "second"), names, strict=True):
+            flags = pkg_config(prefix / "lib" / "pkgconfig", name)
+            run(
+                ["cc", "-shared", "-fPIC", f"-DPART={part}", tmp_path / "part.c", *flags, "-o", where / f"lib{part}.so"]
+            )
+        for order in (("first", "second"), ("second", "first")):
+            linked = [f"-l{part}" for part in order]
+            search = f"{where}:{prefix / 'lib'}"
+            command = ["cc", tmp_path / "whole.c", f"-L{where}", *linked, f"-Wl,-rpath-link,{search}"]
+            run([*command, "-o", where / "program"])
+            assert run([where / "program"], LD_LIBRARY_PATH=search) == "0 drc, 0 rc-immix\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("", "cannot be called '': a name is a letter, then"),
+        ("../lowheap", r"cannot be called '\.\./lowheap'"),
+        ("low heap", "cannot be called 'low heap'"),
+        ("höhe", "cannot be called 'höhe'"),
+        ("mine-checked", "names with '-checked' are those of checked ones"),
+    ],
+)
+def test_what_no_library_can_be_called(
+    name: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        library.build(tmp_path / "out", name=name)
+    assert cli.execute(["build-library", "--out", str(tmp_path / "out"), "--name", name]) == 2
+    assert "Invalid value for --name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_how_a_library_of_another_name_is_called(
+    ready_objects: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(["build-library", "--out", str(tmp_path), "--name", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path}: mine for " in out.replace("\n", "")
+    for file in ("include/mine/lowheap.h", "lib/libmine.so.1", "lib/libmine-checked.a", "lib/pkgconfig/mine.pc"):
+        assert file in out
+        assert (tmp_path / file).exists()
+    text = (tmp_path / "lib/pkgconfig/mine-checked.pc").read_text()
+    assert "includedir=${prefix}/include/mine\n" in text
+    assert "Libs: -L${libdir} -lmine-checked\n" in text
+    with (tmp_path / "lib/libmine-checked.so").open("rb") as stream:
+        tags = list(section(ELFFile(stream), ".dynamic").iter_tags("DT_SONAME"))
+    assert [each.soname for each in tags] == [f"libmine-checked.so.{api.VERSION}"]
 
 
 def test_a_header_of_another_layout_is_refused(tmp_path: Path) -> None:

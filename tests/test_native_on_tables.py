@@ -12,19 +12,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
-import platform
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llvmlite import ir
 from support.combinations import examples
-from support.native_heaps import ANY_U32, ANY_U64, RULES, STEPS, Copy, Frames, Made, natives
-from support.native_sides import c_type, mixed, sum_of_copied, sum_of_filled
+from support.native_heaps import ANY_U32, ANY_U64, RULES, STEPS, Frames, Made, natives
+from support.native_interface import FUNCTION_TYPES, NOTES, RANGE, SLOTS, Examiner, Interface, Side, message_of
+from support.native_sides import mixed, sum_of_copied, sum_of_filled
 
 from lowheap.collectors import host, table_ranges
 from lowheap.collectors.drc import Drc, barriers
@@ -47,23 +45,11 @@ from lowheap.collectors.shared.access import Storages
 from lowheap.collectors.shared.casts import TypeTest
 from lowheap.collectors.shared.externrefs import bury_externref
 from lowheap.collectors.shared.frames import FrameRules
-from lowheap.embed.emitter import ApiFunction
-from lowheap.embed.lifecycle import LifecycleEmitter
-from lowheap.embed.system import IMPORTED_SYMBOLS
 from lowheap.errors import HeapCorruptionError, LowheapError, status_error
-from lowheap.jit.emit import I32, I64, PTR
-from lowheap.jit.engine import LoadedCode
-from lowheap.jit.engine import compile as compile_ir
-from lowheap.jit.stackmaps import host_architecture
-from lowheap.jit.translate import HEAP as WHOLE_HEAP
-from lowheap.jit.translate import Place, View, inline_call, llvm_type
 from lowheap.layout import (
     BLOCK_ALIGN,
-    COLLECTOR_AREA_OFFSET,
-    CONTROL_BLOCK_OFFSET,
     EXTERNREF_TYPE_INDEX,
     FIRST_INDEX,
-    FUNCTION_TABLE_OFFSET,
     HANDLES_OFFSET,
     HEADER_SIZE,
     HOST_DATA_OFFSET,
@@ -76,22 +62,18 @@ from lowheap.layout import (
     TYPE_TABLE_OFFSET,
     VMFieldDefinition,
     VMFieldInfo,
-    VMFuncRef,
     VMGcKind,
     VMHandle,
-    VMHeap,
     VMHeapControl,
     VMHeapType,
     VMHostData,
     VMHostDataOwner,
-    VMObjectInfo,
-    VMRootFrame,
     VMStorage,
     VMStoreContext,
     VMTable,
     VMTypeInfo,
 )
-from lowheap.memory import Mapping, Memory
+from lowheap.memory import Mapping
 from lowheap.native import (
     Heap,
     Native,
@@ -106,7 +88,7 @@ from lowheap.native import (
     wrapping_add,
     wrapping_sub,
 )
-from lowheap.native.check import BOOL, HeapType, NoneType, PlaceType, StaticType, ViewType
+from lowheap.native.check import BOOL, HeapType, NoneType, StaticType
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Functions for generators, and for what takes or returns records and tuples
@@ -351,185 +333,6 @@ NOT_HERE: dict[Native[..., Any], str] = {
     parts.size_in_use: "it takes a part of a collector's, and `drc` has none: test_collector_images.py compares it",
 }
 """What is not compared here, and why."""
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Sides
-
-
-class CheckedHeap(Heap):
-    """A checked heap of Python's, with an `lh_heap`."""
-
-    lh_heap: VMHeap
-
-    @property
-    def is_checked(self) -> bool:
-        return True
-
-    @property
-    def interface(self) -> VMHeap:
-        return self.lh_heap
-
-
-SLOTS = (ctypes.c_uint32 * 8)()
-"""Root slots that all sides share: what is in them nobody changes."""
-
-RANGE = VMTable(ctypes.addressof(SLOTS), 4, 6)
-"""A root range of such: the first half."""
-
-FUNCTION_TYPES = (0, 0, 5, 1, 6)
-FUNCTIONS_OF_STORE = (VMFuncRef * len(FUNCTION_TYPES))(*(VMFuncRef(0, 0, each, 0) for each in FUNCTION_TYPES))
-NOTES = 1 << 13
-"""Bytes of notes: for as much of a heap as the steps fill."""
-
-
-class Side:
-    """A whole copy of what has been made, at addresses of its own."""
-
-    def __init__(self, made: Made, context: VMStoreContext, notes: bytes) -> None:
-        control = made.heap.control
-        self.mapping = Mapping(COLLECTOR_AREA_OFFSET)
-        source = ctypes.addressof(control) - CONTROL_BLOCK_OFFSET
-        for start, size in self.tables(control):
-            self.mapping.write(start, ctypes.string_at(source + start, size))
-        self.memory = Memory(control.capacity, control.maximum)
-        self.memory.write(0, made.world.memory.read(0, control.capacity))
-        self.control: VMHeapControl = self.mapping.view(VMHeapControl, CONTROL_BLOCK_OFFSET)
-        setup.set_up_tables(ctypes.addressof(self.control), self.mapping.base)
-        self.control.heap_base = self.memory.base
-        whole = VMHeap.store_context.offset + FUNCTION_TABLE_OFFSET + ctypes.sizeof(FUNCTIONS_OF_STORE)
-        self.lh_heap = VMHeap.from_buffer(ctypes.create_string_buffer(whole))
-        self.lh_heap.heap_base, self.lh_heap.control = self.memory.base, ctypes.addressof(self.control)
-        self.context: VMStoreContext = self.lh_heap.store_context
-        ctypes.memmove(ctypes.addressof(self.context), ctypes.addressof(context), ctypes.sizeof(context))
-        functions = ctypes.addressof(self.context) + FUNCTION_TABLE_OFFSET
-        ctypes.memmove(functions, ctypes.addressof(FUNCTIONS_OF_STORE), ctypes.sizeof(FUNCTIONS_OF_STORE))
-        self.lh_heap.store = ctypes.addressof(self.context)
-        self.heap = CheckedHeap(
-            self.memory, self.control, store_context=self.context, host=lambda: None, collector=Drc()
-        )
-        self.heap.lh_heap = self.lh_heap
-        self.notes = ctypes.create_string_buffer(notes, NOTES)
-        self.frame = VMRootFrame(self.context.root_frames, 0, 0, 0)
-        self.handle = VMHandle()
-        self.ranges = (VMTable * 2)()
-        self.visited: list[bytes] = []
-        prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
-        self.visitor = prototype(self._visit)
-        host = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
-        self.call_host = host(lambda *_: 0)
-        self.context.call_host = ctypes.cast(self.call_host, ctypes.c_void_p).value or 0
-        self.stops_at = 0
-
-    def _visit(self, argument: int, info: int) -> int:
-        self.visited.append(ctypes.string_at(info, ctypes.sizeof(VMObjectInfo)))
-        return 9 if len(self.visited) == self.stops_at else 0
-
-    @staticmethod
-    def tables(control: VMHeapControl) -> list[tuple[int, int]]:
-        """Where something can be: offsets in the mapping, and sizes, with room for one entry more."""
-        return [
-            (CONTROL_BLOCK_OFFSET, ctypes.sizeof(VMHeapControl)),
-            (TYPE_TABLE_OFFSET, 40 * ctypes.sizeof(VMTypeInfo)),
-            (TYPE_DATA_OFFSET, 1 << 13),
-            (HANDLES_OFFSET, 256),
-            (ROOT_SLOTS_OFFSET, 256),
-            (ROOT_RANGES_OFFSET, 64),
-            (HOST_DATA_OFFSET, 64 * ctypes.sizeof(VMHostData)),
-        ]
-
-    def as_of_any(self, message: str) -> str:
-        """A message, with what is being thrown, which is in a place of the side's own."""
-        return message.replace(hex(ctypes.addressof(self.context) + VMStoreContext.exception.offset), "(thrown)")
-
-    def state(self) -> list[bytes]:
-        """All of its bytes; addresses are those within the side."""
-        copied = VMHeapControl.from_buffer_copy(self.control)
-        base = self.mapping.base
-        for name in ("type_table", "type_data", "handles", "root_slots", "root_ranges", "host_data"):
-            setattr(copied, name, (getattr(copied, name) - base) % (1 << 64))
-        copied.heap_base = (copied.heap_base - self.memory.base) % (1 << 64)
-        context = VMStoreContext.from_buffer_copy(self.context)
-        context.call_host = 0
-        frame = VMRootFrame.from_buffer_copy(self.frame)
-        if context.root_frames == ctypes.addressof(self.frame):
-            context.root_frames = 1
-        if frame.heap == ctypes.addressof(self.lh_heap):
-            frame.heap = 1
-        whole = Copy.state(SimpleNamespace(control=self.control, context=self.context, memory=self.memory))[0]  # type: ignore[arg-type]
-        tables = [self.mapping.read(start, size) for start, size in self.tables(self.control)[1:]]
-        return [
-            whole,
-            bytes(copied),
-            bytes(context),
-            bytes(frame),
-            bytes(self.handle),
-            *(bytes(VMTable(max(0, each.base - self.memory.base), each.length, each.maximum)) for each in self.ranges),
-            self.notes.raw,
-            *tables,
-            *self.visited,
-        ]
-
-    def close(self) -> None:
-        self.heap = self.control = self.context = None  # type: ignore[assignment]
-        self.mapping.abandon()
-        self.memory.abandon()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Machine code
-
-
-class _Examiner(LifecycleEmitter):
-    """What emits a function of the checked C interface by any name."""
-
-    is_checked = True
-    collector = Drc()
-    system = platform.system().lower()
-    architecture = host_architecture()
-    api = SimpleNamespace(name="test")  # type: ignore[assignment]
-
-
-@functools.cache
-def compiled(function: Native[..., Any], statics: tuple[tuple[str, Any], ...]) -> tuple[LoadedCode, Any]:
-    """The function as one that returns a status, and what it returned at an address."""
-    known = dict(statics)
-    parameters = [each for each in function.checked.parameters if not isinstance(each.type, HeapType | StaticType)]
-    result = function.checked.result
-    module = ir.Module("test")
-    _Examiner.define_helpers(module)
-    type = ir.FunctionType(I32, [PTR, *(llvm_type(each.type) for each in parameters), PTR])
-    emitter = _Examiner(ApiFunction(module, type, "test"))
-    given = iter(emitter.function.args[1:-1])
-    arguments: list[Any] = []
-    for each in function.checked.parameters:
-        if isinstance(each.type, HeapType):
-            arguments.append(WHOLE_HEAP)
-        elif isinstance(each.type, StaticType):
-            arguments.append(known[each.name])
-        else:
-            value = next(given)
-            if isinstance(each.type, ViewType):
-                value = View(value, each.type.structure)
-            elif isinstance(each.type, PlaceType):
-                value = Place(value, each.type.word)
-            arguments.append(value)
-    value = inline_call(emitter, function, arguments, emitter._sibling)
-    if not isinstance(result, NoneType):
-        wide = value if getattr(value.type, "width", 64) == 64 else emitter.builder.zext(value, I64)
-        emitter.store_typed(wide, emitter.function.args[-1])
-    emitter.builder.ret(I32(0))
-    code = LoadedCode(compile_ir(module, ("test",)), imports=IMPORTED_SYMBOLS)
-    types_of = [c_type(each.type) for each in parameters]
-    prototype = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, *types_of, ctypes.c_void_p)
-    return code, prototype(code.address("test"))
-
-
-def message_of(heap: VMHeap) -> str:
-    """The message that machine code has kept."""
-    text = ctypes.string_at(heap.error_format).decode().removeprefix("test: ").replace("%%", "%")
-    values = iter(heap.error_values)
-    return re.sub(r"0x%llx|%llu", lambda found: format(next(values), "#x" if found[0] == "0x%llx" else ""), text)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1180,6 +983,17 @@ def some_roots(draw: Draw, made: Made) -> None:
     made.heap.control.no_gc_count = draw(st.integers(0, 2))
 
 
+class Examining(Examiner):
+    """Of heaps of `drc`."""
+
+    collector = Drc()
+
+
+@functools.cache
+def compiled(function: Native[..., Any], statics: tuple[tuple[str, Any], ...]) -> Interface:
+    return Interface(Examining, [function], dict(statics))
+
+
 @pytest.mark.parametrize("function", FUNCTIONS, ids=name_of)
 @settings(max_examples=examples(3, 15), deadline=None)
 @given(data=st.data())
@@ -1209,7 +1023,7 @@ def test_python_and_machine_code_do_the_same(function: Native[..., Any], data: s
         if isinstance(each.type, StaticType)
     }
     stops_at = data.draw(st.integers(0, 3))
-    python, machine = Side(made, frames.context, notes), Side(made, frames.context, notes)
+    python, machine = Side(made.heap, frames.context, notes), Side(made.heap, frames.context, notes)
     try:
         for side in (python, machine):
             harm(side)
@@ -1249,11 +1063,10 @@ def compare(
         failure, raised = str(error), type(error)
         # Python looks where it reaches; machine code's reach is within the reservation.
         assume(not re.search(r"does not name an object; objects are|is not within|is not a multiple of", failure))
-    code, call = compiled(function, tuple(statics.items()))
+    call = compiled(function, tuple(statics.items()))[function]
     result = ctypes.c_uint64()
     words = [each(machine)[1] if callable(each) else each for each in arguments]
     status = call(ctypes.addressof(machine.lh_heap), *words, ctypes.addressof(result))
-    assert code is not None
     assert bool(status) == bool(failure), (failure, status)
     if failure:
         assert machine.as_of_any(message_of(machine.lh_heap)) == python.as_of_any(failure)

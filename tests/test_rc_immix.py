@@ -767,6 +767,53 @@ def test_a_full_heap_in_which_nothing_may_be_collected(runtime: str, pending: st
         assert store.stats().live_objects == len(made) + len(kept)
 
 
+HOLDS = """(module
+  (type $cell (struct (field (mut anyref)) (field (mut anyref))))
+  (type $box (array (mut i32)))
+  (import "host" "churn" (func $churn))
+  (func (export "run") (result i32)
+    (local $held (ref null $cell))
+    (local.set $held (struct.new $cell (array.new $box (i32.const 77) (i32.const 1)) (ref.null any)))
+    (call $churn)
+    (array.get $box (ref.cast (ref $box) (struct.get $cell 0 (local.get $held))) (i32.const 0))))"""
+"""A function that holds an object in a frame only, while the host makes others."""
+
+
+@pytest.mark.parametrize("options", [{}, {"checked": True}, {"collect_every": 1000}], ids=str)
+@pytest.mark.parametrize("has_code", [False, True])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_python_ends_epochs_of_short_pauses(runtime: str, has_code: bool, options: dict[str, Any]) -> None:
+    """An allocation of the host's, which no compiled code does, with frames or without any."""
+    used = engine(runtime, epoch_bytes=1 << 16, pause_microseconds=100)
+    died: list[int] = []
+
+    def churn() -> None:
+        for number in range(1000):
+            cell = lh.Struct(store, CELL, [kept, lh.Array(store, LIST, [None] * 300)])
+            cell[1] = cell
+            if number % 10 == 0:
+                lh.ExternRef(store, number, died.append).release()
+            cell.release()
+
+    with lh.Store(used, maximum_heap_size=1 << 18, **options) as store:
+        kept = lh.Struct(store, CELL, [None, None])
+        if has_code:
+            exports = lh.Instance(store, lh.Module(used, HOLDS), {"host": {"churn": churn}}).exports
+            assert exports["run"]() == 77
+        else:
+            churn()
+        assert store.stats().counters["epochs"] > 3
+        assert sum(store.pause_times().values()) > 3
+        store.verify()
+        assert len(died) > 50
+        store.collect(cycles=True)
+        with store.heap.no_gc_scope():
+            made = [lh.Struct(store, CELL, [kept, None]) for _ in range(500)]
+        store.collect(cycles=True)
+        store.verify()
+        assert store.stats().live_objects == len(made) + 1
+
+
 def test_memory_is_given_back() -> None:
     used = engine("native")
     with lh.Store(used) as store:

@@ -45,6 +45,7 @@ from lowheap.snapshot import (
     with_types_of,
 )
 from lowheap.snapshot import file as image_file
+from lowheap.snapshot.contents import Contents
 from lowheap.snapshot.inspection import inspect
 
 EXTERNREF = len(TYPES)
@@ -268,7 +269,7 @@ def test_the_file_header_is_as_documented() -> None:
     assert (magic, version, reserved, heap) == (b"\x89lowheap", 1, 0, len(IMAGE.data))
     assert ctypes.sizeof(image_file.FileHeader) == 72
     assert len(FILE) == 72 + metadata + compressed
-    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Image)} - {
+    assert set(json.loads(FILE[72 : 72 + metadata])) == {each.name for each in dataclasses.fields(Contents)} - {
         "data",
         "parts",
     }

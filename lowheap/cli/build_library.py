@@ -36,6 +36,12 @@ _SUMMARIES = {
     help="CPU features to add and to take away, as +avx2,-fma.",
     show_default=False,
 )
+@click.option(
+    "--name",
+    metavar="NAME",
+    default=library.NAME,
+    help="What the library is called; those of several names can be in one prefix.",
+)
 @library_collectors_option
 @opt_level_option(default=3)
 @click.pass_context
@@ -46,37 +52,43 @@ def build_library_command(
     target: str | None,
     cpu: str | None,
     features: str,
+    name: str,
     collectors: tuple[str, ...],
     opt_level: int,
 ) -> None:
     """Build the C library, fast and checked, into the prefix DIR: include/lowheap.h, lib/liblowheap.a and .so.
 
     A program is compiled with the flags that pkg-config gives for lib/pkgconfig/lowheap.pc, or lowheap-checked.pc for
-    the library that checks every call. The shared libraries need a C compiler, the system's or that of the package
+    the library that checks every call. With --name NAME these are NAME.pc and libNAME.so, and the header is
+    include/NAME/lowheap.h. The shared libraries need a C compiler, the system's or that of the package
     ziglang; without one all the rest is built.
     """
     wanted = check_library_collectors(ctx, collectors)
     try:
+        library.check_name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param_hint="--name") from error
+    try:
         built = library.build(
-            directory, target=target, cpu=cpu, features=features, opt_level=opt_level, collector=wanted
+            directory, target=target, cpu=cpu, features=features, opt_level=opt_level, collector=wanted, name=name
         )
     except UnsupportedError as error:
         raise click.UsageError(str(error), ctx) from error
-    names = {
-        name: f"{_SUMMARIES[part]}{', checked' if checked else ''}"
+    summaries = {
+        file: f"{_SUMMARIES[part]}{', checked' if checked else ''}"
         for checked in library.VARIANTS
-        for part, name in library.library_files(checked=checked).items()
+        for part, file in library.library_files(checked=checked, name=name).items()
     }
-    table = Table(title=Text(f"{printable(directory)}: lowheap for {built.target}"), title_justify="left")
+    table = Table(title=Text(f"{printable(directory)}: {name} for {built.target}"), title_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("bytes", justify="right")
     table.add_column("what")
     for path in built.files:
-        name = path.relative_to(built.prefix).as_posix()
+        file = path.relative_to(built.prefix).as_posix()
         if path.is_symlink():
-            table.add_row(name, "", f"link to {path.readlink()}")
+            table.add_row(file, "", f"link to {path.readlink()}")
         else:
-            table.add_row(name, f"{path.stat().st_size:,}", names.get(name, "header"))
+            table.add_row(file, f"{path.stat().st_size:,}", summaries.get(file, "header"))
     report_console().print(table)
     if built.missing is not None:
         click.echo(f"lowheap: {built.missing}", err=True)

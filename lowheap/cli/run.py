@@ -598,7 +598,7 @@ def _print_statistics(store: Store, module: Module, times: _Times, before: HeapS
     rows = {
         "collector": module.engine.collector.name,
         "runtime": module.engine.runtime,
-        "allocator": "the collector's" if store.heap.collector.finds_room else store.heap.allocator_policy.name,
+        "allocator": store.heap.allocator_name,
         "optimisation level": str(module.engine.opt_level),
         "compile time": _milliseconds(times.compiling),
         **_compiled_by_need(module),

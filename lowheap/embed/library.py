@@ -41,11 +41,11 @@ from lowheap.representation import short_repr
 NATIVE_CPU = "native"
 """As a CPU: the one of this machine, with all that it can do."""
 
-VARIANTS = {False: "lowheap", True: "lowheap-checked"}
-"""The libraries' names, by whether they are checked."""
+NAME = "lowheap"
+"""What the library is called, where nobody says otherwise."""
 
-VERSION_SCRIPT = f"LOWHEAP_{api.VERSION} {{ global: lh_*; local: *; }};\n"
-"""What a shared library exports, and under which version, for the linker."""
+VARIANTS = {False: "", True: "-checked"}
+"""What stands behind a library's name, by whether it is checked."""
 
 # What the generic CPU of an architecture is to have, and its calling convention, where LLVM's own idea of both is not
 # what its systems' C libraries are built for.
@@ -268,12 +268,34 @@ def find_linker(triple: str, platform: Platform) -> list[str] | None:
     return None
 
 
-def _link(linker: Sequence[str], image: bytes, soname: str, directory: Path) -> bytes:
-    """Return a shared library of one object, that depends on the C library only, and has no code of the compiler's."""
+def symbol_version(name: str = NAME) -> str:
+    """Return the version under which a shared library exports its functions, the checked one of a name, too.
+
+    Libraries of two names may be in one process, for two others that were linked with one each: a call goes to the
+    library that has the version that was linked with.
+    """
+    return f"{re.sub('[^A-Za-z0-9]', '_', name).upper()}_{api.VERSION}"
+
+
+def check_name(name: str) -> None:
+    """ValueError for what no library can be called."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name, re.ASCII):
+        raise ValueError(f"a library cannot be called {name!r}: a name is a letter, then letters, digits and _ . + -")
+    if name.endswith(VARIANTS[True]):
+        raise ValueError(
+            f"a library cannot be called {name!r}: names with {VARIANTS[True]!r} are those of checked ones"
+        )
+
+
+def _link(linker: Sequence[str], image: bytes, soname: str, version: str, directory: Path) -> bytes:
+    """Return a shared library of one object, that depends on the C library only, and has no code of the compiler's.
+
+    `version` is that of the symbols that it exports.
+    """
     with tempfile.TemporaryDirectory(prefix=".lowheap-", dir=directory) as name:
         work = Path(name)
         (work / "library.o").write_bytes(image)
-        (work / "version.map").write_text(VERSION_SCRIPT)
+        (work / "version.map").write_text(f"{version} {{ global: lh_*; local: *; }};\n")
         command = [
             *linker,
             "-shared",
@@ -325,12 +347,17 @@ class BuiltLibrary:
         return self.prefix / "lib"
 
 
-def library_files(*, checked: bool) -> dict[str, str]:
+def header_file(name: str = NAME) -> str:
+    """Return where the header of the libraries of a name is, below the prefix; each is for its own collectors."""
+    return f"include/{HEADER_NAME}" if name == NAME else f"include/{name}/{HEADER_NAME}"
+
+
+def library_files(*, checked: bool, name: str = NAME) -> dict[str, str]:
     """Return the files of one of the libraries, below the prefix: its `object`, `archive`, `shared`, `link`, `pc`.
 
     `link` is the symbolic link that `-l` finds; it leads to `shared`, which has the interface's version in its name.
     """
-    name = VARIANTS[checked]
+    name += VARIANTS[checked]
     return {
         "object": f"lib/{name}.o",
         "archive": f"lib/lib{name}.a",
@@ -348,6 +375,7 @@ def build(
     features: str = "",
     opt_level: int = 3,
     collector: Collector | str | Sequence[Collector | str] = api.DEFAULT_COLLECTORS,
+    name: str = NAME,
 ) -> BuiltLibrary:
     """Build the library, fast and checked, into a prefix, which is made if need be.
 
@@ -355,14 +383,17 @@ def build(
     it makes a heap; the first is the default. The header is for these collectors, too.
     `target` is an LLVM triple, by default this machine's; `cpu` a CPU's name in LLVM's words, "native" for this
     machine's, by default the one that all of the target can stand in for; `features` what to add to it or to take away,
-    as "+avx2,-fma". What an earlier build left, and this one cannot make anew, is removed.
+    as "+avx2,-fma". `name` is what the library is called, and the checked one before "-checked": libraries of several
+    names can be in one prefix, and in one process. What an earlier build of the name left, and this one cannot make
+    anew, is removed.
 
     UnsupportedError when there is no such target, CPU or feature, or no library for it; CompilerError when there is no
-    such collector, or one is named twice; LowheapError when a file cannot be written, or a linker fails, by which time
-    objects, archives and header are there.
+    such collector, or one is named twice; ValueError for a name or a level that cannot be; LowheapError when a file
+    cannot be written, or a linker fails, by which time objects, archives and header are there.
     """
     if opt_level not in OPT_LEVELS:
         raise ValueError(f"there is no optimisation level {opt_level!r}; there are 0 to {OPT_LEVELS[-1]}")
+    check_name(name)
     chosen = registry.find_all([collector] if isinstance(collector, Collector | str) else collector)
     resolved, platform = resolve_target(target, cpu, features)
     prefix = Path(directory)
@@ -372,40 +403,42 @@ def build(
         for checked in VARIANTS
     }
     try:
-        written.append(_write(prefix / "include" / HEADER_NAME, header(*chosen).encode()))
+        written.append(_write(prefix / header_file(name), header(*chosen).encode()))
         for checked, image in images.items():
-            files = library_files(checked=checked)
+            files = library_files(checked=checked, name=name)
             written.append(_write(prefix / files["object"], image))
             for part in ("shared", "link") if platform.is_elf else ("shared", "link", "archive", "pc"):
                 (prefix / files[part]).unlink(missing_ok=True)
             if platform.is_elf:
                 written.append(_write(prefix / files["archive"], archive("lowheap.o", image)))
-                written.append(_write(prefix / files["pc"], _pkg_config(chosen, checked=checked).encode()))
+                written.append(_write(prefix / files["pc"], _pkg_config(chosen, name, checked=checked).encode()))
         if not platform.is_elf:
             missing = (
                 f"only objects and header are made for {platform.system}: a program has the library when"
-                f" {VARIANTS[False]}.o is linked into it"
+                f" {name}.o is linked into it"
             )
             return BuiltLibrary(prefix, resolved.triple, tuple(written), missing)
         linker = find_linker(resolved.triple, platform)
         if linker is None:
-            missing = _missing_linker(resolved.triple, platform)
+            missing = _missing_linker(resolved.triple, platform, name)
             return BuiltLibrary(prefix, resolved.triple, tuple(written), missing)
         for checked, image in images.items():
-            files = library_files(checked=checked)
+            files = library_files(checked=checked, name=name)
             shared, link = prefix / files["shared"], prefix / files["link"]
-            written.append(_write(shared, _link(linker, image, shared.name, shared.parent), mode=0o755))
+            written.append(
+                _write(shared, _link(linker, image, shared.name, symbol_version(name), shared.parent), mode=0o755)
+            )
             link.symlink_to(shared.name)
             written.append(link)
     except OSError as error:
-        name = error.filename or prefix
-        raise LowheapError(f"cannot write {os.fspath(name)!r}: {error.strerror or error}") from error
+        place = error.filename or prefix
+        raise LowheapError(f"cannot write {os.fspath(place)!r}: {error.strerror or error}") from error
     return BuiltLibrary(prefix, resolved.triple, tuple(written), None)
 
 
-def _missing_linker(triple: str, platform: Platform) -> str:
+def _missing_linker(triple: str, platform: Platform, name: str) -> str:
     """What to say when there is nothing to link with."""
-    shared = " and ".join(Path(library_files(checked=checked)["shared"]).name for checked in VARIANTS)
+    shared = " and ".join(Path(library_files(checked=checked, name=name)["shared"]).name for checked in VARIANTS)
     compilers = "cc, gcc or clang"
     if platform != parse_triple(str(binding.get_process_triple())):
         compilers = f"{platform.architecture}-{platform.system}-{platform.environment}-gcc"
@@ -416,15 +449,16 @@ def _missing_linker(triple: str, platform: Platform) -> str:
     )
 
 
-def _pkg_config(collectors: Sequence[Collector], *, checked: bool) -> str:
+def _pkg_config(collectors: Sequence[Collector], name: str, *, checked: bool) -> str:
     """The .pc file of a library; it finds the prefix from where it is, so that may be moved."""
-    name = VARIANTS[checked]
+    include = Path("${prefix}", header_file(name)).parent.as_posix()
+    name += VARIANTS[checked]
     what = "every misuse is an error" if checked else "the fast library"
     names = " or ".join(registry.name_of(each) for each in collectors)
     kind = "deferred reference counting" if names == "drc" else f"the collector {names}"
     return f"""\
 prefix=${{pcfiledir}}/../..
-includedir=${{prefix}}/include
+includedir={include}
 libdir=${{prefix}}/lib
 
 Name: {name}

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import OF_THE_COLLECTOR, SegregatedFit
 from lowheap.declarations import layout_hash
 from lowheap.layout import (
     DUMP_MAGIC,
@@ -50,6 +50,7 @@ from lowheap.snapshot.contents import (
     type_of_entry,
 )
 from lowheap.snapshot.parts import ImagePart
+from lowheap.snapshot.reopened import collector_of
 from lowheap.snapshot.tables import ImageTables
 from lowheap.types import (
     AbstractHeapType,
@@ -131,7 +132,7 @@ def read(data: bytes) -> Contents:
     _, control_bytes, types, type_data, handles, host_data, roots, parts, heap = pieces
     control = VMHeapControl.from_buffer_copy(control_bytes)
     _check_counts(header, control)
-    return Contents(
+    contents = Contents(
         data=heap,
         source="lowheap dump",
         types=_types(_records(VMTypeInfo, types), memoryview(type_data).cast("I")),
@@ -146,6 +147,9 @@ def read(data: bytes) -> Contents:
         tables=ImageTables.of(types, type_data, handles, host_data),
         parts=tuple(_parts(parts, header.part_count, control.bump)),
     )
+    if collector_of(contents).finds_room:
+        contents = dataclasses.replace(contents, control=ImageControl.of(control, OF_THE_COLLECTOR))
+    return contents
 
 
 def _check_counts(header: VMDump, control: VMHeapControl) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lowheap import strings
+from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared import walking
 from lowheap.collectors.shared.allocator import Block, walk, walk_as_collected
 from lowheap.errors import HeapCorruptionError, UnsupportedError
@@ -208,7 +209,12 @@ class ImageObject:
 @short_repr
 @dataclass(frozen=True)
 class Image(Contents):
-    """A heap at one moment, to be looked at. `contents.Contents` has its attributes."""
+    """A heap at one moment, to be looked at. `contents.Contents` has its attributes.
+
+    `rules` is the collector by whose rules it is looked at, where whoever looks has said; no file has it.
+    """
+
+    rules: Collector | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def take(
@@ -357,12 +363,17 @@ class Image(Contents):
     def _has_lines(self) -> bool:
         """Whether the heap's collector finds objects in its own way, as rc-immix does."""
         is_whole = self.control is not None and self.tables is not None
-        return is_whole and type(collector_of(self)).blocks is not walking.blocks
+        return is_whole and type(self.collector_in_force).blocks is not walking.blocks
+
+    @property
+    def collector_in_force(self) -> Collector:
+        """The collector by whose rules a lowheap heap is looked at: the one that was said, or `collector_of`."""
+        return collector_of(self) if self.rules is None else self.rules
 
     def _reopened(self) -> Heap:
         """Return the heap for its collector's functions. HeapCorruptionError when that cannot be."""
         try:
-            return reopen(self, collector_of(self))
+            return reopen(self, self.collector_in_force)
         except UnsupportedError as error:
             raise HeapCorruptionError([str(error)]) from None
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowheap.collectors import registry
 from lowheap.collectors.interface import Collector
-from lowheap.collectors.shared.allocator import SegregatedFit
+from lowheap.collectors.shared.allocator import OF_THE_COLLECTOR, SegregatedFit
 from lowheap.collectors.shared.lines import LineMap, LineState
 from lowheap.collectors.shared.types import field_info, size_of_storage
 from lowheap.errors import HeapCorruptionError
@@ -48,7 +48,7 @@ from lowheap.representation import printable, short_repr
 from lowheap.snapshot import Image, ImageObject
 from lowheap.snapshot.contents import TAG_FIELDS, UNCOUNTED_ROOT_KINDS, ImageField, kind_label
 from lowheap.snapshot.picture import draw
-from lowheap.snapshot.reopened import collector_of, reopen
+from lowheap.snapshot.reopened import reopen
 from lowheap.verification import problems_of
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ class Inspection:
     objects, of count 0, that a collection with a budget has yet to free, the next first. `unconfirmed` are the
     objects of an image that cannot be walked which only look like objects. `lines` is what is in each line of each
     block, None when the heap is not made of them, or not sound. `garbage` is None when the heap is too broken to be
-    traced, or is not known to count references.
+    traced, or is not known to count references. `allocator` is the free-list policy's name; `OF_THE_COLLECTOR` where
+    the collector finds room for objects itself, and None for a heap of wasmtime's.
     """
 
     image: Image
@@ -144,6 +145,7 @@ class Inspection:
     unconfirmed: tuple[int, ...]
     lines: LineMap | None
     garbage: Garbage | None
+    allocator: str | None
 
     @property
     def objects(self) -> int:
@@ -164,7 +166,7 @@ class Inspection:
             "end": self.image.end,
             "capacity": None if control is None else control.capacity,
             "maximum": None if control is None else control.maximum,
-            "allocator": None if control is None else control.allocator,
+            "allocator": self.allocator,
             "collector": self.image.collector,
             "collections": None if control is None else control.collections,
             "walkable": self.image.is_walkable,
@@ -242,7 +244,8 @@ def inspect(image: Image, collector: str | type[Collector] | Collector | None = 
 
     UnsupportedError as there.
     """
-    problems = verify(image, collector)
+    image = _by_rules_of(image, collector)
+    problems = verify(image)
     objects, free, merged = _readable(image)
     by_type: dict[tuple[int, VMGcKind], list[ImageObject]] = {}
     for found in objects:
@@ -280,19 +283,30 @@ def inspect(image: Image, collector: str | type[Collector] | Collector | None = 
         pending=pending,
         counts=dict(sorted(Counter(each.ref_count for each in objects).items())),
         unconfirmed=tuple(each.index for each in objects if not each.is_confirmed),
-        lines=None if problems else _line_map(image, collector),
-        garbage=None if problems or not _is_counted(image, collector) else find_garbage(image),
+        lines=None if problems else _line_map(image),
+        garbage=None if problems or not _is_counted(image) else find_garbage(image),
+        allocator=_allocator(image),
     )
 
 
-def _collector(image: Image, given: str | type[Collector] | Collector | None) -> Collector:
-    return collector_of(image) if given is None else registry.find(given)
+def _by_rules_of(image: Image, given: str | type[Collector] | Collector | None) -> Image:
+    """Have the image looked at by the rules of a collector, if one is given and it is of a heap of lowheap's."""
+    if given is None or image.control is None:
+        return image
+    return dataclasses.replace(image, rules=registry.find(given))
 
 
-def _line_map(image: Image, given: str | type[Collector] | Collector | None) -> LineMap | None:
+def _allocator(image: Image) -> str | None:
+    """What the policy is called. A dump does not name it, nor did images always tell that there was none."""
+    if image.control is None:
+        return None
+    return OF_THE_COLLECTOR if image.collector_in_force.finds_room else image.control.allocator
+
+
+def _line_map(image: Image) -> LineMap | None:
     if image.control is None or image.tables is None:
         return None
-    collector = _collector(image, given)
+    collector = image.collector_in_force
     return collector.line_map(reopen(image, collector))
 
 
@@ -313,9 +327,9 @@ def _lines_to_json(lines: LineMap) -> dict[str, Any]:
     }
 
 
-def _is_counted(image: Image, given: str | type[Collector] | Collector | None) -> bool:
+def _is_counted(image: Image) -> bool:
     """Whether counts are known to say how many owners objects have."""
-    return image.control is None or (image.control.is_counted and _collector(image, given).counts)
+    return image.control is None or (image.control.is_counted and image.collector_in_force.counts)
 
 
 def _readable(image: Image) -> tuple[list[ImageObject], list[int], int]:
@@ -349,6 +363,7 @@ def verify(image: Image, collector: str | type[Collector] | Collector | None = N
     of lowheap's own, else those that hold whatever collects the heap. UnsupportedError when the image has not the
     states, buffers and side tables that a given one keeps.
     """
+    image = _by_rules_of(image, collector)
     control = image.control
     if control is not None and image.tables is not None:
         if control.bump != len(image.data):
@@ -356,8 +371,9 @@ def verify(image: Image, collector: str | type[Collector] | Collector | None = N
         if image.list_head != control.over_approximated_stack_roots:
             return ["the over-approximated list does not begin in the image where its control block says"]
         held = [(root.place, root.reference) for root in image.roots if root.kind in UNCOUNTED_ROOT_KINDS]
-        heap = reopen(image, _collector(image, collector))
-        problems = problems_of(heap, held, has_lists=control.allocator == SegregatedFit.name)
+        heap = reopen(image, image.collector_in_force)
+        has_lists = control.allocator in (SegregatedFit.name, OF_THE_COLLECTOR)
+        problems = problems_of(heap, held, has_lists=has_lists)
         return problems or list(_verify_types(image, heap)) or list(_verify_given_blocks(image))
     problems = []
     try:
@@ -456,7 +472,7 @@ def find_garbage(image: Image) -> Garbage:
     graph = {index: [each for each in found.references() if each in objects] for index, found in objects.items()}
     listed = image.over_approximated_list()
     outside = [*listed, *(root.reference for root in image.roots)]
-    is_deferred = image.control is not None and not collector_of(image).counts_tell_life
+    is_deferred = image.control is not None and not image.collector_in_force.counts_tell_life
     if image.control is None:  # then who holds what from outside shows in the counts alone
         owners = Counter(listed)
         for references in graph.values():
@@ -603,7 +619,7 @@ def _render(inspection: Inspection) -> Group:
     if control is not None:
         rows |= {
             "capacity": f"{control.capacity:,} of at most {control.maximum:,}",
-            "allocator": "the collector's own" if inspection.lines is not None else printable(control.allocator),
+            "allocator": printable(inspection.allocator or "not known"),
             "collector": printable(image.collector or "not known"),
             "collections": f"{control.collections:,}",
             "allocated and freed": f"{control.objects_allocated:,} and {control.objects_freed:,} objects",

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib
 import pkgutil
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -269,17 +270,25 @@ RULES = [
 
 
 OF_EPOCHS = "rc_immix."
-"""What the modules begin with whose functions work on heaps of another kind: `test_rc_immix.py` compares these."""
+"""What the modules begin with whose functions work on heaps of another kind."""
 
 
 def natives(*, on_tables: bool) -> list[Native[..., Any]]:
     """All native functions of the collectors' modules that are in `ON_TABLES`, or of all the others."""
+    return _natives_of(lambda name: not name.startswith(OF_EPOCHS) and (name in ON_TABLES) == on_tables)
+
+
+def natives_of_epochs() -> list[Native[..., Any]]:
+    """All native functions of rc-immix."""
+    return _natives_of(lambda name: name.startswith(OF_EPOCHS))
+
+
+def _natives_of(is_wanted: Callable[[str], bool]) -> list[Native[..., Any]]:
+    """Those of the collectors' modules with such names."""
     found: dict[int, Native[..., Any]] = {}
     prefix = f"{collectors.__name__}."
     for module in pkgutil.walk_packages(collectors.__path__, prefix):
         for each in vars(importlib.import_module(module.name)).values():
-            if not isinstance(each, Native) or each.__module__.removeprefix(prefix).startswith(OF_EPOCHS):
-                continue
-            if (each.__module__.removeprefix(prefix) in ON_TABLES) == on_tables:
+            if isinstance(each, Native) and is_wanted(each.__module__.removeprefix(prefix)):
                 found[id(each)] = each
     return sorted(found.values(), key=lambda each: each.symbol)

@@ -4,7 +4,8 @@ A policy keeps all of its state in the control block and in the free blocks them
 its place between any two calls. Whatever the policy, the heap is walkable: from `FIRST_INDEX` up to the bump pointer,
 every block, live or free, tells its length (`walk`).
 
-`SegregatedFit` is the default; `free_lists.py` is what it does. `first_fit.py` has wasmtime's.
+`SegregatedFit` is the default; `free_lists.py` is what it does. `first_fit.py` has wasmtime's. Under a collector that
+finds room in a way of its own no policy is asked; its name is then `OF_THE_COLLECTOR` wherever names are told.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from lowheap.layout import (
 from lowheap.memory import Mapping
 from lowheap.native import Heap
 from lowheap.native.heap import HeapMemory
+
+OF_THE_COLLECTOR = "the collector's own"
+"""What is told for the name of a policy where the collector finds room for objects itself."""
 
 
 @dataclass(frozen=True, slots=True)
