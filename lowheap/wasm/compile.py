@@ -34,7 +34,7 @@ from lowheap.wasm.decode import ElementSegment, Instruction
 from lowheap.wasm.events import EventFunctions, SharedEvents
 from lowheap.wasm.fuel import Exempt, number_of
 from lowheap.wasm.function import FunctionCompiler, ModuleState
-from lowheap.wasm.inlining import SMALL, TINY, Body, Inliner
+from lowheap.wasm.inlining import MOST_INSTRUCTIONS, MOST_WHERE_OFTEN, SMALL, TINY, Body, Inliner
 from lowheap.wasm.outline import FUNCTION_TABLE, ModuleOutline, function_of, index_operand
 
 _log = logging.getLogger("lowheap.wasm")
@@ -165,7 +165,8 @@ class ModuleCompiler(ModuleState):
         most = TINY if is_large else SMALL
         has_read_barrier = self.barriers.has_read_barrier
         targets = None if self.counts else self.call_targets  # what notes targets has sites for that, and no guesses
-        return Inliner(self, self.graph, most, has_read_barrier=has_read_barrier, targets=targets)
+        room = MOST_INSTRUCTIONS if self.piece is None else MOST_WHERE_OFTEN
+        return Inliner(self, self.graph, most, room=room, has_read_barrier=has_read_barrier, targets=targets)
 
     def _compile_what_is_of_no_function(self) -> list[str]:
         """Compile the initialiser, trampolines and stubs, and return the symbols of these."""

@@ -24,7 +24,7 @@ A small function that calls itself is inlined into itself, once: a tree then has
 
 Promises: no function is inlined into another that calls itself, nor more than once into itself, however indirectly;
 none that makes tail calls, for these would end the caller's frame; a function does not grow beyond `MOST_INSTRUCTIONS`,
-if it was not larger before.
+or `MOST_WHERE_OFTEN`, if it was not larger before.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ TINY = 12
 MOST_LOCALS = 40
 """A function of more locals, its parameters among them, is not inlined."""
 
-MOST_INSTRUCTIONS = 4000
+MOST_INSTRUCTIONS = 1000
 """A function has no more instructions than these after something is inlined into it."""
+
+MOST_WHERE_OFTEN = 4000
+"""Nor than these, where it is optimised since it runs often: what takes longer to compile is compiled less often."""
 
 MOST_DEPTH = 6
 """So many functions are inlined within one another at most."""
@@ -128,14 +131,16 @@ class Inliner:
         graph: CallGraph,
         most: int,
         *,
+        room: int = MOST_INSTRUCTIONS,
         has_read_barrier: bool = False,
         targets: CallTargets | None = None,
     ) -> None:
         """Take the module, and the functions that calls through references are guessed to come to.
 
+        `room`: no function gets more instructions than these.
         `has_read_barrier`: the collector does something where a reference is read, which is then not done twice.
         """
-        self._outline, self._graph, self._most = outline, graph, most
+        self._outline, self._graph, self._most, self._room = outline, graph, most, room
         self._has_read_barrier, self._targets = has_read_barrier, targets
         self._imported = len(outline.imported_functions)
         self._cold: dict[int, set[int]] = {}
@@ -153,7 +158,7 @@ class Inliner:
         first_free = len(self._locals(index))
         first_locals: dict[int, int] = {}
         added: list[ValType] = []
-        left = MOST_INSTRUCTIONS - len(own)
+        left = self._room - len(own)
 
         def expand(instructions: Sequence[Instruction], within: tuple[int, ...]) -> Iterator[Instruction]:
             cold = self._cold_of(within[-1])  # by number: in the place of a call there are as many
