@@ -59,6 +59,9 @@ from support.native_sides import c_type
 # ----------------------------------------------------------------------------------------------------------------------
 # Sides
 
+_MOST = 1 << 16
+"""So many entries are compared of a table at most."""
+
 
 class SideHeap(Heap):
     """A heap of Python's with an `lh_heap`, checked or not."""
@@ -172,14 +175,16 @@ class Side:
                 kept.append((start + ENTRIES_OFFSET, min(part.limit, ENTRIES) * ctypes.sizeof(ctypes.c_uint32)))
             else:
                 kept.append((start, ((control.maximum >> part.shift) + 2) * part.entry_size))
+        # A count may have been damaged; then it says nothing of how large a table is.
+        handles, host_data = (min(each, _MOST) for each in (control.handle_count, control.host_data_count))
         return [
             (CONTROL_BLOCK_OFFSET, ctypes.sizeof(VMHeapControl)),
             (TYPE_TABLE_OFFSET, 40 * ctypes.sizeof(VMTypeInfo)),
             (TYPE_DATA_OFFSET, 1 << 13),
-            (HANDLES_OFFSET, max(256, (control.handle_count + 2) * ctypes.sizeof(ctypes.c_uint32))),
+            (HANDLES_OFFSET, max(256, (handles + 2) * ctypes.sizeof(ctypes.c_uint32))),
             (ROOT_SLOTS_OFFSET, 256),
             (ROOT_RANGES_OFFSET, 64),
-            (HOST_DATA_OFFSET, max(64, control.host_data_count + 2) * ctypes.sizeof(VMHostData)),
+            (HOST_DATA_OFFSET, max(64, host_data + 2) * ctypes.sizeof(VMHostData)),
             *kept,
         ]
 
