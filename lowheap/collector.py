@@ -75,7 +75,7 @@ class DrcCollection(NotCopied):
         """Whether to search for cycles only if so much lives behind the sweep that it is time to."""
         self._stage = _Stage.TRACE
         _check_cycles(cycles, heap)
-        self._check_allowed()
+        check_allowed(self._heap)
         if heap.control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot start a collection in the middle of another; finish it or close it first")
 
@@ -119,20 +119,17 @@ class DrcCollection(NotCopied):
         self._stage = _Stage.NOTHING
 
     def _do_trace(self, *, natively: bool) -> None:
-        self._check_allowed()
+        check_allowed(self._heap)
         control = self._heap.control
         if control.phase != CollectionPhase.IDLE:
             raise HeapError("cannot trace in the middle of another collection; finish it or close it first")
         _log.debug("trace: %d objects on the list", control.current_len)
         control.phase = CollectionPhase.SWEEP
         self._stage = _Stage.SWEEP
-        if natively and self._trace is not None:
-            self._trace()
-        else:
-            self._heap.trace(root.reference for root in self._roots if root.is_on_wasm_stack)
+        trace_held(self._heap, self._roots, self._trace if natively else None)
 
     def _do_sweep(self, *, frees: bool) -> None:
-        self._check_allowed()
+        check_allowed(self._heap)
         if frees:
             self._heap.sweep()
         else:
@@ -154,9 +151,6 @@ class DrcCollection(NotCopied):
         self._stage = _Stage.NOTHING
         return GcProgress.COMPLETE
 
-    def _check_allowed(self) -> None:
-        check_allowed(self._heap)
-
     def __enter__(self) -> DrcCollection:
         """Return the collection itself."""
         return self
@@ -175,6 +169,14 @@ def check_allowed(heap: DrcHeap) -> None:
         raise NoGcScopeError("cannot collect in a signal handler that has interrupted compiled code")
     if scopes := heap.control.no_gc_count:
         raise NoGcScopeError(f"cannot collect inside a no-GC scope; {scopes} are entered")
+
+
+def trace_held(heap: DrcHeap, roots: RootSet, trace: Callable[[], None] | None) -> None:
+    """Mark what compiled code holds: by `trace`, where whoever has that code does it, else as the roots tell."""
+    if trace is not None:
+        trace()
+    else:
+        heap.trace(root.reference for root in roots if root.is_on_wasm_stack)
 
 
 def _check_cycles(cycles: bool, heap: DrcHeap) -> None:

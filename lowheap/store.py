@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from lowheap.collector import DrcCollection, GcProgress, check_allowed
+from lowheap.collector import DrcCollection, GcProgress, check_allowed, trace_held
 from lowheap.collectors.interface import Collector
 from lowheap.collectors.shared import collection as shared_collection
 from lowheap.collectors.shared.allocation import allocate_block_growing_first
@@ -490,12 +490,8 @@ class Store(NotCopied):
     def _trace_for_room(self, _rules: FrameRules) -> bool:
         """What the policy does when it ends an epoch by itself: who holds what, the store knows."""
         check_allowed(self.heap)
-        trace = self._native_trace
         try:
-            if trace is not None:
-                trace()
-            else:
-                self.heap.trace(root.reference for root in self.roots if root.is_on_wasm_stack)
+            trace_held(self.heap, self.roots, self._native_trace)
         except BaseException:
             self.heap.clear_marks()
             raise

@@ -1,4 +1,4 @@
-"""Which functions calls through references come to, as baseline code has seen it.
+"""Which functions calls through references come to, as code has seen it that counts.
 
 Calls of virtual methods, of interfaces' and of lambdas are all `call_ref` for WebAssembly. Most come to one function or
 to a few, again and again. Code that counts notes them: each site has candidates with votes (`call_votes.py`). Optimised

@@ -540,8 +540,7 @@ class FunctionCompiler(Emitter):
         params = tuple(self.context.canonical(t) for t in block_type.params)
         results = tuple(self.context.canonical(t) for t in block_type.results)
         values = self.pop_many(len(params))
-        target = self.function.append_basic_block(kind)
-        label = _Label(kind, params, results, len(self.stack), assigned, target, self._known.newest)
+        label = self._new_label(kind, params, results, number, self.function.append_basic_block(kind))
         if catches:
             (label.catches,) = catches
             label.polled = [each.is_polled for each in self.labels]
@@ -572,17 +571,29 @@ class FunctionCompiler(Emitter):
             label.conditions = [(condition, True)]
         self.push_all(values, params)
 
+    def _new_label(
+        self,
+        kind: str,
+        params: tuple[ValType, ...],
+        results: tuple[ValType, ...],
+        number: int,
+        target: ir.Block,
+        *,
+        is_inlined: bool = False,
+    ) -> _Label:
+        """Make the label of a construct that begins here, by the instruction with this number."""
+        height, known = len(self.stack), self._known.newest
+        return _Label(kind, params, results, height, self._assigned[number], target, known, is_inlined=is_inlined)
+
     def _open_inlined(self, instruction: Instruction, number: int) -> None:
         """Open a function in the place of a call: a block, which has its arguments in locals."""
         index, first, count = inlined_operands(instruction)
         is_within_itself = instruction.operands[3]
         polls = not is_within_itself and self.comes_to_poll(index)  # where it calls itself, it polls
-        type, assigned = self.context.function_types[index], self._assigned[number]
+        type = self.context.function_types[index]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(INLINED)
-        height, known = len(self.stack), self._known.newest
-        label = _Label("block", (), type.results, height, assigned, target, known, is_inlined=True)
-        self.labels.append(label)
+        self.labels.append(self._new_label("block", (), type.results, number, target, is_inlined=True))
         self._around += (instruction.offset,)
         self._enter(arguments, first, count)
         if polls:
@@ -598,19 +609,16 @@ class FunctionCompiler(Emitter):
     def _open_guarded(self, instruction: Instruction, number: int) -> None:
         """Open a guard in front of a call: a block with its result, which has its arguments in locals."""
         index, first, count = inlined_operands(instruction)
-        type, assigned = self.context.function_types[index], self._assigned[number]
+        type = self.context.function_types[index]
         arguments = self.pop_many(len(type.params))
         target = self.function.append_basic_block(GUARDED)
-        known = self._known.newest
-        self.labels.append(_Label("block", (), type.results, len(self.stack), assigned, target, known))
+        self.labels.append(self._new_label("block", (), type.results, number, target))
         self._enter(arguments, first, count)
 
     def _open_guard(self, instruction: Instruction, number: int) -> None:
         """Open the guard in there: a block, of which what is to run is the function's, in the place of the call."""
         target = self.function.append_basic_block(GUARD)
-        height, known = len(self.stack), self._known.newest
-        label = _Label("block", (), (), height, self._assigned[number], target, known, is_inlined=True)
-        self.labels.append(label)
+        self.labels.append(self._new_label("block", (), (), number, target, is_inlined=True))
         self._around += (instruction.offset,)
 
     @instruction("else")

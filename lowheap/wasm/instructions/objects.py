@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from lowheap.jit.emit import I32, I64, REFERENCE, VOID, llvm_type
-from lowheap.types import FieldType, NumType, PackedType, RefType, StorageType, ValType
+from lowheap.types import NumType, PackedType, RefType, StorageType, ValType
 from lowheap.wasm.events import MOST_INLINED, Static
 from lowheap.wasm.function import FunctionCompiler, instruction
 
@@ -39,16 +39,10 @@ def _length(compiler: FunctionCompiler, array: ir.Value, may_be_null: bool) -> i
     return length
 
 
-def _push_read(
-    compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static
-) -> None:
-    """Push what an event reads from a field or an element, extended as the instruction's name says."""
-    compiler.push(_read(compiler, event, args, storage, *static), _unpacked(storage))
-
-
 def _read(
     compiler: FunctionCompiler, event: str, args: Sequence[ir.Value], storage: StorageType, *static: Static
 ) -> ir.Value:
+    """What an event reads from a field or an element, extended as the instruction's name says."""
     is_signed = isinstance(storage, PackedType) and compiler.name.endswith("_s")
     type = llvm_type(_unpacked(storage))
     return compiler.call_event(event, type, args, *static, is_signed, mark=_mark("read", storage))
@@ -57,11 +51,6 @@ def _read(
 def _unpacked(storage: StorageType) -> ValType:
     """The type that a field's or an element's values have on the operand stack."""
     return NumType.I32 if isinstance(storage, PackedType) else storage
-
-
-def _may_change(compiler: FunctionCompiler, part: FieldType) -> bool:
-    """Whether a field, or an element, is to be read each time: where reading is a collector's event, it wants all."""
-    return part.mutable or (isinstance(part.storage, RefType) and compiler.context.barriers.has_read_barrier)
 
 
 @instruction("struct.new", allocates=True)
@@ -78,12 +67,14 @@ def _struct_new_default(compiler: FunctionCompiler, type_index: int) -> None:
 def _struct_get(compiler: FunctionCompiler, type_index: int, number: int) -> None:
     reference, may_be_null = compiler.pop_nullable()
     field = compiler.context.fields(type_index)[number]
-    args, static = [reference], (type_index, number, may_be_null)
-    if _may_change(compiler, field):
-        _push_read(compiler, "struct_get", args, field.storage, *static)
-        return
+
+    def read() -> ir.Value:
+        return _read(compiler, "struct_get", [reference], field.storage, type_index, number, may_be_null)
+
+    # Where reading is an event of the collector's, that is told of each.
+    is_told = isinstance(field.storage, RefType) and compiler.context.barriers.has_read_barrier
     what = compiler.name, compiler.context.field_name(type_index, number)
-    value = compiler.known(what, reference, lambda: _read(compiler, "struct_get", args, field.storage, *static))
+    value = read() if field.mutable or is_told else compiler.known(what, reference, read)
     compiler.push(value, _unpacked(field.storage))
 
 
@@ -125,7 +116,7 @@ def _array_get(compiler: FunctionCompiler, type_index: int) -> None:
     array, may_be_null = compiler.pop_nullable()
     storage = compiler.context.element(type_index).storage
     args, static = _with_length(compiler, [array, index], type_index, may_be_null)
-    _push_read(compiler, "array_get", args, storage, *static)
+    compiler.push(_read(compiler, "array_get", args, storage, *static), _unpacked(storage))
 
 
 @instruction("array.set")
